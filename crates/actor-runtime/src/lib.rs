@@ -1,0 +1,1 @@
+//! Live actors on a worker: kameo, native and LLM agents, Python processes.

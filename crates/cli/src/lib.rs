@@ -1,0 +1,1 @@
+//! One binary, covey: head, worker, up, submit, chat, status, token, model.

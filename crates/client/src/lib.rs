@@ -1,0 +1,1 @@
+//! The Rust client; Python and the command line stand on it.

@@ -1,0 +1,157 @@
+//! Where every actor is, and in which life.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use covey_domain::{ActorId, AgentName, AgentSpec, Epoch, Millis, NodeId, SessionId, TaskId, status::ActorStatus};
+
+use crate::scheduler::Ask;
+
+/// Who an actor lives for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Goes when this driver goes.
+    Session(SessionId),
+    /// Stays until stopped.
+    Detached,
+    /// Made by the head to run tasks.
+    Pool,
+}
+
+impl Owner {
+    /// As it travels to the worker and back.
+    pub fn as_text(&self) -> String {
+        match self {
+            Self::Session(id) => format!("session:{id}"),
+            Self::Detached => "detached".into(),
+            Self::Pool => "pool".into(),
+        }
+    }
+}
+
+/// Where an actor stands. `Pending → Starting → Live`, back to `Pending` after a crash, `Dead` at the end.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ActorState {
+    /// Waits for a place, not before `not_before` (backoff).
+    Pending {
+        /// Earliest next try.
+        not_before: Millis,
+        /// Why it waits.
+        why: String,
+    },
+    /// Sent to its node.
+    Starting,
+    /// Takes calls.
+    Live,
+    /// Over, and why.
+    Dead {
+        /// In words.
+        error: covey_domain::Error,
+    },
+}
+
+impl ActorState {
+    /// The stable name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Pending { .. } => "pending",
+            Self::Starting => "starting",
+            Self::Live => "live",
+            Self::Dead { .. } => "dead",
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Actor {
+    pub name: Option<String>,
+    pub spec: Arc<AgentSpec>,
+    pub init: Option<Arc<[u8]>>,
+    pub owner: Owner,
+    pub state: ActorState,
+    pub node: Option<NodeId>,
+    pub epoch: Epoch,
+    pub restarts: u32,
+    /// Crashes in a row, for the backoff; a life of a minute forgives them.
+    pub streak: u32,
+    pub live_since: Millis,
+    pub tasks: BTreeSet<TaskId>,
+}
+
+impl Actor {
+    pub fn ask(&self, id: &ActorId) -> Ask {
+        let python = match &self.spec.kind {
+            covey_domain::AgentKind::Python(python) => Some(python.version.clone().unwrap_or_default()),
+            covey_domain::AgentKind::Llm(_) | covey_domain::AgentKind::Native { .. } => None,
+        };
+        Ask {
+            actor: id.clone(),
+            resources: self.spec.resources.clone(),
+            labels: self.spec.labels.clone(),
+            model: self.spec.model.clone(),
+            strategy: self.spec.strategy,
+            python,
+        }
+    }
+
+    pub fn status(&self, id: &ActorId) -> ActorStatus {
+        let why = match &self.state {
+            ActorState::Pending { why, .. } => Some(why.clone()),
+            ActorState::Dead { error } => Some(error.message.clone()),
+            ActorState::Starting | ActorState::Live => None,
+        };
+        ActorStatus {
+            id: id.clone(),
+            name: self.name.clone(),
+            agent: self.spec.name.clone(),
+            state: self.state.name().to_owned(),
+            node: self.node.clone(),
+            epoch: self.epoch,
+            restarts: self.restarts,
+            why,
+        }
+    }
+}
+
+/// All actors, and the ways to find them.
+#[derive(Debug, Default)]
+pub(crate) struct Directory {
+    pub actors: HashMap<ActorId, Actor>,
+    pub names: BTreeMap<String, ActorId>,
+    /// Pool actors of each agent, in the order they were made.
+    pub pools: BTreeMap<AgentName, Vec<ActorId>>,
+    /// Without a place, oldest first.
+    pub pending: Vec<ActorId>,
+}
+
+impl Directory {
+    pub fn insert(&mut self, id: ActorId, actor: Actor) {
+        if let Some(name) = &actor.name {
+            self.names.insert(name.clone(), id.clone());
+        }
+        if actor.owner == Owner::Pool {
+            self.pools.entry(actor.spec.name.clone()).or_default().push(id.clone());
+        }
+        if matches!(actor.state, ActorState::Pending { .. }) {
+            self.pending.push(id.clone());
+        }
+        self.actors.insert(id, actor);
+    }
+
+    /// Forgets an actor: its name is free again. Its record stays a while so that late callers learn why it is gone.
+    pub fn retire(&mut self, id: &ActorId) {
+        if let Some(actor) = self.actors.get(id) {
+            if let Some(name) = &actor.name
+                && self.names.get(name) == Some(id)
+            {
+                self.names.remove(name);
+            }
+            if let Some(pool) = self.pools.get_mut(&actor.spec.name) {
+                pool.retain(|a| a != id);
+            }
+        }
+        self.pending.retain(|a| a != id);
+    }
+}

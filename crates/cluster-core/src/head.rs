@@ -1,0 +1,782 @@
+//! The head's truth and its verbs.
+//!
+//! A shell calls the verbs below with the time in hand, then drains [`Head::poll_output`] until it is empty. The
+//! contract that makes acknowledged work safe: outputs are carried out in order, and nothing after a
+//! [`Output::Write`] is carried out before that write is durable.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+};
+
+use covey_domain::{
+    ActorId, AgentName, AgentSpec, Envelope, Epoch, Error, ErrorKind, Millis, NodeId, SessionId, TaskId, TaskRecord,
+    status::{ClusterStatus, ModelStatus, NodeStatus, Pending},
+};
+
+pub use crate::{
+    directory::{ActorState, Owner},
+    membership::{HeldTask, Hello, LivingActor},
+    tasks::{Stored, Submission, Submitted},
+};
+use crate::{
+    directory::{Actor, Directory},
+    link::{Inbox, Take},
+    membership::{Node, NodeState},
+    scheduler::{self, Problem},
+    tasks::Tasks,
+};
+
+/// Times of the cluster, milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadConfig {
+    /// A worker that is silent this long is dead, and by its own clock stops working.
+    pub lease_ms: u64,
+    /// A worker whose link broke has this long to dial again before its work is given to others.
+    pub reconnect_ms: u64,
+    /// After a restart of the head: how long workers have to bring back the tasks they hold.
+    pub recovery_ms: u64,
+    /// First pause before a crashed actor starts again; doubles with each crash in a row.
+    pub backoff_ms: u64,
+    /// Longest such pause.
+    pub backoff_max_ms: u64,
+}
+
+impl Default for HeadConfig {
+    fn default() -> Self {
+        Self { lease_ms: 10_000, reconnect_ms: 500, recovery_ms: 3_000, backoff_ms: 100, backoff_max_ms: 30_000 }
+    }
+}
+
+/// A life of this long forgives earlier crashes.
+const FORGIVEN_AFTER_MS: u64 = 60_000;
+
+/// What the shell must do, in order.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Put on disk, before anything that follows.
+    Write(Write),
+    /// Send to a node's link.
+    Send(NodeId, Command),
+    /// Where calls to this actor go now.
+    Route(ActorId, Route),
+    /// This node is no longer a member; close its link.
+    Drop(NodeId, u64),
+}
+
+/// A change of durable state.
+#[derive(Clone, Debug)]
+pub enum Write {
+    /// An agent was registered or replaced.
+    Agent(Arc<AgentSpec>),
+    /// A task was made or changed.
+    Task(Arc<TaskRecord>),
+    /// A task's log grew.
+    Event(Arc<Envelope>),
+    /// Everything from this incarnation of a node up to `number` is taken.
+    Cursor {
+        /// Which node.
+        node: NodeId,
+        /// Which process of it.
+        incarnation: u64,
+        /// Up to where.
+        number: u64,
+    },
+}
+
+/// What is sent to a worker.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Start an actor.
+    Start {
+        /// Which.
+        actor: ActorId,
+        /// Which activation.
+        epoch: Epoch,
+        /// What it is.
+        spec: Arc<AgentSpec>,
+        /// Constructor arguments, as the client encoded them.
+        init: Option<Arc<[u8]>>,
+        /// Who it lives for.
+        owner: String,
+        /// The worker does not hold the code blob yet.
+        with_code: bool,
+    },
+    /// Stop an actor.
+    Stop {
+        /// Which.
+        actor: ActorId,
+        /// Which activation.
+        epoch: Epoch,
+        /// Let it finish what it has.
+        drain: bool,
+    },
+    /// Run a task.
+    Run {
+        /// What.
+        record: Arc<TaskRecord>,
+        /// On which actor.
+        actor: ActorId,
+        /// Time left.
+        timeout_ms: Option<u64>,
+    },
+    /// Stop running a task.
+    CancelTask {
+        /// Which.
+        task: TaskId,
+        /// Which attempt.
+        attempt: u32,
+        /// Why.
+        reason: String,
+    },
+    /// Everything up to `number` is on disk.
+    Durable {
+        /// Up to where.
+        number: u64,
+    },
+}
+
+/// Where calls to an actor go.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Route {
+    /// Nowhere yet: keep them.
+    Wait {
+        /// Why.
+        why: String,
+        /// No node now known could ever hold the actor.
+        never: bool,
+    },
+    /// To this node.
+    At {
+        /// Which.
+        node: NodeId,
+        /// Which activation.
+        epoch: Epoch,
+    },
+    /// Nowhere any more.
+    Gone(Error),
+}
+
+/// A request for an actor.
+#[derive(Clone, Debug)]
+pub struct CreateActor {
+    /// Id to use, minted by the shell.
+    pub id: ActorId,
+    /// Of which agent.
+    pub agent: AgentName,
+    /// Unique name.
+    pub name: Option<String>,
+    /// Take the one that has the name.
+    pub get_if_exists: bool,
+    /// Who it lives for.
+    pub owner: Owner,
+    /// Constructor arguments, opaque.
+    pub init: Option<Arc<[u8]>>,
+    /// Merged over the agent's spec.
+    pub overrides: serde_json::Map<String, serde_json::Value>,
+}
+
+/// What came of [`CreateActor`] or a look-up.
+#[derive(Clone, Debug)]
+pub struct ActorInfo {
+    /// Its id.
+    pub id: ActorId,
+    /// Its spec, overrides merged.
+    pub spec: Arc<AgentSpec>,
+    /// Its state's name.
+    pub state: &'static str,
+    /// It was made by this request.
+    pub created: bool,
+}
+
+/// The owner of the cluster's truth.
+#[derive(Debug)]
+pub struct Head {
+    pub(crate) config: HeadConfig,
+    pub(crate) agents: BTreeMap<AgentName, Arc<AgentSpec>>,
+    pub(crate) nodes: BTreeMap<NodeId, Node>,
+    pub(crate) cursors: HashMap<(NodeId, u64), u64>,
+    pub(crate) directory: Directory,
+    pub(crate) tasks: Tasks,
+    pub(crate) out: VecDeque<Output>,
+    /// Free resources, nodes or waiting actors changed since the last plan.
+    pub(crate) unplanned: bool,
+    pub(crate) minted: u64,
+    pub(crate) seed: u64,
+    pub(crate) recover_until: Millis,
+}
+
+impl Head {
+    /// A head with nothing in it; `seed` makes its ids differ from those of any earlier head.
+    pub fn new(config: HeadConfig, seed: u64) -> Self {
+        Self {
+            config,
+            agents: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            cursors: HashMap::new(),
+            directory: Directory::default(),
+            tasks: Tasks::default(),
+            out: VecDeque::new(),
+            unplanned: false,
+            minted: 0,
+            seed,
+            recover_until: 0,
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.out.pop_front()
+    }
+
+    /// Times of this cluster.
+    pub fn config(&self) -> &HeadConfig {
+        &self.config
+    }
+
+    /// Agents known, by name.
+    pub fn agents(&self) -> impl Iterator<Item = &Arc<AgentSpec>> {
+        self.agents.values()
+    }
+
+    /// One agent.
+    pub fn agent(&self, name: &str) -> Result<&Arc<AgentSpec>, Error> {
+        self.agents.get(name).ok_or_else(|| {
+            let known: Vec<_> = self.agents.keys().map(AgentName::as_str).take(20).collect();
+            let hint = if known.is_empty() { "no agents are registered yet".into() } else { format!("known: {}", known.join(", ")) };
+            Error::not_found("agent", name).hint(hint)
+        })
+    }
+
+    /// Makes an agent known. The same definition again is no change; a changed one holds for new actors, and idle pool
+    /// actors of the old one are stopped.
+    pub fn register(&mut self, spec: AgentSpec, now: Millis) -> Result<bool, Error> {
+        let spec = spec.validated()?;
+        let known = self.agents.get(&spec.name);
+        if known.is_some_and(|k| **k == spec) {
+            return Ok(false);
+        }
+        let created = known.is_none();
+        let spec = Arc::new(spec);
+        let name = spec.name.clone();
+        self.agents.insert(name.clone(), spec.clone());
+        self.out.push_back(Output::Write(Write::Agent(spec)));
+        for id in self.directory.pools.get(&name).cloned().unwrap_or_default() {
+            if self.directory.actors.get(&id).is_some_and(|a| a.tasks.is_empty()) {
+                self.end_actor(&id, Error::new(ErrorKind::ActorDied, "its agent was redefined"), false, now);
+            }
+        }
+        self.settle(now);
+        Ok(created)
+    }
+
+    /// Makes an actor, or finds the one that has the name.
+    pub fn create_actor(&mut self, ask: CreateActor, now: Millis) -> Result<ActorInfo, Error> {
+        let base = self.agent(ask.agent.as_str())?.clone();
+        if let Some(name) = &ask.name
+            && let Some(id) = self.directory.names.get(name).cloned()
+        {
+            if !ask.get_if_exists {
+                return Err(Error::new(ErrorKind::AlreadyExists, format!("an actor named `{name}` exists"))
+                    .hint("use get_if_exists=True, or another name"));
+            }
+            return self.actor(&id);
+        }
+        let spec = if ask.overrides.is_empty() { base } else { Arc::new(merged(&base, &ask.overrides)?) };
+        self.insert_actor(ask.id.clone(), ask.name, spec, ask.init, ask.owner, now);
+        self.settle(now);
+        let mut info = self.actor(&ask.id)?;
+        info.created = true;
+        Ok(info)
+    }
+
+    /// One actor by id.
+    pub fn actor(&self, id: &ActorId) -> Result<ActorInfo, Error> {
+        let actor = self.directory.actors.get(id).ok_or_else(|| Error::not_found("actor", id))?;
+        Ok(ActorInfo { id: id.clone(), spec: actor.spec.clone(), state: actor.state.name(), created: false })
+    }
+
+    /// One actor by name.
+    pub fn actor_named(&self, name: &str) -> Result<ActorInfo, Error> {
+        let id = self.directory.names.get(name).ok_or_else(|| Error::not_found("actor named", name))?;
+        self.actor(id)
+    }
+
+    /// Ends an actor.
+    pub fn stop_actor(&mut self, id: &ActorId, drain: bool, now: Millis) -> Result<(), Error> {
+        self.actor(id)?;
+        self.end_actor(id, Error::new(ErrorKind::ActorDied, "it was stopped").executed(Some(false)), drain, now);
+        self.settle(now);
+        Ok(())
+    }
+
+    /// A driver is gone, and its actors with it.
+    pub fn session_ended(&mut self, session: &SessionId, now: Millis) {
+        let owner = Owner::Session(session.clone());
+        let owned: Vec<_> = self
+            .directory
+            .actors
+            .iter()
+            .filter(|(_, a)| a.owner == owner && !matches!(a.state, ActorState::Dead { .. }))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in owned {
+            self.end_actor(&id, Error::new(ErrorKind::ActorDied, "its driver is gone"), false, now);
+        }
+        self.settle(now);
+    }
+
+    /// A worker's link is up. Returns up to where its entries are durable.
+    pub fn joined(&mut self, id: &NodeId, conn: u64, mut hello: Hello, now: Millis) -> u64 {
+        let number = self.cursors.get(&(id.clone(), hello.incarnation)).copied().unwrap_or(0);
+        let actors = std::mem::take(&mut hello.actors);
+        let held = std::mem::take(&mut hello.tasks);
+        let old = self.nodes.remove(id);
+        let same = old.as_ref().is_some_and(|n| n.hello.incarnation == hello.incarnation && n.state != NodeState::Dead);
+        let mut node = Node {
+            free: hello.total.clone(),
+            state: NodeState::Live { until: now + self.config.lease_ms },
+            conn,
+            inbox: Inbox::resumed(number),
+            actors: BTreeSet::new(),
+            blobs: BTreeSet::new(),
+            tasks_done: old.as_ref().map_or(0, |n| n.tasks_done),
+            hello,
+        };
+        match old {
+            Some(mut old) if same => {
+                node.blobs = std::mem::take(&mut old.blobs);
+                node.actors = std::mem::take(&mut old.actors);
+                node.free = old.free;
+                self.nodes.insert(id.clone(), node);
+            }
+            Some(old) => {
+                let lost: Vec<_> = old.actors.iter().cloned().collect();
+                self.nodes.insert(id.clone(), node);
+                for actor in lost {
+                    self.actor_lost(&actor, node_lost(id), true, now);
+                }
+            }
+            None => {
+                self.nodes.insert(id.clone(), node);
+            }
+        }
+        self.reconcile(id, &actors, &held, now);
+        self.unplanned = true;
+        self.settle(now);
+        number
+    }
+
+    /// Something arrived from a worker; its lease is renewed.
+    pub fn heard(&mut self, id: &NodeId, now: Millis) {
+        let lease_ms = self.config.lease_ms;
+        if let Some(node) = self.nodes.get_mut(id)
+            && node.is_live()
+        {
+            node.state = NodeState::Live { until: now + lease_ms };
+        }
+    }
+
+    /// A worker's models changed.
+    pub fn models(&mut self, id: &NodeId, models: Vec<ModelStatus>) {
+        if let Some(node) = self.nodes.get_mut(id) {
+            node.hello.models = models;
+        }
+    }
+
+    /// A link broke. Only the link that is current counts.
+    pub fn unlinked(&mut self, id: &NodeId, conn: u64, now: Millis) {
+        if let Some(node) = self.nodes.get_mut(id)
+            && node.conn == conn
+            && node.is_live()
+        {
+            node.state = NodeState::Suspect { until: now + self.config.reconnect_ms };
+        }
+    }
+
+    /// An entry of a worker's outbox. A gap means that the link must be closed.
+    pub fn entry(&mut self, id: &NodeId, conn: u64, entry: Entry, now: Millis) -> Result<(), Error> {
+        let Some(node) = self.nodes.get_mut(id) else {
+            return Ok(());
+        };
+        if node.conn != conn || node.state == NodeState::Dead {
+            return Ok(());
+        }
+        match node.inbox.take(entry.number) {
+            Take::New => {}
+            Take::Again => {
+                self.out.push_back(Output::Send(id.clone(), Command::Durable { number: node.inbox.last() }));
+                return Ok(());
+            }
+            Take::Gap => return Err(Error::internal(format!("entry {} of node `{id}` came too early", entry.number))),
+        }
+        let (incarnation, number) = (node.hello.incarnation, entry.number);
+        self.cursors.insert((id.clone(), incarnation), number);
+        self.task_events(id, entry, now);
+        self.out.push_back(Output::Write(Write::Cursor { node: id.clone(), incarnation, number }));
+        self.out.push_back(Output::Send(id.clone(), Command::Durable { number }));
+        self.settle(now);
+        Ok(())
+    }
+
+    /// A worker says how an actor is. Reports of another epoch or node are stale.
+    pub fn actor_report(&mut self, id: &NodeId, actor: &ActorId, epoch: Epoch, report: ActorReport, now: Millis) {
+        let current = self.directory.actors.get(actor).is_some_and(|a| a.epoch == epoch && a.node.as_ref() == Some(id));
+        if !current {
+            return;
+        }
+        match report {
+            ActorReport::Live => {
+                let Some(known) = self.directory.actors.get_mut(actor) else { return };
+                if known.state == ActorState::Starting {
+                    known.state = ActorState::Live;
+                    known.live_since = now;
+                    self.out.push_back(Output::Route(actor.clone(), Route::At { node: id.clone(), epoch }));
+                }
+            }
+            ActorReport::Died { error, retryable } => self.actor_lost(actor, error, retryable, now),
+            ActorReport::Stopped => {
+                self.release(actor);
+                self.end_actor(actor, Error::new(ErrorKind::ActorDied, "it stopped"), false, now);
+            }
+        }
+        self.settle(now);
+    }
+
+    /// Time has passed: leases, backoffs and deadlines.
+    pub fn tick(&mut self, now: Millis) {
+        let expired: Vec<_> = self.nodes.iter().filter(|(_, n)| n.expires().is_some_and(|t| t <= now)).map(|(id, _)| id.clone()).collect();
+        for id in expired {
+            self.node_died(&id, now);
+        }
+        self.recover(now);
+        self.expire_tasks(now);
+        if !self.directory.pending.is_empty() {
+            self.unplanned = true;
+        }
+        self.settle(now);
+    }
+
+    /// A picture of now.
+    pub fn status(&self) -> ClusterStatus {
+        let mut running: BTreeMap<&NodeId, u64> = BTreeMap::new();
+        for actor in self.directory.actors.values() {
+            if let Some(node) = &actor.node {
+                *running.entry(node).or_default() += actor.tasks.len() as u64;
+            }
+        }
+        let nodes = self.nodes.iter().map(|(id, n)| NodeStatus {
+            id: id.clone(),
+            name: n.hello.name.clone(),
+            state: n.state_name().to_owned(),
+            total: n.hello.total.clone(),
+            free: n.free.clone(),
+            labels: n.hello.labels.clone(),
+            models: n.hello.models.clone(),
+            pid: n.hello.pid,
+            tasks_running: running.get(id).copied().unwrap_or(0),
+            tasks_done: n.tasks_done,
+        });
+        let mut actors: Vec<_> = self.directory.actors.iter().map(|(id, a)| a.status(id)).collect();
+        actors.sort_by(|a, b| a.id.cmp(&b.id));
+        let mut pending: Vec<_> = actors
+            .iter()
+            .filter(|a| a.state == "pending")
+            .map(|a| Pending { what: format!("actor {} ({})", a.id, a.agent), why: a.why.clone().unwrap_or_default() })
+            .collect();
+        for (agent, waiting) in self.tasks.waiting() {
+            pending.push(Pending { what: format!("{waiting} tasks of {agent}"), why: "waiting for an actor".into() });
+        }
+        ClusterStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_s: 0,
+            nodes: nodes.collect(),
+            actors,
+            tasks: self.tasks.counts(),
+            pending,
+        }
+    }
+
+    // ---- shared by the verbs -------------------------------------------------------------------------------------
+
+    pub(crate) fn mint(&mut self, prefix: &str) -> String {
+        self.minted += 1;
+        format!("{prefix}-{:x}-{:x}", self.seed, self.minted)
+    }
+
+    pub(crate) fn insert_actor(
+        &mut self,
+        id: ActorId,
+        name: Option<String>,
+        spec: Arc<AgentSpec>,
+        init: Option<Arc<[u8]>>,
+        owner: Owner,
+        now: Millis,
+    ) {
+        let state = ActorState::Pending { not_before: now, why: "not placed yet".into() };
+        let actor = Actor {
+            name,
+            spec,
+            init,
+            owner,
+            state,
+            node: None,
+            epoch: Epoch(0),
+            restarts: 0,
+            streak: 0,
+            live_since: 0,
+            tasks: BTreeSet::new(),
+        };
+        self.directory.insert(id.clone(), actor);
+        self.out.push_back(Output::Route(id, Route::Wait { why: "not placed yet".into(), never: false }));
+        self.unplanned = true;
+    }
+
+    /// Runs after every verb: places what waits, then gives tasks to actors.
+    pub(crate) fn settle(&mut self, now: Millis) {
+        self.dispatch(now);
+        if std::mem::take(&mut self.unplanned) && !self.directory.pending.is_empty() {
+            self.place(now);
+        }
+    }
+
+    fn place(&mut self, now: Millis) {
+        let ready = |id: &&ActorId| {
+            self.directory.actors.get(*id).is_some_and(
+                |a| matches!(a.state, ActorState::Pending { not_before, .. } if not_before <= now),
+            )
+        };
+        let asks: Vec<_> = self
+            .directory
+            .pending
+            .iter()
+            .filter(ready)
+            .filter_map(|id| self.directory.actors.get(id).map(|a| a.ask(id)))
+            .collect();
+        if asks.is_empty() {
+            return;
+        }
+        let nodes = self.nodes.iter().filter(|(_, n)| n.is_live()).map(|(id, n)| n.view(id)).collect();
+        let plan = scheduler::plan(Problem { nodes, asks });
+        for (actor, node) in plan.placed {
+            self.start_on(&actor, &node);
+        }
+        for (id, reason) in plan.waiting {
+            if let Some(actor) = self.directory.actors.get_mut(&id)
+                && let ActorState::Pending { why, .. } = &mut actor.state
+                && *why != reason.text
+            {
+                why.clone_from(&reason.text);
+                self.out.push_back(Output::Route(id, Route::Wait { why: reason.text, never: reason.never }));
+            }
+        }
+        let placed = |id: &ActorId| self.directory.actors.get(id).is_some_and(|a| matches!(a.state, ActorState::Pending { .. }));
+        let still: Vec<_> = self.directory.pending.iter().filter(|id| placed(id)).cloned().collect();
+        self.directory.pending = still;
+    }
+
+    fn start_on(&mut self, id: &ActorId, node_id: &NodeId) {
+        let (Some(actor), Some(node)) = (self.directory.actors.get_mut(id), self.nodes.get_mut(node_id)) else {
+            return;
+        };
+        actor.epoch = actor.epoch.next();
+        actor.state = ActorState::Starting;
+        actor.node = Some(node_id.clone());
+        node.free.take(&actor.spec.resources);
+        node.actors.insert(id.clone());
+        let with_code = actor.spec.code().is_some_and(|digest| node.blobs.insert(digest.clone()));
+        let start = Command::Start {
+            actor: id.clone(),
+            epoch: actor.epoch,
+            spec: actor.spec.clone(),
+            init: actor.init.clone(),
+            owner: actor.owner.as_text(),
+            with_code,
+        };
+        self.out.push_back(Output::Send(node_id.clone(), start));
+    }
+
+    /// The actor's place is free again.
+    pub(crate) fn release(&mut self, id: &ActorId) -> Option<NodeId> {
+        let actor = self.directory.actors.get_mut(id)?;
+        let node_id = actor.node.take()?;
+        if let Some(node) = self.nodes.get_mut(&node_id)
+            && node.actors.remove(id)
+        {
+            node.free.put_back(&actor.spec.resources);
+        }
+        self.unplanned = true;
+        Some(node_id)
+    }
+
+    /// An actor crashed or its node did: it starts again, or that was its last life. Its tasks go to others.
+    pub(crate) fn actor_lost(&mut self, id: &ActorId, error: Error, retryable: bool, now: Millis) {
+        self.release(id);
+        let config = self.config;
+        let Some(actor) = self.directory.actors.get_mut(id) else { return };
+        if matches!(actor.state, ActorState::Dead { .. }) {
+            return;
+        }
+        let was_starting = actor.state == ActorState::Starting;
+        let spent = actor.spec.max_restarts.is_some_and(|most| actor.restarts >= most);
+        let tasks = std::mem::take(&mut actor.tasks);
+        let pool = actor.owner == Owner::Pool;
+        let agent = actor.spec.name.clone();
+        if pool || !retryable || spent {
+            // Pool actors are made anew on demand, so a lost one is simply gone.
+            let mut last = error.clone();
+            if spent && retryable {
+                last.message = format!("{} (after {} restarts)", last.message, actor.restarts);
+            }
+            actor.state = ActorState::Dead { error: last.clone() };
+            self.directory.retire(id);
+            self.out.push_back(Output::Route(id.clone(), Route::Gone(last)));
+        } else {
+            if now.saturating_sub(actor.live_since) > FORGIVEN_AFTER_MS {
+                actor.streak = 0;
+            }
+            let pause = (config.backoff_ms << actor.streak.min(16)).min(config.backoff_max_ms);
+            actor.streak += 1;
+            actor.restarts += 1;
+            actor.state = ActorState::Pending { not_before: now + pause, why: format!("restarting: {}", error.message) };
+            self.directory.pending.push(id.clone());
+            self.out.push_back(Output::Route(id.clone(), Route::Wait { why: "restarting".into(), never: false }));
+        }
+        for task in tasks {
+            self.task_lost(&task, &error, now);
+        }
+        if pool && was_starting && !retryable {
+            self.pool_cannot_start(&agent, &error, now);
+        }
+        self.unplanned = true;
+    }
+
+    /// Ends an actor for good.
+    pub(crate) fn end_actor(&mut self, id: &ActorId, error: Error, drain: bool, now: Millis) {
+        let Some(actor) = self.directory.actors.get_mut(id) else { return };
+        if matches!(actor.state, ActorState::Dead { .. }) {
+            return;
+        }
+        let (epoch, node) = (actor.epoch, actor.node.clone());
+        actor.state = ActorState::Dead { error: error.clone() };
+        let tasks = std::mem::take(&mut actor.tasks);
+        self.release(id);
+        self.directory.retire(id);
+        if let Some(node) = node {
+            self.out.push_back(Output::Send(node, Command::Stop { actor: id.clone(), epoch, drain }));
+        }
+        if !drain {
+            self.out.push_back(Output::Route(id.clone(), Route::Gone(error.clone())));
+        }
+        for task in tasks {
+            self.task_lost(&task, &error, now);
+        }
+        self.forget_dead();
+    }
+
+    /// Dead actors are kept for late callers, but not without bound.
+    fn forget_dead(&mut self) {
+        const KEPT: usize = 10_000;
+        if self.directory.actors.len() > KEPT * 2 {
+            let dead = |a: &Actor| matches!(a.state, ActorState::Dead { .. });
+            self.directory.actors.retain(|_, a| !dead(a));
+        }
+    }
+
+    fn node_died(&mut self, id: &NodeId, now: Millis) {
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        node.state = NodeState::Dead;
+        let conn = node.conn;
+        let actors: Vec<_> = node.actors.iter().cloned().collect();
+        self.out.push_back(Output::Drop(id.clone(), conn));
+        for actor in actors {
+            self.actor_lost(&actor, node_lost(id), true, now);
+        }
+        self.unplanned = true;
+    }
+
+    /// Actors an agent's tasks may use at once.
+    pub(crate) fn pool_max(&self, spec: &AgentSpec) -> usize {
+        let cpus: u64 = self.nodes.values().filter(|n| n.is_live()).map(|n| n.hello.total.cpu_milli / 1000).sum();
+        spec.pool.map_or(cpus.max(1) as usize, |p| p.max(1) as usize)
+    }
+
+    /// Nodes that can serve `model`, best first: in memory before on disk, idle before busy.
+    pub fn nodes_for_model(&self, model: &str) -> Result<Vec<NodeId>, Error> {
+        let mut found: Vec<_> = self
+            .nodes
+            .iter()
+            .filter(|(_, n)| n.is_live())
+            .filter_map(|(id, n)| n.hello.models.iter().find(|m| m.name == model).map(|m| (!m.loaded, n.actors.len(), id.clone())))
+            .collect();
+        found.sort();
+        if found.is_empty() {
+            let mut known: Vec<_> = self.models_known().into_iter().map(|m| m.name).collect();
+            known.dedup();
+            let hint = if known.is_empty() {
+                "no worker has a model; see `covey model --help`".to_owned()
+            } else {
+                format!("served: {}", known.join(", "))
+            };
+            return Err(Error::not_found("model", model).hint(hint));
+        }
+        Ok(found.into_iter().map(|(_, _, id)| id).collect())
+    }
+
+    /// Every model some live worker can serve, by name.
+    pub fn models_known(&self) -> Vec<ModelStatus> {
+        let mut all: BTreeMap<String, ModelStatus> = BTreeMap::new();
+        for model in self.nodes.values().filter(|n| n.is_live()).flat_map(|n| &n.hello.models) {
+            let known = all.entry(model.name.clone()).or_insert_with(|| model.clone());
+            known.loaded |= model.loaded;
+        }
+        all.into_values().collect()
+    }
+}
+
+/// One entry of a worker's outbox.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its number.
+    pub number: u64,
+    /// Of which task.
+    pub task: TaskId,
+    /// Of which attempt.
+    pub attempt: u32,
+    /// When the worker made it.
+    pub ts_ms: Millis,
+    /// What happened.
+    pub events: Vec<covey_domain::TaskEvent>,
+}
+
+/// How an actor is, as its worker says.
+#[derive(Clone, Debug)]
+pub enum ActorReport {
+    /// It takes calls.
+    Live,
+    /// It crashed or could not start.
+    Died {
+        /// How.
+        error: Error,
+        /// Another start may help.
+        retryable: bool,
+    },
+    /// It stopped as asked.
+    Stopped,
+}
+
+fn node_lost(id: &NodeId) -> Error {
+    Error::new(ErrorKind::ActorDied, format!("worker `{id}` was lost")).executed(None)
+}
+
+fn merged(base: &AgentSpec, overrides: &serde_json::Map<String, serde_json::Value>) -> Result<AgentSpec, Error> {
+    const MAY: [&str; 7] = ["resources", "labels", "model", "concurrency", "max_restarts", "timeout_ms", "strategy"];
+    let mut value = serde_json::to_value(base).map_err(|e| Error::internal(e.to_string()))?;
+    for (key, wanted) in overrides {
+        if !MAY.contains(&key.as_str()) {
+            return Err(Error::invalid(format!("option `{key}` cannot be set for one actor")).hint(format!("can be set: {}", MAY.join(", "))));
+        }
+        value[key] = wanted.clone();
+    }
+    serde_json::from_value::<AgentSpec>(value).map_err(|e| Error::invalid(format!("failed to read options: {e}")))?.validated()
+}

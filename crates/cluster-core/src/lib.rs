@@ -1,0 +1,19 @@
+//! Decisions of the cluster, as pure machines: time, ids and dice are handed in, effects come out.
+//!
+//! * [`head::Head`] owns the truth: nodes, actors, tasks. Its shell feeds it inputs, journals what [`head::Output::Write`]
+//!   says and only then carries out the rest, in order.
+//! * [`scheduler::plan`] is a function from a problem to a plan.
+//! * [`link`] holds both ends of the worker's link: what must be kept, sent again, and taken once.
+//!
+//! No tokio, no clock, no I/O: the simulated world in `testbed` runs this very code.
+
+pub mod head;
+pub mod link;
+pub mod scheduler;
+
+mod directory;
+mod membership;
+mod recovery;
+mod tasks;
+
+pub use head::{Head, HeadConfig, Output};

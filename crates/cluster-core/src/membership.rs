@@ -1,0 +1,114 @@
+//! Who is a member, until when, and what it carries.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use covey_domain::{ActorId, Digest, Millis, ModelName, NodeId, Resources, status::ModelStatus};
+
+use crate::{link::Inbox, scheduler::NodeView};
+
+/// What a worker says of itself when it joins.
+#[derive(Clone, Debug, Default)]
+pub struct Hello {
+    /// Made when its process started.
+    pub incarnation: u64,
+    /// Human name.
+    pub name: String,
+    /// Process id.
+    pub pid: u32,
+    /// What it has.
+    pub total: Resources,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Models it can serve.
+    pub models: Vec<ModelStatus>,
+    /// `major.minor` of its Python.
+    pub python: Option<String>,
+    /// Actors that live on it.
+    pub actors: Vec<LivingActor>,
+    /// Tasks it runs or has events of.
+    pub tasks: Vec<HeldTask>,
+}
+
+/// An actor that lives on a worker that joins.
+#[derive(Clone, Debug)]
+pub struct LivingActor {
+    /// Its id.
+    pub actor: ActorId,
+    /// Which activation.
+    pub epoch: covey_domain::Epoch,
+    /// Its agent.
+    pub agent: covey_domain::AgentName,
+    /// As the head said when it was started.
+    pub owner: String,
+}
+
+/// A task that a worker that joins holds.
+#[derive(Clone, Debug)]
+pub struct HeldTask {
+    /// Its id.
+    pub task: covey_domain::TaskId,
+    /// Which attempt.
+    pub attempt: u32,
+    /// On which actor.
+    pub actor: ActorId,
+}
+
+/// One worker as the head sees it.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub hello: Hello,
+    pub state: NodeState,
+    pub conn: u64,
+    pub inbox: Inbox,
+    pub free: Resources,
+    pub actors: BTreeSet<ActorId>,
+    /// Code blobs it holds already.
+    pub blobs: BTreeSet<Digest>,
+    pub tasks_done: u64,
+}
+
+/// Live while its lease runs; a lost link shortens the lease, because a worker that can dial will do so at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NodeState {
+    /// Linked, until its next heartbeat is overdue.
+    Live { until: Millis },
+    /// Not linked; may come back until then.
+    Suspect { until: Millis },
+    /// Its epoch is over; what it still sends is refused.
+    Dead,
+}
+
+impl Node {
+    pub fn is_live(&self) -> bool {
+        matches!(self.state, NodeState::Live { .. })
+    }
+
+    pub fn expires(&self) -> Option<Millis> {
+        match self.state {
+            NodeState::Live { until } | NodeState::Suspect { until } => Some(until),
+            NodeState::Dead => None,
+        }
+    }
+
+    pub fn state_name(&self) -> &'static str {
+        match self.state {
+            NodeState::Live { .. } => "live",
+            NodeState::Suspect { .. } => "suspect",
+            NodeState::Dead => "dead",
+        }
+    }
+
+    pub fn view(&self, id: &NodeId) -> NodeView {
+        let named = |m: &&ModelStatus| ModelName::from(m.name.as_str());
+        NodeView {
+            id: Some(id.clone()),
+            total: self.hello.total.clone(),
+            free: self.free.clone(),
+            labels: self.hello.labels.clone(),
+            loaded: self.hello.models.iter().filter(|m| m.loaded).map(|m| named(&m)).collect(),
+            available: self.hello.models.iter().map(|m| named(&m)).collect(),
+            actors: self.actors.len(),
+            python: self.hello.python.clone(),
+        }
+    }
+}

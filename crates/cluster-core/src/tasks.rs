@@ -1,0 +1,401 @@
+//! The life of a task: accepted, queued, given to an actor, tried again when that is lost, ended once.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+};
+
+use covey_domain::{
+    ActorId, AgentName, CallerId, ContextId, Envelope, Error, ErrorKind, Millis, ModelName, NodeId, TaskEvent, TaskId,
+    TaskRecord, TaskState, caps,
+    event::{Outcome, Phase},
+    log::OpenParts,
+    task::TaskInput,
+};
+
+use crate::{
+    directory::{ActorState, Owner},
+    head::{Command, Entry, Head, Output, Write},
+};
+
+/// A request for a task.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// Id to use, minted by the shell.
+    pub id: TaskId,
+    /// Conversation.
+    pub context: ContextId,
+    /// Who asks.
+    pub caller: CallerId,
+    /// Which agent.
+    pub agent: AgentName,
+    /// Which skill; `None` = the agent's default.
+    pub skill: Option<String>,
+    /// What is asked.
+    pub input: TaskInput,
+    /// The asker's own id of the request.
+    pub message_id: Option<String>,
+    /// Model asked for.
+    pub model: Option<ModelName>,
+    /// Which protocol.
+    pub protocol: String,
+    /// Bound from now on.
+    pub timeout_ms: Option<u64>,
+}
+
+/// What came of a submission. It is acknowledged once the writes before it are durable.
+#[derive(Clone, Debug)]
+pub struct Submitted {
+    /// The task.
+    pub record: Arc<TaskRecord>,
+    /// `false`: the same message had made it before.
+    pub created: bool,
+}
+
+/// A task as it comes back from the store.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// Its record.
+    pub record: TaskRecord,
+    /// Its log; only read for tasks that have not ended.
+    pub events: Vec<TaskEvent>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Task {
+    pub record: Arc<TaskRecord>,
+    pub seq: u64,
+    pub open: OpenParts,
+    pub actor: Option<ActorId>,
+    pub deadline: Option<Millis>,
+    /// Brought back from the store and not yet claimed by a worker.
+    pub orphan: bool,
+}
+
+/// All tasks that have not ended, and the memory of message ids.
+#[derive(Debug, Default)]
+pub(crate) struct Tasks {
+    pub active: HashMap<TaskId, Task>,
+    queues: BTreeMap<AgentName, VecDeque<TaskId>>,
+    queued: usize,
+    by_message: HashMap<(CallerId, AgentName, String), Arc<TaskRecord>>,
+    message_order: VecDeque<(CallerId, AgentName, String)>,
+    ended: BTreeMap<&'static str, u64>,
+}
+
+impl Tasks {
+    pub fn waiting(&self) -> impl Iterator<Item = (&AgentName, usize)> {
+        self.queues.iter().filter(|(_, q)| !q.is_empty()).map(|(agent, q)| (agent, q.len()))
+    }
+
+    pub fn counts(&self) -> BTreeMap<String, u64> {
+        let mut counts: BTreeMap<String, u64> = self.ended.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();
+        for task in self.active.values() {
+            *counts.entry(task.record.state.name().to_owned()).or_default() += 1;
+        }
+        counts
+    }
+
+    fn enqueue(&mut self, agent: &AgentName, task: TaskId, first: bool) {
+        let queue = self.queues.entry(agent.clone()).or_default();
+        if first { queue.push_front(task) } else { queue.push_back(task) }
+        self.queued += 1;
+    }
+
+    fn remember(&mut self, record: &Arc<TaskRecord>) {
+        if let Some(message_id) = &record.message_id {
+            let key = (record.caller.clone(), record.agent.clone(), message_id.clone());
+            if self.by_message.insert(key.clone(), record.clone()).is_none() {
+                self.message_order.push_back(key);
+            }
+            if self.message_order.len() > caps::MESSAGE_IDS_MAX
+                && let Some(oldest) = self.message_order.pop_front()
+            {
+                self.by_message.remove(&oldest);
+            }
+        }
+    }
+}
+
+impl Head {
+    /// Brings a task back from the store, before the first verb.
+    pub fn restore(&mut self, stored: Stored, now: Millis) {
+        let record = Arc::new(stored.record);
+        self.tasks.remember(&record);
+        if record.state.is_terminal() {
+            *self.tasks.ended.entry(record.state.name()).or_default() += 1;
+            return;
+        }
+        let mut open = OpenParts::default();
+        for event in &stored.events {
+            // What is stored was checked when it was taken.
+            let _ = open.push(event);
+        }
+        let begun = record.state == TaskState::Working;
+        if !begun {
+            self.tasks.enqueue(&record.agent, record.id.clone(), false);
+        }
+        self.recover_until = now + self.config.recovery_ms;
+        let deadline = record.timeout_ms.map(|t| record.created_ms + t);
+        let task = Task { seq: stored.events.len() as u64, open, actor: None, deadline, orphan: begun, record };
+        self.tasks.active.insert(task.record.id.clone(), task);
+    }
+
+    /// Accepts a task, or finds the one the same message made.
+    pub fn submit(&mut self, ask: Submission, now: Millis) -> Result<Submitted, Error> {
+        let spec = self.agent(ask.agent.as_str())?.clone();
+        if let Some(message_id) = &ask.message_id
+            && let Some(known) = self.tasks.by_message.get(&(ask.caller.clone(), ask.agent.clone(), message_id.clone()))
+        {
+            let record = self.tasks.active.get(&known.id).map_or(known, |t| &t.record).clone();
+            return Ok(Submitted { record, created: false });
+        }
+        let skill = spec.skill(ask.skill.as_deref())?.id.clone();
+        if self.tasks.queued >= caps::TASK_QUEUE_DEPTH_MAX {
+            return Err(Error::new(ErrorKind::Overloaded, format!("{} tasks wait already", self.tasks.queued))
+                .hint("try again later, or add workers"));
+        }
+        let timeout_ms = ask.timeout_ms.or(spec.timeout_ms);
+        let record = Arc::new(TaskRecord {
+            id: ask.id,
+            context: ask.context,
+            agent: ask.agent,
+            skill,
+            caller: ask.caller,
+            message_id: ask.message_id,
+            model: ask.model,
+            protocol: ask.protocol,
+            input: ask.input,
+            state: TaskState::Submitted,
+            created_ms: now,
+            timeout_ms,
+            attempt: 0,
+        });
+        let started = TaskEvent::Started {
+            agent: record.agent.clone(),
+            context: record.context.clone(),
+            skill: record.skill.clone(),
+            model: record.model.clone(),
+            protocol: record.protocol.clone(),
+            parent: None,
+            resumes: Vec::new(),
+        };
+        let task = Task {
+            record: record.clone(),
+            seq: 0,
+            open: OpenParts::default(),
+            actor: None,
+            deadline: timeout_ms.map(|t| now + t),
+            orphan: false,
+        };
+        self.tasks.remember(&record);
+        self.tasks.active.insert(record.id.clone(), task);
+        self.out.push_back(Output::Write(Write::Task(record.clone())));
+        self.append(&record.id, vec![started], now);
+        self.tasks.enqueue(&record.agent, record.id.clone(), false);
+        self.settle(now);
+        Ok(Submitted { record, created: true })
+    }
+
+    /// Ends a task because somebody asks for it. Idempotent while it runs; a task that has ended stays as it is.
+    pub fn cancel_task(&mut self, id: &TaskId, by: &str, reason: &str, now: Millis) -> Result<Arc<TaskRecord>, Error> {
+        let ended = || Error::new(ErrorKind::FailedPrecondition, format!("task `{id}` has ended"));
+        let task = self.tasks.active.get(id).ok_or_else(ended)?;
+        let record = task.record.clone();
+        self.end_task(id, Outcome::Cancelled { by: by.to_owned(), reason: reason.to_owned() }, now);
+        self.settle(now);
+        Ok(Arc::new(TaskRecord { state: TaskState::Canceled, ..(*record).clone() }))
+    }
+
+    /// A task that has not ended.
+    pub fn active_task(&self, id: &TaskId) -> Option<(Arc<TaskRecord>, u64)> {
+        self.tasks.active.get(id).map(|t| (t.record.clone(), t.seq))
+    }
+
+    /// Events a worker wrote; what a stale attempt says is refused, except that its actor is free again.
+    pub(crate) fn task_events(&mut self, node: &NodeId, entry: Entry, now: Millis) {
+        let Entry { task: id, attempt, events, ts_ms, .. } = entry;
+        let ends = events.iter().any(TaskEvent::is_terminal);
+        let fresh = self.tasks.active.get(&id).filter(|t| t.record.attempt == attempt && !t.orphan);
+        let actor = fresh.and_then(|t| t.actor.clone());
+        let ours = actor.as_ref().and_then(|a| self.directory.actors.get(a)).is_some_and(|a| a.node.as_ref() == Some(node));
+        if ours {
+            self.append(&id, events, ts_ms);
+            self.after_events(&id);
+        }
+        if ends {
+            if let Some(known) = self.nodes.get_mut(node) {
+                known.tasks_done += u64::from(ours);
+            }
+            self.free_slot(node, &id, attempt);
+        }
+        let _ = now;
+    }
+
+    /// Gives queued tasks to actors with a free turn, and asks for more actors where the pool may grow.
+    pub(crate) fn dispatch(&mut self, now: Millis) {
+        let agents: Vec<_> = self.tasks.waiting().map(|(a, _)| a.clone()).collect();
+        for agent in agents {
+            let Some(spec) = self.agents.get(&agent).cloned() else { continue };
+            let pool = self.directory.pools.get(&agent).cloned().unwrap_or_default();
+            let mut coming = 0;
+            for id in &pool {
+                loop {
+                    let Some(actor) = self.directory.actors.get(id) else { break };
+                    if actor.state != ActorState::Live {
+                        coming += usize::from(!matches!(actor.state, ActorState::Dead { .. })) * actor.spec.concurrency as usize;
+                        break;
+                    }
+                    if actor.tasks.len() >= actor.spec.concurrency as usize {
+                        break;
+                    }
+                    let Some(task) = self.tasks.queues.get_mut(&agent).and_then(VecDeque::pop_front) else { break };
+                    self.tasks.queued -= 1;
+                    self.assign(&task, id, now);
+                }
+            }
+            let waiting = self.tasks.queues.get(&agent).map_or(0, VecDeque::len).saturating_sub(coming);
+            let more = waiting.div_ceil(spec.concurrency.max(1) as usize);
+            let room = self.pool_max(&spec).saturating_sub(pool.len());
+            for _ in 0..more.min(room) {
+                let id = ActorId::from(self.mint("pool"));
+                self.insert_actor(id, None, spec.clone(), None, Owner::Pool, now);
+            }
+        }
+    }
+
+    fn assign(&mut self, id: &TaskId, actor_id: &ActorId, now: Millis) {
+        let Some(task) = self.tasks.active.get_mut(id) else { return };
+        let Some(actor) = self.directory.actors.get_mut(actor_id) else { return };
+        let Some(node) = actor.node.clone() else { return };
+        let attempt = task.record.attempt + 1;
+        let record = Arc::new(TaskRecord { attempt, state: TaskState::Working, ..(*task.record).clone() });
+        task.record = record.clone();
+        task.actor = Some(actor_id.clone());
+        actor.tasks.insert(id.clone());
+        let timeout_ms = task.deadline.map(|d| d.saturating_sub(now).max(1));
+        self.append(
+            id,
+            vec![
+                TaskEvent::Status { state: Phase::Working, message: None },
+                TaskEvent::StepStarted { step: attempt, name: format!("attempt {attempt}") },
+            ],
+            now,
+        );
+        self.out.push_back(Output::Write(Write::Task(record.clone())));
+        self.out.push_back(Output::Send(node, Command::Run { record, actor: actor_id.clone(), timeout_ms }));
+    }
+
+    /// The actor that ran a task is gone: close what it left open, forget it, and queue the task again.
+    pub(crate) fn task_lost(&mut self, id: &TaskId, error: &Error, now: Millis) {
+        let Some(task) = self.tasks.active.get_mut(id) else { return };
+        task.actor = None;
+        task.orphan = false;
+        let attempt = task.record.attempt;
+        if attempt >= caps::TASK_ATTEMPTS_MAX {
+            let error = Error { message: format!("{} (after {attempt} attempts)", error.message), ..error.clone() };
+            self.end_task(id, Outcome::Failed { error }, now);
+            return;
+        }
+        let mut events = task.open.closers(true);
+        events.push(TaskEvent::StepReset { step: attempt });
+        events.push(TaskEvent::StepFinished { step: attempt, finish: Some("lost".into()), usage: None });
+        events.push(TaskEvent::Status { state: Phase::Queued, message: Some(format!("trying again: {}", error.message)) });
+        let record = Arc::new(TaskRecord { state: TaskState::Submitted, ..(*task.record).clone() });
+        task.record = record.clone();
+        let agent = record.agent.clone();
+        self.append(id, events, now);
+        self.out.push_back(Output::Write(Write::Task(record)));
+        self.tasks.enqueue(&agent, id.clone(), true);
+    }
+
+    /// No actor of this agent can start, so its queued tasks never will.
+    pub(crate) fn pool_cannot_start(&mut self, agent: &AgentName, error: &Error, now: Millis) {
+        let alive = self.directory.pools.get(agent).into_iter().flatten().any(|id| {
+            self.directory.actors.get(id).is_some_and(|a| a.state == ActorState::Live)
+        });
+        if alive {
+            return;
+        }
+        let waiting = self.tasks.queues.get(agent).cloned().unwrap_or_default();
+        for id in waiting {
+            self.end_task(&id, Outcome::Failed { error: error.clone() }, now);
+        }
+    }
+
+    pub(crate) fn expire_tasks(&mut self, now: Millis) {
+        let late: Vec<_> =
+            self.tasks.active.iter().filter(|(_, t)| t.deadline.is_some_and(|d| d <= now)).map(|(id, _)| id.clone()).collect();
+        for id in late {
+            let limit = self.tasks.active.get(&id).and_then(|t| t.record.timeout_ms).unwrap_or(0);
+            let error = Error::new(ErrorKind::DeadlineExceeded, format!("the task took longer than {limit} ms"));
+            self.end_task(&id, Outcome::Failed { error }, now);
+        }
+    }
+
+    /// Writes the end of a task by the head's own hand; the worker is told and its actor stays taken until it answers.
+    fn end_task(&mut self, id: &TaskId, outcome: Outcome, now: Millis) {
+        let Some(task) = self.tasks.active.get(id) else { return };
+        let reason = match &outcome {
+            Outcome::Cancelled { reason, .. } => reason.clone(),
+            Outcome::Failed { error } => error.message.clone(),
+            Outcome::Completed { .. } | Outcome::Interrupted { .. } => String::new(),
+        };
+        let (agent, attempt, actor) = (task.record.agent.clone(), task.record.attempt, task.actor.clone());
+        let mut events = task.open.closers(false);
+        events.push(TaskEvent::Finished { outcome, usage: BTreeMap::new() });
+        if let Some(queue) = self.tasks.queues.get_mut(&agent) {
+            let before = queue.len();
+            queue.retain(|t| t != id);
+            self.tasks.queued -= before - queue.len();
+        }
+        self.append(id, events, now);
+        self.after_events(id);
+        if let Some(node) = actor.and_then(|a| self.directory.actors.get(&a)).and_then(|a| a.node.clone()) {
+            self.out.push_back(Output::Send(node, Command::CancelTask { task: id.clone(), attempt, reason }));
+        }
+    }
+
+    /// Numbers events and writes them; what does not fit the log is left out.
+    fn append(&mut self, id: &TaskId, events: Vec<TaskEvent>, ts_ms: Millis) {
+        let Some(task) = self.tasks.active.get_mut(id) else { return };
+        let mut state = task.record.state;
+        for event in events {
+            if task.open.push(&event).is_err() {
+                continue;
+            }
+            state = state.after(&event);
+            task.seq += 1;
+            let envelope = Envelope { task: id.clone(), seq: task.seq, ts_ms, sub: None, event, meta: BTreeMap::new() };
+            self.out.push_back(Output::Write(Write::Event(Arc::new(envelope))));
+        }
+        if state != task.record.state {
+            task.record = Arc::new(TaskRecord { state, ..(*task.record).clone() });
+        }
+    }
+
+    /// Retires a task whose log has its end.
+    fn after_events(&mut self, id: &TaskId) {
+        let Some(task) = self.tasks.active.get(id) else { return };
+        if !task.record.state.is_terminal() {
+            return;
+        }
+        let record = task.record.clone();
+        self.tasks.active.remove(id);
+        *self.tasks.ended.entry(record.state.name()).or_default() += 1;
+        self.tasks.remember(&record);
+        self.out.push_back(Output::Write(Write::Task(record)));
+    }
+
+    /// The worker has ended an attempt, so its actor has a turn to give.
+    fn free_slot(&mut self, node: &NodeId, task: &TaskId, _attempt: u32) {
+        let Some(node) = self.nodes.get(node) else { return };
+        for actor in &node.actors {
+            if let Some(actor) = self.directory.actors.get_mut(actor)
+                && actor.tasks.remove(task)
+            {
+                return;
+            }
+        }
+    }
+}

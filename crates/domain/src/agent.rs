@@ -1,0 +1,228 @@
+//! What an agent is: its card-worthy description, how it runs, what it needs.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{AgentName, Digest, Error, ModelName, Resources, caps, infer::Sampling};
+
+/// A kind of actor. Serialized as JSON on every wire and in the store; unknown fields are refused nowhere.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AgentSpec {
+    /// Unique in the cluster; letters, digits, `-`, `_` and `.`.
+    pub name: AgentName,
+    /// The A2A card's description.
+    #[serde(default)]
+    pub description: String,
+    /// How it runs.
+    pub kind: AgentKind,
+    /// What it can do; never empty once validated.
+    #[serde(default)]
+    pub skills: Vec<Skill>,
+    /// What one actor takes from its node.
+    #[serde(default)]
+    pub resources: Resources,
+    /// Labels a node must carry.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// A model the agent thinks with; nodes that hold it are preferred.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelName>,
+    /// Turns at once.
+    #[serde(default = "one")]
+    pub concurrency: u32,
+    /// Restarts after crashes; `None` = no limit.
+    #[serde(default)]
+    pub max_restarts: Option<u32>,
+    /// Default bound on one call or task, milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// Spread over nodes or fill one after the other.
+    #[serde(default)]
+    pub strategy: Strategy,
+    /// Actors that tasks without an actor of their own may use at once; `None` = one per CPU of the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<u32>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// Placement wish.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Strategy {
+    /// Least loaded node first.
+    #[default]
+    Spread,
+    /// Fullest node that still fits first.
+    Pack,
+}
+
+/// How an agent runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum AgentKind {
+    /// A prompt around a model.
+    Llm(LlmAgent),
+    /// A Python class in a child process of the worker.
+    Python(PythonAgent),
+    /// Rust code compiled into the worker, by its registered name.
+    Native {
+        /// Name in the worker's registry.
+        implementation: String,
+    },
+}
+
+/// A prompt around a model.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LlmAgent {
+    /// System prompt.
+    #[serde(default)]
+    pub system: String,
+    /// How tokens are drawn.
+    #[serde(default)]
+    pub sampling: Sampling,
+}
+
+/// A Python class.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PythonAgent {
+    /// Where the code comes from.
+    pub code: PythonCode,
+    /// `major.minor` the code was pickled with; a worker of another version refuses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// One process for each actor instead of many actors to a process.
+    #[serde(default)]
+    pub own_process: bool,
+}
+
+/// Where Python code comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "from", rename_all = "lowercase")]
+pub enum PythonCode {
+    /// A cloudpickled class in the blob store.
+    Pickle {
+        /// Digest of the blob.
+        digest: Digest,
+    },
+    /// Source text in the blob store, and the class in it.
+    Source {
+        /// Digest of the blob.
+        digest: Digest,
+        /// Name of the class.
+        class: String,
+    },
+}
+
+impl PythonCode {
+    /// Digest of the blob that holds the code.
+    pub fn digest(&self) -> &Digest {
+        match self {
+            Self::Pickle { digest } | Self::Source { digest, .. } => digest,
+        }
+    }
+}
+
+/// One thing an agent can do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Skill {
+    /// Method name; the id in the card.
+    pub id: String,
+    /// Human name.
+    #[serde(default)]
+    pub name: String,
+    /// Docstring.
+    #[serde(default)]
+    pub description: String,
+    /// JSON schema of the keyword arguments, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_schema: Option<Value>,
+    /// Yields instead of returning.
+    #[serde(default)]
+    pub streaming: bool,
+}
+
+impl AgentSpec {
+    /// Checks names and numbers, and gives a prompt agent its only skill.
+    pub fn validated(mut self) -> Result<Self, Error> {
+        let name = self.name.as_str();
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.is_empty() || name.len() > caps::AGENT_NAME_MAX || !name.chars().all(good) || name.starts_with('.') {
+            return Err(Error::invalid(format!("agent name `{name}` is not usable"))
+                .hint(format!("use 1 to {} letters, digits, `-`, `_` or `.`", caps::AGENT_NAME_MAX)));
+        }
+        if self.concurrency == 0 {
+            return Err(Error::invalid(format!("agent `{name}` has concurrency = 0")).hint("use 1 or more"));
+        }
+        if matches!(self.kind, AgentKind::Llm(_)) && self.model.is_none() {
+            return Err(Error::invalid(format!("agent `{name}` has no model")).hint("add `model = \"tiny\"`"));
+        }
+        if self.skills.is_empty() {
+            if let AgentKind::Python(_) = self.kind {
+                return Err(Error::invalid(format!("agent `{name}` has no public method")).hint("add a method to the class"));
+            }
+            self.skills.push(Skill {
+                id: "run".into(),
+                name: "run".into(),
+                description: self.description.clone(),
+                input_schema: None,
+                streaming: true,
+            });
+        }
+        Ok(self)
+    }
+
+    /// The skill asked for, or the default: `run`, else the first.
+    pub fn skill(&self, asked: Option<&str>) -> Result<&Skill, Error> {
+        match asked {
+            Some(id) => self.skills.iter().find(|s| s.id == id).ok_or_else(|| {
+                let known: Vec<_> = self.skills.iter().map(|s| s.id.as_str()).collect();
+                Error::not_found("skill", id).hint(format!("`{}` has: {}", self.name, known.join(", ")))
+            }),
+            None => self
+                .skills
+                .iter()
+                .find(|s| s.id == "run")
+                .or(self.skills.first())
+                .ok_or_else(|| Error::invalid(format!("agent `{}` has no skills", self.name))),
+        }
+    }
+
+    /// Digest of the code blob a worker needs before it can start this agent.
+    pub fn code(&self) -> Option<&Digest> {
+        match &self.kind {
+            AgentKind::Python(python) => Some(python.code.digest()),
+            AgentKind::Llm(_) | AgentKind::Native { .. } => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn llm(name: &str) -> AgentSpec {
+        serde_json::from_value(serde_json::json!({
+            "name": name, "kind": {"type": "llm", "system": "be brief"}, "model": "tiny"
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_prompt_agent_gets_its_skill_and_bad_names_are_refused() {
+        assert_eq!(llm("helper").validated().unwrap().skill(None).unwrap().id, "run");
+        for name in ["", "a b", "../x", ".hidden", &"x".repeat(65)] {
+            assert!(llm(name).validated().is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_skill_is_answered_with_the_known_ones() {
+        let error = llm("helper").validated().unwrap().skill(Some("fly")).unwrap_err();
+        assert_eq!(error.hint.unwrap(), "`helper` has: run");
+    }
+}

@@ -1,0 +1,32 @@
+//! Every bound of the system has a name, and it is here.
+
+/// Largest request body of any protocol, and largest payload of one call, bytes.
+pub const MESSAGE_BYTES_MAX: usize = 32 << 20;
+/// Largest code blob a driver may ship, bytes.
+pub const CODE_BYTES_MAX: usize = 24 << 20;
+/// Calls and tasks waiting in one actor's mailbox.
+pub const MAILBOX_DEPTH_MAX: usize = 10_000;
+/// Tasks waiting for an actor, over all agents.
+pub const TASK_QUEUE_DEPTH_MAX: usize = 100_000;
+/// Requests waiting for one model's engine.
+pub const MODEL_QUEUE_DEPTH_MAX: usize = 1_024;
+/// Items a stream may be ahead of its reader.
+pub const STREAM_WINDOW: u32 = 256;
+/// Frames waiting to be written to one link or client.
+pub const LINK_QUEUE_DEPTH_MAX: usize = 65_536;
+/// Inputs waiting for the head's owner loop.
+pub const OWNER_QUEUE_DEPTH_MAX: usize = 65_536;
+/// Entries a worker keeps for the head until they are durable.
+pub const OUTBOX_DEPTH_MAX: usize = 1_000_000;
+/// Events of a live task kept in memory for readers; older ones are read from the store.
+pub const FEED_EVENTS_MAX: usize = 4_096;
+/// Message ids remembered per cluster for idempotent submission.
+pub const MESSAGE_IDS_MAX: usize = 1_000_000;
+/// Calls a client may have open at once.
+pub const CALLS_OPEN_MAX: usize = 100_000;
+/// Attempts of one task before a crash counts as its own fault.
+pub const TASK_ATTEMPTS_MAX: u32 = 5;
+/// Longest agent name, characters.
+pub const AGENT_NAME_MAX: usize = 64;
+/// Events read from the store at once.
+pub const EVENT_PAGE_MAX: usize = 1_024;

@@ -1,0 +1,610 @@
+//! The only vocabulary of what happens in a task: a superset of what any agent protocol can say.
+//!
+//! The log of a task is a sequence of [`Envelope`]s numbered from 1 without gaps. Every protocol is a projection of
+//! a prefix of it, so ids that clients see (messages, parts, calls) are minted here and never in an adapter. Kinds
+//! that nothing produces yet have their final shape already.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    AgentName, ArtifactId, ContextId, Error, ExchangeId, InterruptId, MessageId, Millis, ModelName, PartId, SubRunId,
+    TaskId, ToolCallId, infer::Usage,
+};
+
+/// One entry of a task's log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// Whose log.
+    pub task: TaskId,
+    /// Number in the log, from 1, without gaps.
+    pub seq: u64,
+    /// When the writer made it, milliseconds since the epoch.
+    pub ts_ms: Millis,
+    /// The delegated work it belongs to, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sub: Option<SubRunId>,
+    /// What happened.
+    pub event: TaskEvent,
+    /// Open for extensions; `gw` is reserved for the gateway.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub meta: BTreeMap<String, Value>,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum TaskEvent {
+    /// The task is accepted; always number 1.
+    Started {
+        /// Which agent.
+        agent: AgentName,
+        /// Which conversation.
+        context: ContextId,
+        /// Which skill.
+        skill: String,
+        /// Model asked for, if the request named one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        model: Option<ModelName>,
+        /// Which protocol asked.
+        protocol: String,
+        /// The task this one was delegated from.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        parent: Option<TaskId>,
+        /// Interrupts this start answers.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        resumes: Vec<InterruptId>,
+    },
+    /// A protocol request began to feed the task.
+    ExchangeOpened {
+        /// Ours.
+        id: ExchangeId,
+        /// The protocol's own id of it (run id, JSON-RPC id, response id).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        external: Option<String>,
+    },
+    /// The request is answered; the task may go on.
+    ExchangeClosed {
+        /// Ours.
+        id: ExchangeId,
+    },
+    /// Progress of the task as a whole.
+    Status {
+        /// Now.
+        state: Phase,
+        /// In words.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
+    },
+    /// A step began; an attempt of a task is a step, and so is a model turn.
+    StepStarted {
+        /// Number, from 1.
+        step: u32,
+        /// In words.
+        name: String,
+    },
+    /// A step ended.
+    StepFinished {
+        /// Number.
+        step: u32,
+        /// How.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        finish: Option<String>,
+        /// What it used.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        usage: Option<Usage>,
+    },
+    /// Forget what this step put out: it is tried again.
+    StepReset {
+        /// Number.
+        step: u32,
+    },
+    /// A message began.
+    MessageOpened {
+        /// Its id.
+        message: MessageId,
+        /// Who speaks.
+        role: Role,
+        /// Which agent, when several speak.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        author: Option<AgentName>,
+        /// The answer, or talk beside it.
+        #[serde(default)]
+        channel: Channel,
+    },
+    /// The message is complete.
+    MessageClosed {
+        /// Its id.
+        message: MessageId,
+    },
+    /// A part of a message began.
+    PartOpened {
+        /// Of which message.
+        message: MessageId,
+        /// Its id.
+        part: PartId,
+        /// What it holds.
+        kind: PartKind,
+    },
+    /// More of a part; never before its opener.
+    PartDelta {
+        /// Which part.
+        part: PartId,
+        /// More.
+        delta: Delta,
+    },
+    /// The part is complete.
+    PartClosed {
+        /// Which part.
+        part: PartId,
+        /// Bytes of all deltas together.
+        len: u64,
+        /// Where it is quoted from.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        citations: Vec<Value>,
+    },
+    /// A whole part of media at once.
+    Media {
+        /// Of which message.
+        message: MessageId,
+        /// Its id.
+        part: PartId,
+        /// Media type.
+        mime: String,
+        /// Where its bytes are.
+        source: MediaSource,
+        /// File name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+    },
+    /// A provider's sealed reasoning, to be passed back untouched.
+    ReasoningOpaque {
+        /// The message or call it belongs to.
+        entity: String,
+        /// Provider's id.
+        id: String,
+        /// Provider's name.
+        provider: String,
+        /// The seal.
+        blob: String,
+    },
+    /// A tool call began.
+    ToolCallOpened {
+        /// Its id.
+        call: ToolCallId,
+        /// Tool.
+        name: String,
+        /// For people.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        title: Option<String>,
+        /// Who runs it.
+        exec: ToolExec,
+        /// The message it is part of.
+        message: MessageId,
+        /// The provider's id of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        provider_call: Option<String>,
+    },
+    /// More raw argument text.
+    ToolCallArgsDelta {
+        /// Which call.
+        call: ToolCallId,
+        /// Raw text.
+        text: String,
+    },
+    /// Arguments are complete.
+    ToolCallReady {
+        /// Which call.
+        call: ToolCallId,
+        /// Raw text.
+        args_text: String,
+        /// Parsed; absent when it is not JSON.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        args: Option<Value>,
+    },
+    /// News from a running tool.
+    ToolCallProgress {
+        /// Which call.
+        call: ToolCallId,
+        /// In words.
+        status: String,
+        /// Content so far.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        content: Option<Value>,
+        /// Done and total.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        progress: Option<(u64, u64)>,
+    },
+    /// The tool's answer; exactly one per call that was ready.
+    ToolCallDone {
+        /// Which call.
+        call: ToolCallId,
+        /// How it went.
+        outcome: ToolOutcome,
+        /// The message that carries the result.
+        message: MessageId,
+    },
+    /// The task waits for somebody.
+    InterruptRaised {
+        /// Its id.
+        id: InterruptId,
+        /// What is asked.
+        kind: InterruptKind,
+        /// In words.
+        prompt: String,
+        /// Choices.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        options: Vec<Choice>,
+        /// Schema of a good answer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        response_schema: Option<Value>,
+        /// When the question lapses.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expires_at_ms: Option<Millis>,
+    },
+    /// Somebody answered, or time did. Idempotent.
+    InterruptResolved {
+        /// Which.
+        id: InterruptId,
+        /// The answer.
+        decision: Decision,
+        /// Who.
+        by: String,
+    },
+    /// The shared state, whole.
+    StateSnapshot {
+        /// The state.
+        value: Value,
+    },
+    /// The shared state, changed.
+    StateDelta {
+        /// RFC 6902.
+        patch: Value,
+    },
+    /// All messages, whole.
+    MessagesSnapshot {
+        /// Messages.
+        messages: Vec<Value>,
+    },
+    /// A piece of something produced beside the answer.
+    ArtifactChunk {
+        /// Which artifact.
+        artifact: ArtifactId,
+        /// File name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+        /// The piece.
+        parts: Vec<Content>,
+        /// Adds to the artifact instead of replacing it.
+        append: bool,
+        /// Seals it.
+        last: bool,
+    },
+    /// Something to draw.
+    UiSurface {
+        /// Which surface.
+        surface: String,
+        /// MCP app, A2UI, activity: as its protocol says.
+        content: Value,
+    },
+    /// The plan, whole.
+    PlanUpdated {
+        /// Entries.
+        entries: Vec<PlanEntry>,
+    },
+    /// A source was used.
+    SourceCited {
+        /// Its id.
+        source: String,
+        /// Link or document.
+        content: Value,
+    },
+    /// Delegated work began.
+    SubRunStarted {
+        /// Its id.
+        sub: SubRunId,
+        /// In words.
+        name: String,
+        /// Who does it.
+        agent: AgentName,
+        /// `local`, `tool` or `a2a`, and the id there.
+        via: String,
+        /// Work it was delegated from.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        parent: Option<SubRunId>,
+    },
+    /// Delegated work ended.
+    SubRunFinished {
+        /// Its id.
+        sub: SubRunId,
+        /// `success`, `suspended` or `error`.
+        outcome: String,
+    },
+    /// Tokens were used.
+    Usage {
+        /// Where.
+        provider: String,
+        /// By which model.
+        model: ModelName,
+        /// How many.
+        usage: Usage,
+    },
+    /// Options changed in mid-task.
+    ConfigChanged {
+        /// All options now.
+        options: BTreeMap<String, Value>,
+    },
+    /// A message of the user was taken in mid-task.
+    Steered {
+        /// What was said.
+        parts: Vec<Content>,
+        /// Who.
+        by: String,
+    },
+    /// A word to people.
+    Notice {
+        /// `info`, `warning` or `error`.
+        level: String,
+        /// In words.
+        text: String,
+    },
+    /// An agent's own kind of event.
+    Custom {
+        /// Its name.
+        name: String,
+        /// Its value.
+        value: Value,
+    },
+    /// The end; closes everything that is still open first.
+    Finished {
+        /// How.
+        outcome: Outcome,
+        /// Tokens of the whole task, by model.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        usage: BTreeMap<ModelName, Usage>,
+    },
+}
+
+/// Where a task as a whole stands between its start and its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Waiting for an actor.
+    Queued,
+    /// An actor works on it.
+    Working,
+    /// Waiting for an answer from outside.
+    Waiting,
+    /// Held by request.
+    Paused,
+}
+
+/// Who speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Role {
+    System,
+    User,
+    Assistant,
+    Tool,
+}
+
+/// The answer, or talk beside it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Channel {
+    #[default]
+    Answer,
+    Commentary,
+}
+
+/// What a part holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+pub enum PartKind {
+    /// Text for the reader.
+    Text,
+    /// The model's thinking.
+    Reasoning,
+    /// Bytes of a media type.
+    Media {
+        /// Media type.
+        mime: String,
+    },
+    /// JSON of a named shape; its deltas are whole values.
+    Data {
+        /// Name of the shape.
+        name: String,
+    },
+}
+
+/// More of a part.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Delta {
+    /// Text.
+    Text(String),
+    /// A JSON value.
+    Data(Value),
+    /// Bytes, base64.
+    Bytes(String),
+}
+
+/// Where media are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MediaSource {
+    /// Base64.
+    Inline(String),
+    /// A link.
+    Url(String),
+    /// A provider's handle.
+    ProviderFile(String),
+}
+
+/// Who runs a tool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum ToolExec {
+    Server,
+    Client,
+    Provider,
+}
+
+/// How a tool call went.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+pub enum ToolOutcome {
+    /// It answered.
+    Ok {
+        /// For the model.
+        content: Vec<Content>,
+        /// For programs.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        structured: Option<Value>,
+    },
+    /// It failed.
+    Error {
+        /// In words.
+        message: String,
+    },
+    /// It was not allowed.
+    Denied {
+        /// In words.
+        reason: String,
+    },
+}
+
+/// What is asked of somebody.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+pub enum InterruptKind {
+    /// May this call run?
+    Approval {
+        /// The call.
+        call: ToolCallId,
+    },
+    /// Fill this in.
+    Form {
+        /// JSON schema.
+        schema: Value,
+    },
+    /// Go there.
+    Url {
+        /// Where.
+        url: String,
+    },
+    /// Log in.
+    Auth,
+    /// Something else.
+    Custom {
+        /// As the agent says.
+        value: Value,
+    },
+}
+
+/// One choice of an interrupt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Choice {
+    pub id: String,
+    pub label: String,
+    pub kind: String,
+}
+
+/// The answer to an interrupt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+pub enum Decision {
+    /// Yes, with content.
+    Accept {
+        /// The content.
+        payload: Value,
+        /// For good, or once.
+        #[serde(default)]
+        always: bool,
+    },
+    /// No.
+    Decline {
+        /// Why.
+        reason: String,
+    },
+    /// Forget it.
+    Cancel,
+    /// Nobody answered in time.
+    Expired,
+}
+
+/// One entry of a plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct PlanEntry {
+    pub id: String,
+    pub text: String,
+    pub status: String,
+    pub priority: String,
+}
+
+/// A whole piece of content: what goes in with a request, and what artifacts are made of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Content {
+    /// Text.
+    Text(String),
+    /// JSON.
+    Data(Value),
+    /// Bytes or a link.
+    #[serde(untagged)]
+    File {
+        /// Media type.
+        mime: String,
+        /// File name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+        /// Where its bytes are.
+        source: MediaSource,
+    },
+}
+
+/// How a task ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+pub enum Outcome {
+    /// Well.
+    Completed {
+        /// `stop`, `length`, `tool_calls`, `filter`, `refusal` or `max_steps`.
+        finish: String,
+        /// What a method returned, as JSON, when it did not stream.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        result: Option<Value>,
+    },
+    /// It waits for answers and holds nothing meanwhile.
+    Interrupted {
+        /// For these.
+        ids: Vec<InterruptId>,
+    },
+    /// Somebody stopped it.
+    Cancelled {
+        /// Who.
+        by: String,
+        /// Why.
+        reason: String,
+    },
+    /// Badly.
+    Failed {
+        /// How.
+        error: Error,
+    },
+}
+
+impl TaskEvent {
+    /// Nothing may follow it.
+    pub fn is_terminal(&self) -> bool {
+        matches!(self, Self::Finished { outcome, .. } if !matches!(outcome, Outcome::Interrupted { .. }))
+    }
+}

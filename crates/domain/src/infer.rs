@@ -1,0 +1,135 @@
+//! Requests to a model and what comes back. One shape for every protocol, engine and upstream.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::ModelName;
+
+/// How tokens are drawn.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sampling {
+    /// Most new tokens; the model's room by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u32>,
+    /// 0 or absent = greedy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    /// Nucleus mass, (0, 1].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_p: Option<f64>,
+    /// Candidates kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<usize>,
+    /// Same seed, same answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// Texts that end the answer and are not part of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stop: Vec<String>,
+}
+
+/// One message of a chat. Content is text; other fields pass to the chat template as they are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChatMessage {
+    /// `system`, `user`, `assistant` or `tool`.
+    pub role: String,
+    /// Text.
+    #[serde(default)]
+    pub content: String,
+    /// Whatever else the template may read (`tool_calls`, `name`).
+    #[serde(flatten)]
+    pub extra: serde_json::Map<String, Value>,
+}
+
+impl ChatMessage {
+    /// A message with nothing but text.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into(), extra: Default::default() }
+    }
+}
+
+/// A request to one model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InferRequest {
+    /// Which model.
+    pub model: ModelName,
+    /// What is asked.
+    #[serde(flatten)]
+    pub work: Work,
+}
+
+/// What is asked of a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "work", rename_all = "lowercase")]
+pub enum Work {
+    /// Messages in, one assistant message out.
+    Chat {
+        /// The conversation so far.
+        messages: Vec<ChatMessage>,
+        /// Tool definitions, for the template.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        tools: Vec<Value>,
+        /// How tokens are drawn.
+        #[serde(default)]
+        sampling: Sampling,
+    },
+    /// Text in, its continuation out.
+    Complete {
+        /// Raw prompt, no template.
+        prompt: String,
+        /// How tokens are drawn.
+        #[serde(default)]
+        sampling: Sampling,
+    },
+    /// Texts in, one unit vector each out.
+    Embed {
+        /// Texts; each is cut at the model's length.
+        texts: Vec<String>,
+    },
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finish {
+    /// The model ended it, or a stop text did.
+    Stop,
+    /// `max_tokens` or the context's end.
+    Length,
+}
+
+/// Tokens counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Tokens read.
+    pub input: u64,
+    /// Tokens made.
+    #[serde(default)]
+    pub output: u64,
+}
+
+/// What comes back, in order; exactly one `Done` ends a request that did not fail.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "lowercase")]
+pub enum InferEvent {
+    /// More text, at least one character.
+    Delta {
+        /// The text.
+        text: String,
+    },
+    /// Vectors, row-major; `data.len() = texts * dims`.
+    Vectors {
+        /// Length of each vector.
+        dims: usize,
+        /// All numbers.
+        data: Vec<f32>,
+    },
+    /// The end.
+    Done {
+        /// Why.
+        finish: Finish,
+        /// Tokens.
+        usage: Usage,
+    },
+}

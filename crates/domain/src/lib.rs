@@ -1,0 +1,25 @@
+//! The nouns of Covey: ids, events, tasks, agents, resources, errors.
+//!
+//! Pure: no tokio, no clock, no randomness, no I/O. Time arrives as [`Millis`]; ids are minted by whoever owns the
+//! thing. What is here is shared by at least two crates; everything else stays with its only user.
+
+pub mod agent;
+pub mod caps;
+pub mod error;
+pub mod event;
+pub mod ids;
+pub mod infer;
+pub mod log;
+pub mod resources;
+pub mod status;
+pub mod task;
+
+pub use agent::{AgentKind, AgentSpec, Skill};
+pub use error::{Error, ErrorKind};
+pub use event::{Envelope, TaskEvent};
+pub use ids::*;
+pub use resources::Resources;
+pub use task::{TaskRecord, TaskState};
+
+/// Milliseconds since the Unix epoch where a human reads it, since process start where only differences count.
+pub type Millis = u64;

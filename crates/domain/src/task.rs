@@ -1,0 +1,132 @@
+//! A durable request and its life.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    AgentName, CallerId, ContextId, Millis, ModelName, TaskId,
+    event::{Content, Outcome, Phase, TaskEvent},
+};
+
+/// A2A's life cycle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskState {
+    /// Accepted and durable.
+    Submitted,
+    /// An actor works on it.
+    Working,
+    /// Waits for a form, a choice, a message.
+    InputRequired,
+    /// Waits for a login.
+    AuthRequired,
+    /// Ended well.
+    Completed,
+    /// Ended badly.
+    Failed,
+    /// Stopped by somebody.
+    Canceled,
+    /// Never begun.
+    Rejected,
+}
+
+impl TaskState {
+    /// Nothing follows.
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Canceled | Self::Rejected)
+    }
+
+    /// The state after `event`. Pure, so that every reader of a log agrees.
+    #[must_use]
+    pub fn after(self, event: &TaskEvent) -> Self {
+        if self.is_terminal() {
+            return self;
+        }
+        match event {
+            TaskEvent::Status { state: Phase::Queued, .. } => Self::Submitted,
+            TaskEvent::Status { state: Phase::Working, .. } => Self::Working,
+            TaskEvent::Status { state: Phase::Waiting | Phase::Paused, .. } => Self::InputRequired,
+            TaskEvent::Finished { outcome, .. } => match outcome {
+                Outcome::Completed { .. } => Self::Completed,
+                Outcome::Interrupted { .. } => Self::InputRequired,
+                Outcome::Cancelled { .. } => Self::Canceled,
+                Outcome::Failed { .. } => Self::Failed,
+            },
+            _ => self,
+        }
+    }
+
+    /// The stable name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Submitted => "submitted",
+            Self::Working => "working",
+            Self::InputRequired => "input-required",
+            Self::AuthRequired => "auth-required",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Canceled => "canceled",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+/// What a task was asked with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskInput {
+    /// What a protocol message carried.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub content: Vec<Content>,
+    /// Positional and keyword arguments in the agent's own language, base64; wins over `content`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<String>,
+    /// Earlier turns of the conversation, oldest first, for agents that think in turns.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<crate::infer::ChatMessage>,
+}
+
+impl TaskInput {
+    /// All text in it, a line each.
+    pub fn text(&self) -> String {
+        let texts = self.content.iter().filter_map(|c| match c {
+            Content::Text(text) => Some(text.clone()),
+            Content::Data(value) => Some(value.to_string()),
+            Content::File { .. } => None,
+        });
+        texts.collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// A task as it is stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskRecord {
+    /// Its id.
+    pub id: TaskId,
+    /// Its conversation.
+    pub context: ContextId,
+    /// Its agent.
+    pub agent: AgentName,
+    /// Its skill.
+    pub skill: String,
+    /// Who asked; nobody else sees it.
+    pub caller: CallerId,
+    /// The asker's id of the message: the same one makes the same task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message_id: Option<String>,
+    /// Model asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelName>,
+    /// Which protocol asked.
+    pub protocol: String,
+    /// What was asked.
+    pub input: TaskInput,
+    /// Now.
+    pub state: TaskState,
+    /// When it was accepted.
+    pub created_ms: Millis,
+    /// Its bound, from acceptance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// Attempts so far; the attempt's number is its epoch.
+    #[serde(default)]
+    pub attempt: u32,
+}

@@ -1,0 +1,1 @@
+//! Every client protocol: decode to commands, encode from events.

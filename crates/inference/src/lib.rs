@@ -1,0 +1,1 @@
+//! Models on devices: loading, tokenizing, sampling, decoding. The only door to candle.

@@ -1,0 +1,1 @@
+//! Durability behind one trait: SQLite, and memory for tests.

@@ -1,0 +1,1 @@
+//! A simulated world, a sandbox of real nodes, the invariants.

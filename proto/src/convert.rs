@@ -1,0 +1,98 @@
+//! The customs house between generated messages and domain types.
+
+use bytes::Bytes;
+use covey_domain::{Error, ErrorKind};
+use serde::{Serialize, de::DeserializeOwned};
+use tonic::{Code, Status, metadata::MetadataValue};
+
+use crate::v1::{Codec, Failure, Payload};
+
+/// Header that carries the error's stable name beside the gRPC code.
+const KIND_HEADER: &str = "covey-kind";
+/// Header that carries the hint.
+const HINT_HEADER: &str = "covey-hint-bin";
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self {
+            kind: error.kind.name().to_owned(),
+            message: error.message,
+            hint: error.hint,
+            executed: error.executed,
+            detail: error.detail,
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        Self {
+            kind: ErrorKind::from_name(&failure.kind),
+            message: failure.message,
+            hint: failure.hint,
+            executed: failure.executed,
+            detail: failure.detail,
+        }
+    }
+}
+
+/// An error as the failed end of a call.
+pub fn failure(error: Error) -> crate::v1::CallEnd {
+    crate::v1::CallEnd { result: Some(crate::v1::call_end::Result::Failure(error.into())) }
+}
+
+/// A domain value as the JSON that travels and is stored. Domain types have string keys only, so this cannot fail.
+pub fn to_json<T: Serialize>(value: &T) -> Bytes {
+    Bytes::from(serde_json::to_vec(value).expect("domain values have string keys and no failing serializer"))
+}
+
+/// A domain value from JSON; `what` names it in the error.
+pub fn from_json<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(bytes).map_err(|e| Error::invalid(format!("failed to read {what}: {e}")))
+}
+
+/// A JSON payload.
+pub fn payload_json<T: Serialize>(value: &T) -> Payload {
+    Payload { codec: Codec::Json.into(), body: to_json(value), buffers: Vec::new() }
+}
+
+/// A domain error as a gRPC status, its name and hint in headers.
+pub fn to_status(error: &Error) -> Status {
+    let mut status = Status::new(Code::from(error.kind.faces().grpc), error.message.clone());
+    status.metadata_mut().insert(KIND_HEADER, MetadataValue::from_static(error.kind.name()));
+    if let Some(hint) = &error.hint {
+        status.metadata_mut().insert_bin(HINT_HEADER, MetadataValue::from_bytes(hint.as_bytes()));
+    }
+    status
+}
+
+/// The domain error in a gRPC status; from the code alone when the peer is not Covey.
+pub fn from_status(status: &Status) -> Error {
+    let named = status.metadata().get(KIND_HEADER).and_then(|v| v.to_str().ok()).map(ErrorKind::from_name);
+    let kind = named.unwrap_or_else(|| {
+        let code = status.code() as i32;
+        let by_code = |kind: &ErrorKind| kind.faces().grpc == code;
+        ErrorKind::ALL.into_iter().find(by_code).unwrap_or(ErrorKind::Unavailable)
+    });
+    let mut error = Error::new(kind, status.message());
+    if let Some(hint) = status.metadata().get_bin(HINT_HEADER).and_then(|v| v.to_bytes().ok()) {
+        error.hint = String::from_utf8(hint.to_vec()).ok();
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_survive_both_wires() {
+        for kind in ErrorKind::ALL {
+            let error = Error::new(kind, "failed to find `x`").hint("look there: ä");
+            assert_eq!(from_status(&to_status(&error)), error);
+            let error = error.executed(Some(false));
+            assert_eq!(Error::from(Failure::from(error.clone())), error);
+        }
+        assert_eq!(from_status(&Status::unavailable("gone")).kind, ErrorKind::Unavailable);
+    }
+}

@@ -1,0 +1,15 @@
+//! The wire: generated messages, their conversions to domain types, and the one door to bincode.
+//!
+//! `.proto` files live in `covey/v1`; what is generated from them is committed in `src/generated` and compared by a
+//! test. Structured values that the store keeps too (specs, events, inputs) travel as the JSON they are stored as,
+//! so nothing is encoded twice and old bytes stay readable.
+
+pub mod codec;
+mod convert;
+
+#[expect(missing_docs, clippy::all, clippy::pedantic, reason = "generated")]
+#[rustfmt::skip]
+#[path = "generated/covey.v1.rs"]
+pub mod v1;
+
+pub use convert::{failure, from_json, from_status, payload_json, to_json, to_status};

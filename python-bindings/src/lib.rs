@@ -1,0 +1,1 @@
+//! The private bridge of the Python package covey.
