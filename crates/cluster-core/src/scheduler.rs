@@ -155,6 +155,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use super::Strategy;
 
     fn node(name: &str, cpus: u64, free: u64) -> NodeView {
         NodeView {

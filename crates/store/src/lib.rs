@@ -1,1 +1,321 @@
-//! Durability behind one trait: SQLite, and memory for tests.
+//! Durability: what the head must find again after any death. The only door to SQL.
+//!
+//! One SQLite file in WAL mode with `synchronous = FULL`. All changes of one group commit travel in one
+//! [`Batch`] and one transaction: after [`Store::commit`] returns they survive the loss of the process and of power.
+//! After a failed commit the caller must stop; retrying a failed fsync is not safe.
+//!
+//! The bodies of specs, records and events are JSON text, so `sqlite3 covey.db` shows them as they are.
+
+use std::{path::Path, str::FromStr, sync::Arc, time::Duration};
+
+use covey_domain::{AgentSpec, Envelope, NodeId, TaskId, TaskRecord, caps};
+use sqlx::{
+    ConnectOptions, Connection, QueryBuilder, Row, Sqlite, SqliteConnection, SqlitePool,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use tokio::sync::Mutex;
+
+/// Rows to one statement; SQLite takes 32,766 bound values.
+const ROWS_PER_STATEMENT: usize = 4_000;
+
+/// Version of the tables below. A file of another version is refused.
+const SCHEMA_VERSION: i64 = 1;
+
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS agents (name TEXT PRIMARY KEY, spec TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS blobs (digest TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS cursors (node TEXT NOT NULL, incarnation INTEGER NOT NULL, number INTEGER NOT NULL,
+    PRIMARY KEY (node, incarnation)) STRICT;
+CREATE TABLE IF NOT EXISTS tasks (id TEXT PRIMARY KEY, agent TEXT NOT NULL, context TEXT NOT NULL,
+    caller TEXT NOT NULL, state TEXT NOT NULL, created_ms INTEGER NOT NULL, ended INTEGER NOT NULL,
+    record TEXT NOT NULL) STRICT;
+CREATE INDEX IF NOT EXISTS tasks_by_context ON tasks (context, created_ms);
+CREATE INDEX IF NOT EXISTS tasks_by_time ON tasks (created_ms);
+CREATE TABLE IF NOT EXISTS events (task TEXT NOT NULL, seq INTEGER NOT NULL, body TEXT NOT NULL,
+    PRIMARY KEY (task, seq)) STRICT, WITHOUT ROWID;
+";
+
+/// Why the store cannot do what it is asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file is of another version of Covey.
+    #[error("the store has schema version {found}, this program writes {SCHEMA_VERSION}")]
+    Version {
+        /// Of the file.
+        found: i64,
+    },
+    /// A body is not what this version writes.
+    #[error("failed to read a stored {what}")]
+    Body {
+        /// Of what.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// SQLite failed.
+    #[error(transparent)]
+    Sql(#[from] sqlx::Error),
+}
+
+/// Changes that become durable together.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Agents registered or replaced.
+    pub agents: Vec<Arc<AgentSpec>>,
+    /// Tasks made or changed; of several for one task the last holds.
+    pub tasks: Vec<Arc<TaskRecord>>,
+    /// Events, in order.
+    pub events: Vec<Arc<Envelope>>,
+    /// Up to where each incarnation of a node is taken.
+    pub cursors: Vec<(NodeId, u64, u64)>,
+}
+
+impl Batch {
+    /// Nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.agents.is_empty() && self.tasks.is_empty() && self.events.is_empty() && self.cursors.is_empty()
+    }
+}
+
+/// All that a starting head needs.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Of this start: one more than of the last.
+    pub term: u64,
+    /// Agents.
+    pub agents: Vec<AgentSpec>,
+    /// Node, incarnation, number.
+    pub cursors: Vec<(NodeId, u64, u64)>,
+    /// Tasks, oldest first; with all their events unless they have ended.
+    pub tasks: Vec<(TaskRecord, Vec<Envelope>)>,
+}
+
+/// One SQLite file.
+#[derive(Debug)]
+pub struct Store {
+    writer: Mutex<SqliteConnection>,
+    readers: SqlitePool,
+}
+
+impl Store {
+    /// Opens or makes the file.
+    pub async fn open(path: &Path) -> Result<Self, Error> {
+        let options = SqliteConnectOptions::from_str("sqlite://")?
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(5))
+            .pragma("cache_size", "-4096")
+            .disable_statement_logging();
+        let mut writer = SqliteConnection::connect_with(&options).await?;
+        sqlx::raw_sql(SCHEMA).execute(&mut writer).await?;
+        sqlx::query("INSERT OR IGNORE INTO meta VALUES ('schema', ?)").bind(SCHEMA_VERSION).execute(&mut writer).await?;
+        let found: i64 = sqlx::query_scalar("SELECT value FROM meta WHERE key = 'schema'").fetch_one(&mut writer).await?;
+        if found != SCHEMA_VERSION {
+            return Err(Error::Version { found });
+        }
+        let readers = SqlitePoolOptions::new().max_connections(2).min_connections(0).connect_lazy_with(options.read_only(true));
+        Ok(Self { writer: Mutex::new(writer), readers })
+    }
+
+    /// Begins a term and reads what a starting head needs.
+    pub async fn begin(&self) -> Result<Snapshot, Error> {
+        let mut db = self.writer.lock().await;
+        sqlx::query("INSERT INTO meta VALUES ('term', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1").execute(&mut *db).await?;
+        let term: i64 = sqlx::query_scalar("SELECT value FROM meta WHERE key = 'term'").fetch_one(&mut *db).await?;
+        let mut snapshot = Snapshot { term: term as u64, ..Snapshot::default() };
+        for row in sqlx::query("SELECT spec FROM agents ORDER BY name").fetch_all(&mut *db).await? {
+            snapshot.agents.push(parse("agent", row.get(0))?);
+        }
+        for row in sqlx::query("SELECT node, incarnation, number FROM cursors").fetch_all(&mut *db).await? {
+            snapshot.cursors.push((row.get::<String, _>(0).into(), row.get::<i64, _>(1) as u64, row.get::<i64, _>(2) as u64));
+        }
+        for row in sqlx::query("SELECT record FROM tasks ORDER BY created_ms, id").fetch_all(&mut *db).await? {
+            let record: TaskRecord = parse("task", row.get(0))?;
+            let mut events = Vec::new();
+            if !record.state.is_terminal() {
+                for row in sqlx::query("SELECT body FROM events WHERE task = ? ORDER BY seq").bind(record.id.as_str()).fetch_all(&mut *db).await? {
+                    events.push(parse("event", row.get(0))?);
+                }
+            }
+            snapshot.tasks.push((record, events));
+        }
+        Ok(snapshot)
+    }
+
+    /// Makes a batch durable, whole or not at all.
+    pub async fn commit(&self, batch: &Batch) -> Result<(), Error> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let mut db = self.writer.lock().await;
+        let mut tx = db.begin().await?;
+        for spec in &batch.agents {
+            sqlx::query("INSERT OR REPLACE INTO agents VALUES (?, ?)").bind(spec.name.as_str()).bind(json(spec)).execute(&mut *tx).await?;
+        }
+        // Of several states of one task only the last is written.
+        let mut last: std::collections::HashMap<&TaskId, &Arc<TaskRecord>> = std::collections::HashMap::new();
+        last.extend(batch.tasks.iter().map(|t| (&t.id, t)));
+        let tasks: Vec<_> = last.into_values().collect();
+        for rows in tasks.chunks(ROWS_PER_STATEMENT) {
+            let mut query = QueryBuilder::<Sqlite>::new("INSERT OR REPLACE INTO tasks ");
+            query.push_values(rows, |mut row, t| {
+                row.push_bind(t.id.as_str()).push_bind(t.agent.as_str()).push_bind(t.context.as_str());
+                row.push_bind(t.caller.as_str()).push_bind(t.state.name()).push_bind(t.created_ms as i64);
+                row.push_bind(i64::from(t.state.is_terminal())).push_bind(json(t.as_ref()));
+            });
+            query.build().persistent(false).execute(&mut *tx).await?;
+        }
+        for rows in batch.events.chunks(ROWS_PER_STATEMENT) {
+            let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO events ");
+            query.push_values(rows, |mut row, e| {
+                row.push_bind(e.task.as_str()).push_bind(e.seq as i64).push_bind(json(e.as_ref()));
+            });
+            query.build().persistent(false).execute(&mut *tx).await?;
+        }
+        let mut cursors: std::collections::BTreeMap<(&NodeId, u64), u64> = std::collections::BTreeMap::new();
+        for (node, incarnation, number) in &batch.cursors {
+            cursors.insert((node, *incarnation), *number);
+        }
+        for ((node, incarnation), number) in cursors {
+            sqlx::query("INSERT OR REPLACE INTO cursors VALUES (?, ?, ?)")
+                .bind(node.as_str())
+                .bind(incarnation as i64)
+                .bind(number as i64)
+                .execute(&mut *tx)
+                .await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Events of a task with numbers above `after`, at most [`caps::EVENT_PAGE_MAX`].
+    pub async fn events(&self, task: &TaskId, after: u64) -> Result<Vec<Arc<Envelope>>, Error> {
+        let rows = sqlx::query("SELECT body FROM events WHERE task = ? AND seq > ? ORDER BY seq LIMIT ?")
+            .bind(task.as_str())
+            .bind(after as i64)
+            .bind(caps::EVENT_PAGE_MAX as i64)
+            .fetch_all(&self.readers)
+            .await?;
+        rows.iter().map(|row| parse("event", row.get(0)).map(Arc::new)).collect()
+    }
+
+    /// One task's record.
+    pub async fn task(&self, id: &TaskId) -> Result<Option<TaskRecord>, Error> {
+        let row = sqlx::query("SELECT record FROM tasks WHERE id = ?").bind(id.as_str()).fetch_optional(&self.readers).await?;
+        row.map(|row| parse("task", row.get(0))).transpose()
+    }
+
+    /// Records, newest first; empty filters take all.
+    pub async fn tasks(&self, agent: &str, context: &str, state: &str, limit: u32) -> Result<Vec<TaskRecord>, Error> {
+        let rows = sqlx::query(
+            "SELECT record FROM tasks WHERE (?1 = '' OR agent = ?1) AND (?2 = '' OR context = ?2) AND (?3 = '' OR state = ?3)
+             ORDER BY created_ms DESC, id DESC LIMIT ?4",
+        )
+        .bind(agent)
+        .bind(context)
+        .bind(state)
+        .bind(i64::from(limit))
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter().map(|row| parse("task", row.get(0))).collect()
+    }
+
+    /// Keeps a blob under its digest.
+    pub async fn put_blob(&self, digest: &str, body: &[u8]) -> Result<(), Error> {
+        let mut db = self.writer.lock().await;
+        sqlx::query("INSERT OR IGNORE INTO blobs VALUES (?, ?)").bind(digest).bind(body).execute(&mut *db).await?;
+        Ok(())
+    }
+
+    /// The blob of this digest.
+    pub async fn blob(&self, digest: &str) -> Result<Option<Vec<u8>>, Error> {
+        let row = sqlx::query("SELECT body FROM blobs WHERE digest = ?").bind(digest).fetch_optional(&self.readers).await?;
+        Ok(row.map(|row| row.get(0)))
+    }
+}
+
+fn json<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("domain values have string keys and no failing serializer")
+}
+
+fn parse<T: serde::de::DeserializeOwned>(what: &'static str, text: String) -> Result<T, Error> {
+    serde_json::from_str(&text).map_err(|source| Error::Body { what, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use covey_domain::{TaskEvent, TaskState, event::Phase, task::TaskInput};
+
+    use super::*;
+
+    fn record(id: &str, state: TaskState) -> Arc<TaskRecord> {
+        Arc::new(TaskRecord {
+            id: id.into(),
+            context: "c".into(),
+            agent: "a".into(),
+            skill: "run".into(),
+            caller: "me".into(),
+            message_id: Some(format!("m-{id}")),
+            model: None,
+            protocol: "native".into(),
+            input: TaskInput { content: vec![], call: None, history: vec![] },
+            state,
+            created_ms: 1,
+            timeout_ms: None,
+            attempt: 1,
+        })
+    }
+
+    fn event(task: &str, seq: u64) -> Arc<Envelope> {
+        Arc::new(Envelope {
+            task: task.into(),
+            seq,
+            ts_ms: 7,
+            sub: None,
+            event: TaskEvent::Status { state: Phase::Working, message: None },
+            meta: Default::default(),
+        })
+    }
+
+    #[tokio::test]
+    async fn what_was_committed_is_there_after_reopening() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("covey.db");
+        {
+            let store = Store::open(&path).await.unwrap();
+            assert_eq!(store.begin().await.unwrap().term, 1);
+            let batch = Batch {
+                tasks: vec![record("t1", TaskState::Submitted), record("t1", TaskState::Working), record("t2", TaskState::Completed)],
+                events: (1..=5_000).map(|n| event("t1", n)).collect(),
+                cursors: vec![("n".into(), 9, 3), ("n".into(), 9, 4)],
+                agents: vec![],
+            };
+            store.commit(&batch).await.unwrap();
+            store.put_blob("d", b"code").await.unwrap();
+        }
+        let store = Store::open(&path).await.unwrap();
+        let snapshot = store.begin().await.unwrap();
+        assert_eq!(snapshot.term, 2);
+        assert_eq!(snapshot.cursors, [("n".into(), 9, 4)]);
+        assert_eq!(snapshot.tasks[0].0.state, TaskState::Working);
+        assert_eq!(snapshot.tasks[0].1.len(), 5_000);
+        assert!(snapshot.tasks[1].1.is_empty(), "events of ended tasks stay on disk");
+        assert_eq!(store.events(&"t1".into(), 4_990).await.unwrap().len(), 10);
+        assert_eq!(store.blob("d").await.unwrap().unwrap(), b"code");
+    }
+
+    #[tokio::test]
+    async fn a_number_is_taken_once_and_a_failed_batch_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("covey.db")).await.unwrap();
+        store.commit(&Batch { events: vec![event("t", 1)], ..Batch::default() }).await.unwrap();
+        let twice = Batch { events: vec![event("t", 2), event("t", 1)], tasks: vec![record("t", TaskState::Working)], ..Batch::default() };
+        assert!(store.commit(&twice).await.is_err());
+        assert_eq!(store.events(&"t".into(), 0).await.unwrap().len(), 1);
+        assert!(store.task(&"t".into()).await.unwrap().is_none());
+    }
+}
