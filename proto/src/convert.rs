@@ -1,7 +1,7 @@
 //! The customs house between generated messages and domain types.
 
 use bytes::Bytes;
-use covey_domain::{Error, ErrorKind};
+use covey_domain::{Error, ErrorKind, infer::InferEvent};
 use serde::{Serialize, de::DeserializeOwned};
 use tonic::{Code, Status, metadata::MetadataValue};
 
@@ -56,6 +56,35 @@ pub fn payload_json<T: Serialize>(value: &T) -> Payload {
     Payload { codec: Codec::Json.into(), body: to_json(value), buffers: Vec::new() }
 }
 
+/// One item of a model's answer as a payload: JSON, except that vectors are raw little-endian f32 behind their width.
+pub fn infer_payload(event: &InferEvent) -> Payload {
+    match event {
+        InferEvent::Vectors { dims, data } => {
+            let mut body = Vec::with_capacity(4 + data.len() * 4);
+            body.extend_from_slice(&(*dims as u32).to_le_bytes());
+            data.iter().for_each(|x| body.extend_from_slice(&x.to_le_bytes()));
+            Payload { codec: Codec::Raw.into(), body: body.into(), buffers: Vec::new() }
+        }
+        InferEvent::Delta { .. } | InferEvent::Done { .. } => payload_json(event),
+    }
+}
+
+/// The reverse of [`infer_payload`].
+pub fn infer_event(item: &Payload) -> Result<InferEvent, Error> {
+    if item.codec() != Codec::Raw {
+        return from_json("a model's answer", &item.body);
+    }
+    let Some((dims, data)) = item.body.split_first_chunk::<4>() else {
+        return Err(Error::internal("vectors without a width"));
+    };
+    let dims = u32::from_le_bytes(*dims) as usize;
+    let (chunks, rest) = data.as_chunks::<4>();
+    if dims == 0 || !rest.is_empty() || chunks.len() % dims != 0 {
+        return Err(Error::internal(format!("{} bytes are no vectors of {dims}", data.len())));
+    }
+    Ok(InferEvent::Vectors { dims, data: chunks.iter().map(|c| f32::from_le_bytes(*c)).collect() })
+}
+
 /// A domain error as a gRPC status, its name and hint in headers.
 pub fn to_status(error: &Error) -> Status {
     let mut status = Status::new(Code::from(error.kind.faces().grpc), error.message.clone());
@@ -84,6 +113,14 @@ pub fn from_status(status: &Status) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn vectors_survive_as_raw_numbers() {
+        let event = InferEvent::Vectors { dims: 3, data: vec![1.0, -2.5, 0.0, 4.0, 5.0, f32::MIN_POSITIVE] };
+        assert_eq!(infer_event(&infer_payload(&event)).unwrap(), event);
+        let cut = Payload { codec: Codec::Raw.into(), body: Bytes::from_static(&[3, 0, 0, 0, 1]), buffers: vec![] };
+        assert!(infer_event(&cut).is_err());
+    }
 
     #[test]
     fn errors_survive_both_wires() {

@@ -12,4 +12,4 @@ mod convert;
 #[path = "generated/covey.v1.rs"]
 pub mod v1;
 
-pub use convert::{failure, from_json, from_status, payload_json, to_json, to_status};
+pub use convert::{failure, from_json, from_status, infer_event, infer_payload, payload_json, to_json, to_status};

@@ -1,0 +1,104 @@
+//! The keys of a cluster, made at its head's first start and found by every tool of the same user.
+
+use std::{fs, io, path::Path};
+
+use covey_domain::{Error, ErrorKind};
+use rand::Rng as _;
+use serde::{Deserialize, Serialize};
+
+use crate::home;
+
+/// What opens a cluster. Stored as JSON, mode 0600, in `<home>/credentials.json`.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Credentials {
+    /// `host:port` of the head.
+    pub address: String,
+    /// May do everything.
+    pub admin_key: String,
+    /// May join as a worker, nothing else.
+    pub join_secret: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Credentials {
+    /// Fresh keys of 192 random bits each.
+    pub fn fresh(address: &str) -> Self {
+        let key = |prefix: &str| {
+            let bytes: [u8; 24] = rand::rng().random();
+            let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+            format!("{prefix}_{hex}")
+        };
+        Self { address: address.to_owned(), admin_key: key("cva"), join_secret: key("cvj") }
+    }
+
+    /// What `covey worker --join` takes: the secret and where to go.
+    pub fn join_token(&self) -> String {
+        format!("{}@{}", self.join_secret, self.address)
+    }
+
+    /// The keys in `path`, or fresh ones that are written there. The address is brought up to date.
+    pub fn load_or_create(path: &Path, address: &str) -> io::Result<Self> {
+        let mut credentials = match fs::read(path) {
+            Ok(body) => serde_json::from_slice(&body).map_err(io::Error::other)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::fresh(address),
+            Err(error) => return Err(error),
+        };
+        credentials.address = address.to_owned();
+        let body = serde_json::to_vec_pretty(&credentials).map_err(io::Error::other)?;
+        home::write_private(path, &body)?;
+        Ok(credentials)
+    }
+
+    /// What a client on this machine uses: `COVEY_ADDRESS` and `COVEY_TOKEN`, else the file of a head of this user.
+    pub fn find() -> Result<(String, String), Error> {
+        let address = std::env::var("COVEY_ADDRESS").ok().filter(|a| !a.is_empty());
+        let token = std::env::var("COVEY_TOKEN").ok().filter(|t| !t.is_empty());
+        if let (Some(address), Some(token)) = (&address, &token) {
+            return Ok((address.clone(), token.clone()));
+        }
+        let path = home::root().join("credentials.json");
+        let body = fs::read(&path).map_err(|_| {
+            Error::new(ErrorKind::Unauthenticated, format!("no credentials in `{}`", path.display()))
+                .hint("start a cluster with `covey up`, or set COVEY_ADDRESS and COVEY_TOKEN")
+        })?;
+        let found: Self = serde_json::from_slice(&body).map_err(|e| {
+            Error::invalid(format!("failed to read `{}`: {e}", path.display())).hint("delete it and start the head again")
+        })?;
+        Ok((address.unwrap_or(found.address), token.unwrap_or(found.admin_key)))
+    }
+}
+
+/// Splits a join token into secret and address.
+pub fn parse_join_token(token: &str) -> Result<(String, String), Error> {
+    match token.split_once('@') {
+        Some((secret, address)) if secret.starts_with("cvj_") && address.contains(':') => {
+            Ok((secret.to_owned(), address.to_owned()))
+        }
+        _ => Err(Error::invalid("this is not a join token").hint("`covey token` prints one, like cvj_…@127.0.0.1:7420")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_kept_private_and_stay_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("home/credentials.json");
+        let first = Credentials::load_or_create(&path, "127.0.0.1:1").unwrap();
+        let again = Credentials::load_or_create(&path, "127.0.0.1:2").unwrap();
+        assert_eq!(first.admin_key, again.admin_key);
+        assert_eq!(again.address, "127.0.0.1:2");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(parse_join_token(&again.join_token()).unwrap(), (again.join_secret, "127.0.0.1:2".into()));
+        assert!(parse_join_token("nonsense").is_err());
+    }
+}

@@ -1,0 +1,225 @@
+//! The native client API.
+
+use std::{sync::Arc, time::Instant};
+
+use covey_cluster_core::head::{ActorInfo, CreateActor, Owner};
+use covey_domain::{ActorId, AgentSpec, CallerId, Error, ErrorKind, SessionId, TaskId, caps};
+use covey_gateway::{Caller, Cluster as _, SubmitTask};
+use covey_proto::{
+    from_json, to_json, to_status,
+    v1::{self, CallBatch, covey_server::Covey},
+};
+use futures::{StreamExt as _, stream::BoxStream};
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{cluster::ClusterPort, fresh_id, owner::Input};
+
+/// Frames or events put into one message.
+const BATCH_MAX: usize = 256;
+
+pub(crate) struct ClientService {
+    pub cluster: Arc<ClusterPort>,
+}
+
+fn caller<T>(request: &Request<T>) -> CallerId {
+    request.extensions().get::<Caller>().map_or_else(|| CallerId::from("nobody"), |c| c.0.clone())
+}
+
+fn some(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn reply(result: Result<ActorInfo, Error>) -> Result<Response<v1::ActorReply>, Status> {
+    let info = result.map_err(|e| to_status(&e))?;
+    Ok(Response::new(v1::ActorReply {
+        actor: info.id.to_string(),
+        agent: info.spec.name.to_string(),
+        state: info.state.to_owned(),
+        why: String::new(),
+        created: info.created,
+        spec: to_json(&*info.spec),
+    }))
+}
+
+#[tonic::async_trait]
+impl Covey for ClientService {
+    type SubscribeStream = BoxStream<'static, Result<v1::EventBatch, Status>>;
+    type CallsStream = BoxStream<'static, Result<CallBatch, Status>>;
+
+    async fn register_agent(&self, request: Request<v1::RegisterAgentRequest>) -> Result<Response<v1::RegisterAgentReply>, Status> {
+        let request = request.into_inner();
+        let result = async {
+            let spec: AgentSpec = from_json("the agent", &request.spec)?;
+            if let Some(digest) = spec.code() {
+                if request.code.len() > caps::CODE_BYTES_MAX {
+                    return Err(Error::new(
+                        ErrorKind::TooLarge,
+                        format!("the code of `{}` is {} bytes, the limit is {}", spec.name, request.code.len(), caps::CODE_BYTES_MAX),
+                    )
+                    .hint("load big data inside the agent instead of shipping it with the code"));
+                }
+                let store = &self.cluster.shared.store;
+                let failed = |e: covey_store::Error| Error::internal(format!("failed to keep code: {e}"));
+                if request.code.is_empty() {
+                    if store.blob(digest.as_str()).await.map_err(failed)?.is_none() {
+                        return Err(Error::new(ErrorKind::FailedPrecondition, format!("code `{digest}` is not known here")));
+                    }
+                } else {
+                    let hex: String = Sha256::digest(&request.code).iter().map(|b| format!("{b:02x}")).collect();
+                    if hex != digest.as_str() {
+                        return Err(Error::invalid("the code does not have the digest that the agent names"));
+                    }
+                    store.put_blob(&hex, &request.code).await.map_err(failed)?;
+                }
+            }
+            self.cluster.shared.owner.ask(|tx| Input::Register(Box::new(spec), tx)).await?
+        };
+        let created = result.await.map_err(|e| to_status(&e))?;
+        Ok(Response::new(v1::RegisterAgentReply { created }))
+    }
+
+    async fn list_agents(&self, _: Request<v1::ListAgentsRequest>) -> Result<Response<v1::ListAgentsReply>, Status> {
+        let specs = self.cluster.agents().await.iter().map(|a| to_json(&**a)).collect();
+        Ok(Response::new(v1::ListAgentsReply { specs }))
+    }
+
+    async fn create_actor(&self, request: Request<v1::CreateActorRequest>) -> Result<Response<v1::ActorReply>, Status> {
+        let request = request.into_inner();
+        let overrides = if request.overrides.is_empty() {
+            Ok(Default::default())
+        } else {
+            from_json("options", &request.overrides)
+        };
+        let create = CreateActor {
+            id: fresh_id("actor").into(),
+            agent: request.agent.into(),
+            name: some(request.name),
+            get_if_exists: request.get_if_exists,
+            owner: some(request.session).map_or(Owner::Detached, |s| Owner::Session(SessionId::from(s))),
+            init: request.init.map(|payload| payload.encode_to_vec().into()),
+            overrides: overrides.map_err(|e| to_status(&e))?,
+        };
+        reply(self.cluster.shared.owner.ask(|tx| Input::CreateActor(Box::new(create), tx)).await.and_then(|r| r))
+    }
+
+    async fn get_actor(&self, request: Request<v1::GetActorRequest>) -> Result<Response<v1::ActorReply>, Status> {
+        let request = request.into_inner();
+        let owner = &self.cluster.shared.owner;
+        let found = if request.name.is_empty() {
+            owner.ask(|tx| Input::Actor(ActorId::from(request.actor), tx)).await
+        } else {
+            owner.ask(|tx| Input::ActorNamed(request.name, tx)).await
+        };
+        reply(found.and_then(|r| r))
+    }
+
+    async fn stop_actor(&self, request: Request<v1::StopActorRequest>) -> Result<Response<v1::Empty>, Status> {
+        let request = request.into_inner();
+        let stop = self.cluster.shared.owner.ask(|tx| Input::StopActor(ActorId::from(request.actor), request.drain, tx));
+        stop.await.and_then(|r| r).map_err(|e| to_status(&e))?;
+        Ok(Response::new(v1::Empty {}))
+    }
+
+    async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitReply>, Status> {
+        let caller = caller(&request);
+        let request = request.into_inner();
+        let input = from_json("the input", &request.input).map_err(|e| to_status(&e))?;
+        let task = SubmitTask {
+            caller,
+            agent: request.agent.into(),
+            skill: some(request.skill),
+            input,
+            context: some(request.context).map(Into::into),
+            message_id: some(request.message_id),
+            model: some(request.model).map(Into::into),
+            protocol: "native",
+            timeout_ms: (request.timeout_ms > 0).then_some(request.timeout_ms),
+        };
+        let (record, created) = self.cluster.submit(task).await.map_err(|e| to_status(&e))?;
+        Ok(Response::new(v1::SubmitReply { task: record.id.to_string(), created, context: record.context.to_string() }))
+    }
+
+    async fn get_task(&self, request: Request<v1::GetTaskRequest>) -> Result<Response<v1::TaskReply>, Status> {
+        let caller = caller(&request);
+        let id = TaskId::from(request.into_inner().task);
+        let record = self.cluster.task(&caller, &id).await.map_err(|e| to_status(&e))?;
+        Ok(Response::new(v1::TaskReply { record: to_json(&*record), last_seq: 0 }))
+    }
+
+    async fn list_tasks(&self, request: Request<v1::ListTasksRequest>) -> Result<Response<v1::ListTasksReply>, Status> {
+        let caller = caller(&request);
+        let request = request.into_inner();
+        let limit = if request.limit == 0 { 100 } else { request.limit.min(10_000) };
+        let records = self.cluster.shared.store.tasks(&request.agent, "", &request.state, limit).await;
+        let records = records.map_err(|e| to_status(&Error::internal(e.to_string())))?;
+        let mine = records.iter().filter(|r| r.caller == caller).map(to_json).collect();
+        Ok(Response::new(v1::ListTasksReply { records: mine }))
+    }
+
+    async fn cancel_task(&self, request: Request<v1::CancelTaskRequest>) -> Result<Response<v1::TaskReply>, Status> {
+        let caller = caller(&request);
+        let request = request.into_inner();
+        let record = self.cluster.cancel(&caller, &TaskId::from(request.task), &request.reason).await.map_err(|e| to_status(&e))?;
+        Ok(Response::new(v1::TaskReply { record: to_json(&*record), last_seq: 0 }))
+    }
+
+    async fn subscribe(&self, request: Request<v1::SubscribeRequest>) -> Result<Response<Self::SubscribeStream>, Status> {
+        let caller = caller(&request);
+        let request = request.into_inner();
+        let id = TaskId::from(request.task);
+        self.cluster.task(&caller, &id).await.map_err(|e| to_status(&e))?;
+        let events = self.cluster.events(id, request.after).ready_chunks(BATCH_MAX).map(|chunk| {
+            let envelopes = chunk.into_iter().map(|e| e.map(|e| to_json(&*e))).collect::<Result<Vec<_>, _>>();
+            envelopes.map(|envelopes| v1::EventBatch { envelopes }).map_err(|e| to_status(&e))
+        });
+        Ok(Response::new(Box::pin(events)))
+    }
+
+    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
+        Ok(Response::new(v1::StatusReply { status: to_json(&self.cluster.status().await) }))
+    }
+
+    async fn calls(&self, request: Request<Streaming<CallBatch>>) -> Result<Response<Self::CallsStream>, Status> {
+        let session = request.metadata().get("covey-session").and_then(|s| s.to_str().ok()).map(SessionId::from);
+        let mut stream = request.into_inner();
+        let shared = self.cluster.shared.clone();
+        let (tx, mut rx) = mpsc::unbounded_channel();
+        let origin = shared.relay.origin(tx);
+        let began = Instant::now();
+        let gone = shared.shutdown.clone();
+        tokio::spawn(async move {
+            loop {
+                let message = tokio::select! {
+                    () = shared.shutdown.cancelled() => break,
+                    message = stream.message() => message,
+                };
+                match message {
+                    Ok(Some(batch)) => batch.frames.into_iter().for_each(|f| shared.relay.from_origin(origin, f)),
+                    Ok(None) | Err(_) => break,
+                }
+            }
+            shared.relay.origin_gone(origin);
+            if let Some(session) = session {
+                tracing::info!(%session, seconds = began.elapsed().as_secs(), "driver left");
+                shared.owner.tell(Input::SessionEnded(session)).await;
+            }
+        });
+        let answers = async_stream::stream! {
+            loop {
+                let mut frames = Vec::new();
+                let more = tokio::select! {
+                    () = gone.cancelled() => 0,
+                    n = rx.recv_many(&mut frames, BATCH_MAX) => n,
+                };
+                if more == 0 {
+                    return;
+                }
+                yield Ok(CallBatch { frames });
+            }
+        };
+        Ok(Response::new(Box::pin(answers)))
+    }
+}

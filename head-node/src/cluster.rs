@@ -1,0 +1,183 @@
+//! The gateway's port, kept by this head.
+
+use std::sync::Arc;
+
+use covey_cluster_core::head::Submission;
+use covey_domain::{
+    AgentKind, AgentSpec, CallerId, ContextId, Envelope, Error, TaskId, TaskRecord,
+    caps,
+    infer::{ChatMessage, InferEvent, InferRequest},
+    log::Answer,
+    status::{ClusterStatus, ModelStatus},
+};
+use covey_gateway::{Cluster, SubmitTask};
+use covey_proto::{
+    payload_json,
+    v1::{CallCancel, CallFrame, CallOpen, call_end, call_frame::Body, call_open::Target},
+};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::BoxStream};
+use tokio::sync::mpsc;
+
+use crate::{Shared, fresh_id, owner::Input};
+
+/// Earlier turns of a conversation handed to a prompt agent.
+const HISTORY_TURNS_MAX: u32 = 20;
+
+pub(crate) struct ClusterPort {
+    pub shared: Shared,
+}
+
+impl ClusterPort {
+    /// Earlier turns of `context` with this agent, oldest first.
+    async fn history(&self, context: &ContextId, spec: &AgentSpec, caller: &CallerId) -> Result<Vec<ChatMessage>, Error> {
+        let failed = |e: covey_store::Error| Error::internal(format!("failed to read history: {e}"));
+        let store = &self.shared.store;
+        let mut turns = store.tasks(spec.name.as_str(), context.as_str(), "completed", HISTORY_TURNS_MAX).await.map_err(failed)?;
+        turns.retain(|t| t.caller == *caller);
+        turns.reverse();
+        let mut messages = Vec::new();
+        for turn in turns {
+            let mut answer = Answer::default();
+            let mut after = 0;
+            loop {
+                let page = store.events(&turn.id, after).await.map_err(failed)?;
+                let Some(last) = page.last() else { break };
+                after = last.seq;
+                page.iter().for_each(|e| answer.push(&e.event));
+                if page.len() < caps::EVENT_PAGE_MAX {
+                    break;
+                }
+            }
+            messages.push(ChatMessage::new("user", turn.input.text()));
+            messages.push(ChatMessage::new("assistant", answer.display()));
+        }
+        Ok(messages)
+    }
+}
+
+impl Cluster for ClusterPort {
+    fn agents(&self) -> BoxFuture<'_, Vec<Arc<AgentSpec>>> {
+        self.shared.owner.ask(Input::Agents).map(Result::unwrap_or_default).boxed()
+    }
+
+    fn default_agent(&self) -> BoxFuture<'_, Option<Arc<AgentSpec>>> {
+        async {
+            let agents = self.agents().await;
+            let named = self.shared.default_agent.as_ref();
+            named.and_then(|n| agents.iter().find(|a| a.name == *n)).or(agents.first()).cloned()
+        }
+        .boxed()
+    }
+
+    fn submit(&self, task: SubmitTask) -> BoxFuture<'_, Result<(Arc<TaskRecord>, bool), Error>> {
+        async move {
+            let mut input = task.input;
+            if let Some(context) = &task.context
+                && input.history.is_empty()
+                && let Some(spec) = self.agents().await.into_iter().find(|a| a.name == task.agent)
+                && matches!(spec.kind, AgentKind::Llm(_))
+            {
+                input.history = self.history(context, &spec, &task.caller).await?;
+            }
+            let ask = Submission {
+                id: fresh_id("task").into(),
+                context: task.context.unwrap_or_else(|| fresh_id("ctx").into()),
+                caller: task.caller,
+                agent: task.agent,
+                skill: task.skill,
+                input,
+                message_id: task.message_id,
+                model: task.model,
+                protocol: task.protocol.to_owned(),
+                timeout_ms: task.timeout_ms,
+            };
+            let submitted = self.shared.owner.ask(|tx| Input::Submit(Box::new(ask), tx)).await??;
+            Ok((submitted.record, submitted.created))
+        }
+        .boxed()
+    }
+
+    fn task<'a>(&'a self, caller: &'a CallerId, id: &'a TaskId) -> BoxFuture<'a, Result<Arc<TaskRecord>, Error>> {
+        async move {
+            let record = match self.shared.owner.ask(|tx| Input::ActiveTask(id.clone(), tx)).await? {
+                Some((record, _)) => Some(record),
+                None => self.shared.store.task(id).await.map_err(|e| Error::internal(e.to_string()))?.map(Arc::new),
+            };
+            record.filter(|r| r.caller == *caller).ok_or_else(|| Error::not_found("task", id))
+        }
+        .boxed()
+    }
+
+    fn cancel<'a>(&'a self, caller: &'a CallerId, id: &'a TaskId, reason: &'a str) -> BoxFuture<'a, Result<Arc<TaskRecord>, Error>> {
+        async move {
+            self.task(caller, id).await?;
+            self.shared.owner.ask(|tx| Input::CancelTask(id.clone(), caller.to_string(), reason.to_owned(), tx)).await?
+        }
+        .boxed()
+    }
+
+    fn events(&self, task: TaskId, after: u64) -> BoxStream<'static, Result<Arc<Envelope>, Error>> {
+        self.shared.feed.subscribe(self.shared.store.clone(), task, after)
+    }
+
+    fn infer(&self, request: InferRequest) -> BoxStream<'static, Result<InferEvent, Error>> {
+        let relay = self.shared.relay.clone();
+        let (tx, mut rx) = mpsc::unbounded_channel();
+        let origin = relay.origin(tx);
+        /// Cancels the call when the stream is dropped, wherever it stands.
+        struct Leave(crate::relay::Relay, u64);
+        impl Drop for Leave {
+            fn drop(&mut self) {
+                self.0.from_origin(self.1, CallFrame { id: 1, body: Some(Body::Cancel(CallCancel { reason: String::new() })) });
+                self.0.origin_gone(self.1);
+            }
+        }
+        let leave = Leave(relay.clone(), origin);
+        let open = CallOpen {
+            method: "infer".into(),
+            args: Some(payload_json(&request)),
+            timeout_ms: 0,
+            traceparent: String::new(),
+            target: Some(Target::Model(request.model.to_string())),
+        };
+        relay.from_origin(origin, CallFrame { id: 1, body: Some(Body::Open(open)) });
+        async_stream::stream! {
+            let leave = leave;
+            let mut taken = 0;
+            while let Some(frame) = rx.recv().await {
+                match frame.body {
+                    Some(Body::Item(item)) => {
+                        taken += 1;
+                        if taken == caps::STREAM_WINDOW / 2 {
+                            leave.0.from_origin(leave.1, CallFrame { id: 1, body: Some(Body::Credit(taken)) });
+                            taken = 0;
+                        }
+                        yield covey_proto::infer_event(&item);
+                    }
+                    Some(Body::End(end)) => {
+                        if let Some(call_end::Result::Failure(failure)) = end.result {
+                            yield Err(failure.into());
+                        }
+                        return;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn models(&self) -> BoxFuture<'_, Vec<ModelStatus>> {
+        self.shared.owner.ask(Input::ModelsKnown).map(Result::unwrap_or_default).boxed()
+    }
+
+    fn status(&self) -> BoxFuture<'_, ClusterStatus> {
+        async {
+            let mut status = self.shared.owner.ask(Input::Status).await.unwrap_or_default();
+            status.uptime_s = self.shared.started.elapsed().as_secs();
+            status
+        }
+        .boxed()
+    }
+}
+

@@ -1,0 +1,113 @@
+//! Readers of task logs. A reader has its own cursor and reads recent events from memory, older ones from the store,
+//! so a slow reader costs nothing and misses nothing.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use covey_domain::{Envelope, Error, TaskId, caps};
+use covey_store::Store;
+use futures::stream::BoxStream;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+/// All tasks that have not ended.
+#[derive(Clone)]
+pub(crate) struct Feed {
+    live: Arc<Mutex<HashMap<TaskId, Arc<Live>>>>,
+}
+
+struct Live {
+    recent: Mutex<VecDeque<Arc<Envelope>>>,
+    /// Number of the last durable event.
+    last: watch::Sender<u64>,
+}
+
+impl Live {
+    fn at(last: u64) -> Arc<Self> {
+        Arc::new(Self { recent: Mutex::default(), last: watch::Sender::new(last) })
+    }
+}
+
+impl Feed {
+    pub fn new() -> Self {
+        Self { live: Arc::default() }
+    }
+
+    /// A task that was found in the store, its log `last` long.
+    pub fn restore(&self, task: &TaskId, last: u64) {
+        self.live.lock().insert(task.clone(), Live::at(last));
+    }
+
+    /// Shows durable events to their readers.
+    pub fn publish(&self, events: &[Arc<Envelope>]) {
+        for event in events {
+            let mut live = self.live.lock();
+            let task = live.entry(event.task.clone()).or_insert_with(|| Live::at(0)).clone();
+            if event.event.is_terminal() {
+                live.remove(&event.task);
+            }
+            drop(live);
+            let mut recent = task.recent.lock();
+            recent.push_back(event.clone());
+            if recent.len() > caps::FEED_EVENTS_MAX {
+                recent.pop_front();
+            }
+            drop(recent);
+            task.last.send_replace(event.seq);
+        }
+    }
+
+    /// Events above `after`, up to the end of the task.
+    pub fn subscribe(&self, store: Arc<Store>, task: TaskId, after: u64) -> BoxStream<'static, Result<Arc<Envelope>, Error>> {
+        let live = self.live.lock().get(&task).cloned();
+        Box::pin(async_stream::stream! {
+            let mut cursor = after;
+            let mut last = live.as_ref().map(|l| l.last.subscribe());
+            loop {
+                let mut page: Vec<Arc<Envelope>> = Vec::new();
+                let mut from_store = true;
+                if let Some(live) = &live {
+                    let recent = live.recent.lock();
+                    let known = *live.last.borrow();
+                    let first = recent.front().map_or(known + 1, |e| e.seq);
+                    if cursor + 1 >= first {
+                        from_store = false;
+                        let skip = (cursor + 1 - first) as usize;
+                        page.extend(recent.iter().skip(skip).take(caps::EVENT_PAGE_MAX).cloned());
+                    }
+                }
+                if from_store {
+                    match store.events(&task, cursor).await {
+                        Ok(events) => page = events,
+                        Err(error) => {
+                            yield Err(Error::internal(format!("failed to read events: {error}")));
+                            return;
+                        }
+                    }
+                }
+                let empty = page.is_empty();
+                for event in page {
+                    cursor = event.seq;
+                    let end = event.event.is_terminal();
+                    yield Ok(event);
+                    if end {
+                        return;
+                    }
+                }
+                if empty {
+                    match &mut last {
+                        // A task without readers' memory has ended, and the store has shown all of it.
+                        None => return,
+                        Some(last) => {
+                            if last.wait_for(|n| *n > cursor).await.is_err() {
+                                return;
+                            }
+                        }
+                    }
+                }
+            }
+        })
+    }
+}

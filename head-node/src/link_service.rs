@@ -1,0 +1,189 @@
+//! The head's end of a worker's link.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use covey_cluster_core::head::{ActorReport, Entry, HeldTask, Hello, LivingActor};
+use covey_domain::{ActorId, Epoch, Error, NodeId, status::ModelStatus};
+use covey_proto::{
+    from_json, to_status,
+    v1::{self, FromWorker, HeadFrame, ToWorker, head_frame, link_server::Link, worker_frame::Body},
+};
+use futures::stream::BoxStream;
+use tokio::sync::mpsc;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{Shared, owner::Input};
+
+/// Frames put into one message.
+const BATCH_MAX: usize = 1_024;
+
+pub(crate) struct LinkService {
+    pub shared: Shared,
+    pub conns: AtomicU64,
+}
+
+#[tonic::async_trait]
+impl Link for LinkService {
+    type AttachStream = BoxStream<'static, Result<ToWorker, Status>>;
+
+    async fn attach(&self, request: Request<Streaming<FromWorker>>) -> Result<Response<Self::AttachStream>, Status> {
+        let mut stream = request.into_inner();
+        let first = tokio::time::timeout(Duration::from_secs(10), stream.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no hello within 10 s"))??;
+        let mut frames = first.map(|m| m.frames).unwrap_or_default().into_iter();
+        let Some(Body::Hello(hello)) = frames.next().and_then(|f| f.body) else {
+            return Err(Status::invalid_argument("the first frame must be a hello"));
+        };
+        if hello.version != env!("CARGO_PKG_VERSION") {
+            let error = Error::new(
+                covey_domain::ErrorKind::FailedPrecondition,
+                format!("the worker is version {}, the head {}", hello.version, env!("CARGO_PKG_VERSION")),
+            );
+            return Err(to_status(&error.hint("run the same version on all nodes")));
+        }
+        let node = NodeId::from(hello.node.as_str());
+        let conn = self.conns.fetch_add(1, Ordering::Relaxed) + 1;
+        let hello = decode_hello(&hello).map_err(|e| to_status(&e))?;
+        let shared = self.shared.clone();
+        let (tx, rx) = mpsc::unbounded_channel();
+        let (name, models) = (hello.name.clone(), hello.models.clone());
+        // The link must be known before the owner speaks to the node, and the welcome must come before both.
+        let ready = shared.owner.ask(|reply| Input::Joined(node.clone(), conn, Box::new(hello), reply));
+        let welcome_tx = tx.clone();
+        shared.relay.link(&node, conn, tx, models);
+        let durable = ready.await.map_err(|e| to_status(&e))?;
+        let welcome = v1::Welcome {
+            term: shared.term,
+            durable,
+            lease_ms: shared.times.lease_ms,
+            heartbeat_ms: (shared.times.lease_ms / 10).clamp(50, 1_000),
+        };
+        tracing::info!(%node, name, conn, durable, "worker joined");
+        tokio::spawn(read(shared.clone(), node, conn, stream, welcome_tx));
+        Ok(Response::new(Box::pin(write(welcome, rx, shared.shutdown.clone()))))
+    }
+}
+
+/// Everything sent before the welcome was queued after it here: the worker sees the welcome first.
+fn write(
+    welcome: v1::Welcome,
+    mut rx: mpsc::UnboundedReceiver<HeadFrame>,
+    shutdown: tokio_util::sync::CancellationToken,
+) -> impl futures::Stream<Item = Result<ToWorker, Status>> {
+    async_stream::stream! {
+        yield Ok(ToWorker { frames: vec![HeadFrame { body: Some(head_frame::Body::Welcome(welcome)) }] });
+        loop {
+            let mut frames = Vec::new();
+            let more = tokio::select! {
+                () = shutdown.cancelled() => 0,
+                n = rx.recv_many(&mut frames, BATCH_MAX) => n,
+            };
+            if more == 0 {
+                return;
+            }
+            yield Ok(ToWorker { frames });
+        }
+    }
+}
+
+async fn read(shared: Shared, node: NodeId, conn: u64, mut stream: Streaming<FromWorker>, tx: mpsc::UnboundedSender<HeadFrame>) {
+    let reason = loop {
+        let message = tokio::select! {
+            () = tx.closed() => break "the answer stream was closed".to_owned(),
+            message = stream.message() => message,
+        };
+        match message {
+            Ok(Some(message)) => {
+                let mut failed = None;
+                for frame in message.frames {
+                    if let Some(body) = frame.body
+                        && let Err(error) = take(&shared, &node, conn, body, &tx).await
+                    {
+                        failed = Some(error);
+                        break;
+                    }
+                }
+                if let Some(error) = failed {
+                    break error.message;
+                }
+            }
+            Ok(None) => break "the worker closed it".to_owned(),
+            Err(status) => break status.message().to_owned(),
+        }
+    };
+    tracing::warn!(%node, conn, reason, "link lost");
+    shared.owner.tell(Input::Unlinked(node.clone(), conn)).await;
+    shared.relay.drop_link(&node, conn);
+}
+
+async fn take(shared: &Shared, node: &NodeId, conn: u64, body: Body, tx: &mpsc::UnboundedSender<HeadFrame>) -> Result<(), Error> {
+    match body {
+        Body::Hello(_) => return Err(Error::invalid("a second hello")),
+        Body::Heartbeat(heartbeat) => {
+            shared.owner.tell(Input::Heard(node.clone())).await;
+            let _ = tx.send(HeadFrame { body: Some(head_frame::Body::Heartbeat(heartbeat)) });
+        }
+        Body::Entry(entry) => {
+            let events = entry.events.iter().map(|e| from_json("an event", e)).collect::<Result<Vec<_>, _>>()?;
+            let entry = Entry {
+                number: entry.number,
+                task: entry.task.into(),
+                attempt: entry.attempt,
+                ts_ms: entry.ts_ms,
+                events,
+            };
+            shared.owner.ask(|reply| Input::Entry(node.clone(), conn, Box::new(entry), reply)).await??;
+        }
+        Body::Actor(report) => {
+            let actor = ActorId::from(report.actor.as_str());
+            let said = match report.state() {
+                v1::actor_report::State::Live => ActorReport::Live,
+                v1::actor_report::State::Stopped => ActorReport::Stopped,
+                v1::actor_report::State::Died => ActorReport::Died {
+                    error: report.failure.clone().map_or_else(|| Error::internal("the actor died"), Error::from),
+                    retryable: report.retryable,
+                },
+            };
+            shared.owner.tell(Input::ActorReport(node.clone(), actor, Epoch(report.epoch), said)).await;
+        }
+        Body::Call(frame) => shared.relay.from_worker(node, frame),
+        Body::Models(report) => {
+            let models: Vec<ModelStatus> = from_json("models", &report.models)?;
+            shared.relay.models(node, models.clone());
+            shared.owner.tell(Input::Models(node.clone(), models)).await;
+        }
+    }
+    Ok(())
+}
+
+fn decode_hello(hello: &v1::Hello) -> Result<Hello, Error> {
+    let models = hello.models.as_ref().map(|m| from_json("models", &m.models)).transpose()?.unwrap_or_default();
+    Ok(Hello {
+        incarnation: hello.incarnation,
+        name: hello.name.clone(),
+        pid: hello.pid,
+        total: from_json("resources", &hello.resources)?,
+        labels: hello.labels.clone().into_iter().collect(),
+        models,
+        python: (!hello.python.is_empty()).then(|| hello.python.clone()),
+        actors: hello
+            .actors
+            .iter()
+            .map(|a| LivingActor {
+                actor: a.actor.as_str().into(),
+                epoch: Epoch(a.epoch),
+                agent: a.agent.as_str().into(),
+                owner: a.owner.clone(),
+            })
+            .collect(),
+        tasks: hello
+            .tasks
+            .iter()
+            .map(|t| HeldTask { task: t.task.as_str().into(), attempt: t.attempt, actor: t.actor.as_str().into() })
+            .collect(),
+    })
+}

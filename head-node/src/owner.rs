@@ -1,0 +1,171 @@
+//! The one owner of the cluster's truth: a task that feeds [`Head`] one input after the other.
+//!
+//! Everything that can happen to the head is a variant of [`Input`]. Its effects go through the journal in order, so
+//! a reply is sent only after what it acknowledges is on disk.
+
+use std::{sync::Arc, time::Duration};
+
+use covey_cluster_core::{
+    Head, Output,
+    head::{ActorInfo, ActorReport, CreateActor, Entry, Hello, Submission, Submitted, Write},
+};
+use covey_domain::{
+    ActorId, AgentSpec, Epoch, Error, NodeId, SessionId, TaskId, TaskRecord, caps,
+    status::{ClusterStatus, ModelStatus},
+};
+use covey_store::Batch;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    journal::{Effect, Item},
+    now_ms,
+};
+
+/// How often leases, deadlines and backoffs are looked at.
+const TICK: Duration = Duration::from_millis(50);
+
+type Reply<T> = oneshot::Sender<T>;
+
+/// All that can happen to the head.
+pub(crate) enum Input {
+    Register(Box<AgentSpec>, Reply<Result<bool, Error>>),
+    Agents(Reply<Vec<Arc<AgentSpec>>>),
+    CreateActor(Box<CreateActor>, Reply<Result<ActorInfo, Error>>),
+    Actor(ActorId, Reply<Result<ActorInfo, Error>>),
+    ActorNamed(String, Reply<Result<ActorInfo, Error>>),
+    StopActor(ActorId, bool, Reply<Result<(), Error>>),
+    SessionEnded(SessionId),
+    Submit(Box<Submission>, Reply<Result<Submitted, Error>>),
+    CancelTask(TaskId, String, String, Reply<Result<Arc<TaskRecord>, Error>>),
+    ActiveTask(TaskId, Reply<Option<(Arc<TaskRecord>, u64)>>),
+    Joined(NodeId, u64, Box<Hello>, Reply<u64>),
+    Heard(NodeId),
+    Models(NodeId, Vec<ModelStatus>),
+    ModelsKnown(Reply<Vec<ModelStatus>>),
+    Unlinked(NodeId, u64),
+    Entry(NodeId, u64, Box<Entry>, Reply<Result<(), Error>>),
+    ActorReport(NodeId, ActorId, Epoch, ActorReport),
+    Status(Reply<ClusterStatus>),
+}
+
+/// A cheap way to the owner.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    inputs: mpsc::Sender<Input>,
+}
+
+impl Handle {
+    /// Sends an input; waits when [`caps::OWNER_QUEUE_DEPTH_MAX`] are queued.
+    pub async fn tell(&self, input: Input) {
+        let _ = self.inputs.send(input).await;
+    }
+
+    /// Sends an input and waits for its reply.
+    pub async fn ask<T>(&self, input: impl FnOnce(Reply<T>) -> Input) -> Result<T, Error> {
+        let (tx, rx) = oneshot::channel();
+        self.tell(input(tx)).await;
+        rx.await.map_err(|_| Error::unavailable("the head is stopping"))
+    }
+}
+
+/// Starts the owner.
+pub(crate) fn spawn(head: Head, journal: mpsc::Sender<Item>, shutdown: CancellationToken) -> Handle {
+    let (inputs, rx) = mpsc::channel(caps::OWNER_QUEUE_DEPTH_MAX);
+    tokio::spawn(run(head, rx, journal, shutdown));
+    Handle { inputs }
+}
+
+async fn run(mut head: Head, mut inputs: mpsc::Receiver<Input>, journal: mpsc::Sender<Item>, shutdown: CancellationToken) {
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let reply = tokio::select! {
+            () = shutdown.cancelled() => return,
+            input = inputs.recv() => match input {
+                Some(input) => handle(&mut head, input, now_ms()),
+                None => return,
+            },
+            _ = tick.tick() => {
+                head.tick(now_ms());
+                None
+            }
+        };
+        let mut item = Item::default();
+        while let Some(output) = head.poll_output() {
+            collect(&mut item, output);
+        }
+        item.effects.extend(reply);
+        if !(item.batch.is_empty() && item.effects.is_empty()) && journal.send(item).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Within one input all writes come before all effects, which only strengthens the machine's contract.
+fn collect(item: &mut Item, output: Output) {
+    let batch: &mut Batch = &mut item.batch;
+    match output {
+        Output::Write(Write::Agent(spec)) => batch.agents.push(spec),
+        Output::Write(Write::Task(record)) => batch.tasks.push(record),
+        Output::Write(Write::Event(event)) => batch.events.push(event),
+        Output::Write(Write::Cursor { node, incarnation, number }) => batch.cursors.push((node, incarnation, number)),
+        Output::Send(node, command) => item.effects.push(Effect::Send(node, command)),
+        Output::Route(actor, route) => item.effects.push(Effect::Route(actor, route)),
+        Output::Drop(node, conn) => item.effects.push(Effect::Drop(node, conn)),
+    }
+}
+
+fn handle(head: &mut Head, input: Input, now: u64) -> Option<Effect> {
+    fn later<T: Send + 'static>(tx: Reply<T>, value: T) -> Option<Effect> {
+        Some(Effect::Reply(Box::new(move || {
+            // The asker may have gone; nothing is lost by that.
+            let _ = tx.send(value);
+        })))
+    }
+    match input {
+        Input::Register(spec, tx) => later(tx, head.register(*spec, now)),
+        Input::Agents(tx) => later(tx, head.agents().cloned().collect()),
+        Input::CreateActor(ask, tx) => later(tx, head.create_actor(*ask, now)),
+        Input::Actor(id, tx) => later(tx, head.actor(&id)),
+        Input::ActorNamed(name, tx) => later(tx, head.actor_named(&name)),
+        Input::StopActor(id, drain, tx) => later(tx, head.stop_actor(&id, drain, now)),
+        Input::Submit(ask, tx) => later(tx, head.submit(*ask, now)),
+        Input::CancelTask(id, by, reason, tx) => later(tx, head.cancel_task(&id, &by, &reason, now)),
+        Input::ActiveTask(id, tx) => later(tx, head.active_task(&id)),
+        Input::ModelsKnown(tx) => later(tx, head.models_known()),
+        Input::Status(tx) => later(tx, head.status()),
+        Input::Joined(node, conn, hello, tx) => {
+            let durable = head.joined(&node, conn, *hello, now);
+            // Not through the journal: the welcome must be the first frame, before any command to this node.
+            let _ = tx.send(durable);
+            None
+        }
+        Input::Entry(node, conn, entry, tx) => {
+            head.heard(&node, now);
+            let _ = tx.send(head.entry(&node, conn, *entry, now));
+            None
+        }
+        Input::SessionEnded(session) => {
+            head.session_ended(&session, now);
+            None
+        }
+        Input::Heard(node) => {
+            head.heard(&node, now);
+            None
+        }
+        Input::Models(node, models) => {
+            head.models(&node, models);
+            None
+        }
+        Input::Unlinked(node, conn) => {
+            head.unlinked(&node, conn, now);
+            None
+        }
+        Input::ActorReport(node, actor, epoch, report) => {
+            head.actor_report(&node, &actor, epoch, report, now);
+            None
+        }
+    }
+}
+

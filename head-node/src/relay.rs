@@ -1,0 +1,380 @@
+//! Calls through the head: frames from clients go to the worker that has the actor or the model, answers come back.
+//!
+//! Nothing here is durable and nothing passes the owner: the owner only says where actors are ([`Relay::route`]).
+//! The same frames will travel client → worker directly; what changes then is only who holds this table.
+//! Queues towards clients are unbounded in type but not in size: a client has at most [`caps::CALLS_OPEN_MAX`] calls
+//! open and each is ahead of its reader by at most [`caps::STREAM_WINDOW`] items.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use covey_cluster_core::head::Route;
+use covey_domain::{ActorId, Error, ErrorKind, NodeId, caps, status::ModelStatus};
+use covey_proto::{
+    failure,
+    v1::{self, CallFrame, CallOpen, HeadFrame, call_frame::Body, call_open::Target, head_frame},
+};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+/// Ids with this bit are of calls that a worker opened.
+const FROM_WORKER: u64 = 1 << 63;
+
+#[derive(Clone, Default)]
+pub(crate) struct Relay {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    next: u64,
+    routes: HashMap<ActorId, Route>,
+    links: HashMap<NodeId, Link>,
+    origins: HashMap<u64, Origin>,
+    calls: HashMap<u64, Call>,
+    by_origin: HashMap<(u64, u64), u64>,
+    waiting: HashMap<ActorId, Vec<(u64, CallOpen)>>,
+}
+
+struct Link {
+    conn: u64,
+    frames: mpsc::UnboundedSender<HeadFrame>,
+    models: Vec<ModelStatus>,
+    model_calls: BTreeMap<String, usize>,
+    origin: u64,
+}
+
+struct Origin {
+    frames: mpsc::UnboundedSender<CallFrame>,
+    open: usize,
+}
+
+struct Call {
+    origin: u64,
+    id: u64,
+    place: Place,
+}
+
+enum Place {
+    Waiting(ActorId),
+    Actor(NodeId, ActorId),
+    Model(NodeId, String),
+}
+
+impl Call {
+    fn node(&self) -> Option<&NodeId> {
+        match &self.place {
+            Place::Waiting(_) => None,
+            Place::Actor(node, _) | Place::Model(node, _) => Some(node),
+        }
+    }
+}
+
+impl Relay {
+    /// A new origin of calls: a client's stream, a worker, the gateway.
+    pub fn origin(&self, frames: mpsc::UnboundedSender<CallFrame>) -> u64 {
+        let mut state = self.state.lock();
+        let id = state.fresh();
+        state.origins.insert(id, Origin { frames, open: 0 });
+        id
+    }
+
+    /// An origin is gone; what it had open is cancelled.
+    pub fn origin_gone(&self, origin: u64) {
+        let mut state = self.state.lock();
+        state.origins.remove(&origin);
+        let open: Vec<_> = state.calls.iter().filter(|(_, c)| c.origin == origin).map(|(id, _)| *id).collect();
+        for id in open {
+            state.cancel(id, "the caller is gone");
+        }
+    }
+
+    /// A frame from an origin.
+    pub fn from_origin(&self, origin: u64, frame: CallFrame) {
+        let mut state = self.state.lock();
+        match frame.body {
+            Some(Body::Open(open)) => state.open(origin, frame.id, open),
+            Some(Body::Cancel(cancel)) => {
+                if let Some(id) = state.by_origin.get(&(origin, frame.id)).copied() {
+                    state.cancel(id, &cancel.reason);
+                    state.answer(origin, frame.id, failure(Error::new(ErrorKind::Cancelled, "cancelled by the caller")));
+                }
+            }
+            Some(Body::Credit(items)) => {
+                if let Some(id) = state.by_origin.get(&(origin, frame.id)).copied()
+                    && let Some(node) = state.calls.get(&id).and_then(Call::node).cloned()
+                {
+                    state.to_node(&node, CallFrame { id, body: Some(Body::Credit(items)) });
+                }
+            }
+            Some(Body::Item(_) | Body::End(_)) | None => {}
+        }
+    }
+
+    /// A frame from a worker: an answer to a call we passed on, or a call of its own.
+    pub fn from_worker(&self, node: &NodeId, frame: CallFrame) {
+        if frame.id & FROM_WORKER != 0 {
+            let origin = self.state.lock().links.get(node).map(|l| l.origin);
+            if let Some(origin) = origin {
+                self.from_origin(origin, frame);
+            }
+            return;
+        }
+        let mut state = self.state.lock();
+        let Some(call) = state.calls.get(&frame.id) else { return };
+        if call.node() != Some(node) {
+            return;
+        }
+        let (origin, id) = (call.origin, call.id);
+        match frame.body {
+            Some(Body::End(end)) => {
+                state.forget(frame.id);
+                state.answer(origin, id, end);
+            }
+            Some(body @ Body::Item(_)) => state.to_origin(origin, CallFrame { id, body: Some(body) }),
+            _ => {}
+        }
+    }
+
+    /// Where calls to an actor go now.
+    pub fn route(&self, actor: &ActorId, route: Route) {
+        let mut state = self.state.lock();
+        let waiting = match &route {
+            Route::Wait { never: false, .. } => Vec::new(),
+            _ => state.waiting.remove(actor).unwrap_or_default(),
+        };
+        // Calls on an activation that is over will not be answered by it.
+        let stale: Vec<_> = state
+            .calls
+            .iter()
+            .filter(|(_, c)| matches!(&c.place, Place::Actor(_, a) if a == actor))
+            .map(|(id, _)| *id)
+            .collect();
+        let over = match &route {
+            Route::At { .. } => None,
+            Route::Wait { why, .. } => Some(Error::new(ErrorKind::ActorDied, format!("the actor died: {why}")).executed(None)),
+            Route::Gone(error) => Some(Error { executed: None, ..error.clone() }),
+        };
+        if let Some(error) = over {
+            for id in stale {
+                state.fail(id, error.clone());
+            }
+        }
+        state.routes.insert(actor.clone(), route);
+        for (id, open) in waiting {
+            state.place(id, actor, open);
+        }
+    }
+
+    /// A link is up. Commands for this node go to `frames` from now on.
+    pub fn link(&self, node: &NodeId, conn: u64, frames: mpsc::UnboundedSender<HeadFrame>, models: Vec<ModelStatus>) {
+        let (tx, mut rx) = mpsc::unbounded_channel();
+        let origin = self.origin(tx);
+        let answers = frames.clone();
+        tokio::spawn(async move {
+            while let Some(frame) = rx.recv().await {
+                if answers.send(HeadFrame { body: Some(head_frame::Body::Call(frame)) }).is_err() {
+                    return;
+                }
+            }
+        });
+        let old = self.state.lock().links.insert(
+            node.clone(),
+            Link { conn, frames, models, model_calls: BTreeMap::new(), origin },
+        );
+        if let Some(old) = old {
+            self.lost(node, &old);
+        }
+    }
+
+    /// A link is down, if `conn` is still the current one.
+    pub fn drop_link(&self, node: &NodeId, conn: u64) {
+        let mut state = self.state.lock();
+        if state.links.get(node).is_some_and(|l| l.conn == conn) {
+            let old = state.links.remove(node);
+            drop(state);
+            if let Some(old) = old {
+                self.lost(node, &old);
+            }
+        }
+    }
+
+    fn lost(&self, node: &NodeId, link: &Link) {
+        self.origin_gone(link.origin);
+        let mut state = self.state.lock();
+        let open: Vec<_> = state.calls.iter().filter(|(_, c)| c.node() == Some(node)).map(|(id, _)| *id).collect();
+        for id in open {
+            let error = Error::new(ErrorKind::ActorDied, format!("the link to worker `{node}` broke")).executed(None);
+            state.fail(id, error);
+        }
+    }
+
+    /// Sends a command to a node; one without a link gets it by reconciliation when it dials again.
+    pub fn send(&self, node: &NodeId, body: head_frame::Body) {
+        if let Some(link) = self.state.lock().links.get(node) {
+            let _ = link.frames.send(HeadFrame { body: Some(body) });
+        }
+    }
+
+    /// A worker's models changed.
+    pub fn models(&self, node: &NodeId, models: Vec<ModelStatus>) {
+        if let Some(link) = self.state.lock().links.get_mut(node) {
+            link.models = models;
+        }
+    }
+}
+
+impl State {
+    fn fresh(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn open(&mut self, origin: u64, id: u64, open: CallOpen) {
+        let Some(from) = self.origins.get_mut(&origin) else { return };
+        if from.open >= caps::CALLS_OPEN_MAX {
+            let error = Error::new(ErrorKind::Overloaded, format!("{} calls are open", from.open)).executed(Some(false));
+            return self.answer(origin, id, failure(error));
+        }
+        from.open += 1;
+        let call = self.fresh();
+        match &open.target {
+            Some(Target::Actor(actor)) => {
+                let actor = ActorId::from(actor.as_str());
+                self.calls.insert(call, Call { origin, id, place: Place::Waiting(actor.clone()) });
+                self.by_origin.insert((origin, id), call);
+                self.place(call, &actor, open);
+            }
+            Some(Target::Model(model)) => {
+                let model = model.clone();
+                self.by_origin.insert((origin, id), call);
+                match self.pick(&model) {
+                    Ok(node) => {
+                        if let Some(link) = self.links.get_mut(&node) {
+                            *link.model_calls.entry(model.clone()).or_default() += 1;
+                        }
+                        self.calls.insert(call, Call { origin, id, place: Place::Model(node.clone(), model) });
+                        self.to_node(&node, CallFrame { id: call, body: Some(Body::Open(open)) });
+                    }
+                    Err(error) => {
+                        self.calls.insert(call, Call { origin, id, place: Place::Waiting(ActorId::from("")) });
+                        self.fail(call, error);
+                    }
+                }
+            }
+            None => {
+                self.calls.insert(call, Call { origin, id, place: Place::Waiting(ActorId::from("")) });
+                self.by_origin.insert((origin, id), call);
+                self.fail(call, Error::invalid("a call without a target"));
+            }
+        }
+    }
+
+    fn place(&mut self, call: u64, actor: &ActorId, open: CallOpen) {
+        match self.routes.get(actor).cloned() {
+            Some(Route::At { node, .. }) => {
+                let Some(known) = self.calls.get_mut(&call) else { return };
+                known.place = Place::Actor(node.clone(), actor.clone());
+                if !self.to_node(&node, CallFrame { id: call, body: Some(Body::Open(open)) }) {
+                    self.fail(call, Error::unavailable(format!("worker `{node}` has no link")).executed(Some(false)));
+                }
+            }
+            Some(Route::Wait { why, never: true }) => {
+                self.fail(call, Error::new(ErrorKind::Unschedulable, why).executed(Some(false)));
+            }
+            Some(Route::Wait { .. }) => {
+                let queue = self.waiting.entry(actor.clone()).or_default();
+                if queue.len() < caps::MAILBOX_DEPTH_MAX {
+                    queue.push((call, open));
+                } else {
+                    self.fail(call, Error::new(ErrorKind::Overloaded, "the actor's mailbox is full").executed(Some(false)));
+                }
+            }
+            Some(Route::Gone(error)) => {
+                let error = Error { kind: ErrorKind::ActorDied, executed: Some(false), ..error };
+                self.fail(call, error);
+            }
+            None => self.fail(call, Error::not_found("actor", actor).executed(Some(false))),
+        }
+    }
+
+    /// The worker with the fewest requests for the model; one that has it in memory counts as half a request less.
+    fn pick(&self, model: &str) -> Result<NodeId, Error> {
+        let mut best: Option<(usize, &NodeId)> = None;
+        let mut known = HashSet::new();
+        for (node, link) in &self.links {
+            for m in &link.models {
+                known.insert(m.name.as_str());
+                if m.name == model {
+                    let load = link.model_calls.get(model).copied().unwrap_or(0) * 2 + usize::from(!m.loaded);
+                    if best.is_none_or(|(least, at)| (load, node) < (least, at)) {
+                        best = Some((load, node));
+                    }
+                }
+            }
+        }
+        best.map(|(_, node)| node.clone()).ok_or_else(|| {
+            let mut known: Vec<_> = known.into_iter().collect();
+            known.sort_unstable();
+            let hint = match known.as_slice() {
+                [] => "no worker has a model; put one into a worker's models folder".to_owned(),
+                _ => format!("served: {}", known.join(", ")),
+            };
+            Error::not_found("model", model).hint(hint)
+        })
+    }
+
+    fn cancel(&mut self, call: u64, reason: &str) {
+        if let Some(node) = self.calls.get(&call).and_then(Call::node).cloned() {
+            let body = Body::Cancel(v1::CallCancel { reason: reason.to_owned() });
+            self.to_node(&node, CallFrame { id: call, body: Some(body) });
+        }
+        self.forget(call);
+    }
+
+    fn fail(&mut self, call: u64, error: Error) {
+        if let Some((origin, id)) = self.forget(call) {
+            self.answer(origin, id, failure(error));
+        }
+    }
+
+    fn forget(&mut self, call: u64) -> Option<(u64, u64)> {
+        let known = self.calls.remove(&call)?;
+        self.by_origin.remove(&(known.origin, known.id));
+        if let Some(origin) = self.origins.get_mut(&known.origin) {
+            origin.open = origin.open.saturating_sub(1);
+        }
+        match &known.place {
+            Place::Waiting(actor) => {
+                if let Some(queue) = self.waiting.get_mut(actor) {
+                    queue.retain(|(id, _)| *id != call);
+                }
+            }
+            Place::Model(node, model) => {
+                if let Some(count) = self.links.get_mut(node).and_then(|l| l.model_calls.get_mut(model)) {
+                    *count = count.saturating_sub(1);
+                }
+            }
+            Place::Actor(..) => {}
+        }
+        Some((known.origin, known.id))
+    }
+
+    fn answer(&mut self, origin: u64, id: u64, end: v1::CallEnd) {
+        self.to_origin(origin, CallFrame { id, body: Some(Body::End(end)) });
+    }
+
+    fn to_origin(&self, origin: u64, frame: CallFrame) {
+        if let Some(origin) = self.origins.get(&origin) {
+            // A closed receiver is an origin whose end is being noticed elsewhere.
+            let _ = origin.frames.send(frame);
+        }
+    }
+
+    fn to_node(&self, node: &NodeId, frame: CallFrame) -> bool {
+        let body = Some(head_frame::Body::Call(frame));
+        self.links.get(node).is_some_and(|l| l.frames.send(HeadFrame { body }).is_ok())
+    }
+}

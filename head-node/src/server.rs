@@ -1,0 +1,178 @@
+//! One port for gRPC and HTTP, and one checkpoint in front of every route.
+
+use std::{
+    convert::Infallible,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::Request,
+    http::{HeaderMap, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse as _, Response},
+    routing::get,
+};
+use covey_domain::{Error, ErrorKind, caps};
+use covey_gateway::{Caller, Cluster as _};
+use covey_node::{Credentials, auth};
+use covey_proto::{
+    to_status,
+    v1::{covey_server::CoveyServer, link_server::LinkServer},
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt as _;
+
+use crate::{Shared, client_service::ClientService, cluster::ClusterPort, link_service::LinkService};
+
+/// A client that sends no request head within this time is cut off.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Open requests have this long to end when the head stops.
+const DRAIN: Duration = Duration::from_secs(2);
+
+pub(crate) async fn serve(listener: TcpListener, shared: Shared, credentials: Credentials, shutdown: CancellationToken) {
+    let app = app(shared, credentials);
+    let tracker = TaskTracker::new();
+    loop {
+        let (stream, _) = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of file descriptors, most likely: wait for some to be given back.
+                    tracing::warn!(%error, "failed to accept a connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+        };
+        let _ = stream.set_nodelay(true);
+        let app = app.clone();
+        let stop = shutdown.clone();
+        tracker.spawn(async move {
+            let mut server = auto::Builder::new(TokioExecutor::new());
+            server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+            server
+                .http2()
+                .timer(TokioTimer::new())
+                .keep_alive_interval(Duration::from_secs(20))
+                .initial_stream_window_size(4 << 20)
+                .initial_connection_window_size(16 << 20)
+                .max_concurrent_streams(10_000);
+            let service = TowerToHyperService::new(app.map_request(|r: hyper::Request<hyper::body::Incoming>| r.map(Body::new)));
+            let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), service);
+            tokio::pin!(connection);
+            tokio::select! {
+                _ = connection.as_mut() => {}
+                () = stop.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    let _ = tokio::time::timeout(DRAIN, connection).await;
+                }
+            }
+        });
+    }
+    tracker.close();
+    let _ = tokio::time::timeout(DRAIN, tracker.wait()).await;
+}
+
+fn app(shared: Shared, credentials: Credentials) -> Router {
+    let cluster = Arc::new(ClusterPort { shared: shared.clone() });
+    let link = LinkServer::new(LinkService { shared, conns: AtomicU64::new(0) })
+        .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
+    let client = CoveyServer::new(ClientService { cluster: cluster.clone() })
+        .max_decoding_message_size(caps::MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
+    let grpc = tonic::service::Routes::new(link).add_service(client).into_axum_router();
+    let status = cluster.clone();
+    let keys = Arc::new(credentials);
+    Router::new()
+        .route("/v1/cluster", get(move || async move { Json(status.status().await) }))
+        .merge(covey_gateway::router(cluster))
+        .merge(grpc)
+        .layer(middleware::from_fn(move |request, next| check(keys.clone(), request, next)))
+        .route("/livez", get(|| async { "ok" }))
+}
+
+/// Host, Origin, credentials; in this order, before anything reads the body.
+async fn check(keys: Arc<Credentials>, mut request: Request, next: Next) -> Result<Response, Infallible> {
+    let headers = request.headers();
+    let grpc = headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
+    if !from_here(headers, request.uri().authority().map(|a| a.as_str()), &keys.address) {
+        let error = Error::new(ErrorKind::PermissionDenied, "the Host or Origin of the request is not this head");
+        return Ok(refuse(&error.hint("address the head by 127.0.0.1 or localhost"), grpc));
+    }
+    let authorization = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
+    let joining = request.uri().path().starts_with("/covey.v1.Link/");
+    match auth::authenticate(&keys, authorization) {
+        Some(auth::Principal::Admin(caller)) if !joining => {
+            request.extensions_mut().insert(Caller(caller));
+            Ok(next.run(request).await)
+        }
+        Some(auth::Principal::Worker | auth::Principal::Admin(_)) if joining => Ok(next.run(request).await),
+        Some(_) => Ok(refuse(&Error::new(ErrorKind::PermissionDenied, "a join token does not open this"), grpc)),
+        None => {
+            let error = Error::new(ErrorKind::Unauthenticated, "no or wrong credentials");
+            Ok(refuse(&error.hint("send `Authorization: Bearer <key>`; `covey token --admin` prints the key"), grpc))
+        }
+    }
+}
+
+/// Guards against DNS rebinding and pages of other sites. Only a head on loopback knows all its names.
+fn from_here(headers: &HeaderMap, authority: Option<&str>, address: &str) -> bool {
+    let local = |name: &str| matches!(name, "127.0.0.1" | "localhost" | "[::1]" | "::1");
+    let name = |authority: &str| authority.rsplit_once(':').filter(|(_, p)| p.chars().all(|c| c.is_ascii_digit())).map_or(authority, |(n, _)| n).to_owned();
+    if !local(&name(address)) {
+        return true;
+    }
+    let host = headers.get(header::HOST).and_then(|v| v.to_str().ok()).or(authority);
+    let origin = headers.get(header::ORIGIN).and_then(|v| v.to_str().ok());
+    let origin_ok = origin.is_none_or(|o| o.split_once("://").is_some_and(|(_, rest)| local(&name(rest))));
+    host.is_some_and(|h| local(&name(h))) && origin_ok
+}
+
+fn refuse(error: &Error, grpc: bool) -> Response {
+    if grpc {
+        return to_status(error).into_http::<Body>();
+    }
+    let faces = error.kind.faces();
+    let status = StatusCode::from_u16(faces.http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let body = serde_json::json!({"error": {
+        "message": error.message, "type": faces.openai, "code": error.kind.name(), "hint": error.hint,
+    }});
+    let mut response = (status, Json(body)).into_response();
+    if error.kind == ErrorKind::Unauthenticated {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_names_are_refused_on_loopback() {
+        let with = |host: &str, origin: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, host.parse().unwrap());
+            if let Some(origin) = origin {
+                headers.insert(header::ORIGIN, origin.parse().unwrap());
+            }
+            from_here(&headers, None, "127.0.0.1:7420")
+        };
+        assert!(with("127.0.0.1:7420", None));
+        assert!(with("localhost", Some("http://localhost:3000")));
+        assert!(!with("evil.example:7420", None));
+        assert!(!with("127.0.0.1:7420", Some("https://evil.example")));
+        assert!(!with("127.0.0.1:7420", Some("null")));
+    }
+}
