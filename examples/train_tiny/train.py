@@ -224,7 +224,11 @@ def save(model: Model, tok: Tokenizer, out: pathlib.Path, scores: dict[str, floa
     out.mkdir(parents=True, exist_ok=True)
     weights = {f"model.{k}": v.detach().to(torch.float16).contiguous() for k, v in model.state_dict().items()}
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
-    tok.save(str(out / "tokenizer.json"))
+    saved = json.loads(tok.to_str())
+    for token in saved["added_tokens"]:
+        # Tool calls are part of the answer's text; the other markers are not.
+        token["special"] = "tool_call" not in token["content"]
+    (out / "tokenizer.json").write_text(json.dumps(saved, ensure_ascii=False, indent=1))
     (out / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
     (out / "generation_config.json").write_text(json.dumps({"eos_token_id": 1}, indent=2) + "\n")
     (out / "tokenizer_config.json").write_text(

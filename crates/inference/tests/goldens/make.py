@@ -1,0 +1,89 @@
+"""Makes the checkpoints and golden outputs beside this file. Needs torch, transformers, tokenizers, safetensors.
+
+    python crates/inference/tests/goldens/make.py
+
+Tiny random-weight models of each served family, seeded, with the logits and greedy tokens that `transformers` computes
+in float32; and held-out examples of the shipped tiny model. The tests need only the files.
+"""
+
+import json
+import pathlib
+import random
+import sys
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parents[3]
+SMALL = dict(vocab_size=96, hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=80, max_position_embeddings=256)
+PROMPTS = [[5, 9, 33, 2], list(range(3, 60)), [7] * 20 + [11, 13]]
+
+
+def save(name, model, config):
+    out = HERE / name
+    out.mkdir(exist_ok=True)
+    model.eval().save_pretrained(out)
+    words = {f"w{i}": i for i in range(config.vocab_size)}
+    tok = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    tok.pre_tokenizer = pre_tokenizers.Whitespace()
+    tok.save(str(out / "tokenizer.json"))
+    return out
+
+
+def decoder(name, config):
+    torch.manual_seed(1)
+    model = transformers.AutoModelForCausalLM.from_config(config).float()
+    for p in model.parameters():
+        # Larger than the usual init, so that a wrong rotation or norm shows in the logits.
+        torch.nn.init.normal_(p, std=0.25) if p.ndim > 1 else torch.nn.init.uniform_(p, 0.5, 1.5)
+    out = save(name, model, config)
+    cases = []
+    with torch.no_grad():
+        for prompt in PROMPTS:
+            ids = torch.tensor([prompt])
+            logits = model(ids).logits[0, -1].tolist()
+            greedy = []
+            for _ in range(12):
+                nxt = int(model(torch.tensor([prompt + greedy])).logits[0, -1].argmax())
+                greedy.append(nxt)
+            cases.append({"prompt": prompt, "logits": [round(x, 6) for x in logits], "greedy": greedy})
+    (out / "golden.json").write_text(json.dumps({"transformers": transformers.__version__, "cases": cases}))
+
+
+def bert():
+    torch.manual_seed(1)
+    config = transformers.BertConfig(**SMALL)
+    model = transformers.BertModel(config, add_pooling_layer=False).float()
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.2) if p.ndim > 1 else torch.nn.init.uniform_(p, 0.5, 1.5)
+    out = save("bert", model, config)
+    texts = ["w1 w2 w3", "w9", " ".join(f"w{i}" for i in range(10, 50))]
+    vectors = []
+    with torch.no_grad():
+        for text in texts:
+            ids = torch.tensor([[int(w[1:]) for w in text.split()]])
+            v = model(ids).last_hidden_state[0].mean(0)
+            vectors.append([round(x, 6) for x in (v / v.norm()).tolist()])
+    (out / "golden.json").write_text(json.dumps({"transformers": transformers.__version__, "texts": texts, "vectors": vectors}))
+
+
+def held_out():
+    sys.path.insert(0, str(ROOT / "examples/train_tiny"))
+    import tasks
+
+    out = {}
+    for kind in ("copy", "lookup", "tool"):
+        rng = random.Random(101)
+        out[kind] = [tasks.example(rng, kind) for _ in range(100)]
+    (HERE / "tiny_held_out.json").write_text(json.dumps(out))
+
+
+if __name__ == "__main__":
+    llama3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+    decoder("llama", transformers.LlamaConfig(**SMALL, num_key_value_heads=2, rope_parameters=llama3, tie_word_embeddings=False))
+    decoder("qwen2", transformers.Qwen2Config(**SMALL, num_key_value_heads=2, tie_word_embeddings=True))
+    decoder("qwen3", transformers.Qwen3Config(**SMALL, num_key_value_heads=2, head_dim=16, tie_word_embeddings=True))
+    bert()
+    held_out()

@@ -1,0 +1,257 @@
+//! Logits, greedy tokens and vectors agree with Hugging Face `transformers` (goldens made by `goldens/make.py`), for
+//! safetensors and for the same weights as GGUF; the shipped tiny model does what it was trained for.
+
+use std::{fs, path::PathBuf};
+
+use candle_core::{
+    Device,
+    quantized::{GgmlDType, QTensor, gguf_file},
+};
+use covey_domain::infer::{ChatMessage, Finish, InferEvent, Sampling, Work};
+use covey_inference::{Engine, Error, Generator, Model};
+
+/// Largest difference of a logit from transformers' in float32.
+const LOGIT_TOLERANCE: f32 = 2e-3;
+
+fn goldens() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens")
+}
+
+fn json(path: PathBuf) -> serde_json::Value {
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn numbers<T: serde::de::DeserializeOwned>(value: &serde_json::Value) -> T {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+fn generator(model: Model) -> Box<Generator> {
+    match model {
+        Model::Generate(generator) => generator,
+        Model::Embed(_) => panic!("a decoder was expected"),
+    }
+}
+
+fn agrees(name: &str, model: &Generator) {
+    for (at, case) in json(goldens().join(name).join("golden.json"))["cases"].as_array().unwrap().iter().enumerate() {
+        let prompt: Vec<u32> = numbers(&case["prompt"]);
+        let want: Vec<f32> = numbers(&case["logits"]);
+        let got = model.logits(&prompt).unwrap();
+        let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < LOGIT_TOLERANCE, "{name} case {at}: logits differ by {worst}");
+        assert_eq!(model.greedy(&prompt, 12).unwrap(), numbers::<Vec<u32>>(&case["greedy"]), "{name} case {at}");
+    }
+}
+
+#[test]
+fn decoders_agree_with_transformers() {
+    for name in ["llama", "qwen2", "qwen3"] {
+        agrees(name, &generator(Model::load(&goldens().join(name)).unwrap()));
+    }
+}
+
+/// Writes a golden checkpoint as a GGUF file, with llama.cpp's names and, for Llama, its permuted rows.
+fn as_gguf(name: &str, dtype: GgmlDType) -> (tempfile::TempDir, PathBuf) {
+    let folder = goldens().join(name);
+    let config = json(folder.join("config.json"));
+    let heads = config["num_attention_heads"].as_u64().unwrap() as usize;
+    let kv_heads = config["num_key_value_heads"].as_u64().unwrap() as usize;
+    let tensors = candle_core::safetensors::load(folder.join("model.safetensors"), &Device::Cpu).unwrap();
+    let mut out = Vec::new();
+    for (hf, tensor) in tensors {
+        let gguf = hf
+            .replace("model.embed_tokens", "token_embd")
+            .replace("model.norm", "output_norm")
+            .replace("lm_head", "output")
+            .replace("model.layers.", "blk.")
+            .replace("self_attn.q_proj", "attn_q")
+            .replace("self_attn.k_proj", "attn_k")
+            .replace("self_attn.v_proj", "attn_v")
+            .replace("self_attn.o_proj", "attn_output")
+            .replace("self_attn.q_norm", "attn_q_norm")
+            .replace("self_attn.k_norm", "attn_k_norm")
+            .replace("mlp.gate_proj", "ffn_gate")
+            .replace("mlp.up_proj", "ffn_up")
+            .replace("mlp.down_proj", "ffn_down")
+            .replace("input_layernorm", "attn_norm")
+            .replace("post_attention_layernorm", "ffn_norm");
+        let permuted = |n: usize| {
+            let (rows, cols) = tensor.dims2().unwrap();
+            let t = tensor.reshape((n, 2, rows / n / 2, cols)).unwrap().transpose(1, 2).unwrap();
+            t.contiguous().unwrap().reshape((rows, cols)).unwrap()
+        };
+        let tensor = match (name, gguf.as_str()) {
+            ("llama", g) if g.contains("attn_q.") => permuted(heads),
+            ("llama", g) if g.contains("attn_k.") => permuted(kv_heads),
+            _ => tensor,
+        };
+        let kind = if tensor.rank() == 2 { dtype } else { GgmlDType::F32 };
+        out.push((gguf, QTensor::quantize(&tensor, kind).unwrap()));
+    }
+    let int = |key: &str| gguf_file::Value::U32(config[key].as_u64().unwrap() as u32);
+    let word = |i: u32| gguf_file::Value::String(format!("w{i}"));
+    let vocab = config["vocab_size"].as_u64().unwrap() as u32;
+    let head_dim = config["head_dim"].as_u64().unwrap_or(config["hidden_size"].as_u64().unwrap() / heads as u64);
+    let theta = config["rope_parameters"]["rope_theta"].as_f64().unwrap_or(10_000.0);
+    let key = |k: &str| format!("{name}.{k}");
+    let meta: Vec<(String, gguf_file::Value)> = vec![
+        ("general.architecture".into(), gguf_file::Value::String(name.into())),
+        (key("embedding_length"), int("hidden_size")),
+        (key("block_count"), int("num_hidden_layers")),
+        (key("attention.head_count"), int("num_attention_heads")),
+        (key("attention.head_count_kv"), int("num_key_value_heads")),
+        (key("attention.key_length"), gguf_file::Value::U32(head_dim as u32)),
+        (key("attention.layer_norm_rms_epsilon"), gguf_file::Value::F32(config["rms_norm_eps"].as_f64().unwrap() as f32)),
+        (key("rope.freq_base"), gguf_file::Value::F32(theta as f32)),
+        (key("context_length"), int("max_position_embeddings")),
+        ("tokenizer.ggml.model".into(), gguf_file::Value::String("gpt2".into())),
+        ("tokenizer.ggml.tokens".into(), gguf_file::Value::Array((0..vocab).map(word).collect())),
+        ("tokenizer.ggml.merges".into(), gguf_file::Value::Array(vec![])),
+        ("tokenizer.ggml.eos_token_id".into(), gguf_file::Value::U32(0)),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(format!("{name}.gguf"));
+    let meta: Vec<_> = meta.iter().map(|(k, v)| (k.as_str(), v)).collect();
+    let tensors: Vec<_> = out.iter().map(|(k, v)| (k.as_str(), v)).collect();
+    gguf_file::write(&mut fs::File::create(&path).unwrap(), &meta, &tensors).unwrap();
+    (dir, path)
+}
+
+#[test]
+fn the_same_weights_as_gguf_agree_too() {
+    // The golden Llama stretches its positions, which GGUF carries in a tensor that is not read yet.
+    for name in ["qwen2", "qwen3"] {
+        let (_dir, path) = as_gguf(name, GgmlDType::F32);
+        agrees(name, &generator(Model::load(&path).unwrap()));
+    }
+}
+
+#[test]
+fn permuted_llama_rows_of_gguf_rotate_as_the_plain_ones() {
+    let (_dir, path) = as_gguf("llama", GgmlDType::F32);
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["model.safetensors", "tokenizer.json"] {
+        fs::copy(goldens().join("llama").join(file), dir.path().join(file)).unwrap();
+    }
+    let mut config = json(goldens().join("llama/config.json"));
+    config["rope_parameters"] = serde_json::json!({"rope_type": "default", "rope_theta": 10_000.0});
+    fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    let (plain, permuted) = (generator(Model::load(dir.path()).unwrap()), generator(Model::load(&path).unwrap()));
+    let prompt: Vec<u32> = (3..40).collect();
+    assert_eq!(plain.greedy(&prompt, 20).unwrap(), permuted.greedy(&prompt, 20).unwrap());
+}
+
+#[test]
+fn bert_agrees_with_transformers() {
+    let golden = json(goldens().join("bert/golden.json"));
+    let Model::Embed(bert) = Model::load(&goldens().join("bert")).unwrap() else { panic!("BERT makes vectors") };
+    let texts: Vec<String> = numbers(&golden["texts"]);
+    let (data, tokens) = bert.embed(&texts, || true).unwrap().unwrap();
+    assert_eq!(tokens, 44);
+    for (row, want) in golden["vectors"].as_array().unwrap().iter().enumerate() {
+        let want: Vec<f32> = numbers(want);
+        let got = &data[row * bert.dims()..(row + 1) * bert.dims()];
+        let cosine: f32 = got.iter().zip(&want).map(|(a, b)| a * b).sum();
+        assert!(cosine > 0.9999, "text {row}: cosine {cosine}");
+    }
+}
+
+fn tiny() -> Engine {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
+    Engine::start("tiny", Model::load(&path).unwrap()).unwrap()
+}
+
+fn ask(engine: &Engine, work: Work) -> (String, Finish) {
+    let mut events = engine.ask(work).unwrap();
+    let mut text = String::new();
+    loop {
+        match events.blocking_recv().expect("an end").unwrap() {
+            InferEvent::Delta { text: more } => text.push_str(&more),
+            InferEvent::Done { finish, .. } => return (text, finish),
+            InferEvent::Vectors { .. } => panic!("text was asked for"),
+        }
+    }
+}
+
+fn chat(messages: Vec<ChatMessage>, sampling: Sampling) -> Work {
+    Work::Chat { messages, tools: vec![], sampling }
+}
+
+#[test]
+fn the_tiny_model_copies_looks_up_and_chooses_tools() {
+    let engine = tiny();
+    let held_out = json(goldens().join("tiny_held_out.json"));
+    for (kind, examples) in held_out.as_object().unwrap() {
+        let examples = examples.as_array().unwrap();
+        let mut right = 0;
+        for example in examples {
+            let mut messages: Vec<ChatMessage> = numbers(example);
+            let want = messages.pop().unwrap().content;
+            right += usize::from(ask(&engine, chat(messages, Sampling::default())).0 == want);
+        }
+        assert!(right * 100 >= examples.len() * 95, "{kind}: {right} of {}", examples.len());
+    }
+}
+
+#[test]
+fn stop_texts_lengths_and_seeds_hold() {
+    let engine = tiny();
+    let say = |text: &str| vec![ChatMessage::new("user", format!("Repeat: {text}"))];
+    let stop = Sampling { stop: vec!["moon".into()], ..Sampling::default() };
+    assert_eq!(ask(&engine, chat(say("sun moon star"), stop)), ("sun ".into(), Finish::Stop));
+    let short = Sampling { max_tokens: Some(1), ..Sampling::default() };
+    assert_eq!(ask(&engine, chat(say("sun moon star"), short)).1, Finish::Length);
+    let hot = |seed| Sampling { temperature: Some(3.0), seed: Some(seed), max_tokens: Some(20), ..Sampling::default() };
+    let (a, b) = (ask(&engine, chat(say("sun"), hot(1))), ask(&engine, chat(say("sun"), hot(1))));
+    assert_eq!(a, b);
+    assert_ne!(a.0, ask(&engine, chat(say("sun"), hot(2))).0);
+}
+
+#[test]
+fn many_at_once_answer_as_one_alone_and_a_dropped_one_frees_its_turn() {
+    let engine = tiny();
+    let say = |i: usize| chat(vec![ChatMessage::new("user", format!("Repeat: river {i} stone"))], Sampling::default());
+    for _ in 0..100 {
+        drop(engine.ask(say(0)).unwrap());
+    }
+    let threads: Vec<_> = (0..40)
+        .map(|i| {
+            let engine = engine.clone();
+            std::thread::spawn(move || (i, ask(&engine, say(i)).0))
+        })
+        .collect();
+    for thread in threads {
+        let (i, text) = thread.join().unwrap();
+        assert_eq!(text, format!("river {i} stone"));
+    }
+}
+
+#[test]
+fn what_is_broken_on_disk_is_named() {
+    let missing = Model::load(&goldens().join("nothing-here")).unwrap_err().to_string();
+    assert!(missing.contains("nothing-here") && missing.contains("no such folder"), "{missing}");
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        fs::copy(goldens().join("qwen3").join(file), dir.path().join(file)).unwrap();
+    }
+    let weights = dir.path().join("model.safetensors");
+    let whole = fs::read(&weights).unwrap();
+    fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
+    let cut = Model::load(dir.path()).unwrap_err().to_string();
+    assert!(cut.contains("model.safetensors is damaged or cut short"), "{cut}");
+    let (_keep, path) = as_gguf("qwen3", GgmlDType::F32);
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    let cut = Model::load(&path).unwrap_err().to_string();
+    assert!(cut.contains("cut short"), "{cut}");
+}
+
+#[test]
+fn a_prompt_that_does_not_fit_is_refused_and_the_engine_lives() {
+    let engine = tiny();
+    let mut events = engine.ask(Work::Complete { prompt: "moon ".repeat(3_000), sampling: Sampling::default() }).unwrap();
+    assert!(matches!(events.blocking_recv().unwrap(), Err(Error::Request(why)) if why.contains("tokens")));
+    let mut events = engine.ask(Work::Embed { texts: vec!["x".into()] }).unwrap();
+    assert!(events.blocking_recv().unwrap().is_err());
+    assert_eq!(ask(&engine, chat(vec![ChatMessage::new("user", "repeat sun")], Sampling::default())).0, "sun");
+}
