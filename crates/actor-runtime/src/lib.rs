@@ -1,1 +1,20 @@
-//! Live actors on a worker: kameo, native and LLM agents, Python processes.
+//! Live actors on a worker. The only door to kameo, to Python processes and to model upstreams.
+//!
+//! [`Runtime`] starts and stops actors, takes calls and tasks, and says through one channel of [`Report`]s what
+//! happens. Each actor is a kameo actor with a bounded mailbox around a [`Behavior`]: native Rust, a prompt around a
+//! model, or an object in a Python process.
+
+mod behavior;
+mod llm;
+mod models;
+mod native;
+mod python;
+mod runtime;
+mod turn;
+
+pub use behavior::{Behavior, Invocation};
+pub use models::{Models, RemoteInfer, Upstream};
+pub use native::Registry;
+pub use python::{Python, find as find_python};
+pub use runtime::{Report, Runtime, RuntimeConfig, Snapshot};
+pub use turn::Sink;

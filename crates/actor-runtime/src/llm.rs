@@ -1,0 +1,48 @@
+//! A prompt around a model.
+
+use std::sync::Arc;
+
+use covey_domain::{
+    Error, ModelName,
+    agent::LlmAgent,
+    infer::{ChatMessage, InferEvent, InferRequest, Work},
+};
+use covey_proto::v1::Payload;
+use futures::{StreamExt as _, future::BoxFuture};
+
+use crate::{Behavior, Invocation, Models, Sink};
+
+pub(crate) struct Llm {
+    pub agent: LlmAgent,
+    pub model: ModelName,
+    pub models: Arc<Models>,
+}
+
+impl Behavior for Llm {
+    fn turn<'a>(&'a self, invocation: Invocation, sink: &'a Sink) -> BoxFuture<'a, Result<Option<Payload>, Error>> {
+        Box::pin(async move {
+            let mut messages = Vec::new();
+            if !self.agent.system.is_empty() {
+                messages.push(ChatMessage::new("system", &self.agent.system));
+            }
+            let mut model = self.model.clone();
+            if let Some(task) = &invocation.task {
+                messages.extend(task.input.history.iter().cloned());
+                if !task.model.is_empty() {
+                    model = ModelName::from(task.model.as_str());
+                }
+            }
+            messages.push(ChatMessage::new("user", invocation.text()?));
+            let work = Work::Chat { messages, tools: Vec::new(), sampling: self.agent.sampling.clone() };
+            let mut events = self.models.infer(InferRequest { model: model.clone(), work });
+            while let Some(event) = events.next().await {
+                match event? {
+                    InferEvent::Delta { text } => sink.text(&text).await,
+                    InferEvent::Done { usage, .. } => sink.used(&model, usage),
+                    InferEvent::Vectors { .. } => return Err(Error::invalid(format!("model `{model}` makes vectors, not text"))),
+                }
+            }
+            Ok(None)
+        })
+    }
+}
