@@ -1,1 +1,120 @@
-//! The compute process.
+//! The compute process: dials the head, runs actors and models, and keeps what it has to say until the head has it on
+//! disk.
+
+mod link;
+mod machine;
+mod remote;
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use covey_actor_runtime::{Models, Registry, Runtime, RuntimeConfig, Upstream};
+use covey_domain::{Error, NodeId, Resources};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// How a worker is set up.
+#[derive(Clone)]
+pub struct Config {
+    /// `host:port` of the head.
+    pub head: String,
+    /// Secret of the join token.
+    pub secret: String,
+    /// Human name; also keeps the identity across restarts. `None` = a fresh identity.
+    pub name: Option<String>,
+    /// What it offers; CPUs and memory are measured where they are `None`.
+    pub cpus: Option<f64>,
+    /// Bytes.
+    pub memory: Option<u64>,
+    /// GPUs.
+    pub gpus: f64,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Folders with models; the first of a name holds.
+    pub models: Vec<PathBuf>,
+    /// Models served elsewhere.
+    pub upstreams: Vec<Upstream>,
+    /// Interpreter for Python agents.
+    pub python: Option<PathBuf>,
+    /// Native agents.
+    pub registry: Registry,
+}
+
+impl Config {
+    /// A worker for this head with everything measured.
+    pub fn new(head: String, secret: String) -> Self {
+        Self {
+            head,
+            secret,
+            name: None,
+            cpus: None,
+            memory: None,
+            gpus: 0.0,
+            labels: BTreeMap::new(),
+            models: Vec::new(),
+            upstreams: Vec::new(),
+            python: None,
+            registry: Registry::default(),
+        }
+    }
+}
+
+/// Runs until `shutdown`, through any number of links. Fails only when the head refuses it for good.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+    let io = |what: &str, e: std::io::Error| Error::internal(format!("failed to {what}: {e}"));
+    let home = covey_node::home::root();
+    let node = match &config.name {
+        Some(name) => {
+            let file = home.join("workers").join(name).join("identity.key");
+            covey_node::identity::load_or_create(&file).map_err(|e| io(&format!("read or write `{}`", file.display()), e))?
+        }
+        None => covey_node::identity::ephemeral(),
+    };
+    let name = config.name.clone().unwrap_or_else(|| format!("worker-{}", std::process::id()));
+    let cpus = config.cpus.unwrap_or_else(machine::cpus);
+    covey_inference::set_threads(cpus.floor().max(1.0) as usize);
+    let python = covey_actor_runtime::find_python(config.python.clone()).await;
+    let models = Arc::new(Models::new(&config.models, config.upstreams.clone()));
+    let (reports, rx) = mpsc::unbounded_channel();
+    // A short path: Unix sockets take 107 bytes.
+    let folder = std::env::temp_dir().join(format!("covey-{}-{:x}", std::process::id(), rand::random::<u16>()));
+    let runtime = Runtime::new(
+        RuntimeConfig {
+            registry: config.registry.clone(),
+            models: models.clone(),
+            python: python.clone(),
+            folder: folder.clone(),
+            python_processes: cpus.ceil() as usize,
+        },
+        reports.clone(),
+    );
+    let remote = remote::Remote::new(reports);
+    models.set_remote(remote.infer());
+    let facts = Facts {
+        node,
+        name,
+        resources: Resources {
+            cpu_milli: (cpus * 1000.0) as u64,
+            memory_bytes: config.memory.unwrap_or_else(machine::memory),
+            gpu_milli: (config.gpus * 1000.0) as u64,
+            custom: BTreeMap::new(),
+        },
+        labels: config.labels,
+        python: python.map(|p| p.version).unwrap_or_default(),
+        incarnation: rand::random::<u64>() >> 1,
+    };
+    let result = link::Link::new(config.head, config.secret, facts, runtime.clone(), models, remote, rx).run(shutdown).await;
+    runtime.stop_everything().await;
+    let _ = std::fs::remove_dir_all(folder);
+    result
+}
+
+/// What a worker says of itself at every link.
+pub(crate) struct Facts {
+    pub node: NodeId,
+    pub name: String,
+    pub resources: Resources,
+    pub labels: BTreeMap<String, String>,
+    pub python: String,
+    pub incarnation: u64,
+}
+

@@ -85,6 +85,8 @@ struct Inner {
     calls: Mutex<HashMap<u64, Running>>,
     tasks: Mutex<HashMap<(TaskId, u32), (ActorId, CancellationToken)>>,
     blobs: Mutex<HashMap<String, bytes::Bytes>>,
+    /// Actors on their way up; `true` once somebody asked them to stop.
+    starting: Mutex<HashMap<ActorId, bool>>,
 }
 
 struct Cell {
@@ -160,6 +162,7 @@ impl Runtime {
             calls: Mutex::default(),
             tasks: Mutex::default(),
             blobs: Mutex::default(),
+            starting: Mutex::default(),
         });
         let weak = Arc::downgrade(&inner);
         tokio::spawn(async move {
@@ -188,7 +191,11 @@ impl Runtime {
         let id = ActorId::from(start.actor.as_str());
         let epoch = Epoch(start.epoch);
         self.end(&id, None, false).await;
-        match self.build(&start).await {
+        self.inner.starting.lock().insert(id.clone(), false);
+        let built = self.build(&start).await;
+        let unwanted = self.inner.starting.lock().remove(&id).unwrap_or(false);
+        match built {
+            Ok((_, behavior)) if unwanted => behavior.stopped(),
             Ok((spec, behavior)) => self.go_live(id, epoch, start.owner, &spec, behavior),
             Err(error) => {
                 let retryable = matches!(error.kind, ErrorKind::ActorDied | ErrorKind::Unavailable);
@@ -279,7 +286,11 @@ impl Runtime {
 
     /// Stops an actor as asked.
     pub async fn stop(&self, stop: v1::StopActor) {
-        self.end(&ActorId::from(stop.actor.as_str()), Some(Epoch(stop.epoch)), stop.drain).await;
+        let id = ActorId::from(stop.actor.as_str());
+        if let Some(unwanted) = self.inner.starting.lock().get_mut(&id) {
+            *unwanted = true;
+        }
+        self.end(&id, Some(Epoch(stop.epoch)), stop.drain).await;
     }
 
     async fn end(&self, id: &ActorId, epoch: Option<Epoch>, drain: bool) {

@@ -1,1 +1,215 @@
-//! The Rust client; Python and the command line stand on it.
+//! The Rust client. Python and the command line stand on it, with the same words.
+//!
+//! [`Client::connect`] opens one channel; unary verbs go over it as they are, and all calls share one stream
+//! ([`Calls`]) that batches frames both ways.
+
+mod calls;
+
+pub use calls::{CallEvent, Calls, Target};
+
+use std::{collections::BTreeMap, time::Duration};
+
+use covey_domain::{
+    AgentSpec, Envelope, Error, ErrorKind, TaskId, TaskRecord, caps,
+    status::ClusterStatus,
+    task::TaskInput,
+};
+use covey_proto::{
+    from_json, from_status, to_json,
+    v1::{self, Payload, covey_client::CoveyClient},
+};
+use futures::{Stream, StreamExt as _};
+use tonic::{
+    Request, Status,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Channel, Endpoint},
+};
+
+/// Puts the credentials on every request.
+#[derive(Clone)]
+pub struct Bearer(MetadataValue<Ascii>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert("authorization", self.0.clone());
+        Ok(request)
+    }
+}
+
+/// A connection to a head. Clones share it.
+#[derive(Clone)]
+pub struct Client {
+    rpc: CoveyClient<InterceptedService<Channel, Bearer>>,
+    address: String,
+}
+
+/// A request for an actor.
+#[derive(Clone, Debug, Default)]
+pub struct NewActor {
+    /// Of which agent.
+    pub agent: String,
+    /// The session it lives for; empty = detached.
+    pub session: String,
+    /// Unique name; empty = none.
+    pub name: String,
+    /// Take the one that has the name.
+    pub get_if_exists: bool,
+    /// Constructor arguments.
+    pub init: Option<Payload>,
+    /// Merged over the agent's spec.
+    pub overrides: BTreeMap<String, serde_json::Value>,
+}
+
+/// A request for a task.
+#[derive(Clone, Debug)]
+pub struct NewTask {
+    /// Of which agent.
+    pub agent: String,
+    /// Which skill; empty = the default.
+    pub skill: String,
+    /// What is asked.
+    pub input: TaskInput,
+    /// Which conversation; empty = a new one.
+    pub context: String,
+    /// Same id, same task; empty = always a new one.
+    pub message_id: String,
+    /// Bound; 0 = the agent's.
+    pub timeout_ms: u64,
+    /// Model asked for; empty = the agent's.
+    pub model: String,
+}
+
+impl Client {
+    /// Connects to `host:port` (or `covey://host:port`) with a key.
+    pub async fn connect(address: &str, key: &str) -> Result<Self, Error> {
+        let address = address.trim_start_matches("covey://").to_owned();
+        let bearer = MetadataValue::try_from(format!("Bearer {key}")).map_err(|_| Error::invalid("the key is not text"))?;
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|e| Error::invalid(format!("`{address}` is not an address: {e}")).hint("use host:port"))?
+            .tcp_nodelay(true)
+            .connect_timeout(Duration::from_secs(5))
+            .initial_stream_window_size(4 << 20)
+            .initial_connection_window_size(16 << 20);
+        let channel = endpoint.connect().await.map_err(|e| {
+            let mut why = e.to_string();
+            let mut source = std::error::Error::source(&e);
+            while let Some(inner) = source {
+                why = inner.to_string();
+                source = inner.source();
+            }
+            Error::new(ErrorKind::Unavailable, format!("failed to reach a head at `{address}`: {why}")).hint("is it running? `covey up` starts one")
+        })?;
+        let rpc = CoveyClient::with_interceptor(channel, Bearer(bearer))
+            .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
+        Ok(Self { rpc, address })
+    }
+
+    /// Connects with what [`covey_node::Credentials::find`] finds.
+    pub async fn connect_default() -> Result<Self, Error> {
+        let (address, key) = covey_node::Credentials::find()?;
+        Self::connect(&address, &key).await
+    }
+
+    /// `host:port` of the head.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Makes an agent known. `false`: it was, with the same definition.
+    pub async fn register(&self, spec: &AgentSpec, code: Vec<u8>) -> Result<bool, Error> {
+        let request = v1::RegisterAgentRequest { spec: to_json(spec), code: code.into() };
+        Ok(self.rpc.clone().register_agent(request).await.map_err(|s| from_status(&s))?.into_inner().created)
+    }
+
+    /// All agents.
+    pub async fn agents(&self) -> Result<Vec<AgentSpec>, Error> {
+        let reply = self.rpc.clone().list_agents(v1::ListAgentsRequest {}).await.map_err(|s| from_status(&s))?;
+        reply.into_inner().specs.iter().map(|s| from_json("an agent", s)).collect()
+    }
+
+    /// Makes an actor.
+    pub async fn create_actor(&self, new: NewActor) -> Result<v1::ActorReply, Error> {
+        let request = v1::CreateActorRequest {
+            agent: new.agent,
+            session: new.session,
+            name: new.name,
+            get_if_exists: new.get_if_exists,
+            init: new.init,
+            overrides: if new.overrides.is_empty() { Default::default() } else { to_json(&new.overrides) },
+        };
+        Ok(self.rpc.clone().create_actor(request).await.map_err(|s| from_status(&s))?.into_inner())
+    }
+
+    /// An actor by name.
+    pub async fn actor_named(&self, name: &str) -> Result<v1::ActorReply, Error> {
+        let request = v1::GetActorRequest { actor: String::new(), name: name.to_owned() };
+        Ok(self.rpc.clone().get_actor(request).await.map_err(|s| from_status(&s))?.into_inner())
+    }
+
+    /// Ends an actor.
+    pub async fn stop_actor(&self, actor: &str, drain: bool) -> Result<(), Error> {
+        let request = v1::StopActorRequest { actor: actor.to_owned(), drain };
+        self.rpc.clone().stop_actor(request).await.map_err(|s| from_status(&s))?;
+        Ok(())
+    }
+
+    /// Makes a task; when this returns it is on the head's disk.
+    pub async fn submit(&self, new: NewTask) -> Result<v1::SubmitReply, Error> {
+        let request = v1::SubmitRequest {
+            agent: new.agent,
+            skill: new.skill,
+            input: to_json(&new.input),
+            context: new.context,
+            message_id: new.message_id,
+            timeout_ms: new.timeout_ms,
+            model: new.model,
+            protocol: String::new(),
+        };
+        Ok(self.rpc.clone().submit(request).await.map_err(|s| from_status(&s))?.into_inner())
+    }
+
+    /// A task's record.
+    pub async fn task(&self, id: &TaskId) -> Result<TaskRecord, Error> {
+        let reply = self.rpc.clone().get_task(v1::GetTaskRequest { task: id.to_string() }).await.map_err(|s| from_status(&s))?;
+        from_json("a task", &reply.into_inner().record)
+    }
+
+    /// Tasks, newest first; empty filters take all.
+    pub async fn tasks(&self, agent: &str, state: &str, limit: u32) -> Result<Vec<TaskRecord>, Error> {
+        let request = v1::ListTasksRequest { agent: agent.to_owned(), state: state.to_owned(), limit };
+        let reply = self.rpc.clone().list_tasks(request).await.map_err(|s| from_status(&s))?;
+        reply.into_inner().records.iter().map(|r| from_json("a task", r)).collect()
+    }
+
+    /// Ends a task.
+    pub async fn cancel_task(&self, id: &TaskId, reason: &str) -> Result<TaskRecord, Error> {
+        let request = v1::CancelTaskRequest { task: id.to_string(), reason: reason.to_owned() };
+        from_json("a task", &self.rpc.clone().cancel_task(request).await.map_err(|s| from_status(&s))?.into_inner().record)
+    }
+
+    /// Events of a task above `after`, to its end. A broken connection is an error; read on from the last number.
+    pub async fn subscribe(&self, id: &TaskId, after: u64) -> Result<impl Stream<Item = Result<Envelope, Error>> + use<>, Error> {
+        let request = v1::SubscribeRequest { task: id.to_string(), after };
+        let stream = self.rpc.clone().subscribe(request).await.map_err(|s| from_status(&s))?.into_inner();
+        Ok(stream.flat_map(|batch| {
+            let events = match batch {
+                Ok(batch) => batch.envelopes.iter().map(|e| from_json("an event", e)).collect(),
+                Err(status) => vec![Err(from_status(&status))],
+            };
+            futures::stream::iter(events)
+        }))
+    }
+
+    /// A picture of the cluster.
+    pub async fn status(&self) -> Result<ClusterStatus, Error> {
+        let reply = self.rpc.clone().status(v1::StatusRequest {}).await.map_err(|s| from_status(&s))?;
+        from_json("the status", &reply.into_inner().status)
+    }
+
+    /// The stream all calls of `session` share. Its end stops the session's actors.
+    pub async fn calls(&self, session: &str) -> Result<Calls, Error> {
+        Calls::open(self.rpc.clone(), session).await
+    }
+}

@@ -54,6 +54,11 @@ impl<T> Outbox<T> {
         self.kept.iter().map(|(n, entry)| (*n, entry))
     }
 
+    /// The entry kept last.
+    pub fn newest(&self) -> Option<&T> {
+        self.kept.back().map(|(_, entry)| entry)
+    }
+
     /// Entries kept.
     pub fn len(&self) -> usize {
         self.kept.len()

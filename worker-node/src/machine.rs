@@ -1,0 +1,26 @@
+//! What this machine has, within the limits of its cgroup.
+
+use std::fs;
+
+/// CPUs: the cgroup's quota where there is one, else what the scheduler offers.
+pub(crate) fn cpus() -> f64 {
+    let offered = std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64);
+    let quota = fs::read_to_string("/sys/fs/cgroup/cpu.max").ok().and_then(|text| {
+        let (quota, period) = text.trim().split_once(' ')?;
+        Some(quota.parse::<f64>().ok()? / period.parse::<f64>().ok()?)
+    });
+    quota.map_or(offered, |q| q.min(offered))
+}
+
+/// Bytes of memory: the cgroup's limit where there is one, else the machine's.
+pub(crate) fn memory() -> u64 {
+    let limit = fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|t| t.trim().parse::<u64>().ok());
+    let total = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find(|l| l.starts_with("MemTotal:"))?;
+        Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+    });
+    match (limit, total) {
+        (Some(limit), Some(total)) => limit.min(total),
+        (limit, total) => limit.or(total).unwrap_or(1 << 30),
+    }
+}
