@@ -1,0 +1,8 @@
+//! The commands, a file each.
+
+pub(crate) mod chat;
+pub(crate) mod model;
+pub(crate) mod status;
+pub(crate) mod submit;
+pub(crate) mod token;
+pub(crate) mod up;

@@ -1,0 +1,74 @@
+//! `covey status`, `covey agents`.
+
+use covey_client::Client;
+use covey_domain::{AgentKind, Error};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct AgentsArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Error> {
+    println!("{}", serde_json::to_string_pretty(value).map_err(|e| Error::internal(e.to_string()))?);
+    Ok(())
+}
+
+pub(crate) async fn run(args: Args) -> Result<(), Error> {
+    let client = Client::connect_default().await?;
+    let status = client.status().await?;
+    if args.json {
+        return print_json(&status);
+    }
+    println!("head {} · version {} · up {} s", client.address(), status.version, status.uptime_s);
+    for node in &status.nodes {
+        println!(
+            "node {} · {} · cpus {:.1}/{:.1} free · {} running, {} done · pid {}",
+            node.name,
+            node.state,
+            node.free.cpu_milli as f64 / 1000.0,
+            node.total.cpu_milli as f64 / 1000.0,
+            node.tasks_running,
+            node.tasks_done,
+            node.pid
+        );
+        for model in &node.models {
+            println!("  model {} ({}, {}{})", model.name, model.family, model.task, if model.loaded { ", loaded" } else { "" });
+        }
+    }
+    let live = status.actors.iter().filter(|a| a.state != "dead");
+    for actor in live {
+        println!("actor {} · {} · {} · restarts {}", actor.id, actor.agent, actor.state, actor.restarts);
+    }
+    let tasks: Vec<_> = status.tasks.iter().map(|(state, n)| format!("{n} {state}")).collect();
+    println!("tasks {}", if tasks.is_empty() { "none".to_owned() } else { tasks.join(", ") });
+    for pending in &status.pending {
+        println!("pending {}: {}", pending.what, pending.why);
+    }
+    Ok(())
+}
+
+pub(crate) async fn agents(args: AgentsArgs) -> Result<(), Error> {
+    let agents = Client::connect_default().await?.agents().await?;
+    if args.json {
+        return print_json(&agents);
+    }
+    for agent in agents {
+        let kind = match &agent.kind {
+            AgentKind::Llm(_) => "llm",
+            AgentKind::Python(_) => "python",
+            AgentKind::Native { .. } => "native",
+        };
+        let skills: Vec<_> = agent.skills.iter().map(|s| s.id.as_str()).collect();
+        println!("{} ({kind}) · {} · skills: {}", agent.name, agent.description.lines().next().unwrap_or(""), skills.join(", "));
+    }
+    Ok(())
+}

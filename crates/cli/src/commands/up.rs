@@ -1,0 +1,171 @@
+//! `covey up`, `covey head`, `covey worker`.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use covey_domain::Error;
+use covey_head_node::HeadNode;
+use covey_node::credentials;
+
+use crate::agent_file;
+
+#[derive(clap::Args)]
+pub(crate) struct HeadArgs {
+    /// Address to listen on
+    #[arg(long, default_value = "127.0.0.1")]
+    host: IpAddr,
+    /// Port for gRPC and HTTP; 0 takes a free one
+    #[arg(long, short, default_value_t = covey_node::DEFAULT_PORT)]
+    port: u16,
+    /// Folder of the store [default: <home>/head]
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Folder with agent files (*.toml)
+    #[arg(long)]
+    agents: Option<PathBuf>,
+    /// The agent at the root A2A paths
+    #[arg(long)]
+    default_agent: Option<String>,
+    /// Listen beyond loopback without TLS
+    #[arg(long)]
+    allow_plaintext: bool,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct WorkerArgs {
+    /// Name; also keeps the identity across restarts
+    #[arg(long)]
+    name: Option<String>,
+    /// CPUs to offer [default: all]
+    #[arg(long)]
+    cpus: Option<f64>,
+    /// Memory to offer, MiB [default: all]
+    #[arg(long)]
+    memory_mib: Option<u64>,
+    /// GPUs to offer
+    #[arg(long, default_value_t = 0.0)]
+    gpus: f64,
+    /// A label, key=value; may be given again
+    #[arg(long = "label", value_parser = label)]
+    labels: Vec<(String, String)>,
+    /// A folder with models; may be given again [default: $COVEY_MODELS, ./models, <home>/models]
+    #[arg(long = "models")]
+    models: Vec<PathBuf>,
+    /// TOML file with [[upstream]] tables: name, url, model, api_key_env
+    #[arg(long)]
+    upstreams: Option<PathBuf>,
+    /// Python interpreter for Python agents [default: $COVEY_PYTHON, the active venv, python3]
+    #[arg(long)]
+    python: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  covey up --models models --agents examples/agents")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    head: HeadArgs,
+    #[command(flatten)]
+    worker: WorkerArgs,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  covey worker --join \"$(covey token)\" --cpus 4 --models /models")]
+pub(crate) struct WorkerOnly {
+    /// Join token: <secret>@<host:port>
+    #[arg(long, env = "COVEY_JOIN", hide_env_values = true)]
+    join: String,
+    #[command(flatten)]
+    worker: WorkerArgs,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    text.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())).ok_or_else(|| "use key=value".to_owned())
+}
+
+/// Where models are looked for when no folder is named.
+pub(crate) fn model_folders() -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = std::env::var_os("COVEY_MODELS").map(|v| std::env::split_paths(&v).collect()).unwrap_or_default();
+    folders.push(PathBuf::from("models"));
+    folders.push(covey_node::home::root().join("models"));
+    folders
+}
+
+fn head_config(args: HeadArgs) -> Result<covey_head_node::Config, Error> {
+    let mut config = covey_head_node::Config::new(SocketAddr::new(args.host, args.port));
+    if let Some(data) = args.data {
+        config.data = data;
+    }
+    config.allow_plaintext = args.allow_plaintext;
+    config.agents = agent_file::builtin();
+    config.default_agent = Some(args.default_agent.unwrap_or_else(|| "assistant".into()).into());
+    if let Some(dir) = &args.agents {
+        config.agents.extend(agent_file::read_dir(dir)?);
+    }
+    Ok(config)
+}
+
+fn worker_config(args: WorkerArgs, head: String, secret: String) -> Result<covey_worker_node::Config, Error> {
+    let mut config = covey_worker_node::Config::new(head, secret);
+    config.models = if args.models.is_empty() { model_folders() } else { args.models };
+    if let Some(missing) = config.models.iter().find(|f| !f.is_dir()).filter(|f| !model_folders().contains(f)) {
+        return Err(Error::invalid(format!("there is no models folder `{}`", missing.display()))
+            .hint("a models folder holds a folder with config.json for each model, or .gguf files"));
+    }
+    config.name = args.name;
+    config.cpus = args.cpus;
+    config.memory = args.memory_mib.map(|m| m << 20);
+    config.gpus = args.gpus;
+    config.labels = args.labels.into_iter().collect::<BTreeMap<_, _>>();
+    config.python = args.python;
+    if let Some(path) = &args.upstreams {
+        #[derive(serde::Deserialize)]
+        struct File {
+            #[serde(default)]
+            upstream: Vec<covey_actor_runtime::Upstream>,
+        }
+        let wrong = |e: String| Error::invalid(format!("failed to read `{}`: {e}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
+        config.upstreams = toml::from_str::<File>(&text).map_err(|e| wrong(e.to_string()))?.upstream;
+    }
+    Ok(config)
+}
+
+fn announce(head: &HeadNode) {
+    println!("covey head on {}", head.address);
+    println!("  A2A card      http://{}/.well-known/agent-card.json", head.address);
+    println!("  OpenAI API    http://{}/v1", head.address);
+    println!("  credentials   {}", covey_node::home::root().join("credentials.json").display());
+    println!("  add a worker  covey worker --join \"$(covey token)\"");
+}
+
+/// Head and worker in one process.
+pub(crate) async fn up(args: Args) -> Result<(), Error> {
+    let shutdown = covey_node::shutdown_on_signal();
+    let head = HeadNode::start(head_config(args.head)?, shutdown.clone()).await?;
+    let config = worker_config(args.worker, head.address.to_string(), head.credentials.join_secret.clone())?;
+    announce(&head);
+    let result = covey_worker_node::run(config, shutdown.clone()).await;
+    shutdown.cancel();
+    head.stopped().await;
+    result
+}
+
+/// A head alone.
+pub(crate) async fn head(args: HeadArgs) -> Result<(), Error> {
+    let shutdown = covey_node::shutdown_on_signal();
+    let head = HeadNode::start(head_config(args)?, shutdown.clone()).await?;
+    announce(&head);
+    shutdown.cancelled().await;
+    head.stopped().await;
+    Ok(())
+}
+
+/// A worker alone.
+pub(crate) async fn worker(args: WorkerOnly) -> Result<(), Error> {
+    let (secret, head) = credentials::parse_join_token(&args.join)?;
+    let config = worker_config(args.worker, head, secret)?;
+    covey_worker_node::run(config, covey_node::shutdown_on_signal()).await
+}

@@ -1,1 +1,0 @@
-//! One binary, covey: head, worker, up, submit, chat, status, token, model.

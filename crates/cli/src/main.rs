@@ -1,0 +1,93 @@
+//! `covey`: one binary for everything. Each command is a file in `commands`.
+
+mod agent_file;
+mod commands;
+
+use clap::{Parser, Subcommand};
+use covey_domain::Error;
+
+/// A cluster of agent actors, in one program.
+#[derive(Parser)]
+#[command(
+    name = "covey",
+    version,
+    about = "A cluster of agent actors: start a head and workers, submit agents, serve local models.",
+    after_help = "Examples:
+  covey up                              head and worker on this machine
+  covey head --port 7420                a head alone
+  covey worker --join \"$(covey token)\"  a worker for it
+  covey chat                            talk to the default agent
+  covey submit echo \"hello there\"       run a task and watch its answer
+  covey status                          what runs where
+
+Exit codes: 0 well · 1 the agent failed · 64 wrong input · 66 not found · 69 no head or worker · 70 internal
+  73 exists or port taken · 75 try later · 77 not allowed · 130 cancelled"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a head and a worker in one process, for a laptop
+    Up(commands::up::Args),
+    /// Start a head
+    Head(commands::up::HeadArgs),
+    /// Start a worker that joins a head
+    Worker(commands::up::WorkerOnly),
+    /// Show nodes, actors, tasks, and why something waits
+    Status(commands::status::Args),
+    /// List agents
+    Agents(commands::status::AgentsArgs),
+    /// Run a task on an agent and stream its answer
+    Submit(commands::submit::Args),
+    /// Talk to an agent
+    Chat(commands::chat::Args),
+    /// Print the join token, or the admin key
+    Token(commands::token::Args),
+    /// List models, or add one to the models folder
+    #[command(subcommand)]
+    Model(commands::model::Command),
+}
+
+fn main() -> std::process::ExitCode {
+    let cli = Cli::parse();
+    let serving = matches!(cli.command, Command::Up(_) | Command::Head(_) | Command::Worker(_));
+    covey_node::telemetry::init(if serving { "info" } else { "error" });
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: failed to start the runtime: {error}");
+            return std::process::ExitCode::from(70);
+        }
+    };
+    let result = runtime.block_on(async {
+        match cli.command {
+            Command::Up(args) => commands::up::up(args).await,
+            Command::Head(args) => commands::up::head(args).await,
+            Command::Worker(args) => commands::up::worker(args).await,
+            Command::Status(args) => commands::status::run(args).await,
+            Command::Agents(args) => commands::status::agents(args).await,
+            Command::Submit(args) => commands::submit::run(args).await,
+            Command::Chat(args) => commands::chat::run(args).await,
+            Command::Token(args) => commands::token::run(&args),
+            Command::Model(command) => commands::model::run(command).await,
+        }
+    });
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    match result {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error);
+            std::process::ExitCode::from(error.kind.faces().exit)
+        }
+    }
+}
+
+fn report(error: &Error) {
+    eprintln!("error: {}", error.message);
+    if let Some(hint) = &error.hint {
+        eprintln!("  hint: {hint}");
+    }
+}
