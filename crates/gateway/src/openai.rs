@@ -1,6 +1,373 @@
-//! A2A.
-use std::sync::Arc;
-use axum::Router;
+//! The OpenAI-compatible endpoints: chat completions, completions, embeddings, models.
+//!
+//! Requests go to the worker that holds the model. A dropped connection cancels the work. `temperature` is greedy when
+//! it is absent, which small local models want; everything else means what OpenAI says, and what is not served is an
+//! error in OpenAI's shape.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse as _, Response, Sse, sse},
+    routing::{get, post},
+};
+use base64::Engine as _;
+use covey_domain::{
+    Error, ErrorKind,
+    infer::{ChatMessage, Finish, InferEvent, InferRequest, Sampling, Usage, Work},
+};
+use futures::{StreamExt as _, stream::BoxStream};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
 use crate::Cluster;
-/// Routes.
-pub fn router(_cluster: Arc<dyn Cluster>) -> Router { Router::new() }
+
+type Port = State<Arc<dyn Cluster>>;
+
+/// Routes below `/v1`.
+pub fn router(cluster: Arc<dyn Cluster>) -> Router {
+    Router::new()
+        .route("/v1/models", get(models))
+        .route("/v1/chat/completions", post(chat))
+        .route("/v1/completions", post(completions))
+        .route("/v1/embeddings", post(embeddings))
+        .with_state(cluster)
+}
+
+struct Failed(Error);
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+
+impl axum::response::IntoResponse for Failed {
+    fn into_response(self) -> Response {
+        let faces = self.0.kind.faces();
+        let status = StatusCode::from_u16(faces.http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(error_body(&self.0))).into_response();
+        if self.0.kind == ErrorKind::Overloaded {
+            response.headers_mut().insert("retry-after", axum::http::HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+fn error_body(error: &Error) -> Value {
+    let message = match &error.hint {
+        Some(hint) => format!("{} ({hint})", error.message),
+        None => error.message.clone(),
+    };
+    let code = if error.kind == ErrorKind::NotFound { "model_not_found" } else { error.kind.name() };
+    json!({"error": {"message": message, "type": error.kind.faces().openai, "param": null, "code": code}})
+}
+
+#[derive(Deserialize)]
+struct Options {
+    model: Option<String>,
+    max_tokens: Option<u32>,
+    max_completion_tokens: Option<u32>,
+    temperature: Option<f64>,
+    top_p: Option<f64>,
+    top_k: Option<usize>,
+    seed: Option<u64>,
+    stop: Option<OneOrMany>,
+    #[serde(default)]
+    stream: bool,
+    stream_options: Option<StreamOptions>,
+    n: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct StreamOptions {
+    #[serde(default)]
+    include_usage: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    fn into_vec(self) -> Vec<String> {
+        match self {
+            Self::One(one) => vec![one],
+            Self::Many(many) => many,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct ChatRequest {
+    #[serde(flatten)]
+    options: Options,
+    messages: Vec<Value>,
+    #[serde(default)]
+    tools: Vec<Value>,
+}
+
+#[derive(Deserialize)]
+struct CompletionRequest {
+    #[serde(flatten)]
+    options: Options,
+    prompt: OneOrMany,
+}
+
+#[derive(Deserialize)]
+struct EmbeddingRequest {
+    model: String,
+    input: OneOrMany,
+    encoding_format: Option<String>,
+}
+
+fn read<T: serde::de::DeserializeOwned>(body: &Bytes) -> Result<T, Failed> {
+    serde_json::from_slice(body).map_err(|e| Error::invalid(format!("failed to read the request: {e}")).into())
+}
+
+impl Options {
+    fn split(self) -> Result<(String, Sampling, Reply), Failed> {
+        let check = |ok: bool, why: &str| if ok { Ok(()) } else { Err(Error::invalid(why)) };
+        check(self.n.unwrap_or(1) == 1, "`n` must be 1")?;
+        check(self.temperature.is_none_or(|t| (0.0..=100.0).contains(&t)), "`temperature` must be between 0 and 100")?;
+        check(self.top_p.is_none_or(|p| p > 0.0 && p <= 1.0), "`top_p` must be above 0 and at most 1")?;
+        let model = self.model.filter(|m| !m.is_empty()).ok_or_else(|| Error::invalid("`model` is missing"))?;
+        let sampling = Sampling {
+            max_tokens: self.max_completion_tokens.or(self.max_tokens),
+            temperature: self.temperature,
+            top_p: self.top_p,
+            top_k: self.top_k,
+            seed: self.seed,
+            stop: self.stop.map(OneOrMany::into_vec).unwrap_or_default(),
+        };
+        let reply = Reply { stream: self.stream, usage: self.stream_options.is_some_and(|o| o.include_usage) };
+        Ok((model, sampling, reply))
+    }
+}
+
+struct Reply {
+    stream: bool,
+    usage: bool,
+}
+
+async fn models(State(cluster): Port) -> Json<Value> {
+    let data: Vec<_> = cluster.models().await.iter().map(|m| json!({"id": m.name, "object": "model", "created": 0, "owned_by": "covey"})).collect();
+    Json(json!({"object": "list", "data": data}))
+}
+
+async fn chat(State(cluster): Port, body: Bytes) -> Result<Response, Failed> {
+    let request: ChatRequest = read(&body)?;
+    let messages = request.messages.into_iter().map(message).collect::<Result<Vec<_>, _>>()?;
+    if messages.is_empty() {
+        return Err(Error::invalid("`messages` is empty").into());
+    }
+    let (model, sampling, reply) = request.options.split()?;
+    let work = Work::Chat { messages, tools: request.tools, sampling };
+    answer(cluster, model, work, reply, &CHAT).await
+}
+
+async fn completions(State(cluster): Port, body: Bytes) -> Result<Response, Failed> {
+    let request: CompletionRequest = read(&body)?;
+    let mut prompts = request.prompt.into_vec();
+    let (Some(prompt), true) = (prompts.pop(), prompts.is_empty()) else {
+        return Err(Error::invalid("`prompt` must be one text").into());
+    };
+    let (model, sampling, reply) = request.options.split()?;
+    answer(cluster, model, Work::Complete { prompt, sampling }, reply, &TEXT).await
+}
+
+/// A message whose content is text or a list of text parts.
+fn message(value: Value) -> Result<ChatMessage, Failed> {
+    let wrong = |why: &str| Failed(Error::invalid(format!("a message is wrong: {why}")));
+    let Value::Object(mut fields) = value else { return Err(wrong("it is not an object")) };
+    let role = match fields.remove("role") {
+        Some(Value::String(role)) => if role == "developer" { "system".to_owned() } else { role },
+        _ => return Err(wrong("`role` is missing")),
+    };
+    let content = match fields.remove("content") {
+        Some(Value::String(text)) => text,
+        None | Some(Value::Null) => String::new(),
+        Some(Value::Array(parts)) => {
+            let texts = parts.iter().map(|p| p["text"].as_str().ok_or_else(|| wrong("only text parts are served")));
+            texts.collect::<Result<Vec<_>, _>>()?.concat()
+        }
+        Some(_) => return Err(wrong("`content` is neither text nor a list of parts")),
+    };
+    Ok(ChatMessage { role, content, extra: fields })
+}
+
+/// What differs between the two endpoints.
+struct Shape {
+    prefix: &'static str,
+    object: &'static str,
+    chunk: &'static str,
+    whole: fn(&str) -> Value,
+    delta: fn(Option<&str>, bool) -> Value,
+}
+
+const CHAT: Shape = Shape {
+    prefix: "chatcmpl",
+    object: "chat.completion",
+    chunk: "chat.completion.chunk",
+    whole: |text| json!({"message": {"role": "assistant", "content": text, "refusal": null}}),
+    delta: |text, first| match (text, first) {
+        (Some(text), true) => json!({"delta": {"role": "assistant", "content": text}}),
+        (Some(text), false) => json!({"delta": {"content": text}}),
+        (None, _) => json!({"delta": {}}),
+    },
+};
+
+const TEXT: Shape = Shape {
+    prefix: "cmpl",
+    object: "text_completion",
+    chunk: "text_completion",
+    whole: |text| json!({"text": text}),
+    delta: |text, _| json!({"text": text.unwrap_or_default()}),
+};
+
+async fn answer(cluster: Arc<dyn Cluster>, model: String, work: Work, reply: Reply, shape: &'static Shape) -> Result<Response, Failed> {
+    let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+    let head = Head { id: format!("{}-{nanos:x}", shape.prefix), created, model: model.clone() };
+    let mut events = cluster.infer(InferRequest { model: model.into(), work });
+    if reply.stream {
+        // The first event decides between an HTTP error and a stream.
+        let first = events.next().await.unwrap_or_else(|| Err(Error::internal("the model gave no answer")))?;
+        let events = futures::stream::iter([Ok(first)]).chain(events).boxed();
+        return Ok(stream(head, events, reply.usage, shape));
+    }
+    let (mut text, mut end) = (String::new(), None);
+    while let Some(event) = events.next().await {
+        match event? {
+            InferEvent::Delta { text: more } => text.push_str(&more),
+            InferEvent::Done { finish, usage } => end = Some((finish, usage)),
+            InferEvent::Vectors { .. } => {}
+        }
+    }
+    let (finish, usage) = end.ok_or_else(|| Error::unavailable("the model's worker was lost"))?;
+    let mut choice = (shape.whole)(&text);
+    choice["index"] = json!(0);
+    choice["logprobs"] = Value::Null;
+    choice["finish_reason"] = json!(reason(finish));
+    let mut body = head.body(shape.object);
+    body["choices"] = json!([choice]);
+    body["usage"] = usage_body(usage);
+    Ok(Json(body).into_response())
+}
+
+struct Head {
+    id: String,
+    created: u64,
+    model: String,
+}
+
+impl Head {
+    fn body(&self, object: &str) -> Value {
+        json!({"id": self.id, "object": object, "created": self.created, "model": self.model})
+    }
+}
+
+fn stream(head: Head, mut events: BoxStream<'static, Result<InferEvent, Error>>, with_usage: bool, shape: &'static Shape) -> Response {
+    let frames = async_stream::stream! {
+        let frame = |delta: Value, finish: Option<&str>| {
+            let mut choice = delta;
+            choice["index"] = json!(0);
+            choice["logprobs"] = Value::Null;
+            choice["finish_reason"] = json!(finish);
+            let mut body = head.body(shape.chunk);
+            body["choices"] = json!([choice]);
+            if with_usage {
+                body["usage"] = Value::Null;
+            }
+            body
+        };
+        let mut first = true;
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(InferEvent::Delta { text }) => {
+                    yield frame((shape.delta)(Some(&text), std::mem::take(&mut first)), None).to_string();
+                }
+                Ok(InferEvent::Done { finish, usage }) => {
+                    if std::mem::take(&mut first) {
+                        yield frame((shape.delta)(Some(""), true), None).to_string();
+                    }
+                    yield frame((shape.delta)(None, false), Some(reason(finish))).to_string();
+                    if with_usage {
+                        let mut body = head.body(shape.chunk);
+                        body["choices"] = json!([]);
+                        body["usage"] = usage_body(usage);
+                        yield body.to_string();
+                    }
+                    yield "[DONE]".to_owned();
+                    return;
+                }
+                Ok(InferEvent::Vectors { .. }) => {}
+                Err(error) => {
+                    yield error_body(&error).to_string();
+                    return;
+                }
+            }
+        }
+        yield error_body(&Error::unavailable("the model's worker was lost")).to_string();
+    };
+    Sse::new(frames.map(|data| Ok::<_, Infallible>(sse::Event::default().data(data)))).into_response()
+}
+
+fn reason(finish: Finish) -> &'static str {
+    match finish {
+        Finish::Stop => "stop",
+        Finish::Length => "length",
+    }
+}
+
+fn usage_body(usage: Usage) -> Value {
+    json!({"prompt_tokens": usage.input, "completion_tokens": usage.output, "total_tokens": usage.input + usage.output})
+}
+
+async fn embeddings(State(cluster): Port, body: Bytes) -> Result<Response, Failed> {
+    let request: EmbeddingRequest = read(&body)?;
+    let texts = request.input.into_vec();
+    if texts.is_empty() {
+        return Err(Error::invalid("`input` is empty").into());
+    }
+    let base64 = match request.encoding_format.as_deref() {
+        None | Some("float") => false,
+        Some("base64") => true,
+        Some(other) => return Err(Error::invalid(format!("encoding_format `{other}` is not known; float and base64 are")).into()),
+    };
+    let mut events = cluster.infer(InferRequest { model: request.model.as_str().into(), work: Work::Embed { texts } });
+    let (mut vectors, mut tokens) = (None, 0);
+    while let Some(event) = events.next().await {
+        match event? {
+            InferEvent::Vectors { dims, data } => vectors = Some((dims, data)),
+            InferEvent::Done { usage, .. } => tokens = usage.input,
+            InferEvent::Delta { .. } => {}
+        }
+    }
+    let (dims, data) = vectors.ok_or_else(|| Error::unavailable("the model's worker was lost"))?;
+    let rows: Vec<_> = data
+        .chunks(dims)
+        .enumerate()
+        .map(|(index, row)| {
+            let embedding = if base64 {
+                let bytes: Vec<u8> = row.iter().flat_map(|x| x.to_le_bytes()).collect();
+                json!(base64::engine::general_purpose::STANDARD.encode(bytes))
+            } else {
+                json!(row)
+            };
+            json!({"object": "embedding", "index": index, "embedding": embedding})
+        })
+        .collect();
+    let usage = json!({"prompt_tokens": tokens, "total_tokens": tokens});
+    Ok(Json(json!({"object": "list", "data": rows, "model": request.model, "usage": usage})).into_response())
+}
