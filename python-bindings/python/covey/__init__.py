@@ -1,0 +1,48 @@
+"""Covey: a cluster of agent actors, from Python.
+
+    import covey
+    from covey import agent
+
+    covey.init()                       # a cluster on this machine, stopped at exit
+
+    @agent
+    class Greeter:
+        def greet(self, name: str) -> str:
+            return f"hello {name}"
+
+    g = Greeter.remote()
+    print(g.greet.remote("you").result())
+"""
+
+from . import errors, llm
+from ._agent import Agent, Handle, agent, agents, get_actor, llm_agent, remote_agent
+from ._context import Context
+from ._future import Future, Stream, as_completed, get, wait
+from ._session import Session, bridge_call, connect, current, init, shutdown
+from ._task import Task, submit
+from .errors import (
+    ActorDied,
+    Cancelled,
+    ConnectionLost,
+    CoveyError,
+    DeadlineExceeded,
+    Overloaded,
+    Unauthenticated,
+    Unschedulable,
+)
+from .llm import embed
+
+
+def status() -> dict:
+    """Nodes, actors, tasks, and why something waits: what `covey status --json` prints."""
+    import json
+
+    return json.loads(bridge_call(current().client.status))
+
+
+__all__ = [
+    "ActorDied", "Agent", "Cancelled", "ConnectionLost", "Context", "CoveyError", "DeadlineExceeded", "Future", "Handle",
+    "Overloaded", "Session", "Stream", "Task", "Unauthenticated", "Unschedulable", "agent", "agents", "as_completed",
+    "connect", "current", "embed", "errors", "get", "get_actor", "init", "llm", "llm_agent", "remote_agent", "shutdown",
+    "status", "submit", "wait",
+]  # fmt: skip

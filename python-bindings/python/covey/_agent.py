@@ -1,0 +1,384 @@
+"""Agents: the decorator, handles, calls, `map`."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import hashlib
+import inspect
+import json
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from . import _codec, _session, errors
+from ._context import Context
+from ._future import Future, Stream
+
+P = ParamSpec("P")
+C = TypeVar("C")
+
+_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+_SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_bytes(value: int | str) -> int:
+    """`"256MiB"` or a number of bytes."""
+    if isinstance(value, int):
+        return value
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]*)\s*", value)
+    if not match or match[2] not in _UNITS:
+        raise ValueError(f"not an amount of memory: {value!r}; write it like '256MiB'")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def parse_seconds(value: float | str | None) -> float | None:
+    """`"2m"`, `"500ms"` or a number of seconds."""
+    if value is None or isinstance(value, (int, float)):
+        return value
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([a-z]*)\s*", value)
+    if not match or match[2] not in _SECONDS:
+        raise ValueError(f"not a time: {value!r}; write it like '30s' or '2m'")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def _options(options: dict[str, Any]) -> dict[str, Any]:
+    """Options in the user's units as fields of the agent's spec."""
+    spec: dict[str, Any] = {}
+    amounts = {k: options.pop(k) for k in ("cpus", "gpus", "memory", "resources") if k in options}
+    if amounts:
+        spec["resources"] = {
+            "cpu_milli": round(amounts.get("cpus", 0) * 1000),
+            "gpu_milli": round(amounts.get("gpus", 0) * 1000),
+            "memory_bytes": parse_bytes(amounts.get("memory", 0)),
+            "custom": {k: round(v * 1000) for k, v in amounts.get("resources", {}).items()},
+        }
+    if "timeout" in options:
+        seconds = parse_seconds(options.pop("timeout"))
+        spec["timeout_ms"] = None if seconds is None else round(seconds * 1000)
+    for key in ("labels", "model", "concurrency", "max_restarts", "strategy", "pool"):
+        if key in options:
+            spec[key] = options.pop(key)
+    if options:
+        raise TypeError(f"unknown option {sorted(options)[0]!r}")
+    return spec
+
+
+_JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object", type(None): "null"}
+
+
+def _schema(method: Any) -> dict[str, Any]:
+    try:
+        hints = typing.get_type_hints(method)
+    except Exception:
+        hints = {}
+    properties, required = {}, []
+    for p in list(inspect.signature(method).parameters.values())[1:]:
+        if p.name == "ctx" or hints.get(p.name) is Context or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+            continue
+        kind = _JSON_TYPES.get(typing.get_origin(hints.get(p.name)) or hints.get(p.name, object))
+        properties[p.name] = {"type": kind} if kind else {}
+        if p.default is p.empty:
+            required.append(p.name)
+    return {"type": "object", "properties": properties, "required": required}
+
+
+def _skills(cls: type) -> list[dict[str, Any]]:
+    skills = []
+    for name, method in inspect.getmembers(cls, inspect.isfunction):
+        if not name.startswith("_"):
+            streams = inspect.isasyncgenfunction(method) or inspect.isgeneratorfunction(method)
+            text = inspect.getdoc(method) or ""
+            skills.append({"id": name, "name": name, "description": text, "input_schema": _schema(method), "streaming": streams})
+    # The order of the source, so that the first method is the default skill.
+    order = {name: i for i, name in enumerate(vars(cls))}
+    return sorted(skills, key=lambda s: order.get(s["id"], len(order)))
+
+
+def _dump_class(cls: type) -> bytes:
+    """The class with its module's code when that is the user's own, by reference when it is installed."""
+    import cloudpickle
+
+    module = sys.modules.get(cls.__module__)
+    file = getattr(module, "__file__", None) or ""
+    own = module is not None and cls.__module__ != "__main__" and "site-packages" not in file and not file.startswith(sys.base_prefix)
+    if own:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        return cloudpickle.dumps(cls)
+    except Exception as error:
+        raise TypeError(f"cannot ship agent {cls.__name__}: {error}; make what cannot be pickled inside __init__") from error
+    finally:
+        if own:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+class Agent(Generic[P, C]):
+    """What `@agent` makes of a class. `Agent.remote(...)` makes an actor and gives its handle."""
+
+    def __init__(self, cls: Callable[P, C], options: dict[str, Any]):
+        self.__covey_class__: Any = cls
+        functools.update_wrapper(self, cls, updated=())
+        self._name = options.pop("name", None) or getattr(cls, "__name__")
+        self._own_process = options.pop("own_process", False)
+        self._spec = {"concurrency": 1, **_options(dict(options))}
+        self._actor_options: dict[str, Any] = {}
+        self._blob: bytes | None = None
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C:
+        """A plain local object, for tests."""
+        return self.__covey_class__(*args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        # Inside an agent's code the class itself travels, not the driver's wrapper.
+        return _restore, (self.__covey_class__, self._name)
+
+    def spec(self) -> tuple[dict[str, Any], bytes]:
+        """The definition as the head keeps it, and the code."""
+        if self._blob is None:
+            self._blob = _dump_class(self.__covey_class__)
+        digest = hashlib.sha256(self._blob).hexdigest()
+        kind = {
+            "type": "python",
+            "code": {"from": "pickle", "digest": digest},
+            "version": f"{sys.version_info[0]}.{sys.version_info[1]}",
+            "own_process": self._own_process,
+        }
+        text = inspect.getdoc(self.__covey_class__) or ""
+        spec = {"name": self._name, "description": text, "kind": kind, "skills": _skills(self.__covey_class__), **self._spec}
+        return spec, self._blob
+
+    def register(self) -> str:
+        """Makes the agent known to the cluster, with its A2A card, without making an actor; gives its name."""
+        session = _session.current()
+        spec, blob = self.spec()
+        text = json.dumps(spec)
+        if session.registered.get(self._name) != text:
+            _session.bridge_call(session.client.register, text, blob)
+            session.registered[self._name] = text
+        return self._name
+
+    def options(self, **options: Any) -> Agent[P, C]:
+        """The same agent with other options for its next actors: name, get_if_exists, detached, cpus, gpus, memory, …"""
+        other: Agent[P, C] = Agent.__new__(Agent)
+        other.__dict__.update(self.__dict__)
+        mine = {k: options.pop(k) for k in ("name", "get_if_exists", "detached") if k in options}
+        mine["overrides"] = {**self._actor_options.get("overrides", {}), **_options(options)}
+        other._actor_options = {**self._actor_options, **mine}
+        return other
+
+    def remote(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Makes an actor; the cluster places and starts it while the handle is in use already."""
+        self.register()
+        session = _session.current()
+        o = self._actor_options
+        init = _codec.dump((args, kwargs))
+        made = _session.bridge_call(
+            session.client.create_actor,
+            self._name,
+            "" if o.get("detached") else session.id,
+            o.get("name", ""),
+            o.get("get_if_exists", False),
+            init,
+            json.dumps(o.get("overrides", {})),
+        )
+        return Handle(made[0], json.loads(made[3]))
+
+    def map(self, inputs: Iterable[Any], **options: Any) -> list[Any]:
+        """Results of one method over many inputs, on a swarm of actors. See `map_unordered` for the options."""
+        progress = list(self._map(inputs, ordered=options.pop("ordered", True), **options))
+        return [result for _, result in progress]
+
+    def map_unordered(self, inputs: Iterable[Any], *, with_input: bool = False, **options: Any) -> Iterator[Any]:
+        """Results as they come.
+
+        Options: `method` (default: the first), `actors` (default 4), `progress` (a bar), `return_exceptions`,
+        `retries` (after a lost actor), `timeout` for each call.
+        """
+        for item, result in self._map(inputs, ordered=False, **options):
+            yield (item, result) if with_input else result
+
+    def _map(
+        self,
+        inputs: Iterable[Any],
+        *,
+        ordered: bool,
+        method: str | None = None,
+        actors: int = 4,
+        progress: bool = False,
+        return_exceptions: bool = False,
+        retries: int = 2,
+        timeout: float | str | None = None,
+    ) -> Iterator[tuple[Any, Any]]:
+        items = list(inputs)
+        if not items:
+            return
+        handles = [self.remote() for _ in range(min(actors, len(items)))]  # type: ignore[call-arg]
+        name = method or ("run" if hasattr(self.__covey_class__, "run") else _skills(self.__covey_class__)[0]["id"])
+        streams = any(s["id"] == name and s["streaming"] for s in handles[0]._spec["skills"])
+        depth = 2 * int(self._spec.get("concurrency") or 1)
+        results: dict[int, Any] = {}
+        load = [0] * len(handles)
+        todo = collections.deque((i, 0) for i in range(len(items)))
+        import queue
+
+        done: queue.Queue[tuple[int, int, int, Any]] = queue.Queue()
+        bar = _bar(len(items), self._name) if progress else None
+        live: dict[int, Any] = {}
+        emitted = 0
+        try:
+            while len(results) < len(items):
+                while todo and min(load) < depth:
+                    index, tries = todo.popleft()
+                    at = load.index(min(load))
+                    load[at] += 1
+                    bound = getattr(handles[at], name)
+                    if streams:
+                        raise TypeError(f"map needs a method that returns; {name!r} yields")
+                    future = bound.options(timeout=parse_seconds(timeout)).remote(items[index])
+                    live[index] = future
+                    future.add_done_callback(lambda f, i=index, t=tries, a=at: done.put((i, t, a, f)))
+                index, tries, at, future = done.get()
+                load[at] -= 1
+                live.pop(index, None)
+                error = future._error
+                if isinstance(error, (errors.ActorDied, errors.ConnectionLost)) and tries < retries:
+                    todo.appendleft((index, tries + 1))
+                    continue
+                if error is not None and not return_exceptions:
+                    raise error
+                results[index] = error if error is not None else future._value
+                if bar is not None:
+                    bar.update(1)
+                if not ordered:
+                    yield items[index], results[index]
+                else:
+                    while emitted in results:
+                        yield items[emitted], results[emitted]
+                        emitted += 1
+        finally:
+            if bar is not None:
+                bar.close()
+            for future in live.values():
+                future.cancel()
+            for handle in handles:
+                try:
+                    handle.stop()
+                except errors.CoveyError:
+                    pass
+
+
+def _restore(cls: Any, name: str) -> Any:
+    return Agent(cls, {"name": name})
+
+
+def _bar(total: int, name: str) -> Any:
+    if not sys.stderr.isatty() and "ipykernel" not in sys.modules:
+        return None
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, desc=name, unit="item")
+
+
+class Handle:
+    """A way to one actor. Every public method of its agent is here as `handle.method.remote(...)`."""
+
+    def __init__(self, actor: str, spec: dict[str, Any]):
+        self._actor, self._spec = actor, spec
+        self._methods = {s["id"]: s for s in spec["skills"]}
+
+    def __getattr__(self, name: str) -> Method:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        skill = self._methods.get(name)
+        if skill is None:
+            raise AttributeError(f"agent {self._spec['name']!r} has no method {name!r}; it has: {', '.join(self._methods)}")
+        return Method(self, name, bool(skill.get("streaming")))
+
+    def __repr__(self) -> str:
+        return f"<actor {self._actor} of {self._spec['name']}>"
+
+    def __reduce__(self) -> Any:
+        return Handle, (self._actor, self._spec)
+
+    def stop(self, drain: bool = False) -> None:
+        """Ends the actor; with `drain`, after what is in its mailbox."""
+        session = _session.current()
+        _session.bridge_call(session.client.stop_actor, self._actor, drain)
+
+    def kill(self) -> None:
+        """Ends the actor now."""
+        self.stop(drain=False)
+
+
+class Method:
+    """One method of one actor."""
+
+    def __init__(self, handle: Handle, name: str, streaming: bool, timeout: float | None = None):
+        self._handle, self._name, self._streaming, self._timeout = handle, name, streaming, timeout
+
+    def options(self, *, timeout: float | str | None = None) -> Method:
+        """The same method with a bound on each call (seconds, or '2m')."""
+        return Method(self._handle, self._name, self._streaming, parse_seconds(timeout))
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls it: a `Future`, or a `Stream` when the method yields."""
+        session = _session.current()
+        python = self._handle._spec["kind"]["type"] == "python"
+        payload = _codec.dump((args, kwargs)) if python else _codec.dump_json({"args": args, "kwargs": kwargs})
+        return session.call("actor", self._handle._actor, self._name, payload, self._timeout, self._streaming)
+
+
+@typing.overload
+def agent(cls: Callable[P, C]) -> Agent[P, C]: ...
+@typing.overload
+def agent(**options: Any) -> Callable[[Callable[P, C]], Agent[P, C]]: ...
+def agent(cls: Any = None, **options: Any) -> Any:
+    """Makes a class an agent.
+
+    Options: `name`, `cpus`, `gpus`, `memory` ("256MiB"), `resources` (custom), `labels`, `model`, `concurrency`
+    (turns at once, default 1), `max_restarts` (default: no limit), `timeout` ("2m"), `strategy` ("spread" or "pack"),
+    `pool` (actors that tasks may use at once), `own_process`.
+    """
+    if cls is not None:
+        return Agent(cls, options)
+    return lambda real: Agent(real, options)
+
+
+def get_actor(name: str) -> Handle:
+    """The handle of a named actor."""
+    session = _session.current()
+    found = _session.bridge_call(session.client.actor_named, name)
+    return Handle(found[0], json.loads(found[3]))
+
+
+def agents() -> list[dict[str, Any]]:
+    """All agents of the cluster, as the head knows them."""
+    return json.loads(_session.bridge_call(_session.current().client.agents))
+
+
+def remote_agent(name: str, *args: Any, **kwargs: Any) -> Handle:
+    """An actor of an agent that is not a class here: native, a prompt, or somebody else's Python."""
+    session = _session.current()
+    init = _codec.dump_json({"args": args, "kwargs": kwargs}) if args or kwargs else None
+    made = _session.bridge_call(session.client.create_actor, name, session.id, "", False, init, "{}")
+    return Handle(made[0], json.loads(made[3]))
+
+
+def llm_agent(name: str, *, system: str = "", model: str = "tiny", description: str = "", concurrency: int = 16, **sampling: Any) -> str:
+    """Declares a prompt around a model as an agent; gives its name. Sampling: max_tokens, temperature, top_p, …"""
+    session = _session.current()
+    spec = {
+        "name": name,
+        "description": description,
+        "kind": {"type": "llm", "system": system, "sampling": sampling},
+        "model": model,
+        "concurrency": concurrency,
+    }
+    _session.bridge_call(session.client.register, json.dumps(spec), b"")
+    return name
+
+
+__all__ = ["Agent", "Future", "Handle", "Method", "Stream", "agent", "agents", "get_actor", "llm_agent", "remote_agent"]

@@ -1,0 +1,200 @@
+"""The driver's connection: `init`, `connect`, `shutdown`, and the thread that hands answers out."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from typing import Any
+
+from . import _bridge, _codec, errors
+from ._future import Future, Stream
+
+_lock = threading.Lock()
+_current: Session | None = None
+
+
+def bridge_call(function: Any, *args: Any) -> Any:
+    """Calls the bridge; its errors become the package's."""
+    try:
+        return function(*args)
+    except _bridge.BridgeError as error:
+        raise _codec.to_exception(error.args) from None
+
+
+class Session:
+    """One driver of a cluster. A context manager; leaving it stops what it started."""
+
+    def __init__(self, address: str, token: str, process: subprocess.Popen[bytes] | None = None, home: str | None = None):
+        self.id = uuid.uuid4().hex
+        self.client = bridge_call(_bridge.Client, address, token, self.id)
+        self.token = token
+        self.registered: dict[str, str] = {}
+        self._process, self._home = process, home
+        self._open: dict[int, Future[Any] | Stream[Any]] = {}
+        self._early: dict[int, list[Any]] = {}
+        self._guard = threading.Lock()
+        self._thread = threading.Thread(target=self._hand_out, name="covey-answers", daemon=True)
+        self._thread.start()
+
+    @property
+    def address(self) -> str:
+        """`host:port` of the head."""
+        return self.client.address
+
+    def call(self, kind: str, target: str, method: str, args: _codec.Payload, timeout: float | None, stream: bool) -> Any:
+        """Opens a call on an `actor` or a `model`."""
+        ids: list[int] = []
+        cancel = lambda: self.client.cancel(ids[0])  # noqa: E731
+        result: Future[Any] | Stream[Any]
+        result = Stream(cancel, lambda n: self.client.credit(ids[0], n)) if stream else Future(cancel)
+        timeout_ms = 0 if timeout is None else max(1, int(timeout * 1000))
+        with self._guard:
+            ids.append(bridge_call(self.client.start, kind, target, method, *args, timeout_ms))
+            self._open[ids[0]] = result
+        return result
+
+    def _hand_out(self) -> None:
+        while True:
+            batch = self.client.poll()
+            if not batch:
+                return
+            for call, kind, payload, failure in batch:
+                with self._guard:
+                    target = self._open.get(call)
+                    if kind != "item":
+                        self._open.pop(call, None)
+                if target is None:
+                    continue
+                try:
+                    value = _codec.load(payload) if payload is not None else None
+                    error = _codec.to_exception(failure) if failure is not None else None
+                except BaseException as why:
+                    value, error = None, why
+                if isinstance(target, Stream):
+                    if kind == "item" and error is None:
+                        target._push(value)
+                        continue
+                    if kind == "value" and error is None:
+                        target._push(value)
+                    if error is not None and kind == "item":
+                        target.cancel()
+                    target._end(error)
+                elif kind != "item":
+                    target._set(value, error)
+
+    def close(self) -> None:
+        """Ends the connection; the cluster stops this driver's actors, and a private cluster stops whole."""
+        global _current
+        with _lock:
+            if _current is self:
+                _current = None
+        self.client.close()
+        gone = errors.ConnectionLost("the session was closed")
+        with self._guard:
+            left, self._open = list(self._open.values()), {}
+        for target in left:
+            target._end(gone) if isinstance(target, Stream) else target._set(None, gone)
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+            self._process = None
+        if self._home is not None:
+            shutil.rmtree(self._home, ignore_errors=True)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def find_binary() -> str:
+    """The `covey` command: `$COVEY_BIN`, the one beside this Python, or the one on the PATH."""
+    beside = pathlib.Path(sys.executable).with_name("covey")
+    for candidate in (os.environ.get("COVEY_BIN"), str(beside) if beside.exists() else None, shutil.which("covey")):
+        if candidate:
+            return candidate
+    raise errors.NotFound("there is no `covey` command; `make build` makes one, or set COVEY_BIN")
+
+
+def init(address: str | None = None, token: str | None = None, *, models: str | None = None, cpus: float | None = None) -> Session:
+    """Connects to a cluster, or starts one on 127.0.0.1 when no address is given; that one stops at exit.
+
+    `models` is a folder of models and `cpus` what the worker offers, for a cluster started here.
+    """
+    if address is not None:
+        return connect(address, token)
+    home = tempfile.mkdtemp(prefix="covey-")
+    command = [find_binary(), "up", "--port", "0"]
+    for flag, value in (("--models", models), ("--cpus", cpus)):
+        if value is not None:
+            command += [flag, str(value)]
+    env = {**os.environ, "COVEY_HOME": home, "COVEY_PYTHON": sys.executable}
+    log = open(os.path.join(home, "cluster.log"), "wb")
+    process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    log.close()
+    credentials = pathlib.Path(home) / "credentials.json"
+    end = time.monotonic() + 30
+    while not credentials.exists():
+        if process.poll() is not None or time.monotonic() > end:
+            text = (pathlib.Path(home) / "cluster.log").read_text(errors="replace")
+            process.kill()
+            raise errors.FailedPrecondition(f"the cluster did not start:\n{text[-2000:]}")
+        time.sleep(0.005)
+    found = json.loads(credentials.read_text())
+    return _install(Session(found["address"], found["admin_key"], process, home))
+
+
+def connect(address: str | None = None, token: str | None = None) -> Session:
+    """Connects to a running cluster: the one given, `COVEY_ADDRESS`/`COVEY_TOKEN`, or the one of this user."""
+    address = address or os.environ.get("COVEY_ADDRESS")
+    token = token or os.environ.get("COVEY_TOKEN")
+    if not (address and token):
+        home = pathlib.Path(os.environ.get("COVEY_HOME") or pathlib.Path.home() / ".covey")
+        try:
+            found = json.loads((home / "credentials.json").read_text())
+        except OSError:
+            raise errors.Unauthenticated(
+                f"no credentials in {home}; start a cluster with `covey up`, or give address and token"
+            ) from None
+        address, token = address or found["address"], token or found["admin_key"]
+    return _install(Session(address, token))
+
+
+def _install(session: Session) -> Session:
+    global _current
+    with _lock:
+        previous, _current = _current, session
+    if previous is not None:
+        previous.close()
+    return session
+
+
+def current() -> Session:
+    """The session in use; `init()` is called when there is none."""
+    with _lock:
+        session = _current
+    return session if session is not None else init()
+
+
+def shutdown() -> None:
+    """Closes the session in use."""
+    with _lock:
+        session = _current
+    if session is not None:
+        session.close()
+
+
+atexit.register(shutdown)

@@ -1,0 +1,130 @@
+"""Durable tasks: they survive this process, the workers and the head."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from . import _bridge, _codec, _session, errors
+from ._agent import Agent, parse_seconds
+
+
+class Task:
+    """One durable request. `Task.from_id` finds it again from anywhere."""
+
+    def __init__(self, id: str, context_id: str | None = None):
+        self.id = id
+        self.context_id = context_id
+
+    @classmethod
+    def from_id(cls, id: str) -> Task:
+        """The task of this id; `NotFound` when there is none of yours."""
+        record = json.loads(_session.bridge_call(_session.current().client.task, id))
+        return cls(record["id"], record["context"])
+
+    def state(self) -> str:
+        """`submitted`, `working`, `completed`, `failed` or `canceled` (A2A's words)."""
+        return json.loads(_session.bridge_call(_session.current().client.task, self.id))["state"].replace("_", "-")
+
+    def events(self, after: int = 0) -> Iterator[dict[str, Any]]:
+        """The task's log from number `after` + 1 to its end, as it grows. Reconnects and misses nothing."""
+        cursor, pause = after, 0.05
+        while True:
+            try:
+                subscription = _session.bridge_call(_session.current().client.subscribe, self.id, cursor)
+                while (batch := _session.bridge_call(subscription.next)) is not None:
+                    pause = 0.05
+                    for body in batch:
+                        event = json.loads(body)
+                        cursor = event["seq"]
+                        yield event
+                        if _is_end(event):
+                            return
+            except (errors.ConnectionLost, errors.Cancelled):
+                if pause > 20:
+                    raise
+            time.sleep(min(pause, 2.0))
+            pause *= 1.5
+
+    def chunks(self) -> Iterator[Any]:
+        """Items the method yields, while they are made. A retry after a lost worker begins them anew."""
+        for event in self.events():
+            body = event["event"]
+            if body["type"] == "part_delta":
+                yield next(iter(body["delta"].values()))
+
+    def result(self, timeout: float | str | None = None) -> Any:
+        """What the method returned, or all it yielded as text (values as a list). Raises what went wrong."""
+        seconds = parse_seconds(timeout)
+        end = None if seconds is None else time.monotonic() + seconds
+        text, data, outcome = "", [], None
+        for event in self.events():
+            body = event["event"]
+            if body["type"] == "step_reset":
+                text, data = "", []
+            elif body["type"] == "part_delta":
+                if "text" in body["delta"]:
+                    text += body["delta"]["text"]
+                elif "data" in body["delta"]:
+                    data.append(body["delta"]["data"])
+            elif body["type"] == "finished":
+                outcome = body["outcome"]
+            if end is not None and outcome is None and time.monotonic() > end:
+                self.cancel("the caller's time ran out")
+                raise errors.DeadlineExceeded(f"task {self.id} took longer than {seconds} s")
+        if outcome is None:
+            raise errors.ConnectionLost(f"the log of task {self.id} ended early")
+        if outcome["is"] == "completed":
+            if text or data:
+                return text if not data else ([text] if text else []) + data
+            return outcome.get("result")
+        if outcome["is"] == "cancelled":
+            raise errors.Cancelled(f"task {self.id} was cancelled: {outcome['reason']}")
+        error = outcome["error"]
+        raise _codec.to_exception((error["kind"], error["message"], error.get("hint"), error.get("executed"), None))
+
+    def cancel(self, reason: str = "cancelled by its owner") -> None:
+        """Ends the task; `FailedPrecondition` when it has ended."""
+        _session.bridge_call(_session.current().client.cancel_task, self.id, reason)
+
+    def __repr__(self) -> str:
+        return f"<task {self.id}>"
+
+
+def _is_end(event: dict[str, Any]) -> bool:
+    body = event["event"]
+    return body["type"] == "finished" and body["outcome"]["is"] != "interrupted"
+
+
+def submit(
+    agent: Agent[Any, Any] | str,
+    method: str = "",
+    *args: Any,
+    message_id: str = "",
+    context_id: str = "",
+    timeout: float | str | None = None,
+    model: str = "",
+    **kwargs: Any,
+) -> Task:
+    """Makes a durable task. When this returns, the head has it on disk.
+
+    `agent` is a class made by `@agent`, or the name of any agent; for a name, the first argument is the message's
+    text. The same `message_id` makes the same task, however often it is sent.
+    """
+    session = _session.current()
+    if isinstance(agent, Agent):
+        name = agent.register()
+        payload = _bridge.encode_payload(*_codec.dump((args, kwargs)))
+        request: dict[str, Any] = {"call": base64.b64encode(payload).decode()}
+    else:
+        name = agent
+        request = {"content": [{"text": a} if isinstance(a, str) else {"data": a} for a in args]}
+    seconds = parse_seconds(timeout)
+    timeout_ms = 0 if seconds is None else max(1, int(seconds * 1000))
+    made = _session.bridge_call(
+        session.client.submit, name, method, json.dumps(request), context_id, message_id, timeout_ms, model
+    )
+    return Task(made[0], made[1])
