@@ -25,12 +25,20 @@ class Context:
         """The conversation, if any."""
         self.cancelled = threading.Event()
         """Set when the caller has gone; sync methods may look at it."""
+        self.tokens = {"input": 0, "output": 0}
+        """Tokens that models read and made for this turn so far."""
         self.llm = ContextLlm(self)
+
+    def _count(self, event: Any) -> None:
+        if isinstance(event, dict) and event["is"] == "done":
+            for key in self.tokens:
+                self.tokens[key] += event["usage"][key]
 
     async def embed(self, texts: list[str], model: str = "minilm") -> list[list[float]]:
         """One unit vector for each text."""
         vectors: list[list[float]] = []
         async for event in self._asker.ask(self._call, {"model": model, "work": "embed", "texts": list(texts)}):
+            self._count(event)
             if isinstance(event, bytes):
                 vectors = unpack_vectors(event)
         return vectors
@@ -46,6 +54,7 @@ class ContextLlm:
         """Text while it is made. `prompt` is a user's text or a list of chat messages."""
         request = chat_request(prompt, model or self._context._model or "tiny", sampling)
         async for event in self._context._asker.ask(self._context._call, request):
+            self._context._count(event)
             if isinstance(event, dict) and event["is"] == "delta":
                 yield event["text"]
 

@@ -1,0 +1,88 @@
+"""The command line, as a person types it: answers, errors with hints, exit codes."""
+
+import json
+import shutil
+import stat
+
+from conftest import ROOT
+
+
+def test_help_has_examples(cluster):
+    for command in ([], ["up"], ["worker"], ["submit"], ["chat"]):
+        out = cluster.cli(*command, "--help")
+        assert out.returncode == 0 and "Example" in out.stdout, command
+
+
+def test_submit_chat_status_agents_models(cluster):
+    assert cluster.cli("submit", "echo", "hello there").stdout == "hello there\n"
+    assert cluster.cli("chat", input="Repeat: sun moon\n").stdout == "sun moon\n"
+    status = json.loads(cluster.cli("status", "--json").stdout)
+    assert status["nodes"][0]["state"] == "live" and status["tasks"]["completed"] >= 2
+    assert "node w1 · live" in cluster.cli("status").stdout
+    assert "echo (native)" in cluster.cli("agents").stdout
+    assert "tiny · qwen3" in cluster.cli("model", "ls", cwd=ROOT).stdout
+    assert cluster.cli("token").stdout.strip() == f"{cluster.keys['join_secret']}@{cluster.keys['address']}"
+
+
+def test_credentials_are_private(cluster):
+    mode = (cluster.home / "credentials.json").stat().st_mode
+    assert stat.S_IMODE(mode) == 0o600
+
+
+def test_errors_name_the_way_out(cluster, tmp_path):
+    def fails(code, needle, *args):
+        out = cluster.cli(*args)
+        assert out.returncode == code and needle in out.stderr, (args, out.returncode, out.stderr)
+
+    fails(66, "known: ", "submit", "nobody", "hi")
+    fails(66, "covey agents", "chat", "nobody")
+    port = cluster.keys["address"].rsplit(":", 1)[1]
+    fails(73, "--port takes another", "head", "--port", port)
+    fails(77, "covey token", "worker", "--join", f"cvj_wrong@{cluster.keys['address']}")
+    fails(64, "covey token", "worker", "--join", "nonsense")
+    fails(64, "no models folder", "worker", "--join", f"cvj_x@{cluster.keys['address']}", "--models", str(tmp_path / "none"))
+    fails(77, "--allow-plaintext", "head", "--host", "0.0.0.0", "--port", "0", "--data", str(tmp_path / "d"))
+    agents = tmp_path / "agents"
+    agents.mkdir()
+    (agents / "bad.toml").write_text('name = "x"\nkind = llm\n')
+    fails(64, "bad.toml", "head", "--port", "0", "--agents", str(agents), "--data", str(tmp_path / "d2"))
+    broken = tmp_path / "broken"
+    shutil.copytree(ROOT / "models/tiny", broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100_000])
+    fails(64, "damaged or cut short", "model", "add", str(broken))
+    assert cluster.cli("status").returncode == 0, "and the cluster still stands"
+
+
+def test_a_damaged_model_is_told_to_the_caller_and_harms_nobody(nodes, tmp_path):
+    broken = tmp_path / "models" / "broken"
+    broken.parent.mkdir()
+    shutil.copytree(ROOT / "models/tiny", broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100_000])
+    nodes.head()
+    nodes.worker("w1", "--models", str(broken.parent))
+    nodes.connect()
+    nodes.live(1)
+    import covey
+
+    try:
+        covey.llm.complete("x", model="broken")
+        raise AssertionError("it must fail")
+    except covey.CoveyError as error:
+        assert "damaged or cut short" in str(error)
+    assert covey.llm.complete("Repeat: blue", model="tiny") == "blue"
+
+
+def test_agents_from_files(nodes, tmp_path):
+    agents = tmp_path / "agents"
+    agents.mkdir()
+    (agents / "helper.toml").write_text('name = "helper"\nkind = "llm"\nmodel = "tiny"\nsystem = "amber is 42, river is 7"\n')
+    (agents / "shout.toml").write_text(
+        'name = "shout"\nkind = "python"\nfile = "shout.py"\nclass = "Shout"\n[[skills]]\nid = "run"\nstreaming = true\n'
+    )
+    (agents / "shout.py").write_text("class Shout:\n    def run(self, text: str):\n        yield text.upper()\n")
+    nodes.head("--agents", str(agents))
+    nodes.worker("w1")
+    assert nodes.cli("submit", "helper", "What is river?").stdout == "7\n"
+    assert nodes.cli("submit", "shout", "hello").stdout == "HELLO\n"

@@ -1,0 +1,230 @@
+"""Unmodified third-party clients: a2a-sdk 1.3.0, 0.3.26 and 0.2.16, and openai."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+from conftest import ROOT
+from openai import BadRequestError, NotFoundError, OpenAI
+
+CACHE = ROOT / ".cache"
+
+
+@pytest.fixture
+def http(cluster):
+    headers = {"Authorization": f"Bearer {cluster.keys['admin_key']}"}
+    with httpx.Client(base_url=f"http://{cluster.keys['address']}", headers=headers, timeout=30) as client:
+        yield client
+
+
+def run_client(cluster, version, code):
+    """Runs a script against another version of a2a-sdk; it prints one JSON line."""
+    env = {**os.environ, "ADDRESS": f"http://{cluster.keys['address']}", "KEY": cluster.keys["admin_key"]}
+    env["PYTHONPATH"] = str(CACHE / f"a2a-{version}")
+    out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+    assert out.returncode == 0, out.stderr
+    return json.loads(out.stdout.splitlines()[-1])
+
+
+async def stream_1_3(cluster, path, text):
+    from a2a.client import ClientConfig, create_client
+    from a2a.types import Message, Part, Role, SendMessageRequest, TaskState
+
+    headers = {"Authorization": f"Bearer {cluster.keys['admin_key']}"}
+    async with httpx.AsyncClient(headers=headers, timeout=30) as http:
+        client = await create_client(f"http://{cluster.keys['address']}{path}", ClientConfig(streaming=True, httpx_client=http))
+        message = Message(message_id=os.urandom(8).hex(), role=Role.ROLE_USER, parts=[Part(text=text)])
+        words, states, times = [], [], []
+        async for event in client.send_message(SendMessageRequest(message=message)):
+            if event.HasField("artifact_update"):
+                words.append(event.artifact_update.artifact.parts[0].text)
+                times.append(time.monotonic())
+            if event.HasField("status_update"):
+                states.append(TaskState.Name(event.status_update.status.state))
+        return words, states, times
+
+
+async def test_a2a_sdk_1_3_streams_word_by_word_as_they_are_made(cluster):
+    words, states, times = await stream_1_3(cluster, "/a2a/echo", "slow: one two three")
+    assert words == ["one ", "two ", "three"]
+    assert states == ["TASK_STATE_WORKING", "TASK_STATE_COMPLETED"]
+    gaps = [b - a for a, b in zip(times, times[1:])]
+    assert all(gap > 0.25 for gap in gaps), f"words came in bursts: {gaps}"
+
+
+async def test_an_agent_that_raises_in_mid_stream_ends_in_failed(cluster):
+    words, states, _ = await stream_1_3(cluster, "/a2a/echo", "fail: one two")
+    assert words == ["one ", "two"] and states[-1] == "TASK_STATE_FAILED"
+
+
+def test_a2a_sdk_0_3_streams(cluster):
+    code = """
+import asyncio, json, os, httpx
+from a2a.client import ClientConfig, ClientFactory, A2ACardResolver, create_text_message_object
+async def main():
+    headers = {"Authorization": "Bearer " + os.environ["KEY"]}
+    async with httpx.AsyncClient(headers=headers, timeout=30) as http:
+        card = await A2ACardResolver(http, os.environ["ADDRESS"] + "/a2a/echo").get_agent_card()
+        client = ClientFactory(ClientConfig(streaming=True, httpx_client=http)).create(card)
+        words, state = [], None
+        async for task, update in client.send_message(create_text_message_object(content="a b c")):
+            if update is not None and update.kind == "artifact-update":
+                words.append(update.artifact.parts[0].root.text)
+            state = task.status.state.value
+        print(json.dumps([words, state, task.artifacts[0].parts[0].root.text]))
+asyncio.run(main())
+"""
+    assert run_client(cluster, "0.3", code)[:2] == [["a ", "b ", "c"], "completed"]
+
+
+def test_a2a_sdk_0_2_tutorial_client_finds_the_default_agent(cluster):
+    code = """
+import asyncio, json, os, uuid, httpx
+from a2a.client import A2ACardResolver, A2AClient
+from a2a.types import MessageSendParams, SendStreamingMessageRequest, SendMessageRequest
+async def main():
+    headers = {"Authorization": "Bearer " + os.environ["KEY"]}
+    async with httpx.AsyncClient(headers=headers) as http:
+        card = await A2ACardResolver(httpx_client=http, base_url=os.environ["ADDRESS"]).get_agent_card()
+        client = A2AClient(httpx_client=http, agent_card=card)
+        payload = {"message": {"role": "user", "parts": [{"kind": "text", "text": "Repeat: sun moon"}], "messageId": uuid.uuid4().hex}}
+        text, kinds = "", []
+        async for chunk in client.send_message_streaming(SendStreamingMessageRequest(id="1", params=MessageSendParams(**payload))):
+            result = chunk.root.result
+            kinds.append(result.kind)
+            if result.kind == "artifact-update":
+                text += result.artifact.parts[0].root.text
+        payload["message"]["messageId"] = uuid.uuid4().hex
+        sent = await client.send_message(SendMessageRequest(id="2", params=MessageSendParams(**payload)))
+        print(json.dumps([text, kinds[0], kinds[-1], sent.root.result.status.state.value]))
+asyncio.run(main())
+"""
+    assert run_client(cluster, "0.2", code) == ["sun moon", "task", "status-update", "completed"]
+
+
+def rpc(http, method, params, path="/a2a/echo", **headers):
+    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    return http.post(path, json=body, headers=headers).json()
+
+
+def message(text, new=False, **more):
+    part = {"text": text} if new else {"kind": "text", "text": text}
+    return {"message": {"messageId": os.urandom(8).hex(), "role": "ROLE_USER" if new else "user", "parts": [part], **more}}
+
+
+def frames(http, method, params, path="/a2a/echo", **headers):
+    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    out = []
+    with http.stream("POST", path, json=body, headers=headers) as response:
+        number = None
+        for line in response.iter_lines():
+            if line.startswith("id:"):
+                number = int(line[3:])
+            elif line.startswith("data:"):
+                out.append((number, json.loads(line[5:])["result"]))
+    return out
+
+
+def test_get_cancel_subscribe_in_both_versions(http):
+    for new in (False, True):
+        send, get, cancel, subscribe = (
+            ("SendMessage", "GetTask", "CancelTask", "SubscribeToTask") if new else ("message/send", "tasks/get", "tasks/cancel", "tasks/resubscribe")
+        )
+        done = rpc(http, send, message("a b", new))["result"]
+        task = done["task"] if new else done
+        assert task["status"]["state"] == ("TASK_STATE_COMPLETED" if new else "completed")
+        assert rpc(http, get, {"id": task["id"]})["result"]["artifacts"][0]["parts"][0]["text"] == "a b"
+        assert rpc(http, cancel, {"id": task["id"]})["error"]["code"] == -32002
+        assert rpc(http, subscribe, {"id": task["id"]})["error"]["code"] == -32004
+        assert rpc(http, get, {"id": "task-none"})["error"]["code"] == -32001
+        configuration = {"returnImmediately": True} if new else {"blocking": False}
+        slow = rpc(http, send, {**message("slow: " + "x " * 50, new), "configuration": configuration})["result"]
+        slow = slow["task"] if new else slow
+        assert slow["status"]["state"] not in ("completed", "TASK_STATE_COMPLETED")
+        ended = rpc(http, cancel, {"id": slow["id"]})["result"]
+        assert ended["status"]["state"] == ("TASK_STATE_CANCELED" if new else "canceled")
+
+
+def test_a_stream_resumes_from_its_last_event_id_without_loss(http):
+    sent = message("one two three four", messageId="resume-me")
+    whole = frames(http, "message/stream", sent)
+    assert [n for n, _ in whole] == sorted({n for n, _ in whole})
+    # The same message again is the same task, and a cursor skips what was seen.
+    cut = whole[2][0]
+    rest = frames(http, "message/stream", sent, **{"Last-Event-ID": str(cut)})
+    assert rest == [f for f in whole if f[0] > cut]
+
+
+def test_malformed_requests_get_their_codes(http):
+    assert http.post("/a2a/echo", content=b"{").json()["error"]["code"] == -32700
+    assert http.post("/a2a/echo", json={"jsonrpc": "1.0"}).json()["error"]["code"] == -32600
+    assert rpc(http, "no/such", {})["error"]["code"] == -32601
+    assert rpc(http, "message/send", {})["error"]["code"] == -32602
+    assert rpc(http, "SendMessage", message("x", True), **{"A2A-Version": "9.0"})["error"]["code"] == -32009
+    assert http.post("/a2a/nobody", json={}).status_code == 404
+    assert http.get("/a2a/echo/.well-known/agent-card.json").json()["name"] == "echo"
+    card = http.get("/.well-known/agent.json")
+    assert http.get("/.well-known/agent-card.json", headers={"If-None-Match": card.headers["etag"]}).status_code == 304
+
+
+def test_nothing_answers_without_credentials(cluster):
+    base = f"http://{cluster.keys['address']}"
+    assert httpx.get(f"{base}/livez").text == "ok"
+    for path in ("/.well-known/agent-card.json", "/v1/models", "/v1/cluster", "/a2a/echo/.well-known/agent-card.json", "/"):
+        assert httpx.get(base + path).status_code == 401, path
+    key = {"Authorization": f"Bearer {cluster.keys['admin_key']}"}
+    assert httpx.get(f"{base}/v1/models", headers={**key, "Host": "evil.example"}).status_code == 403
+    assert httpx.get(f"{base}/v1/models", headers={**key, "Origin": "https://evil.example"}).status_code == 403
+    join = {"Authorization": f"Bearer {cluster.keys['join_secret']}"}
+    assert httpx.get(f"{base}/v1/models", headers=join).status_code == 403
+
+
+@pytest.fixture
+def openai(cluster):
+    return OpenAI(base_url=f"http://{cluster.keys['address']}/v1", api_key=cluster.keys["admin_key"], max_retries=0)
+
+
+def test_openai_chat_completions_and_models(openai):
+    asked = [{"role": "user", "content": [{"type": "text", "text": "Repeat: sun moon star"}]}]
+    whole = openai.chat.completions.create(model="tiny", messages=asked)
+    assert whole.choices[0].message.content == "sun moon star" and whole.choices[0].finish_reason == "stop"
+    assert whole.usage.completion_tokens > 0
+    stream = list(openai.chat.completions.create(model="tiny", messages=asked, stream=True, stream_options={"include_usage": True}))
+    assert "".join(c.choices[0].delta.content or "" for c in stream if c.choices) == "sun moon star"
+    assert stream[-1].usage.total_tokens == whole.usage.total_tokens
+    short = openai.chat.completions.create(model="tiny", messages=asked, max_tokens=1)
+    assert short.choices[0].finish_reason == "length"
+    done = openai.completions.create(model="tiny", prompt="<|user|>Repeat: blue<|end|><|assistant|>")
+    assert done.choices[0].text == "blue"
+    assert "tiny" in [m.id for m in openai.models.list()]
+
+
+def test_openai_errors_have_their_shape(openai):
+    with pytest.raises(NotFoundError) as caught:
+        openai.chat.completions.create(model="none", messages=[{"role": "user", "content": "x"}])
+    assert caught.value.code == "model_not_found"
+    with pytest.raises(BadRequestError):
+        openai.chat.completions.create(model="tiny", messages=[])
+    with pytest.raises(BadRequestError):
+        openai.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "x"}], n=3)
+
+
+def test_openai_embeddings_with_the_real_minilm(nodes, tmp_path):
+    nodes.head()
+    nodes.worker("w1", "--models", str(CACHE / "models"))
+    nodes.connect()
+    nodes.live(1)
+    client = OpenAI(base_url=f"http://{nodes.keys['address']}/v1", api_key=nodes.keys["admin_key"], max_retries=0)
+    texts = ["a cat sits on the mat", "a kitten rests on a rug", "the stock market fell today"]
+    plain = client.embeddings.create(model="minilm", input=texts, encoding_format="float")
+    packed = client.embeddings.create(model="minilm", input=texts)
+    vectors = [d.embedding for d in plain.data]
+    assert [len(v) for v in vectors] == [384] * 3
+    assert max(abs(a - b) for a, b in zip(vectors[0], packed.data[0].embedding)) < 1e-6
+    dot = lambda a, b: sum(x * y for x, y in zip(a, b))  # noqa: E731
+    assert abs(dot(vectors[0], vectors[0]) - 1) < 1e-4
+    assert dot(vectors[0], vectors[1]) > 0.5 > dot(vectors[0], vectors[2])
