@@ -99,6 +99,11 @@ pub fn to_status(error: &Error) -> Status {
 pub fn from_status(status: &Status) -> Error {
     let named = status.metadata().get(KIND_HEADER).and_then(|v| v.to_str().ok()).map(ErrorKind::from_name);
     let kind = named.unwrap_or_else(|| {
+        // Without our header it was not the peer that spoke but the transport: h2 and tonic use these codes for a
+        // connection that broke.
+        if matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled | Code::Unavailable) {
+            return ErrorKind::Unavailable;
+        }
         let code = status.code() as i32;
         let by_code = |kind: &ErrorKind| kind.faces().grpc == code;
         ErrorKind::ALL.into_iter().find(by_code).unwrap_or(ErrorKind::Unavailable)
@@ -130,6 +135,9 @@ mod tests {
             let error = error.executed(Some(false));
             assert_eq!(Error::from(Failure::from(error.clone())), error);
         }
-        assert_eq!(from_status(&Status::unavailable("gone")).kind, ErrorKind::Unavailable);
+        for broken in [Status::unavailable("gone"), Status::unknown("transport error"), Status::internal("h2 protocol error")] {
+            assert_eq!(from_status(&broken).kind, ErrorKind::Unavailable);
+        }
+        assert_eq!(from_status(&Status::unauthenticated("who?")).kind, ErrorKind::Unauthenticated);
     }
 }

@@ -37,7 +37,7 @@ def test_errors_name_the_way_out(cluster, tmp_path):
     fails(66, "known: ", "submit", "nobody", "hi")
     fails(66, "covey agents", "chat", "nobody")
     port = cluster.keys["address"].rsplit(":", 1)[1]
-    fails(73, "--port takes another", "head", "--port", port)
+    fails(73, "takes another", "head", "--port", port)
     fails(77, "covey token", "worker", "--join", f"cvj_wrong@{cluster.keys['address']}")
     fails(64, "covey token", "worker", "--join", "nonsense")
     fails(64, "no models folder", "worker", "--join", f"cvj_x@{cluster.keys['address']}", "--models", str(tmp_path / "none"))
