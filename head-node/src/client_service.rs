@@ -49,7 +49,10 @@ impl Covey for ClientService {
     type SubscribeStream = BoxStream<'static, Result<v1::EventBatch, Status>>;
     type CallsStream = BoxStream<'static, Result<CallBatch, Status>>;
 
-    async fn register_agent(&self, request: Request<v1::RegisterAgentRequest>) -> Result<Response<v1::RegisterAgentReply>, Status> {
+    async fn register_agent(
+        &self,
+        request: Request<v1::RegisterAgentRequest>,
+    ) -> Result<Response<v1::RegisterAgentReply>, Status> {
         let request = request.into_inner();
         let result = async {
             let spec: AgentSpec = from_json("the agent", &request.spec)?;
@@ -57,7 +60,12 @@ impl Covey for ClientService {
                 if request.code.len() > caps::CODE_BYTES_MAX {
                     return Err(Error::new(
                         ErrorKind::TooLarge,
-                        format!("the code of `{}` is {} bytes, the limit is {}", spec.name, request.code.len(), caps::CODE_BYTES_MAX),
+                        format!(
+                            "the code of `{}` is {} bytes, the limit is {}",
+                            spec.name,
+                            request.code.len(),
+                            caps::CODE_BYTES_MAX
+                        ),
                     )
                     .hint("load big data inside the agent instead of shipping it with the code"));
                 }
@@ -65,7 +73,10 @@ impl Covey for ClientService {
                 let failed = |e: covey_store::Error| Error::internal(format!("failed to keep code: {e}"));
                 if request.code.is_empty() {
                     if store.blob(digest.as_str()).await.map_err(failed)?.is_none() {
-                        return Err(Error::new(ErrorKind::FailedPrecondition, format!("code `{digest}` is not known here")));
+                        return Err(Error::new(
+                            ErrorKind::FailedPrecondition,
+                            format!("code `{digest}` is not known here"),
+                        ));
                     }
                 } else {
                     let hex: String = Sha256::digest(&request.code).iter().map(|b| format!("{b:02x}")).collect();
@@ -118,7 +129,8 @@ impl Covey for ClientService {
 
     async fn stop_actor(&self, request: Request<v1::StopActorRequest>) -> Result<Response<v1::Empty>, Status> {
         let request = request.into_inner();
-        let stop = self.cluster.shared.owner.ask(|tx| Input::StopActor(ActorId::from(request.actor), request.drain, tx));
+        let stop =
+            self.cluster.shared.owner.ask(|tx| Input::StopActor(ActorId::from(request.actor), request.drain, tx));
         stop.await.and_then(|r| r).map_err(|e| to_status(&e))?;
         Ok(Response::new(v1::Empty {}))
     }
@@ -145,8 +157,8 @@ impl Covey for ClientService {
     async fn get_task(&self, request: Request<v1::GetTaskRequest>) -> Result<Response<v1::TaskReply>, Status> {
         let caller = caller(&request);
         let id = TaskId::from(request.into_inner().task);
-        let record = self.cluster.task(&caller, &id).await.map_err(|e| to_status(&e))?;
-        Ok(Response::new(v1::TaskReply { record: to_json(&*record), last_seq: 0 }))
+        let (record, last) = self.cluster.task(&caller, &id).await.map_err(|e| to_status(&e))?;
+        Ok(Response::new(v1::TaskReply { record: to_json(&*record), last_seq: last.unwrap_or(0) }))
     }
 
     async fn list_tasks(&self, request: Request<v1::ListTasksRequest>) -> Result<Response<v1::ListTasksReply>, Status> {
@@ -162,11 +174,18 @@ impl Covey for ClientService {
     async fn cancel_task(&self, request: Request<v1::CancelTaskRequest>) -> Result<Response<v1::TaskReply>, Status> {
         let caller = caller(&request);
         let request = request.into_inner();
-        let record = self.cluster.cancel(&caller, &TaskId::from(request.task), &request.reason).await.map_err(|e| to_status(&e))?;
+        let record = self
+            .cluster
+            .cancel(&caller, &TaskId::from(request.task), &request.reason)
+            .await
+            .map_err(|e| to_status(&e))?;
         Ok(Response::new(v1::TaskReply { record: to_json(&*record), last_seq: 0 }))
     }
 
-    async fn subscribe(&self, request: Request<v1::SubscribeRequest>) -> Result<Response<Self::SubscribeStream>, Status> {
+    async fn subscribe(
+        &self,
+        request: Request<v1::SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
         let caller = caller(&request);
         let request = request.into_inner();
         let id = TaskId::from(request.task);
@@ -197,7 +216,7 @@ impl Covey for ClientService {
                     message = stream.message() => message,
                 };
                 match message {
-                    Ok(Some(batch)) => batch.frames.into_iter().for_each(|f| shared.relay.from_origin(origin, f)),
+                    Ok(Some(batch)) => batch.frames.into_iter().for_each(|f| shared.relay.take_from_origin(origin, f)),
                     Ok(None) | Err(_) => break,
                 }
             }

@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use covey_cluster_core::head::Submission;
 use covey_domain::{
-    AgentKind, AgentSpec, CallerId, ContextId, Envelope, Error, TaskId, TaskRecord,
-    caps,
+    AgentKind, AgentSpec, CallerId, ContextId, Envelope, Error, TaskId, TaskRecord, caps,
     infer::{ChatMessage, InferEvent, InferRequest},
     log::Answer,
     status::{ClusterStatus, ModelStatus},
 };
-use covey_gateway::{Cluster, SubmitTask};
+use covey_gateway::{Cluster, FoundTask, SubmitTask};
 use covey_proto::{
     payload_json,
     v1::{CallCancel, CallFrame, CallOpen, call_end, call_frame::Body, call_open::Target},
@@ -29,10 +28,16 @@ pub(crate) struct ClusterPort {
 
 impl ClusterPort {
     /// Earlier turns of `context` with this agent, oldest first.
-    async fn history(&self, context: &ContextId, spec: &AgentSpec, caller: &CallerId) -> Result<Vec<ChatMessage>, Error> {
+    async fn history(
+        &self,
+        context: &ContextId,
+        spec: &AgentSpec,
+        caller: &CallerId,
+    ) -> Result<Vec<ChatMessage>, Error> {
         let failed = |e: covey_store::Error| Error::internal(format!("failed to read history: {e}"));
         let store = &self.shared.store;
-        let mut turns = store.tasks(spec.name.as_str(), context.as_str(), "completed", HISTORY_TURNS_MAX).await.map_err(failed)?;
+        let mut turns =
+            store.tasks(spec.name.as_str(), context.as_str(), "completed", HISTORY_TURNS_MAX).await.map_err(failed)?;
         turns.retain(|t| t.caller == *caller);
         turns.reverse();
         let mut messages = Vec::new();
@@ -97,18 +102,26 @@ impl Cluster for ClusterPort {
         .boxed()
     }
 
-    fn task<'a>(&'a self, caller: &'a CallerId, id: &'a TaskId) -> BoxFuture<'a, Result<Arc<TaskRecord>, Error>> {
+    fn task<'a>(&'a self, caller: &'a CallerId, id: &'a TaskId) -> BoxFuture<'a, Result<FoundTask, Error>> {
         async move {
-            let record = match self.shared.owner.ask(|tx| Input::ActiveTask(id.clone(), tx)).await? {
-                Some((record, _)) => Some(record),
-                None => self.shared.store.task(id).await.map_err(|e| Error::internal(e.to_string()))?.map(Arc::new),
+            let found = match self.shared.owner.ask(|tx| Input::ActiveTask(id.clone(), tx)).await? {
+                Some((record, last)) => Some((record, Some(last))),
+                None => {
+                    let stored = self.shared.store.task(id).await.map_err(|e| Error::internal(e.to_string()))?;
+                    stored.map(|record| (Arc::new(record), None))
+                }
             };
-            record.filter(|r| r.caller == *caller).ok_or_else(|| Error::not_found("task", id))
+            found.filter(|(r, _)| r.caller == *caller).ok_or_else(|| Error::not_found("task", id))
         }
         .boxed()
     }
 
-    fn cancel<'a>(&'a self, caller: &'a CallerId, id: &'a TaskId, reason: &'a str) -> BoxFuture<'a, Result<Arc<TaskRecord>, Error>> {
+    fn cancel<'a>(
+        &'a self,
+        caller: &'a CallerId,
+        id: &'a TaskId,
+        reason: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<TaskRecord>, Error>> {
         async move {
             self.task(caller, id).await?;
             self.shared.owner.ask(|tx| Input::CancelTask(id.clone(), caller.to_string(), reason.to_owned(), tx)).await?
@@ -128,7 +141,10 @@ impl Cluster for ClusterPort {
         struct Leave(crate::relay::Relay, u64);
         impl Drop for Leave {
             fn drop(&mut self) {
-                self.0.from_origin(self.1, CallFrame { id: 1, body: Some(Body::Cancel(CallCancel { reason: String::new() })) });
+                self.0.take_from_origin(
+                    self.1,
+                    CallFrame { id: 1, body: Some(Body::Cancel(CallCancel { reason: String::new() })) },
+                );
                 self.0.origin_gone(self.1);
             }
         }
@@ -140,7 +156,7 @@ impl Cluster for ClusterPort {
             traceparent: String::new(),
             target: Some(Target::Model(request.model.to_string())),
         };
-        relay.from_origin(origin, CallFrame { id: 1, body: Some(Body::Open(open)) });
+        relay.take_from_origin(origin, CallFrame { id: 1, body: Some(Body::Open(open)) });
         async_stream::stream! {
             let leave = leave;
             let mut taken = 0;
@@ -149,7 +165,7 @@ impl Cluster for ClusterPort {
                     Some(Body::Item(item)) => {
                         taken += 1;
                         if taken == caps::STREAM_WINDOW / 2 {
-                            leave.0.from_origin(leave.1, CallFrame { id: 1, body: Some(Body::Credit(taken)) });
+                            leave.0.take_from_origin(leave.1, CallFrame { id: 1, body: Some(Body::Credit(taken)) });
                             taken = 0;
                         }
                         yield covey_proto::infer_event(&item);
@@ -180,4 +196,3 @@ impl Cluster for ClusterPort {
         .boxed()
     }
 }
-

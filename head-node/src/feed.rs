@@ -60,7 +60,12 @@ impl Feed {
     }
 
     /// Events above `after`, up to the end of the task.
-    pub fn subscribe(&self, store: Arc<Store>, task: TaskId, after: u64) -> BoxStream<'static, Result<Arc<Envelope>, Error>> {
+    pub fn subscribe(
+        &self,
+        store: Arc<Store>,
+        task: TaskId,
+        after: u64,
+    ) -> BoxStream<'static, Result<Arc<Envelope>, Error>> {
         let live = self.live.lock().get(&task).cloned();
         Box::pin(async_stream::stream! {
             let mut cursor = after;

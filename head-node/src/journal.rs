@@ -87,7 +87,9 @@ async fn send(store: &Store, relay: &Relay, node: &NodeId, command: Command) {
                 owner,
             })
         }
-        Command::Stop { actor, epoch, drain } => Body::Stop(v1::StopActor { actor: actor.to_string(), epoch: epoch.0, drain }),
+        Command::Stop { actor, epoch, drain } => {
+            Body::Stop(v1::StopActor { actor: actor.to_string(), epoch: epoch.0, drain })
+        }
         Command::Run { record, actor, timeout_ms } => Body::Run(v1::RunTask {
             task: record.id.to_string(),
             attempt: record.attempt,
@@ -98,7 +100,9 @@ async fn send(store: &Store, relay: &Relay, node: &NodeId, command: Command) {
             timeout_ms: timeout_ms.unwrap_or(0),
             model: record.model.as_ref().map(ToString::to_string).unwrap_or_default(),
         }),
-        Command::CancelTask { task, attempt, reason } => Body::Cancel(v1::CancelTask { task: task.to_string(), attempt, reason }),
+        Command::CancelTask { task, attempt, reason } => {
+            Body::Cancel(v1::CancelTask { task: task.to_string(), attempt, reason })
+        }
         Command::Durable { number } => Body::Durable(v1::Durable { number }),
     };
     relay.send(node, body);

@@ -91,8 +91,11 @@ impl HeadNode {
     /// Binds, reads the store, and serves until `shutdown`.
     pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Self, Error> {
         if !config.listen.ip().is_loopback() && !config.allow_plaintext {
-            return Err(Error::new(ErrorKind::PermissionDenied, format!("`{}` is not a loopback address and TLS is not set up", config.listen))
-                .hint("listen on 127.0.0.1, or say --allow-plaintext when the network is private"));
+            return Err(Error::new(
+                ErrorKind::PermissionDenied,
+                format!("`{}` is not a loopback address and TLS is not set up", config.listen),
+            )
+            .hint("listen on 127.0.0.1, or say --allow-plaintext when the network is private"));
         }
         let listener = TcpListener::bind(config.listen).await.map_err(|e| {
             Error::new(ErrorKind::AlreadyExists, format!("failed to listen on `{}`: {e}", config.listen))
@@ -100,12 +103,13 @@ impl HeadNode {
         })?;
         let io = |what: &str, e: &dyn std::fmt::Display| Error::internal(format!("failed to {what}: {e}"));
         let address = listener.local_addr().map_err(|e| io("read the bound address", &e))?;
-        covey_node::home::private_dir(&config.data).map_err(|e| io(&format!("make `{}`", config.data.display()), &e))?;
+        covey_node::home::private_dir(&config.data)
+            .map_err(|e| io(&format!("make `{}`", config.data.display()), &e))?;
         let credentials = Credentials::load_or_create(&config.credentials, &address.to_string())
             .map_err(|e| io(&format!("read or write `{}`", config.credentials.display()), &e))?;
-        let store = Store::open(&config.data.join("covey.db")).await.map_err(|e| {
-            io(&format!("open the store in `{}`", config.data.display()), &e)
-        })?;
+        let store = Store::open(&config.data.join("covey.db"))
+            .await
+            .map_err(|e| io(&format!("open the store in `{}`", config.data.display()), &e))?;
         let snapshot = store.begin().await.map_err(|e| io("read the store", &e))?;
 
         let now = now_ms();

@@ -90,7 +90,13 @@ fn write(
     }
 }
 
-async fn read(shared: Shared, node: NodeId, conn: u64, mut stream: Streaming<FromWorker>, tx: mpsc::UnboundedSender<HeadFrame>) {
+async fn read(
+    shared: Shared,
+    node: NodeId,
+    conn: u64,
+    mut stream: Streaming<FromWorker>,
+    tx: mpsc::UnboundedSender<HeadFrame>,
+) {
     let reason = loop {
         let message = tokio::select! {
             () = tx.closed() => break "the answer stream was closed".to_owned(),
@@ -120,7 +126,13 @@ async fn read(shared: Shared, node: NodeId, conn: u64, mut stream: Streaming<Fro
     shared.relay.drop_link(&node, conn);
 }
 
-async fn take(shared: &Shared, node: &NodeId, conn: u64, body: Body, tx: &mpsc::UnboundedSender<HeadFrame>) -> Result<(), Error> {
+async fn take(
+    shared: &Shared,
+    node: &NodeId,
+    conn: u64,
+    body: Body,
+    tx: &mpsc::UnboundedSender<HeadFrame>,
+) -> Result<(), Error> {
     match body {
         Body::Hello(_) => return Err(Error::invalid("a second hello")),
         Body::Heartbeat(heartbeat) => {
@@ -150,7 +162,7 @@ async fn take(shared: &Shared, node: &NodeId, conn: u64, body: Body, tx: &mpsc::
             };
             shared.owner.tell(Input::ActorReport(node.clone(), actor, Epoch(report.epoch), said)).await;
         }
-        Body::Call(frame) => shared.relay.from_worker(node, frame),
+        Body::Call(frame) => shared.relay.take_from_worker(node, frame),
         Body::Models(report) => {
             let models: Vec<ModelStatus> = from_json("models", &report.models)?;
             shared.relay.models(node, models.clone());

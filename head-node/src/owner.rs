@@ -76,7 +76,12 @@ pub(crate) fn spawn(head: Head, journal: mpsc::Sender<Item>, shutdown: Cancellat
     Handle { inputs }
 }
 
-async fn run(mut head: Head, mut inputs: mpsc::Receiver<Input>, journal: mpsc::Sender<Item>, shutdown: CancellationToken) {
+async fn run(
+    mut head: Head,
+    mut inputs: mpsc::Receiver<Input>,
+    journal: mpsc::Sender<Item>,
+    shutdown: CancellationToken,
+) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -168,4 +173,3 @@ fn handle(head: &mut Head, input: Input, now: u64) -> Option<Effect> {
         }
     }
 }
-

@@ -92,14 +92,18 @@ impl Relay {
     }
 
     /// A frame from an origin.
-    pub fn from_origin(&self, origin: u64, frame: CallFrame) {
+    pub fn take_from_origin(&self, origin: u64, frame: CallFrame) {
         let mut state = self.state.lock();
         match frame.body {
             Some(Body::Open(open)) => state.open(origin, frame.id, open),
             Some(Body::Cancel(cancel)) => {
                 if let Some(id) = state.by_origin.get(&(origin, frame.id)).copied() {
                     state.cancel(id, &cancel.reason);
-                    state.answer(origin, frame.id, failure(Error::new(ErrorKind::Cancelled, "cancelled by the caller")));
+                    state.answer(
+                        origin,
+                        frame.id,
+                        failure(Error::new(ErrorKind::Cancelled, "cancelled by the caller")),
+                    );
                 }
             }
             Some(Body::Credit(items)) => {
@@ -114,11 +118,11 @@ impl Relay {
     }
 
     /// A frame from a worker: an answer to a call we passed on, or a call of its own.
-    pub fn from_worker(&self, node: &NodeId, frame: CallFrame) {
+    pub fn take_from_worker(&self, node: &NodeId, frame: CallFrame) {
         if frame.id & FROM_WORKER != 0 {
             let origin = self.state.lock().links.get(node).map(|l| l.origin);
             if let Some(origin) = origin {
-                self.from_origin(origin, frame);
+                self.take_from_origin(origin, frame);
             }
             return;
         }
@@ -154,7 +158,9 @@ impl Relay {
             .collect();
         let over = match &route {
             Route::At { .. } => None,
-            Route::Wait { why, .. } => Some(Error::new(ErrorKind::ActorDied, format!("the actor died: {why}")).executed(None)),
+            Route::Wait { why, .. } => {
+                Some(Error::new(ErrorKind::ActorDied, format!("the actor died: {why}")).executed(None))
+            }
             Route::Gone(error) => Some(Error { executed: None, ..error.clone() }),
         };
         if let Some(error) = over {
@@ -180,10 +186,11 @@ impl Relay {
                 }
             }
         });
-        let old = self.state.lock().links.insert(
-            node.clone(),
-            Link { conn, frames, models, model_calls: BTreeMap::new(), origin },
-        );
+        let old = self
+            .state
+            .lock()
+            .links
+            .insert(node.clone(), Link { conn, frames, models, model_calls: BTreeMap::new(), origin });
         if let Some(old) = old {
             self.lost(node, &old);
         }
@@ -235,7 +242,8 @@ impl State {
     fn open(&mut self, origin: u64, id: u64, open: CallOpen) {
         let Some(from) = self.origins.get_mut(&origin) else { return };
         if from.open >= caps::CALLS_OPEN_MAX {
-            let error = Error::new(ErrorKind::Overloaded, format!("{} calls are open", from.open)).executed(Some(false));
+            let error =
+                Error::new(ErrorKind::Overloaded, format!("{} calls are open", from.open)).executed(Some(false));
             return self.answer(origin, id, failure(error));
         }
         from.open += 1;
@@ -289,7 +297,10 @@ impl State {
                 if queue.len() < caps::MAILBOX_DEPTH_MAX {
                     queue.push((call, open));
                 } else {
-                    self.fail(call, Error::new(ErrorKind::Overloaded, "the actor's mailbox is full").executed(Some(false)));
+                    self.fail(
+                        call,
+                        Error::new(ErrorKind::Overloaded, "the actor's mailbox is full").executed(Some(false)),
+                    );
                 }
             }
             Some(Route::Gone(error)) => {

@@ -38,7 +38,12 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Open requests have this long to end when the head stops.
 const DRAIN: Duration = Duration::from_secs(2);
 
-pub(crate) async fn serve(listener: TcpListener, shared: Shared, credentials: Credentials, shutdown: CancellationToken) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    shared: Shared,
+    credentials: Credentials,
+    shutdown: CancellationToken,
+) {
     let app = app(shared, credentials);
     let tracker = TaskTracker::new();
     loop {
@@ -67,7 +72,8 @@ pub(crate) async fn serve(listener: TcpListener, shared: Shared, credentials: Cr
                 .initial_stream_window_size(4 << 20)
                 .initial_connection_window_size(16 << 20)
                 .max_concurrent_streams(10_000);
-            let service = TowerToHyperService::new(app.map_request(|r: hyper::Request<hyper::body::Incoming>| r.map(Body::new)));
+            let service =
+                TowerToHyperService::new(app.map_request(|r: hyper::Request<hyper::body::Incoming>| r.map(Body::new)));
             let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), service);
             tokio::pin!(connection);
             tokio::select! {
@@ -129,7 +135,13 @@ async fn check(keys: Arc<Credentials>, mut request: Request, next: Next) -> Resu
 /// Guards against DNS rebinding and pages of other sites. Only a head on loopback knows all its names.
 fn from_here(headers: &HeaderMap, authority: Option<&str>, address: &str) -> bool {
     let local = |name: &str| matches!(name, "127.0.0.1" | "localhost" | "[::1]" | "::1");
-    let name = |authority: &str| authority.rsplit_once(':').filter(|(_, p)| p.chars().all(|c| c.is_ascii_digit())).map_or(authority, |(n, _)| n).to_owned();
+    let name = |authority: &str| {
+        authority
+            .rsplit_once(':')
+            .filter(|(_, p)| p.chars().all(|c| c.is_ascii_digit()))
+            .map_or(authority, |(n, _)| n)
+            .to_owned()
+    };
     if !local(&name(address)) {
         return true;
     }

@@ -135,7 +135,9 @@ mod tests {
             let error = error.executed(Some(false));
             assert_eq!(Error::from(Failure::from(error.clone())), error);
         }
-        for broken in [Status::unavailable("gone"), Status::unknown("transport error"), Status::internal("h2 protocol error")] {
+        for broken in
+            [Status::unavailable("gone"), Status::unknown("transport error"), Status::internal("h2 protocol error")]
+        {
             assert_eq!(from_status(&broken).kind, ErrorKind::Unavailable);
         }
         assert_eq!(from_status(&Status::unauthenticated("who?")).kind, ErrorKind::Unauthenticated);

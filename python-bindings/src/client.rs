@@ -70,7 +70,8 @@ impl Client {
     }
 
     fn register(&self, py: Python<'_>, spec: &str, code: &[u8]) -> PyResult<bool> {
-        let spec = serde_json::from_str(spec).map_err(|e| raise(&Error::invalid(format!("failed to read the agent: {e}"))))?;
+        let spec =
+            serde_json::from_str(spec).map_err(|e| raise(&Error::invalid(format!("failed to read the agent: {e}"))))?;
         let code = code.to_vec();
         self.wait(py, async move { self.rust.register(&spec, code).await })
     }
@@ -153,7 +154,16 @@ impl Client {
 
     /// Opens a call on an `actor` or a `model`; its answers arrive at `poll`.
     #[expect(clippy::too_many_arguments, reason = "keyword arguments in Python")]
-    fn start(&self, kind: &str, target: String, method: &str, codec: i32, body: &[u8], buffers: Vec<Vec<u8>>, timeout_ms: u64) -> PyResult<u64> {
+    fn start(
+        &self,
+        kind: &str,
+        target: String,
+        method: &str,
+        codec: i32,
+        body: &[u8],
+        buffers: Vec<Vec<u8>>,
+        timeout_ms: u64,
+    ) -> PyResult<u64> {
         let target = if kind == "model" { Target::Model(target) } else { Target::Actor(target) };
         let calls = self.calls.lock().clone().ok_or_else(|| raise(&Error::unavailable("the client is closed")))?;
         let done = self.done.clone();

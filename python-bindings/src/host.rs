@@ -13,7 +13,10 @@ use covey_proto::{
 };
 use parking_lot::Mutex;
 use prost::Message as _;
-use pyo3::{prelude::*, types::{PyBytes, PyList, PyTuple}};
+use pyo3::{
+    prelude::*,
+    types::{PyBytes, PyList, PyTuple},
+};
 
 use crate::{from_py, raise, to_py};
 
@@ -67,7 +70,8 @@ impl Host {
                 Some(Body::Start(s)) => {
                     let code = PyBytes::new(py, &s.code);
                     let init = s.init.as_ref().map(|p| to_py(py, p));
-                    ("start", s.actor, s.agent, s.digest, code, s.class_name, init, s.concurrency, s.model).into_pyobject(py)?
+                    ("start", s.actor, s.agent, s.digest, code, s.class_name, init, s.concurrency, s.model)
+                        .into_pyobject(py)?
                 }
                 Some(Body::Call(c)) => {
                     let args = to_py(py, &c.args.unwrap_or_default());
@@ -90,7 +94,12 @@ impl Host {
     }
 
     #[pyo3(signature = (actor, failure=None))]
-    fn started(&self, py: Python<'_>, actor: String, failure: Option<(String, String, Option<String>)>) -> PyResult<()> {
+    fn started(
+        &self,
+        py: Python<'_>,
+        actor: String,
+        failure: Option<(String, String, Option<String>)>,
+    ) -> PyResult<()> {
         let failure = failure.map(|(kind, message, detail)| error(&kind, message, detail).into());
         self.send(py, Body::Started(HostStarted { actor, failure }))
     }

@@ -46,7 +46,9 @@ fn encode_payload<'py>(py: Python<'py>, codec: i32, body: &[u8], buffers: Vec<Ve
 fn _bridge(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("BridgeError", module.py().get_type::<BridgeError>())?;
-    for (name, codec) in [("RAW", Codec::Raw), ("PICKLE", Codec::Pickle), ("JSON", Codec::Json), ("CONTENT", Codec::Content)] {
+    for (name, codec) in
+        [("RAW", Codec::Raw), ("PICKLE", Codec::Pickle), ("JSON", Codec::Json), ("CONTENT", Codec::Content)]
+    {
         module.add(name, codec as i32)?;
     }
     module.add_function(wrap_pyfunction!(encode_payload, module)?)?;

@@ -65,7 +65,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let node = match &config.name {
         Some(name) => {
             let file = home.join("workers").join(name).join("identity.key");
-            covey_node::identity::load_or_create(&file).map_err(|e| io(&format!("read or write `{}`", file.display()), e))?
+            covey_node::identity::load_or_create(&file)
+                .map_err(|e| io(&format!("read or write `{}`", file.display()), e))?
         }
         None => covey_node::identity::ephemeral(),
     };
@@ -102,7 +103,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         python: python.map(|p| p.version).unwrap_or_default(),
         incarnation: rand::random::<u64>() >> 1,
     };
-    let result = link::Link::new(config.head, config.secret, facts, runtime.clone(), models, remote, rx).run(shutdown).await;
+    let result =
+        link::Link::new(config.head, config.secret, facts, runtime.clone(), models, remote, rx).run(shutdown).await;
     runtime.stop_everything().await;
     let _ = std::fs::remove_dir_all(folder);
     result
@@ -117,4 +119,3 @@ pub(crate) struct Facts {
     pub python: String,
     pub incarnation: u64,
 }
-

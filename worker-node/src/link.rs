@@ -140,7 +140,11 @@ impl Link {
     async fn once(&mut self, shutdown: &CancellationToken) -> Ended {
         let lost = |e: &dyn std::fmt::Display| Ended::Lost(e.to_string());
         let endpoint = match Endpoint::from_shared(format!("http://{}", self.head)) {
-            Ok(endpoint) => endpoint.tcp_nodelay(true).connect_timeout(DIAL_TIMEOUT).initial_stream_window_size(4 << 20).initial_connection_window_size(16 << 20),
+            Ok(endpoint) => endpoint
+                .tcp_nodelay(true)
+                .connect_timeout(DIAL_TIMEOUT)
+                .initial_stream_window_size(4 << 20)
+                .initial_connection_window_size(16 << 20),
             Err(error) => return Ended::Refused(Error::invalid(format!("`{}` is not an address: {error}", self.head))),
         };
         let channel = tokio::select! {
@@ -164,7 +168,10 @@ impl Link {
             Ok(response) => response.into_inner(),
             Err(status) => {
                 let error = from_status(&status);
-                let final_word = matches!(error.kind, ErrorKind::Unauthenticated | ErrorKind::PermissionDenied | ErrorKind::FailedPrecondition);
+                let final_word = matches!(
+                    error.kind,
+                    ErrorKind::Unauthenticated | ErrorKind::PermissionDenied | ErrorKind::FailedPrecondition
+                );
                 return if final_word {
                     Ended::Refused(error.hint("`covey token` on the head's machine prints a join token"))
                 } else {
@@ -234,13 +241,21 @@ impl Link {
         let mut tasks: Vec<_> = snapshot
             .tasks
             .iter()
-            .map(|(task, attempt, actor)| v1::TaskRef { task: task.to_string(), attempt: *attempt, actor: actor.to_string() })
+            .map(|(task, attempt, actor)| v1::TaskRef {
+                task: task.to_string(),
+                attempt: *attempt,
+                actor: actor.to_string(),
+            })
             .collect();
         for (_, kept) in self.outbox.unacknowledged() {
             let key = (kept.task.clone(), kept.attempt);
             let known = tasks.iter().any(|t| t.task == kept.task.as_str() && t.attempt == kept.attempt);
             if let (false, Some(actor)) = (known, self.held.get(&key)) {
-                tasks.push(v1::TaskRef { task: kept.task.to_string(), attempt: kept.attempt, actor: actor.to_string() });
+                tasks.push(v1::TaskRef {
+                    task: kept.task.to_string(),
+                    attempt: kept.attempt,
+                    actor: actor.to_string(),
+                });
             }
         }
         v1::Hello {

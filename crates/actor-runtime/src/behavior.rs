@@ -49,17 +49,19 @@ impl Invocation {
         match self.args.codec() {
             Codec::Json => {
                 let value: serde_json::Value = covey_proto::codec::decode(&self.args)?;
-                let first = value["args"].get(0).or_else(|| value["kwargs"].as_object().and_then(|k| k.values().next()));
+                let first =
+                    value["args"].get(0).or_else(|| value["kwargs"].as_object().and_then(|k| k.values().next()));
                 let first = first.cloned().unwrap_or(serde_json::Value::Null);
-                serde_json::from_value(first).map_err(|e| Error::invalid(format!("`{}` got a wrong argument: {e}", self.method)))
+                serde_json::from_value(first)
+                    .map_err(|e| Error::invalid(format!("`{}` got a wrong argument: {e}", self.method)))
             }
             Codec::Content => {
                 let text = serde_json::Value::String(self.text()?);
                 let parsed = serde_json::from_value(text.clone());
                 // A number in a message is still text there.
-                parsed.or_else(|_| serde_json::from_str(text.as_str().unwrap_or_default())).map_err(|e| {
-                    Error::invalid(format!("`{}` cannot read the message: {e}", self.method))
-                })
+                parsed
+                    .or_else(|_| serde_json::from_str(text.as_str().unwrap_or_default()))
+                    .map_err(|e| Error::invalid(format!("`{}` cannot read the message: {e}", self.method)))
             }
             Codec::Raw | Codec::Pickle | Codec::Bincode => covey_proto::codec::decode(&self.args),
         }

@@ -39,7 +39,9 @@ impl Behavior for Llm {
                 match event? {
                     InferEvent::Delta { text } => sink.text(&text).await,
                     InferEvent::Done { usage, .. } => sink.used(&model, usage),
-                    InferEvent::Vectors { .. } => return Err(Error::invalid(format!("model `{model}` makes vectors, not text"))),
+                    InferEvent::Vectors { .. } => {
+                        return Err(Error::invalid(format!("model `{model}` makes vectors, not text")));
+                    }
                 }
             }
             Ok(None)

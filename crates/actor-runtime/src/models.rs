@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use async_openai::{
-    Client,
-    config::OpenAIConfig,
-};
+use async_openai::{Client, config::OpenAIConfig};
 use covey_domain::{
     Error, ErrorKind,
     infer::{Finish, InferEvent, InferRequest, Usage, Work},

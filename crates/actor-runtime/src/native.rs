@@ -22,7 +22,8 @@ impl Default for Registry {
         let mut registry = Self { makers: BTreeMap::new() };
         registry.add("echo", |_| Ok(Arc::new(Echo)));
         registry.add("counter", |init| {
-            let start = init.map(|p| Invocation { method: "init".into(), args: p, json: false, task: None }.arg::<i64>());
+            let start =
+                init.map(|p| Invocation { method: "init".into(), args: p, json: false, task: None }.arg::<i64>());
             Ok(Arc::new(Counter { count: Mutex::new(start.transpose()?.unwrap_or(0)) }))
         });
         registry
@@ -31,7 +32,11 @@ impl Default for Registry {
 
 impl Registry {
     /// Adds an agent's maker.
-    pub fn add(&mut self, name: &str, make: impl Fn(Option<Payload>) -> Result<Arc<dyn Behavior>, Error> + Send + Sync + 'static) {
+    pub fn add(
+        &mut self,
+        name: &str,
+        make: impl Fn(Option<Payload>) -> Result<Arc<dyn Behavior>, Error> + Send + Sync + 'static,
+    ) {
         self.makers.insert(name.to_owned(), Arc::new(make));
     }
 
@@ -55,7 +60,8 @@ impl Behavior for Echo {
                 "echo" => Ok(Some(payload_json(&invocation.arg::<serde_json::Value>()?))),
                 "run" => {
                     let text = invocation.text()?;
-                    let (text, slow) = text.strip_prefix("slow:").map_or((text.as_str(), false), |t| (t.trim_start(), true));
+                    let (text, slow) =
+                        text.strip_prefix("slow:").map_or((text.as_str(), false), |t| (t.trim_start(), true));
                     let (text, fail) = text.strip_prefix("fail:").map_or((text, false), |t| (t.trim_start(), true));
                     for word in text.split_inclusive(' ') {
                         sink.text(word).await;

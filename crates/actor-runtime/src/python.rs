@@ -16,14 +16,20 @@ use std::{
 };
 
 use bytes::Bytes;
-use covey_domain::{ActorId, Error, ErrorKind, caps, infer::{InferEvent, InferRequest}};
+use covey_domain::{
+    ActorId, Error, ErrorKind, caps,
+    infer::{InferEvent, InferRequest},
+};
 use covey_proto::v1::{self, CallEnd, HostBatch, HostFrame, Payload, call_end, host_frame::Body};
 use futures::{StreamExt as _, future::BoxFuture};
 use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::{UnixListener, unix::{OwnedReadHalf, OwnedWriteHalf}},
+    net::{
+        UnixListener,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
     process::{Child, Command},
     sync::{mpsc, oneshot},
 };
@@ -75,8 +81,22 @@ pub(crate) struct Hosts {
 }
 
 impl Hosts {
-    pub fn new(python: Python, folder: PathBuf, shared_max: usize, models: Arc<Models>, died: mpsc::UnboundedSender<Vec<ActorId>>) -> Self {
-        Self { python, folder, shared_max: shared_max.max(1), models, hosts: Default::default(), made: AtomicU64::new(0), died }
+    pub fn new(
+        python: Python,
+        folder: PathBuf,
+        shared_max: usize,
+        models: Arc<Models>,
+        died: mpsc::UnboundedSender<Vec<ActorId>>,
+    ) -> Self {
+        Self {
+            python,
+            folder,
+            shared_max: shared_max.max(1),
+            models,
+            hosts: Default::default(),
+            made: AtomicU64::new(0),
+            died,
+        }
     }
 
     /// Makes an object of a class in some process.
@@ -119,7 +139,9 @@ impl Hosts {
                 return Err(failed("start Python", &format!("it ended at once ({status})")));
             }
         };
-        let (stream, _) = accepted.map_err(|_| failed("start Python", &"it did not answer within 20 s"))?.map_err(|e| failed("accept", &e))?;
+        let (stream, _) = accepted
+            .map_err(|_| failed("start Python", &"it did not answer within 20 s"))?
+            .map_err(|e| failed("accept", &e))?;
         let _ = std::fs::remove_file(&socket);
         let (read, write) = stream.into_split();
         let (frames, rx) = mpsc::unbounded_channel();
@@ -212,7 +234,13 @@ async fn write_frames(mut socket: OwnedWriteHalf, mut frames: mpsc::UnboundedRec
     }
 }
 
-async fn read_frames(host: Arc<Host>, socket: OwnedReadHalf, mut child: Child, models: Arc<Models>, gone: mpsc::UnboundedSender<Vec<ActorId>>) {
+async fn read_frames(
+    host: Arc<Host>,
+    socket: OwnedReadHalf,
+    mut child: Child,
+    models: Arc<Models>,
+    gone: mpsc::UnboundedSender<Vec<ActorId>>,
+) {
     let mut socket = BufReader::with_capacity(64 << 10, socket);
     while let Ok(length) = socket.read_u32().await {
         let mut body = vec![0; length as usize];
@@ -283,7 +311,9 @@ async fn answer(host: Arc<Host>, ask: v1::HostAsk, models: Arc<Models>) {
     let mut events = models.infer(request);
     while let Some(event) = events.next().await {
         match event {
-            Ok(event @ InferEvent::Vectors { .. }) => part(Bytes::new(), false, None, Some(covey_proto::infer_payload(&event))),
+            Ok(event @ InferEvent::Vectors { .. }) => {
+                part(Bytes::new(), false, None, Some(covey_proto::infer_payload(&event)))
+            }
             Ok(event) => part(covey_proto::to_json(&event), false, None, None),
             Err(error) => {
                 part(Bytes::new(), true, Some(error), None);
@@ -366,4 +396,3 @@ impl Behavior for PythonActor {
         }
     }
 }
-

@@ -236,7 +236,8 @@ impl Runtime {
                     }
                     blobs.get(digest.as_str()).cloned()
                 };
-                let code = code.ok_or_else(|| Error::new(ErrorKind::FailedPrecondition, format!("code `{digest}` is not here")))?;
+                let code = code
+                    .ok_or_else(|| Error::new(ErrorKind::FailedPrecondition, format!("code `{digest}` is not here")))?;
                 let host_start = v1::HostStart {
                     actor: start.actor.clone(),
                     agent: spec.name.to_string(),
@@ -307,7 +308,8 @@ impl Runtime {
             cell.mailbox.wait_for_shutdown().await;
         } else {
             cell.mailbox.kill();
-            let running: Vec<_> = self.inner.tasks.lock().values().filter(|(a, _)| a == id).map(|(_, c)| c.clone()).collect();
+            let running: Vec<_> =
+                self.inner.tasks.lock().values().filter(|(a, _)| a == id).map(|(_, c)| c.clone()).collect();
             running.iter().for_each(CancellationToken::cancel);
         }
         cell.behavior.stopped();
@@ -332,7 +334,11 @@ impl Runtime {
         };
         let args = match &input.call {
             Some(call) => decode_call(call),
-            None => Ok(Payload { codec: Codec::Content.into(), body: covey_proto::to_json(&input.content), buffers: vec![] }),
+            None => Ok(Payload {
+                codec: Codec::Content.into(),
+                body: covey_proto::to_json(&input.content),
+                buffers: vec![],
+            }),
         };
         let args = match args {
             Ok(args) => args,
@@ -417,7 +423,8 @@ impl Runtime {
             Some(Target::Model(_)) => {
                 let models = self.inner.models.clone();
                 let deadline = deadline(open.timeout_ms, None);
-                let invocation = Invocation { method: open.method, args: open.args.unwrap_or_default(), json: true, task: None };
+                let invocation =
+                    Invocation { method: open.method, args: open.args.unwrap_or_default(), json: true, task: None };
                 tokio::spawn(async move {
                     run(&ModelCall(models), Turn { invocation, sink, cancel, deadline, over }).await;
                 });
@@ -431,7 +438,11 @@ impl Runtime {
 struct ModelCall(Arc<Models>);
 
 impl Behavior for ModelCall {
-    fn turn<'a>(&'a self, invocation: Invocation, sink: &'a Sink) -> futures::future::BoxFuture<'a, Result<Option<Payload>, Error>> {
+    fn turn<'a>(
+        &'a self,
+        invocation: Invocation,
+        sink: &'a Sink,
+    ) -> futures::future::BoxFuture<'a, Result<Option<Payload>, Error>> {
         Box::pin(async move {
             let request: InferRequest = from_json("the model request", &invocation.args.body)?;
             let mut events = self.0.infer_here(request);
@@ -452,13 +463,16 @@ impl Inner {
     fn deliver(&self, actor: &ActorId, turn: Turn) {
         let mailbox = self.actors.lock().get(actor).map(|c| c.mailbox.clone());
         let Some(mailbox) = mailbox else {
-            let error = Error::new(ErrorKind::ActorDied, format!("actor `{actor}` is not on this worker")).executed(Some(false));
+            let error = Error::new(ErrorKind::ActorDied, format!("actor `{actor}` is not on this worker"))
+                .executed(Some(false));
             drop(turn.over);
             return turn.sink.end(Err(error));
         };
         if let Err(error) = mailbox.tell(turn).try_send() {
             let refused = match &error {
-                kameo::error::SendError::MailboxFull(_) => Error::new(ErrorKind::Overloaded, "the actor's mailbox is full"),
+                kameo::error::SendError::MailboxFull(_) => {
+                    Error::new(ErrorKind::Overloaded, "the actor's mailbox is full")
+                }
                 _ => Error::new(ErrorKind::ActorDied, "the actor has stopped"),
             };
             if let Some(turn) = error.msg() {
@@ -506,6 +520,8 @@ fn deadline(asked_ms: u64, limit_ms: Option<u64>) -> Option<tokio::time::Instant
 fn decode_call(call: &str) -> Result<Payload, Error> {
     use base64::Engine as _;
     use prost::Message as _;
-    let bytes = base64::engine::general_purpose::STANDARD.decode(call).map_err(|e| Error::invalid(format!("failed to read arguments: {e}")))?;
+    let bytes = base64::engine::general_purpose::STANDARD
+        .decode(call)
+        .map_err(|e| Error::invalid(format!("failed to read arguments: {e}")))?;
     Payload::decode(&*bytes).map_err(|e| Error::invalid(format!("failed to read arguments: {e}")))
 }

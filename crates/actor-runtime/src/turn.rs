@@ -2,12 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use covey_domain::{
-    Error, ErrorKind, ModelName, TaskId, caps,
-    event::Outcome,
-    infer::Usage,
-    log::Writer,
-};
+use covey_domain::{Error, ErrorKind, ModelName, TaskId, caps, event::Outcome, infer::Usage, log::Writer};
 use covey_proto::{
     failure, from_json, payload_json,
     v1::{CallEnd, CallFrame, Codec, Empty, Payload, call_end, call_frame::Body},
@@ -108,7 +103,9 @@ impl Sink {
                 let outcome = match result {
                     Ok(value) => Outcome::Completed {
                         finish: "stop".into(),
-                        result: value.filter(|v| v.codec() == Codec::Json).and_then(|v| from_json("a result", &v.body).ok()),
+                        result: value
+                            .filter(|v| v.codec() == Codec::Json)
+                            .and_then(|v| from_json("a result", &v.body).ok()),
                     },
                     Err(error) if error.kind == ErrorKind::Cancelled => {
                         Outcome::Cancelled { by: "worker".into(), reason: error.message }
@@ -142,7 +139,9 @@ impl Drop for Sink {
                 // The head learns of the actor's end by its own report and tries the task again elsewhere.
                 Target::Task { .. } => {}
                 Target::Call { .. } => {
-                    self.finish(Err(Error::new(ErrorKind::ActorDied, "the actor stopped before it answered").executed(None)));
+                    self.finish(Err(
+                        Error::new(ErrorKind::ActorDied, "the actor stopped before it answered").executed(None)
+                    ));
                 }
             }
         }

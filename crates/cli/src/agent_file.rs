@@ -54,14 +54,19 @@ struct File {
 
 /// Agents of all `*.toml` files in `dir`, in the order of their names, with their code.
 pub(crate) fn read_dir(dir: &Path) -> Result<Vec<(AgentSpec, Option<Vec<u8>>)>, Error> {
-    let entries = fs::read_dir(dir).map_err(|e| Error::invalid(format!("failed to read the agents folder `{}`: {e}", dir.display())))?;
-    let mut files: Vec<_> = entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "toml")).collect();
+    let entries = fs::read_dir(dir)
+        .map_err(|e| Error::invalid(format!("failed to read the agents folder `{}`: {e}", dir.display())))?;
+    let mut files: Vec<_> =
+        entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "toml")).collect();
     files.sort();
     files.iter().map(|f| read(f)).collect()
 }
 
 fn read(path: &Path) -> Result<(AgentSpec, Option<Vec<u8>>), Error> {
-    let wrong = |why: String| Error::invalid(format!("failed to read agent file `{}`: {why}", path.display())).hint("docs/agents.md shows the format");
+    let wrong = |why: String| {
+        Error::invalid(format!("failed to read agent file `{}`: {why}", path.display()))
+            .hint("docs/agents.md shows the format")
+    };
     let text = fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
     let file: File = toml::from_str(&text).map_err(|e| wrong(e.to_string().trim_end().to_owned()))?;
     let mut code = None;
@@ -76,7 +81,11 @@ fn read(path: &Path) -> Result<(AgentSpec, Option<Vec<u8>>), Error> {
             let body = fs::read(&source).map_err(|e| wrong(format!("`{}`: {e}", source.display())))?;
             let digest = Digest::from(sha256(&body));
             code = Some(body);
-            AgentKind::Python(PythonAgent { code: PythonCode::Source { digest, class }, version: None, own_process: false })
+            AgentKind::Python(PythonAgent {
+                code: PythonCode::Source { digest, class },
+                version: None,
+                own_process: false,
+            })
         }
         other => return Err(wrong(format!("kind `{other}` is not known; llm, python and native are"))),
     };
@@ -137,11 +146,23 @@ pub(crate) fn builtin() -> Vec<(AgentSpec, Option<Vec<u8>>)> {
         concurrency: 16,
         ..native("assistant", "Talks through the model `tiny`.", Vec::new())
     };
-    let echo = native("echo", "Streams your words back.", vec![skill("run", "Stream the words back.", true), skill("echo", "Return the value.", false)]);
+    let echo = native(
+        "echo",
+        "Streams your words back.",
+        vec![skill("run", "Stream the words back.", true), skill("echo", "Return the value.", false)],
+    );
     let counter = AgentSpec {
         concurrency: 1,
         pool: Some(1),
-        ..native("counter", "Counts.", vec![skill("run", "Add a number.", false), skill("add", "Add a number.", false), skill("get", "The count.", false)])
+        ..native(
+            "counter",
+            "Counts.",
+            vec![
+                skill("run", "Add a number.", false),
+                skill("add", "Add a number.", false),
+                skill("get", "The count.", false),
+            ],
+        )
     };
     [assistant, echo, counter].into_iter().map(|spec| (spec, None)).collect()
 }

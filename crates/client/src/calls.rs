@@ -11,7 +11,10 @@ use std::{
 use covey_domain::{Error, caps};
 use covey_proto::{
     from_status,
-    v1::{CallBatch, CallCancel, CallFrame, CallOpen, Payload, call_end, call_frame::Body, call_open, covey_client::CoveyClient},
+    v1::{
+        CallBatch, CallCancel, CallFrame, CallOpen, Payload, call_end, call_frame::Body, call_open,
+        covey_client::CoveyClient,
+    },
 };
 use futures::{Stream, StreamExt as _};
 use parking_lot::Mutex;
@@ -56,7 +59,10 @@ struct Inner {
 }
 
 impl Calls {
-    pub(crate) async fn open(mut rpc: CoveyClient<InterceptedService<Channel, Bearer>>, session: &str) -> Result<Self, Error> {
+    pub(crate) async fn open(
+        mut rpc: CoveyClient<InterceptedService<Channel, Bearer>>,
+        session: &str,
+    ) -> Result<Self, Error> {
         let (frames, mut rx) = mpsc::unbounded_channel();
         let batches = futures::stream::poll_fn(move |cx| {
             let mut frames = Vec::new();
@@ -87,7 +93,14 @@ impl Calls {
     }
 
     /// Opens a call; `handler` gets its id and its events, on the connection's own task: it must not block.
-    pub fn start(&self, target: Target, method: &str, args: Payload, timeout_ms: u64, mut handler: impl FnMut(u64, CallEvent) + Send + 'static) -> u64 {
+    pub fn start(
+        &self,
+        target: Target,
+        method: &str,
+        args: Payload,
+        timeout_ms: u64,
+        mut handler: impl FnMut(u64, CallEvent) + Send + 'static,
+    ) -> u64 {
         let id = self.inner.next.fetch_add(1, Ordering::Relaxed);
         {
             let mut open = self.inner.open.lock();
@@ -97,7 +110,9 @@ impl Calls {
                 }
                 full_or_closed => {
                     let error = match full_or_closed {
-                        Some(open) => Error::new(covey_domain::ErrorKind::Overloaded, format!("{} calls are open", open.len())),
+                        Some(open) => {
+                            Error::new(covey_domain::ErrorKind::Overloaded, format!("{} calls are open", open.len()))
+                        }
                         None => Error::unavailable("the connection to the head is closed"),
                     };
                     drop(open);
@@ -110,7 +125,13 @@ impl Calls {
             Target::Actor(actor) => call_open::Target::Actor(actor),
             Target::Model(model) => call_open::Target::Model(model),
         };
-        let open = CallOpen { method: method.to_owned(), args: Some(args), timeout_ms, traceparent: String::new(), target: Some(target) };
+        let open = CallOpen {
+            method: method.to_owned(),
+            args: Some(args),
+            timeout_ms,
+            traceparent: String::new(),
+            target: Some(target),
+        };
         self.send(id, Body::Open(open));
         id
     }
@@ -138,7 +159,12 @@ impl Calls {
     }
 
     /// A call that streams. Dropping the stream cancels it.
-    pub fn stream(&self, target: Target, method: &str, args: Payload) -> impl Stream<Item = Result<Payload, Error>> + use<> {
+    pub fn stream(
+        &self,
+        target: Target,
+        method: &str,
+        args: Payload,
+    ) -> impl Stream<Item = Result<Payload, Error>> + use<> {
         /// Cancels a call whose reader went before its end.
         struct Leave(Calls, u64, bool);
         impl Drop for Leave {
@@ -196,11 +222,14 @@ impl Inner {
                 Some(Body::End(end)) => {
                     let handler = self.open.lock().as_mut().and_then(|o| o.remove(&frame.id));
                     if let Some(mut handler) = handler {
-                        handler(frame.id, CallEvent::End(match end.result {
-                            Some(call_end::Result::Value(value)) => Ok(Some(value)),
-                            Some(call_end::Result::Failure(failure)) => Err(failure.into()),
-                            Some(call_end::Result::Done(_)) | None => Ok(None),
-                        }));
+                        handler(
+                            frame.id,
+                            CallEvent::End(match end.result {
+                                Some(call_end::Result::Value(value)) => Ok(Some(value)),
+                                Some(call_end::Result::Failure(failure)) => Err(failure.into()),
+                                Some(call_end::Result::Done(_)) | None => Ok(None),
+                            }),
+                        );
                     }
                 }
                 _ => {}

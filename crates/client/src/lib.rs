@@ -10,9 +10,7 @@ pub use calls::{CallEvent, Calls, Target};
 use std::{collections::BTreeMap, time::Duration};
 
 use covey_domain::{
-    AgentSpec, Envelope, Error, ErrorKind, TaskId, TaskRecord, caps,
-    status::ClusterStatus,
-    task::TaskInput,
+    AgentSpec, Envelope, Error, ErrorKind, TaskId, TaskRecord, caps, status::ClusterStatus, task::TaskInput,
 };
 use covey_proto::{
     from_json, from_status, to_json,
@@ -84,7 +82,8 @@ impl Client {
     /// Connects to `host:port` (or `covey://host:port`) with a key.
     pub async fn connect(address: &str, key: &str) -> Result<Self, Error> {
         let address = address.trim_start_matches("covey://").to_owned();
-        let bearer = MetadataValue::try_from(format!("Bearer {key}")).map_err(|_| Error::invalid("the key is not text"))?;
+        let bearer =
+            MetadataValue::try_from(format!("Bearer {key}")).map_err(|_| Error::invalid("the key is not text"))?;
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|e| Error::invalid(format!("`{address}` is not an address: {e}")).hint("use host:port"))?
             .tcp_nodelay(true)
@@ -98,7 +97,8 @@ impl Client {
                 why = inner.to_string();
                 source = inner.source();
             }
-            Error::new(ErrorKind::Unavailable, format!("failed to reach a head at `{address}`: {why}")).hint("is it running? `covey up` starts one")
+            Error::new(ErrorKind::Unavailable, format!("failed to reach a head at `{address}`: {why}"))
+                .hint("is it running? `covey up` starts one")
         })?;
         let rpc = CoveyClient::with_interceptor(channel, Bearer(bearer))
             .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
@@ -172,7 +172,12 @@ impl Client {
 
     /// A task's record.
     pub async fn task(&self, id: &TaskId) -> Result<TaskRecord, Error> {
-        let reply = self.rpc.clone().get_task(v1::GetTaskRequest { task: id.to_string() }).await.map_err(|s| from_status(&s))?;
+        let reply = self
+            .rpc
+            .clone()
+            .get_task(v1::GetTaskRequest { task: id.to_string() })
+            .await
+            .map_err(|s| from_status(&s))?;
         from_json("a task", &reply.into_inner().record)
     }
 
@@ -186,11 +191,18 @@ impl Client {
     /// Ends a task.
     pub async fn cancel_task(&self, id: &TaskId, reason: &str) -> Result<TaskRecord, Error> {
         let request = v1::CancelTaskRequest { task: id.to_string(), reason: reason.to_owned() };
-        from_json("a task", &self.rpc.clone().cancel_task(request).await.map_err(|s| from_status(&s))?.into_inner().record)
+        from_json(
+            "a task",
+            &self.rpc.clone().cancel_task(request).await.map_err(|s| from_status(&s))?.into_inner().record,
+        )
     }
 
     /// Events of a task above `after`, to its end. A broken connection is an error; read on from the last number.
-    pub async fn subscribe(&self, id: &TaskId, after: u64) -> Result<impl Stream<Item = Result<Envelope, Error>> + use<>, Error> {
+    pub async fn subscribe(
+        &self,
+        id: &TaskId,
+        after: u64,
+    ) -> Result<impl Stream<Item = Result<Envelope, Error>> + use<>, Error> {
         let request = v1::SubscribeRequest { task: id.to_string(), after };
         let stream = self.rpc.clone().subscribe(request).await.map_err(|s| from_status(&s))?.into_inner();
         Ok(stream.flat_map(|batch| {

@@ -14,17 +14,17 @@ use covey_domain::{
     status::{ClusterStatus, ModelStatus, NodeStatus, Pending},
 };
 
-pub use crate::{
-    directory::{ActorState, Owner},
-    membership::{HeldTask, Hello, LivingActor},
-    tasks::{Stored, Submission, Submitted},
-};
 use crate::{
     directory::{Actor, Directory},
     link::{Inbox, Take},
     membership::{Node, NodeState},
     scheduler::{self, Problem},
     tasks::Tasks,
+};
+pub use crate::{
+    directory::{ActorState, Owner},
+    membership::{HeldTask, Hello, LivingActor},
+    tasks::{Stored, Submission, Submitted},
 };
 
 /// Times of the cluster, milliseconds.
@@ -243,7 +243,11 @@ impl Head {
     pub fn agent(&self, name: &str) -> Result<&Arc<AgentSpec>, Error> {
         self.agents.get(name).ok_or_else(|| {
             let known: Vec<_> = self.agents.keys().map(AgentName::as_str).take(20).collect();
-            let hint = if known.is_empty() { "no agents are registered yet".into() } else { format!("known: {}", known.join(", ")) };
+            let hint = if known.is_empty() {
+                "no agents are registered yet".into()
+            } else {
+                format!("known: {}", known.join(", "))
+            };
             Error::not_found("agent", name).hint(hint)
         })
     }
@@ -412,7 +416,7 @@ impl Head {
         }
         let (incarnation, number) = (node.hello.incarnation, entry.number);
         self.cursors.insert((id.clone(), incarnation), number);
-        self.task_events(id, entry, now);
+        self.task_events(id, entry);
         self.out.push_back(Output::Write(Write::Cursor { node: id.clone(), incarnation, number }));
         self.out.push_back(Output::Send(id.clone(), Command::Durable { number }));
         self.settle(now);
@@ -445,7 +449,12 @@ impl Head {
 
     /// Time has passed: leases, backoffs and deadlines.
     pub fn tick(&mut self, now: Millis) {
-        let expired: Vec<_> = self.nodes.iter().filter(|(_, n)| n.expires().is_some_and(|t| t <= now)).map(|(id, _)| id.clone()).collect();
+        let expired: Vec<_> = self
+            .nodes
+            .iter()
+            .filter(|(_, n)| n.expires().is_some_and(|t| t <= now))
+            .map(|(id, _)| id.clone())
+            .collect();
         for id in expired {
             self.node_died(&id, now);
         }
@@ -542,9 +551,10 @@ impl Head {
 
     fn place(&mut self, now: Millis) {
         let ready = |id: &&ActorId| {
-            self.directory.actors.get(*id).is_some_and(
-                |a| matches!(a.state, ActorState::Pending { not_before, .. } if not_before <= now),
-            )
+            self.directory
+                .actors
+                .get(*id)
+                .is_some_and(|a| matches!(a.state, ActorState::Pending { not_before, .. } if not_before <= now))
         };
         let asks: Vec<_> = self
             .directory
@@ -570,7 +580,8 @@ impl Head {
                 self.out.push_back(Output::Route(id, Route::Wait { why: reason.text, never: reason.never }));
             }
         }
-        let placed = |id: &ActorId| self.directory.actors.get(id).is_some_and(|a| matches!(a.state, ActorState::Pending { .. }));
+        let placed =
+            |id: &ActorId| self.directory.actors.get(id).is_some_and(|a| matches!(a.state, ActorState::Pending { .. }));
         let still: Vec<_> = self.directory.pending.iter().filter(|id| placed(id)).cloned().collect();
         self.directory.pending = still;
     }
@@ -638,7 +649,8 @@ impl Head {
             let pause = (config.backoff_ms << actor.streak.min(16)).min(config.backoff_max_ms);
             actor.streak += 1;
             actor.restarts += 1;
-            actor.state = ActorState::Pending { not_before: now + pause, why: format!("restarting: {}", error.message) };
+            actor.state =
+                ActorState::Pending { not_before: now + pause, why: format!("restarting: {}", error.message) };
             self.directory.pending.push(id.clone());
             self.out.push_back(Output::Route(id.clone(), Route::Wait { why: "restarting".into(), never: false }));
         }
@@ -707,7 +719,9 @@ impl Head {
             .nodes
             .iter()
             .filter(|(_, n)| n.is_live())
-            .filter_map(|(id, n)| n.hello.models.iter().find(|m| m.name == model).map(|m| (!m.loaded, n.actors.len(), id.clone())))
+            .filter_map(|(id, n)| {
+                n.hello.models.iter().find(|m| m.name == model).map(|m| (!m.loaded, n.actors.len(), id.clone()))
+            })
             .collect();
         found.sort();
         if found.is_empty() {
@@ -774,9 +788,12 @@ fn merged(base: &AgentSpec, overrides: &serde_json::Map<String, serde_json::Valu
     let mut value = serde_json::to_value(base).map_err(|e| Error::internal(e.to_string()))?;
     for (key, wanted) in overrides {
         if !MAY.contains(&key.as_str()) {
-            return Err(Error::invalid(format!("option `{key}` cannot be set for one actor")).hint(format!("can be set: {}", MAY.join(", "))));
+            return Err(Error::invalid(format!("option `{key}` cannot be set for one actor"))
+                .hint(format!("can be set: {}", MAY.join(", "))));
         }
         value[key] = wanted.clone();
     }
-    serde_json::from_value::<AgentSpec>(value).map_err(|e| Error::invalid(format!("failed to read options: {e}")))?.validated()
+    serde_json::from_value::<AgentSpec>(value)
+        .map_err(|e| Error::invalid(format!("failed to read options: {e}")))?
+        .validated()
 }

@@ -23,7 +23,8 @@ impl Head {
                 if let Some(known) = self.directory.actors.get_mut(&actor.actor) {
                     known.state = ActorState::Live;
                 }
-            } else if known.is_none() && actor.owner == Owner::Pool.as_text() && self.agents.contains_key(&actor.agent) {
+            } else if known.is_none() && actor.owner == Owner::Pool.as_text() && self.agents.contains_key(&actor.agent)
+            {
                 self.adopt(node, actor, now);
             } else {
                 let stop = Command::Stop { actor: actor.actor.clone(), epoch: actor.epoch, drain: false };
@@ -46,8 +47,11 @@ impl Head {
                 }
                 Some(_) => {}
                 None => {
-                    let cancel =
-                        Command::CancelTask { task: held.task.clone(), attempt: held.attempt, reason: "given to another worker".into() };
+                    let cancel = Command::CancelTask {
+                        task: held.task.clone(),
+                        attempt: held.attempt,
+                        reason: "given to another worker".into(),
+                    };
                     self.out.push_back(Output::Send(node.clone(), cancel));
                 }
             }

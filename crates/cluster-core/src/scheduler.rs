@@ -154,8 +154,8 @@ fn explain(nodes: &[NodeView], ask: &Ask) -> Why {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
     use super::Strategy;
+    use super::*;
 
     fn node(name: &str, cpus: u64, free: u64) -> NodeView {
         NodeView {
@@ -180,7 +180,8 @@ mod tests {
     fn check(nodes: Vec<NodeView>, asks: Vec<Ask>) -> String {
         let plan = plan(Problem { nodes, asks });
         let placed = plan.placed.iter().map(|(a, n)| format!("{a}@{n}"));
-        let waiting = plan.waiting.iter().map(|(a, w)| format!("{a}: {}{}", w.text, if w.never { " (never)" } else { "" }));
+        let waiting =
+            plan.waiting.iter().map(|(a, w)| format!("{a}: {}{}", w.text, if w.never { " (never)" } else { "" }));
         placed.chain(waiting).collect::<Vec<_>>().join(", ")
     }
 

@@ -98,7 +98,11 @@ impl Tasks {
 
     fn enqueue(&mut self, agent: &AgentName, task: TaskId, first: bool) {
         let queue = self.queues.entry(agent.clone()).or_default();
-        if first { queue.push_front(task) } else { queue.push_back(task) }
+        if first {
+            queue.push_front(task)
+        } else {
+            queue.push_back(task)
+        }
         self.queued += 1;
     }
 
@@ -213,12 +217,13 @@ impl Head {
     }
 
     /// Events a worker wrote; what a stale attempt says is refused, except that its actor is free again.
-    pub(crate) fn task_events(&mut self, node: &NodeId, entry: Entry, now: Millis) {
+    pub(crate) fn task_events(&mut self, node: &NodeId, entry: Entry) {
         let Entry { task: id, attempt, events, ts_ms, .. } = entry;
         let ends = events.iter().any(TaskEvent::is_terminal);
         let fresh = self.tasks.active.get(&id).filter(|t| t.record.attempt == attempt && !t.orphan);
         let actor = fresh.and_then(|t| t.actor.clone());
-        let ours = actor.as_ref().and_then(|a| self.directory.actors.get(a)).is_some_and(|a| a.node.as_ref() == Some(node));
+        let ours =
+            actor.as_ref().and_then(|a| self.directory.actors.get(a)).is_some_and(|a| a.node.as_ref() == Some(node));
         if ours {
             self.append(&id, events, ts_ms);
             self.after_events(&id);
@@ -227,9 +232,8 @@ impl Head {
             if let Some(known) = self.nodes.get_mut(node) {
                 known.tasks_done += u64::from(ours);
             }
-            self.free_slot(node, &id, attempt);
+            self.free_slot(node, &id);
         }
-        let _ = now;
     }
 
     /// Gives queued tasks to actors with a free turn, and asks for more actors where the pool may grow.
@@ -240,10 +244,10 @@ impl Head {
             let pool = self.directory.pools.get(&agent).cloned().unwrap_or_default();
             let mut coming = 0;
             for id in &pool {
-                loop {
-                    let Some(actor) = self.directory.actors.get(id) else { break };
+                while let Some(actor) = self.directory.actors.get(id) {
                     if actor.state != ActorState::Live {
-                        coming += usize::from(!matches!(actor.state, ActorState::Dead { .. })) * actor.spec.concurrency as usize;
+                        coming += usize::from(!matches!(actor.state, ActorState::Dead { .. }))
+                            * actor.spec.concurrency as usize;
                         break;
                     }
                     if actor.tasks.len() >= actor.spec.concurrency as usize {
@@ -300,7 +304,10 @@ impl Head {
         let mut events = task.open.closers(true);
         events.push(TaskEvent::StepReset { step: attempt });
         events.push(TaskEvent::StepFinished { step: attempt, finish: Some("lost".into()), usage: None });
-        events.push(TaskEvent::Status { state: Phase::Queued, message: Some(format!("trying again: {}", error.message)) });
+        events.push(TaskEvent::Status {
+            state: Phase::Queued,
+            message: Some(format!("trying again: {}", error.message)),
+        });
         let record = Arc::new(TaskRecord { state: TaskState::Submitted, ..(*task.record).clone() });
         task.record = record.clone();
         let agent = record.agent.clone();
@@ -311,9 +318,13 @@ impl Head {
 
     /// No actor of this agent can start, so its queued tasks never will.
     pub(crate) fn pool_cannot_start(&mut self, agent: &AgentName, error: &Error, now: Millis) {
-        let alive = self.directory.pools.get(agent).into_iter().flatten().any(|id| {
-            self.directory.actors.get(id).is_some_and(|a| a.state == ActorState::Live)
-        });
+        let alive = self
+            .directory
+            .pools
+            .get(agent)
+            .into_iter()
+            .flatten()
+            .any(|id| self.directory.actors.get(id).is_some_and(|a| a.state == ActorState::Live));
         if alive {
             return;
         }
@@ -324,8 +335,13 @@ impl Head {
     }
 
     pub(crate) fn expire_tasks(&mut self, now: Millis) {
-        let late: Vec<_> =
-            self.tasks.active.iter().filter(|(_, t)| t.deadline.is_some_and(|d| d <= now)).map(|(id, _)| id.clone()).collect();
+        let late: Vec<_> = self
+            .tasks
+            .active
+            .iter()
+            .filter(|(_, t)| t.deadline.is_some_and(|d| d <= now))
+            .map(|(id, _)| id.clone())
+            .collect();
         for id in late {
             let limit = self.tasks.active.get(&id).and_then(|t| t.record.timeout_ms).unwrap_or(0);
             let error = Error::new(ErrorKind::DeadlineExceeded, format!("the task took longer than {limit} ms"));
@@ -388,7 +404,7 @@ impl Head {
     }
 
     /// The worker has ended an attempt, so its actor has a turn to give.
-    fn free_slot(&mut self, node: &NodeId, task: &TaskId, _attempt: u32) {
+    fn free_slot(&mut self, node: &NodeId, task: &TaskId) {
         let Some(node) = self.nodes.get(node) else { return };
         for actor in &node.actors {
             if let Some(actor) = self.directory.actors.get_mut(actor)

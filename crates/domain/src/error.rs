@@ -77,12 +77,18 @@ impl ErrorKind {
     /// The row of the table.
     pub fn faces(self) -> Faces {
         let (name, grpc, http, json_rpc, exit, openai, python) = match self {
-            Self::InvalidArgument => ("invalid_argument", 3, 400, -32602, 64, "invalid_request_error", "InvalidArgument"),
-            Self::Unauthenticated => ("unauthenticated", 16, 401, -32603, 77, "authentication_error", "Unauthenticated"),
+            Self::InvalidArgument => {
+                ("invalid_argument", 3, 400, -32602, 64, "invalid_request_error", "InvalidArgument")
+            }
+            Self::Unauthenticated => {
+                ("unauthenticated", 16, 401, -32603, 77, "authentication_error", "Unauthenticated")
+            }
             Self::PermissionDenied => ("permission_denied", 7, 403, -32603, 77, "permission_error", "PermissionDenied"),
             Self::NotFound => ("not_found", 5, 404, -32602, 66, "invalid_request_error", "NotFound"),
             Self::AlreadyExists => ("already_exists", 6, 409, -32602, 73, "invalid_request_error", "AlreadyExists"),
-            Self::FailedPrecondition => ("failed_precondition", 9, 400, -32602, 65, "invalid_request_error", "FailedPrecondition"),
+            Self::FailedPrecondition => {
+                ("failed_precondition", 9, 400, -32602, 65, "invalid_request_error", "FailedPrecondition")
+            }
             Self::Overloaded => ("overloaded", 8, 429, -32603, 75, "rate_limit_error", "Overloaded"),
             Self::TooLarge => ("too_large", 11, 413, -32602, 65, "invalid_request_error", "TooLarge"),
             Self::DeadlineExceeded => ("deadline_exceeded", 4, 504, -32603, 75, "timeout", "DeadlineExceeded"),

@@ -53,7 +53,9 @@ impl OpenParts {
             TaskEvent::StepStarted { step, .. } => self.open(Open::Step(*step)),
             TaskEvent::StepFinished { step, .. } => self.close(|o| *o == Open::Step(*step), step),
             TaskEvent::MessageOpened { message, .. } => self.open(Open::Message(message.clone())),
-            TaskEvent::MessageClosed { message } => self.close(|o| matches!(o, Open::Message(m) if m == message), message),
+            TaskEvent::MessageClosed { message } => {
+                self.close(|o| matches!(o, Open::Message(m) if m == message), message)
+            }
             TaskEvent::PartOpened { message, part, .. } => {
                 self.require(|o| matches!(o, Open::Message(m) if m == message), message)?;
                 self.open(Open::Part(part.clone(), 0))
@@ -210,7 +212,11 @@ impl Writer {
     }
 
     /// Events that end the attempt with `outcome`.
-    pub fn finish(mut self, outcome: Outcome, usage: std::collections::BTreeMap<crate::ModelName, crate::infer::Usage>) -> Vec<TaskEvent> {
+    pub fn finish(
+        mut self,
+        outcome: Outcome,
+        usage: std::collections::BTreeMap<crate::ModelName, crate::infer::Usage>,
+    ) -> Vec<TaskEvent> {
         let mut events = Vec::new();
         self.close_part(&mut events);
         if let Some(message) = self.message.take() {

@@ -22,7 +22,7 @@ use covey_domain::{AgentSpec, CallerId, Envelope, Error, ErrorKind, TaskId, Task
 use futures::{Stream, StreamExt as _};
 use serde_json::{Value, json};
 
-use crate::{Caller, Cluster, SubmitTask};
+use crate::{Caller, Cluster, FoundTask, SubmitTask};
 use encode::{Encoder, Version};
 
 type Port = State<Arc<dyn Cluster>>;
@@ -105,7 +105,12 @@ async fn agent_card(State(cluster): Port, Path(agent): Path<String>, headers: He
     }
 }
 
-async fn default_rpc(State(cluster): Port, Extension(Caller(caller)): Extension<Caller>, headers: HeaderMap, body: Bytes) -> Response {
+async fn default_rpc(
+    State(cluster): Port,
+    Extension(Caller(caller)): Extension<Caller>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     match cluster.default_agent().await {
         Some(agent) => rpc(cluster, agent, caller, headers, body).await,
         None => missing("no agent is registered"),
@@ -130,7 +135,8 @@ async fn find(cluster: &dyn Cluster, name: &str) -> Option<Arc<AgentSpec>> {
 }
 
 fn missing(why: &str) -> Response {
-    (StatusCode::NOT_FOUND, Json(json!({"error": {"code": 404, "status": "NOT_FOUND", "message": why}}))).into_response()
+    (StatusCode::NOT_FOUND, Json(json!({"error": {"code": 404, "status": "NOT_FOUND", "message": why}})))
+        .into_response()
 }
 
 /// The address the client used, so that cards work through tunnels and other names of this machine.
@@ -139,7 +145,13 @@ fn base(headers: &HeaderMap) -> String {
     format!("http://{host}")
 }
 
-async fn rpc(cluster: Arc<dyn Cluster>, agent: Arc<AgentSpec>, caller: CallerId, headers: HeaderMap, body: Bytes) -> Response {
+async fn rpc(
+    cluster: Arc<dyn Cluster>,
+    agent: Arc<AgentSpec>,
+    caller: CallerId,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let request: Value = match serde_json::from_slice(&body) {
         Ok(request) => request,
         Err(error) => {
@@ -158,10 +170,15 @@ async fn rpc(cluster: Arc<dyn Cluster>, agent: Arc<AgentSpec>, caller: CallerId,
     if let Some(asked) = headers.get("a2a-version").and_then(|v| v.to_str().ok()).filter(|v| !v.is_empty())
         && !matches!(asked.split('.').next(), Some("0" | "1"))
     {
-        let error = RpcError::new(-32009, "VERSION_NOT_SUPPORTED", format!("version {asked} is not supported; 0.3 and 1.0 are"));
+        let error = RpcError::new(
+            -32009,
+            "VERSION_NOT_SUPPORTED",
+            format!("version {asked} is not supported; 0.3 and 1.0 are"),
+        );
         return Json(error.body(&id, Version::V1)).into_response();
     }
-    let call = Rpc { cluster, agent, caller, version, params: request["params"].clone(), last_event: last_event(&headers) };
+    let call =
+        Rpc { cluster, agent, caller, version, params: request["params"].clone(), last_event: last_event(&headers) };
     let result = match method {
         "message/send" | "SendMessage" => call.send().await,
         "tasks/get" | "GetTask" => call.get().await,
@@ -204,8 +221,9 @@ impl Rpc {
         let message = decode::message(&self.params).map_err(RpcError::params)?;
         if let Some(task) = &message.task {
             let id = TaskId::from(task.as_str());
-            let record = self.cluster.task(&self.caller, &id).await.map_err(|e| no_task(e, &id))?;
-            let why = if record.state.is_terminal() { "the task has ended" } else { "the task takes no further messages" };
+            let (record, _) = self.cluster.task(&self.caller, &id).await.map_err(|e| no_task(e, &id))?;
+            let why =
+                if record.state.is_terminal() { "the task has ended" } else { "the task takes no further messages" };
             return Err(RpcError::unsupported(why));
         }
         let (record, _) = self
@@ -228,74 +246,74 @@ impl Rpc {
     async fn send(&self) -> Result<Value, RpcError> {
         let wait = decode::waits(&self.params, self.version);
         let record = self.submit().await?;
-        let encoder = self.replay(&record, wait).await?;
+        let encoder = self.replay(&record, if wait { None } else { Some(1) }).await?;
         Ok(encoder.wrapped_task())
     }
 
     async fn get(&self) -> Result<Value, RpcError> {
-        let record = self.record().await?;
-        Ok(self.replay(&record, false).await?.task(decode::history_length(&self.params)))
+        let (record, last) = self.record().await?;
+        Ok(self.replay(&record, last).await?.task(decode::history_length(&self.params)))
     }
 
     async fn cancel(&self) -> Result<Value, RpcError> {
-        let record = self.record().await?;
+        let (record, _) = self.record().await?;
         let id = &record.id;
         self.cluster.cancel(&self.caller, id, "cancelled by the client").await.map_err(|e| match e.kind {
-            ErrorKind::FailedPrecondition => RpcError::new(-32002, "TASK_NOT_CANCELABLE", format!("Task cannot be canceled: {id} has ended")),
+            ErrorKind::FailedPrecondition => {
+                RpcError::new(-32002, "TASK_NOT_CANCELABLE", format!("Task cannot be canceled: {id} has ended"))
+            }
             _ => no_task(e, id),
         })?;
-        Ok(self.replay(&record, true).await?.task(None))
+        Ok(self.replay(&record, None).await?.task(None))
     }
 
     async fn stream(&self) -> Result<impl Stream<Item = Frame> + Send + use<>, RpcError> {
         let record = self.submit().await?;
-        Ok(frames(self.cluster.events(record.id.clone(), 0), Encoder::new(self.version, record), self.last_event.unwrap_or(0), 0))
+        Ok(frames(
+            self.cluster.events(record.id.clone(), 0),
+            Encoder::new(self.version, record),
+            self.last_event.unwrap_or(0),
+            0,
+        ))
     }
 
     async fn subscribe(&self) -> Result<impl Stream<Item = Frame> + Send + use<>, RpcError> {
-        let record = self.record().await?;
+        let (record, last) = self.record().await?;
         if record.state.is_terminal() && self.last_event.is_none() {
             return Err(RpcError::unsupported("the task has ended; send Last-Event-ID to read the rest of its log"));
         }
         // Without a cursor the reader gets the task as it stands, then what follows.
         let seen = match self.last_event {
             Some(_) => 0,
-            None => self.replay(&record, false).await?.seq(),
+            None => self.replay(&record, last).await?.seq(),
         };
-        Ok(frames(self.cluster.events(record.id.clone(), 0), Encoder::new(self.version, record), self.last_event.unwrap_or(0), seen))
+        Ok(frames(
+            self.cluster.events(record.id.clone(), 0),
+            Encoder::new(self.version, record),
+            self.last_event.unwrap_or(0),
+            seen,
+        ))
     }
 
-    async fn record(&self) -> Result<Arc<TaskRecord>, RpcError> {
+    async fn record(&self) -> Result<FoundTask, RpcError> {
         let id = decode::task_id(&self.params).map_err(RpcError::params)?;
         let id = TaskId::from(id.as_str());
-        let record = self.cluster.task(&self.caller, &id).await.map_err(|e| no_task(e, &id))?;
+        let (record, last) = self.cluster.task(&self.caller, &id).await.map_err(|e| no_task(e, &id))?;
         if record.agent != self.agent.name {
             return Err(no_task(Error::not_found("task", &id), &id));
         }
-        Ok(record)
+        Ok((record, last))
     }
 
-    /// Folds the log up to its end, or up to what is there now.
-    async fn replay(&self, record: &Arc<TaskRecord>, to_end: bool) -> Result<Encoder, RpcError> {
+    /// Folds the log up to number `last`, or to its end.
+    async fn replay(&self, record: &Arc<TaskRecord>, last: Option<u64>) -> Result<Encoder, RpcError> {
         let mut encoder = Encoder::new(self.version, record.clone());
         let mut events = self.cluster.events(record.id.clone(), 0);
-        loop {
-            let next = if to_end {
-                events.next().await
-            } else {
-                // What is durable is ready at once; the first pause is the end of it.
-                match tokio::time::timeout(Duration::from_millis(20), events.next()).await {
-                    Ok(next) => next,
-                    Err(_) => None,
-                }
-            };
-            match next {
-                Some(event) => {
-                    encoder.push(&*event?);
-                }
-                None => return Ok(encoder),
-            }
+        while last.is_none_or(|last| encoder.seq() < last) {
+            let Some(event) = events.next().await else { break };
+            encoder.push(&*event?);
         }
+        Ok(encoder)
     }
 }
 

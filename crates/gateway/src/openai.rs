@@ -161,7 +161,12 @@ struct Reply {
 }
 
 async fn models(State(cluster): Port) -> Json<Value> {
-    let data: Vec<_> = cluster.models().await.iter().map(|m| json!({"id": m.name, "object": "model", "created": 0, "owned_by": "covey"})).collect();
+    let data: Vec<_> = cluster
+        .models()
+        .await
+        .iter()
+        .map(|m| json!({"id": m.name, "object": "model", "created": 0, "owned_by": "covey"}))
+        .collect();
     Json(json!({"object": "list", "data": data}))
 }
 
@@ -191,7 +196,13 @@ fn message(value: Value) -> Result<ChatMessage, Failed> {
     let wrong = |why: &str| Failed(Error::invalid(format!("a message is wrong: {why}")));
     let Value::Object(mut fields) = value else { return Err(wrong("it is not an object")) };
     let role = match fields.remove("role") {
-        Some(Value::String(role)) => if role == "developer" { "system".to_owned() } else { role },
+        Some(Value::String(role)) => {
+            if role == "developer" {
+                "system".to_owned()
+            } else {
+                role
+            }
+        }
         _ => return Err(wrong("`role` is missing")),
     };
     let content = match fields.remove("content") {
@@ -235,7 +246,13 @@ const TEXT: Shape = Shape {
     delta: |text, _| json!({"text": text.unwrap_or_default()}),
 };
 
-async fn answer(cluster: Arc<dyn Cluster>, model: String, work: Work, reply: Reply, shape: &'static Shape) -> Result<Response, Failed> {
+async fn answer(
+    cluster: Arc<dyn Cluster>,
+    model: String,
+    work: Work,
+    reply: Reply,
+    shape: &'static Shape,
+) -> Result<Response, Failed> {
     let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
     let head = Head { id: format!("{}-{nanos:x}", shape.prefix), created, model: model.clone() };
@@ -277,7 +294,12 @@ impl Head {
     }
 }
 
-fn stream(head: Head, mut events: BoxStream<'static, Result<InferEvent, Error>>, with_usage: bool, shape: &'static Shape) -> Response {
+fn stream(
+    head: Head,
+    mut events: BoxStream<'static, Result<InferEvent, Error>>,
+    with_usage: bool,
+    shape: &'static Shape,
+) -> Response {
     let frames = async_stream::stream! {
         let frame = |delta: Value, finish: Option<&str>| {
             let mut choice = delta;
@@ -343,7 +365,9 @@ async fn embeddings(State(cluster): Port, body: Bytes) -> Result<Response, Faile
     let base64 = match request.encoding_format.as_deref() {
         None | Some("float") => false,
         Some("base64") => true,
-        Some(other) => return Err(Error::invalid(format!("encoding_format `{other}` is not known; float and base64 are")).into()),
+        Some(other) => {
+            return Err(Error::invalid(format!("encoding_format `{other}` is not known; float and base64 are")).into());
+        }
     };
     let mut events = cluster.infer(InferRequest { model: request.model.as_str().into(), work: Work::Embed { texts } });
     let (mut vectors, mut tokens) = (None, 0);

@@ -33,6 +33,9 @@ pub struct SubmitTask {
     pub timeout_ms: Option<u64>,
 }
 
+/// A task, and the number of its last event while it runs (`None` once it has ended).
+pub type FoundTask = (Arc<TaskRecord>, Option<u64>);
+
 /// The cluster, as seen from a protocol.
 pub trait Cluster: Send + Sync + 'static {
     /// All agents by name.
@@ -41,10 +44,15 @@ pub trait Cluster: Send + Sync + 'static {
     fn default_agent(&self) -> BoxFuture<'_, Option<Arc<AgentSpec>>>;
     /// Journals a task before it answers. The flag tells whether it is new.
     fn submit(&self, task: SubmitTask) -> BoxFuture<'_, Result<(Arc<TaskRecord>, bool), Error>>;
-    /// A task of this caller; another's is "not found".
-    fn task<'a>(&'a self, caller: &'a CallerId, id: &'a TaskId) -> BoxFuture<'a, Result<Arc<TaskRecord>, Error>>;
+    /// A task of this caller, and the number of its last event while it runs; another's is "not found".
+    fn task<'a>(&'a self, caller: &'a CallerId, id: &'a TaskId) -> BoxFuture<'a, Result<FoundTask, Error>>;
     /// Ends a task of this caller.
-    fn cancel<'a>(&'a self, caller: &'a CallerId, id: &'a TaskId, reason: &'a str) -> BoxFuture<'a, Result<Arc<TaskRecord>, Error>>;
+    fn cancel<'a>(
+        &'a self,
+        caller: &'a CallerId,
+        id: &'a TaskId,
+        reason: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<TaskRecord>, Error>>;
     /// Events above `after`, up to the end of the task.
     fn events(&self, task: TaskId, after: u64) -> BoxStream<'static, Result<Arc<Envelope>, Error>>;
     /// Asks a model. Dropping the stream cancels the work.

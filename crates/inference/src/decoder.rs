@@ -101,7 +101,15 @@ impl Decoder {
         self.head.forward(&ops::rms_norm(&last, &self.norm, self.shape.eps as f32)?)?.squeeze(0)
     }
 
-    fn attention(&self, layer: &Layer, kv: &mut KvCache, x: &Tensor, cos: &Tensor, sin: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+    fn attention(
+        &self,
+        layer: &Layer,
+        kv: &mut KvCache,
+        x: &Tensor,
+        cos: &Tensor,
+        sin: &Tensor,
+        mask: Option<&Tensor>,
+    ) -> Result<Tensor> {
         let Shape { heads, kv_heads, head_dim: d, eps, .. } = self.shape;
         let t = x.dim(0)?;
         let groups = heads / kv_heads;
@@ -122,7 +130,9 @@ impl Decoder {
         let q = (q.reshape((kv_heads, groups * t, d))? * (d as f64).powf(-0.5))?;
         let scores = q.matmul(&k.t()?)?;
         let scores = match mask {
-            Some(mask) => scores.reshape((kv_heads, groups, t, s))?.broadcast_add(mask)?.reshape((kv_heads, groups * t, s))?,
+            Some(mask) => {
+                scores.reshape((kv_heads, groups, t, s))?.broadcast_add(mask)?.reshape((kv_heads, groups * t, s))?
+            }
             None => scores,
         };
         let y = ops::softmax_last_dim(&scores)?.matmul(&v.contiguous()?)?;
@@ -153,13 +163,17 @@ fn rotation(shape: &Shape) -> Result<(Tensor, Tensor)> {
     let half = shape.head_dim / 2;
     let mut freqs: Vec<f64> = (0..half).map(|i| shape.theta.powf(-((2 * i) as f64) / shape.head_dim as f64)).collect();
     if let Some(s) = &shape.scaling {
-        let (low, high) = (s.original_max_position_embeddings / s.low_freq_factor, s.original_max_position_embeddings / s.high_freq_factor);
+        let (low, high) = (
+            s.original_max_position_embeddings / s.low_freq_factor,
+            s.original_max_position_embeddings / s.high_freq_factor,
+        );
         for f in &mut freqs {
             let wave = 2.0 * std::f64::consts::PI / *f;
             if wave > low {
                 *f /= s.factor;
             } else if wave > high {
-                let smooth = (s.original_max_position_embeddings / wave - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
+                let smooth = (s.original_max_position_embeddings / wave - s.low_freq_factor)
+                    / (s.high_freq_factor - s.low_freq_factor);
                 *f = (1.0 - smooth) * *f / s.factor + smooth * *f;
             }
         }

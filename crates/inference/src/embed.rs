@@ -26,7 +26,12 @@ impl std::fmt::Debug for Embedder {
 }
 
 impl Embedder {
-    pub(crate) fn load(path: &Path, config: &str, tensors: std::collections::HashMap<String, Tensor>, mut tokenizer: Tokenizer) -> Result<Self, String> {
+    pub(crate) fn load(
+        path: &Path,
+        config: &str,
+        tensors: std::collections::HashMap<String, Tensor>,
+        mut tokenizer: Tokenizer,
+    ) -> Result<Self, String> {
         let config: Config = serde_json::from_str(config).map_err(|e| format!("config.json: {e}"))?;
         let limit = std::fs::read_to_string(path.join("sentence_bert_config.json"))
             .ok()
@@ -49,7 +54,10 @@ impl Embedder {
 
     /// One unit vector for each text, row-major, and the tokens read. `go_on` is asked before each batch.
     pub fn embed(&self, texts: &[String], go_on: impl Fn() -> bool) -> Result<Option<(Vec<f32>, u64)>, Error> {
-        let encoded = self.tokenizer.encode_batch(texts.to_vec(), true).map_err(|e| Error::Request(format!("failed to tokenize: {e}")))?;
+        let encoded = self
+            .tokenizer
+            .encode_batch(texts.to_vec(), true)
+            .map_err(|e| Error::Request(format!("failed to tokenize: {e}")))?;
         let mut order: Vec<usize> = (0..texts.len()).collect();
         order.sort_by_key(|i| encoded[*i].get_ids().len());
         let mut data = vec![0f32; texts.len() * self.dims];

@@ -164,7 +164,8 @@ fn begin(generator: &Generator, work: Work) -> Result<(Vec<u32>, Sampling), Erro
         Work::Complete { prompt, sampling } => (prompt, sampling, true),
         Work::Embed { .. } => return Err(Error::Request("this model makes text, not vectors".into())),
     };
-    let encoded = generator.tokenizer.encode(prompt, special).map_err(|e| Error::Request(format!("failed to tokenize: {e}")))?;
+    let encoded =
+        generator.tokenizer.encode(prompt, special).map_err(|e| Error::Request(format!("failed to tokenize: {e}")))?;
     let tokens = encoded.get_ids().to_vec();
     let context = generator.decoder.shape.context;
     if tokens.is_empty() {

@@ -94,5 +94,8 @@ impl Generator {
 /// Threads for the matrix kernels of this process. Call once, before the first model is loaded.
 pub fn set_threads(count: usize) {
     // A pool that exists already (a second worker in one process) is shared.
-    let _ = rayon::ThreadPoolBuilder::new().num_threads(count.max(1)).thread_name(|i| format!("covey-math-{i}")).build_global();
+    let _ = rayon::ThreadPoolBuilder::new()
+        .num_threads(count.max(1))
+        .thread_name(|i| format!("covey-math-{i}"))
+        .build_global();
 }

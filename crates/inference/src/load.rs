@@ -107,8 +107,12 @@ fn folder(path: &Path) -> Result<Model, String> {
         .ok()
         .and_then(|text| serde_json::from_str(&text).ok())
         .unwrap_or_default();
-    let special = |key: &str| settings[key].as_str().or(settings[key]["content"].as_str()).unwrap_or_default().to_owned();
-    let source = settings["chat_template"].as_str().map(str::to_owned).or_else(|| fs::read_to_string(path.join("chat_template.jinja")).ok());
+    let special =
+        |key: &str| settings[key].as_str().or(settings[key]["content"].as_str()).unwrap_or_default().to_owned();
+    let source = settings["chat_template"]
+        .as_str()
+        .map(str::to_owned)
+        .or_else(|| fs::read_to_string(path.join("chat_template.jinja")).ok());
     let template = source.map(|s| Template::new(&s, special("bos_token"), special("eos_token"))).transpose()?;
     let generation: serde_json::Value = fs::read_to_string(path.join("generation_config.json"))
         .ok()

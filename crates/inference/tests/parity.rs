@@ -101,7 +101,10 @@ fn as_gguf(name: &str, dtype: GgmlDType) -> (tempfile::TempDir, PathBuf) {
         (key("attention.head_count"), int("num_attention_heads")),
         (key("attention.head_count_kv"), int("num_key_value_heads")),
         (key("attention.key_length"), gguf_file::Value::U32(head_dim as u32)),
-        (key("attention.layer_norm_rms_epsilon"), gguf_file::Value::F32(config["rms_norm_eps"].as_f64().unwrap() as f32)),
+        (
+            key("attention.layer_norm_rms_epsilon"),
+            gguf_file::Value::F32(config["rms_norm_eps"].as_f64().unwrap() as f32),
+        ),
         (key("rope.freq_base"), gguf_file::Value::F32(theta as f32)),
         (key("context_length"), int("max_position_embeddings")),
         ("tokenizer.ggml.model".into(), gguf_file::Value::String("gpt2".into())),
@@ -249,7 +252,8 @@ fn what_is_broken_on_disk_is_named() {
 #[test]
 fn a_prompt_that_does_not_fit_is_refused_and_the_engine_lives() {
     let engine = tiny();
-    let mut events = engine.ask(Work::Complete { prompt: "moon ".repeat(3_000), sampling: Sampling::default() }).unwrap();
+    let mut events =
+        engine.ask(Work::Complete { prompt: "moon ".repeat(3_000), sampling: Sampling::default() }).unwrap();
     assert!(matches!(events.blocking_recv().unwrap(), Err(Error::Request(why)) if why.contains("tokens")));
     let mut events = engine.ask(Work::Embed { texts: vec!["x".into()] }).unwrap();
     assert!(events.blocking_recv().unwrap().is_err());

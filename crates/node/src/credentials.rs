@@ -67,7 +67,8 @@ impl Credentials {
                 .hint("start a cluster with `covey up`, or set COVEY_ADDRESS and COVEY_TOKEN")
         })?;
         let found: Self = serde_json::from_slice(&body).map_err(|e| {
-            Error::invalid(format!("failed to read `{}`: {e}", path.display())).hint("delete it and start the head again")
+            Error::invalid(format!("failed to read `{}`: {e}", path.display()))
+                .hint("delete it and start the head again")
         })?;
         Ok((address.unwrap_or(found.address), token.unwrap_or(found.admin_key)))
     }
@@ -79,7 +80,9 @@ pub fn parse_join_token(token: &str) -> Result<(String, String), Error> {
         Some((secret, address)) if secret.starts_with("cvj_") && address.contains(':') => {
             Ok((secret.to_owned(), address.to_owned()))
         }
-        _ => Err(Error::invalid("this is not a join token").hint("`covey token` prints one, like cvj_…@127.0.0.1:7420")),
+        _ => {
+            Err(Error::invalid("this is not a join token").hint("`covey token` prints one, like cvj_…@127.0.0.1:7420"))
+        }
     }
 }
 

@@ -2,8 +2,8 @@
 
 pub mod auth;
 pub mod credentials;
-pub mod identity;
 pub mod home;
+pub mod identity;
 pub mod telemetry;
 
 pub use credentials::Credentials;

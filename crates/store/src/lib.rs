@@ -112,32 +112,47 @@ impl Store {
             .disable_statement_logging();
         let mut writer = SqliteConnection::connect_with(&options).await?;
         sqlx::raw_sql(SCHEMA).execute(&mut writer).await?;
-        sqlx::query("INSERT OR IGNORE INTO meta VALUES ('schema', ?)").bind(SCHEMA_VERSION).execute(&mut writer).await?;
-        let found: i64 = sqlx::query_scalar("SELECT value FROM meta WHERE key = 'schema'").fetch_one(&mut writer).await?;
+        sqlx::query("INSERT OR IGNORE INTO meta VALUES ('schema', ?)")
+            .bind(SCHEMA_VERSION)
+            .execute(&mut writer)
+            .await?;
+        let found: i64 =
+            sqlx::query_scalar("SELECT value FROM meta WHERE key = 'schema'").fetch_one(&mut writer).await?;
         if found != SCHEMA_VERSION {
             return Err(Error::Version { found });
         }
-        let readers = SqlitePoolOptions::new().max_connections(2).min_connections(0).connect_lazy_with(options.read_only(true));
+        let readers =
+            SqlitePoolOptions::new().max_connections(2).min_connections(0).connect_lazy_with(options.read_only(true));
         Ok(Self { writer: Mutex::new(writer), readers })
     }
 
     /// Begins a term and reads what a starting head needs.
     pub async fn begin(&self) -> Result<Snapshot, Error> {
         let mut db = self.writer.lock().await;
-        sqlx::query("INSERT INTO meta VALUES ('term', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1").execute(&mut *db).await?;
+        sqlx::query("INSERT INTO meta VALUES ('term', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1")
+            .execute(&mut *db)
+            .await?;
         let term: i64 = sqlx::query_scalar("SELECT value FROM meta WHERE key = 'term'").fetch_one(&mut *db).await?;
         let mut snapshot = Snapshot { term: term as u64, ..Snapshot::default() };
         for row in sqlx::query("SELECT spec FROM agents ORDER BY name").fetch_all(&mut *db).await? {
             snapshot.agents.push(parse("agent", row.get(0))?);
         }
         for row in sqlx::query("SELECT node, incarnation, number FROM cursors").fetch_all(&mut *db).await? {
-            snapshot.cursors.push((row.get::<String, _>(0).into(), row.get::<i64, _>(1) as u64, row.get::<i64, _>(2) as u64));
+            snapshot.cursors.push((
+                row.get::<String, _>(0).into(),
+                row.get::<i64, _>(1) as u64,
+                row.get::<i64, _>(2) as u64,
+            ));
         }
         for row in sqlx::query("SELECT record FROM tasks ORDER BY created_ms, id").fetch_all(&mut *db).await? {
             let record: TaskRecord = parse("task", row.get(0))?;
             let mut events = Vec::new();
             if !record.state.is_terminal() {
-                for row in sqlx::query("SELECT body FROM events WHERE task = ? ORDER BY seq").bind(record.id.as_str()).fetch_all(&mut *db).await? {
+                for row in sqlx::query("SELECT body FROM events WHERE task = ? ORDER BY seq")
+                    .bind(record.id.as_str())
+                    .fetch_all(&mut *db)
+                    .await?
+                {
                     events.push(parse("event", row.get(0))?);
                 }
             }
@@ -154,7 +169,11 @@ impl Store {
         let mut db = self.writer.lock().await;
         let mut tx = db.begin().await?;
         for spec in &batch.agents {
-            sqlx::query("INSERT OR REPLACE INTO agents VALUES (?, ?)").bind(spec.name.as_str()).bind(json(spec)).execute(&mut *tx).await?;
+            sqlx::query("INSERT OR REPLACE INTO agents VALUES (?, ?)")
+                .bind(spec.name.as_str())
+                .bind(json(spec))
+                .execute(&mut *tx)
+                .await?;
         }
         // Of several states of one task only the last is written.
         let mut last: std::collections::HashMap<&TaskId, &Arc<TaskRecord>> = std::collections::HashMap::new();
@@ -205,7 +224,10 @@ impl Store {
 
     /// One task's record.
     pub async fn task(&self, id: &TaskId) -> Result<Option<TaskRecord>, Error> {
-        let row = sqlx::query("SELECT record FROM tasks WHERE id = ?").bind(id.as_str()).fetch_optional(&self.readers).await?;
+        let row = sqlx::query("SELECT record FROM tasks WHERE id = ?")
+            .bind(id.as_str())
+            .fetch_optional(&self.readers)
+            .await?;
         row.map(|row| parse("task", row.get(0))).transpose()
     }
 
@@ -233,7 +255,8 @@ impl Store {
 
     /// The blob of this digest.
     pub async fn blob(&self, digest: &str) -> Result<Option<Vec<u8>>, Error> {
-        let row = sqlx::query("SELECT body FROM blobs WHERE digest = ?").bind(digest).fetch_optional(&self.readers).await?;
+        let row =
+            sqlx::query("SELECT body FROM blobs WHERE digest = ?").bind(digest).fetch_optional(&self.readers).await?;
         Ok(row.map(|row| row.get(0)))
     }
 }
@@ -289,7 +312,11 @@ mod tests {
             let store = Store::open(&path).await.unwrap();
             assert_eq!(store.begin().await.unwrap().term, 1);
             let batch = Batch {
-                tasks: vec![record("t1", TaskState::Submitted), record("t1", TaskState::Working), record("t2", TaskState::Completed)],
+                tasks: vec![
+                    record("t1", TaskState::Submitted),
+                    record("t1", TaskState::Working),
+                    record("t2", TaskState::Completed),
+                ],
                 events: (1..=5_000).map(|n| event("t1", n)).collect(),
                 cursors: vec![("n".into(), 9, 3), ("n".into(), 9, 4)],
                 agents: vec![],
@@ -313,7 +340,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("covey.db")).await.unwrap();
         store.commit(&Batch { events: vec![event("t", 1)], ..Batch::default() }).await.unwrap();
-        let twice = Batch { events: vec![event("t", 2), event("t", 1)], tasks: vec![record("t", TaskState::Working)], ..Batch::default() };
+        let twice = Batch {
+            events: vec![event("t", 2), event("t", 1)],
+            tasks: vec![record("t", TaskState::Working)],
+            ..Batch::default()
+        };
         assert!(store.commit(&twice).await.is_err());
         assert_eq!(store.events(&"t".into(), 0).await.unwrap().len(), 1);
         assert!(store.task(&"t".into()).await.unwrap().is_none());

@@ -1,1 +1,340 @@
-//! A simulated world, a sandbox of real nodes, the invariants.
+//! A simulated world around the real decision machines.
+//!
+//! [`World`] runs [`covey_cluster_core::Head`] and the worker's [`Outbox`] against a made-up network: seeded dice cut
+//! links, kill workers and restart the head, time jumps from event to event, and the invariants are checked as it
+//! goes. The code under test is the code that production runs.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use covey_cluster_core::{
+    Head, HeadConfig, Output,
+    head::{ActorReport, Command, Entry, HeldTask, Hello, LivingActor, Stored, Submission, Write},
+    link::Outbox,
+};
+use covey_domain::{
+    ActorId, AgentSpec, Envelope, Epoch, NodeId, Resources, TaskEvent, TaskId, TaskRecord, event::Outcome, log::Writer,
+    task::TaskInput,
+};
+
+/// Dice that give the same throws for the same seed (xorshift64*).
+#[derive(Debug)]
+pub struct Dice(u64);
+
+impl Dice {
+    /// Dice of this seed.
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// A number below `n`.
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % n.max(1)
+    }
+}
+
+/// What is on the head's disk.
+#[derive(Debug, Default)]
+struct Disk {
+    tasks: BTreeMap<TaskId, TaskRecord>,
+    events: BTreeMap<TaskId, Vec<Envelope>>,
+    cursors: BTreeMap<(NodeId, u64), u64>,
+}
+
+/// One worker: its actors, the attempts it runs, and its outbox.
+#[derive(Debug)]
+struct Worker {
+    incarnation: u64,
+    conn: u64,
+    linked: bool,
+    actors: BTreeMap<ActorId, Epoch>,
+    running: BTreeMap<(TaskId, u32), (ActorId, Option<Writer>, u32)>,
+    held: BTreeMap<(TaskId, u32), ActorId>,
+    outbox: Outbox<(TaskId, u32, Vec<TaskEvent>)>,
+    inbox: VecDeque<Command>,
+}
+
+/// The whole world.
+#[derive(Debug)]
+pub struct World {
+    dice: Dice,
+    head: Head,
+    disk: Disk,
+    workers: BTreeMap<NodeId, Worker>,
+    agent: AgentSpec,
+    now: u64,
+    conns: u64,
+    submitted: BTreeSet<TaskId>,
+}
+
+impl World {
+    /// A world with `workers` workers that have joined.
+    pub fn new(seed: u64, workers: usize) -> Self {
+        let agent: AgentSpec = serde_json::from_value(serde_json::json!({
+            "name": "a", "kind": {"type": "native", "implementation": "a"}, "concurrency": 2, "pool": 4,
+        }))
+        .expect("a valid agent");
+        let mut world = Self {
+            dice: Dice::new(seed),
+            head: Head::new(HeadConfig::default(), seed),
+            disk: Disk::default(),
+            workers: BTreeMap::new(),
+            agent: agent.clone().validated().expect("a valid agent"),
+            now: 1_000,
+            conns: 0,
+            submitted: BTreeSet::new(),
+        };
+        world.head.register(agent, world.now).expect("a valid agent");
+        for number in 0..workers {
+            world.join_new(&NodeId::from(format!("w{number}")));
+        }
+        world.drain();
+        world
+    }
+
+    /// Submits a task; it is acknowledged, so it must never be lost.
+    pub fn submit(&mut self, number: usize) {
+        let id = TaskId::from(format!("t{number}"));
+        let submission = Submission {
+            id: id.clone(),
+            context: "c".into(),
+            caller: "me".into(),
+            agent: "a".into(),
+            skill: None,
+            input: TaskInput { content: vec![], call: None, history: vec![] },
+            message_id: Some(format!("m{number}")),
+            model: None,
+            protocol: "test".into(),
+            timeout_ms: None,
+        };
+        self.head.submit(submission, self.now).expect("room for a task");
+        self.drain();
+        self.submitted.insert(id);
+    }
+
+    /// One throw of the dice: work, or trouble when `trouble`.
+    pub fn step(&mut self, trouble: bool) {
+        self.now += self.dice.below(120);
+        let names: Vec<_> = self.workers.keys().cloned().collect();
+        let name = names[self.dice.below(names.len() as u64) as usize].clone();
+        match self.dice.below(if trouble { 60 } else { 50 }) {
+            0..35 => self.work(&name),
+            35..45 => self.heartbeat(),
+            45..50 => self.relink(&name),
+            50..54 => self.cut(&name),
+            54..57 => self.kill(&name),
+            57..58 => self.restart_head(),
+            _ => self.now += 700,
+        }
+        self.head.tick(self.now);
+        self.drain();
+    }
+
+    /// No task is unfinished.
+    pub fn is_done(&self) -> bool {
+        self.submitted.iter().all(|id| self.disk.tasks.get(id).is_some_and(|t| t.state.is_terminal()))
+    }
+
+    /// T-1, T-2, T-3 and T-5 of `docs/architecture.md`, for everything on the disk.
+    pub fn check(&self) {
+        for id in &self.submitted {
+            let events = &self.disk.events[id];
+            for (at, event) in events.iter().enumerate() {
+                assert_eq!(event.seq, at as u64 + 1, "T-3: {id} has a gap");
+            }
+            let ends = events.iter().filter(|e| e.event.is_terminal()).count();
+            assert!(ends <= 1, "T-2: {id} ended {ends} times");
+            if ends == 1 {
+                assert!(events.last().is_some_and(|e| e.event.is_terminal()), "T-2: {id} goes on after its end");
+                let mut answer = covey_domain::log::Answer::default();
+                events.iter().for_each(|e| answer.push(&e.event));
+                assert_eq!(answer.text, "one two three ", "T-5: {id}");
+            }
+        }
+    }
+
+    fn join_new(&mut self, name: &NodeId) {
+        let incarnation = self.dice.below(1 << 30) + 1;
+        let worker = Worker {
+            incarnation,
+            conn: 0,
+            linked: false,
+            actors: BTreeMap::new(),
+            running: BTreeMap::new(),
+            held: BTreeMap::new(),
+            outbox: Outbox::default(),
+            inbox: VecDeque::new(),
+        };
+        self.workers.insert(name.clone(), worker);
+        self.relink(name);
+    }
+
+    fn relink(&mut self, name: &NodeId) {
+        let Some(worker) = self.workers.get_mut(name).filter(|w| !w.linked) else { return };
+        self.conns += 1;
+        worker.conn = self.conns;
+        worker.linked = true;
+        worker.inbox.clear();
+        let mut tasks: BTreeMap<(TaskId, u32), ActorId> =
+            worker.running.iter().map(|(key, (actor, _, _))| (key.clone(), actor.clone())).collect();
+        for (_, (task, attempt, _)) in worker.outbox.unacknowledged() {
+            let key = (task.clone(), *attempt);
+            if let Some(actor) = worker.held.get(&key) {
+                tasks.insert(key, actor.clone());
+            }
+        }
+        let hello = Hello {
+            incarnation: worker.incarnation,
+            name: name.to_string(),
+            total: Resources { cpu_milli: 2_000, ..Resources::default() },
+            actors: worker
+                .actors
+                .iter()
+                .map(|(actor, epoch)| LivingActor {
+                    actor: actor.clone(),
+                    epoch: *epoch,
+                    agent: "a".into(),
+                    owner: "pool".into(),
+                })
+                .collect(),
+            tasks: tasks.into_iter().map(|((task, attempt), actor)| HeldTask { task, attempt, actor }).collect(),
+            ..Hello::default()
+        };
+        let durable = self.head.joined(name, worker.conn, hello, self.now);
+        worker.outbox.acknowledge(durable);
+        let (conn, resend): (u64, Vec<_>) =
+            (worker.conn, worker.outbox.unacknowledged().map(|(n, e)| (n, e.clone())).collect());
+        for (number, (task, attempt, events)) in resend {
+            let entry = Entry { number, task, attempt, ts_ms: self.now, events };
+            self.head.entry(name, conn, entry, self.now).expect("no gap after a resume");
+        }
+        self.drain();
+    }
+
+    fn cut(&mut self, name: &NodeId) {
+        if let Some(worker) = self.workers.get_mut(name).filter(|w| w.linked) {
+            worker.linked = false;
+            worker.inbox.clear();
+            self.head.unlinked(name, worker.conn, self.now);
+        }
+    }
+
+    fn kill(&mut self, name: &NodeId) {
+        self.cut(name);
+        self.join_new(&name.clone());
+    }
+
+    fn heartbeat(&mut self) {
+        let linked: Vec<_> = self.workers.iter().filter(|(_, w)| w.linked).map(|(n, _)| n.clone()).collect();
+        linked.iter().for_each(|name| self.head.heard(name, self.now));
+    }
+
+    /// The head dies; everything that is not on its disk is gone.
+    fn restart_head(&mut self) {
+        let seed = self.dice.below(1 << 30);
+        self.head = Head::new(HeadConfig::default(), seed);
+        self.head.restore_agent(self.agent.clone());
+        for ((node, incarnation), number) in &self.disk.cursors {
+            self.head.restore_cursor(node.clone(), *incarnation, *number);
+        }
+        for record in self.disk.tasks.values() {
+            let events = self.disk.events.get(&record.id).map(|all| all.iter().map(|e| e.event.clone()).collect());
+            self.head.restore(Stored { record: record.clone(), events: events.unwrap_or_default() }, self.now);
+        }
+        for worker in self.workers.values_mut() {
+            worker.linked = false;
+            worker.inbox.clear();
+        }
+    }
+
+    /// A worker takes one command, or one of its attempts says one word more.
+    fn work(&mut self, name: &NodeId) {
+        let Some(worker) = self.workers.get_mut(name) else { return };
+        if let Some(command) = worker.inbox.pop_front() {
+            match command {
+                Command::Start { actor, epoch, .. } => {
+                    worker.actors.insert(actor.clone(), epoch);
+                    self.head.actor_report(name, &actor, epoch, ActorReport::Live, self.now);
+                }
+                Command::Stop { actor, .. } => {
+                    worker.actors.remove(&actor);
+                    worker.running.retain(|_, (on, _, _)| *on != actor);
+                }
+                Command::Run { record, actor, .. } => {
+                    let key = (record.id.clone(), record.attempt);
+                    worker.held.insert(key.clone(), actor.clone());
+                    let writer = Writer::new(record.id.clone(), record.attempt);
+                    worker.running.insert(key, (actor, Some(writer), 0));
+                }
+                Command::CancelTask { task, attempt, .. } => {
+                    if let Some((_, writer, _)) = worker.running.remove(&(task.clone(), attempt)) {
+                        let cancelled = Outcome::Cancelled { by: "w".into(), reason: String::new() };
+                        let events = writer.map(|w| w.finish(cancelled, BTreeMap::new())).unwrap_or_default();
+                        self.say(name, task, attempt, events);
+                    }
+                }
+                Command::Durable { number } => worker.outbox.acknowledge(number),
+            }
+            return;
+        }
+        let keys: Vec<_> = worker.running.keys().cloned().collect();
+        if keys.is_empty() {
+            return;
+        }
+        let key = keys[self.dice.below(keys.len() as u64) as usize].clone();
+        let Some((_, writer, said)) = worker.running.get_mut(&key) else { return };
+        let events = match *said {
+            3 => {
+                let done = Outcome::Completed { finish: "stop".into(), result: None };
+                let events = writer.take().map(|w| w.finish(done, BTreeMap::new())).unwrap_or_default();
+                worker.running.remove(&key);
+                events
+            }
+            n => {
+                *said += 1;
+                let word = ["one ", "two ", "three "][n as usize];
+                writer.as_mut().map(|w| w.text(word)).unwrap_or_default()
+            }
+        };
+        self.say(name, key.0, key.1, events);
+    }
+
+    fn say(&mut self, name: &NodeId, task: TaskId, attempt: u32, events: Vec<TaskEvent>) {
+        let Some(worker) = self.workers.get_mut(name) else { return };
+        let number = worker.outbox.push((task.clone(), attempt, events.clone())).expect("room in the outbox");
+        if worker.linked {
+            let entry = Entry { number, task, attempt, ts_ms: self.now, events };
+            self.head.entry(name, worker.conn, entry, self.now).expect("no gap on a live link");
+        }
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.head.poll_output() {
+            match output {
+                Output::Write(Write::Task(record)) => {
+                    self.disk.tasks.insert(record.id.clone(), (*record).clone());
+                }
+                Output::Write(Write::Event(event)) => {
+                    self.disk.events.entry(event.task.clone()).or_default().push((*event).clone());
+                }
+                Output::Write(Write::Cursor { node, incarnation, number }) => {
+                    self.disk.cursors.insert((node, incarnation), number);
+                }
+                Output::Write(Write::Agent(_)) | Output::Route(..) => {}
+                Output::Send(node, command) => {
+                    if let Some(worker) = self.workers.get_mut(&node).filter(|w| w.linked) {
+                        worker.inbox.push_back(command);
+                    }
+                }
+                Output::Drop(node, conn) => {
+                    if let Some(worker) = self.workers.get_mut(&node).filter(|w| w.conn == conn) {
+                        worker.linked = false;
+                        worker.inbox.clear();
+                    }
+                }
+            }
+        }
+    }
+}

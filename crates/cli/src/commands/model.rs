@@ -30,11 +30,19 @@ pub(crate) async fn run(command: Command) -> Result<(), Error> {
 
 async fn ls() -> Result<(), Error> {
     for model in model_folders().iter().flat_map(|f| covey_inference::discover(f)) {
-        println!("{} · {} · {} · {:.1} MiB · {}", model.name, model.family, model.task, model.bytes as f64 / 1048576.0, model.path.display());
+        println!(
+            "{} · {} · {} · {:.1} MiB · {}",
+            model.name,
+            model.family,
+            model.task,
+            model.bytes as f64 / 1048576.0,
+            model.path.display()
+        );
     }
     if let Ok(client) = Client::connect_default().await {
         for node in client.status().await?.nodes.iter().filter(|n| n.state == "live") {
-            let models: Vec<_> = node.models.iter().map(|m| format!("{}{}", m.name, if m.loaded { " (loaded)" } else { "" })).collect();
+            let models: Vec<_> =
+                node.models.iter().map(|m| format!("{}{}", m.name, if m.loaded { " (loaded)" } else { "" })).collect();
             println!("served by {}: {}", node.name, models.join(", "));
         }
     }
@@ -45,7 +53,8 @@ fn add(path: &std::path::Path, name: Option<String>) -> Result<(), Error> {
     let failed = |e: std::io::Error| Error::internal(format!("failed to copy `{}`: {e}", path.display()));
     let is_gguf = path.extension().is_some_and(|e| e == "gguf");
     if !is_gguf && !path.join("config.json").is_file() {
-        return Err(Error::invalid(format!("`{}` is not a model", path.display())).hint("a model is a folder with config.json, tokenizer.json and *.safetensors, or a .gguf file"));
+        return Err(Error::invalid(format!("`{}` is not a model", path.display()))
+            .hint("a model is a folder with config.json, tokenizer.json and *.safetensors, or a .gguf file"));
     }
     let stem = if is_gguf { path.file_stem() } else { path.file_name() };
     let name = name.or_else(|| stem.map(|s| s.to_string_lossy().into_owned())).unwrap_or_else(|| "model".into());

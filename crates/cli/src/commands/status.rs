@@ -41,7 +41,13 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
             node.pid
         );
         for model in &node.models {
-            println!("  model {} ({}, {}{})", model.name, model.family, model.task, if model.loaded { ", loaded" } else { "" });
+            println!(
+                "  model {} ({}, {}{})",
+                model.name,
+                model.family,
+                model.task,
+                if model.loaded { ", loaded" } else { "" }
+            );
         }
     }
     let live = status.actors.iter().filter(|a| a.state != "dead");
@@ -68,7 +74,12 @@ pub(crate) async fn agents(args: AgentsArgs) -> Result<(), Error> {
             AgentKind::Native { .. } => "native",
         };
         let skills: Vec<_> = agent.skills.iter().map(|s| s.id.as_str()).collect();
-        println!("{} ({kind}) · {} · skills: {}", agent.name, agent.description.lines().next().unwrap_or(""), skills.join(", "));
+        println!(
+            "{} ({kind}) · {} · skills: {}",
+            agent.name,
+            agent.description.lines().next().unwrap_or(""),
+            skills.join(", ")
+        );
     }
     Ok(())
 }

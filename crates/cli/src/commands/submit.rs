@@ -12,7 +12,9 @@ use covey_domain::{
 use futures::StreamExt as _;
 
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  covey submit echo \"hello there\"\n  covey submit assistant \"Repeat: sun moon\" --detach")]
+#[command(
+    after_help = "Examples:\n  covey submit echo \"hello there\"\n  covey submit assistant \"Repeat: sun moon\" --detach"
+)]
 pub(crate) struct Args {
     /// Agent
     agent: String,
@@ -88,7 +90,9 @@ pub(crate) async fn show(client: &Client, id: &TaskId) -> Result<(), Error> {
             Ok(())
         }
         Some(Outcome::Failed { error }) => Err(error.clone()),
-        Some(Outcome::Cancelled { reason, .. }) => Err(Error::new(ErrorKind::Cancelled, format!("cancelled: {reason}"))),
+        Some(Outcome::Cancelled { reason, .. }) => {
+            Err(Error::new(ErrorKind::Cancelled, format!("cancelled: {reason}")))
+        }
         Some(Outcome::Interrupted { .. }) | None => Err(Error::unavailable("the stream ended before the task did")),
     }
 }

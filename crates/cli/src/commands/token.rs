@@ -13,10 +13,12 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<(), Error> {
     let path = home::root().join("credentials.json");
     let missing = |_| {
-        Error::new(ErrorKind::NotFound, format!("no credentials in `{}`", path.display())).hint("they are made when a head first starts: `covey up`")
+        Error::new(ErrorKind::NotFound, format!("no credentials in `{}`", path.display()))
+            .hint("they are made when a head first starts: `covey up`")
     };
     let body = std::fs::read(&path).map_err(missing)?;
-    let keys: Credentials = serde_json::from_slice(&body).map_err(|e| Error::invalid(format!("failed to read `{}`: {e}", path.display())))?;
+    let keys: Credentials = serde_json::from_slice(&body)
+        .map_err(|e| Error::invalid(format!("failed to read `{}`: {e}", path.display())))?;
     println!("{}", if args.admin { keys.admin_key } else { keys.join_token() });
     Ok(())
 }

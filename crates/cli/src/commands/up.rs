@@ -87,7 +87,8 @@ fn label(text: &str) -> Result<(String, String), String> {
 
 /// Where models are looked for when no folder is named.
 pub(crate) fn model_folders() -> Vec<PathBuf> {
-    let mut folders: Vec<PathBuf> = std::env::var_os("COVEY_MODELS").map(|v| std::env::split_paths(&v).collect()).unwrap_or_default();
+    let mut folders: Vec<PathBuf> =
+        std::env::var_os("COVEY_MODELS").map(|v| std::env::split_paths(&v).collect()).unwrap_or_default();
     folders.push(PathBuf::from("models"));
     folders.push(covey_node::home::root().join("models"));
     folders

@@ -53,7 +53,8 @@ fn part(part: &Value) -> Result<Content, String> {
         return Ok(Content::Data(part["data"].clone()));
     }
     let file = &part["file"];
-    let (bytes, link) = (text(&part["raw"]).or_else(|| text(&file["bytes"])), text(&part["url"]).or_else(|| text(&file["uri"])));
+    let (bytes, link) =
+        (text(&part["raw"]).or_else(|| text(&file["bytes"])), text(&part["url"]).or_else(|| text(&file["uri"])));
     let source = match (bytes, link) {
         (Some(bytes), _) => MediaSource::Inline(bytes),
         (None, Some(link)) => MediaSource::Url(link),

@@ -86,7 +86,9 @@ impl Encoder {
                 self.ts_ms = envelope.ts_ms;
                 let mut frames = Vec::new();
                 self.said = match outcome {
-                    Outcome::Completed { result: Some(result), .. } if self.artifact.is_empty() && !result.is_null() => {
+                    Outcome::Completed { result: Some(result), .. }
+                        if self.artifact.is_empty() && !result.is_null() =>
+                    {
                         let part = match result {
                             Value::String(text) => self.text_part(text),
                             other => self.data_part(other),
@@ -112,7 +114,8 @@ impl Encoder {
             task["kind"] = json!("task");
         }
         if !self.artifact.is_empty() {
-            task["artifacts"] = json!([{"artifactId": self.artifact_id(), "name": "answer", "parts": merged(&self.artifact)}]);
+            task["artifacts"] =
+                json!([{"artifactId": self.artifact_id(), "name": "answer", "parts": merged(&self.artifact)}]);
         }
         if history != Some(0) {
             task["history"] = json!([self.asked()]);
@@ -336,7 +339,9 @@ mod tests {
 
     #[test]
     fn chunks_of_a_stream_add_up_to_the_task_in_both_versions() {
-        for (version, lost_once) in [(Version::V03, false), (Version::V1, false), (Version::V03, true), (Version::V1, true)] {
+        for (version, lost_once) in
+            [(Version::V03, false), (Version::V1, false), (Version::V03, true), (Version::V1, true)]
+        {
             let (record, events) = log(lost_once);
             let mut encoder = Encoder::new(version, record);
             let mut text = String::new();
@@ -357,7 +362,10 @@ mod tests {
             assert_eq!(encoder.task(None)["artifacts"][0]["parts"][0]["text"], "hello world");
             let last = frames.last().unwrap();
             match version {
-                Version::V03 => assert_eq!((&last["kind"], &last["final"], &last["status"]["state"]), (&json!("status-update"), &json!(true), &json!("completed"))),
+                Version::V03 => assert_eq!(
+                    (&last["kind"], &last["final"], &last["status"]["state"]),
+                    (&json!("status-update"), &json!(true), &json!("completed"))
+                ),
                 Version::V1 => assert_eq!(last["statusUpdate"]["status"]["state"], "TASK_STATE_COMPLETED"),
             }
         }

@@ -1,0 +1,97 @@
+//! Arrows between crates point down only, and each outside technology has one door. `docs/architecture.md` draws this.
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Each crate of ours and which of ours it may use.
+const MAY_USE: &[(&str, &str, &[&str])] = &[
+    ("domain", "crates/domain", &[]),
+    ("cluster-core", "crates/cluster-core", &["domain"]),
+    ("proto", "proto", &["domain"]),
+    ("store", "crates/store", &["domain"]),
+    ("inference", "crates/inference", &["domain"]),
+    ("node", "crates/node", &["domain"]),
+    ("gateway", "crates/gateway", &["domain", "proto"]),
+    ("actor-runtime", "crates/actor-runtime", &["domain", "inference", "proto"]),
+    ("client", "crates/client", &["domain", "proto", "node"]),
+    ("head-node", "head-node", &["domain", "cluster-core", "proto", "store", "gateway", "node"]),
+    (
+        "worker-node",
+        "worker-node",
+        &["domain", "cluster-core", "proto", "actor-runtime", "inference", "client", "node"],
+    ),
+    ("python", "python-bindings", &["client", "domain", "proto"]),
+    ("cli", "crates/cli", &["head-node", "worker-node", "client", "node", "domain", "inference", "actor-runtime"]),
+    ("testbed", "crates/testbed", &["domain", "cluster-core"]),
+    ("benches", "benches", &["client", "domain", "proto"]),
+];
+
+/// An outside crate and the crates of ours that may name it.
+const DOORS: &[(&str, &[&str])] = &[
+    ("candle-core", &["inference"]),
+    ("candle-nn", &["inference"]),
+    ("candle-transformers", &["inference"]),
+    ("kameo", &["actor-runtime"]),
+    ("async-openai", &["actor-runtime"]),
+    ("sqlx", &["store"]),
+    ("pyo3", &["python"]),
+    ("bincode", &["proto"]),
+    ("libp2p-identity", &["node"]),
+    ("axum", &["gateway", "head-node"]),
+];
+
+/// Crates that must stay pure: no clock, no sockets, no threads.
+const PURE: &[&str] = &["domain", "cluster-core"];
+
+fn dependencies(folder: &str) -> BTreeMap<String, bool> {
+    let text = fs::read_to_string(root().join(folder).join("Cargo.toml")).expect("every crate has a manifest");
+    let mut found = BTreeMap::new();
+    let mut section = String::new();
+    for line in text.lines() {
+        if line.starts_with('[') {
+            section = line.trim_matches(['[', ']']).to_owned();
+        } else if let Some((name, _)) = line.split_once('=')
+            && section == "dependencies"
+        {
+            found.insert(name.trim().to_owned(), true);
+        }
+    }
+    found
+}
+
+#[test]
+fn arrows_point_down_only() {
+    for (name, folder, may) in MAY_USE {
+        for used in dependencies(folder).keys().filter_map(|d| d.strip_prefix("covey-")) {
+            assert!(may.contains(&used), "`{name}` must not use `{used}`");
+        }
+    }
+}
+
+#[test]
+fn each_technology_has_one_door() {
+    for (name, folder, _) in MAY_USE {
+        let used = dependencies(folder);
+        for (technology, doors) in DOORS {
+            assert!(!used.contains_key(*technology) || doors.contains(name), "`{name}` must not use `{technology}`");
+        }
+        if PURE.contains(name) {
+            for outside in ["tokio", "rand", "tonic", "parking_lot", "libc"] {
+                assert!(!used.contains_key(outside), "`{name}` is pure and must not use `{outside}`");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_member_of_the_workspace_is_in_the_table() {
+    let text = fs::read_to_string(root().join("Cargo.toml")).expect("the workspace has a manifest");
+    let members =
+        text.split_once("members = [").and_then(|(_, rest)| rest.split_once(']')).expect("members are listed").0;
+    for member in members.split(',').map(|m| m.trim().trim_matches('"')).filter(|m| !m.is_empty()) {
+        assert!(MAY_USE.iter().any(|(_, folder, _)| *folder == member), "`{member}` is not in the table of arrows");
+    }
+}
