@@ -52,8 +52,11 @@ struct File {
     strategy: Strategy,
 }
 
+/// An agent and the code it needs on a worker.
+type Declared = (AgentSpec, Option<Vec<u8>>);
+
 /// Agents of all `*.toml` files in `dir`, in the order of their names, with their code.
-pub(crate) fn read_dir(dir: &Path) -> Result<Vec<(AgentSpec, Option<Vec<u8>>)>, Error> {
+pub(crate) fn read_dir(dir: &Path) -> Result<Vec<Declared>, Error> {
     let entries = fs::read_dir(dir)
         .map_err(|e| Error::invalid(format!("failed to read the agents folder `{}`: {e}", dir.display())))?;
     let mut files: Vec<_> =
@@ -62,7 +65,7 @@ pub(crate) fn read_dir(dir: &Path) -> Result<Vec<(AgentSpec, Option<Vec<u8>>)>, 
     files.iter().map(|f| read(f)).collect()
 }
 
-fn read(path: &Path) -> Result<(AgentSpec, Option<Vec<u8>>), Error> {
+fn read(path: &Path) -> Result<Declared, Error> {
     let wrong = |why: String| {
         Error::invalid(format!("failed to read agent file `{}`: {why}", path.display()))
             .hint("docs/agents.md shows the format")
@@ -118,7 +121,7 @@ fn read(path: &Path) -> Result<(AgentSpec, Option<Vec<u8>>), Error> {
 }
 
 /// Agents every head starts with.
-pub(crate) fn builtin() -> Vec<(AgentSpec, Option<Vec<u8>>)> {
+pub(crate) fn builtin() -> Vec<Declared> {
     let skill = |id: &str, description: &str, streaming| Skill {
         id: id.into(),
         name: id.into(),
