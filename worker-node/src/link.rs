@@ -247,7 +247,8 @@ impl Link {
                 actor: actor.to_string(),
             })
             .collect();
-        for (_, kept) in self.outbox.unacknowledged() {
+        // An attempt that neither runs nor has its end in the outbox was stopped; the head must not wait for it.
+        for (_, kept) in self.outbox.unacknowledged().filter(|(_, kept)| kept.ends) {
             let key = (kept.task.clone(), kept.attempt);
             let known = tasks.iter().any(|t| t.task == kept.task.as_str() && t.attempt == kept.attempt);
             if let (false, Some(actor)) = (known, self.held.get(&key)) {

@@ -1,7 +1,7 @@
 //! Where every actor is, and in which life.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
@@ -77,7 +77,8 @@ pub(crate) struct Actor {
     /// Crashes in a row, for the backoff; a life of a minute forgives them.
     pub streak: u32,
     pub live_since: Millis,
-    pub tasks: BTreeSet<TaskId>,
+    /// Tasks that hold a turn, and which attempt of each.
+    pub tasks: BTreeMap<TaskId, u32>,
 }
 
 impl Actor {

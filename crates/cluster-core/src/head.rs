@@ -534,7 +534,7 @@ impl Head {
             restarts: 0,
             streak: 0,
             live_since: 0,
-            tasks: BTreeSet::new(),
+            tasks: BTreeMap::new(),
         };
         self.directory.insert(id.clone(), actor);
         self.out.push_back(Output::Route(id, Route::Wait { why: "not placed yet".into(), never: false }));
@@ -654,7 +654,7 @@ impl Head {
             self.directory.pending.push(id.clone());
             self.out.push_back(Output::Route(id.clone(), Route::Wait { why: "restarting".into(), never: false }));
         }
-        for task in tasks {
+        for task in tasks.into_keys() {
             self.task_lost(&task, &error, now);
         }
         if pool && was_starting && !retryable {
@@ -680,7 +680,7 @@ impl Head {
         if !drain {
             self.out.push_back(Output::Route(id.clone(), Route::Gone(error.clone())));
         }
-        for task in tasks {
+        for task in tasks.into_keys() {
             self.task_lost(&task, &error, now);
         }
         self.forget_dead();

@@ -42,7 +42,7 @@ impl Head {
                     task.orphan = false;
                     task.actor = Some(held.actor.clone());
                     if let Some(actor) = self.directory.actors.get_mut(&held.actor) {
-                        actor.tasks.insert(held.task.clone());
+                        actor.tasks.insert(held.task.clone(), held.attempt);
                     }
                 }
                 Some(_) => {}
@@ -72,7 +72,7 @@ impl Head {
             }
             let gone: Vec<_> = actor
                 .tasks
-                .iter()
+                .keys()
                 .filter(|t| self.tasks.active.get(*t).is_none_or(|known| !has.contains(&(*t, known.record.attempt))))
                 .cloned()
                 .collect();

@@ -232,7 +232,7 @@ impl Head {
             if let Some(known) = self.nodes.get_mut(node) {
                 known.tasks_done += u64::from(ours);
             }
-            self.free_slot(node, &id);
+            self.free_slot(node, &id, attempt);
         }
     }
 
@@ -276,7 +276,7 @@ impl Head {
         let record = Arc::new(TaskRecord { attempt, state: TaskState::Working, ..(*task.record).clone() });
         task.record = record.clone();
         task.actor = Some(actor_id.clone());
-        actor.tasks.insert(id.clone());
+        actor.tasks.insert(id.clone(), attempt);
         let timeout_ms = task.deadline.map(|d| d.saturating_sub(now).max(1));
         self.append(
             id,
@@ -404,12 +404,14 @@ impl Head {
     }
 
     /// The worker has ended an attempt, so its actor has a turn to give.
-    fn free_slot(&mut self, node: &NodeId, task: &TaskId) {
+    fn free_slot(&mut self, node: &NodeId, task: &TaskId, attempt: u32) {
         let Some(node) = self.nodes.get(node) else { return };
         for actor in &node.actors {
             if let Some(actor) = self.directory.actors.get_mut(actor)
-                && actor.tasks.remove(task)
+                && actor.tasks.get(task) == Some(&attempt)
             {
+                // An older attempt's end says nothing about the turn that a newer one holds.
+                actor.tasks.remove(task);
                 return;
             }
         }

@@ -162,6 +162,11 @@ impl World {
         }
     }
 
+    /// The head's picture and the workers', for a seed that failed.
+    pub fn describe(&self) -> String {
+        format!("{:#?}\n{:#?}", self.head.status(), self.workers)
+    }
+
     fn join_new(&mut self, name: &NodeId) {
         let incarnation = self.dice.below(1 << 30) + 1;
         let worker = Worker {
@@ -186,7 +191,8 @@ impl World {
         worker.inbox.clear();
         let mut tasks: BTreeMap<(TaskId, u32), ActorId> =
             worker.running.iter().map(|(key, (actor, _, _))| (key.clone(), actor.clone())).collect();
-        for (_, (task, attempt, _)) in worker.outbox.unacknowledged() {
+        let over = |events: &[TaskEvent]| events.iter().any(TaskEvent::is_terminal);
+        for (_, (task, attempt, _)) in worker.outbox.unacknowledged().filter(|(_, (_, _, events))| over(events)) {
             let key = (task.clone(), *attempt);
             if let Some(actor) = worker.held.get(&key) {
                 tasks.insert(key, actor.clone());
