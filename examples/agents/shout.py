@@ -1,0 +1,6 @@
+class Shout:
+    """Says it louder."""
+
+    def run(self, text: str):
+        for word in text.split():
+            yield word.upper() + " "
