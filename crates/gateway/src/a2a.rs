@@ -1,7 +1,7 @@
 //! A2A over JSON-RPC, versions 0.3 and 1.0 on the same paths; the version is told by the method's name.
 //!
 //! `POST /a2a/<agent>` speaks to one agent, `POST /` and `/a2a` to the default one; cards are below each. A stream is
-//! a projection of the task's log ([`encode`]), its SSE ids are the log's numbers, so `Last-Event-ID` resumes without
+//! a projection of the task's log (`encode`), its SSE ids are the log's numbers, so `Last-Event-ID` resumes without
 //! loss. The rest of the protocol (push, listing, REST, gRPC) comes with its own issue.
 
 mod card;

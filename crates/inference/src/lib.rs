@@ -2,7 +2,7 @@
 //!
 //! [`Model::load`] reads a Hugging Face folder (Llama, Qwen2, Qwen3, BERT) or a GGUF file (Llama, Qwen2, Qwen3);
 //! [`Engine::start`] gives it a thread of its own and takes requests. Answers stream back; dropping the receiver
-//! cancels the work within one step. Batching over packed tokens comes inside [`engine`] and changes no caller.
+//! cancels the work within one step. Batching over packed tokens comes inside the engine and changes no caller.
 
 mod chat;
 mod config;
