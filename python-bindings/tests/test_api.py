@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -298,6 +300,39 @@ def test_init_starts_a_cluster_and_stops_it():
         process = session._process
         assert process.poll() is None
     assert process.poll() is not None and time.monotonic() > began
+
+
+DRIVER = """
+import os, signal, sys, threading, covey
+from covey import agent
+
+@agent
+class Endless:
+    async def run(self, path):
+        import asyncio
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            open(path, "w").close()
+
+session = covey.init()
+print(session._process.pid, flush=True)
+future = Endless.remote().run.remote(sys.argv[1])
+threading.Timer(0.5, os.kill, (os.getpid(), getattr(signal, sys.argv[2]))).start()
+future.result()
+"""
+
+
+@pytest.mark.parametrize("by", ["SIGINT", "SIGKILL"])
+def test_a_driver_that_is_stopped_takes_its_work_and_its_cluster_along(tmp_path, by):
+    path = tmp_path / "stopped"
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(path), by], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    cluster = int(driver.stdout.readline())
+    errors = driver.communicate(timeout=30)[1]
+    if by == "SIGINT":
+        assert "KeyboardInterrupt" in errors
+        eventually(path.exists)
+    eventually(lambda: not os.path.exists(f"/proc/{cluster}") or "State:\tZ" in open(f"/proc/{cluster}/status").read())
 
 
 def test_wrong_keys_are_told(cluster):

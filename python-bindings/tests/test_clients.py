@@ -159,6 +159,22 @@ def test_a_stream_resumes_from_its_last_event_id_without_loss(http):
     assert rest == [f for f in whole if f[0] > cut]
 
 
+def test_a_subscriber_who_comes_late_gets_the_task_and_then_the_rest(http):
+    for new in (False, True):
+        send, subscribe = ("SendMessage", "SubscribeToTask") if new else ("message/send", "tasks/resubscribe")
+        configuration = {"returnImmediately": True} if new else {"blocking": False}
+        made = rpc(http, send, {**message("slow: one two three", new), "configuration": configuration})["result"]
+        task = made["task"] if new else made
+        got = [f for _, f in frames(http, subscribe, {"id": task["id"]})]
+        first, last = (got[0]["task"], got[-1]["statusUpdate"]) if new else (got[0], got[-1])
+        assert first["id"] == task["id"]
+        assert last["status"]["state"] == ("TASK_STATE_COMPLETED" if new else "completed")
+        text = "".join(p["text"] for a in first.get("artifacts", []) for p in a["parts"])
+        updates = [f.get("artifactUpdate", {}) if new else f for f in got[1:]]
+        text += "".join(u["artifact"]["parts"][0]["text"] for u in updates if "artifact" in u)
+        assert text == "one two three"
+
+
 def test_malformed_requests_get_their_codes(http):
     assert http.post("/a2a/echo", content=b"{").json()["error"]["code"] == -32700
     assert http.post("/a2a/echo", json={"jsonrpc": "1.0"}).json()["error"]["code"] == -32600
@@ -211,6 +227,24 @@ def test_openai_errors_have_their_shape(openai):
         openai.chat.completions.create(model="tiny", messages=[])
     with pytest.raises(BadRequestError):
         openai.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "x"}], n=3)
+
+
+def test_an_upstream_is_a_model_like_any_other(nodes, tmp_path):
+    nodes.head()
+    nodes.worker("w1")
+    nodes.connect()
+    nodes.live(1)
+    # The cluster's own endpoint stands for a server elsewhere.
+    upstreams = tmp_path / "upstreams.toml"
+    url = f"http://{nodes.keys['address']}/v1"
+    upstreams.write_text(f'[[upstream]]\nname = "mirror"\nurl = "{url}"\nmodel = "tiny"\napi_key_env = "MIRROR_KEY"\n')
+    nodes.env["MIRROR_KEY"] = nodes.keys["admin_key"]
+    nodes.worker("w2", "--upstreams", str(upstreams))
+    nodes.live(2)
+    client = OpenAI(base_url=url, api_key=nodes.keys["admin_key"], max_retries=0)
+    asked = [{"role": "user", "content": "Repeat: sun moon"}]
+    stream = client.chat.completions.create(model="mirror", messages=asked, stream=True)
+    assert "".join(c.choices[0].delta.content or "" for c in stream if c.choices) == "sun moon"
 
 
 def test_openai_embeddings_with_the_real_minilm(nodes, tmp_path):

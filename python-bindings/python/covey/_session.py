@@ -137,13 +137,14 @@ def init(address: str | None = None, token: str | None = None, *, models: str | 
     if address is not None:
         return connect(address, token)
     home = tempfile.mkdtemp(prefix="covey-")
-    command = [find_binary(), "up", "--port", "0"]
+    # The pipe to its standard input closes with this process, however that ends, and the cluster with it.
+    command = [find_binary(), "up", "--port", "0", "--while-stdin"]
     for flag, value in (("--models", models), ("--cpus", cpus)):
         if value is not None:
             command += [flag, str(value)]
     env = {**os.environ, "COVEY_HOME": home, "COVEY_PYTHON": sys.executable}
     log = open(os.path.join(home, "cluster.log"), "wb")
-    process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
     log.close()
     credentials = pathlib.Path(home) / "credentials.json"
     end = time.monotonic() + 30

@@ -69,6 +69,9 @@ pub(crate) struct Args {
     head: HeadArgs,
     #[command(flatten)]
     worker: WorkerArgs,
+    /// Stop when standard input closes: the cluster goes with the program that started it
+    #[arg(long)]
+    while_stdin: bool,
 }
 
 #[derive(clap::Args)]
@@ -148,6 +151,14 @@ pub(crate) async fn up(args: Args) -> Result<(), Error> {
     let head = HeadNode::start(head_config(args.head)?, shutdown.clone()).await?;
     let config = worker_config(args.worker, head.address.to_string(), head.credentials.join_secret.clone())?;
     announce(&head);
+    if args.while_stdin {
+        let gone = shutdown.clone();
+        // A thread, not a task: a blocked read of standard input would hold up the runtime's end.
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            gone.cancel();
+        });
+    }
     let result = covey_worker_node::run(config, shutdown.clone()).await;
     shutdown.cancel();
     head.stopped().await;
