@@ -236,7 +236,9 @@ impl Covey for ClientService {
                 if more == 0 {
                     return;
                 }
-                yield Ok(CallBatch { frames });
+                for frames in covey_proto::split(frames) {
+                    yield Ok(CallBatch { frames });
+                }
             }
         };
         Ok(Response::new(Box::pin(answers)))

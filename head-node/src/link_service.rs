@@ -85,7 +85,9 @@ fn write(
             if more == 0 {
                 return;
             }
-            yield Ok(ToWorker { frames });
+            for frames in covey_proto::split(frames) {
+                yield Ok(ToWorker { frames });
+            }
         }
     }
 }

@@ -95,7 +95,7 @@ fn app(shared: Shared, credentials: Credentials) -> Router {
         .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
     let client = CoveyServer::new(ClientService { cluster: cluster.clone() })
-        .max_decoding_message_size(caps::MESSAGE_BYTES_MAX)
+        .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
     let grpc = tonic::service::Routes::new(link).add_service(client).into_axum_router();
     let status = cluster.clone();

@@ -4,6 +4,7 @@
 //! test. Structured values that the store keeps too (specs, events, inputs) travel as the JSON they are stored as,
 //! so nothing is encoded twice and old bytes stay readable.
 
+mod batch;
 pub mod codec;
 mod convert;
 
@@ -12,4 +13,5 @@ mod convert;
 #[path = "generated/covey.v1.rs"]
 pub mod v1;
 
+pub use batch::{check_size, split};
 pub use convert::{failure, from_json, from_status, infer_event, infer_payload, payload_json, to_json, to_status};

@@ -77,6 +77,9 @@ class Worker:
     def size(self, data) -> int:
         return len(data)
 
+    def blob(self, size: int) -> bytes:
+        return bytes(size)
+
 
 def test_values_streams_and_both_worlds(cluster):
     w = Worker.remote("hello")
@@ -187,12 +190,16 @@ def test_big_buffers_and_what_cannot_be_pickled(cluster):
 def test_an_oversized_message_is_a_clear_error_and_harms_nobody(cluster):
     w = Worker.remote()
     other = covey.remote_agent("counter")
-    with pytest.raises(covey.CoveyError):
+    assert other.add.remote(1).result(20) == 1
+    with pytest.raises(covey.errors.TooLarge, match="limit is 32 MiB; send it in pieces"):
         w.size.remote(bytes(70 << 20)).result(60)
-    # The connection may be gone with it; the cluster is not.
-    cluster.connect()
-    assert covey.remote_agent("counter").add.remote(1).result(20) == 1
-    assert other is not None
+    with pytest.raises(covey.errors.TooLarge, match="the answer has 70 MiB"):
+        w.blob.remote(70 << 20).result(60)
+    with pytest.raises(covey.errors.TooLarge):
+        covey.submit(Worker, "size", bytes(70 << 20))
+    # Many big ones at once pass each on its own.
+    assert covey.get([w.size.remote(bytes(9 << 20)) for _ in range(8)], timeout=60) == [9 << 20] * 8
+    assert other.add.remote(1).result(20) == 2
 
 
 def test_a_dead_python_process_restarts_its_actors(cluster):

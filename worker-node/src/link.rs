@@ -213,9 +213,10 @@ impl Link {
                     if count == 0 {
                         return Ended::Shutdown;
                     }
-                    let frames = self.pack(group.drain(..));
-                    if tx.send(FromWorker { frames }).is_err() {
-                        return lost(&"the link is closed");
+                    for frames in covey_proto::split(self.pack(group.drain(..))) {
+                        if tx.send(FromWorker { frames }).is_err() {
+                            return lost(&"the link is closed");
+                        }
                     }
                 }
                 _ = heartbeat.tick(), if welcomed => {
@@ -359,14 +360,8 @@ impl Link {
     }
 
     fn resend(&self, tx: &mpsc::UnboundedSender<FromWorker>) {
-        let mut frames = Vec::new();
-        for (number, kept) in self.outbox.unacknowledged() {
-            frames.push(entry(number, kept));
-            if frames.len() == BATCH_MAX {
-                let _ = tx.send(FromWorker { frames: std::mem::take(&mut frames) });
-            }
-        }
-        if !frames.is_empty() {
+        let frames: Vec<_> = self.outbox.unacknowledged().map(|(number, kept)| entry(number, kept)).collect();
+        for frames in covey_proto::split(frames) {
             let _ = tx.send(FromWorker { frames });
         }
     }

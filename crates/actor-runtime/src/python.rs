@@ -40,6 +40,8 @@ use crate::{Behavior, Invocation, Models, Sink};
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// Items between two credits to a generator in a process.
 const CREDIT_EVERY: u32 = caps::STREAM_WINDOW / 4;
+/// A message of a process over this is not one of ours. What is too large for the cluster is refused after this.
+const PROCESS_MESSAGE_MAX: u32 = 1 << 30;
 /// Frames put into one batch.
 const BATCH_MAX: usize = 256;
 
@@ -243,8 +245,11 @@ async fn read_frames(
 ) {
     let mut socket = BufReader::with_capacity(64 << 10, socket);
     while let Ok(length) = socket.read_u32().await {
+        if length > PROCESS_MESSAGE_MAX {
+            break;
+        }
         let mut body = vec![0; length as usize];
-        if length as usize > 2 * caps::MESSAGE_BYTES_MAX || socket.read_exact(&mut body).await.is_err() {
+        if socket.read_exact(&mut body).await.is_err() {
             break;
         }
         let Ok(batch) = HostBatch::decode(Bytes::from(body)) else { break };
@@ -367,6 +372,7 @@ impl Behavior for PythonActor {
             while let Some(from) = rx.recv().await {
                 match from {
                     FromHost::Item(item) => {
+                        covey_proto::check_size("an item of the answer", &item)?;
                         sink.item(item).await;
                         taken += 1;
                         if taken % CREDIT_EVERY == 0 {
@@ -376,7 +382,10 @@ impl Behavior for PythonActor {
                     FromHost::End(end) => {
                         drop(running);
                         return match end.result {
-                            Some(call_end::Result::Value(value)) => Ok(Some(value)),
+                            Some(call_end::Result::Value(value)) => {
+                                covey_proto::check_size("the answer", &value)?;
+                                Ok(Some(value))
+                            }
                             Some(call_end::Result::Failure(failure)) => Err(failure.into()),
                             Some(call_end::Result::Done(_)) | None => Ok(None),
                         };

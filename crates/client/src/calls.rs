@@ -66,7 +66,11 @@ impl Calls {
         let (frames, mut rx) = mpsc::unbounded_channel();
         let batches = futures::stream::poll_fn(move |cx| {
             let mut frames = Vec::new();
-            rx.poll_recv_many(cx, &mut frames, BATCH_MAX).map(|n| (n > 0).then_some(CallBatch { frames }))
+            rx.poll_recv_many(cx, &mut frames, BATCH_MAX).map(|n| (n > 0).then_some(frames))
+        });
+        let batches = batches.flat_map(|frames| {
+            let cut = covey_proto::split(frames);
+            futures::stream::iter(cut.into_iter().map(|frames| CallBatch { frames }))
         });
         let mut request = Request::new(batches);
         let session = MetadataValue::try_from(session).map_err(|_| Error::invalid("the session id is not text"))?;
@@ -102,6 +106,10 @@ impl Calls {
         mut handler: impl FnMut(u64, CallEvent) + Send + 'static,
     ) -> u64 {
         let id = self.inner.next.fetch_add(1, Ordering::Relaxed);
+        if let Err(error) = covey_proto::check_size("the call's argument", &args) {
+            handler(id, CallEvent::End(Err(error.executed(Some(false)))));
+            return id;
+        }
         {
             let mut open = self.inner.open.lock();
             match open.as_mut() {

@@ -157,10 +157,12 @@ impl Client {
 
     /// Makes a task; when this returns it is on the head's disk.
     pub async fn submit(&self, new: NewTask) -> Result<v1::SubmitReply, Error> {
+        let input = Payload { body: to_json(&new.input), ..Payload::default() };
+        covey_proto::check_size("the task's input", &input)?;
         let request = v1::SubmitRequest {
             agent: new.agent,
             skill: new.skill,
-            input: to_json(&new.input),
+            input: input.body,
             context: new.context,
             message_id: new.message_id,
             timeout_ms: new.timeout_ms,

@@ -2,6 +2,8 @@
 
 /// Largest request body of any protocol, and largest payload of one call, bytes.
 pub const MESSAGE_BYTES_MAX: usize = 32 << 20;
+/// Bytes put into one message of a stream of frames, unless a single frame is larger.
+pub const BATCH_BYTES_MAX: usize = 16 << 20;
 /// Largest code blob a driver may ship, bytes.
 pub const CODE_BYTES_MAX: usize = 24 << 20;
 /// Calls and tasks waiting in one actor's mailbox.

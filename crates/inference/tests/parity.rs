@@ -250,6 +250,27 @@ fn what_is_broken_on_disk_is_named() {
 }
 
 #[test]
+fn the_layout_of_the_hugging_face_cache_is_found_and_loads() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = dir.path().join("models--org--small");
+    let snapshot = hub.join("snapshots/abc123");
+    fs::create_dir_all(&snapshot).unwrap();
+    fs::create_dir_all(hub.join("refs")).unwrap();
+    fs::write(hub.join("refs/main"), "abc123").unwrap();
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        fs::copy(goldens().join("qwen3").join(file), snapshot.join(file)).unwrap();
+    }
+    let (_keep, gguf) = as_gguf("qwen2", GgmlDType::Q8_0);
+    fs::copy(&gguf, dir.path().join("other.gguf")).unwrap();
+    let found = covey_inference::discover(dir.path());
+    let names: Vec<_> = found.iter().map(|m| (m.name.as_str(), m.task)).collect();
+    assert_eq!(names, [("org/small", "generate"), ("other", "generate")]);
+    for model in found {
+        Model::load(&model.path).unwrap();
+    }
+}
+
+#[test]
 fn a_prompt_that_does_not_fit_is_refused_and_the_engine_lives() {
     let engine = tiny();
     let mut events =

@@ -1,0 +1,50 @@
+//! How much goes into one message: frames are batched, but a batch of big ones is cut before it passes the limit of the
+//! other end.
+
+use covey_domain::{Error, ErrorKind, caps};
+use prost::Message;
+
+use crate::v1::Payload;
+
+/// `frames` in order, cut into batches of at most [`caps::BATCH_BYTES_MAX`]; a larger frame goes alone.
+pub fn split<T: Message>(frames: Vec<T>) -> Vec<Vec<T>> {
+    let (mut batches, mut bytes) = (vec![Vec::new()], 0);
+    for frame in frames {
+        let size = frame.encoded_len();
+        if bytes > 0 && bytes + size > caps::BATCH_BYTES_MAX {
+            batches.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += size;
+        if let Some(last) = batches.last_mut() {
+            last.push(frame);
+        }
+    }
+    batches
+}
+
+/// Refuses a payload over [`caps::MESSAGE_BYTES_MAX`]; `what` names it.
+pub fn check_size(what: &str, payload: &Payload) -> Result<(), Error> {
+    let size = payload.body.len() + payload.buffers.iter().map(|b| b.len()).sum::<usize>();
+    if size > caps::MESSAGE_BYTES_MAX {
+        let (has, most) = (size >> 20, caps::MESSAGE_BYTES_MAX >> 20);
+        return Err(Error::new(ErrorKind::TooLarge, format!("{what} has {has} MiB, the limit is {most} MiB"))
+            .hint("send it in pieces, for example as a stream"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_keep_order_and_bounds() {
+        let payload = |mib: usize| Payload { body: vec![mib as u8; mib << 20].into(), ..Payload::default() };
+        let batches = split([1, 9, 9, 30, 2].map(payload).to_vec());
+        let sizes: Vec<Vec<u8>> = batches.iter().map(|b| b.iter().map(|p| p.body[0]).collect()).collect();
+        assert_eq!(sizes, [vec![1, 9], vec![9], vec![30], vec![2]]);
+        assert!(check_size("x", &payload(32)).is_ok());
+        assert_eq!(check_size("x", &payload(33)).unwrap_err().kind, ErrorKind::TooLarge);
+    }
+}
