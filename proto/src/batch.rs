@@ -41,7 +41,7 @@ mod tests {
     #[test]
     fn batches_keep_order_and_bounds() {
         let payload = |mib: usize| Payload { body: vec![mib as u8; mib << 20].into(), ..Payload::default() };
-        let batches = split([1, 9, 9, 30, 2].map(payload).to_vec());
+        let batches = split(Vec::from([1, 9, 9, 30, 2].map(payload)));
         let sizes: Vec<Vec<u8>> = batches.iter().map(|b| b.iter().map(|p| p.body[0]).collect()).collect();
         assert_eq!(sizes, [vec![1, 9], vec![9], vec![30], vec![2]]);
         assert!(check_size("x", &payload(32)).is_ok());
