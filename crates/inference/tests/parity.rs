@@ -260,7 +260,7 @@ fn the_layout_of_the_hugging_face_cache_is_found_and_loads() {
     for file in ["config.json", "tokenizer.json", "model.safetensors"] {
         fs::copy(goldens().join("qwen3").join(file), snapshot.join(file)).unwrap();
     }
-    let (_keep, gguf) = as_gguf("qwen2", GgmlDType::Q8_0);
+    let (_keep, gguf) = as_gguf("qwen2", GgmlDType::F16);
     fs::copy(&gguf, dir.path().join("other.gguf")).unwrap();
     let found = covey_inference::discover(dir.path());
     let names: Vec<_> = found.iter().map(|m| (m.name.as_str(), m.task)).collect();
