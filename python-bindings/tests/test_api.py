@@ -177,7 +177,7 @@ def test_map_wait_and_as_completed(cluster):
     assert sorted(f.result() for f in covey.as_completed(futures)) == [2 * i for i in range(10)]
     assert covey.get(futures, timeout=20) == [2 * i for i in range(10)]
     with pytest.raises(Sour):
-        Worker.map([1], method="sour_") if hasattr(Worker, "sour_") else w.sour.remote().result(20)
+        covey.get([w.double.remote(1), w.sour.remote()], timeout=20)
 
 
 def test_big_buffers_and_what_cannot_be_pickled(cluster):

@@ -128,7 +128,7 @@ impl Hosts {
         let number = self.made.fetch_add(1, Ordering::Relaxed);
         let socket = self.folder.join(format!("host-{number}.sock"));
         let failed = |what: &str, e: &dyn std::fmt::Display| Error::unavailable(format!("failed to {what}: {e}"));
-        covey_proto_dir(&self.folder).map_err(|e| failed("make the socket folder", &e))?;
+        private_dir(&self.folder).map_err(|e| failed("make the socket folder", &e))?;
         let _ = std::fs::remove_file(&socket);
         let listener = UnixListener::bind(&socket).map_err(|e| failed("bind a Unix socket", &e))?;
         let mut command = Command::new(&self.python.path);
@@ -165,7 +165,7 @@ impl Hosts {
     }
 }
 
-fn covey_proto_dir(path: &Path) -> std::io::Result<()> {
+fn private_dir(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }

@@ -713,30 +713,6 @@ impl Head {
         spec.pool.map_or(cpus.max(1) as usize, |p| p.max(1) as usize)
     }
 
-    /// Nodes that can serve `model`, best first: in memory before on disk, idle before busy.
-    pub fn nodes_for_model(&self, model: &str) -> Result<Vec<NodeId>, Error> {
-        let mut found: Vec<_> = self
-            .nodes
-            .iter()
-            .filter(|(_, n)| n.is_live())
-            .filter_map(|(id, n)| {
-                n.hello.models.iter().find(|m| m.name == model).map(|m| (!m.loaded, n.actors.len(), id.clone()))
-            })
-            .collect();
-        found.sort();
-        if found.is_empty() {
-            let mut known: Vec<_> = self.models_known().into_iter().map(|m| m.name).collect();
-            known.dedup();
-            let hint = if known.is_empty() {
-                "no worker has a model; see `covey model --help`".to_owned()
-            } else {
-                format!("served: {}", known.join(", "))
-            };
-            return Err(Error::not_found("model", model).hint(hint));
-        }
-        Ok(found.into_iter().map(|(_, _, id)| id).collect())
-    }
-
     /// Every model some live worker can serve, by name.
     pub fn models_known(&self) -> Vec<ModelStatus> {
         let mut all: BTreeMap<String, ModelStatus> = BTreeMap::new();

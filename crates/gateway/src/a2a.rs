@@ -334,7 +334,7 @@ fn frames(
                         continue;
                     }
                     if event.seq == seen {
-                        yield (seen, encoder.wrapped_snapshot());
+                        yield (seen, encoder.wrapped_task());
                         continue;
                     }
                     for frame in made {

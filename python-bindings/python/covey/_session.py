@@ -40,7 +40,6 @@ class Session:
         self.registered: dict[str, str] = {}
         self._process, self._home = process, home
         self._open: dict[int, Future[Any] | Stream[Any]] = {}
-        self._early: dict[int, list[Any]] = {}
         self._guard = threading.Lock()
         self._thread = threading.Thread(target=self._hand_out, name="covey-answers", daemon=True)
         self._thread.start()

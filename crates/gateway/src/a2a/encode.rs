@@ -58,7 +58,7 @@ impl Encoder {
         match &envelope.event {
             TaskEvent::Started { .. } => {
                 self.ts_ms = envelope.ts_ms;
-                vec![self.wrapped_snapshot()]
+                vec![self.wrapped_task()]
             }
             TaskEvent::Status { message, .. } => {
                 if before == self.state && message.is_none() {
@@ -123,14 +123,9 @@ impl Encoder {
         task
     }
 
-    /// The task as the result of a send: bare in 0.3, wrapped in 1.0.
+    /// The task as it stands, as a result or a frame: bare in 0.3, wrapped in 1.0.
     pub fn wrapped_task(&self) -> Value {
         self.wrap("task", self.task(None))
-    }
-
-    /// The task as it stands, as a frame.
-    pub fn wrapped_snapshot(&self) -> Value {
-        self.wrapped_task()
     }
 
     fn wrap(&self, member: &str, value: Value) -> Value {
