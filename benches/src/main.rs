@@ -21,7 +21,7 @@ async fn main() -> Result<(), Error> {
     let client = Client::connect_default().await?;
     let calls = client.calls("bench").await?;
     let make = |agent: &str| NewActor { agent: agent.to_owned(), session: "bench".into(), ..NewActor::default() };
-    let counter = Target::Actor(client.create_actor(make("counter")).await?.actor);
+    let counter = Target::Actor(client.create_actor(make("counter")).await?.actor.into());
     let add = || async { calls.value(counter.clone(), "add", codec::encode(&Some(1i64))?).await };
     for _ in 0..200 {
         add().await?;
@@ -40,7 +40,7 @@ async fn main() -> Result<(), Error> {
     if failed > 0 {
         return Err(Error::internal(format!("{failed} calls failed")));
     }
-    let echo = Target::Actor(client.create_actor(make("echo")).await?.actor);
+    let echo = Target::Actor(client.create_actor(make("echo")).await?.actor.into());
     let text = "word ".repeat(ITEMS);
     let args = payload_json(&serde_json::json!({"args": [text], "kwargs": {}}));
     let begin = Instant::now();

@@ -154,6 +154,9 @@ impl Cluster for ClusterPort {
             args: Some(payload_json(&request)),
             timeout_ms: 0,
             traceparent: String::new(),
+            epoch: 0,
+            key: String::new(),
+            retries: 0,
             target: Some(Target::Model(request.model.to_string())),
         };
         relay.take_from_origin(origin, CallFrame { id: 1, body: Some(Body::Open(open)) });

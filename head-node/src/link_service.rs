@@ -15,7 +15,7 @@ use futures::stream::BoxStream;
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{Shared, owner::Input};
+use crate::{Shared, owner::Input, relay::Direct};
 
 /// Frames put into one message.
 const BATCH_MAX: usize = 1_024;
@@ -47,6 +47,7 @@ impl Link for LinkService {
         }
         let node = NodeId::from(hello.node.as_str());
         let conn = self.conns.fetch_add(1, Ordering::Relaxed) + 1;
+        let direct = Direct { address: hello.address.clone(), secret: hello.secret.clone() };
         let hello = decode_hello(&hello).map_err(|e| to_status(&e))?;
         let shared = self.shared.clone();
         let (tx, rx) = mpsc::unbounded_channel();
@@ -54,7 +55,7 @@ impl Link for LinkService {
         // The link must be known before the owner speaks to the node, and the welcome must come before both.
         let ready = shared.owner.ask(|reply| Input::Joined(node.clone(), conn, Box::new(hello), reply));
         let welcome_tx = tx.clone();
-        shared.relay.link(&node, conn, tx, models);
+        shared.relay.link(&node, conn, tx, models, direct);
         let durable = ready.await.map_err(|e| to_status(&e))?;
         let welcome = v1::Welcome {
             term: shared.term,

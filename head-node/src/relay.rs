@@ -1,7 +1,8 @@
 //! Calls through the head: frames from clients go to the worker that has the actor or the model, answers come back.
 //!
 //! Nothing here is durable and nothing passes the owner: the owner only says where actors are ([`Relay::route`]).
-//! The same frames will travel client → worker directly; what changes then is only who holds this table.
+//! Callers that ask where an actor is are told now and at every change; they call its worker themselves, and come here
+//! only when they cannot reach it.
 //! Queues towards clients are unbounded in type but not in size: a client has at most [`caps::CALLS_OPEN_MAX`] calls
 //! open and each is ahead of its reader by at most [`caps::STREAM_WINDOW`] items.
 
@@ -19,8 +20,14 @@ use covey_proto::{
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-/// Ids with this bit are of calls that a worker opened.
-const FROM_WORKER: u64 = 1 << 63;
+/// Where callers reach a worker without us.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Direct {
+    /// `host:port`; empty = only through us.
+    pub address: String,
+    /// What they must show there.
+    pub secret: String,
+}
 
 #[derive(Clone, Default)]
 pub(crate) struct Relay {
@@ -36,6 +43,10 @@ struct State {
     calls: HashMap<u64, Call>,
     by_origin: HashMap<(u64, u64), u64>,
     waiting: HashMap<ActorId, Vec<(u64, CallOpen)>>,
+    /// Calls on each actor's current activation.
+    on_actor: HashMap<ActorId, HashSet<u64>>,
+    /// Origins that want to know where an actor is.
+    watchers: HashMap<ActorId, Vec<u64>>,
 }
 
 struct Link {
@@ -43,12 +54,13 @@ struct Link {
     frames: mpsc::UnboundedSender<HeadFrame>,
     models: Vec<ModelStatus>,
     model_calls: BTreeMap<String, usize>,
-    origin: u64,
+    direct: Direct,
 }
 
 struct Origin {
     frames: mpsc::UnboundedSender<CallFrame>,
     open: usize,
+    watched: HashSet<ActorId>,
 }
 
 struct Call {
@@ -77,14 +89,21 @@ impl Relay {
     pub fn origin(&self, frames: mpsc::UnboundedSender<CallFrame>) -> u64 {
         let mut state = self.state.lock();
         let id = state.fresh();
-        state.origins.insert(id, Origin { frames, open: 0 });
+        state.origins.insert(id, Origin { frames, open: 0, watched: HashSet::new() });
         id
     }
 
     /// An origin is gone; what it had open is cancelled.
     pub fn origin_gone(&self, origin: u64) {
         let mut state = self.state.lock();
-        state.origins.remove(&origin);
+        for actor in state.origins.remove(&origin).map(|o| o.watched).unwrap_or_default() {
+            if let Some(watchers) = state.watchers.get_mut(&actor) {
+                watchers.retain(|w| *w != origin);
+                if watchers.is_empty() {
+                    state.watchers.remove(&actor);
+                }
+            }
+        }
         let open: Vec<_> = state.calls.iter().filter(|(_, c)| c.origin == origin).map(|(id, _)| *id).collect();
         for id in open {
             state.cancel(id, "the caller is gone");
@@ -113,19 +132,16 @@ impl Relay {
                     state.to_node(&node, CallFrame { id, body: Some(Body::Credit(items)) });
                 }
             }
-            Some(Body::Item(_) | Body::End(_)) | None => {}
+            Some(Body::Locate(locate)) => state.locate(origin, &ActorId::from(locate.actor)),
+            Some(Body::Fence(_)) => {
+                state.to_origin(origin, CallFrame { id: frame.id, body: Some(Body::Fence(v1::Empty {})) });
+            }
+            Some(Body::Item(_) | Body::End(_) | Body::Placement(_)) | None => {}
         }
     }
 
-    /// A frame from a worker: an answer to a call we passed on, or a call of its own.
+    /// A frame from a worker: an answer to a call we passed on.
     pub fn take_from_worker(&self, node: &NodeId, frame: CallFrame) {
-        if frame.id & FROM_WORKER != 0 {
-            let origin = self.state.lock().links.get(node).map(|l| l.origin);
-            if let Some(origin) = origin {
-                self.take_from_origin(origin, frame);
-            }
-            return;
-        }
         let mut state = self.state.lock();
         let Some(call) = state.calls.get(&frame.id) else { return };
         if call.node() != Some(node) {
@@ -150,12 +166,7 @@ impl Relay {
             _ => state.waiting.remove(actor).unwrap_or_default(),
         };
         // Calls on an activation that is over will not be answered by it.
-        let stale: Vec<_> = state
-            .calls
-            .iter()
-            .filter(|(_, c)| matches!(&c.place, Place::Actor(_, a) if a == actor))
-            .map(|(id, _)| *id)
-            .collect();
+        let stale: Vec<_> = state.on_actor.get(actor).into_iter().flatten().copied().collect();
         let over = match &route {
             Route::At { .. } => None,
             Route::Wait { why, .. } => {
@@ -169,30 +180,27 @@ impl Relay {
             }
         }
         state.routes.insert(actor.clone(), route);
+        for origin in state.watchers.get(actor).cloned().unwrap_or_default() {
+            state.tell_place(origin, actor);
+        }
         for (id, open) in waiting {
             state.place(id, actor, open);
         }
     }
 
     /// A link is up. Commands for this node go to `frames` from now on.
-    pub fn link(&self, node: &NodeId, conn: u64, frames: mpsc::UnboundedSender<HeadFrame>, models: Vec<ModelStatus>) {
-        let (tx, mut rx) = mpsc::unbounded_channel();
-        let origin = self.origin(tx);
-        let answers = frames.clone();
-        tokio::spawn(async move {
-            while let Some(frame) = rx.recv().await {
-                if answers.send(HeadFrame { body: Some(head_frame::Body::Call(frame)) }).is_err() {
-                    return;
-                }
-            }
-        });
-        let old = self
-            .state
-            .lock()
-            .links
-            .insert(node.clone(), Link { conn, frames, models, model_calls: BTreeMap::new(), origin });
-        if let Some(old) = old {
-            self.lost(node, &old);
+    pub fn link(
+        &self,
+        node: &NodeId,
+        conn: u64,
+        frames: mpsc::UnboundedSender<HeadFrame>,
+        models: Vec<ModelStatus>,
+        direct: Direct,
+    ) {
+        let link = Link { conn, frames, models, model_calls: BTreeMap::new(), direct };
+        let old = self.state.lock().links.insert(node.clone(), link);
+        if old.is_some() {
+            self.lost(node);
         }
     }
 
@@ -200,16 +208,13 @@ impl Relay {
     pub fn drop_link(&self, node: &NodeId, conn: u64) {
         let mut state = self.state.lock();
         if state.links.get(node).is_some_and(|l| l.conn == conn) {
-            let old = state.links.remove(node);
+            state.links.remove(node);
             drop(state);
-            if let Some(old) = old {
-                self.lost(node, &old);
-            }
+            self.lost(node);
         }
     }
 
-    fn lost(&self, node: &NodeId, link: &Link) {
-        self.origin_gone(link.origin);
+    fn lost(&self, node: &NodeId) {
         let mut state = self.state.lock();
         let open: Vec<_> = state.calls.iter().filter(|(_, c)| c.node() == Some(node)).map(|(id, _)| *id).collect();
         for id in open {
@@ -280,11 +285,42 @@ impl State {
         }
     }
 
+    /// Tells an origin where an actor is, now and from now on.
+    fn locate(&mut self, origin: u64, actor: &ActorId) {
+        if let Some(from) = self.origins.get_mut(&origin)
+            && from.watched.insert(actor.clone())
+        {
+            self.watchers.entry(actor.clone()).or_default().push(origin);
+        }
+        self.tell_place(origin, actor);
+    }
+
+    fn tell_place(&self, origin: u64, actor: &ActorId) {
+        use v1::placement::State;
+        let state = match self.routes.get(actor) {
+            Some(Route::At { node, epoch }) => {
+                let direct = self.links.get(node).map(|l| l.direct.clone()).unwrap_or_default();
+                State::At(v1::At {
+                    node: node.to_string(),
+                    epoch: epoch.0,
+                    address: direct.address,
+                    secret: direct.secret,
+                })
+            }
+            Some(Route::Wait { why, never }) => State::Waiting(v1::Waiting { why: why.clone(), never: *never }),
+            Some(Route::Gone(error)) => State::Gone(Error { kind: ErrorKind::ActorDied, ..error.clone() }.into()),
+            None => State::Gone(Error::not_found("actor", actor).into()),
+        };
+        let placement = v1::Placement { actor: actor.to_string(), state: Some(state) };
+        self.to_origin(origin, CallFrame { id: 0, body: Some(Body::Placement(placement)) });
+    }
+
     fn place(&mut self, call: u64, actor: &ActorId, open: CallOpen) {
         match self.routes.get(actor).cloned() {
             Some(Route::At { node, .. }) => {
                 let Some(known) = self.calls.get_mut(&call) else { return };
                 known.place = Place::Actor(node.clone(), actor.clone());
+                self.on_actor.entry(actor.clone()).or_default().insert(call);
                 if !self.to_node(&node, CallFrame { id: call, body: Some(Body::Open(open)) }) {
                     self.fail(call, Error::unavailable(format!("worker `{node}` has no link")).executed(Some(false)));
                 }
@@ -368,7 +404,14 @@ impl State {
                     *count = count.saturating_sub(1);
                 }
             }
-            Place::Actor(..) => {}
+            Place::Actor(_, actor) => {
+                if let Some(calls) = self.on_actor.get_mut(actor) {
+                    calls.remove(&call);
+                    if calls.is_empty() {
+                        self.on_actor.remove(actor);
+                    }
+                }
+            }
         }
         Some((known.origin, known.id))
     }

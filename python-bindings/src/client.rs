@@ -1,52 +1,62 @@
-//! The Rust client for Python.
+//! What Python can ask of the cluster, for drivers and for actors alike.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
-use covey_client::{CallEvent, Calls, Client as RustClient, NewActor, NewTask, Target};
-use covey_domain::{Envelope, Error, TaskId};
+use covey_client::{Client as RustClient, NewCall, Target};
+use covey_domain::{ActorId, Envelope, Error, TaskId};
+use covey_proto::v1::{self, Payload};
 use futures::{StreamExt as _, stream::BoxStream};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use pyo3::{prelude::*, types::PyBytes};
 use tokio::runtime::{Handle, Runtime};
 
-use crate::{PyFailure, PyPayload, failure, from_py, raise, to_py};
+use crate::{
+    backend::Backend,
+    call::{Call, Slot},
+    from_py, raise,
+};
 
-/// One connection to a head, with a runtime of its own.
+/// One way to a cluster. A driver's has a runtime of its own; an actor's goes through its worker.
 #[pyclass]
 pub struct Client {
     runtime: Mutex<Option<Runtime>>,
-    rust: RustClient,
-    calls: Mutex<Option<Calls>>,
-    done: Arc<Queue>,
+    backend: Mutex<Option<Backend>>,
+    address: String,
 }
 
-/// Answers that Python has not taken yet.
-#[derive(Default)]
-struct Queue {
-    events: Mutex<(Vec<(u64, CallEvent)>, bool)>,
-    ready: Condvar,
-}
-
-/// Call, `item` / `value` / `done` / `failed`, payload, failure.
-type Completion = (u64, &'static str, Option<PyPayload>, Option<PyFailure>);
+/// Codec, body, buffers.
+type Args = (i32, Vec<u8>, Vec<Vec<u8>>);
+/// Actor, agent, state, spec as JSON, whether it was made now.
+type Made = (String, String, String, String, bool);
 
 impl Client {
-    fn handle(&self) -> PyResult<Handle> {
-        let runtime = self.runtime.lock();
-        runtime.as_ref().map(|r| r.handle().clone()).ok_or_else(|| raise(&Error::unavailable("the client is closed")))
+    pub(crate) fn of(backend: Backend) -> Self {
+        Self { runtime: Mutex::new(None), backend: Mutex::new(Some(backend)), address: String::new() }
     }
 
-    fn wait<T: Send>(&self, py: Python<'_>, work: impl Future<Output = Result<T, Error>> + Send) -> PyResult<T> {
-        let handle = self.handle()?;
-        py.detach(|| handle.block_on(work)).map_err(|e| raise(&e))
+    fn backend(&self) -> PyResult<Backend> {
+        self.backend.lock().clone().ok_or_else(|| raise(&Error::unavailable("the client is closed")))
     }
+}
+
+fn made(reply: v1::ActorReply) -> Made {
+    let spec = String::from_utf8_lossy(&reply.spec).into_owned();
+    (reply.actor, reply.agent, reply.state, spec, reply.created)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 #[pymethods]
 impl Client {
-    /// Connects; `session` names this driver.
+    /// Connects; `session` names this driver. `pending` is called with actor, reason and number of waiting calls when
+    /// calls wait for an actor without a place.
     #[new]
-    fn new(py: Python<'_>, address: &str, key: &str, session: &str) -> PyResult<Self> {
+    fn new(py: Python<'_>, address: &str, key: &str, session: &str, pending: Py<PyAny>) -> PyResult<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -55,33 +65,41 @@ impl Client {
             .map_err(|e| raise(&Error::internal(format!("failed to start the client: {e}"))))?;
         let connected = py.detach(|| {
             runtime.block_on(async {
-                let rust = RustClient::connect(address, key).await?;
-                let calls = rust.calls(session).await?;
-                Ok((rust, calls))
+                let client = RustClient::connect(address, key).await?;
+                let calls = client.calls(session).await?;
+                Ok((client, calls))
             })
         });
-        let (rust, calls) = connected.map_err(|e: Error| raise(&e))?;
-        Ok(Self { runtime: Mutex::new(Some(runtime)), rust, calls: Mutex::new(Some(calls)), done: Arc::default() })
+        let (client, calls) = connected.map_err(|e: Error| raise(&e))?;
+        calls.on_pending(move |actor: &ActorId, why, waiting| {
+            Python::attach(|py| {
+                if let Err(error) = pending.call1(py, (actor.as_str(), why, waiting)) {
+                    error.write_unraisable(py, None);
+                }
+            });
+        });
+        let address = client.address().to_owned();
+        let backend = Backend::Driver { client, calls, runtime: runtime.handle().clone() };
+        Ok(Self { runtime: Mutex::new(Some(runtime)), backend: Mutex::new(Some(backend)), address })
     }
 
     #[getter]
     fn address(&self) -> String {
-        self.rust.address().to_owned()
+        self.address.clone()
     }
 
     fn register(&self, py: Python<'_>, spec: &str, code: &[u8]) -> PyResult<bool> {
-        let spec =
-            serde_json::from_str(spec).map_err(|e| raise(&Error::invalid(format!("failed to read the agent: {e}"))))?;
-        let code = code.to_vec();
-        self.wait(py, async move { self.rust.register(&spec, code).await })
+        let request = v1::RegisterAgentRequest { spec: spec.to_owned().into(), code: code.to_vec().into() };
+        let reply: v1::RegisterAgentReply = self.backend()?.rpc(py, "RegisterAgent", &request)?;
+        Ok(reply.created)
     }
 
-    fn agents(&self, py: Python<'_>) -> PyResult<String> {
-        let agents = self.wait(py, self.rust.agents())?;
-        serde_json::to_string(&agents).map_err(|e| raise(&Error::internal(e.to_string())))
+    /// Specs as JSON.
+    fn agents(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        let reply: v1::ListAgentsReply = self.backend()?.rpc(py, "ListAgents", &v1::ListAgentsRequest {})?;
+        Ok(reply.specs.iter().map(|spec| text(spec)).collect())
     }
 
-    /// Gives id, agent, state, spec as JSON.
     #[expect(clippy::too_many_arguments, reason = "keyword arguments in Python")]
     fn create_actor(
         &self,
@@ -90,23 +108,26 @@ impl Client {
         session: String,
         name: String,
         get_if_exists: bool,
-        init: Option<(i32, Vec<u8>, Vec<Vec<u8>>)>,
-        overrides: &str,
-    ) -> PyResult<(String, String, String, String)> {
-        let overrides = serde_json::from_str(overrides).map_err(|e| raise(&Error::invalid(e.to_string())))?;
+        init: Option<Args>,
+        overrides: String,
+    ) -> PyResult<Made> {
         let init = init.map(|(codec, body, buffers)| from_py(codec, &body, buffers));
-        let new = NewActor { agent, session, name, get_if_exists, init, overrides };
-        let made = self.wait(py, self.rust.create_actor(new))?;
-        Ok((made.actor, made.agent, made.state, String::from_utf8_lossy(&made.spec).into_owned()))
+        if let Some(init) = &init {
+            covey_proto::check_size("the constructor's argument", init).map_err(|e| raise(&e))?;
+        }
+        let overrides = if overrides == "{}" { String::new() } else { overrides };
+        let request = v1::CreateActorRequest { agent, session, name, get_if_exists, init, overrides: overrides.into() };
+        Ok(made(self.backend()?.rpc(py, "CreateActor", &request)?))
     }
 
-    fn actor_named(&self, py: Python<'_>, name: &str) -> PyResult<(String, String, String, String)> {
-        let found = self.wait(py, self.rust.actor_named(name))?;
-        Ok((found.actor, found.agent, found.state, String::from_utf8_lossy(&found.spec).into_owned()))
+    fn actor_named(&self, py: Python<'_>, name: String) -> PyResult<Made> {
+        let request = v1::GetActorRequest { actor: String::new(), name };
+        Ok(made(self.backend()?.rpc(py, "GetActor", &request)?))
     }
 
-    fn stop_actor(&self, py: Python<'_>, actor: &str, drain: bool) -> PyResult<()> {
-        self.wait(py, self.rust.stop_actor(actor, drain))
+    fn stop_actor(&self, py: Python<'_>, actor: String, drain: bool) -> PyResult<()> {
+        let _: v1::Empty = self.backend()?.rpc(py, "StopActor", &v1::StopActorRequest { actor, drain })?;
+        Ok(())
     }
 
     /// Gives task and context.
@@ -116,118 +137,87 @@ impl Client {
         py: Python<'_>,
         agent: String,
         skill: String,
-        input: &str,
+        input: String,
         context: String,
         message_id: String,
         timeout_ms: u64,
         model: String,
     ) -> PyResult<(String, String)> {
-        let input = serde_json::from_str(input).map_err(|e| raise(&Error::invalid(e.to_string())))?;
-        let new = NewTask { agent, skill, input, context, message_id, timeout_ms, model };
-        let made = self.wait(py, self.rust.submit(new))?;
-        Ok((made.task, made.context))
+        let input = Payload { body: input.into(), ..Payload::default() };
+        covey_proto::check_size("the task's input", &input).map_err(|e| raise(&e))?;
+        let request = v1::SubmitRequest { agent, skill, input: input.body, context, message_id, timeout_ms, model };
+        let reply: v1::SubmitReply = self.backend()?.rpc(py, "Submit", &request)?;
+        Ok((reply.task, reply.context))
     }
 
-    fn task(&self, py: Python<'_>, id: &str) -> PyResult<String> {
-        let record = self.wait(py, self.rust.task(&TaskId::from(id)))?;
-        serde_json::to_string(&record).map_err(|e| raise(&Error::internal(e.to_string())))
+    fn task(&self, py: Python<'_>, id: String) -> PyResult<String> {
+        let reply: v1::TaskReply = self.backend()?.rpc(py, "GetTask", &v1::GetTaskRequest { task: id })?;
+        Ok(text(&reply.record))
     }
 
-    fn tasks(&self, py: Python<'_>, agent: &str, state: &str, limit: u32) -> PyResult<String> {
-        let records = self.wait(py, self.rust.tasks(agent, state, limit))?;
-        serde_json::to_string(&records).map_err(|e| raise(&Error::internal(e.to_string())))
+    /// Records as JSON, newest first.
+    fn tasks(&self, py: Python<'_>, agent: String, state: String, limit: u32) -> PyResult<Vec<String>> {
+        let request = v1::ListTasksRequest { agent, state, limit };
+        let reply: v1::ListTasksReply = self.backend()?.rpc(py, "ListTasks", &request)?;
+        Ok(reply.records.iter().map(|record| text(record)).collect())
     }
 
-    fn cancel_task(&self, py: Python<'_>, id: &str, reason: &str) -> PyResult<()> {
-        self.wait(py, self.rust.cancel_task(&TaskId::from(id), reason)).map(drop)
+    fn cancel_task(&self, py: Python<'_>, id: String, reason: String) -> PyResult<()> {
+        let request = v1::CancelTaskRequest { task: id, reason };
+        let _: v1::TaskReply = self.backend()?.rpc(py, "CancelTask", &request)?;
+        Ok(())
     }
 
     fn status(&self, py: Python<'_>) -> PyResult<String> {
-        let status = self.wait(py, self.rust.status())?;
-        serde_json::to_string(&status).map_err(|e| raise(&Error::internal(e.to_string())))
+        let reply: v1::StatusReply = self.backend()?.rpc(py, "Status", &v1::StatusRequest {})?;
+        Ok(text(&reply.status))
     }
 
     fn subscribe(&self, py: Python<'_>, id: &str, after: u64) -> PyResult<Subscription> {
-        let events = self.wait(py, self.rust.subscribe(&TaskId::from(id), after))?;
-        Ok(Subscription { events: Mutex::new(Some(events.boxed())), handle: self.handle()? })
+        let Backend::Driver { client, runtime, .. } = self.backend()? else {
+            let error = Error::new(
+                covey_domain::ErrorKind::FailedPrecondition,
+                "the events of a task cannot be read inside an actor",
+            );
+            return Err(raise(
+                &error.hint("poll Task.state(), or call the agent's method instead of submitting a task"),
+            ));
+        };
+        let events = py.detach(|| runtime.block_on(client.subscribe(&TaskId::from(id), after)));
+        let events = events.map_err(|e| raise(&e))?.boxed();
+        Ok(Subscription { events: Mutex::new(Some(events)), handle: runtime })
     }
 
-    /// Opens a call on an `actor` or a `model`; its answers arrive at `poll`.
-    #[expect(clippy::too_many_arguments, reason = "keyword arguments in Python")]
+    /// Opens a call on an actor, or on a model when `model`.
+    #[expect(clippy::too_many_arguments, reason = "the fast path: positional arguments only")]
     fn start(
         &self,
-        kind: &str,
-        target: String,
+        model: bool,
+        target: &str,
         method: &str,
         codec: i32,
         body: &[u8],
         buffers: Vec<Vec<u8>>,
         timeout_ms: u64,
-    ) -> PyResult<u64> {
-        let target = if kind == "model" { Target::Model(target) } else { Target::Actor(target) };
-        let calls = self.calls.lock().clone().ok_or_else(|| raise(&Error::unavailable("the client is closed")))?;
-        let done = self.done.clone();
+        key: &str,
+        retries: u32,
+    ) -> PyResult<Call> {
+        let backend = self.backend()?;
+        let target = if model { Target::Model(target.to_owned()) } else { Target::Actor(target.into()) };
         let args = from_py(codec, body, buffers);
-        Ok(calls.start(target, method, args, timeout_ms, move |id, event| done.push((id, event))))
-    }
-
-    fn cancel(&self, id: u64) {
-        if let Some(calls) = &*self.calls.lock() {
-            calls.cancel(id);
-        }
-    }
-
-    fn credit(&self, id: u64, items: u32) {
-        if let Some(calls) = &*self.calls.lock() {
-            calls.credit(id, items);
-        }
-    }
-
-    /// All answers there are, waiting for the first. Empty when the client is closed.
-    fn poll(&self, py: Python<'_>) -> Vec<Completion> {
-        let events = py.detach(|| self.done.take());
-        let one = |(id, event): (u64, CallEvent)| match event {
-            CallEvent::Item(item) => (id, "item", Some(to_py(py, &item)), None),
-            CallEvent::End(Ok(Some(value))) => (id, "value", Some(to_py(py, &value)), None),
-            CallEvent::End(Ok(None)) => (id, "done", None, None),
-            CallEvent::End(Err(error)) => (id, "failed", None, Some(failure(&error))),
-        };
-        events.into_iter().map(one).collect()
+        let call = NewCall { target, method: method.to_owned(), args, timeout_ms, key: key.to_owned(), retries };
+        let slot = Arc::new(Slot::default());
+        let id = backend.start(call, slot.clone());
+        Ok(Call { slot, backend, id: AtomicU64::new(id) })
     }
 
     /// Closes the connection; the head stops this driver's actors.
     fn close(&self, py: Python<'_>) {
-        self.calls.lock().take();
-        self.done.close();
+        self.backend.lock().take();
         let runtime = self.runtime.lock().take();
         if let Some(runtime) = runtime {
             py.detach(|| runtime.shutdown_timeout(Duration::from_millis(300)));
         }
-    }
-}
-
-impl Queue {
-    fn push(&self, event: (u64, CallEvent)) {
-        let mut state = self.events.lock();
-        let idle = state.0.is_empty();
-        state.0.push(event);
-        drop(state);
-        if idle {
-            self.ready.notify_one();
-        }
-    }
-
-    fn take(&self) -> Vec<(u64, CallEvent)> {
-        let mut state = self.events.lock();
-        while state.0.is_empty() && !state.1 {
-            self.ready.wait(&mut state);
-        }
-        std::mem::take(&mut state.0)
-    }
-
-    fn close(&self) {
-        self.events.lock().1 = true;
-        self.ready.notify_all();
     }
 }
 

@@ -1,30 +1,66 @@
 //! The worker's socket, from the side of the Python process.
+//!
+//! The process's event loop waits for the socket itself: no thread stands between. Answers are queued and written once
+//! per turn of the loop. Whoever waits for the worker's reply on the loop's own thread reads the socket meanwhile, so
+//! blocking verbs work there too; frames for Python that arrive then are kept for the loop.
 
 use std::{
+    collections::{HashMap, VecDeque},
     io::{Read as _, Write as _},
-    os::unix::net::UnixStream,
+    os::{fd::AsRawFd as _, unix::net::UnixStream},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::ThreadId,
 };
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes, BytesMut};
+use covey_client::{CallEvent, NewCall, Target};
 use covey_domain::{Error, ErrorKind};
 use covey_proto::{
     failure,
-    v1::{CallEnd, Empty, HostAsk, HostBatch, HostEnd, HostFrame, HostItem, HostStarted, call_end, host_frame::Body},
+    v1::{
+        CallCancel, CallEnd, CallFrame, CallOpen, Empty, HostBatch, HostEnd, HostFrame, HostItem, HostStarted,
+        HostVerb, call_end, call_frame::Body as Step, call_open, host_frame::Body,
+    },
 };
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use prost::Message as _;
 use pyo3::{
     prelude::*,
     types::{PyBytes, PyList, PyTuple},
 };
 
-use crate::{from_py, raise, to_py};
+use crate::{backend::Backend, call::Slot, client::Client, from_py, raise, to_py};
 
-/// The socket. `recv` is for one thread, the senders for any.
-#[pyclass]
+/// What a busy thread queued is written after this time.
+const FLUSH_LATE: std::time::Duration = std::time::Duration::from_micros(500);
+/// Bytes read at once.
+const READ_MAX: usize = 256 << 10;
+
+/// The socket and what waits for it.
+pub(crate) struct HostLink {
+    socket: UnixStream,
+    incoming: Mutex<BytesMut>,
+    outgoing: Mutex<Vec<HostFrame>>,
+    writing: Mutex<()>,
+    /// For Python, in order.
+    frames: Mutex<VecDeque<Body>>,
+    calls: Mutex<HashMap<u64, Arc<Slot>>>,
+    replies: Mutex<HashMap<u64, Option<Result<Bytes, Error>>>>,
+    replied: Condvar,
+    next: AtomicU64,
+    reader: ThreadId,
+    /// Something was queued that the flusher shall write.
+    late: Mutex<bool>,
+    is_late: Condvar,
+}
+
+/// The socket. `recv` is for the thread that made it, the senders for any.
+#[pyclass(frozen)]
 pub struct Host {
-    reader: Mutex<UnixStream>,
-    writer: Mutex<UnixStream>,
+    link: Arc<HostLink>,
 }
 
 fn told(e: &dyn std::fmt::Display) -> PyErr {
@@ -35,13 +71,163 @@ fn error(kind: &str, message: String, detail: Option<String>) -> Error {
     Error { detail, ..Error::new(ErrorKind::from_name(kind), message).executed(Some(true)) }
 }
 
-impl Host {
-    fn send(&self, py: Python<'_>, body: Body) -> PyResult<()> {
-        let batch = HostBatch { frames: vec![HostFrame { body: Some(body) }] };
-        let mut bytes = Vec::with_capacity(batch.encoded_len() + 4);
-        bytes.extend_from_slice(&(batch.encoded_len() as u32).to_be_bytes());
-        batch.encode(&mut bytes).map_err(|e| told(&e))?;
-        py.detach(|| self.writer.lock().write_all(&bytes)).map_err(|e| told(&e))
+impl HostLink {
+    fn queue(&self, body: Body) {
+        self.outgoing.lock().push(HostFrame { body: Some(body) });
+    }
+
+    fn flush(&self) -> std::io::Result<()> {
+        let _turn = self.writing.lock();
+        let frames = std::mem::take(&mut *self.outgoing.lock());
+        if frames.is_empty() {
+            return Ok(());
+        }
+        let batch = HostBatch { frames };
+        let length = batch.encoded_len();
+        let mut bytes = Vec::with_capacity(length + 4);
+        bytes.extend_from_slice(&(length as u32).to_be_bytes());
+        batch.encode(&mut bytes).map_err(std::io::Error::other)?;
+        (&self.socket).write_all(&bytes)
+    }
+
+    /// Writes what threads queued while they were busy, a moment later, whatever they do meanwhile.
+    fn flush_late(self: Arc<Self>) {
+        loop {
+            {
+                let mut late = self.late.lock();
+                while !*late {
+                    self.is_late.wait(&mut late);
+                }
+                *late = false;
+            }
+            std::thread::sleep(FLUSH_LATE);
+            if self.flush().is_err() {
+                return;
+            }
+        }
+    }
+
+    fn send(&self, body: Body) {
+        self.queue(body);
+        // A broken socket ends the process from its reading side.
+        let _ = self.flush();
+    }
+
+    /// Takes what one read gives. Answers to our own calls go to their slots, the rest waits for Python.
+    fn read(&self, block: bool) -> std::io::Result<()> {
+        let mut buffer = self.incoming.lock();
+        let start = buffer.len();
+        buffer.resize(start + READ_MAX, 0);
+        let read = if block {
+            (&self.socket).read(&mut buffer[start..])
+        } else {
+            use rustix::net::{RecvFlags, recv};
+            recv(&self.socket, &mut buffer[start..], RecvFlags::DONTWAIT).map(|(_, n)| n).map_err(Into::into)
+        };
+        let count = match read {
+            Ok(0) => Err(std::io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => Ok(count),
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => Ok(0),
+            Err(e) => Err(e),
+        };
+        buffer.truncate(start + *count.as_ref().unwrap_or(&0));
+        count?;
+        while let Some(head) = buffer.first_chunk::<4>() {
+            let length = u32::from_be_bytes(*head) as usize;
+            if buffer.len() < 4 + length {
+                buffer.reserve(4 + length);
+                break;
+            }
+            buffer.advance(4);
+            let batch = HostBatch::decode(buffer.split_to(length).freeze()).map_err(std::io::Error::other)?;
+            for body in batch.frames.into_iter().filter_map(|frame| frame.body) {
+                self.take(body);
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&self, body: Body) {
+        match body {
+            Body::Back(CallFrame { id, body: Some(Step::Item(item)) }) => {
+                let slot = self.calls.lock().get(&id).cloned();
+                if let Some(slot) = slot {
+                    slot.push(CallEvent::Item(item));
+                }
+            }
+            Body::Back(CallFrame { id, body: Some(Step::End(end)) }) => {
+                let slot = self.calls.lock().remove(&id);
+                if let Some(slot) = slot {
+                    slot.push(CallEvent::End(match end.result {
+                        Some(call_end::Result::Value(value)) => Ok(Some(value)),
+                        Some(call_end::Result::Failure(failure)) => Err(failure.into()),
+                        Some(call_end::Result::Done(_)) | None => Ok(None),
+                    }));
+                }
+            }
+            Body::Reply(reply) => {
+                if let Some(waiting) = self.replies.lock().get_mut(&reply.id) {
+                    *waiting = Some(reply.failure.map_or(Ok(reply.body), |f| Err(f.into())));
+                }
+                self.replied.notify_all();
+            }
+            other => self.frames.lock().push_back(other),
+        }
+    }
+
+    pub fn start(&self, call: NewCall, slot: Arc<Slot>) -> u64 {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        if let Err(error) = covey_proto::check_size("the call's argument", &call.args) {
+            slot.push(CallEvent::End(Err(error.executed(Some(false)))));
+            return id;
+        }
+        self.calls.lock().insert(id, slot);
+        let target = match call.target {
+            Target::Actor(actor) => call_open::Target::Actor(actor.to_string()),
+            Target::Model(model) => call_open::Target::Model(model),
+        };
+        let open = CallOpen {
+            method: call.method,
+            args: Some(call.args),
+            timeout_ms: call.timeout_ms,
+            traceparent: String::new(),
+            epoch: 0,
+            key: call.key,
+            retries: call.retries,
+            target: Some(target),
+        };
+        self.send(Body::Out(CallFrame { id, body: Some(Step::Open(open)) }));
+        id
+    }
+
+    pub fn cancel(&self, id: u64) {
+        if self.calls.lock().contains_key(&id) {
+            self.send(Body::Out(CallFrame { id, body: Some(Step::Cancel(CallCancel::default())) }));
+        }
+    }
+
+    pub fn credit(&self, id: u64, items: u32) {
+        self.send(Body::Out(CallFrame { id, body: Some(Step::Credit(items)) }));
+    }
+
+    pub fn verb(&self, py: Python<'_>, method: &str, body: Bytes) -> Result<Bytes, Error> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.replies.lock().insert(id, None);
+        self.send(Body::Verb(HostVerb { id, name: method.to_owned(), body }));
+        let gone = |e: std::io::Error| Error::unavailable(format!("the worker's socket failed: {e}"));
+        py.detach(|| {
+            if std::thread::current().id() == self.reader {
+                // Nobody else reads while the loop stands still.
+                while matches!(self.replies.lock().get(&id), Some(None)) {
+                    self.read(true).map_err(gone)?;
+                }
+            }
+            let mut replies = self.replies.lock();
+            while matches!(replies.get(&id), Some(None)) {
+                self.replied.wait(&mut replies);
+            }
+            replies.remove(&id).flatten().unwrap_or_else(|| Err(Error::internal("a reply that nobody waits for")))
+        })
     }
 }
 
@@ -49,42 +235,59 @@ impl Host {
 impl Host {
     #[new]
     fn new(path: &str) -> PyResult<Self> {
-        let reader = UnixStream::connect(path).map_err(|e| told(&e))?;
-        let writer = reader.try_clone().map_err(|e| told(&e))?;
-        Ok(Self { reader: Mutex::new(reader), writer: Mutex::new(writer) })
+        let socket = UnixStream::connect(path).map_err(|e| told(&e))?;
+        let link = Arc::new(HostLink {
+            socket,
+            incoming: Mutex::default(),
+            outgoing: Mutex::default(),
+            writing: Mutex::default(),
+            frames: Mutex::default(),
+            calls: Mutex::default(),
+            replies: Mutex::default(),
+            replied: Condvar::new(),
+            next: AtomicU64::new(1),
+            reader: std::thread::current().id(),
+            late: Mutex::default(),
+            is_late: Condvar::new(),
+        });
+        let flusher = link.clone();
+        std::thread::Builder::new()
+            .name("covey-flush".into())
+            .spawn(move || flusher.flush_late())
+            .map_err(|e| told(&e))?;
+        Ok(Self { link })
     }
 
-    /// The next frames as tuples that begin with their name. Raises when the worker is gone.
+    /// The cluster around this process's worker.
+    fn client(&self) -> Client {
+        Client::of(Backend::Host(self.link.clone()))
+    }
+
+    fn fileno(&self) -> i32 {
+        self.link.socket.as_raw_fd()
+    }
+
+    /// Frames that have come, as tuples that begin with their name; does not wait. Raises when the worker is gone.
     fn recv<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let batch = py.detach(|| -> Result<HostBatch, std::io::Error> {
-            let mut reader = self.reader.lock();
-            let mut length = [0; 4];
-            reader.read_exact(&mut length)?;
-            let mut body = vec![0; u32::from_be_bytes(length) as usize];
-            reader.read_exact(&mut body)?;
-            HostBatch::decode(Bytes::from(body)).map_err(std::io::Error::other)
-        });
+        self.link.read(false).map_err(|e| told(&e))?;
+        let frames = std::mem::take(&mut *self.link.frames.lock());
         let out = PyList::empty(py);
-        for frame in batch.map_err(|e| told(&e))?.frames {
-            let tuple = match frame.body {
-                Some(Body::Start(s)) => {
-                    let code = PyBytes::new(py, &s.code);
-                    let init = s.init.as_ref().map(|p| to_py(py, p));
-                    ("start", s.actor, s.agent, s.digest, code, s.class_name, init, s.concurrency, s.model)
+        for body in frames {
+            let tuple = match body {
+                Body::Call(c) => {
+                    let args = to_py(py, &c.args.unwrap_or_default());
+                    ("call", c.call, c.actor, c.method, args, c.json, c.task, c.context, c.timeout_ms)
                         .into_pyobject(py)?
                 }
-                Some(Body::Call(c)) => {
-                    let args = to_py(py, &c.args.unwrap_or_default());
-                    ("call", c.call, c.actor, c.method, args, c.json, c.task, c.context).into_pyobject(py)?
+                Body::Start(s) => {
+                    let code = PyBytes::new(py, &s.code);
+                    let init = s.init.as_ref().map(|p| to_py(py, p));
+                    let about = (s.class_name, s.concurrency, s.model, s.owner);
+                    ("start", s.actor, s.agent, s.digest, code, init, about).into_pyobject(py)?
                 }
-                Some(Body::Cancel(c)) => ("cancel", c.call).into_pyobject(py)?,
-                Some(Body::Credit(c)) => ("credit", c.call, c.items).into_pyobject(py)?,
-                Some(Body::Stop(s)) => ("stop", s.actor).into_pyobject(py)?,
-                Some(Body::Answer(a)) => {
-                    let failed = a.failure.map(|f| crate::failure(&f.into()));
-                    let vectors = a.vectors.as_ref().map(|v| PyBytes::new(py, &v.body));
-                    ("answer", a.ask, PyBytes::new(py, &a.event), a.end, failed, vectors).into_pyobject(py)?
-                }
+                Body::Cancel(c) => ("cancel", c.call).into_pyobject(py)?,
+                Body::Credit(c) => ("credit", c.call, c.items).into_pyobject(py)?,
+                Body::Stop(s) => ("stop", s.actor).into_pyobject(py)?,
                 _ => continue,
             };
             let tuple: Bound<'py, PyTuple> = tuple;
@@ -93,36 +296,41 @@ impl Host {
         Ok(out)
     }
 
+    /// Writes what is queued.
+    fn flush(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.link.flush()).map_err(|e| told(&e))
+    }
+
+    /// Writes what is queued, a moment later, from a thread of its own.
+    fn flush_late(&self) {
+        let mut late = self.link.late.lock();
+        if !*late {
+            *late = true;
+            self.link.is_late.notify_one();
+        }
+    }
+
     #[pyo3(signature = (actor, failure=None))]
-    fn started(
-        &self,
-        py: Python<'_>,
-        actor: String,
-        failure: Option<(String, String, Option<String>)>,
-    ) -> PyResult<()> {
+    fn started(&self, actor: String, failure: Option<(String, String, Option<String>)>) {
         let failure = failure.map(|(kind, message, detail)| error(&kind, message, detail).into());
-        self.send(py, Body::Started(HostStarted { actor, failure }))
+        self.link.queue(Body::Started(HostStarted { actor, failure }));
     }
 
-    fn item(&self, py: Python<'_>, call: u64, codec: i32, body: &[u8], buffers: Vec<Vec<u8>>) -> PyResult<()> {
-        self.send(py, Body::Item(HostItem { call, value: Some(from_py(codec, body, buffers)) }))
+    fn item(&self, call: u64, codec: i32, body: &[u8], buffers: Vec<Vec<u8>>) {
+        self.link.queue(Body::Item(HostItem { call, value: Some(from_py(codec, body, buffers)) }));
     }
 
-    fn value(&self, py: Python<'_>, call: u64, codec: i32, body: &[u8], buffers: Vec<Vec<u8>>) -> PyResult<()> {
+    fn value(&self, call: u64, codec: i32, body: &[u8], buffers: Vec<Vec<u8>>) {
         let end = CallEnd { result: Some(call_end::Result::Value(from_py(codec, body, buffers))) };
-        self.send(py, Body::End(HostEnd { call, end: Some(end) }))
+        self.link.queue(Body::End(HostEnd { call, end: Some(end) }));
     }
 
-    fn done(&self, py: Python<'_>, call: u64) -> PyResult<()> {
+    fn done(&self, call: u64) {
         let end = CallEnd { result: Some(call_end::Result::Done(Empty {})) };
-        self.send(py, Body::End(HostEnd { call, end: Some(end) }))
+        self.link.queue(Body::End(HostEnd { call, end: Some(end) }));
     }
 
-    fn failed(&self, py: Python<'_>, call: u64, kind: &str, message: String, detail: Option<String>) -> PyResult<()> {
-        self.send(py, Body::End(HostEnd { call, end: Some(failure(error(kind, message, detail))) }))
-    }
-
-    fn ask(&self, py: Python<'_>, ask: u64, call: u64, request: &[u8], cancel: bool) -> PyResult<()> {
-        self.send(py, Body::Ask(HostAsk { ask, call, request: Bytes::copy_from_slice(request), cancel }))
+    fn failed(&self, call: u64, kind: &str, message: String, detail: Option<String>) {
+        self.link.queue(Body::End(HostEnd { call, end: Some(failure(error(kind, message, detail))) }));
     }
 }

@@ -1,9 +1,12 @@
 //! The private bridge of the Python package: a few classes that convert and wait, with the GIL released.
 //!
-//! `Client` is the Rust client; answers to calls collect in one queue that one Python thread drains in batches.
-//! `Host` is the socket between a worker and its Python process.
+//! `Client` reaches the cluster, from a driver or from inside an actor; each `Call` is a slot that any thread may wait
+//! at, and a `Port` tells an event loop which of its calls have something. `Host` is the socket between a worker and its
+//! Python process.
 #![allow(missing_docs, reason = "the public face is the Python package, documented there")]
 
+mod backend;
+mod call;
 mod client;
 mod host;
 
@@ -53,6 +56,8 @@ fn _bridge(module: &Bound<'_, PyModule>) -> PyResult<()> {
     }
     module.add_function(wrap_pyfunction!(encode_payload, module)?)?;
     module.add_class::<client::Client>()?;
+    module.add_class::<call::Call>()?;
+    module.add_class::<call::Port>()?;
     module.add_class::<client::Subscription>()?;
     module.add_class::<host::Host>()
 }

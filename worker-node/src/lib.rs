@@ -1,11 +1,12 @@
 //! The compute process: dials the head, runs actors and models, and keeps what it has to say until the head has it on
 //! disk.
 
+mod cluster;
+mod direct;
 mod link;
 mod machine;
-mod remote;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use covey_actor_runtime::{Models, Registry, Runtime, RuntimeConfig, Upstream};
 use covey_domain::{Error, NodeId, Resources};
@@ -37,6 +38,10 @@ pub struct Config {
     pub python: Option<PathBuf>,
     /// Native agents.
     pub registry: Registry,
+    /// Its own port for callers; `None` = a free port on loopback when the head is on loopback, else no port.
+    pub listen: Option<SocketAddr>,
+    /// Host name that callers are told instead of the one it listens on.
+    pub advertise: Option<String>,
 }
 
 impl Config {
@@ -54,6 +59,8 @@ impl Config {
             upstreams: Vec::new(),
             python: None,
             registry: Registry::default(),
+            listen: None,
+            advertise: None,
         }
     }
 }
@@ -78,18 +85,27 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let (reports, rx) = mpsc::unbounded_channel();
     // A short path: Unix sockets take 107 bytes.
     let folder = std::env::temp_dir().join(format!("covey-{}-{:x}", std::process::id(), rand::random::<u16>()));
+    let cluster = cluster::Cluster::new(config.head.clone(), config.secret.clone(), node.clone());
     let runtime = Runtime::new(
         RuntimeConfig {
+            outward: Arc::new(cluster.clone()),
             registry: config.registry.clone(),
             models: models.clone(),
             python: python.clone(),
             folder: folder.clone(),
             python_processes: cpus.ceil() as usize,
         },
-        reports.clone(),
+        reports,
     );
-    let remote = remote::Remote::new(reports);
-    models.set_remote(remote.infer());
+    cluster.set_runtime(runtime.clone());
+    models.set_remote(cluster.infer());
+    let near =
+        config.head.rsplit_once(':').is_some_and(|(host, _)| matches!(host, "127.0.0.1" | "localhost" | "[::1]"));
+    let listen = config.listen.or(near.then_some(SocketAddr::from(([127, 0, 0, 1], 0))));
+    let direct = match listen {
+        Some(at) => direct::serve(at, config.advertise.clone(), runtime.clone(), shutdown.clone()).await?,
+        None => direct::Direct::default(),
+    };
     let facts = Facts {
         node,
         name,
@@ -102,9 +118,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         labels: config.labels,
         python: python.map(|p| p.version).unwrap_or_default(),
         incarnation: rand::random::<u64>() >> 1,
+        direct,
     };
-    let result =
-        link::Link::new(config.head, config.secret, facts, runtime.clone(), models, remote, rx).run(shutdown).await;
+    let result = link::Link::new(config.head, config.secret, facts, runtime.clone(), models, rx).run(shutdown).await;
     runtime.stop_everything().await;
     let _ = std::fs::remove_dir_all(folder);
     result
@@ -118,4 +134,5 @@ pub(crate) struct Facts {
     pub labels: BTreeMap<String, String>,
     pub python: String,
     pub incarnation: u64,
+    pub direct: direct::Direct,
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use covey_actor_runtime::{Models, Report, Runtime};
+use covey_actor_runtime::{Lane, Models, Report, Runtime};
 use covey_cluster_core::link::Outbox;
 use covey_domain::{ActorId, Error, ErrorKind, TaskId, caps};
 use covey_proto::{
@@ -19,10 +19,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, metadata::MetadataValue, transport::Endpoint};
 
-use crate::{
-    Facts,
-    remote::{FROM_WORKER, Remote},
-};
+use crate::Facts;
 
 /// Reports put into one message.
 const BATCH_MAX: usize = 1_024;
@@ -47,7 +44,8 @@ pub(crate) struct Link {
     facts: Facts,
     runtime: Runtime,
     models: Arc<Models>,
-    remote: Remote,
+    /// Calls that the head passes on.
+    relayed: Lane,
     reports: mpsc::UnboundedReceiver<Report>,
     outbox: Outbox<Kept>,
     /// Actors of the tasks that are running or in the outbox.
@@ -74,16 +72,15 @@ impl Link {
         facts: Facts,
         runtime: Runtime,
         models: Arc<Models>,
-        remote: Remote,
         reports: mpsc::UnboundedReceiver<Report>,
     ) -> Self {
         Self {
             head,
             secret,
             facts,
+            relayed: runtime.link_lane(),
             runtime,
             models,
-            remote,
             reports,
             outbox: Outbox::default(),
             held: HashMap::new(),
@@ -99,8 +96,8 @@ impl Link {
         loop {
             let began = Instant::now();
             let ended = self.once(&shutdown).await;
-            self.runtime.cancel_calls();
-            self.remote.fail_all();
+            // Every link is new to the callers behind it.
+            self.relayed.cancel_all();
             match ended {
                 Ended::Shutdown => return Ok(()),
                 Ended::Refused(error) => return Err(error),
@@ -272,6 +269,8 @@ impl Link {
             actors: snapshot.actors,
             tasks,
             python: self.facts.python.clone(),
+            address: self.facts.direct.address.clone(),
+            secret: self.facts.direct.secret.clone(),
         }
     }
 
@@ -291,12 +290,7 @@ impl Link {
                 runtime.run_task(run);
             }
             head_frame::Body::Cancel(cancel) => runtime.cancel_task(&cancel),
-            head_frame::Body::Call(call) if call.id & FROM_WORKER != 0 => {
-                if let Some(body) = call.body {
-                    self.remote.take(call.id, body);
-                }
-            }
-            head_frame::Body::Call(call) => runtime.call(call),
+            head_frame::Body::Call(call) => self.relayed.take(call),
         }
     }
 

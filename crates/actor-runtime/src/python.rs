@@ -16,12 +16,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use covey_domain::{
-    ActorId, Error, ErrorKind, caps,
-    infer::{InferEvent, InferRequest},
+use covey_domain::{ActorId, Error, ErrorKind, caps, infer::InferRequest};
+use covey_proto::v1::{
+    self, CallFrame, HostBatch, HostFrame, Payload, call_end, call_frame::Body as Call, call_open, host_frame::Body,
 };
-use covey_proto::v1::{self, CallEnd, HostBatch, HostFrame, Payload, call_end, host_frame::Body};
-use futures::{StreamExt as _, future::BoxFuture};
+use futures::StreamExt as _;
 use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::{
@@ -34,11 +33,14 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use crate::{Behavior, Invocation, Models, Sink};
+use crate::{
+    Models, Outward,
+    turn::{Onward, Over, Sink, Turn},
+};
 
 /// A process that does not dial back within this time is broken.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
-/// Items between two credits to a generator in a process.
+/// Items between two credits to a generator in a process whose items go to a task's log.
 const CREDIT_EVERY: u32 = caps::STREAM_WINDOW / 4;
 /// A message of a process over this is not one of ours. What is too large for the cluster is refused after this.
 const PROCESS_MESSAGE_MAX: u32 = 1 << 30;
@@ -77,9 +79,10 @@ pub(crate) struct Hosts {
     /// Processes that share actors, at most.
     shared_max: usize,
     models: Arc<Models>,
+    outward: Arc<dyn Outward>,
     hosts: tokio::sync::Mutex<Vec<Arc<Host>>>,
     made: AtomicU64,
-    died: mpsc::UnboundedSender<Vec<ActorId>>,
+    died: mpsc::UnboundedSender<(Vec<ActorId>, String)>,
 }
 
 impl Hosts {
@@ -88,13 +91,15 @@ impl Hosts {
         folder: PathBuf,
         shared_max: usize,
         models: Arc<Models>,
-        died: mpsc::UnboundedSender<Vec<ActorId>>,
+        outward: Arc<dyn Outward>,
+        died: mpsc::UnboundedSender<(Vec<ActorId>, String)>,
     ) -> Self {
         Self {
             python,
             folder,
             shared_max: shared_max.max(1),
             models,
+            outward,
             hosts: Default::default(),
             made: AtomicU64::new(0),
             died,
@@ -102,11 +107,11 @@ impl Hosts {
     }
 
     /// Makes an object of a class in some process.
-    pub async fn start(&self, start: v1::HostStart, own_process: bool) -> Result<Arc<dyn Behavior>, Error> {
+    pub async fn start(&self, start: v1::HostStart, own_process: bool) -> Result<Arc<PythonActor>, Error> {
         let host = self.host(own_process).await?;
         let actor = ActorId::from(start.actor.as_str());
         host.start(start, self.python.version.as_str()).await?;
-        Ok(Arc::new(PythonActor { actor, host }))
+        Ok(Arc::new(PythonActor { actor, host, running: Arc::default() }))
     }
 
     async fn host(&self, own: bool) -> Result<Arc<Host>, Error> {
@@ -147,8 +152,17 @@ impl Hosts {
         let _ = std::fs::remove_file(&socket);
         let (read, write) = stream.into_split();
         let (frames, rx) = mpsc::unbounded_channel();
+        let (answers, mut answered) = mpsc::unbounded_channel();
+        let to_host = frames.clone();
+        tokio::spawn(async move {
+            while let Some(frame) = answered.recv().await {
+                let _ = to_host.send(HostFrame { body: Some(Body::Back(frame)) });
+            }
+        });
         let host = Arc::new(Host {
             own,
+            lane: self.outward.lane(answers),
+            outward: self.outward.clone(),
             pid: child.id().unwrap_or(0),
             frames,
             calls: Mutex::default(),
@@ -175,17 +189,40 @@ struct Host {
     own: bool,
     pid: u32,
     frames: mpsc::UnboundedSender<HostFrame>,
-    calls: Mutex<HashMap<u64, mpsc::UnboundedSender<FromHost>>>,
+    calls: Mutex<HashMap<u64, Running>>,
     starting: Mutex<HashMap<ActorId, oneshot::Sender<Result<(), Error>>>>,
     actors: Mutex<HashSet<ActorId>>,
     blobs: Mutex<HashSet<String>>,
+    /// Requests of its methods to models.
     asks: Mutex<HashMap<u64, tokio::task::AbortHandle>>,
+    /// Calls of its methods to other actors.
+    lane: mpsc::UnboundedSender<CallFrame>,
+    outward: Arc<dyn Outward>,
     next_call: AtomicU64,
 }
 
-enum FromHost {
-    Item(Payload),
-    End(CallEnd),
+/// A call that is in the process.
+struct Running {
+    actor: ActorId,
+    sink: Sink,
+    over: Over,
+    taken: u32,
+    count: Arc<Count>,
+}
+
+/// Calls of one actor that are in its process.
+#[derive(Default)]
+struct Count {
+    calls: AtomicU64,
+    none: tokio::sync::Notify,
+}
+
+impl Count {
+    fn down(&self) {
+        if self.calls.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.none.notify_waiters();
+        }
+    }
 }
 
 impl Host {
@@ -196,6 +233,10 @@ impl Host {
     fn send(&self, body: Body) {
         // A closed channel is a dead process, which everyone learns from its end.
         let _ = self.frames.send(HostFrame { body: Some(body) });
+    }
+
+    fn back(&self, id: u64, body: Call) {
+        self.send(Body::Back(CallFrame { id, body: Some(body) }));
     }
 
     async fn start(&self, mut start: v1::HostStart, version: &str) -> Result<(), Error> {
@@ -241,7 +282,7 @@ async fn read_frames(
     socket: OwnedReadHalf,
     mut child: Child,
     models: Arc<Models>,
-    gone: mpsc::UnboundedSender<Vec<ActorId>>,
+    gone: mpsc::UnboundedSender<(Vec<ActorId>, String)>,
 ) {
     let mut socket = BufReader::with_capacity(64 << 10, socket);
     while let Ok(length) = socket.read_u32().await {
@@ -262,12 +303,14 @@ async fn read_frames(
     let _ = child.start_kill();
     let status = child.wait().await.map_or_else(|e| e.to_string(), |s| s.to_string());
     tracing::warn!(pid = host.pid, status, "python process ended");
-    // Waking everyone who waits: their senders are dropped.
-    host.calls.lock().clear();
+    let lost: Vec<_> = host.calls.lock().drain().map(|(_, running)| running).collect();
+    for running in lost {
+        running.end(Err(died(host.pid)));
+    }
     host.starting.lock().clear();
     host.asks.lock().drain().for_each(|(_, ask)| ask.abort());
     let actors: Vec<_> = host.actors.lock().drain().collect();
-    let _ = gone.send(actors);
+    let _ = gone.send((actors, format!("its Python process {} ended ({status})", host.pid)));
 }
 
 fn take(host: &Arc<Host>, body: Body, models: &Arc<Models>) {
@@ -279,126 +322,188 @@ fn take(host: &Arc<Host>, body: Body, models: &Arc<Models>) {
             }
         }
         Body::Item(item) => {
-            if let (Some(call), Some(value)) = (host.calls.lock().get(&item.call), item.value) {
-                let _ = call.send(FromHost::Item(value));
+            let mut calls = host.calls.lock();
+            let Some(running) = calls.get_mut(&item.call) else { return };
+            let value = item.value.unwrap_or_default();
+            if let Err(error) = covey_proto::check_size("an item of the answer", &value) {
+                drop(calls);
+                return host.give_up(item.call, error);
+            }
+            running.sink.push(value);
+            running.taken += 1;
+            // A caller gives credit itself; a task's log takes all there is.
+            if running.sink.is_task() && running.taken % CREDIT_EVERY == 0 {
+                host.send(Body::Credit(v1::HostCredit { call: item.call, items: CREDIT_EVERY }));
             }
         }
         Body::End(end) => {
-            if let Some(call) = host.calls.lock().remove(&end.call) {
-                let _ = call.send(FromHost::End(end.end.unwrap_or_default()));
-            }
+            let running = host.calls.lock().remove(&end.call);
+            let Some(running) = running else { return };
+            running.end(match end.end.unwrap_or_default().result {
+                Some(call_end::Result::Value(value)) => {
+                    covey_proto::check_size("the answer", &value).map(|()| Some(value))
+                }
+                Some(call_end::Result::Failure(failure)) => Err(failure.into()),
+                Some(call_end::Result::Done(_)) | None => Ok(None),
+            });
         }
-        Body::Ask(ask) if ask.cancel => {
-            if let Some(running) = host.asks.lock().remove(&ask.ask) {
-                running.abort();
-            }
-        }
-        Body::Ask(ask) => {
-            let id = ask.ask;
-            let running = tokio::spawn(answer(host.clone(), ask, models.clone())).abort_handle();
-            host.asks.lock().insert(id, running);
+        Body::Out(frame) => out(host, frame, models),
+        Body::Verb(verb) => {
+            let (host, reply) = (host.clone(), host.outward.verb(verb.name, verb.body));
+            tokio::spawn(async move {
+                let (body, failure) = match reply.await {
+                    Ok(body) => (body, None),
+                    Err(error) => (Bytes::new(), Some(error.into())),
+                };
+                host.send(Body::Reply(v1::HostReply { id: verb.id, body, failure }));
+            });
         }
         Body::Log(log) => tracing::info!(pid = host.pid, level = log.level, "{}", log.text),
         _ => {}
     }
 }
 
-/// A model request of a running method.
-async fn answer(host: Arc<Host>, ask: v1::HostAsk, models: Arc<Models>) {
-    let id = ask.ask;
-    let part = |event: Bytes, end: bool, failure: Option<Error>, vectors: Option<Payload>| {
-        host.send(Body::Answer(v1::HostAnswer { ask: id, event, end, failure: failure.map(Into::into), vectors }));
-    };
-    let request: InferRequest = match covey_proto::from_json("the model request", &ask.request) {
-        Ok(request) => request,
-        Err(error) => return part(Bytes::new(), true, Some(error), None),
-    };
-    let mut events = models.infer(request);
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(event @ InferEvent::Vectors { .. }) => {
-                part(Bytes::new(), false, None, Some(covey_proto::infer_payload(&event)))
-            }
-            Ok(event) => part(covey_proto::to_json(&event), false, None, None),
-            Err(error) => {
-                part(Bytes::new(), true, Some(error), None);
-                host.asks.lock().remove(&id);
-                return;
-            }
+/// A call of a running method: to a model, which may be here, or to another actor.
+fn out(host: &Arc<Host>, frame: CallFrame, models: &Arc<Models>) {
+    let id = frame.id;
+    match &frame.body {
+        Some(Call::Open(open)) if matches!(open.target, Some(call_open::Target::Model(_))) => {
+            let request = covey_proto::from_json("the model request", &open.args.clone().unwrap_or_default().body);
+            let running = tokio::spawn(think(host.clone(), id, request, models.clone())).abort_handle();
+            host.asks.lock().insert(id, running);
         }
+        Some(Call::Cancel(_)) if host.asks.lock().contains_key(&id) => {
+            if let Some(running) = host.asks.lock().remove(&id) {
+                running.abort();
+            }
+            let error = Error::new(ErrorKind::Cancelled, "cancelled");
+            host.back(id, Call::End(covey_proto::failure(error)));
+        }
+        _ => drop(host.lane.send(frame)),
     }
-    part(Bytes::new(), true, None, None);
-    host.asks.lock().remove(&id);
 }
 
-struct PythonActor {
+/// A model's answer to a running method.
+async fn think(host: Arc<Host>, id: u64, request: Result<InferRequest, Error>, models: Arc<Models>) {
+    let result = async {
+        let mut events = models.infer(request?);
+        while let Some(event) = events.next().await {
+            host.back(id, Call::Item(covey_proto::infer_payload(&event?)));
+        }
+        Ok(())
+    };
+    let end = match result.await {
+        Ok(()) => v1::CallEnd { result: Some(call_end::Result::Done(v1::Empty {})) },
+        Err(error) => covey_proto::failure(error),
+    };
+    if host.asks.lock().remove(&id).is_some() {
+        host.back(id, Call::End(end));
+    }
+}
+
+/// An object in a process.
+pub(crate) struct PythonActor {
     actor: ActorId,
     host: Arc<Host>,
+    running: Arc<Count>,
 }
 
-/// Cancels the method when the turn is dropped before its end.
-struct Running<'a> {
-    host: &'a Host,
-    call: u64,
+impl Running {
+    fn end(self, result: Result<Option<Payload>, Error>) {
+        drop(self.over);
+        self.count.down();
+        self.sink.end(result);
+    }
 }
 
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        if self.host.calls.lock().remove(&self.call).is_some() {
-            self.host.send(Body::Cancel(v1::HostCancel { call: self.call }));
+impl Host {
+    /// Answers a call that its method may go on with; the method is told to stop.
+    fn give_up(&self, call: u64, error: Error) {
+        let running = self.calls.lock().remove(&call);
+        if let Some(running) = running {
+            self.send(Body::Cancel(v1::HostCancel { call }));
+            running.end(Err(error));
         }
     }
 }
 
-impl Behavior for PythonActor {
-    fn turn<'a>(&'a self, invocation: Invocation, sink: &'a Sink) -> BoxFuture<'a, Result<Option<Payload>, Error>> {
-        Box::pin(async move {
-            let call = self.host.next_call.fetch_add(1, Ordering::Relaxed);
-            let (tx, mut rx) = mpsc::unbounded_channel();
-            self.host.calls.lock().insert(call, tx);
-            let running = Running { host: &self.host, call };
-            let (task, context) = invocation.task.map_or_else(Default::default, |t| (t.task.to_string(), t.context));
-            self.host.send(Body::Call(v1::HostCall {
-                call,
-                actor: self.actor.to_string(),
-                method: invocation.method,
-                args: Some(invocation.args),
-                json: invocation.json,
-                task,
-                context,
-                timeout_ms: 0,
-            }));
-            let mut taken = 0;
-            while let Some(from) = rx.recv().await {
-                match from {
-                    FromHost::Item(item) => {
-                        covey_proto::check_size("an item of the answer", &item)?;
-                        sink.item(item).await;
-                        taken += 1;
-                        if taken % CREDIT_EVERY == 0 {
-                            self.host.send(Body::Credit(v1::HostCredit { call, items: CREDIT_EVERY }));
-                        }
-                    }
-                    FromHost::End(end) => {
-                        drop(running);
-                        return match end.result {
-                            Some(call_end::Result::Value(value)) => {
-                                covey_proto::check_size("the answer", &value)?;
-                                Ok(Some(value))
-                            }
-                            Some(call_end::Result::Failure(failure)) => Err(failure.into()),
-                            Some(call_end::Result::Done(_)) | None => Ok(None),
-                        };
-                    }
-                }
-            }
-            Err(died(self.host.pid))
-        })
+impl Onward for Host {
+    fn cancel(&self, call: u64) {
+        self.give_up(call, Error::new(ErrorKind::Cancelled, "cancelled").executed(None));
     }
 
-    fn stopped(&self) {
+    fn credit(&self, call: u64, items: u32) {
+        self.send(Body::Credit(v1::HostCredit { call, items }));
+    }
+}
+
+impl PythonActor {
+    /// Hands a turn to the process, which keeps to the actor's order and concurrency.
+    pub fn accept(&self, turn: Turn) {
+        let Turn { invocation, sink, control, deadline, over } = turn;
+        if self.running.calls.fetch_add(1, Ordering::AcqRel) >= caps::MAILBOX_DEPTH_MAX as u64 {
+            self.running.down();
+            drop(over);
+            return sink
+                .end(Err(Error::new(ErrorKind::Overloaded, "the actor's mailbox is full").executed(Some(false))));
+        }
+        let call = self.host.next_call.fetch_add(1, Ordering::Relaxed);
+        let running = Running { actor: self.actor.clone(), sink, over, taken: 0, count: self.running.clone() };
+        self.host.calls.lock().insert(call, running);
+        let (task, context) = invocation.task.map_or_else(Default::default, |t| (t.task.to_string(), t.context));
+        self.host.send(Body::Call(v1::HostCall {
+            call,
+            actor: self.actor.to_string(),
+            method: invocation.method,
+            args: Some(invocation.args),
+            json: invocation.json,
+            task,
+            context,
+            timeout_ms: deadline.map_or(0, |at| at.duration_since(tokio::time::Instant::now()).as_millis() as u64),
+        }));
+        let _ = control.onward.set((self.host.clone(), call));
+        // Cancelled, or the process died, before the two lines above could be seen by whoever does that.
+        if control.token.is_cancelled() {
+            self.host.cancel(call);
+        } else if !self.host.is_alive() {
+            self.host.give_up(call, died(self.host.pid));
+        }
+        if let Some(at) = deadline {
+            let host = Arc::downgrade(&self.host);
+            tokio::spawn(async move {
+                tokio::time::sleep_until(at).await;
+                if let Some(host) = host.upgrade() {
+                    let text = "the time for this call ran out";
+                    host.give_up(call, Error::new(ErrorKind::DeadlineExceeded, text).executed(None));
+                }
+            });
+        }
+    }
+
+    /// Waits until no call is in the process.
+    pub async fn drained(&self) {
+        loop {
+            let none = self.running.none.notified();
+            if self.running.calls.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            none.await;
+        }
+    }
+
+    /// The actor is over; what it was doing is not finished.
+    pub fn stopped(&self) {
         self.host.actors.lock().remove(&self.actor);
         self.host.send(Body::Stop(v1::HostStop { actor: self.actor.to_string() }));
+        let lost: Vec<_> = {
+            let mut calls = self.host.calls.lock();
+            let ours: Vec<_> = calls.iter().filter(|(_, r)| r.actor == self.actor).map(|(id, _)| *id).collect();
+            ours.iter().filter_map(|id| calls.remove(id)).collect()
+        };
+        for running in lost {
+            let text = "the actor was stopped before it answered";
+            running.end(Err(Error::new(ErrorKind::ActorDied, text).executed(None)));
+        }
         if self.host.own {
             // Its only actor is gone; closing the channel ends the process.
             self.host.send(Body::Stop(v1::HostStop { actor: String::new() }));

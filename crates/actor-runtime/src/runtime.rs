@@ -1,6 +1,11 @@
 //! Starts and stops actors, brings calls and tasks to their mailboxes, and remembers what runs.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    path::PathBuf,
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
 
 use covey_domain::{
     ActorId, AgentKind, AgentSpec, Epoch, Error, ErrorKind, TaskId, agent::PythonCode, caps, infer::InferRequest,
@@ -13,21 +18,31 @@ use covey_proto::{
 use futures::StreamExt as _;
 use kameo::{
     Actor,
-    actor::{ActorRef, Spawn as _},
+    actor::{ActorRef, Spawn as _, WeakActorRef},
+    error::{ActorStopReason, Infallible},
     mailbox,
     message::{Context, Message},
 };
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, mpsc};
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+};
 
 use crate::{
-    Behavior, Invocation, Models, Python, Registry,
+    Behavior, Invocation, Models, Outward, Python, Registry,
     behavior::TaskTurn,
     llm::Llm,
-    python::Hosts,
-    turn::{Over, Sink, Turn, window},
+    python::{Hosts, PythonActor},
+    turn::{Control, Memo, Out, Over, Sink, Turn},
 };
+
+/// A mailbox that had nothing to do for this long is given back; its actor stays.
+const MAILBOX_IDLE: Duration = Duration::from_secs(10);
+/// Answers to calls with a key, remembered for each actor.
+const MEMOS_MAX: usize = 10_000;
+/// Decoded specs remembered.
+const SPECS_MAX: usize = 1_024;
 
 /// What happens on this worker, in order.
 #[derive(Debug)]
@@ -59,6 +74,8 @@ pub struct RuntimeConfig {
     pub folder: PathBuf,
     /// Python processes that share actors, at most.
     pub python_processes: usize,
+    /// The rest of the cluster.
+    pub outward: Arc<dyn Outward>,
 }
 
 /// What lives here.
@@ -82,46 +99,128 @@ struct Inner {
     hosts: Option<Hosts>,
     reports: mpsc::UnboundedSender<Report>,
     actors: Mutex<HashMap<ActorId, Cell>>,
-    calls: Mutex<HashMap<u64, Running>>,
-    tasks: Mutex<HashMap<(TaskId, u32), (ActorId, CancellationToken)>>,
+    lanes: Mutex<Vec<Weak<LaneInner>>>,
+    tasks: Mutex<HashMap<(TaskId, u32), (ActorId, Arc<Control>)>>,
     blobs: Mutex<HashMap<String, bytes::Bytes>>,
+    specs: Mutex<HashMap<bytes::Bytes, Arc<AgentSpec>>>,
     /// Actors on their way up; `true` once somebody asked them to stop.
     starting: Mutex<HashMap<ActorId, bool>>,
 }
 
-struct Cell {
-    epoch: Epoch,
-    agent: String,
-    owner: String,
-    mailbox: ActorRef<LiveActor>,
-    behavior: Arc<dyn Behavior>,
-    timeout_ms: Option<u64>,
+/// What is behind a mailbox.
+#[derive(Clone)]
+enum Inside {
+    /// Code of this process.
+    Here(Arc<dyn Behavior>),
+    /// An object in a Python process, which keeps to the actor's concurrency itself: calls are handed on at once.
+    Process(Arc<PythonActor>),
 }
 
-struct Running {
-    cancel: CancellationToken,
-    credits: Arc<Semaphore>,
+impl Inside {
+    fn stopped(&self) {
+        match self {
+            Self::Here(behavior) => behavior.stopped(),
+            Self::Process(actor) => actor.stopped(),
+        }
+    }
+}
+
+struct Cell {
+    epoch: Epoch,
+    spec: Arc<AgentSpec>,
+    owner: String,
+    inside: Inside,
+    turns: Arc<Semaphore>,
+    /// Made when first needed: a kameo actor costs 7 kB, an idle one of ours less than one.
+    mailbox: Option<ActorRef<LiveActor>>,
+    used: Instant,
+    memos: Option<Box<Memos>>,
+}
+
+/// Answers to calls with a key, oldest first out.
+#[derive(Default)]
+struct Memos {
+    by_key: HashMap<String, Arc<Memo>>,
+    order: VecDeque<String>,
+}
+
+impl Memos {
+    /// The memo of a key, and whether it is new.
+    fn get(&mut self, key: &str) -> (Arc<Memo>, bool) {
+        if let Some(memo) = self.by_key.get(key) {
+            return (memo.clone(), false);
+        }
+        if self.order.len() >= MEMOS_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.by_key.remove(&oldest);
+        }
+        let memo = Arc::new(Memo::default());
+        self.by_key.insert(key.to_owned(), memo.clone());
+        self.order.push_back(key.to_owned());
+        (memo, true)
+    }
+}
+
+/// One caller's stream of calls. When it is dropped, what is open on it is cancelled.
+pub struct Lane {
+    inner: Arc<LaneInner>,
+}
+
+struct LaneInner {
+    runtime: Weak<Inner>,
+    out: Out,
+    calls: Mutex<HashMap<u64, Arc<Control>>>,
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.cancel_all();
+    }
 }
 
 /// The kameo actor: a mailbox in front of a behavior.
-#[derive(Actor)]
 struct LiveActor {
-    behavior: Arc<dyn Behavior>,
+    inside: Inside,
     turns: Arc<Semaphore>,
     concurrency: u32,
+    running: JoinSet<()>,
+}
+
+impl Actor for LiveActor {
+    type Args = Self;
+    type Error = Infallible;
+
+    async fn on_start(args: Self::Args, _: ActorRef<Self>) -> Result<Self, Self::Error> {
+        Ok(args)
+    }
+
+    /// Turns that still run are waited for, unless the actor was killed: then they end with it.
+    async fn on_stop(&mut self, _: WeakActorRef<Self>, reason: ActorStopReason) -> Result<(), Self::Error> {
+        if !matches!(reason, ActorStopReason::Killed) {
+            while self.running.join_next().await.is_some() {}
+        }
+        Ok(())
+    }
 }
 
 impl Message<Turn> for LiveActor {
     type Reply = ();
 
     async fn handle(&mut self, turn: Turn, _: &mut Context<Self, Self::Reply>) {
+        let behavior = match &self.inside {
+            Inside::Here(behavior) => behavior,
+            Inside::Process(actor) => return actor.accept(turn),
+        };
+        // Shared with an earlier mailbox of the same actor, so that turns never overlap beyond its concurrency.
+        let Ok(permit) = self.turns.clone().acquire_owned().await else { return };
         if self.concurrency <= 1 {
-            run(&*self.behavior, turn).await;
+            run(&**behavior, turn).await;
             return;
         }
-        let Ok(permit) = self.turns.clone().acquire_owned().await else { return };
-        let behavior = self.behavior.clone();
-        tokio::spawn(async move {
+        let behavior = behavior.clone();
+        while self.running.try_join_next().is_some() {}
+        self.running.spawn(async move {
             run(&*behavior, turn).await;
             drop(permit);
         });
@@ -129,7 +228,7 @@ impl Message<Turn> for LiveActor {
 }
 
 async fn run(behavior: &dyn Behavior, turn: Turn) {
-    let Turn { invocation, sink, cancel, deadline, over } = turn;
+    let Turn { invocation, sink, control, deadline, over } = turn;
     let late = async {
         match deadline {
             Some(at) => tokio::time::sleep_until(at).await,
@@ -138,7 +237,7 @@ async fn run(behavior: &dyn Behavior, turn: Turn) {
     };
     let result = tokio::select! {
         biased;
-        () = cancel.cancelled() => Err(Error::new(ErrorKind::Cancelled, "cancelled").executed(None)),
+        () = control.token.cancelled() => Err(Error::new(ErrorKind::Cancelled, "cancelled").executed(None)),
         () = late => Err(Error::new(ErrorKind::DeadlineExceeded, "the time for this call ran out").executed(None)),
         result = behavior.turn(invocation, &sink) => result,
     };
@@ -150,27 +249,38 @@ async fn run(behavior: &dyn Behavior, turn: Turn) {
 impl Runtime {
     /// A runtime without actors; what happens in it arrives at `reports`.
     pub fn new(config: RuntimeConfig, reports: mpsc::UnboundedSender<Report>) -> Self {
-        let (died, mut dead) = mpsc::unbounded_channel::<Vec<ActorId>>();
+        let (died, mut dead) = mpsc::unbounded_channel();
         let models = config.models.clone();
-        let hosts = config.python.map(|p| Hosts::new(p, config.folder, config.python_processes, models, died));
+        let outward = config.outward;
+        let hosts = config.python.map(|p| Hosts::new(p, config.folder, config.python_processes, models, outward, died));
         let inner = Arc::new(Inner {
             registry: config.registry,
             models: config.models,
             hosts,
             reports,
             actors: Mutex::default(),
-            calls: Mutex::default(),
+            lanes: Mutex::default(),
             tasks: Mutex::default(),
             blobs: Mutex::default(),
+            specs: Mutex::default(),
             starting: Mutex::default(),
         });
         let weak = Arc::downgrade(&inner);
         tokio::spawn(async move {
-            while let Some(actors) = dead.recv().await {
+            while let Some((actors, why)) = dead.recv().await {
                 let Some(inner) = weak.upgrade() else { return };
                 for actor in actors {
-                    inner.lost(&actor, "its Python process died");
+                    inner.lost(&actor, &why);
                 }
+            }
+        });
+        let weak = Arc::downgrade(&inner);
+        tokio::spawn(async move {
+            let mut every = tokio::time::interval(MAILBOX_IDLE / 2);
+            loop {
+                every.tick().await;
+                let Some(inner) = weak.upgrade() else { return };
+                inner.sweep();
             }
         });
         Self { inner }
@@ -195,8 +305,8 @@ impl Runtime {
         let built = self.build(&start).await;
         let unwanted = self.inner.starting.lock().remove(&id).unwrap_or(false);
         match built {
-            Ok((_, behavior)) if unwanted => behavior.stopped(),
-            Ok((spec, behavior)) => self.go_live(id, epoch, start.owner, &spec, behavior),
+            Ok((_, inside)) if unwanted => inside.stopped(),
+            Ok((spec, inside)) => self.go_live(id, epoch, start.owner, spec, inside),
             Err(error) => {
                 let retryable = matches!(error.kind, ErrorKind::ActorDied | ErrorKind::Unavailable);
                 self.inner.report(v1::ActorReport {
@@ -212,8 +322,22 @@ impl Runtime {
         }
     }
 
-    async fn build(&self, start: &v1::StartActor) -> Result<(AgentSpec, Arc<dyn Behavior>), Error> {
-        let spec: AgentSpec = from_json("the agent", &start.spec)?;
+    fn spec(&self, bytes: &bytes::Bytes) -> Result<Arc<AgentSpec>, Error> {
+        let mut specs = self.inner.specs.lock();
+        if let Some(spec) = specs.get(bytes) {
+            return Ok(spec.clone());
+        }
+        let spec: Arc<AgentSpec> = Arc::new(from_json("the agent", bytes)?);
+        if specs.len() >= SPECS_MAX {
+            specs.clear();
+        }
+        // A copy: the original is a slice of a whole message.
+        specs.insert(bytes::Bytes::copy_from_slice(bytes), spec.clone());
+        Ok(spec)
+    }
+
+    async fn build(&self, start: &v1::StartActor) -> Result<(Arc<AgentSpec>, Inside), Error> {
+        let spec = self.spec(&start.spec)?;
         let behavior: Arc<dyn Behavior> = match &spec.kind {
             AgentKind::Native { implementation } => self.inner.registry.make(implementation, start.init.clone())?,
             AgentKind::Llm(agent) => Arc::new(Llm {
@@ -247,42 +371,21 @@ impl Runtime {
                     init: start.init.clone(),
                     concurrency: spec.concurrency,
                     model: spec.model.as_ref().map(ToString::to_string).unwrap_or_default(),
+                    owner: start.owner.clone(),
                 };
-                hosts.start(host_start, python.own_process).await?
+                let actor = hosts.start(host_start, python.own_process).await?;
+                return Ok((spec, Inside::Process(actor)));
             }
         };
-        Ok((spec, behavior))
+        Ok((spec, Inside::Here(behavior)))
     }
 
-    fn go_live(&self, id: ActorId, epoch: Epoch, owner: String, spec: &AgentSpec, behavior: Arc<dyn Behavior>) {
-        let live = LiveActor {
-            behavior: behavior.clone(),
-            turns: Arc::new(Semaphore::new(spec.concurrency as usize)),
-            concurrency: spec.concurrency,
-        };
-        let mailbox = LiveActor::spawn_with_mailbox(live, mailbox::bounded(caps::MAILBOX_DEPTH_MAX));
-        let cell = Cell {
-            epoch,
-            agent: spec.name.to_string(),
-            owner,
-            mailbox: mailbox.clone(),
-            behavior,
-            timeout_ms: spec.timeout_ms,
-        };
+    fn go_live(&self, id: ActorId, epoch: Epoch, owner: String, spec: Arc<AgentSpec>, inside: Inside) {
+        let turns = Arc::new(Semaphore::new(spec.concurrency as usize));
+        let cell = Cell { epoch, spec, owner, inside, turns, mailbox: None, used: Instant::now(), memos: None };
         let report = cell.report(&id, v1::actor_report::State::Live);
-        self.inner.actors.lock().insert(id.clone(), cell);
+        self.inner.actors.lock().insert(id, cell);
         self.inner.report(report);
-        // A panic in native code stops the kameo actor; the head hears of it and starts another.
-        let weak = Arc::downgrade(&self.inner);
-        tokio::spawn(async move {
-            mailbox.wait_for_shutdown().await;
-            if let Some(inner) = weak.upgrade() {
-                let ours = inner.actors.lock().get(&id).is_some_and(|c| c.epoch == epoch && !c.mailbox.is_alive());
-                if ours {
-                    inner.lost(&id, "it panicked");
-                }
-            }
-        });
     }
 
     /// Stops an actor as asked.
@@ -304,15 +407,22 @@ impl Runtime {
         };
         let Some(cell) = cell else { return };
         if drain {
-            let _ = cell.mailbox.stop_gracefully().await;
-            cell.mailbox.wait_for_shutdown().await;
+            if let Some(mailbox) = &cell.mailbox {
+                let _ = mailbox.stop_gracefully().await;
+                mailbox.wait_for_shutdown().await;
+            }
+            if let Inside::Process(actor) = &cell.inside {
+                actor.drained().await;
+            }
         } else {
-            cell.mailbox.kill();
+            if let Some(mailbox) = &cell.mailbox {
+                mailbox.kill();
+            }
             let running: Vec<_> =
                 self.inner.tasks.lock().values().filter(|(a, _)| a == id).map(|(_, c)| c.clone()).collect();
-            running.iter().for_each(CancellationToken::cancel);
+            running.iter().for_each(|control| control.cancel());
         }
-        cell.behavior.stopped();
+        cell.inside.stopped();
     }
 
     /// The lease ran out: this worker may not finish anything any more.
@@ -321,7 +431,8 @@ impl Runtime {
         for id in all {
             self.end(&id, None, false).await;
         }
-        self.inner.calls.lock().values().for_each(|c| c.cancel.cancel());
+        let lanes: Vec<_> = self.inner.lanes.lock().iter().filter_map(Weak::upgrade).collect();
+        lanes.iter().for_each(|lane| lane.cancel_all());
     }
 
     /// Runs a task on one of the actors here.
@@ -344,9 +455,9 @@ impl Runtime {
             Ok(args) => args,
             Err(error) => return sink.end(Err(error)),
         };
-        let cancel = CancellationToken::new();
+        let control = Control::new();
         let key = (task.clone(), attempt);
-        self.inner.tasks.lock().insert(key.clone(), (actor.clone(), cancel.clone()));
+        self.inner.tasks.lock().insert(key.clone(), (actor.clone(), control.clone()));
         let inner = self.inner.clone();
         let turn = Turn {
             invocation: Invocation {
@@ -356,80 +467,124 @@ impl Runtime {
                 task: Some(TaskTurn { task, context: run.context, input, model: run.model }),
             },
             sink,
-            cancel,
+            control,
             deadline: deadline(run.timeout_ms, None),
             over: Over(Some(Box::new(move || {
                 inner.tasks.lock().remove(&key);
             }))),
         };
-        self.inner.deliver(&actor, turn);
+        self.inner.deliver(&actor, 0, turn);
     }
 
     /// Stops a task that runs here.
     pub fn cancel_task(&self, cancel: &v1::CancelTask) {
         let key = (TaskId::from(cancel.task.as_str()), cancel.attempt);
-        if let Some((_, token)) = self.inner.tasks.lock().get(&key) {
-            token.cancel();
+        let control = self.inner.tasks.lock().get(&key).map(|(_, control)| control.clone());
+        if let Some(control) = control {
+            control.cancel();
         }
     }
 
-    /// A frame of a call, from the head or from a caller.
-    pub fn call(&self, frame: CallFrame) {
+    /// The stream of calls that come over the link.
+    pub fn link_lane(&self) -> Lane {
+        self.new_lane(Out::Link(self.inner.reports.clone()))
+    }
+
+    /// A stream of calls that come straight from a caller; answers go to `frames`.
+    pub fn lane(&self, frames: mpsc::UnboundedSender<CallFrame>) -> Lane {
+        self.new_lane(Out::Lane(frames))
+    }
+
+    fn new_lane(&self, out: Out) -> Lane {
+        let inner = Arc::new(LaneInner { runtime: Arc::downgrade(&self.inner), out, calls: Mutex::default() });
+        let mut lanes = self.inner.lanes.lock();
+        lanes.retain(|lane| lane.strong_count() > 0);
+        lanes.push(Arc::downgrade(&inner));
+        drop(lanes);
+        Lane { inner }
+    }
+}
+
+impl Lane {
+    /// A frame from the caller.
+    pub fn take(&self, frame: CallFrame) {
+        let control = |id: u64| self.inner.calls.lock().get(&id).cloned();
         match frame.body {
-            Some(Body::Open(open)) => self.open(frame.id, open),
+            Some(Body::Open(open)) => self.inner.open(frame.id, open),
             Some(Body::Cancel(_)) => {
-                if let Some(call) = self.inner.calls.lock().get(&frame.id) {
-                    call.cancel.cancel();
+                if let Some(control) = control(frame.id) {
+                    control.cancel();
                 }
             }
             Some(Body::Credit(items)) => {
-                if let Some(call) = self.inner.calls.lock().get(&frame.id) {
-                    call.credits.add_permits((items as usize).min(caps::STREAM_WINDOW as usize));
+                if let Some(control) = control(frame.id) {
+                    control.credit(items);
                 }
             }
-            Some(Body::Item(_) | Body::End(_)) | None => {}
+            Some(Body::Fence(_)) => self.inner.out.send(frame.id, Body::Fence(v1::Empty {})),
+            Some(Body::Item(_) | Body::End(_) | Body::Locate(_) | Body::Placement(_)) | None => {}
         }
     }
 
-    /// Every link is new to the callers behind it: what they had open is cancelled.
-    pub fn cancel_calls(&self) {
-        self.inner.calls.lock().values().for_each(|c| c.cancel.cancel());
+    /// Cancels what is open.
+    pub fn cancel_all(&self) {
+        self.inner.cancel_all();
+    }
+}
+
+impl LaneInner {
+    fn cancel_all(&self) {
+        let open: Vec<_> = self.calls.lock().values().cloned().collect();
+        open.iter().for_each(|control| control.cancel());
     }
 
-    fn open(&self, id: u64, open: CallOpen) {
-        let (cancel, credits) = (CancellationToken::new(), window());
-        let running = Running { cancel: cancel.clone(), credits: credits.clone() };
-        self.inner.calls.lock().insert(id, running);
-        let inner = self.inner.clone();
-        let over = Over(Some(Box::new(move || {
-            inner.calls.lock().remove(&id);
-        })));
-        let sink = Sink::call(self.inner.reports.clone(), id, credits);
-        match open.target {
+    fn open(self: &Arc<Self>, id: u64, open: CallOpen) {
+        let Some(runtime) = self.runtime.upgrade() else { return };
+        let control = Control::new();
+        let refuse = |error: Error| self.out.send(id, Body::End(covey_proto::failure(error)));
+        let (limit, memo, actor) = match &open.target {
             Some(Target::Actor(actor)) => {
-                let actor = ActorId::from(actor);
-                let limit = self.inner.actors.lock().get(&actor).and_then(|c| c.timeout_ms);
-                let args = open.args.unwrap_or_default();
-                let json = args.codec() != Codec::Pickle;
-                let turn = Turn {
-                    invocation: Invocation { method: open.method, args, json, task: None },
-                    sink,
-                    cancel,
-                    deadline: deadline(open.timeout_ms, limit),
-                    over,
+                let mut actors = runtime.actors.lock();
+                let cell = actors.get_mut(actor.as_str());
+                let limit = cell.as_ref().and_then(|c| c.spec.timeout_ms);
+                let memo = match cell {
+                    Some(cell) if !open.key.is_empty() => {
+                        let (memo, new) = cell.memos.get_or_insert_default().get(&open.key);
+                        if !new {
+                            return memo.answer(self.out.clone(), id);
+                        }
+                        Some(memo)
+                    }
+                    _ => None,
                 };
-                self.inner.deliver(&actor, turn);
+                (limit, memo, Some(ActorId::from(actor.as_str())))
             }
-            Some(Target::Model(_)) => {
-                let models = self.inner.models.clone();
-                let deadline = deadline(open.timeout_ms, None);
-                let invocation =
-                    Invocation { method: open.method, args: open.args.unwrap_or_default(), json: true, task: None };
-                tokio::spawn(async move {
-                    run(&ModelCall(models), Turn { invocation, sink, cancel, deadline, over }).await;
-                });
+            Some(Target::Model(_)) => (None, None, None),
+            None => return refuse(Error::invalid("a call without a target")),
+        };
+        self.calls.lock().insert(id, control.clone());
+        let lane = Arc::downgrade(self);
+        let over = Over(Some(Box::new(move || {
+            if let Some(lane) = lane.upgrade() {
+                lane.calls.lock().remove(&id);
             }
-            None => sink.end(Err(Error::invalid("a call without a target"))),
+        })));
+        let sink = Sink::call(self.out.clone(), id, control.clone(), memo);
+        let args = open.args.unwrap_or_default();
+        let json = actor.is_none() || args.codec() != Codec::Pickle;
+        let turn = Turn {
+            invocation: Invocation { method: open.method, args, json, task: None },
+            sink,
+            control,
+            deadline: deadline(open.timeout_ms, limit),
+            over,
+        };
+        match actor {
+            Some(actor) => runtime.deliver(&actor, open.epoch, turn),
+            None => {
+                let models = runtime.models.clone();
+                tokio::spawn(async move { run(&ModelCall(models), turn).await });
+            }
         }
     }
 }
@@ -460,15 +615,36 @@ impl Inner {
         let _ = self.reports.send(Report::Actor(report));
     }
 
-    fn deliver(&self, actor: &ActorId, turn: Turn) {
-        let mailbox = self.actors.lock().get(actor).map(|c| c.mailbox.clone());
-        let Some(mailbox) = mailbox else {
+    /// Puts a turn into an actor's mailbox. A caller that believes in another activation is refused: it looks again.
+    fn deliver(self: &Arc<Self>, actor: &ActorId, epoch: u64, turn: Turn) {
+        let mut made = None;
+        let mut actors = self.actors.lock();
+        let Some(cell) = actors.get_mut(actor).filter(|c| epoch == 0 || c.epoch.0 == epoch) else {
+            drop(actors);
             let error = Error::new(ErrorKind::ActorDied, format!("actor `{actor}` is not on this worker"))
                 .executed(Some(false));
             drop(turn.over);
             return turn.sink.end(Err(error));
         };
-        if let Err(error) = mailbox.tell(turn).try_send() {
+        cell.used = Instant::now();
+        let mailbox = cell.mailbox.get_or_insert_with(|| {
+            let live = LiveActor {
+                inside: cell.inside.clone(),
+                turns: cell.turns.clone(),
+                concurrency: cell.spec.concurrency,
+                running: JoinSet::new(),
+            };
+            let mailbox = LiveActor::spawn_with_mailbox(live, mailbox::bounded(caps::MAILBOX_DEPTH_MAX));
+            made = Some((mailbox.clone(), cell.epoch));
+            mailbox
+        });
+        // Under the lock, so that a mailbox that is being given back is never sent to.
+        let sent = mailbox.tell(turn).try_send();
+        drop(actors);
+        if let Some((mailbox, epoch)) = made {
+            self.watch(actor.clone(), epoch, mailbox);
+        }
+        if let Err(error) = sent {
             let refused = match &error {
                 kameo::error::SendError::MailboxFull(_) => {
                     Error::new(ErrorKind::Overloaded, "the actor's mailbox is full")
@@ -482,9 +658,47 @@ impl Inner {
         }
     }
 
+    /// A panic in native code stops the kameo actor; the head hears of it and starts another.
+    fn watch(self: &Arc<Self>, id: ActorId, epoch: Epoch, mailbox: ActorRef<LiveActor>) {
+        let weak = Arc::downgrade(self);
+        tokio::spawn(async move {
+            mailbox.wait_for_shutdown().await;
+            if let Some(inner) = weak.upgrade() {
+                let ours =
+                    inner.actors.lock().get(&id).is_some_and(|c| {
+                        c.epoch == epoch && c.mailbox.as_ref().is_some_and(|m| m.id() == mailbox.id())
+                    });
+                if ours {
+                    inner.lost(&id, "it panicked");
+                }
+            }
+        });
+    }
+
+    /// Gives mailboxes back that had nothing to do for a while.
+    fn sweep(&self) {
+        let mut idle = Vec::new();
+        for cell in self.actors.lock().values_mut() {
+            if cell.used.elapsed() > MAILBOX_IDLE
+                && cell.turns.available_permits() == cell.spec.concurrency as usize
+                && let Some(mailbox) = cell.mailbox.take()
+            {
+                idle.push(mailbox);
+            }
+        }
+        // What reached one of them meanwhile is still handled.
+        for mailbox in idle {
+            tokio::spawn(async move {
+                let _ = mailbox.stop_gracefully().await;
+            });
+        }
+    }
+
     fn lost(&self, id: &ActorId, why: &str) {
         let Some(cell) = self.actors.lock().remove(id) else { return };
-        cell.mailbox.kill();
+        if let Some(mailbox) = &cell.mailbox {
+            mailbox.kill();
+        }
         let mut report = cell.report(id, v1::actor_report::State::Died);
         report.failure = Some(Error::new(ErrorKind::ActorDied, format!("the actor died: {why}")).executed(None).into());
         report.retryable = true;
@@ -500,7 +714,7 @@ impl Cell {
             state: state.into(),
             failure: None,
             retryable: false,
-            agent: self.agent.clone(),
+            agent: self.spec.name.to_string(),
             owner: self.owner.clone(),
         }
     }

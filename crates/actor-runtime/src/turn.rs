@@ -1,6 +1,9 @@
 //! One turn of an actor and where its answer goes: a caller's stream with credits, or a task's log.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use covey_domain::{Error, ErrorKind, ModelName, TaskId, caps, event::Outcome, infer::Usage, log::Writer};
 use covey_proto::{
@@ -15,7 +18,6 @@ use crate::{behavior::Invocation, runtime::Report};
 
 /// Where an answer goes. Whatever happens, it ends once: a sink that is dropped unended reports the actor's death.
 pub struct Sink {
-    reports: mpsc::UnboundedSender<Report>,
     target: Target,
     streamed: std::sync::atomic::AtomicBool,
     usage: Mutex<BTreeMap<ModelName, Usage>>,
@@ -23,52 +25,152 @@ pub struct Sink {
 }
 
 enum Target {
-    Call { id: u64, credits: Arc<Semaphore> },
-    Task { task: TaskId, attempt: u32, writer: Mutex<Option<Writer>> },
+    Call { out: Out, id: u64, control: Arc<Control>, memo: Option<Arc<Memo>> },
+    Task { out: mpsc::UnboundedSender<Report>, task: TaskId, attempt: u32, writer: Mutex<Option<Writer>> },
+}
+
+/// Where the frames of a caller's stream go.
+#[derive(Clone)]
+pub(crate) enum Out {
+    /// Over the link, in order with all other reports.
+    Link(mpsc::UnboundedSender<Report>),
+    /// Straight to the caller.
+    Lane(mpsc::UnboundedSender<CallFrame>),
+}
+
+impl Out {
+    pub fn send(&self, id: u64, body: Body) {
+        let frame = CallFrame { id, body: Some(body) };
+        // A closed channel is a caller that has gone; its calls are being cancelled.
+        match self {
+            Self::Link(reports) => drop(reports.send(Report::Call(frame))),
+            Self::Lane(frames) => drop(frames.send(frame)),
+        }
+    }
+}
+
+/// What the caller of a turn may still do to it.
+pub(crate) struct Control {
+    pub token: CancellationToken,
+    /// Items the reader can take.
+    pub credits: Semaphore,
+    /// Where the turn runs when that is not here.
+    pub onward: OnceLock<(Arc<dyn Onward>, u64)>,
+}
+
+/// A place outside this process that runs turns.
+pub(crate) trait Onward: Send + Sync {
+    /// The caller does not want the answer any more.
+    fn cancel(&self, call: u64);
+    /// The reader can take more items.
+    fn credit(&self, call: u64, items: u32);
+}
+
+impl Control {
+    /// Credits begin with a full window.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            token: CancellationToken::new(),
+            credits: Semaphore::new(caps::STREAM_WINDOW as usize),
+            onward: OnceLock::new(),
+        })
+    }
+
+    pub fn cancel(&self) {
+        self.token.cancel();
+        if let Some((place, call)) = self.onward.get() {
+            place.cancel(*call);
+        }
+    }
+
+    pub fn credit(&self, items: u32) {
+        let items = items.min(caps::STREAM_WINDOW);
+        match self.onward.get() {
+            Some((place, call)) => place.credit(*call, items),
+            None => self.credits.add_permits(items as usize),
+        }
+    }
+}
+
+/// The answer to a call with a key, for callers that ask again.
+#[derive(Default)]
+pub(crate) struct Memo {
+    state: Mutex<(Option<CallEnd>, Vec<(Out, u64)>)>,
+}
+
+impl Memo {
+    /// Answers now, or when the turn that runs is over.
+    pub fn answer(&self, out: Out, id: u64) {
+        let mut state = self.state.lock();
+        match &state.0 {
+            Some(end) => out.send(id, Body::End(end.clone())),
+            None => state.1.push((out, id)),
+        }
+    }
+
+    fn keep(&self, end: &CallEnd) {
+        let mut state = self.state.lock();
+        for (out, id) in std::mem::take(&mut state.1) {
+            out.send(id, Body::End(end.clone()));
+        }
+        state.0 = Some(end.clone());
+    }
 }
 
 impl Sink {
-    pub(crate) fn call(reports: mpsc::UnboundedSender<Report>, id: u64, credits: Arc<Semaphore>) -> Self {
-        Self::new(reports, Target::Call { id, credits })
+    pub(crate) fn call(out: Out, id: u64, control: Arc<Control>, memo: Option<Arc<Memo>>) -> Self {
+        Self::new(Target::Call { out, id, control, memo })
     }
 
-    pub(crate) fn task(reports: mpsc::UnboundedSender<Report>, task: TaskId, attempt: u32) -> Self {
+    pub(crate) fn task(out: mpsc::UnboundedSender<Report>, task: TaskId, attempt: u32) -> Self {
         let writer = Mutex::new(Some(Writer::new(task.clone(), attempt)));
-        Self::new(reports, Target::Task { task, attempt, writer })
+        Self::new(Target::Task { out, task, attempt, writer })
     }
 
-    fn new(reports: mpsc::UnboundedSender<Report>, target: Target) -> Self {
-        Self { reports, target, streamed: false.into(), usage: Mutex::default(), ended: false }
+    fn new(target: Target) -> Self {
+        Self { target, streamed: false.into(), usage: Mutex::default(), ended: false }
+    }
+
+    /// The answer goes to a task's log, which takes all there is.
+    pub(crate) fn is_task(&self) -> bool {
+        matches!(self.target, Target::Task { .. })
     }
 
     /// More text of the answer.
     pub async fn text(&self, text: &str) {
         match &self.target {
             Target::Call { .. } => self.item(payload_json(&text)).await,
-            Target::Task { task, attempt, writer } => {
+            Target::Task { writer, .. } => {
                 let events = writer.lock().as_mut().map(|w| w.text(text)).unwrap_or_default();
-                self.events(task, *attempt, events);
+                self.events(events);
             }
         }
     }
 
     /// One item of the answer. Waits while the reader is [`caps::STREAM_WINDOW`] items behind.
     pub async fn item(&self, item: Payload) {
+        if let Target::Call { control, .. } = &self.target
+            && let Ok(permit) = control.credits.acquire().await
+        {
+            permit.forget();
+        }
+        self.push(item);
+    }
+
+    /// One item of the answer, from a place that keeps to the reader's window itself.
+    pub(crate) fn push(&self, item: Payload) {
         match &self.target {
-            Target::Call { id, credits } => {
-                if let Ok(permit) = credits.acquire().await {
-                    permit.forget();
-                }
+            Target::Call { out, id, .. } => {
                 self.streamed.store(true, std::sync::atomic::Ordering::Relaxed);
-                self.frame(*id, Body::Item(item));
+                out.send(*id, Body::Item(item));
             }
-            Target::Task { task, attempt, writer } => {
+            Target::Task { writer, .. } => {
                 let value: serde_json::Value = from_json("an item", &item.body).unwrap_or_default();
                 let events = writer.lock().as_mut().map(|w| match value {
                     serde_json::Value::String(text) => w.text(&text),
                     other => w.data(other),
                 });
-                self.events(task, *attempt, events.unwrap_or_default());
+                self.events(events.unwrap_or_default());
             }
         }
     }
@@ -91,15 +193,24 @@ impl Sink {
             return;
         }
         match &self.target {
-            Target::Call { id, .. } => {
+            Target::Call { out, id, memo, .. } => {
                 let end = match result {
                     Ok(Some(value)) => CallEnd { result: Some(call_end::Result::Value(value)) },
                     Ok(None) => CallEnd { result: Some(call_end::Result::Done(Empty {})) },
                     Err(error) => failure(error),
                 };
-                self.frame(*id, Body::End(end));
+                if let Some(memo) = memo {
+                    if *self.streamed.get_mut() {
+                        let text = "this key's call was a stream, which cannot be read again";
+                        let again = Error::new(ErrorKind::FailedPrecondition, text).executed(Some(true));
+                        memo.keep(&failure(again));
+                    } else {
+                        memo.keep(&end);
+                    }
+                }
+                out.send(*id, Body::End(end));
             }
-            Target::Task { task, attempt, writer } => {
+            Target::Task { writer, .. } => {
                 let outcome = match result {
                     Ok(value) => Outcome::Completed {
                         finish: "stop".into(),
@@ -114,20 +225,17 @@ impl Sink {
                 };
                 if let Some(writer) = writer.lock().take() {
                     let events = writer.finish(outcome, std::mem::take(&mut *self.usage.lock()));
-                    self.events(task, *attempt, events);
+                    self.events(events);
                 }
             }
         }
     }
 
-    fn frame(&self, id: u64, body: Body) {
-        // The other end is the worker's own loop; it is gone only when the process is.
-        let _ = self.reports.send(Report::Call(CallFrame { id, body: Some(body) }));
-    }
-
-    fn events(&self, task: &TaskId, attempt: u32, events: Vec<covey_domain::TaskEvent>) {
-        if !events.is_empty() {
-            let _ = self.reports.send(Report::Events { task: task.clone(), attempt, events });
+    fn events(&self, events: Vec<covey_domain::TaskEvent>) {
+        if let Target::Task { out, task, attempt, .. } = &self.target
+            && !events.is_empty()
+        {
+            let _ = out.send(Report::Events { task: task.clone(), attempt: *attempt, events });
         }
     }
 }
@@ -152,7 +260,7 @@ impl Drop for Sink {
 pub(crate) struct Turn {
     pub invocation: Invocation,
     pub sink: Sink,
-    pub cancel: CancellationToken,
+    pub control: Arc<Control>,
     pub deadline: Option<tokio::time::Instant>,
     /// Called when the turn is over, however it ended.
     pub over: Over,
@@ -167,9 +275,4 @@ impl Drop for Over {
             over();
         }
     }
-}
-
-/// Credits a stream begins with.
-pub(crate) fn window() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(caps::STREAM_WINDOW as usize))
 }

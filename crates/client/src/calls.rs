@@ -1,38 +1,85 @@
-//! Calls over one shared stream.
+//! Calls: straight to the worker that has the actor, through the head where no worker can be reached.
+//!
+//! One stream leads to the head: it says where actors are ([`Placement`]), carries calls to models, and carries what
+//! no other stream can. Each worker that has an actor of ours gets one stream of its own, a *lane*, opened when first
+//! needed. Many calls share a frame, answers come back in the order they were made.
+//!
+//! What is promised, and how:
+//! - Calls of one [`Calls`] to one actor arrive in the order they were started. While an actor has no place they wait
+//!   here; when it moves, a fence on the old lane brings back what that worker refused before new calls go out.
+//! - What a worker refused without running it (`executed = false`) is placed again; it is never run twice by this.
+//! - What was under way when a lane broke fails with `executed = None`, unless the call carries a key: then it is sent
+//!   again, and the worker that has run it answers from memory.
+
+mod lane;
+mod open;
+mod place;
 
 use std::{
-    collections::HashMap,
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
+        Arc, Weak,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
-use covey_domain::{Error, caps};
+use covey_domain::{ActorId, Error, ErrorKind, NodeId, caps};
 use covey_proto::{
     from_status,
     v1::{
-        CallBatch, CallCancel, CallFrame, CallOpen, Payload, call_end, call_frame::Body, call_open,
-        covey_client::CoveyClient,
+        CallBatch, CallCancel, CallFrame, CallOpen, Payload, Placement, call_end, call_frame::Body, call_open,
+        covey_client::CoveyClient, placement,
     },
 };
 use futures::{Stream, StreamExt as _};
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::{runtime::Handle, sync::mpsc};
 use tonic::{Request, metadata::MetadataValue, service::interceptor::InterceptedService, transport::Channel};
 
 use crate::Bearer;
+use open::{Open, OpenCalls};
+use place::{Place, State};
 
-/// Frames put into one message.
-const BATCH_MAX: usize = 256;
+pub use lane::Loopback;
+
+/// Callers are told why an actor still has no place after this time.
+const PENDING_NOTICE: Duration = Duration::from_secs(2);
+/// A fence that does not come back within this time was not heard.
+const FENCE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Times one call is placed again before its refusal is believed.
+const PLACED_MAX: u8 = 16;
 
 /// Who is called.
 #[derive(Clone, Debug)]
 pub enum Target {
     /// An actor, by id.
-    Actor(String),
+    Actor(ActorId),
     /// A model, by name; the payload is an `InferRequest`.
     Model(String),
+}
+
+/// One call.
+#[derive(Clone, Debug)]
+pub struct NewCall {
+    /// Who is called.
+    pub target: Target,
+    /// Which method.
+    pub method: String,
+    /// Its arguments.
+    pub args: Payload,
+    /// Bound, milliseconds; 0 = the agent's.
+    pub timeout_ms: u64,
+    /// Same key, same actor: it runs once. Empty = no such promise.
+    pub key: String,
+    /// Times it is sent again when its actor dies under it; it may then run more than once, unless it has a key.
+    pub retries: u32,
+}
+
+impl NewCall {
+    /// A call without bound or key.
+    pub fn new(target: Target, method: &str, args: Payload) -> Self {
+        Self { target, method: method.to_owned(), args, timeout_ms: 0, key: String::new(), retries: 0 }
+    }
 }
 
 /// What comes back, in order. `End` is last.
@@ -45,8 +92,10 @@ pub enum CallEvent {
 }
 
 type Handler = Box<dyn FnMut(u64, CallEvent) + Send>;
+/// Told which actor waits, why, and how many calls wait for it.
+type Notice = Box<dyn Fn(&ActorId, &str, usize) + Send + Sync>;
 
-/// The shared stream. Clones share it; it closes when the last is gone.
+/// The calls of one driver. Clones share them; the streams close when the last is gone.
 #[derive(Clone)]
 pub struct Calls {
     inner: Arc<Inner>,
@@ -54,8 +103,12 @@ pub struct Calls {
 
 struct Inner {
     next: AtomicU64,
-    frames: mpsc::UnboundedSender<CallFrame>,
-    open: Mutex<Option<HashMap<u64, Handler>>>,
+    count: AtomicUsize,
+    open: OpenCalls,
+    state: Mutex<State>,
+    notice: Mutex<Option<Notice>>,
+    loopback: Mutex<Option<(NodeId, Loopback)>>,
+    runtime: Handle,
 }
 
 impl Calls {
@@ -63,20 +116,20 @@ impl Calls {
         mut rpc: CoveyClient<InterceptedService<Channel, Bearer>>,
         session: &str,
     ) -> Result<Self, Error> {
-        let (frames, mut rx) = mpsc::unbounded_channel();
-        let batches = futures::stream::poll_fn(move |cx| {
-            let mut frames = Vec::new();
-            rx.poll_recv_many(cx, &mut frames, BATCH_MAX).map(|n| (n > 0).then_some(frames))
-        });
-        let batches = batches.flat_map(|frames| {
-            let cut = covey_proto::split(frames);
-            futures::stream::iter(cut.into_iter().map(|frames| CallBatch { frames }))
-        });
-        let mut request = Request::new(batches);
+        let (head, rx) = mpsc::unbounded_channel();
+        let mut request = Request::new(lane::batches(Arc::new(Mutex::new(rx))));
         let session = MetadataValue::try_from(session).map_err(|_| Error::invalid("the session id is not text"))?;
         request.metadata_mut().insert("covey-session", session);
         let mut answers = rpc.calls(request).await.map_err(|s| from_status(&s))?.into_inner();
-        let inner = Arc::new(Inner { next: AtomicU64::new(1), frames, open: Mutex::new(Some(HashMap::new())) });
+        let inner = Arc::new(Inner {
+            next: AtomicU64::new(1),
+            count: AtomicUsize::new(0),
+            open: OpenCalls::default(),
+            state: Mutex::new(State::new(head)),
+            notice: Mutex::new(None),
+            loopback: Mutex::new(None),
+            runtime: Handle::current(),
+        });
         let weak = Arc::downgrade(&inner);
         tokio::spawn(async move {
             let error = loop {
@@ -90,80 +143,65 @@ impl Calls {
                 }
             };
             if let Some(inner) = weak.upgrade() {
-                inner.fail_all(&error);
+                inner.close(&error);
             }
         });
         Ok(Self { inner })
     }
 
-    /// Opens a call; `handler` gets its id and its events, on the connection's own task: it must not block.
-    pub fn start(
-        &self,
-        target: Target,
-        method: &str,
-        args: Payload,
-        timeout_ms: u64,
-        mut handler: impl FnMut(u64, CallEvent) + Send + 'static,
-    ) -> u64 {
+    /// Calls to actors on `node`, which is this process, do not touch the network.
+    pub fn set_loopback(&self, node: NodeId, loopback: Loopback) {
+        *self.inner.loopback.lock() = Some((node, loopback));
+    }
+
+    /// `notice` is told when an actor with waiting calls has had no place for two seconds.
+    pub fn on_pending(&self, notice: impl Fn(&ActorId, &str, usize) + Send + Sync + 'static) {
+        *self.inner.notice.lock() = Some(Box::new(notice));
+    }
+
+    /// The stream to the head is gone; nothing can be called any more.
+    pub fn is_closed(&self) -> bool {
+        self.inner.state.lock().closed.is_some()
+    }
+
+    /// Opens a call; `handler` gets its id and its events, on a connection's own task: it must not block, and must not
+    /// call back into `self`.
+    pub fn start(&self, call: NewCall, handler: impl FnMut(u64, CallEvent) + Send + 'static) -> u64 {
         let id = self.inner.next.fetch_add(1, Ordering::Relaxed);
-        if let Err(error) = covey_proto::check_size("the call's argument", &args) {
-            handler(id, CallEvent::End(Err(error.executed(Some(false)))));
-            return id;
-        }
-        {
-            let mut open = self.inner.open.lock();
-            match open.as_mut() {
-                Some(open) if open.len() < caps::CALLS_OPEN_MAX => {
-                    open.insert(id, Box::new(handler));
-                }
-                full_or_closed => {
-                    let error = match full_or_closed {
-                        Some(open) => {
-                            Error::new(covey_domain::ErrorKind::Overloaded, format!("{} calls are open", open.len()))
-                        }
-                        None => Error::unavailable("the connection to the head is closed"),
-                    };
-                    drop(open);
-                    handler(id, CallEvent::End(Err(error.executed(Some(false)))));
-                    return id;
-                }
-            }
-        }
-        let target = match target {
-            Target::Actor(actor) => call_open::Target::Actor(actor),
-            Target::Model(model) => call_open::Target::Model(model),
-        };
-        let open = CallOpen {
-            method: method.to_owned(),
-            args: Some(args),
-            timeout_ms,
-            traceparent: String::new(),
-            target: Some(target),
-        };
-        self.send(id, Body::Open(open));
+        self.inner.start(id, call, Box::new(handler));
         id
     }
 
     /// Cancels a call; its end arrives as `Cancelled`.
     pub fn cancel(&self, id: u64) {
-        self.send(id, Body::Cancel(CallCancel { reason: "cancelled".into() }));
+        self.inner.cancel(id, ErrorKind::Cancelled, "cancelled");
     }
 
     /// The reader has room for more items.
     pub fn credit(&self, id: u64, items: u32) {
-        self.send(id, Body::Credit(items));
+        if let Some(lane) = self.inner.open.lane(id) {
+            let _ = lane.send(CallFrame { id, body: Some(Body::Credit(items)) });
+        }
     }
 
     /// A call that returns one value.
     pub async fn value(&self, target: Target, method: &str, args: Payload) -> Result<Option<Payload>, Error> {
+        self.value_of(NewCall::new(target, method, args)).await
+    }
+
+    /// A call that returns one value. Dropping the future cancels it.
+    pub async fn value_of(&self, call: NewCall) -> Result<Option<Payload>, Error> {
         let (tx, rx) = tokio::sync::oneshot::channel();
         let mut tx = Some(tx);
-        self.start(target, method, args, 0, move |_, event| {
+        let id = self.start(call, move |_, event| {
             if let (CallEvent::End(end), Some(tx)) = (event, tx.take()) {
                 let _ = tx.send(end);
             }
         });
-        rx.await.map_err(|_| Error::unavailable("the connection to the head is closed"))?
+        let mut leave = Leave { calls: self, id, over: false };
+        let end = rx.await;
+        leave.over = true;
+        end.map_err(|_| Error::unavailable("the connection to the head is closed"))?
     }
 
     /// A call that streams. Dropping the stream cancels it.
@@ -173,82 +211,346 @@ impl Calls {
         method: &str,
         args: Payload,
     ) -> impl Stream<Item = Result<Payload, Error>> + use<> {
-        /// Cancels a call whose reader went before its end.
-        struct Leave(Calls, u64, bool);
-        impl Drop for Leave {
-            fn drop(&mut self) {
-                if !self.2 {
-                    self.0.cancel(self.1);
+        let (tx, mut rx) = mpsc::unbounded_channel();
+        let calls = self.clone();
+        let id = self.start(NewCall::new(target, method, args), move |_, event| {
+            let _ = tx.send(event);
+        });
+        async_stream::stream! {
+            let mut leave = Leave { calls: &calls, id, over: false };
+            let mut taken = 0u32;
+            while let Some(event) = rx.recv().await {
+                match event {
+                    CallEvent::Item(item) => {
+                        taken += 1;
+                        if taken == caps::STREAM_WINDOW / 2 {
+                            calls.credit(id, taken);
+                            taken = 0;
+                        }
+                        yield Ok(item);
+                    }
+                    CallEvent::End(end) => {
+                        leave.over = true;
+                        match end {
+                            Ok(Some(value)) => yield Ok(value),
+                            Ok(None) => {}
+                            Err(error) => yield Err(error),
+                        }
+                        return;
+                    }
                 }
             }
         }
-        let (tx, rx) = mpsc::unbounded_channel();
-        let id = self.start(target, method, args, 0, move |_, event| {
-            let _ = tx.send(event);
-        });
-        let state = (rx, Leave(self.clone(), id, false), 0u32);
-        futures::stream::unfold(Some(state), |state| async move {
-            let (mut rx, mut leave, mut taken) = state?;
-            match rx.recv().await? {
-                CallEvent::Item(item) => {
-                    taken += 1;
-                    if taken == caps::STREAM_WINDOW / 2 {
-                        leave.0.credit(leave.1, taken);
-                        taken = 0;
-                    }
-                    Some((Ok(item), Some((rx, leave, taken))))
-                }
-                CallEvent::End(end) => {
-                    leave.2 = true;
-                    match end {
-                        Ok(Some(value)) => Some((Ok(value), None)),
-                        Ok(None) => None,
-                        Err(error) => Some((Err(error), None)),
-                    }
-                }
-            }
-        })
         .boxed()
     }
+}
 
-    fn send(&self, id: u64, body: Body) {
-        // A closed channel fails every open call from the reading side.
-        let _ = self.inner.frames.send(CallFrame { id, body: Some(body) });
+/// Cancels a call whose reader went before its end.
+struct Leave<'a> {
+    calls: &'a Calls,
+    id: u64,
+    over: bool,
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.calls.cancel(self.id);
+        }
     }
 }
 
 impl Inner {
-    fn take(&self, batch: CallBatch) {
+    fn start(self: &Arc<Self>, id: u64, call: NewCall, mut handler: Handler) {
+        let refuse = |handler: &mut Handler, error: Error| {
+            handler(id, CallEvent::End(Err(error.executed(Some(false)))));
+        };
+        if let Err(error) = covey_proto::check_size("the call's argument", &call.args) {
+            return refuse(&mut handler, error);
+        }
+        if self.count.load(Ordering::Relaxed) >= caps::CALLS_OPEN_MAX {
+            let error = Error::new(ErrorKind::Overloaded, format!("{} calls are open", caps::CALLS_OPEN_MAX));
+            return refuse(&mut handler, error);
+        }
+        let NewCall { target, method, args, timeout_ms, key, retries } = call;
+        let (actor, target) = match target {
+            Target::Actor(actor) => (Some(actor.clone()), call_open::Target::Actor(actor.to_string())),
+            Target::Model(model) => (None, call_open::Target::Model(model)),
+        };
+        let frame = CallOpen {
+            method,
+            args: Some(args),
+            timeout_ms,
+            traceparent: String::new(),
+            target: Some(target),
+            epoch: 0,
+            key,
+            retries: 0,
+        };
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let again = actor.as_ref().map(|_| frame.clone());
+        self.open.insert(id, Open { handler, actor: actor.clone(), again, lane: None, placed: 0, retries });
+        let failed = {
+            let mut state = self.state.lock();
+            match actor {
+                Some(actor) => self.route(&mut state, id, &actor, frame),
+                None => state.to_head(self, id, frame),
+            }
+        };
+        if let Err(error) = failed {
+            return self.end(id, Err(error.executed(Some(false))));
+        }
+        if timeout_ms > 0 {
+            let weak = Arc::downgrade(self);
+            self.runtime.spawn(async move {
+                tokio::time::sleep(Duration::from_millis(timeout_ms)).await;
+                if let Some(inner) = weak.upgrade() {
+                    inner.cancel(id, ErrorKind::DeadlineExceeded, "the time for this call ran out");
+                }
+            });
+        }
+    }
+
+    /// Sends a call to where its actor is, or keeps it until that is known.
+    fn route(self: &Arc<Self>, state: &mut State, id: u64, actor: &ActorId, mut frame: CallOpen) -> Result<(), Error> {
+        if let Some(error) = &state.closed {
+            return Err(error.clone());
+        }
+        if !state.places.contains_key(actor) {
+            self.locate(state, actor);
+        }
+        match state.places.get_mut(actor) {
+            Some(Place::At { at, lane }) => {
+                frame.epoch = at.epoch;
+                if lane.is_closed() {
+                    let at = at.clone();
+                    let fresh = self.lane(state, &at);
+                    if let Some(Place::At { lane, .. }) = state.places.get_mut(actor) {
+                        *lane = fresh.clone();
+                    }
+                    self.open.sent(id, fresh.clone());
+                    let _ = fresh.send(CallFrame { id, body: Some(Body::Open(frame)) });
+                } else {
+                    self.open.sent(id, lane.clone());
+                    let _ = lane.send(CallFrame { id, body: Some(Body::Open(frame)) });
+                }
+                Ok(())
+            }
+            Some(Place::Waiting { queue, .. } | Place::Moving { queue, .. }) => {
+                if queue.len() >= caps::MAILBOX_DEPTH_MAX {
+                    let text = format!("{} calls wait for actor `{actor}`", queue.len());
+                    return Err(Error::new(ErrorKind::Overloaded, text));
+                }
+                self.open.queued(id);
+                queue.insert(id, frame);
+                Ok(())
+            }
+            Some(Place::Gone(error)) => Err(error.clone()),
+            None => Err(Error::internal("an actor without a place")),
+        }
+    }
+
+    /// Asks the head where an actor is; calls wait meanwhile.
+    fn locate(self: &Arc<Self>, state: &mut State, actor: &ActorId) {
+        state.wait(actor, "asking the head where it is");
+        state.ask(actor);
+        self.notice_later(actor.clone());
+    }
+
+    fn notice_later(self: &Arc<Self>, actor: ActorId) {
+        let weak = Arc::downgrade(self);
+        self.runtime.spawn(async move {
+            tokio::time::sleep(PENDING_NOTICE).await;
+            let Some(inner) = weak.upgrade() else { return };
+            let told = inner.state.lock().overdue(&actor, PENDING_NOTICE);
+            if let (Some((why, waiting)), Some(notice)) = (told, &*inner.notice.lock()) {
+                notice(&actor, &why, waiting);
+            }
+        });
+    }
+
+    fn take(self: &Arc<Self>, batch: CallBatch) {
         for frame in batch.frames {
             match frame.body {
-                Some(Body::Item(item)) => {
-                    let mut open = self.open.lock();
-                    if let Some(handler) = open.as_mut().and_then(|o| o.get_mut(&frame.id)) {
-                        handler(frame.id, CallEvent::Item(item));
-                    }
-                }
+                Some(Body::Item(item)) => self.open.item(frame.id, item),
                 Some(Body::End(end)) => {
-                    let handler = self.open.lock().as_mut().and_then(|o| o.remove(&frame.id));
-                    if let Some(mut handler) = handler {
-                        handler(
-                            frame.id,
-                            CallEvent::End(match end.result {
-                                Some(call_end::Result::Value(value)) => Ok(Some(value)),
-                                Some(call_end::Result::Failure(failure)) => Err(failure.into()),
-                                Some(call_end::Result::Done(_)) | None => Ok(None),
-                            }),
-                        );
+                    let end = match end.result {
+                        Some(call_end::Result::Value(value)) => Ok(Some(value)),
+                        Some(call_end::Result::Failure(failure)) => Err(Error::from(failure)),
+                        Some(call_end::Result::Done(_)) | None => Ok(None),
+                    };
+                    match end {
+                        Err(error) if refused(&error) => self.again(frame.id, error),
+                        Err(error) if lost(&error) && self.open.retry(frame.id) => self.again(frame.id, error),
+                        end => self.end(frame.id, end),
                     }
                 }
-                _ => {}
+                Some(Body::Placement(placement)) => self.placed(placement),
+                Some(Body::Fence(_)) => self.fenced(frame.id),
+                Some(Body::Open(_) | Body::Cancel(_) | Body::Credit(_) | Body::Locate(_)) | None => {}
             }
         }
     }
 
-    fn fail_all(&self, error: &Error) {
-        let open = self.open.lock().take().unwrap_or_default();
-        for (id, mut handler) in open {
-            handler(id, CallEvent::End(Err(error.clone().executed(None))));
+    /// A worker did not run a call: its actor is not there any more, so it is looked for anew.
+    fn again(self: &Arc<Self>, id: u64, error: Error) {
+        let Some((actor, frame)) = self.open.again(id, PLACED_MAX) else {
+            return self.end(id, Err(error));
+        };
+        let result = {
+            let mut state = self.state.lock();
+            if let Some(Place::At { at, .. }) = state.places.get(&actor)
+                && at.epoch <= frame.epoch
+            {
+                self.locate(&mut state, &actor);
+            }
+            self.route(&mut state, id, &actor, frame)
+        };
+        if let Err(error) = result {
+            self.end(id, Err(error.executed(Some(false))));
+        }
+    }
+
+    fn placed(self: &Arc<Self>, placement: Placement) {
+        let actor = ActorId::from(placement.actor.as_str());
+        let mut failed = Vec::new();
+        let mut state = self.state.lock();
+        match placement.state {
+            Some(placement::State::At(at)) => match state.places.get(&actor) {
+                Some(Place::At { at: known, .. }) if known.epoch >= at.epoch && known.address == at.address => {}
+                Some(Place::At { lane, .. }) if !lane.is_closed() => {
+                    // What the old worker refused must be back here before anything new goes to the next one.
+                    let (fence, old) = (self.next.fetch_add(1, Ordering::Relaxed), lane.clone());
+                    state.fence(&actor, fence, at);
+                    let _ = old.send(CallFrame { id: fence, body: Some(Body::Fence(Default::default())) });
+                    let weak = Arc::downgrade(self);
+                    self.runtime.spawn(async move {
+                        tokio::time::sleep(FENCE_TIMEOUT).await;
+                        if let Some(inner) = weak.upgrade() {
+                            inner.fenced(fence);
+                        }
+                    });
+                }
+                Some(Place::Moving { .. }) => state.moving_to(&actor, at),
+                Some(Place::At { .. } | Place::Waiting { .. } | Place::Gone(_)) | None => {
+                    self.settle(&mut state, &actor, at);
+                }
+            },
+            Some(placement::State::Waiting(waiting)) if waiting.never => {
+                let error = Error::new(ErrorKind::Unschedulable, waiting.why).executed(Some(false));
+                failed = state.refuse(&actor, &error, false);
+            }
+            Some(placement::State::Waiting(waiting)) => {
+                if state.wait(&actor, &waiting.why) {
+                    self.notice_later(actor);
+                }
+            }
+            Some(placement::State::Gone(gone)) => {
+                let error = Error::from(gone);
+                let error = Error { executed: Some(false), ..error };
+                failed = state.refuse(&actor, &error, true);
+            }
+            None => {}
+        }
+        drop(state);
+        for (id, error) in failed {
+            self.end(id, Err(error));
+        }
+    }
+
+    /// An actor has a place: what waited for it goes there, in order.
+    fn settle(self: &Arc<Self>, state: &mut State, actor: &ActorId, at: covey_proto::v1::At) {
+        let lane = self.lane(state, &at);
+        let epoch = at.epoch;
+        for (id, mut frame) in state.settle(actor, at, lane.clone()) {
+            frame.epoch = epoch;
+            self.open.sent(id, lane.clone());
+            let _ = lane.send(CallFrame { id, body: Some(Body::Open(frame)) });
+        }
+    }
+
+    fn fenced(self: &Arc<Self>, fence: u64) {
+        let mut state = self.state.lock();
+        if let Some((actor, at)) = state.take_fence(fence) {
+            self.settle(&mut state, &actor, at);
+        }
+    }
+
+    fn lane(self: &Arc<Self>, state: &mut State, at: &covey_proto::v1::At) -> lane::Sender {
+        let node = NodeId::from(at.node.as_str());
+        if let Some((address, lane)) = state.lanes.get(&node)
+            && *address == at.address
+            && !lane.is_closed()
+        {
+            return lane.clone();
+        }
+        let loopback = self.loopback.lock().as_ref().filter(|(own, _)| *own == node).map(|(_, l)| l.clone());
+        let lane = match loopback {
+            Some(loopback) => lane::local(self, loopback),
+            None => lane::open(self, at.clone(), state.head.clone()),
+        };
+        state.lanes.insert(node, (at.address.clone(), lane.clone()));
+        lane
+    }
+
+    /// A lane broke. What never left is placed again; what did has an unknown end, unless it carries a key.
+    fn lane_lost(self: &Arc<Self>, lane: &lane::Sender, unsent: Vec<CallFrame>, why: &str) {
+        let error = Error::new(ErrorKind::ActorDied, format!("the connection to its worker broke: {why}"))
+            .executed(Some(false));
+        for frame in unsent {
+            if let Some(Body::Open(_)) = frame.body {
+                self.again(frame.id, error.clone());
+            }
+        }
+        for (id, keyed) in self.open.on_lane(lane) {
+            if keyed || self.open.retry(id) {
+                self.again(id, error.clone());
+            } else {
+                self.end(id, Err(error.clone().executed(None)));
+            }
+        }
+    }
+
+    fn cancel(&self, id: u64, kind: ErrorKind, why: &str) {
+        let queued = self.open.actor(id).is_some_and(|actor| self.state.lock().unqueue(&actor, id));
+        let lane = self.open.lane(id);
+        if let (false, Some(lane)) = (queued, lane) {
+            let _ = lane.send(CallFrame { id, body: Some(Body::Cancel(CallCancel { reason: why.to_owned() })) });
+        }
+        self.end(id, Err(Error::new(kind, why).executed(if queued { Some(false) } else { None })));
+    }
+
+    fn end(&self, id: u64, end: Result<Option<Payload>, Error>) {
+        if let Some(mut open) = self.open.remove(id) {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+            (open.handler)(id, CallEvent::End(end));
+        }
+    }
+
+    fn close(&self, error: &Error) {
+        self.state.lock().close(error);
+        for id in self.open.all() {
+            self.end(id, Err(error.clone().executed(None)));
         }
     }
 }
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        for id in self.open.all() {
+            self.end(id, Err(Error::unavailable("the connection was closed").executed(None)));
+        }
+    }
+}
+
+/// The worker did not run it, and another place may.
+fn refused(error: &Error) -> bool {
+    error.executed == Some(false) && matches!(error.kind, ErrorKind::ActorDied | ErrorKind::Unavailable)
+}
+
+/// It may have run; its actor is gone.
+fn lost(error: &Error) -> bool {
+    error.executed.is_none() && matches!(error.kind, ErrorKind::ActorDied | ErrorKind::Unavailable)
+}
+
+type WeakInner = Weak<Inner>;

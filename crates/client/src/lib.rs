@@ -4,8 +4,9 @@
 //! ([`Calls`]) that batches frames both ways.
 
 mod calls;
+mod raw;
 
-pub use calls::{CallEvent, Calls, Target};
+pub use calls::{CallEvent, Calls, Loopback, NewCall, Target};
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -39,6 +40,7 @@ impl Interceptor for Bearer {
 #[derive(Clone)]
 pub struct Client {
     rpc: CoveyClient<InterceptedService<Channel, Bearer>>,
+    service: InterceptedService<Channel, Bearer>,
     address: String,
 }
 
@@ -100,10 +102,11 @@ impl Client {
             Error::new(ErrorKind::Unavailable, format!("failed to reach a head at `{address}`: {why}"))
                 .hint("is it running? `covey up` starts one")
         })?;
-        let rpc = CoveyClient::with_interceptor(channel, Bearer(bearer))
+        let service = InterceptedService::new(channel, Bearer(bearer));
+        let rpc = CoveyClient::new(service.clone())
             .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
-        Ok(Self { rpc, address })
+        Ok(Self { rpc, service, address })
     }
 
     /// Connects with what [`covey_node::Credentials::find`] finds.
@@ -167,7 +170,6 @@ impl Client {
             message_id: new.message_id,
             timeout_ms: new.timeout_ms,
             model: new.model,
-            protocol: String::new(),
         };
         Ok(self.rpc.clone().submit(request).await.map_err(|s| from_status(&s))?.into_inner())
     }

@@ -178,7 +178,7 @@ class Agent(Generic[P, C]):
         made = _session.bridge_call(
             session.client.create_actor,
             self._name,
-            "" if o.get("detached") else session.id,
+            "" if o.get("detached") else session.owner,
             o.get("name", ""),
             o.get("get_if_exists", False),
             init,
@@ -295,7 +295,9 @@ class Handle:
         skill = self._methods.get(name)
         if skill is None:
             raise AttributeError(f"agent {self._spec['name']!r} has no method {name!r}; it has: {', '.join(self._methods)}")
-        return Method(self, name, bool(skill.get("streaming")))
+        method = Method(self._actor, name, bool(skill.get("streaming")), self._spec["kind"]["type"] == "python")
+        self.__dict__[name] = method  # found without this method the next time
+        return method
 
     def __repr__(self) -> str:
         return f"<actor {self._actor} of {self._spec['name']}>"
@@ -316,19 +318,24 @@ class Handle:
 class Method:
     """One method of one actor."""
 
-    def __init__(self, handle: Handle, name: str, streaming: bool, timeout: float | None = None):
-        self._handle, self._name, self._streaming, self._timeout = handle, name, streaming, timeout
+    __slots__ = ("_actor", "_name", "_streaming", "_python", "_timeout", "_retries", "_key")
 
-    def options(self, *, timeout: float | str | None = None) -> Method:
-        """The same method with a bound on each call (seconds, or '2m')."""
-        return Method(self._handle, self._name, self._streaming, parse_seconds(timeout))
+    def __init__(self, actor: str, name: str, streaming: bool, python: bool, timeout: float | None = None, retries: int = 0, key: str = ""):
+        self._actor, self._name, self._streaming, self._python = actor, name, streaming, python
+        self._timeout, self._retries, self._key = timeout, retries, key
+
+    def options(self, *, timeout: float | str | None = None, retries: int = 0, key: str = "") -> Method:
+        """The same method with a bound on each call (seconds, or '2m'), retries, or an idempotency key.
+
+        `retries`: times the call is sent again when its actor dies under it; it may run more than once then. With a
+        `key` it runs once: the actor answers a second call of the same key from memory, as long as it lives.
+        """
+        return Method(self._actor, self._name, self._streaming, self._python, parse_seconds(timeout), retries, key)
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Calls it: a `Future`, or a `Stream` when the method yields."""
-        session = _session.current()
-        python = self._handle._spec["kind"]["type"] == "python"
-        payload = _codec.dump((args, kwargs)) if python else _codec.dump_json({"args": args, "kwargs": kwargs})
-        return session.call("actor", self._handle._actor, self._name, payload, self._timeout, self._streaming)
+        payload = _codec.dump((args, kwargs)) if self._python else _codec.dump_json({"args": args, "kwargs": kwargs})
+        return _session.current().call("actor", self._actor, self._name, payload, self._timeout, self._streaming, self._key, self._retries)
 
 
 @typing.overload
@@ -356,14 +363,14 @@ def get_actor(name: str) -> Handle:
 
 def agents() -> list[dict[str, Any]]:
     """All agents of the cluster, as the head knows them."""
-    return json.loads(_session.bridge_call(_session.current().client.agents))
+    return [json.loads(spec) for spec in _session.bridge_call(_session.current().client.agents)]
 
 
 def remote_agent(name: str, *args: Any, **kwargs: Any) -> Handle:
     """An actor of an agent that is not a class here: native, a prompt, or somebody else's Python."""
     session = _session.current()
     init = _codec.dump_json({"args": args, "kwargs": kwargs}) if args or kwargs else None
-    made = _session.bridge_call(session.client.create_actor, name, session.id, "", False, init, "{}")
+    made = _session.bridge_call(session.client.create_actor, name, session.owner, "", False, init, "{}")
     return Handle(made[0], json.loads(made[3]))
 
 

@@ -3,30 +3,82 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import pickle
+import sys
 from typing import Any
 
 from . import _bridge, errors
 
 Payload = tuple[int, bytes, list[bytes]]
+_PICKLE = _bridge.PICKLE
+_dumps, _loads = pickle.dumps, pickle.loads
+_PLAIN = frozenset({int, float, str, bytes, bool, type(None), bytearray, complex})
+
+
+def _is_plain(value: Any, depth: int = 3) -> bool:
+    """Nothing in it is code, so the pickler of the standard library, in C, does it right."""
+    kind = type(value)
+    if kind in _PLAIN or kind.__module__ == "numpy":
+        return True
+    if depth and (kind is tuple or kind is list) and len(value) <= 16:
+        return all(_is_plain(v, depth - 1) for v in value)
+    if depth and kind is dict and len(value) <= 16:
+        return all(type(k) is str and _is_plain(v, depth - 1) for k, v in value.items())
+    return False
 
 
 def dump(value: Any) -> Payload:
-    """Pickles `value`; big buffers travel beside it. What plain pickle cannot do, cloudpickle does."""
+    """Pickles `value`; big buffers travel beside it. Code of the user's own modules travels with it, as cloudpickle does."""
     buffers: list[pickle.PickleBuffer] = []
+    if _is_plain(value):
+        body = _dumps(value, 5, buffer_callback=buffers.append)
+        return _PICKLE, body, [b.raw().tobytes() for b in buffers] if buffers else []
     try:
-        body = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
-    except Exception:
-        import cloudpickle
+        body = _pickle_with_code(value, buffers.append)
+    except Exception as error:
+        path = find_unpicklable(value)
+        raise TypeError(f"cannot send {path}: {error}; make it inside the agent, or give the class __getstate__") from error
+    return _PICKLE, body, [b.raw().tobytes() for b in buffers]
 
-        buffers.clear()
-        try:
-            body = cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append)
-        except Exception as error:
-            path = find_unpicklable(value)
-            raise TypeError(f"cannot send {path}: {error}; make it inside the agent, or give the class __getstate__") from error
-    return _bridge.PICKLE, body, [b.raw().tobytes() for b in buffers]
+
+def _pickle_with_code(value: Any, buffer_callback: Any) -> bytes:
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        """What is defined in the user's own files is not importable on a worker, so it travels by value."""
+
+        def reducer_override(self, obj: Any) -> Any:
+            module = getattr(obj, "__module__", None)
+            if isinstance(module, str) and isinstance(obj, (type, _FUNCTION)) and is_own(module):
+                loaded = sys.modules[module]
+                cloudpickle.register_pickle_by_value(loaded)
+                registered.add(loaded)
+            return super().reducer_override(obj)
+
+    registered: set[Any] = set()
+    stream = io.BytesIO()
+    try:
+        Pickler(stream, protocol=5, buffer_callback=buffer_callback).dump(value)
+    finally:
+        for module in registered:
+            cloudpickle.unregister_pickle_by_value(module)
+    return stream.getvalue()
+
+
+_FUNCTION = type(_is_plain)
+_own: dict[str, bool] = {}
+
+
+def is_own(module: str) -> bool:
+    """The module is a file of the user's, not an installed package and not the main program (which travels anyway)."""
+    known = _own.get(module)
+    if known is None:
+        file = getattr(sys.modules.get(module), "__file__", None) or ""
+        installed = "site-packages" in file or "dist-packages" in file or file.startswith((sys.base_prefix, sys.prefix))
+        known = _own[module] = bool(file) and module != "__main__" and not installed and module.split(".")[0] != "covey"
+    return known
 
 
 def dump_json(value: Any) -> Payload:
@@ -35,8 +87,8 @@ def dump_json(value: Any) -> Payload:
 
 def load(payload: Payload) -> Any:
     codec, body, buffers = payload
-    if codec == _bridge.PICKLE:
-        return pickle.loads(body, buffers=buffers)
+    if codec == _PICKLE:
+        return _loads(body, buffers=buffers) if buffers else _loads(body)
     if codec in (_bridge.JSON, _bridge.CONTENT):
         return json.loads(body) if body else None
     return bytes(body)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
+import contextvars
 import struct
 import threading
 from collections.abc import AsyncIterator
-from typing import Any, Protocol
+from typing import Any
 
-
-class _Asker(Protocol):
-    def ask(self, call: int, request: dict[str, Any]) -> Any: ...
+turn_owner: contextvars.ContextVar[str] = contextvars.ContextVar("covey_owner")
+"""Inside a turn: whom the actor lives for, and so whatever it makes."""
+turn_deadline: contextvars.ContextVar[float | None] = contextvars.ContextVar("covey_deadline", default=None)
+"""When the work under way must be over, by the monotonic clock."""
 
 
 class Context:
     """Given to a method whose parameter is annotated `Context` (or named `ctx`)."""
 
-    def __init__(self, asker: _Asker, call: int, task_id: str, context_id: str, model: str):
-        self._asker, self._call, self._model = asker, call, model
+    def __init__(self, task_id: str, context_id: str, model: str):
+        self._model = model
         self.task_id: str | None = task_id or None
         """The durable task this turn belongs to, if any."""
         self.context_id: str | None = context_id or None
@@ -29,16 +29,19 @@ class Context:
         """Tokens that models read and made for this turn so far."""
         self.llm = ContextLlm(self)
 
-    def _count(self, event: Any) -> None:
-        if isinstance(event, dict) and event["is"] == "done":
-            for key in self.tokens:
-                self.tokens[key] += event["usage"][key]
+    async def _ask(self, request: dict[str, Any]) -> AsyncIterator[Any]:
+        from . import _codec, _session
+
+        async for event in _session.current().call("model", request["model"], "infer", _codec.dump_json(request), None, True):
+            if isinstance(event, dict) and event["is"] == "done":
+                for key in self.tokens:
+                    self.tokens[key] += event["usage"][key]
+            yield event
 
     async def embed(self, texts: list[str], model: str = "minilm") -> list[list[float]]:
         """One unit vector for each text."""
         vectors: list[list[float]] = []
-        async for event in self._asker.ask(self._call, {"model": model, "work": "embed", "texts": list(texts)}):
-            self._count(event)
+        async for event in self._ask({"model": model, "work": "embed", "texts": list(texts)}):
             if isinstance(event, bytes):
                 vectors = unpack_vectors(event)
         return vectors
@@ -52,9 +55,7 @@ class ContextLlm:
 
     async def stream(self, prompt: str | list[dict[str, Any]], *, model: str | None = None, **sampling: Any) -> AsyncIterator[str]:
         """Text while it is made. `prompt` is a user's text or a list of chat messages."""
-        request = chat_request(prompt, model or self._context._model or "tiny", sampling)
-        async for event in self._context._asker.ask(self._context._call, request):
-            self._context._count(event)
+        async for event in self._context._ask(chat_request(prompt, model or self._context._model or "tiny", sampling)):
             if isinstance(event, dict) and event["is"] == "delta":
                 yield event["text"]
 
@@ -82,35 +83,3 @@ def unpack_vectors(body: bytes) -> list[list[float]]:
     count = (len(body) - 4) // 4 // dims if dims else 0
     flat = struct.unpack_from(f"<{count * dims}f", body, 4)
     return [list(flat[i * dims : (i + 1) * dims]) for i in range(count)]
-
-
-class Asker:
-    """Questions of running methods and the answers that come back, on one event loop."""
-
-    def __init__(self, host: Any, loop: asyncio.AbstractEventLoop, to_exception: Any):
-        self._host, self._loop, self._to_exception = host, loop, to_exception
-        self._next = 0
-        self._open: dict[int, asyncio.Queue[Any]] = {}
-
-    async def ask(self, call: int, request: dict[str, Any]) -> AsyncIterator[Any]:
-        self._next += 1
-        ask, queue = self._next, asyncio.Queue()
-        self._open[ask] = queue
-        self._host.ask(ask, call, json.dumps(request).encode(), False)
-        ended = False
-        try:
-            while not ended:
-                event, ended, failure = await queue.get()
-                if failure is not None:
-                    raise self._to_exception(failure)
-                if event is not None:
-                    yield event
-        finally:
-            self._open.pop(ask, None)
-            if not ended:
-                self._host.ask(ask, call, b"", True)
-
-    def answer(self, ask: int, event: bytes, end: bool, failure: Any, vectors: bytes | None) -> None:
-        queue = self._open.get(ask)
-        if queue is not None:
-            queue.put_nowait((vectors if vectors is not None else json.loads(event) if event else None, end, failure))

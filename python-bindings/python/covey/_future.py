@@ -4,56 +4,135 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import itertools
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
-from . import errors
+from . import _bridge, _codec, errors
 
 T = TypeVar("T")
-_NOTHING: Any = object()
-_WINDOW = 128  # items between two credits; the head lets a stream run 256 ahead
+_WINDOW = 128  # items between two credits; a stream runs at most 256 ahead of its reader
 
 
 def _refuse_loop(what: str) -> None:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError(f"{what} blocks the event loop; use `await` (or `async for`) here")
+
+
+class _LoopPort:
+    """Wakes the coroutines of one event loop, many with one wake-up."""
+
+    _of: weakref.WeakKeyDictionary[Any, _LoopPort] = weakref.WeakKeyDictionary()
+
+    def __init__(self, loop: asyncio.AbstractEventLoop):
+        self.port = _bridge.Port()
+        self.waiters: dict[int, asyncio.Future[None]] = {}
+        self.tokens = itertools.count(1)
+        loop.add_reader(self.port.fileno(), self._wake)
+
+    def _wake(self) -> None:
+        waiters = self.waiters
+        for token in self.port.drain():
+            waiter = waiters.pop(token, None)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+
+
+def _loop_port(loop: asyncio.AbstractEventLoop) -> _LoopPort:
+    port = _LoopPort._of.get(loop)
+    if port is None:
+        port = _LoopPort._of[loop] = _LoopPort(loop)
+    return port
+
+
+def _wait_for(call: Any) -> Generator[Any, None, None]:
+    """Suspends the running coroutine until `call` has something."""
+    loop = asyncio.get_running_loop()
+    port = _loop_port(loop)
+    token = next(port.tokens)
+    waiter = port.waiters[token] = loop.create_future()
+    if call.notify(port.port, token):
+        del port.waiters[token]
         return
-    raise RuntimeError(f"{what} blocks the event loop; use `await` (or `async for`) here")
+    try:
+        yield from waiter
+    finally:
+        port.waiters.pop(token, None)
+
+
+class _Callbacks:
+    """One thread that runs the callbacks of futures that are done."""
+
+    _lock = threading.Lock()
+    _made: _Callbacks | None = None
+
+    def __init__(self) -> None:
+        self.port = _bridge.Port()
+        self.tokens = itertools.count(1)
+        self.futures: dict[int, Future[Any]] = {}
+        threading.Thread(target=self._run, name="covey-callbacks", daemon=True).start()
+
+    @classmethod
+    def get(cls) -> _Callbacks:
+        with cls._lock:
+            if cls._made is None:
+                cls._made = cls()
+            return cls._made
+
+    def watch(self, future: Future[Any]) -> None:
+        token = next(self.tokens)
+        self.futures[token] = future
+        if future._call.notify(self.port, token):
+            del self.futures[token]
+            future._finish()
+
+    def _run(self) -> None:
+        while True:
+            for token in self.port.wait():
+                future = self.futures.pop(token, None)
+                if future is not None:
+                    future._finish()
 
 
 class Future(Generic[T]):
     """The result of a call. Blocks with `result()`, awaits with `await`, cancels the work with `cancel()`."""
 
-    def __init__(self, cancel: Callable[[], None]):
-        self._event = threading.Event()
+    __slots__ = ("_call", "_value", "_error", "_known", "_callbacks", "__weakref__")
+    _lock = threading.Lock()
+
+    def __init__(self, call: Any):
+        self._call = call
         self._value: Any = None
         self._error: BaseException | None = None
-        self._cancel = cancel
-        self._callbacks: list[Callable[[Future[T]], None]] = []
-        self._lock = threading.Lock()
+        self._known = False
+        self._callbacks: list[Callable[[Future[T]], None]] | None = None
 
     def done(self) -> bool:
-        return self._event.is_set()
+        return self._known or self._call.done()
 
     def result(self, timeout: float | None = None) -> T:
         """The value, or the exception the method raised. A timeout (seconds) cancels the work it waited for."""
-        if not self._event.is_set():
-            _refuse_loop("Future.result()")
-            try:
-                if not self._event.wait(timeout):
+        if not self._known:
+            if not self._call.done():
+                _refuse_loop("Future.result()")
+                try:
+                    done = self._call.wait(timeout)
+                except KeyboardInterrupt:
+                    self.cancel()
+                    raise
+                if not done:
                     self.cancel()
                     raise errors.DeadlineExceeded(f"no result within {timeout} s")
-            except KeyboardInterrupt:
-                self.cancel()
-                raise
+            self._finish()
         if self._error is not None:
             raise self._error
         return self._value
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What the method raised, or `None`."""
         try:
             self.result(timeout)
         except BaseException as error:
@@ -64,41 +143,49 @@ class Future(Generic[T]):
 
     def cancel(self) -> None:
         """Stops the work; the future then raises `Cancelled`. Nothing happens when it is done."""
-        if not self._event.is_set():
-            self._cancel()
+        if not self.done():
+            self._call.cancel()
 
     def add_done_callback(self, callback: Callable[[Future[T]], None]) -> None:
-        """Calls `callback(self)` when done, at once if it is; on the client's thread, so it must not block."""
-        with self._lock:
-            if not self._event.is_set():
-                self._callbacks.append(callback)
-                return
-        callback(self)
+        """Calls `callback(self)` when done, at once if it is; on a thread of Covey's, so it should not block."""
+        with Future._lock:
+            known = self._known
+            first = self._callbacks is None
+            if not known:
+                self._callbacks = [*(self._callbacks or ()), callback]
+        if known:
+            callback(self)
+        elif first:
+            _Callbacks.get().watch(self)
 
-    def _set(self, value: Any, error: BaseException | None) -> None:
-        with self._lock:
-            self._value, self._error = value, error
-            self._event.set()
-            callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
+    def _finish(self) -> None:
+        """Takes the answer apart, once."""
+        value, error = None, None
+        payload, failure = self._call.end()
+        try:
+            if failure is not None:
+                error = _codec.to_exception(failure)
+            elif payload is not None:
+                value = _codec.load(payload)
+        except BaseException as why:
+            error = why
+        with Future._lock:
+            if self._known:
+                return
+            self._value, self._error, self._known = value, error, True
+            callbacks, self._callbacks = self._callbacks, None
+        for callback in callbacks or ():
             callback(self)
 
     def __await__(self) -> Generator[Any, None, T]:
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[None] = loop.create_future()
-
-        def wake(_: Future[T]) -> None:
+        if not self._known:
             try:
-                loop.call_soon_threadsafe(lambda: waiter.done() or waiter.set_result(None))
-            except RuntimeError:  # the loop was closed meanwhile
-                pass
-
-        self.add_done_callback(wake)
-        try:
-            yield from waiter
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
+                while not self._call.done():
+                    yield from _wait_for(self._call)
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
+            self._finish()
         if self._error is not None:
             raise self._error
         return self._value
@@ -107,129 +194,125 @@ class Future(Generic[T]):
 class Stream(Generic[T]):
     """Items while they are made. Iterate it (`for` or `async for`) once; leaving the loop early cancels the work."""
 
-    def __init__(self, cancel: Callable[[], None], credit: Callable[[int], None]):
+    def __init__(self, call: Any):
+        self._call = call
         self._items: collections.deque[Any] = collections.deque()
-        self._ready = threading.Condition()
-        self._error: BaseException | None = None
-        self._ended = False
-        self._cancel, self._credit = cancel, credit
+        self._last = False
         self._taken = 0
-        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
 
     def cancel(self) -> None:
-        if not self._ended:
-            self._cancel()
+        """Stops the producer. Nothing happens when it has ended."""
+        if not self._call.done():
+            self._call.cancel()
 
     def text(self) -> str:
         """All items as one text; reads to the end."""
         return "".join(str(item) for item in self)
 
+    def _fill(self, block: bool) -> None:
+        items, self._last = self._call.items(block)
+        self._items.extend(items)
+
+    def _next(self) -> Any:
+        self._taken += 1
+        if self._taken == _WINDOW:
+            self._call.credit(_WINDOW)
+            self._taken = 0
+        return _codec.load(self._items.popleft())
+
+    def _end(self) -> Iterator[Any]:
+        """What the end itself says: an error, or the one value of a method that does not stream."""
+        payload, failure = self._call.end()
+        if failure is not None:
+            raise _codec.to_exception(failure)
+        if payload is not None:
+            yield _codec.load(payload)
+
     def __iter__(self) -> Iterator[T]:
         _refuse_loop("iterating a stream")
         try:
             while True:
-                with self._ready:
-                    while not self._items and not self._ended:
-                        self._ready.wait()
-                    if not self._items:
-                        break
-                    item = self._items.popleft()
-                self._count()
-                yield item
+                while self._items:
+                    yield self._next()
+                if self._last:
+                    break
+                self._fill(True)
         finally:
             self.cancel()
-        if self._error is not None:
-            raise self._error
+        yield from self._end()
 
     async def __aiter__(self) -> AsyncIterator[T]:
-        loop = asyncio.get_running_loop()
         try:
             while True:
-                with self._ready:
-                    item, waiter = _NOTHING, None
-                    if self._items:
-                        item = self._items.popleft()
-                    elif self._ended:
-                        break
-                    else:
-                        waiter = loop.create_future()
-                        self._waiters.append((loop, waiter))
-                if waiter is not None:
-                    await waiter
-                    continue
-                self._count()
-                yield item
+                while self._items:
+                    yield self._next()
+                if self._last:
+                    break
+                self._fill(False)
+                if not self._items and not self._last:
+                    await _Suspend(self._call)
         finally:
             self.cancel()
-        if self._error is not None:
-            raise self._error
-
-    def _count(self) -> None:
-        self._taken += 1
-        if self._taken == _WINDOW:
-            self._credit(self._taken)
-            self._taken = 0
-
-    def _push(self, item: Any) -> None:
-        with self._ready:
-            self._items.append(item)
-            self._wake()
-
-    def _end(self, error: BaseException | None) -> None:
-        with self._ready:
-            self._ended, self._error = True, error
-            self._wake()
-
-    def _wake(self) -> None:
-        self._ready.notify_all()
-        waiters, self._waiters = self._waiters, []
-        for loop, waiter in waiters:
-            try:
-                loop.call_soon_threadsafe(lambda w=waiter: w.done() or w.set_result(None))
-            except RuntimeError:
-                pass
+        for item in self._end():
+            yield item
 
 
-def get(futures: Future[T] | Iterable[Future[T]], timeout: float | None = None) -> Any:
-    """The result of one future, or a list of the results of many, in order."""
-    if isinstance(futures, Future):
-        return futures.result(timeout)
+class _Suspend:
+    __slots__ = ("call",)
+
+    def __init__(self, call: Any):
+        self.call = call
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return _wait_for(self.call)
+
+
+def get(futures: Any, timeout: float | None = None) -> Any:
+    """The result of one future, or a list of the results of many, in order. Refs of `covey.put` are resolved."""
+    if isinstance(futures, (list, tuple)) or not hasattr(futures, "result"):
+        end = None if timeout is None else time.monotonic() + timeout
+        return [f.result(None if end is None else max(0.0, end - time.monotonic())) for f in list(futures)]
+    return futures.result(timeout)
+
+
+def _done_in_order(futures: list[Any], timeout: float | None) -> Iterator[Any]:
+    """Futures as they finish; raises `DeadlineExceeded` when `timeout` seconds were not enough for all."""
+    _refuse_loop("waiting for futures")
+    port, waiting, done = _bridge.Port(), {}, []
+    for token, future in enumerate(futures):
+        call = getattr(future, "_call", None)
+        if call is None or call.notify(port, token):
+            done.append(future)
+        else:
+            waiting[token] = future
+    yield from done
     end = None if timeout is None else time.monotonic() + timeout
-    return [f.result(None if end is None else max(0.0, end - time.monotonic())) for f in list(futures)]
+    while waiting:
+        tokens = port.wait(None if end is None else max(0.0, end - time.monotonic()))
+        if not tokens:
+            raise errors.DeadlineExceeded(f"not all done within {timeout} s")
+        for token in tokens:
+            yield waiting.pop(token)
 
 
 def wait(futures: Iterable[Future[T]], num_returns: int = 1, timeout: float | None = None) -> tuple[list[Future[T]], list[Future[T]]]:
     """(done, not done) once `num_returns` are done or `timeout` seconds have passed; order is kept."""
     pending = list(futures)
-    _refuse_loop("covey.wait()")
-    count, enough = [0], threading.Event()
-    lock = threading.Lock()
-
-    def one(_: Future[T]) -> None:
-        with lock:
-            count[0] += 1
-            if count[0] >= num_returns:
-                enough.set()
-
-    for f in pending:
-        f.add_done_callback(one)
-    if pending:
-        enough.wait(timeout)
-    done = [f for f in pending if f.done()]
-    return done, [f for f in pending if not f.done()]
+    if num_returns > len(pending):
+        raise ValueError(f"num_returns={num_returns} of {len(pending)} futures")
+    found: set[int] = set()
+    try:
+        for future in _done_in_order(pending, timeout):
+            found.add(id(future))
+            if len(found) >= num_returns:
+                break
+    except errors.DeadlineExceeded:
+        pass
+    done = [f for f in pending if id(f) in found or f.done()]
+    taken = {id(f) for f in done}
+    return done, [f for f in pending if id(f) not in taken]
 
 
 def as_completed(futures: Iterable[Future[T]], timeout: float | None = None) -> Iterator[Future[T]]:
     """Futures in the order they finish."""
-    import queue
-
-    done: queue.Queue[Future[T]] = queue.Queue()
-    pending = list(futures)
-    for f in pending:
-        f.add_done_callback(done.put)
-    end = None if timeout is None else time.monotonic() + timeout
-    for _ in pending:
-        try:
-            yield done.get(timeout=None if end is None else max(0.0, end - time.monotonic()))
-        except queue.Empty:
-            raise errors.DeadlineExceeded(f"not all done within {timeout} s") from None
+    yield from _done_in_order(list(futures), timeout)

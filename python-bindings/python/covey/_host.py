@@ -1,108 +1,194 @@
 """The process that runs Python agents for a worker: `python -m covey._host <socket>`.
 
-One event loop runs async methods; sync ones run on threads, so neither blocks the other. Standard output belongs to
-the agents' code and is no channel of ours. The process ends when its worker does.
+One event loop reads the socket and runs async methods; sync methods run on threads, so neither blocks the other. The
+actor's order and concurrency are kept here: the worker hands calls on as they come. Answers are queued and written once
+per turn of the loop, or when a thread has nothing more to run. Standard output belongs to the agents' code and is no
+channel of ours. The process ends when its worker does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import collections
 import concurrent.futures
+import contextvars
 import inspect
 import json
 import os
 import pickle
 import sys
 import threading
+import time
 import traceback
 import types
 import typing
 from typing import Any
 
-from . import _bridge, _codec, _context
+from . import _bridge, _codec, _context, _session
 
 WINDOW = 256  # items a generator may be ahead of its reader
 
+_VALUE, _ITEMS, _SYNC_VALUE, _SYNC_ITEMS = range(4)
+
+
+class Method:
+    """What there is to know about a method before it is called, found out once."""
+
+    def __init__(self, function: Any):
+        if inspect.isasyncgenfunction(function):
+            self.kind = _ITEMS
+        elif inspect.iscoroutinefunction(function):
+            self.kind = _VALUE
+        else:
+            self.kind = _SYNC_ITEMS if inspect.isgeneratorfunction(function) else _SYNC_VALUE
+        self.hints = _hints(function)
+        parameters = list(inspect.signature(function).parameters.values())
+        self.takes = [p.name for p in parameters if p.name == "ctx" or self.hints.get(p.name) is _context.Context]
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.KEYWORD_ONLY)
+        self.wanted = [p for p in parameters if p.name not in self.takes and p.kind in named]
+        self.group = getattr(function, "__covey_group__", None)
+
+
+class Group:
+    """Turns that share a limit: the whole actor, or one of its concurrency groups."""
+
+    def __init__(self, limit: int):
+        self.limit, self.running = limit, 0
+        self.queue: collections.deque[Turn] = collections.deque()
+
 
 class Actor:
-    def __init__(self, instance: Any, model: str):
-        self.instance, self.model = instance, model
+    def __init__(self, instance: Any, concurrency: int, model: str, owner: str):
+        self.instance, self.model, self.owner = instance, model, owner
+        self.methods: dict[str, Method] = {}
+        self.group = Group(concurrency)
+        limits = getattr(type(instance), "__covey_groups__", None) or {}
+        self.groups = {name: Group(limit) for name, limit in limits.items()}
+        self.lock = threading.Lock()
+        self.context = contextvars.copy_context()
+        self.context.run(_context.turn_owner.set, owner)
+
+    def method(self, name: str) -> Method:
+        known = self.methods.get(name)
+        if known is None:
+            function = getattr(self.instance, name, None)
+            if name.startswith("_") or not callable(function):
+                raise AttributeError(f"{type(self.instance).__name__!r} has no public method {name!r}")
+            known = self.methods[name] = Method(function)
+        return known
 
 
-class Running:
-    """One turn: how to cancel it and how many items it may still make."""
+class Turn:
+    """One call: from its arrival to its answer."""
 
-    def __init__(self) -> None:
+    __slots__ = ("call", "actor", "name", "args", "as_json", "task_id", "context_id", "method", "group", "task", "ctx", "credits", "more", "over", "deadline")
+
+    def __init__(self, call: int, actor: Actor, name: str, args: Any, as_json: bool, task_id: str, context_id: str, timeout_ms: int):
+        self.call, self.actor, self.name, self.args, self.as_json = call, actor, name, args, as_json
+        self.task_id, self.context_id = task_id, context_id
         self.task: asyncio.Task[None] | None = None
-        self.context: _context.Context | None = None
-        self.credits = threading.Semaphore(WINDOW)
-        self.more = asyncio.Semaphore(WINDOW)
+        self.ctx: _context.Context | None = None
+        self.credits = WINDOW  # granted so far; the maker counts what it has used
+        self.deadline = time.monotonic() + timeout_ms / 1000 if timeout_ms else 0.0
+        self.more: Any = None
+        self.over = False
+
+
+class HostSession:
+    """What `covey.get_actor`, handles and tasks use inside an actor: the worker's way to the cluster."""
+
+    def __init__(self, client: Any):
+        self.client = client
+        self.registered: dict[str, str] = {}
+        self.pools: dict[Any, Any] = {}
+
+    @property
+    def owner(self) -> str:
+        return _context.turn_owner.get("")
+
+    call = _session.call
+
+    def close(self) -> None:
+        """Nothing: the worker owns the connection."""
 
 
 class Process:
     def __init__(self, path: str):
         self.host = _bridge.Host(path)
         self.loop = asyncio.new_event_loop()
-        self.asker = _context.Asker(self.host, self.loop, _codec.to_exception)
+        self.thread = threading.get_ident()
         self.actors: dict[str, Actor] = {}
         self.code: dict[str, bytes] = {}
         self.classes: dict[str, type] = {}
-        self.running: dict[int, Running] = {}
+        self.turns: dict[int, Turn] = {}
         self.threads = concurrent.futures.ThreadPoolExecutor(max_workers=256, thread_name_prefix="covey-sync")
+        self.unwritten = False
+        _session.install(HostSession(self.host.client()))
+        _session.after_call = self._after_call
 
     def run(self) -> None:
-        threading.Thread(target=self._receive, name="covey-socket", daemon=True).start()
+        self.loop.add_reader(self.host.fileno(), self._readable)
         self.loop.run_forever()
 
-    def _receive(self) -> None:
-        while True:
-            try:
-                frames = self.host.recv()
-            except _bridge.BridgeError:
-                # The worker is gone, and with it everyone who could want an answer.
-                os._exit(0)
-            self.loop.call_soon_threadsafe(self._handle, frames)
+    # ---- the socket ----------------------------------------------------------------------------------------------
 
-    def _handle(self, frames: list[tuple[Any, ...]]) -> None:
+    def _readable(self) -> None:
+        try:
+            frames = self.host.recv()
+        except _bridge.BridgeError:
+            # The worker is gone, and with it everyone who could want an answer.
+            os._exit(0)
         for frame in frames:
-            kind, *rest = frame
+            kind = frame[0]
             if kind == "call":
-                running = Running()
-                self.running[rest[0]] = running
-                running.task = self.loop.create_task(self._turn(running, *rest))
+                self._arrive(*frame[1:])
             elif kind == "credit":
-                running = self.running.get(rest[0])
-                if running is not None:
-                    running.credits.release(rest[1])
-                    for _ in range(rest[1]):
-                        running.more.release()
+                turn = self.turns.get(frame[1])
+                if turn is not None:
+                    self._credit(turn, frame[2])
             elif kind == "cancel":
-                running = self.running.get(rest[0])
-                if running is not None and running.task is not None:
-                    if running.context is not None:
-                        running.context.cancelled.set()
-                    running.task.cancel()
-            elif kind == "answer":
-                self.asker.answer(*rest)
+                turn = self.turns.get(frame[1])
+                if turn is not None:
+                    self._cancel(turn)
             elif kind == "start":
                 # The code comes once; actors that start beside the first one find it here.
-                self.code.setdefault(rest[2], rest[3])
-                self.loop.create_task(self._start(*rest))
+                self.code.setdefault(frame[3], frame[4])
+                self.loop.create_task(self._start(*frame[1:4], *frame[5:]))
             elif kind == "stop":
-                if not rest[0]:
+                if not frame[1]:
                     os._exit(0)
-                self.actors.pop(rest[0], None)
+                self._stop(frame[1])
 
-    async def _start(self, actor: str, agent: str, digest: str, code: bytes, class_name: str, init: Any, concurrency: int, model: str) -> None:
+    def _after_call(self) -> None:
+        if threading.get_ident() == self.thread:
+            self.loop.call_soon(self._readable)
+
+    def _write_soon(self) -> None:
+        """On the loop's thread: what is queued by all turns of this round leaves in one write."""
+        if not self.unwritten:
+            self.unwritten = True
+            self.loop.call_soon(self._write)
+
+    def _write(self) -> None:
+        self.unwritten = False
+        self.host.flush()
+
+    # ---- actors --------------------------------------------------------------------------------------------------
+
+    async def _start(self, actor: str, agent: str, digest: str, init: Any, about: tuple[str, int, str, str]) -> None:
+        class_name, concurrency, model, owner = about
+        context = contextvars.copy_context()
+        context.run(_context.turn_owner.set, owner)
         try:
             # Loading code and making the object are the user's, and may block.
-            instance = await self.loop.run_in_executor(self.threads, self._make, agent, digest, class_name, init)
+            instance = await self.loop.run_in_executor(self.threads, context.run, self._make, agent, digest, class_name, init)
         except BaseException as error:
             text = traceback.format_exc()
             self.host.started(actor, ("application", f"{type(error).__name__}: {error}", _codec.dump_error(error, text)))
-            return
-        self.actors[actor] = Actor(instance, model)
-        self.host.started(actor)
+        else:
+            self.actors[actor] = Actor(instance, concurrency, model, owner)
+            self.host.started(actor)
+        self._write_soon()
 
     def _make(self, agent: str, digest: str, class_name: str, init: Any) -> Any:
         cls = self.classes.get(digest)
@@ -116,70 +202,190 @@ class Process:
                 cls = pickle.loads(self.code[digest])
             cls = getattr(cls, "__covey_class__", cls)
             self.classes[digest] = cls
-        args, kwargs = _codec.load(init) if init is not None else ((), {})
+        args, kwargs = _arguments(init)
         return cls(*args, **kwargs)
 
-    async def _turn(self, running: Running, call: int, actor_id: str, name: str, args: Any, as_json: bool, task: str, context: str) -> None:
-        dump = _codec.dump_json if as_json else _codec.dump
+    def _stop(self, actor: str) -> None:
+        gone = self.actors.pop(actor, None)
+        for turn in list(self.turns.values()):
+            if turn.actor is gone:
+                self._cancel(turn)
+
+    # ---- turns ---------------------------------------------------------------------------------------------------
+
+    def _arrive(self, call: int, actor_id: str, name: str, args: Any, as_json: bool, task: str, context: str, timeout_ms: int) -> None:
+        actor = self.actors.get(actor_id)
+        if actor is None:
+            self.host.failed(call, "actor_died", f"actor {actor_id!r} is not in this process", None)
+            self._write_soon()
+            return
+        turn = Turn(call, actor, name, args, as_json, task, context, timeout_ms)
+        self.turns[call] = turn
         try:
-            actor = self.actors[actor_id]
-            method = getattr(actor.instance, name)
-            ctx = _context.Context(self.asker, call, task, context, actor.model)
-            running.context = ctx
-            positional, keywords = bind(method, args, ctx)
-            if inspect.isasyncgenfunction(method):
-                async for item in method(*positional, **keywords):
-                    await running.more.acquire()
-                    self.host.item(call, *dump(item))
-                self.host.done(call)
-            elif inspect.iscoroutinefunction(method):
-                self.host.value(call, *dump(await method(*positional, **keywords)))
-            elif inspect.isgeneratorfunction(method):
-                await self.loop.run_in_executor(self.threads, self._drain, running, call, method(*positional, **keywords), dump)
-                self.host.done(call)
-            else:
-                value = await self.loop.run_in_executor(self.threads, lambda: method(*positional, **keywords))
-                self.host.value(call, *dump(value))
-        except asyncio.CancelledError:
-            self.host.failed(call, "cancelled", "cancelled", None)
+            turn.method = actor.method(name)
         except BaseException as error:
-            text = traceback.format_exc()
-            self.host.failed(call, "application", f"{type(error).__name__}: {error}", _codec.dump_error(error, text))
-            if isinstance(error, (SystemExit, KeyboardInterrupt)):
-                os._exit(1)
-        finally:
-            self.running.pop(call, None)
-
-    def _drain(self, running: Running, call: int, items: Any, dump: Any) -> None:
-        assert running.context is not None
-        for item in items:
-            while not running.credits.acquire(timeout=0.2):
-                if running.context.cancelled.is_set():
-                    break
-            if running.context.cancelled.is_set():
-                items.close()
+            turn.group = actor.group
+            self._failed(turn, error)
+            self.turns.pop(call, None)
+            self._write_soon()
+            return
+        turn.group = group = actor.groups.get(turn.method.group, actor.group)
+        with actor.lock:
+            if group.running >= group.limit:
+                group.queue.append(turn)
                 return
-            self.host.item(call, *dump(item))
+            group.running += 1
+        self._begin(turn)
+
+    def _begin(self, turn: Turn) -> None:
+        """On the loop's thread, with the turn counted as running."""
+        if turn.method.kind >= _SYNC_VALUE:
+            self.threads.submit(self._run_sync, turn)
+        else:
+            turn.task = self._context(turn).run(self.loop.create_task, self._run_async(turn))
+
+    def _context(self, turn: Turn) -> contextvars.Context:
+        context = turn.actor.context.copy()
+        if turn.deadline:
+            context.run(_context.turn_deadline.set, turn.deadline)
+        return context
+
+    def _next(self, turn: Turn) -> Turn | None:
+        """The turn is over; gives the one that takes its place."""
+        group = turn.group
+        with turn.actor.lock:
+            if group.queue:
+                return group.queue.popleft()
+            group.running -= 1
+            return None
+
+    def _cancel(self, turn: Turn) -> None:
+        if turn.ctx is not None:
+            turn.ctx.cancelled.set()
+        with turn.actor.lock:
+            waiting = turn in turn.group.queue
+            if waiting:
+                turn.group.queue.remove(turn)
+        turn.over = True
+        if waiting:
+            self.turns.pop(turn.call, None)
+        elif turn.task is not None:
+            turn.task.cancel()
+        elif turn.more is not None:
+            turn.more.set()
+
+    def _credit(self, turn: Turn, items: int) -> None:
+        turn.credits += items
+        if turn.more is not None:
+            turn.more.set()
+
+    async def _run_async(self, turn: Turn) -> None:
+        host, call = self.host, turn.call
+        dump = _codec.dump_json if turn.as_json else _codec.dump
+        try:
+            args, kwargs = self._bind(turn)
+            method = getattr(turn.actor.instance, turn.name)
+            if turn.method.kind == _VALUE:
+                host.value(call, *dump(await method(*args, **kwargs)))
+            else:
+                items, made = method(*args, **kwargs), 0
+                try:
+                    async for item in items:
+                        while made >= turn.credits:
+                            turn.more = asyncio.Event()
+                            await turn.more.wait()
+                        made += 1
+                        host.item(call, *dump(item))
+                        if not self.unwritten:
+                            self._write_soon()
+                finally:
+                    await items.aclose()
+                host.done(call)
+        except asyncio.CancelledError:
+            host.failed(call, "cancelled", "cancelled", None)
+        except BaseException as error:
+            self._failed(turn, error)
+        finally:
+            self.turns.pop(call, None)
+            if not self.unwritten:
+                self._write_soon()
+            following = self._next(turn)
+            if following is not None:
+                self._begin(following)
+
+    def _run_sync(self, turn: Turn) -> None:
+        """On a thread: this turn, and those that wait behind it, as long as they are sync too."""
+        while True:
+            self._context(turn).run(self._one_sync, turn)
+            self.turns.pop(turn.call, None)
+            following = self._next(turn)
+            if following is None:
+                self.host.flush()
+                return
+            self.host.flush_late()
+            if following.method.kind < _SYNC_VALUE:
+                self.host.flush()
+                self.loop.call_soon_threadsafe(self._begin, following)
+                return
+            turn = following
+
+    def _one_sync(self, turn: Turn) -> None:
+        host, call = self.host, turn.call
+        dump = _codec.dump_json if turn.as_json else _codec.dump
+        try:
+            args, kwargs = self._bind(turn)
+            method = getattr(turn.actor.instance, turn.name)
+            if turn.method.kind == _SYNC_VALUE:
+                host.value(call, *dump(method(*args, **kwargs)))
+                return
+            turn.more = threading.Event()
+            items, made = method(*args, **kwargs), 0
+            try:
+                for item in items:
+                    while made >= turn.credits and not turn.over:
+                        turn.more.clear()
+                        if made >= turn.credits and not turn.over:
+                            turn.more.wait()
+                    if turn.over:
+                        return
+                    made += 1
+                    host.item(call, *dump(item))
+                    host.flush_late()
+            finally:
+                items.close()
+            host.done(call)
+        except BaseException as error:
+            self._failed(turn, error)
+
+    def _failed(self, turn: Turn, error: BaseException) -> None:
+        text = traceback.format_exc()
+        self.host.failed(turn.call, "application", f"{type(error).__name__}: {error}", _codec.dump_error(error, text))
+        if isinstance(error, (SystemExit, KeyboardInterrupt)):
+            self.host.flush()
+            os._exit(1)
+
+    def _bind(self, turn: Turn) -> tuple[Any, Any]:
+        """Arguments for the method from whatever they travelled in, with the context put where it is asked for."""
+        method, payload = turn.method, turn.args
+        turn.args = None
+        if payload[0] == _bridge.CONTENT:
+            args, kwargs = from_content(_codec.load(payload) or [], method.wanted, method.hints)
+        else:
+            args, kwargs = _arguments(payload)
+        if method.takes:
+            turn.ctx = _context.Context(turn.task_id, turn.context_id, turn.actor.model)
+            for name in method.takes:
+                kwargs.setdefault(name, turn.ctx)
+        return args, kwargs
 
 
-def bind(method: Any, payload: Any, ctx: _context.Context) -> tuple[list[Any], dict[str, Any]]:
-    """Arguments for `method` from whatever they travelled in, with the context put where it is asked for."""
-    codec, _, _ = payload
+def _arguments(payload: Any) -> tuple[Any, dict[str, Any]]:
+    if payload is None:
+        return (), {}
     value = _codec.load(payload)
-    parameters = list(inspect.signature(method).parameters.values())
-    hints = _hints(method)
-    takes = [p.name for p in parameters if p.name == "ctx" or hints.get(p.name) is _context.Context]
-    wanted = [p for p in parameters if p.name not in takes and p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY, p.KEYWORD_ONLY)]
-    if codec == _bridge.CONTENT:
-        positional, keywords = from_content(value or [], wanted, hints)
-    elif codec == _bridge.JSON:
-        positional, keywords = list(value.get("args", [])), dict(value.get("kwargs", {}))
-    else:
-        given, keywords = value
-        positional, keywords = list(given), dict(keywords)
-    for name in takes:
-        keywords.setdefault(name, ctx)
-    return positional, keywords
+    if payload[0] == _bridge.JSON:
+        return list(value.get("args", [])), dict(value.get("kwargs", {}))
+    return value
 
 
 def from_content(content: list[dict[str, Any]], wanted: list[inspect.Parameter], hints: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:

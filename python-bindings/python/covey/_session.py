@@ -13,13 +13,19 @@ import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from . import _bridge, _codec, errors
+from ._context import turn_deadline
 from ._future import Future, Stream
 
 _lock = threading.Lock()
-_current: Session | None = None
+_current: Any = None
+
+
+after_call: Callable[[], None] | None = None
+"""Inside an actor's process: what came while a verb waited is looked at."""
 
 
 def bridge_call(function: Any, *args: Any) -> Any:
@@ -28,6 +34,32 @@ def bridge_call(function: Any, *args: Any) -> Any:
         return function(*args)
     except _bridge.BridgeError as error:
         raise _codec.to_exception(error.args) from None
+    finally:
+        if after_call is not None:
+            after_call()
+
+
+def _tell_pending(actor: str, why: str, waiting: int) -> None:
+    calls = "1 call waits" if waiting == 1 else f"{waiting} calls wait"
+    print(f"covey: {calls} for actor {actor}: {why}", file=sys.stderr, flush=True)
+
+
+def call(
+    self: Any, kind: str, target: str, method: str, args: _codec.Payload, timeout: float | None, stream: bool, key: str = "", retries: int = 0
+) -> Any:
+    """Opens a call on an `actor` or a `model`; a deadline that is set around it holds for it too."""
+    end = turn_deadline.get()
+    if end is not None:
+        left = end - time.monotonic()
+        if left <= 0:
+            raise errors.DeadlineExceeded("the deadline has passed")
+        timeout = left if timeout is None else min(timeout, left)
+    timeout_ms = 0 if timeout is None else max(1, int(timeout * 1000))
+    try:
+        started = self.client.start(kind == "model", target, method, *args, timeout_ms, key, retries)
+    except _bridge.BridgeError as error:
+        raise _codec.to_exception(error.args) from None
+    return Stream(started) if stream else Future(started)
 
 
 class Session:
@@ -35,60 +67,24 @@ class Session:
 
     def __init__(self, address: str, token: str, process: subprocess.Popen[bytes] | None = None, home: str | None = None):
         self.id = uuid.uuid4().hex
-        self.client = bridge_call(_bridge.Client, address, token, self.id)
+        self.client = bridge_call(_bridge.Client, address, token, self.id, _tell_pending)
         self.token = token
         self.registered: dict[str, str] = {}
+        self.pools: dict[Any, Any] = {}
+        """Pools of functions, by what they need."""
         self._process, self._home = process, home
-        self._open: dict[int, Future[Any] | Stream[Any]] = {}
-        self._guard = threading.Lock()
-        self._thread = threading.Thread(target=self._hand_out, name="covey-answers", daemon=True)
-        self._thread.start()
+
+    @property
+    def owner(self) -> str:
+        """Whom the actors made now live for."""
+        return self.id
 
     @property
     def address(self) -> str:
         """`host:port` of the head."""
         return self.client.address
 
-    def call(self, kind: str, target: str, method: str, args: _codec.Payload, timeout: float | None, stream: bool) -> Any:
-        """Opens a call on an `actor` or a `model`."""
-        ids: list[int] = []
-        cancel = lambda: self.client.cancel(ids[0])  # noqa: E731
-        result: Future[Any] | Stream[Any]
-        result = Stream(cancel, lambda n: self.client.credit(ids[0], n)) if stream else Future(cancel)
-        timeout_ms = 0 if timeout is None else max(1, int(timeout * 1000))
-        with self._guard:
-            ids.append(bridge_call(self.client.start, kind, target, method, *args, timeout_ms))
-            self._open[ids[0]] = result
-        return result
-
-    def _hand_out(self) -> None:
-        while True:
-            batch = self.client.poll()
-            if not batch:
-                return
-            for call, kind, payload, failure in batch:
-                with self._guard:
-                    target = self._open.get(call)
-                    if kind != "item":
-                        self._open.pop(call, None)
-                if target is None:
-                    continue
-                try:
-                    value = _codec.load(payload) if payload is not None else None
-                    error = _codec.to_exception(failure) if failure is not None else None
-                except BaseException as why:
-                    value, error = None, why
-                if isinstance(target, Stream):
-                    if kind == "item" and error is None:
-                        target._push(value)
-                        continue
-                    if kind == "value" and error is None:
-                        target._push(value)
-                    if error is not None and kind == "item":
-                        target.cancel()
-                    target._end(error)
-                elif kind != "item":
-                    target._set(value, error)
+    call = call
 
     def close(self) -> None:
         """Ends the connection; the cluster stops this driver's actors, and a private cluster stops whole."""
@@ -97,11 +93,6 @@ class Session:
             if _current is self:
                 _current = None
         self.client.close()
-        gone = errors.ConnectionLost("the session was closed")
-        with self._guard:
-            left, self._open = list(self._open.values()), {}
-        for target in left:
-            target._end(gone) if isinstance(target, Stream) else target._set(None, gone)
         if self._process is not None:
             self._process.terminate()
             try:
@@ -154,7 +145,7 @@ def init(address: str | None = None, token: str | None = None, *, models: str | 
             raise errors.FailedPrecondition(f"the cluster did not start:\n{text[-2000:]}")
         time.sleep(0.005)
     found = json.loads(credentials.read_text())
-    return _install(Session(found["address"], found["admin_key"], process, home))
+    return install(Session(found["address"], found["admin_key"], process, home))
 
 
 def connect(address: str | None = None, token: str | None = None) -> Session:
@@ -170,10 +161,11 @@ def connect(address: str | None = None, token: str | None = None) -> Session:
                 f"no credentials in {home}; start a cluster with `covey up`, or give address and token"
             ) from None
         address, token = address or found["address"], token or found["admin_key"]
-    return _install(Session(address, token))
+    return install(Session(address, token))
 
 
-def _install(session: Session) -> Session:
+def install(session: Any) -> Any:
+    """Makes `session` the one in use; an earlier one is closed."""
     global _current
     with _lock:
         previous, _current = _current, session
@@ -182,10 +174,9 @@ def _install(session: Session) -> Session:
     return session
 
 
-def current() -> Session:
+def current() -> Any:
     """The session in use; `init()` is called when there is none."""
-    with _lock:
-        session = _current
+    session = _current
     return session if session is not None else init()
 
 

@@ -1,0 +1,120 @@
+//! One stream to one worker: dialled, or within this process, or through the head when dialling fails.
+
+use std::{sync::Arc, time::Duration};
+
+use covey_domain::caps;
+use covey_proto::v1::{At, CallBatch, CallFrame, worker_client::WorkerClient};
+use futures::{Stream, StreamExt as _};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tonic::{Request, metadata::MetadataValue, transport::Endpoint};
+
+use super::{Inner, WeakInner};
+
+/// Frames put into one message.
+const BATCH_MAX: usize = 1_024;
+/// A worker that does not answer a dial within this time is reached through the head.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+
+pub(super) type Sender = mpsc::UnboundedSender<CallFrame>;
+
+/// Connects to the actors of this process: takes where answers go, gives where calls go.
+pub type Loopback = Arc<dyn Fn(mpsc::UnboundedSender<CallFrame>) -> mpsc::UnboundedSender<CallFrame> + Send + Sync>;
+
+/// Frames as they queue up, many to a message. What is left when the stream ends stays in `rx`.
+pub(super) fn batches(rx: Arc<Mutex<mpsc::UnboundedReceiver<CallFrame>>>) -> impl Stream<Item = CallBatch> {
+    let groups = futures::stream::poll_fn(move |cx| {
+        let mut frames = Vec::new();
+        rx.lock().poll_recv_many(cx, &mut frames, BATCH_MAX).map(|n| (n > 0).then_some(frames))
+    });
+    groups.flat_map(|frames| {
+        let cut = covey_proto::split(frames);
+        futures::stream::iter(cut.into_iter().map(|frames| CallBatch { frames }))
+    })
+}
+
+/// Opens a lane. Frames may be sent at once; they wait for the dial.
+pub(super) fn open(inner: &Arc<Inner>, at: At, head: Sender) -> Sender {
+    let (tx, rx) = mpsc::unbounded_channel();
+    let (weak, own) = (Arc::downgrade(inner), tx.downgrade());
+    inner.runtime.spawn(async move {
+        let rx = Arc::new(Mutex::new(rx));
+        let why = if at.address.is_empty() {
+            Err("it has no port of its own".to_owned())
+        } else {
+            carry(&weak, &at, &rx).await
+        };
+        match why {
+            Ok(why) => {
+                let mut unsent = Vec::new();
+                {
+                    let mut rx = rx.lock();
+                    rx.close();
+                    while let Ok(frame) = rx.try_recv() {
+                        unsent.push(frame);
+                    }
+                }
+                if let (Some(inner), Some(own)) = (weak.upgrade(), own.upgrade()) {
+                    inner.lane_lost(&own, unsent, &why);
+                }
+            }
+            // Same frames, same order, one more hop; answers come back on the head's stream.
+            Err(_) => loop {
+                let Some(frame) = std::future::poll_fn(|cx| rx.lock().poll_recv(cx)).await else { return };
+                if head.send(frame).is_err() {
+                    return;
+                }
+            },
+        }
+    });
+    tx
+}
+
+/// Dials and carries frames until the lane breaks (`Ok(why)`); `Err` when it could not be opened.
+async fn carry(
+    weak: &WeakInner,
+    at: &At,
+    rx: &Arc<Mutex<mpsc::UnboundedReceiver<CallFrame>>>,
+) -> Result<String, String> {
+    let endpoint = Endpoint::from_shared(format!("http://{}", at.address))
+        .map_err(|e| e.to_string())?
+        .tcp_nodelay(true)
+        .connect_timeout(DIAL_TIMEOUT)
+        .http2_keep_alive_interval(Duration::from_secs(5))
+        .keep_alive_timeout(Duration::from_secs(3))
+        .initial_stream_window_size(8 << 20)
+        .initial_connection_window_size(16 << 20);
+    let channel = endpoint.connect().await.map_err(|e| e.to_string())?;
+    let mut worker = WorkerClient::new(channel)
+        .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
+    let mut request = Request::new(batches(rx.clone()));
+    let bearer = MetadataValue::try_from(format!("Bearer {}", at.secret)).map_err(|e| e.to_string())?;
+    request.metadata_mut().insert("authorization", bearer);
+    let mut answers = worker.calls(request).await.map_err(|s| s.message().to_owned())?.into_inner();
+    loop {
+        match answers.message().await {
+            Ok(Some(batch)) => match weak.upgrade() {
+                Some(inner) => inner.take(batch),
+                None => return Ok("closed".into()),
+            },
+            Ok(None) => return Ok("the worker closed it".into()),
+            Err(status) => return Ok(status.message().to_owned()),
+        }
+    }
+}
+
+/// A lane within this process.
+pub(super) fn local(inner: &Arc<Inner>, loopback: Loopback) -> Sender {
+    let (answers, mut rx) = mpsc::unbounded_channel();
+    let tx = loopback(answers);
+    let weak = Arc::downgrade(inner);
+    inner.runtime.spawn(async move {
+        let mut frames = Vec::new();
+        while rx.recv_many(&mut frames, BATCH_MAX).await > 0 {
+            let Some(inner) = weak.upgrade() else { return };
+            inner.take(CallBatch { frames: std::mem::take(&mut frames) });
+        }
+    });
+    tx
+}

@@ -1,0 +1,114 @@
+//! Calls under way, by id.
+
+use std::collections::HashMap;
+
+use covey_domain::ActorId;
+use covey_proto::v1::{CallOpen, Payload};
+use parking_lot::Mutex;
+
+use super::{CallEvent, Handler, lane};
+
+/// Tables, so that readers of several streams and starters seldom meet at one lock.
+const SHARDS: usize = 16;
+
+pub(super) struct Open {
+    pub handler: Handler,
+    pub actor: Option<ActorId>,
+    /// To place it again, if it goes to an actor.
+    pub again: Option<CallOpen>,
+    /// Where it went; `None` while it waits.
+    pub lane: Option<lane::Sender>,
+    pub placed: u8,
+    pub retries: u32,
+}
+
+#[derive(Default)]
+pub(super) struct OpenCalls {
+    shards: [Mutex<HashMap<u64, Open>>; SHARDS],
+}
+
+impl OpenCalls {
+    fn shard(&self, id: u64) -> &Mutex<HashMap<u64, Open>> {
+        &self.shards[id as usize % SHARDS]
+    }
+
+    pub fn insert(&self, id: u64, open: Open) {
+        self.shard(id).lock().insert(id, open);
+    }
+
+    pub fn remove(&self, id: u64) -> Option<Open> {
+        self.shard(id).lock().remove(&id)
+    }
+
+    pub fn sent(&self, id: u64, lane: lane::Sender) {
+        if let Some(open) = self.shard(id).lock().get_mut(&id) {
+            open.lane = Some(lane);
+        }
+    }
+
+    pub fn queued(&self, id: u64) {
+        if let Some(open) = self.shard(id).lock().get_mut(&id) {
+            open.lane = None;
+        }
+    }
+
+    pub fn lane(&self, id: u64) -> Option<lane::Sender> {
+        self.shard(id).lock().get(&id).and_then(|open| open.lane.clone())
+    }
+
+    pub fn actor(&self, id: u64) -> Option<ActorId> {
+        self.shard(id).lock().get(&id).and_then(|open| open.actor.clone())
+    }
+
+    pub fn item(&self, id: u64, item: Payload) {
+        if let Some(open) = self.shard(id).lock().get_mut(&id) {
+            // What has been answered in part is not placed again.
+            open.again = None;
+            (open.handler)(id, CallEvent::Item(item));
+        }
+    }
+
+    /// The actor and the frame of a call that may be placed once more.
+    pub fn again(&self, id: u64, most: u8) -> Option<(ActorId, CallOpen)> {
+        let mut shard = self.shard(id).lock();
+        let open = shard.get_mut(&id)?;
+        open.placed += 1;
+        if open.placed > most {
+            return None;
+        }
+        Some((open.actor.clone()?, open.again.clone()?))
+    }
+
+    /// Takes one of the times a call may be sent again although it may have run.
+    pub fn retry(&self, id: u64) -> bool {
+        let mut shard = self.shard(id).lock();
+        match shard.get_mut(&id) {
+            Some(open) if open.retries > 0 && open.again.is_some() => {
+                open.retries -= 1;
+                open.placed = 0;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Calls that went over `lane`, oldest first, and whether each may be sent again.
+    pub fn on_lane(&self, lane: &lane::Sender) -> Vec<(u64, bool)> {
+        let mut found = Vec::new();
+        for shard in &self.shards {
+            for (id, open) in &*shard.lock() {
+                if open.lane.as_ref().is_some_and(|l| l.same_channel(lane)) {
+                    found.push((*id, open.again.as_ref().is_some_and(|o| !o.key.is_empty())));
+                }
+            }
+        }
+        found.sort_unstable();
+        found
+    }
+
+    pub fn all(&self) -> Vec<u64> {
+        let mut ids: Vec<_> = self.shards.iter().flat_map(|s| s.lock().keys().copied().collect::<Vec<_>>()).collect();
+        ids.sort_unstable();
+        ids
+    }
+}

@@ -1,0 +1,152 @@
+//! Where actors are, as far as this caller knows, and what waits for them.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
+
+use covey_domain::{ActorId, Error, NodeId};
+use covey_proto::v1::{At, CallFrame, CallOpen, Locate, call_frame::Body};
+
+use super::{Inner, lane};
+
+/// Places remembered of actors that are gone.
+const GONE_MAX: usize = 100_000;
+
+pub(super) enum Place {
+    /// Nowhere yet.
+    Waiting { since: Instant, why: String, queue: BTreeMap<u64, CallOpen> },
+    /// On a worker.
+    At { at: At, lane: lane::Sender },
+    /// About to be on another one, once the fence is back.
+    Moving { fence: u64, to: At, queue: BTreeMap<u64, CallOpen> },
+    /// Over.
+    Gone(Error),
+}
+
+pub(super) struct State {
+    pub head: lane::Sender,
+    pub closed: Option<Error>,
+    pub places: HashMap<ActorId, Place>,
+    /// Address and lane of each worker.
+    pub lanes: HashMap<NodeId, (String, lane::Sender)>,
+    fences: HashMap<u64, ActorId>,
+}
+
+impl State {
+    pub fn new(head: lane::Sender) -> Self {
+        Self { head, closed: None, places: HashMap::new(), lanes: HashMap::new(), fences: HashMap::new() }
+    }
+
+    /// A call that goes through the head, to a model.
+    pub fn to_head(&self, inner: &Inner, id: u64, frame: CallOpen) -> Result<(), Error> {
+        if let Some(error) = &self.closed {
+            return Err(error.clone());
+        }
+        inner.open.sent(id, self.head.clone());
+        let _ = self.head.send(CallFrame { id, body: Some(Body::Open(frame)) });
+        Ok(())
+    }
+
+    pub fn ask(&self, actor: &ActorId) {
+        let locate = Locate { actor: actor.to_string() };
+        let _ = self.head.send(CallFrame { id: 0, body: Some(Body::Locate(locate)) });
+    }
+
+    /// Calls to the actor wait from now on. `true` when they did not before.
+    pub fn wait(&mut self, actor: &ActorId, reason: &str) -> bool {
+        match self.places.get_mut(actor) {
+            Some(Place::Waiting { why, .. }) => {
+                reason.clone_into(why);
+                false
+            }
+            Some(Place::Moving { fence, queue, .. }) => {
+                let (fence, queue) = (*fence, std::mem::take(queue));
+                self.fences.remove(&fence);
+                let waiting = Place::Waiting { since: Instant::now(), why: reason.to_owned(), queue };
+                self.places.insert(actor.clone(), waiting);
+                true
+            }
+            Some(Place::At { .. } | Place::Gone(_)) | None => {
+                let waiting = Place::Waiting { since: Instant::now(), why: reason.to_owned(), queue: BTreeMap::new() };
+                self.places.insert(actor.clone(), waiting);
+                true
+            }
+        }
+    }
+
+    /// Why an actor still waits after `limit`, and how many calls wait for it.
+    pub fn overdue(&self, actor: &ActorId, limit: Duration) -> Option<(String, usize)> {
+        match self.places.get(actor) {
+            Some(Place::Waiting { since, why, queue }) if since.elapsed() >= limit && !queue.is_empty() => {
+                Some((why.clone(), queue.len()))
+            }
+            _ => None,
+        }
+    }
+
+    /// The actor is somewhere; gives what waited for it, oldest first.
+    pub fn settle(&mut self, actor: &ActorId, at: At, lane: lane::Sender) -> BTreeMap<u64, CallOpen> {
+        match self.places.insert(actor.clone(), Place::At { at, lane }) {
+            Some(Place::Waiting { queue, .. } | Place::Moving { queue, .. }) => queue,
+            Some(Place::At { .. } | Place::Gone(_)) | None => BTreeMap::new(),
+        }
+    }
+
+    pub fn fence(&mut self, actor: &ActorId, fence: u64, to: At) {
+        self.places.insert(actor.clone(), Place::Moving { fence, to, queue: BTreeMap::new() });
+        self.fences.insert(fence, actor.clone());
+    }
+
+    pub fn moving_to(&mut self, actor: &ActorId, at: At) {
+        if let Some(Place::Moving { to, .. }) = self.places.get_mut(actor) {
+            *to = at;
+        }
+    }
+
+    pub fn take_fence(&mut self, fence: u64) -> Option<(ActorId, At)> {
+        let actor = self.fences.remove(&fence)?;
+        match self.places.get(&actor) {
+            Some(Place::Moving { to, .. }) => Some((actor, to.clone())),
+            _ => None,
+        }
+    }
+
+    /// Nothing will come of the calls that wait; gives them with the error.
+    pub fn refuse(&mut self, actor: &ActorId, error: &Error, for_good: bool) -> Vec<(u64, Error)> {
+        let old = if for_good {
+            self.forget_gone();
+            self.places.insert(actor.clone(), Place::Gone(error.clone()))
+        } else {
+            // A node that could hold it may join later: the next call asks again.
+            self.places.remove(actor)
+        };
+        match old {
+            Some(Place::Waiting { queue, .. } | Place::Moving { queue, .. }) => {
+                queue.into_keys().map(|id| (id, error.clone())).collect()
+            }
+            Some(Place::At { .. } | Place::Gone(_)) | None => Vec::new(),
+        }
+    }
+
+    fn forget_gone(&mut self) {
+        if self.places.len() > GONE_MAX {
+            self.places.retain(|_, place| !matches!(place, Place::Gone(_)));
+        }
+    }
+
+    /// Takes a call out of the queue it waits in.
+    pub fn unqueue(&mut self, actor: &ActorId, id: u64) -> bool {
+        match self.places.get_mut(actor) {
+            Some(Place::Waiting { queue, .. } | Place::Moving { queue, .. }) => queue.remove(&id).is_some(),
+            Some(Place::At { .. } | Place::Gone(_)) | None => false,
+        }
+    }
+
+    pub fn close(&mut self, error: &Error) {
+        self.closed = Some(error.clone());
+        self.places.clear();
+        self.lanes.clear();
+        self.fences.clear();
+    }
+}

@@ -1,0 +1,220 @@
+//! Calls under way, seen from Python: a slot that fills, a port that tells an event loop which slots have.
+
+use std::{
+    collections::VecDeque,
+    io::{Read as _, Write as _},
+    os::{fd::AsRawFd as _, unix::net::UnixStream},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use covey_client::CallEvent;
+use covey_domain::Error;
+use covey_proto::v1::Payload;
+use parking_lot::{Condvar, Mutex};
+use pyo3::prelude::*;
+
+use crate::{PyFailure, PyPayload, backend::Backend, failure, raise, to_py};
+
+/// How long a wait goes before Python may look for signals.
+const SIGNAL_CHECK: Duration = Duration::from_millis(50);
+
+/// Where the answer to one call collects.
+#[derive(Default)]
+pub(crate) struct Slot {
+    state: Mutex<State>,
+    ready: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    items: VecDeque<Payload>,
+    end: Option<Result<Option<Payload>, Error>>,
+    waker: Option<(Arc<PortState>, u64)>,
+}
+
+impl Slot {
+    pub fn push(&self, event: CallEvent) {
+        let waker = {
+            let mut state = self.state.lock();
+            match event {
+                CallEvent::Item(item) => state.items.push_back(item),
+                CallEvent::End(end) => state.end = Some(end),
+            }
+            state.waker.take()
+        };
+        self.ready.notify_all();
+        if let Some((port, token)) = waker {
+            port.push(token);
+        }
+    }
+
+    /// Waits until `ready`, with the GIL released and signals looked at. `false` when `timeout` seconds were not enough.
+    fn wait(
+        &self,
+        py: Python<'_>,
+        timeout: Option<f64>,
+        ready: impl Fn(&State) -> bool + Send + Sync,
+    ) -> PyResult<bool> {
+        let end = timeout.map(|t| Instant::now() + Duration::from_secs_f64(t.clamp(0.0, 1e9)));
+        loop {
+            let done = py.detach(|| {
+                let mut state = self.state.lock();
+                let slice = Instant::now() + SIGNAL_CHECK;
+                let until = end.map_or(slice, |end| end.min(slice));
+                while !ready(&state) {
+                    if self.ready.wait_until(&mut state, until).timed_out() {
+                        return ready(&state);
+                    }
+                }
+                true
+            });
+            if done {
+                return Ok(true);
+            }
+            if end.is_some_and(|end| Instant::now() >= end) {
+                return Ok(false);
+            }
+            py.check_signals()?;
+        }
+    }
+}
+
+/// One call.
+#[pyclass(frozen)]
+pub struct Call {
+    pub(crate) slot: Arc<Slot>,
+    pub(crate) backend: Backend,
+    pub(crate) id: AtomicU64,
+}
+
+#[pymethods]
+impl Call {
+    fn done(&self) -> bool {
+        self.slot.state.lock().end.is_some()
+    }
+
+    /// Waits for the end; `False` when `timeout` seconds were not enough.
+    #[pyo3(signature = (timeout=None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        if self.done() {
+            return Ok(true);
+        }
+        self.slot.wait(py, timeout, |state| state.end.is_some())
+    }
+
+    /// Value and failure of a call that is done; both `None` for a stream.
+    fn end(&self, py: Python<'_>) -> (Option<PyPayload>, Option<PyFailure>) {
+        match &self.slot.state.lock().end {
+            Some(Ok(Some(value))) => (Some(to_py(py, value)), None),
+            Some(Err(error)) => (None, Some(failure(error))),
+            Some(Ok(None)) | None => (None, None),
+        }
+    }
+
+    /// Items there are, waiting for the first when `block`; and whether these are the last.
+    fn items(&self, py: Python<'_>, block: bool) -> PyResult<(Vec<PyPayload>, bool)> {
+        let there = |state: &State| !state.items.is_empty() || state.end.is_some();
+        if block && !there(&self.slot.state.lock()) {
+            self.slot.wait(py, None, there)?;
+        }
+        let mut state = self.slot.state.lock();
+        let items = std::mem::take(&mut state.items);
+        let ended = state.end.is_some();
+        drop(state);
+        Ok((items.iter().map(|item| to_py(py, item)).collect(), ended))
+    }
+
+    /// Tells `port` of `token` at the next item or the end; `True` when there is something already.
+    fn notify(&self, port: &Port, token: u64) -> bool {
+        let mut state = self.slot.state.lock();
+        if !state.items.is_empty() || state.end.is_some() {
+            return true;
+        }
+        state.waker = Some((port.state.clone(), token));
+        false
+    }
+
+    fn cancel(&self) {
+        self.backend.cancel(self.id.load(Ordering::Relaxed));
+    }
+
+    fn credit(&self, items: u32) {
+        self.backend.credit(self.id.load(Ordering::Relaxed), items);
+    }
+}
+
+/// Tokens of calls that have something, for one event loop or one thread.
+#[pyclass(frozen)]
+pub struct Port {
+    state: Arc<PortState>,
+    reader: UnixStream,
+}
+
+pub(crate) struct PortState {
+    ready: Mutex<Vec<u64>>,
+    some: Condvar,
+    writer: UnixStream,
+}
+
+impl PortState {
+    fn push(&self, token: u64) {
+        let first = {
+            let mut ready = self.ready.lock();
+            ready.push(token);
+            ready.len() == 1
+        };
+        if first {
+            self.some.notify_one();
+            // One byte wakes the loop for any number of tokens; a full pipe is a loop that is awake.
+            let _ = (&self.writer).write(&[1]);
+        }
+    }
+}
+
+#[pymethods]
+impl Port {
+    #[new]
+    fn new() -> PyResult<Self> {
+        let pair = || {
+            let (reader, writer) = UnixStream::pair()?;
+            reader.set_nonblocking(true)?;
+            writer.set_nonblocking(true)?;
+            Ok((reader, writer))
+        };
+        let (reader, writer) = pair().map_err(|e: std::io::Error| raise(&Error::internal(e.to_string())))?;
+        Ok(Self { state: Arc::new(PortState { ready: Mutex::default(), some: Condvar::new(), writer }), reader })
+    }
+
+    fn fileno(&self) -> i32 {
+        self.reader.as_raw_fd()
+    }
+
+    /// Tokens since the last time.
+    fn drain(&self) -> Vec<u64> {
+        let _ = (&self.reader).read(&mut [0; 64]);
+        std::mem::take(&mut *self.state.ready.lock())
+    }
+
+    /// Like `drain`, waiting for the first; empty when `timeout` seconds were not enough.
+    #[pyo3(signature = (timeout=None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Vec<u64>> {
+        let end = timeout.map(|t| Instant::now() + Duration::from_secs_f64(t.clamp(0.0, 1e9)));
+        loop {
+            py.detach(|| {
+                let mut ready = self.state.ready.lock();
+                let slice = Instant::now() + SIGNAL_CHECK;
+                let until = end.map_or(slice, |end| end.min(slice));
+                while ready.is_empty() && !self.state.some.wait_until(&mut ready, until).timed_out() {}
+            });
+            let tokens = self.drain();
+            if !tokens.is_empty() || end.is_some_and(|end| Instant::now() >= end) {
+                return Ok(tokens);
+            }
+            py.check_signals()?;
+        }
+    }
+}
