@@ -277,7 +277,7 @@ impl State {
                     }
                 }
             }
-            None => {
+            Some(Target::Pool(_)) | None => {
                 self.calls.insert(call, Call { origin, id, place: Place::Waiting(ActorId::from("")) });
                 self.by_origin.insert((origin, id), call);
                 self.fail(call, Error::invalid("a call without a target"));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use covey_client::{Calls, Client as RustClient, NewCall};
+use covey_client::{Calls, Client as RustClient, NewCall, Pools};
 use covey_domain::Error;
 use prost::Message;
 use pyo3::prelude::*;
@@ -13,20 +13,34 @@ use crate::{call::Slot, host::HostLink, raise};
 
 #[derive(Clone)]
 pub(crate) enum Backend {
-    Driver { client: RustClient, calls: Calls, runtime: Handle },
+    Driver { client: RustClient, calls: Calls, pools: Pools, runtime: Handle },
     Host(Arc<HostLink>),
 }
 
 impl Backend {
-    pub fn start(&self, call: NewCall, slot: Arc<Slot>) -> u64 {
-        match self {
-            Self::Driver { calls, .. } => calls.start(call, move |_, event| slot.push(event)),
-            Self::Host(host) => host.start(call, slot),
+    /// Opens a call, on a pool when `pool` is its spec.
+    pub fn start(&self, call: NewCall, pool: Option<String>, slot: Arc<Slot>) -> u64 {
+        match (self, pool) {
+            (Self::Driver { calls, .. }, None) => calls.start(call, move |_, event| slot.push(event)),
+            (Self::Driver { pools, .. }, Some(spec)) => pools.start(&spec, call, move |_, event| slot.push(event)),
+            (Self::Host(host), pool) => host.start(call, pool, slot),
         }
+    }
+
+    pub fn close_pool(&self, py: Python<'_>, spec: &str) -> PyResult<()> {
+        match self {
+            Self::Driver { pools, .. } => pools.close(spec),
+            Self::Host(host) => {
+                let closed = host.verb(py, covey_client::CLOSE_POOL, Bytes::copy_from_slice(spec.as_bytes()));
+                closed.map_err(|e| raise(&e))?;
+            }
+        }
+        Ok(())
     }
 
     pub fn cancel(&self, id: u64) {
         match self {
+            Self::Driver { pools, .. } if Pools::is_job(id) => pools.cancel(id),
             Self::Driver { calls, .. } => calls.cancel(id),
             Self::Host(host) => host.cancel(id),
         }
@@ -34,6 +48,7 @@ impl Backend {
 
     pub fn credit(&self, id: u64, items: u32) {
         match self {
+            Self::Driver { pools, .. } if Pools::is_job(id) => pools.credit(id, items),
             Self::Driver { calls, .. } => calls.credit(id, items),
             Self::Host(host) => host.credit(id, items),
         }

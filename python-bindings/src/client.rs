@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use covey_client::{Client as RustClient, NewCall, Target};
+use covey_client::{Client as RustClient, NewCall, Pools, Target};
 use covey_domain::{ActorId, Envelope, Error, TaskId};
 use covey_proto::v1::{self, Payload};
 use futures::{StreamExt as _, stream::BoxStream};
@@ -79,7 +79,12 @@ impl Client {
             });
         });
         let address = client.address().to_owned();
-        let backend = Backend::Driver { client, calls, runtime: runtime.handle().clone() };
+        let backend = Backend::Driver {
+            pools: Pools::new(client.clone(), calls.clone()),
+            client,
+            calls,
+            runtime: runtime.handle().clone(),
+        };
         Ok(Self { runtime: Mutex::new(Some(runtime)), backend: Mutex::new(Some(backend)), address })
     }
 
@@ -188,11 +193,16 @@ impl Client {
         Ok(Subscription { events: Mutex::new(Some(events)), handle: runtime })
     }
 
-    /// Opens a call on an actor, or on a model when `model`.
+    /// Cancels what a pool has and stops its actors.
+    fn close_pool(&self, py: Python<'_>, spec: &str) -> PyResult<()> {
+        self.backend()?.close_pool(py, spec)
+    }
+
+    /// Opens a call: `kind` 0 on an actor, 1 on a model, 2 on a pool.
     #[expect(clippy::too_many_arguments, reason = "the fast path: positional arguments only")]
     fn start(
         &self,
-        model: bool,
+        kind: u8,
         target: &str,
         method: &str,
         codec: i32,
@@ -203,11 +213,16 @@ impl Client {
         retries: u32,
     ) -> PyResult<Call> {
         let backend = self.backend()?;
-        let target = if model { Target::Model(target.to_owned()) } else { Target::Actor(target.into()) };
+        let pool = (kind == 2).then(|| target.to_owned());
+        let target = match kind {
+            1 => Target::Model(target.to_owned()),
+            2 => Target::Actor("".into()),
+            _ => Target::Actor(target.into()),
+        };
         let args = from_py(codec, body, buffers);
         let call = NewCall { target, method: method.to_owned(), args, timeout_ms, key: key.to_owned(), retries };
         let slot = Arc::new(Slot::default());
-        let id = backend.start(call, slot.clone());
+        let id = backend.start(call, pool, slot.clone());
         Ok(Call { slot, backend, id: AtomicU64::new(id) })
     }
 

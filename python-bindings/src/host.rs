@@ -175,16 +175,17 @@ impl HostLink {
         }
     }
 
-    pub fn start(&self, call: NewCall, slot: Arc<Slot>) -> u64 {
+    pub fn start(&self, call: NewCall, pool: Option<String>, slot: Arc<Slot>) -> u64 {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         if let Err(error) = covey_proto::check_size("the call's argument", &call.args) {
             slot.push(CallEvent::End(Err(error.executed(Some(false)))));
             return id;
         }
         self.calls.lock().insert(id, slot);
-        let target = match call.target {
-            Target::Actor(actor) => call_open::Target::Actor(actor.to_string()),
-            Target::Model(model) => call_open::Target::Model(model),
+        let target = match (pool, call.target) {
+            (Some(spec), _) => call_open::Target::Pool(spec),
+            (None, Target::Actor(actor)) => call_open::Target::Actor(actor.to_string()),
+            (None, Target::Model(model)) => call_open::Target::Model(model),
         };
         let open = CallOpen {
             method: call.method,

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use covey_actor_runtime::{Outward, RemoteInfer, Runtime};
-use covey_client::{CallEvent, Calls, Client, Loopback, NewCall, Target};
+use covey_client::{CLOSE_POOL, CallEvent, Calls, Client, Loopback, NewCall, Pools, Target};
 use covey_domain::{Error, NodeId};
 use covey_proto::{
     failure, payload_json,
@@ -24,7 +24,15 @@ struct Inner {
     node: NodeId,
     /// Weak in effect: the runtime's owner outlives this.
     runtime: std::sync::OnceLock<Runtime>,
-    connected: Mutex<Option<(Client, Calls)>>,
+    connected: Mutex<Option<Connected>>,
+}
+
+/// A connection to the head and what stands on it.
+#[derive(Clone)]
+pub(crate) struct Connected {
+    client: Client,
+    calls: Calls,
+    pools: Pools,
 }
 
 impl Cluster {
@@ -39,12 +47,12 @@ impl Cluster {
     }
 
     /// The connection in use; dials when there is none or the head has gone.
-    pub async fn connect(&self) -> Result<(Client, Calls), Error> {
+    pub async fn connect(&self) -> Result<Connected, Error> {
         let mut connected = self.inner.connected.lock().await;
-        if let Some((client, calls)) = &*connected
-            && !calls.is_closed()
+        if let Some(connected) = &*connected
+            && !connected.calls.is_closed()
         {
-            return Ok((client.clone(), calls.clone()));
+            return Ok(connected.clone());
         }
         let client = Client::connect(&self.inner.head, &self.inner.secret).await?;
         let calls = client.calls(&format!("worker:{}", self.inner.node)).await?;
@@ -61,8 +69,9 @@ impl Cluster {
             });
             calls.set_loopback(self.inner.node.clone(), loopback);
         }
-        *connected = Some((client.clone(), calls.clone()));
-        Ok((client, calls))
+        let fresh = Connected { pools: Pools::new(client.clone(), calls.clone()), client, calls };
+        *connected = Some(fresh.clone());
+        Ok(fresh)
     }
 
     /// The way to other workers' models.
@@ -72,7 +81,7 @@ impl Cluster {
             let cluster = cluster.clone();
             async_stream::stream! {
                 let calls = match cluster.connect().await {
-                    Ok((_, calls)) => calls,
+                    Ok(connected) => connected.calls,
                     Err(error) => {
                         yield Err(error);
                         return;
@@ -98,9 +107,19 @@ impl Outward for Cluster {
 
     fn verb(&self, name: String, body: Bytes) -> BoxFuture<'static, Result<Bytes, Error>> {
         let cluster = self.clone();
-        async move { cluster.connect().await?.0.raw(&name, body).await }.boxed()
+        async move {
+            let connected = cluster.connect().await?;
+            if name == CLOSE_POOL {
+                connected.pools.close(&String::from_utf8_lossy(&body));
+                return Ok(Bytes::new());
+            }
+            connected.client.raw(&name, body).await
+        }
+        .boxed()
     }
 }
+
+type OpenCalls = Arc<parking_lot::Mutex<HashMap<u64, (Connected, u64)>>>;
 
 /// Makes calls of frames, one after the other, so that they keep their order.
 async fn carry(
@@ -108,52 +127,46 @@ async fn carry(
     mut frames: mpsc::UnboundedReceiver<CallFrame>,
     answers: mpsc::UnboundedSender<CallFrame>,
 ) {
-    let open: Arc<parking_lot::Mutex<HashMap<u64, (Calls, u64)>>> = Arc::default();
+    let open = OpenCalls::default();
+    let cancel = |(connected, id): (Connected, u64)| {
+        if Pools::is_job(id) { connected.pools.cancel(id) } else { connected.calls.cancel(id) }
+    };
     while let Some(frame) = frames.recv().await {
         let known = open.lock().get(&frame.id).cloned();
         match (frame.body, known) {
-            (Some(Body::Open(call)), _) => {
-                let end = |error: Error| CallFrame { id: frame.id, body: Some(Body::End(failure(error))) };
-                match (new_call(call), cluster.connect().await) {
-                    (Ok(call), Ok((_, calls))) => {
-                        let id = start(&calls, call, frame.id, answers.clone(), open.clone());
-                        open.lock().entry(frame.id).and_modify(|known| known.1 = id);
-                    }
-                    (Err(error), _) | (_, Err(error)) => drop(answers.send(end(error.executed(Some(false))))),
+            (Some(Body::Open(call)), _) => match cluster.connect().await {
+                Ok(connected) => start(connected, call, frame.id, answers.clone(), &open),
+                Err(error) => {
+                    let end = Body::End(failure(error.executed(Some(false))));
+                    let _ = answers.send(CallFrame { id: frame.id, body: Some(end) });
                 }
-            }
-            (Some(Body::Cancel(_)), Some((calls, id))) => calls.cancel(id),
-            (Some(Body::Credit(items)), Some((calls, id))) => calls.credit(id, items),
+            },
+            (Some(Body::Cancel(_)), Some(known)) => cancel(known),
+            (Some(Body::Credit(items)), Some((c, id))) if Pools::is_job(id) => c.pools.credit(id, items),
+            (Some(Body::Credit(items)), Some((c, id))) => c.calls.credit(id, items),
             _ => {}
         }
     }
     // The process that asked is gone.
     let left: Vec<_> = open.lock().drain().map(|(_, call)| call).collect();
-    for (calls, id) in left {
-        calls.cancel(id);
-    }
+    left.into_iter().for_each(cancel);
 }
 
-fn new_call(open: CallOpen) -> Result<NewCall, Error> {
-    let target = match open.target {
-        Some(call_open::Target::Actor(actor)) => Target::Actor(actor.into()),
-        Some(call_open::Target::Model(model)) => Target::Model(model),
-        None => return Err(Error::invalid("a call without a target")),
-    };
-    let args = open.args.unwrap_or_default();
-    Ok(NewCall { target, method: open.method, args, timeout_ms: open.timeout_ms, key: open.key, retries: open.retries })
-}
-
-type OpenCalls = Arc<parking_lot::Mutex<HashMap<u64, (Calls, u64)>>>;
-
-fn start(calls: &Calls, call: NewCall, asked: u64, answers: mpsc::UnboundedSender<CallFrame>, open: OpenCalls) -> u64 {
+fn start(
+    connected: Connected,
+    call: CallOpen,
+    asked: u64,
+    answers: mpsc::UnboundedSender<CallFrame>,
+    open: &OpenCalls,
+) {
     // Known before it starts: its end may come at once.
-    open.lock().insert(asked, (calls.clone(), 0));
-    calls.start(call, move |_, event| {
+    open.lock().insert(asked, (connected.clone(), 0));
+    let table = open.clone();
+    let handler = move |_, event| {
         let body = match event {
             CallEvent::Item(item) => Body::Item(item),
             CallEvent::End(end) => {
-                open.lock().remove(&asked);
+                table.lock().remove(&asked);
                 Body::End(match end {
                     Ok(Some(value)) => CallEnd { result: Some(call_end::Result::Value(value)) },
                     Ok(None) => CallEnd { result: Some(call_end::Result::Done(Empty {})) },
@@ -162,5 +175,22 @@ fn start(calls: &Calls, call: NewCall, asked: u64, answers: mpsc::UnboundedSende
             }
         };
         let _ = answers.send(CallFrame { id: asked, body: Some(body) });
-    })
+    };
+    let (target, pool) = match call.target {
+        Some(call_open::Target::Actor(actor)) => (Target::Actor(actor.into()), None),
+        Some(call_open::Target::Model(model)) => (Target::Model(model), None),
+        Some(call_open::Target::Pool(spec)) => (Target::Actor("".into()), Some(spec)),
+        // No client sends such a call; its answer is "no such actor".
+        None => (Target::Actor("".into()), None),
+    };
+    let args = call.args.unwrap_or_default();
+    let (timeout_ms, key, retries) = (call.timeout_ms, call.key, call.retries);
+    let call = NewCall { target, method: call.method, args, timeout_ms, key, retries };
+    let id = match pool {
+        Some(spec) => connected.pools.start(&spec, call, handler),
+        None => connected.calls.start(call, handler),
+    };
+    if let Some(known) = open.lock().get_mut(&asked) {
+        known.1 = id;
+    }
 }

@@ -560,7 +560,7 @@ impl LaneInner {
                 (limit, memo, Some(ActorId::from(actor.as_str())))
             }
             Some(Target::Model(_)) => (None, None, None),
-            None => return refuse(Error::invalid("a call without a target")),
+            Some(Target::Pool(_)) | None => return refuse(Error::invalid("a call without a target")),
         };
         self.calls.lock().insert(id, control.clone());
         let lane = Arc::downgrade(self);

@@ -172,6 +172,46 @@ impl Calls {
         id
     }
 
+    /// Like [`Self::start`], but what goes wrong at once is told on another task, so that the caller may hold locks
+    /// that `handler` takes.
+    pub(crate) fn start_deferred(&self, call: NewCall, handler: impl FnMut(u64, CallEvent) + Send + 'static) -> u64 {
+        let id = self.inner.next.fetch_add(1, Ordering::Relaxed);
+        if let Some(error) = self.inner.begin(id, call, Box::new(handler)) {
+            let inner = self.inner.clone();
+            self.inner.runtime.spawn(async move { inner.end(id, Err(error.executed(Some(false)))) });
+        }
+        id
+    }
+
+    /// Calls `hook` once the actor has a place, or when it will never have one.
+    pub fn when_placed(&self, actor: &ActorId, hook: impl FnOnce(Result<(), Error>) + Send + 'static) {
+        let mut state = self.inner.state.lock();
+        if !state.places.contains_key(actor) {
+            self.inner.locate(&mut state, actor);
+        }
+        let now = match state.places.get(actor) {
+            Some(Place::At { .. }) => Ok(()),
+            Some(Place::Gone(error)) => Err(error.clone()),
+            Some(Place::Waiting { .. } | Place::Moving { .. }) | None => {
+                return state.hooks.entry(actor.clone()).or_default().push(Box::new(hook));
+            }
+        };
+        drop(state);
+        hook(now);
+    }
+
+    /// Nothing more will be called on this actor: what is known of it is dropped.
+    pub(crate) fn forget(&self, actor: &ActorId) {
+        let mut state = self.inner.state.lock();
+        if let Some(Place::At { .. } | Place::Gone(_)) = state.places.get(actor) {
+            state.places.remove(actor);
+        }
+    }
+
+    pub(crate) fn runtime(&self) -> Handle {
+        self.inner.runtime.clone()
+    }
+
     /// Cancels a call; its end arrives as `Cancelled`.
     pub fn cancel(&self, id: u64) {
         self.inner.cancel(id, ErrorKind::Cancelled, "cancelled");
@@ -261,16 +301,23 @@ impl Drop for Leave<'_> {
 }
 
 impl Inner {
-    fn start(self: &Arc<Self>, id: u64, call: NewCall, mut handler: Handler) {
-        let refuse = |handler: &mut Handler, error: Error| {
-            handler(id, CallEvent::End(Err(error.executed(Some(false)))));
-        };
-        if let Err(error) = covey_proto::check_size("the call's argument", &call.args) {
-            return refuse(&mut handler, error);
+    fn start(self: &Arc<Self>, id: u64, call: NewCall, handler: Handler) {
+        if let Some(error) = self.begin(id, call, handler) {
+            self.end(id, Err(error.executed(Some(false))));
         }
-        if self.count.load(Ordering::Relaxed) >= caps::CALLS_OPEN_MAX {
-            let error = Error::new(ErrorKind::Overloaded, format!("{} calls are open", caps::CALLS_OPEN_MAX));
-            return refuse(&mut handler, error);
+    }
+
+    /// Opens a call; gives why it cannot be, with its handler kept for that news.
+    fn begin(self: &Arc<Self>, id: u64, call: NewCall, handler: Handler) -> Option<Error> {
+        let open = |actor, again, retries| Open { handler, actor, again, lane: None, placed: 0, retries };
+        let refused = covey_proto::check_size("the call's argument", &call.args).err().or_else(|| {
+            let many = self.count.load(Ordering::Relaxed) >= caps::CALLS_OPEN_MAX;
+            many.then(|| Error::new(ErrorKind::Overloaded, format!("{} calls are open", caps::CALLS_OPEN_MAX)))
+        });
+        self.count.fetch_add(1, Ordering::Relaxed);
+        if refused.is_some() {
+            self.open.insert(id, open(None, None, 0));
+            return refused;
         }
         let NewCall { target, method, args, timeout_ms, key, retries } = call;
         let (actor, target) = match target {
@@ -287,9 +334,8 @@ impl Inner {
             key,
             retries: 0,
         };
-        self.count.fetch_add(1, Ordering::Relaxed);
         let again = actor.as_ref().map(|_| frame.clone());
-        self.open.insert(id, Open { handler, actor: actor.clone(), again, lane: None, placed: 0, retries });
+        self.open.insert(id, open(actor.clone(), again, retries));
         let failed = {
             let mut state = self.state.lock();
             match actor {
@@ -298,7 +344,7 @@ impl Inner {
             }
         };
         if let Err(error) = failed {
-            return self.end(id, Err(error.executed(Some(false))));
+            return Some(error);
         }
         if timeout_ms > 0 {
             let weak = Arc::downgrade(self);
@@ -309,6 +355,7 @@ impl Inner {
                 }
             });
         }
+        None
     }
 
     /// Sends a call to where its actor is, or keeps it until that is known.
@@ -439,10 +486,14 @@ impl Inner {
             Some(placement::State::Waiting(waiting)) if waiting.never => {
                 let error = Error::new(ErrorKind::Unschedulable, waiting.why).executed(Some(false));
                 failed = state.refuse(&actor, &error, false);
+                let hooks = state.hooks.remove(&actor).unwrap_or_default();
+                drop(state);
+                hooks.into_iter().for_each(|hook| hook(Err(error.clone())));
+                state = self.state.lock();
             }
             Some(placement::State::Waiting(waiting)) => {
                 if state.wait(&actor, &waiting.why) {
-                    self.notice_later(actor);
+                    self.notice_later(actor.clone());
                 }
             }
             Some(placement::State::Gone(gone)) => {
@@ -452,9 +503,13 @@ impl Inner {
             }
             None => {}
         }
+        let news = state.news(&actor);
         drop(state);
         for (id, error) in failed {
             self.end(id, Err(error));
+        }
+        if let Some((hooks, result)) = news {
+            hooks.into_iter().for_each(|hook| hook(result.clone()));
         }
     }
 

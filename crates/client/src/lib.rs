@@ -4,9 +4,11 @@
 //! ([`Calls`]) that batches frames both ways.
 
 mod calls;
+mod pool;
 mod raw;
 
 pub use calls::{CallEvent, Calls, Loopback, NewCall, Target};
+pub use pool::{CLOSE_POOL, PoolSpec, Pools};
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -60,7 +60,7 @@ pub struct CallOpen {
     /// times the cluster may send it again when its actor dies under it
     #[prost(uint32, tag = "9")]
     pub retries: u32,
-    #[prost(oneof = "call_open::Target", tags = "1, 2")]
+    #[prost(oneof = "call_open::Target", tags = "1, 2, 10")]
     pub target: ::core::option::Option<call_open::Target>,
 }
 /// Nested message and enum types in `CallOpen`.
@@ -73,6 +73,9 @@ pub mod call_open {
         /// model name; the payload is an InferRequest as JSON
         #[prost(string, tag = "2")]
         Model(::prost::alloc::string::String),
+        /// client PoolSpec as JSON; only from a process to its worker
+        #[prost(string, tag = "10")]
+        Pool(::prost::alloc::string::String),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -17,6 +17,7 @@
 from . import errors, llm
 from ._agent import Agent, Handle, agent, agents, get_actor, llm_agent, remote_agent
 from ._context import Context
+from ._functions import Executor, Pool, RemoteFunction, task
 from ._future import Future, Stream, as_completed, get, wait
 from ._session import Session, bridge_call, connect, current, init, shutdown
 from ._task import Task, submit
@@ -42,7 +43,7 @@ def status() -> dict:
 
 __all__ = [
     "ActorDied", "Agent", "Cancelled", "ConnectionLost", "Context", "CoveyError", "DeadlineExceeded", "Future", "Handle",
-    "Overloaded", "Session", "Stream", "Task", "Unauthenticated", "Unschedulable", "agent", "agents", "as_completed",
+    "Executor", "Overloaded", "Pool", "RemoteFunction", "Session", "Stream", "Task", "Unauthenticated", "Unschedulable", "agent", "agents", "as_completed",
     "connect", "current", "embed", "errors", "get", "get_actor", "init", "llm", "llm_agent", "remote_agent", "shutdown",
-    "status", "submit", "wait",
+    "status", "submit", "task", "wait",
 ]  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import functools
 import hashlib
 import inspect
@@ -99,20 +98,10 @@ def _skills(cls: type) -> list[dict[str, Any]]:
 
 def _dump_class(cls: type) -> bytes:
     """The class with its module's code when that is the user's own, by reference when it is installed."""
-    import cloudpickle
-
-    module = sys.modules.get(cls.__module__)
-    file = getattr(module, "__file__", None) or ""
-    own = module is not None and cls.__module__ != "__main__" and "site-packages" not in file and not file.startswith(sys.base_prefix)
-    if own:
-        cloudpickle.register_pickle_by_value(module)
     try:
-        return cloudpickle.dumps(cls)
+        return _codec.dump_code(cls)
     except Exception as error:
         raise TypeError(f"cannot ship agent {cls.__name__}: {error}; make what cannot be pickled inside __init__") from error
-    finally:
-        if own:
-            cloudpickle.unregister_pickle_by_value(module)
 
 
 class Agent(Generic[P, C]):
@@ -188,14 +177,13 @@ class Agent(Generic[P, C]):
 
     def map(self, inputs: Iterable[Any], **options: Any) -> list[Any]:
         """Results of one method over many inputs, on a swarm of actors. See `map_unordered` for the options."""
-        progress = list(self._map(inputs, ordered=options.pop("ordered", True), **options))
-        return [result for _, result in progress]
+        return [result for _, result in self._map(inputs, **{"ordered": True, **options})]
 
     def map_unordered(self, inputs: Iterable[Any], *, with_input: bool = False, **options: Any) -> Iterator[Any]:
         """Results as they come.
 
-        Options: `method` (default: the first), `actors` (default 4), `progress` (a bar), `return_exceptions`,
-        `retries` (after a lost actor), `timeout` for each call.
+        Options: `method` (default: `run`, else the first), `actors` (default 4), `progress` (a bar),
+        `return_exceptions`, `retries` (after a lost actor, default 2), `timeout` for each call.
         """
         for item, result in self._map(inputs, ordered=False, **options):
             yield (item, result) if with_input else result
@@ -204,77 +192,33 @@ class Agent(Generic[P, C]):
         self,
         inputs: Iterable[Any],
         *,
-        ordered: bool,
         method: str | None = None,
         actors: int = 4,
-        progress: bool = False,
-        return_exceptions: bool = False,
         retries: int = 2,
         timeout: float | str | None = None,
+        **options: Any,
     ) -> Iterator[tuple[Any, Any]]:
-        items = list(inputs)
-        if not items:
-            return
-        handles = [self.remote() for _ in range(min(actors, len(items)))]  # type: ignore[call-arg]
-        name = method or ("run" if hasattr(self.__covey_class__, "run") else _skills(self.__covey_class__)[0]["id"])
-        streams = any(s["id"] == name and s["streaming"] for s in handles[0]._spec["skills"])
-        depth = 2 * int(self._spec.get("concurrency") or 1)
-        results: dict[int, Any] = {}
-        load = [0] * len(handles)
-        todo = collections.deque((i, 0) for i in range(len(items)))
-        import queue
+        skills = {s["id"]: s for s in _skills(self.__covey_class__)}
+        name = method or ("run" if "run" in skills else next(iter(skills)))
+        if skills.get(name, {}).get("streaming"):
+            raise TypeError(f"map needs a method that returns; {name!r} yields")
+        from ._functions import over
 
-        done: queue.Queue[tuple[int, int, int, Any]] = queue.Queue()
-        bar = _bar(len(items), self._name) if progress else None
-        live: dict[int, Any] = {}
-        emitted = 0
-        try:
-            while len(results) < len(items):
-                while todo and min(load) < depth:
-                    index, tries = todo.popleft()
-                    at = load.index(min(load))
-                    load[at] += 1
-                    bound = getattr(handles[at], name)
-                    if streams:
-                        raise TypeError(f"map needs a method that returns; {name!r} yields")
-                    future = bound.options(timeout=parse_seconds(timeout)).remote(items[index])
-                    live[index] = future
-                    future.add_done_callback(lambda f, i=index, t=tries, a=at: done.put((i, t, a, f)))
-                index, tries, at, future = done.get()
-                load[at] -= 1
-                live.pop(index, None)
-                error = future._error
-                if isinstance(error, (errors.ActorDied, errors.ConnectionLost)) and tries < retries:
-                    todo.appendleft((index, tries + 1))
-                    continue
-                if error is not None and not return_exceptions:
-                    raise error
-                results[index] = error if error is not None else future._value
-                if bar is not None:
-                    bar.update(1)
-                if not ordered:
-                    yield items[index], results[index]
-                else:
-                    while emitted in results:
-                        yield items[emitted], results[emitted]
-                        emitted += 1
-        finally:
-            if bar is not None:
-                bar.close()
-            for future in live.values():
-                future.cancel()
-            for handle in handles:
-                try:
-                    handle.stop()
-                except errors.CoveyError:
-                    pass
+        with self.pool(actors) as pool:
+            yield from over(getattr(pool, name).options(timeout=timeout, retries=retries).remote, inputs, name=self._name, **options)
+
+    def pool(self, actors: int, *args: Any, **kwargs: Any) -> Any:
+        """So many actors behind one name; the rest are constructor arguments. See `covey.Pool`."""
+        from ._functions import Pool
+
+        return Pool(self, actors, args, kwargs)
 
 
 def _restore(cls: Any, name: str) -> Any:
     return Agent(cls, {"name": name})
 
 
-def _bar(total: int, name: str) -> Any:
+def _bar(total: int | None, name: str) -> Any:
     if not sys.stderr.isatty() and "ipykernel" not in sys.modules:
         return None
     from tqdm.auto import tqdm

@@ -53,8 +53,9 @@ def _pickle_with_code(value: Any, buffer_callback: Any) -> bytes:
             module = getattr(obj, "__module__", None)
             if isinstance(module, str) and isinstance(obj, (type, _FUNCTION)) and is_own(module):
                 loaded = sys.modules[module]
-                cloudpickle.register_pickle_by_value(loaded)
-                registered.add(loaded)
+                if module not in cloudpickle.list_registry_pickle_by_value():
+                    cloudpickle.register_pickle_by_value(loaded)
+                    registered.add(loaded)
             return super().reducer_override(obj)
 
     registered: set[Any] = set()
@@ -65,6 +66,11 @@ def _pickle_with_code(value: Any, buffer_callback: Any) -> bytes:
         for module in registered:
             cloudpickle.unregister_pickle_by_value(module)
     return stream.getvalue()
+
+
+def dump_code(value: Any) -> bytes:
+    """A function or a class, with the code of the user's own modules."""
+    return _pickle_with_code(value, None)
 
 
 _FUNCTION = type(_is_plain)

@@ -44,10 +44,13 @@ def _tell_pending(actor: str, why: str, waiting: int) -> None:
     print(f"covey: {calls} for actor {actor}: {why}", file=sys.stderr, flush=True)
 
 
+_KINDS = {"actor": 0, "model": 1, "pool": 2}
+
+
 def call(
     self: Any, kind: str, target: str, method: str, args: _codec.Payload, timeout: float | None, stream: bool, key: str = "", retries: int = 0
 ) -> Any:
-    """Opens a call on an `actor` or a `model`; a deadline that is set around it holds for it too."""
+    """Opens a call on an `actor`, a `model` or a `pool`; a deadline that is set around it holds for it too."""
     end = turn_deadline.get()
     if end is not None:
         left = end - time.monotonic()
@@ -56,7 +59,7 @@ def call(
         timeout = left if timeout is None else min(timeout, left)
     timeout_ms = 0 if timeout is None else max(1, int(timeout * 1000))
     try:
-        started = self.client.start(kind == "model", target, method, *args, timeout_ms, key, retries)
+        started = self.client.start(_KINDS[kind], target, method, *args, timeout_ms, key, retries)
     except _bridge.BridgeError as error:
         raise _codec.to_exception(error.args) from None
     return Stream(started) if stream else Future(started)

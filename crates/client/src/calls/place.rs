@@ -31,11 +31,22 @@ pub(super) struct State {
     /// Address and lane of each worker.
     pub lanes: HashMap<NodeId, (String, lane::Sender)>,
     fences: HashMap<u64, ActorId>,
+    /// Called once an actor has a place, or never will.
+    pub hooks: HashMap<ActorId, Vec<Hook>>,
 }
+
+pub(super) type Hook = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
 impl State {
     pub fn new(head: lane::Sender) -> Self {
-        Self { head, closed: None, places: HashMap::new(), lanes: HashMap::new(), fences: HashMap::new() }
+        Self {
+            head,
+            closed: None,
+            places: HashMap::new(),
+            lanes: HashMap::new(),
+            fences: HashMap::new(),
+            hooks: HashMap::new(),
+        }
     }
 
     /// A call that goes through the head, to a model.
@@ -141,6 +152,16 @@ impl State {
             Some(Place::Waiting { queue, .. } | Place::Moving { queue, .. }) => queue.remove(&id).is_some(),
             Some(Place::At { .. } | Place::Gone(_)) | None => false,
         }
+    }
+
+    /// Who waits to hear of the actor's place, when there is something to hear.
+    pub fn news(&mut self, actor: &ActorId) -> Option<(Vec<Hook>, Result<(), Error>)> {
+        let result = match self.places.get(actor) {
+            Some(Place::At { .. }) => Ok(()),
+            Some(Place::Gone(error)) => Err(error.clone()),
+            Some(Place::Waiting { .. } | Place::Moving { .. }) | None => return None,
+        };
+        self.hooks.remove(actor).map(|hooks| (hooks, result))
     }
 
     pub fn close(&mut self, error: &Error) {

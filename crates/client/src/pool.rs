@@ -1,0 +1,532 @@
+//! Pools: many jobs over several actors of one agent, as many as there is room and work for.
+//!
+//! A job goes to the actor with the fewest jobs. Each actor gets as many ahead as it does in [`AHEAD`], measured, so
+//! short jobs travel in company and a long one never has another waiting behind it for long. A job whose actor died is
+//! tried again elsewhere as often as it may; an actor that has nothing to do for [`IDLE`] is stopped, and what it
+//! held is free for others.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use base64::Engine as _;
+use covey_domain::{ActorId, Error, ErrorKind, Resources, caps};
+use covey_proto::v1::Payload;
+use parking_lot::Mutex;
+use prost::Message as _;
+use serde::{Deserialize, Serialize};
+
+use crate::{CallEvent, Calls, Client, NewActor, NewCall, Target};
+
+/// Work that is sent ahead to one actor.
+const AHEAD: Duration = Duration::from_millis(4);
+/// Jobs sent ahead to one actor, however short they are.
+const AHEAD_MAX: usize = 256;
+/// An actor of a pool without a fixed size goes after this time without work.
+const IDLE: Duration = Duration::from_secs(1);
+/// Actors that are started at once.
+const STARTING_MAX: usize = 64;
+/// The verb by which a process closes a pool that its worker keeps for it; its body is the spec.
+pub const CLOSE_POOL: &str = "ClosePool";
+/// Ids of jobs have this bit, ids of calls do not.
+pub(crate) const JOB: u64 = 1 << 62;
+
+/// What a pool is made of. Equal specs of one client are one pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PoolSpec {
+    /// Of which agent.
+    pub agent: String,
+    /// Whom the actors live for.
+    pub session: String,
+    /// JSON object merged over the agent's spec.
+    pub overrides: String,
+    /// Constructor arguments: an encoded payload in base64.
+    pub init: String,
+    /// Actors; `None` = as many as the cluster's CPUs hold, for as long as there is work.
+    pub actors: Option<usize>,
+    /// Turns at once on each actor.
+    pub concurrency: usize,
+    /// Times a job is tried again after its actor died.
+    pub retries: u32,
+    /// Try again also after the job itself failed.
+    pub retry_failed: bool,
+    /// Tells pools apart that are otherwise equal.
+    pub id: String,
+}
+
+type Handler = Box<dyn FnMut(u64, CallEvent) + Send>;
+
+/// All pools of one client.
+#[derive(Clone)]
+pub struct Pools {
+    client: Client,
+    calls: Calls,
+    next: Arc<AtomicU64>,
+    pools: Arc<Mutex<HashMap<String, Arc<Pool>>>>,
+    jobs: Arc<Mutex<HashMap<u64, Weak<Pool>>>>,
+}
+
+impl Pools {
+    /// No pools yet.
+    pub fn new(client: Client, calls: Calls) -> Self {
+        Self { client, calls, next: Arc::default(), pools: Arc::default(), jobs: Arc::default() }
+    }
+
+    /// Starts a job on the pool that `spec` (JSON of a [`PoolSpec`]) names; the pool is made when it is new.
+    pub fn start(&self, spec: &str, call: NewCall, mut handler: impl FnMut(u64, CallEvent) + Send + 'static) -> u64 {
+        let id = JOB | self.next.fetch_add(1, Ordering::Relaxed);
+        let refuse = |error: Error| CallEvent::End(Err(error.executed(Some(false))));
+        if let Err(error) = covey_proto::check_size("the argument", &call.args) {
+            handler(id, refuse(error));
+            return id;
+        }
+        let pool = match self.pool(spec) {
+            Ok(pool) => pool,
+            Err(error) => {
+                handler(id, refuse(error));
+                return id;
+            }
+        };
+        self.jobs.lock().insert(id, Arc::downgrade(&pool));
+        let jobs = self.jobs.clone();
+        let job = Job {
+            id,
+            retries: pool.spec.retries.max(call.retries),
+            call,
+            handler: Box::new(move |id, event| {
+                if matches!(event, CallEvent::End(_)) {
+                    jobs.lock().remove(&id);
+                }
+                handler(id, event);
+            }),
+            cancelled: false,
+        };
+        pool.add(job);
+        id
+    }
+
+    fn pool(&self, spec: &str) -> Result<Arc<Pool>, Error> {
+        if let Some(pool) = self.pools.lock().get(spec) {
+            return Ok(pool.clone());
+        }
+        let parsed: PoolSpec = covey_proto::from_json("the pool", spec.as_bytes())?;
+        let pool = Arc::new(Pool {
+            client: self.client.clone(),
+            calls: self.calls.clone(),
+            runtime: self.calls.runtime(),
+            depth_max: AHEAD_MAX.max(parsed.concurrency),
+            spec: parsed,
+            state: Mutex::default(),
+        });
+        self.pools.lock().entry(spec.to_owned()).or_insert(pool.clone());
+        let weak = Arc::downgrade(&pool);
+        pool.runtime.spawn(async move {
+            let mut every = tokio::time::interval(IDLE / 4);
+            loop {
+                every.tick().await;
+                let Some(pool) = weak.upgrade() else { return };
+                pool.shrink();
+            }
+        });
+        Ok(pool)
+    }
+
+    /// Whether an id is one of a job.
+    pub fn is_job(id: u64) -> bool {
+        id & JOB != 0
+    }
+
+    /// Cancels a job; its end arrives as `Cancelled`.
+    pub fn cancel(&self, id: u64) {
+        let pool = self.jobs.lock().get(&id).and_then(Weak::upgrade);
+        if let Some(pool) = pool {
+            pool.cancel(id);
+        }
+    }
+
+    /// The reader of a job's stream has room for more items.
+    pub fn credit(&self, id: u64, items: u32) {
+        let pool = self.jobs.lock().get(&id).and_then(Weak::upgrade);
+        if let Some(pool) = pool {
+            let call = pool.state.lock().running.get(&id).map(|running| running.call);
+            call.into_iter().for_each(|call| pool.calls.credit(call, items));
+        }
+    }
+
+    /// Cancels what the pool has and stops its actors.
+    pub fn close(&self, spec: &str) {
+        let pool = self.pools.lock().remove(spec);
+        if let Some(pool) = pool {
+            pool.close();
+        }
+    }
+}
+
+struct Pool {
+    client: Client,
+    calls: Calls,
+    runtime: tokio::runtime::Handle,
+    spec: PoolSpec,
+    depth_max: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Job>,
+    running: HashMap<u64, Running>,
+    members: HashMap<ActorId, Member>,
+    /// Being made.
+    making: usize,
+    /// Made, without a place yet.
+    unplaced: HashSet<ActorId>,
+    /// Actors the cluster has room for, and when that was asked.
+    room: Option<(usize, Instant)>,
+    asking: bool,
+    closed: bool,
+}
+
+struct Job {
+    id: u64,
+    call: NewCall,
+    handler: Handler,
+    retries: u32,
+    cancelled: bool,
+}
+
+struct Running {
+    job: Job,
+    actor: ActorId,
+    call: u64,
+    sent: Instant,
+}
+
+struct Member {
+    jobs: usize,
+    /// Seconds that one job takes, smoothed; `None` before the first is over.
+    job_s: Option<f64>,
+    last: Instant,
+}
+
+impl Member {
+    /// Jobs it may have now.
+    fn depth(&self, concurrency: usize, most: usize) -> usize {
+        let ahead = self.job_s.map_or(1.0, |s| AHEAD.as_secs_f64() / s.max(1e-6));
+        (ahead as usize).max(concurrency).min(most)
+    }
+}
+
+impl Pool {
+    fn add(self: &Arc<Self>, job: Job) {
+        let refused = {
+            let mut state = self.state.lock();
+            if state.closed {
+                Some((job, Error::new(ErrorKind::FailedPrecondition, "the pool is closed")))
+            } else if state.queue.len() >= caps::TASK_QUEUE_DEPTH_MAX {
+                Some((job, Error::new(ErrorKind::Overloaded, format!("{} jobs wait", state.queue.len()))))
+            } else {
+                state.queue.push_back(job);
+                self.dispatch(&mut state);
+                None
+            }
+        };
+        if let Some((mut job, error)) = refused {
+            (job.handler)(job.id, CallEvent::End(Err(error.executed(Some(false)))));
+        }
+    }
+
+    /// Gives what waits to actors with room, and asks for more actors when there is more.
+    fn dispatch(self: &Arc<Self>, state: &mut State) {
+        let concurrency = self.spec.concurrency.max(1);
+        while !state.queue.is_empty() {
+            let free = state
+                .members
+                .iter()
+                .filter(|(_, m)| m.jobs < m.depth(concurrency, self.depth_max))
+                .min_by_key(|(_, m)| m.jobs)
+                .map(|(actor, _)| actor.clone());
+            let Some(actor) = free else { break };
+            if let Some(job) = state.queue.pop_front() {
+                self.send(state, actor, job);
+            }
+        }
+        self.grow(state);
+    }
+
+    fn send(self: &Arc<Self>, state: &mut State, actor: ActorId, job: Job) {
+        if let Some(member) = state.members.get_mut(&actor) {
+            if member.jobs == 0 {
+                member.last = Instant::now();
+            }
+            member.jobs += 1;
+        }
+        let call = NewCall { target: Target::Actor(actor.clone()), retries: 0, ..job.call.clone() };
+        let (id, weak) = (job.id, Arc::downgrade(self));
+        state.running.insert(id, Running { job, actor, call: 0, sent: Instant::now() });
+        // The handler may run before `start` returns, on another thread; it waits for the lock held here.
+        let call = self.calls.start_deferred(call, move |_, event| {
+            if let Some(pool) = weak.upgrade() {
+                pool.event(id, event);
+            }
+        });
+        if let Some(running) = state.running.get_mut(&id) {
+            running.call = call;
+        }
+    }
+
+    fn event(self: &Arc<Self>, id: u64, event: CallEvent) {
+        let end = match event {
+            CallEvent::End(end) => end,
+            item @ CallEvent::Item(_) => {
+                if let Some(running) = self.state.lock().running.get_mut(&id) {
+                    // What has been answered in part is not tried again.
+                    running.job.retries = 0;
+                    (running.job.handler)(id, item);
+                }
+                return;
+            }
+        };
+        let finished = {
+            let mut state = self.state.lock();
+            let Some(Running { mut job, actor, sent, .. }) = state.running.remove(&id) else { return };
+            let now = Instant::now();
+            let died = matches!(&end, Err(e) if matches!(e.kind, ErrorKind::ActorDied | ErrorKind::Unavailable));
+            if died {
+                state.members.remove(&actor);
+            } else if let Some(member) = state.members.get_mut(&actor) {
+                member.jobs -= 1;
+                let took = now.saturating_duration_since(member.last.max(sent)).as_secs_f64();
+                member.job_s = Some(member.job_s.map_or(took, |s| s * 0.8 + took * 0.2));
+                member.last = now;
+            }
+            let unrun = matches!(&end, Err(e) if e.executed == Some(false)) && died;
+            let failed = self.spec.retry_failed && matches!(&end, Err(e) if e.kind == ErrorKind::Application);
+            let again = !job.cancelled && !state.closed && (unrun || ((died || failed) && job.retries > 0));
+            let finished = if again {
+                if !unrun {
+                    job.retries -= 1;
+                }
+                state.queue.push_front(job);
+                None
+            } else {
+                Some((job, end))
+            };
+            self.dispatch(&mut state);
+            finished
+        };
+        if let Some((mut job, end)) = finished {
+            (job.handler)(job.id, CallEvent::End(end));
+        }
+    }
+
+    fn grow(self: &Arc<Self>, state: &mut State) {
+        if state.closed || state.queue.is_empty() {
+            return;
+        }
+        let most = match self.spec.actors {
+            Some(actors) => actors.max(1),
+            None => {
+                if state.room.is_none_or(|(_, asked)| asked.elapsed() > Duration::from_secs(2)) && !state.asking {
+                    state.asking = true;
+                    let pool = self.clone();
+                    self.runtime.spawn(async move { pool.ask_room().await });
+                }
+                state.room.map_or(1, |(room, _)| room)
+            }
+        };
+        let have = state.members.len() + state.unplaced.len() + state.making;
+        let want = state.queue.len().min(most.saturating_sub(have));
+        let start = want.min(STARTING_MAX.saturating_sub(state.making));
+        for _ in 0..start {
+            state.making += 1;
+            let pool = self.clone();
+            self.runtime.spawn(async move { pool.make().await });
+        }
+    }
+
+    /// How many actors of this pool the cluster's live nodes could hold.
+    async fn ask_room(self: Arc<Self>) {
+        let need = self.need().await;
+        let status = self.client.status().await;
+        let room = status.map_or(1, |status| {
+            let per_node = status.nodes.iter().filter(|n| n.state == "live").map(|n| {
+                let cpus = n.total.cpu_milli.checked_div(need.cpu_milli).unwrap_or(n.total.cpu_milli.div_ceil(1000));
+                let gpus = n.total.gpu_milli.checked_div(need.gpu_milli).unwrap_or(u64::MAX);
+                let memory = n.total.memory_bytes.checked_div(need.memory_bytes).unwrap_or(u64::MAX);
+                cpus.min(gpus).min(memory) as usize
+            });
+            per_node.sum::<usize>().max(1)
+        });
+        let mut state = self.state.lock();
+        state.room = Some((room, Instant::now()));
+        state.asking = false;
+        self.grow(&mut state);
+    }
+
+    async fn need(&self) -> Resources {
+        let overrides: serde_json::Value = serde_json::from_str(&self.spec.overrides).unwrap_or_default();
+        if let Some(resources) = overrides.get("resources") {
+            return serde_json::from_value(resources.clone()).unwrap_or_default();
+        }
+        let agents = self.client.agents().await.unwrap_or_default();
+        agents.into_iter().find(|a| a.name.as_str() == self.spec.agent).map(|a| a.resources).unwrap_or_default()
+    }
+
+    async fn make(self: Arc<Self>) {
+        let new = || -> Result<NewActor, Error> {
+            let decode = |text: &str| base64::engine::general_purpose::STANDARD.decode(text);
+            let init = match self.spec.init.as_str() {
+                "" => None,
+                text => Some(
+                    decode(text)
+                        .ok()
+                        .and_then(|bytes| Payload::decode(&*bytes).ok())
+                        .ok_or_else(|| Error::invalid("failed to read the pool's constructor arguments"))?,
+                ),
+            };
+            let overrides = match self.spec.overrides.as_str() {
+                "" => Default::default(),
+                text => covey_proto::from_json("options", text.as_bytes())?,
+            };
+            Ok(NewActor {
+                agent: self.spec.agent.clone(),
+                session: self.spec.session.clone(),
+                init,
+                overrides,
+                ..NewActor::default()
+            })
+        };
+        let made = match new() {
+            Ok(new) => self.client.create_actor(new).await,
+            Err(error) => Err(error),
+        };
+        match made {
+            Ok(reply) => {
+                let actor = ActorId::from(reply.actor);
+                let stop = {
+                    let mut state = self.state.lock();
+                    state.making -= 1;
+                    if !state.closed {
+                        state.unplaced.insert(actor.clone());
+                    }
+                    state.closed
+                };
+                if stop {
+                    let _ = self.client.stop_actor(actor.as_str(), false).await;
+                    return;
+                }
+                let pool = Arc::downgrade(&self);
+                let placed = actor.clone();
+                self.calls.when_placed(&actor, move |result| {
+                    if let Some(pool) = pool.upgrade() {
+                        pool.placed(placed, result);
+                    }
+                });
+            }
+            Err(error) => {
+                self.state.lock().making -= 1;
+                self.fail_waiting(&error);
+            }
+        }
+    }
+
+    fn placed(self: &Arc<Self>, actor: ActorId, result: Result<(), Error>) {
+        let failed = {
+            let mut state = self.state.lock();
+            state.unplaced.remove(&actor);
+            match result {
+                Ok(()) => {
+                    state.members.insert(actor, Member { jobs: 0, job_s: None, last: Instant::now() });
+                    self.dispatch(&mut state);
+                    None
+                }
+                // Others may still take the work.
+                Err(error) => (state.members.is_empty() && state.unplaced.is_empty()).then_some(error),
+            }
+        };
+        if let Some(error) = failed {
+            self.fail_waiting(&error);
+        }
+    }
+
+    fn fail_waiting(&self, error: &Error) {
+        let waiting = {
+            let mut state = self.state.lock();
+            if !state.members.is_empty() || !state.unplaced.is_empty() {
+                return;
+            }
+            std::mem::take(&mut state.queue)
+        };
+        for mut job in waiting {
+            (job.handler)(job.id, CallEvent::End(Err(error.clone().executed(Some(false)))));
+        }
+    }
+
+    fn cancel(&self, id: u64) {
+        let (queued, call) = {
+            let mut state = self.state.lock();
+            let at = state.queue.iter().position(|job| job.id == id);
+            let queued = at.and_then(|at| state.queue.remove(at));
+            let call = state.running.get_mut(&id).map(|running| {
+                running.job.cancelled = true;
+                running.call
+            });
+            (queued, call)
+        };
+        if let Some(mut job) = queued {
+            let error = Error::new(ErrorKind::Cancelled, "cancelled").executed(Some(false));
+            (job.handler)(id, CallEvent::End(Err(error)));
+        }
+        if let Some(call) = call {
+            self.calls.cancel(call);
+        }
+    }
+
+    /// Stops actors that have had nothing to do for a while.
+    fn shrink(self: &Arc<Self>) {
+        let idle: Vec<_> = {
+            let mut state = self.state.lock();
+            if self.spec.actors.is_some() || !state.queue.is_empty() {
+                return;
+            }
+            let idle = |m: &Member| m.jobs == 0 && m.last.elapsed() > IDLE;
+            let gone: Vec<_> = state.members.iter().filter(|(_, m)| idle(m)).map(|(a, _)| a.clone()).collect();
+            gone.iter().for_each(|actor| drop(state.members.remove(actor)));
+            gone.into_iter().chain(state.unplaced.drain()).collect()
+        };
+        self.stop(idle);
+    }
+
+    fn stop(&self, actors: Vec<ActorId>) {
+        for actor in actors {
+            self.calls.forget(&actor);
+            let client = self.client.clone();
+            self.runtime.spawn(async move { client.stop_actor(actor.as_str(), false).await });
+        }
+    }
+
+    fn close(&self) {
+        let (queue, running, actors) = {
+            let mut state = self.state.lock();
+            state.closed = true;
+            let mut actors: Vec<_> = state.members.drain().map(|(actor, _)| actor).collect();
+            actors.extend(state.unplaced.drain());
+            let running: Vec<_> = state.running.values().map(|r| r.call).collect();
+            (std::mem::take(&mut state.queue), running, actors)
+        };
+        for mut job in queue {
+            let error = Error::new(ErrorKind::Cancelled, "the pool was closed").executed(Some(false));
+            (job.handler)(job.id, CallEvent::End(Err(error)));
+        }
+        for call in running {
+            self.calls.cancel(call);
+        }
+        self.stop(actors);
+    }
+}

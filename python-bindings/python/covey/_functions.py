@@ -1,0 +1,421 @@
+"""Functions on the cluster: `@covey.task`, `covey.Executor`, and the mapping of many inputs over pools of actors."""
+
+from __future__ import annotations
+
+import base64
+import collections
+import concurrent.futures
+import functools
+import inspect
+import json
+import pickle
+import threading
+import uuid
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+from . import _agent, _bridge, _codec, _session
+from ._future import Future, _refuse_loop
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+IN_FLIGHT_MAX = 8192
+"""Inputs of one `map` that are under way at once; the rest is read when there is room."""
+
+
+class Functions:
+    """The agent that runs functions: they travel with their arguments and are kept by those who run them."""
+
+    _loaded: dict[bytes, Any] = {}
+
+    @classmethod
+    def _function(cls, code: bytes) -> Any:
+        function = cls._loaded.get(code)
+        if function is None:
+            if len(cls._loaded) >= 1024:
+                cls._loaded.clear()
+            function = cls._loaded[code] = pickle.loads(code)
+        return function
+
+    def run(self, code: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._function(code)(*args, **kwargs)
+
+    async def run_async(self, code: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return await self._function(code)(*args, **kwargs)
+
+    def items(self, code: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
+        yield from self._function(code)(*args, **kwargs)
+
+    async def items_async(self, code: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncIterator[Any]:
+        async for item in self._function(code)(*args, **kwargs):
+            yield item
+
+    def run_many(self, code: bytes, inputs: list[tuple[Any, ...]]) -> list[Any]:
+        function = self._function(code)
+        return [function(*args) for args in inputs]
+
+
+_functions: _agent.Agent[Any, Any] = _agent.Agent(Functions, {"name": "covey.function", "cpus": 1})
+
+
+class RemoteFunction(Generic[P, R]):
+    """What `@covey.task` makes of a function. `f.remote(...)` runs it on the cluster; `f(...)` runs it here."""
+
+    def __init__(self, function: Callable[P, R], options: dict[str, Any]):
+        self.__covey_function__ = function
+        functools.update_wrapper(self, function)
+        options = dict(options)
+        self._retries = int(options.pop("retries", 3))
+        self._retry_failed = bool(options.pop("retry_exceptions", False))
+        self._timeout = _agent.parse_seconds(options.pop("timeout", None))
+        self._overrides = json.dumps(_agent._options({"cpus": 1, **options}))
+        self._options = {"retries": self._retries, "retry_exceptions": self._retry_failed, "timeout": self._timeout, **options}
+        self._code: bytes | None = None
+        if inspect.isasyncgenfunction(function):
+            self._method = "items_async"
+        elif inspect.isgeneratorfunction(function):
+            self._method = "items"
+        else:
+            self._method = "run_async" if inspect.iscoroutinefunction(function) else "run"
+        self._specs: dict[str, str] = {}
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.__covey_function__(*args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        return RemoteFunction, (self.__covey_function__, self._options)
+
+    def options(self, **options: Any) -> RemoteFunction[P, R]:
+        """The same function with other needs: cpus, gpus, memory, resources, labels, retries, retry_exceptions, timeout."""
+        return RemoteFunction(self.__covey_function__, {**self._options, **options})
+
+    def code(self) -> bytes:
+        """The function as it travels."""
+        if self._code is None:
+            try:
+                self._code = _codec.dump_code(self.__covey_function__)
+            except Exception as error:
+                name = getattr(self.__covey_function__, "__name__", "the function")
+                raise TypeError(f"cannot ship {name}: {error}; make what cannot be pickled inside it") from error
+        return self._code
+
+    def _pool(self, session: Any) -> str:
+        owner = session.owner
+        spec = self._specs.get(owner)
+        if spec is None:
+            _functions.register()
+            spec = self._specs[owner] = pool_spec(
+                agent="covey.function", session=owner, overrides=self._overrides, retries=self._retries, retry_failed=self._retry_failed
+            )
+        return spec
+
+    def remote(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Runs it on the cluster: a `Future`, or a `Stream` when it yields."""
+        session = _session.current()
+        payload = _codec.dump(((self._code or self.code(), args, kwargs), {}))
+        return session.call("pool", self._pool(session), self._method, payload, self._timeout, self._method.startswith("items"))
+
+    def map(self, inputs: Iterable[Any], **options: Any) -> list[R]:
+        """Results for all inputs, in order. Options: `progress`, `return_exceptions`, `ordered`, `chunksize`."""
+        return [result for _, result in self._map(inputs, **{"ordered": True, **options})]
+
+    def map_unordered(self, inputs: Iterable[Any], *, with_input: bool = False, **options: Any) -> Iterator[Any]:
+        """Results as they come."""
+        for item, result in self._map(inputs, ordered=False, **options):
+            yield (item, result) if with_input else result
+
+    def _map(self, inputs: Iterable[Any], **options: Any) -> Iterator[tuple[Any, Any]]:
+        return over(lambda item: self.remote(item), inputs, name=self.__name__, **options)  # type: ignore[call-arg,attr-defined]
+
+
+@overload
+def task(function: Callable[P, R]) -> RemoteFunction[P, R]: ...
+@overload
+def task(**options: Any) -> Callable[[Callable[P, R]], RemoteFunction[P, R]]: ...
+def task(function: Any = None, **options: Any) -> Any:
+    """Makes a function one that the cluster runs: `f.remote(...)`, `f.map(inputs)`.
+
+    Options: `cpus` (default 1), `gpus`, `memory`, `resources`, `labels`, `timeout`, `retries` (times it is run again when
+    its worker dies, default 3), `retry_exceptions` (also when it raises). A function may so run more than once; what must
+    not belongs into an actor, or into a durable task (`covey.submit`).
+    """
+    if function is not None:
+        return RemoteFunction(function, options)
+    return lambda real: RemoteFunction(real, options)
+
+
+def pool_spec(**fields: Any) -> str:
+    """The JSON by which the client knows a pool."""
+    return json.dumps(fields, sort_keys=True)
+
+
+def over(
+    start: Callable[[Any], Any],
+    inputs: Iterable[Any],
+    *,
+    ordered: bool = True,
+    return_exceptions: bool = False,
+    progress: bool = False,
+    name: str = "",
+) -> Iterator[tuple[Any, Any]]:
+    """Starts one call for each input, at most `IN_FLIGHT_MAX` at once, and gives inputs with results."""
+    _refuse_loop("mapping")
+    total = len(inputs) if hasattr(inputs, "__len__") else None  # type: ignore[arg-type]
+    bar = _agent._bar(total, name) if progress else None
+    pending: collections.deque[tuple[Any, Any]] = collections.deque()
+    waiting: dict[int, tuple[Any, Any]] = {}
+    port, token, source, more = _bridge.Port(), 0, iter(inputs), True
+
+    def outcome(future: Any) -> Any:
+        if bar is not None:
+            bar.update(1)
+        try:
+            return future.result()
+        except Exception as error:
+            if return_exceptions:
+                return error
+            raise
+
+    try:
+        while more or pending or waiting:
+            while more and len(pending) + len(waiting) < IN_FLIGHT_MAX:
+                try:
+                    item = next(source)
+                except StopIteration:
+                    more = False
+                    break
+                future = start(item)
+                token += 1
+                if ordered:
+                    pending.append((item, future))
+                elif future._call.notify(port, token):
+                    yield item, outcome(future)
+                else:
+                    waiting[token] = (item, future)
+            if pending:
+                item, future = pending[0]
+                result = outcome(future)
+                pending.popleft()
+                yield item, result
+            elif waiting:
+                for ready in port.wait():
+                    item, future = waiting.pop(ready)
+                    yield item, outcome(future)
+    finally:
+        if bar is not None:
+            bar.close()
+        for _, future in (*pending, *waiting.values()):
+            future.cancel()
+
+
+class Pool:
+    """Several actors of one agent behind one name: `pool.method.remote(x)` goes to the one with the least to do.
+
+    A context manager; leaving it stops the actors.
+    """
+
+    def __init__(self, agent: _agent.Agent[Any, Any], actors: int, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None):
+        agent.register()
+        self._session = _session.current()
+        spec, _ = agent.spec()
+        init = base64.b64encode(_bridge.encode_payload(*_codec.dump((args, kwargs or {})))).decode()
+        self._methods = {s["id"]: s for s in spec["skills"]}
+        self._name = spec["name"]
+        self._spec = pool_spec(
+            agent=self._name,
+            session=self._session.owner,
+            overrides=json.dumps(agent._actor_options.get("overrides", {})),
+            init=init,
+            actors=actors,
+            concurrency=int(spec.get("concurrency") or 1),
+            id=uuid.uuid4().hex,
+        )
+
+    def __getattr__(self, name: str) -> PoolMethod:
+        if name.startswith("_") or name not in self._methods:
+            raise AttributeError(f"agent {self._name!r} has no method {name!r}; it has: {', '.join(self._methods)}")
+        return PoolMethod(self, name, bool(self._methods[name].get("streaming")))
+
+    def close(self) -> None:
+        """Cancels what is under way and stops the actors."""
+        _session.bridge_call(self._session.client.close_pool, self._spec)
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.close()
+        except Exception:
+            if _session.current() is self._session:
+                raise
+
+
+class PoolMethod:
+    """One method of the actors of a pool."""
+
+    def __init__(self, pool: Pool, name: str, streaming: bool, timeout: float | None = None, retries: int = 2):
+        self._pool, self._name, self._streaming, self._timeout, self._retries = pool, name, streaming, timeout, retries
+
+    def options(self, *, timeout: float | str | None = None, retries: int = 2) -> PoolMethod:
+        """The same with a bound on each call, and how often a call may be run again after its actor died."""
+        return PoolMethod(self._pool, self._name, self._streaming, _agent.parse_seconds(timeout), retries)
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls it on some actor of the pool."""
+        payload = _codec.dump((args, kwargs))
+        session = self._pool._session
+        return session.call("pool", self._pool._spec, self._name, payload, self._timeout, self._streaming, "", self._retries)
+
+    def map(self, inputs: Iterable[Any], **options: Any) -> list[Any]:
+        """Results for all inputs, in order. Options: `progress`, `return_exceptions`."""
+        return [result for _, result in over(self.remote, inputs, name=self._name, **{"ordered": True, **options})]
+
+    def map_unordered(self, inputs: Iterable[Any], *, with_input: bool = False, **options: Any) -> Iterator[Any]:
+        """Results as they come."""
+        for item, result in over(self.remote, inputs, name=self._name, ordered=False, **options):
+            yield (item, result) if with_input else result
+
+
+class _ExecutorFuture(concurrent.futures.Future[Any]):
+    """A future of the standard library whose `cancel` also stops work that runs."""
+
+    covey: Future[Any] | None = None
+
+    def cancel(self) -> bool:
+        if self.done():
+            return self.cancelled()
+        if self.covey is not None:
+            self.covey.cancel()
+        with self._condition:  # type: ignore[attr-defined]
+            # The standard refuses to cancel what runs; here the work is told to stop.
+            if self._state == "RUNNING":  # type: ignore[attr-defined]
+                self._state = "PENDING"  # type: ignore[attr-defined]
+        return super().cancel()
+
+
+class Executor(concurrent.futures.Executor):
+    """A `concurrent.futures.Executor` over the cluster: for joblib, asyncio's `run_in_executor`, and your own code."""
+
+    def __init__(self, max_workers: int | None = None, **options: Any):
+        """`max_workers`: functions at once (default: as many as the cluster has CPUs); options as of `covey.task`."""
+        if max_workers is not None and max_workers < 1:
+            raise ValueError("max_workers must be at least 1")
+        self._max_workers = max_workers
+        self._options = {"retries": 3, **options}
+        self._functions: weakref.WeakKeyDictionary[Any, RemoteFunction[Any, Any]] = weakref.WeakKeyDictionary()
+        self._open: set[_ExecutorFuture] = set()
+        self._guard = threading.Lock()
+        self._closed = False
+        self._id = uuid.uuid4().hex
+
+    def _remote(self, function: Any) -> RemoteFunction[Any, Any]:
+        try:
+            known = self._functions.get(function)
+        except TypeError:  # not hashable, or no weak references to it
+            return _Sized(function, self._options, self._max_workers, self._id)
+        if known is None:
+            known = _Sized(function, self._options, self._max_workers, self._id)
+            try:
+                self._functions[function] = known
+            except TypeError:
+                pass
+        return known
+
+    def _start(self, call: Future[Any]) -> _ExecutorFuture:
+        future = _ExecutorFuture()
+        future.covey = call
+        future.set_running_or_notify_cancel()
+        with self._guard:
+            self._open.add(future)
+        call.add_done_callback(functools.partial(self._over, future))
+        return future
+
+    def _over(self, future: _ExecutorFuture, call: Future[Any]) -> None:
+        with self._guard:
+            self._open.discard(future)
+        try:
+            if call._error is not None:
+                future.set_exception(call._error)
+            else:
+                future.set_result(call._value)
+        except concurrent.futures.InvalidStateError:
+            pass  # cancelled meanwhile
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+        """Runs `fn(*args, **kwargs)` on the cluster."""
+        if self._closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        return self._start(self._remote(fn).remote(*args, **kwargs))
+
+    def map(self, fn: Callable[..., Any], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1) -> Iterator[Any]:
+        """Like the built-in `map`; with `chunksize`, so many inputs travel and run together."""
+        if chunksize < 1:
+            raise ValueError("chunksize must be at least 1")
+        if chunksize == 1:
+            return super().map(fn, *iterables, timeout=timeout)
+        if self._closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        remote, inputs = self._remote(fn), list(zip(*iterables, strict=False))
+        chunks = [inputs[i : i + chunksize] for i in range(0, len(inputs), chunksize)]
+        session = _session.current()
+        pool, code = remote._pool(session), remote.code()
+        futures = [
+            self._start(session.call("pool", pool, "run_many", _codec.dump(((code, chunk), {})), None, False)) for chunk in chunks
+        ]
+
+        def results() -> Iterator[Any]:
+            try:
+                for future in futures:
+                    yield from future.result(timeout)
+            finally:
+                for future in futures:
+                    future.cancel()
+
+        return results()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """No more work is taken. With `wait`, returns when all is done."""
+        self._closed = True
+        with self._guard:
+            left = list(self._open)
+        if cancel_futures:
+            for future in left:
+                future.cancel()
+        if wait:
+            concurrent.futures.wait(left)
+            session = _session.current()
+            for function in list(self._functions.values()):
+                for spec in function._specs.values() if self._max_workers is not None else ():
+                    _session.bridge_call(session.client.close_pool, spec)
+
+
+class _Sized(RemoteFunction[Any, Any]):
+    """A function of an executor: its pool is the executor's, of a size that the user may have fixed."""
+
+    def __init__(self, function: Any, options: dict[str, Any], actors: int | None, id: str):
+        self._actors, self._id = actors, id
+        super().__init__(function, options)
+
+    def _pool(self, session: Any) -> str:
+        if self._actors is None:
+            return super()._pool(session)
+        owner = session.owner
+        spec = self._specs.get(owner)
+        if spec is None:
+            _functions.register()
+            # Many small workers of one executor share the CPUs, as threads do.
+            overrides = json.loads(self._overrides)
+            overrides.get("resources", {})["cpu_milli"] = 0
+            spec = self._specs[owner] = pool_spec(
+                agent="covey.function",
+                session=owner,
+                overrides=json.dumps(overrides),
+                retries=self._retries,
+                retry_failed=self._retry_failed,
+                actors=self._actors,
+                id=self._id,
+            )
+        return spec
