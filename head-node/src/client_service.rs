@@ -201,6 +201,10 @@ impl Covey for ClientService {
         Ok(Response::new(v1::StatusReply { status: to_json(&self.cluster.status().await) }))
     }
 
+    async fn list_stores(&self, _: Request<v1::Empty>) -> Result<Response<v1::ListStoresReply>, Status> {
+        Ok(Response::new(v1::ListStoresReply { stores: self.cluster.shared.relay.stores() }))
+    }
+
     async fn calls(&self, request: Request<Streaming<CallBatch>>) -> Result<Response<Self::CallsStream>, Status> {
         let session = request.metadata().get("covey-session").and_then(|s| s.to_str().ok()).map(SessionId::from);
         let mut stream = request.into_inner();
@@ -223,6 +227,7 @@ impl Covey for ClientService {
             shared.relay.origin_gone(origin);
             if let Some(session) = session {
                 tracing::info!(%session, seconds = began.elapsed().as_secs(), "driver left");
+                shared.relay.session_over(session.as_str());
                 shared.owner.tell(Input::SessionEnded(session)).await;
             }
         });

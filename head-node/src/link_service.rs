@@ -47,7 +47,12 @@ impl Link for LinkService {
         }
         let node = NodeId::from(hello.node.as_str());
         let conn = self.conns.fetch_add(1, Ordering::Relaxed) + 1;
-        let direct = Direct { address: hello.address.clone(), secret: hello.secret.clone() };
+        let direct = Direct {
+            address: hello.address.clone(),
+            secret: hello.secret.clone(),
+            machine: hello.machine.clone(),
+            objects: hello.objects.clone(),
+        };
         let hello = decode_hello(&hello).map_err(|e| to_status(&e))?;
         let shared = self.shared.clone();
         let (tx, rx) = mpsc::unbounded_channel();

@@ -27,6 +27,10 @@ pub(crate) struct Direct {
     pub address: String,
     /// What they must show there.
     pub secret: String,
+    /// Which machine it runs on.
+    pub machine: String,
+    /// Folder of its objects there.
+    pub objects: String,
 }
 
 #[derive(Clone, Default)]
@@ -227,6 +231,31 @@ impl Relay {
     pub fn send(&self, node: &NodeId, body: head_frame::Body) {
         if let Some(link) = self.state.lock().links.get(node) {
             let _ = link.frames.send(HeadFrame { body: Some(body) });
+        }
+    }
+
+    /// Workers that keep objects.
+    pub fn stores(&self) -> Vec<v1::Store> {
+        let state = self.state.lock();
+        let mut stores: Vec<_> = state
+            .links
+            .iter()
+            .map(|(node, link)| v1::Store {
+                node: node.to_string(),
+                address: link.direct.address.clone(),
+                secret: link.direct.secret.clone(),
+                machine: link.direct.machine.clone(),
+                folder: link.direct.objects.clone(),
+            })
+            .collect();
+        stores.sort_by(|a, b| a.node.cmp(&b.node));
+        stores
+    }
+
+    /// A driver is gone for good: workers drop what they keep for it.
+    pub fn session_over(&self, session: &str) {
+        for link in self.state.lock().links.values() {
+            let _ = link.frames.send(HeadFrame { body: Some(head_frame::Body::SessionOver(session.to_owned())) });
         }
     }
 

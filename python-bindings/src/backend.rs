@@ -11,7 +11,6 @@ use tokio::runtime::Handle;
 
 use crate::{call::Slot, host::HostLink, raise};
 
-#[derive(Clone)]
 pub(crate) enum Backend {
     Driver { client: RustClient, calls: Calls, pools: Pools, runtime: Handle },
     Host(Arc<HostLink>),

@@ -87,7 +87,7 @@ impl Slot {
 #[pyclass(frozen)]
 pub struct Call {
     pub(crate) slot: Arc<Slot>,
-    pub(crate) backend: Backend,
+    pub(crate) backend: Arc<Backend>,
     pub(crate) id: AtomicU64,
 }
 
@@ -104,6 +104,14 @@ impl Call {
             return Ok(true);
         }
         self.slot.wait(py, timeout, |state| state.end.is_some())
+    }
+
+    /// Value and failure once it is done, else `None`.
+    fn poll(&self, py: Python<'_>) -> Option<(Option<PyPayload>, Option<PyFailure>)> {
+        if !self.done() {
+            return None;
+        }
+        Some(self.end(py))
     }
 
     /// Value and failure of a call that is done; both `None` for a stream.

@@ -1,11 +1,12 @@
 //! What Python can ask of the cluster, for drivers and for actors alike.
 
 use std::{
+    path::PathBuf,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
-use covey_client::{Client as RustClient, NewCall, Pools, Target};
+use covey_client::{Client as RustClient, NewCall, Pools, Target, objects};
 use covey_domain::{ActorId, Envelope, Error, TaskId};
 use covey_proto::v1::{self, Payload};
 use futures::{StreamExt as _, stream::BoxStream};
@@ -23,7 +24,7 @@ use crate::{
 #[pyclass]
 pub struct Client {
     runtime: Mutex<Option<Runtime>>,
-    backend: Mutex<Option<Backend>>,
+    backend: Mutex<Option<Arc<Backend>>>,
     address: String,
 }
 
@@ -34,10 +35,15 @@ type Made = (String, String, String, String, bool);
 
 impl Client {
     pub(crate) fn of(backend: Backend) -> Self {
-        Self { runtime: Mutex::new(None), backend: Mutex::new(Some(backend)), address: String::new() }
+        Self { runtime: Mutex::new(None), backend: Mutex::new(Some(Arc::new(backend))), address: String::new() }
     }
 
-    fn backend(&self) -> PyResult<Backend> {
+    fn store(backend: &Backend, py: Python<'_>, node: &str) -> PyResult<v1::Store> {
+        let reply: v1::ListStoresReply = backend.rpc(py, "ListStores", &v1::Empty {})?;
+        reply.stores.into_iter().find(|s| s.node == node).ok_or_else(|| raise(&Error::not_found("worker", node)))
+    }
+
+    fn backend(&self) -> PyResult<Arc<Backend>> {
         self.backend.lock().clone().ok_or_else(|| raise(&Error::unavailable("the client is closed")))
     }
 }
@@ -85,7 +91,7 @@ impl Client {
             calls,
             runtime: runtime.handle().clone(),
         };
-        Ok(Self { runtime: Mutex::new(Some(runtime)), backend: Mutex::new(Some(backend)), address })
+        Ok(Self { runtime: Mutex::new(Some(runtime)), backend: Mutex::new(Some(Arc::new(backend))), address })
     }
 
     #[getter]
@@ -179,7 +185,8 @@ impl Client {
     }
 
     fn subscribe(&self, py: Python<'_>, id: &str, after: u64) -> PyResult<Subscription> {
-        let Backend::Driver { client, runtime, .. } = self.backend()? else {
+        let backend = self.backend()?;
+        let Backend::Driver { client, runtime, .. } = &*backend else {
             let error = Error::new(
                 covey_domain::ErrorKind::FailedPrecondition,
                 "the events of a task cannot be read inside an actor",
@@ -190,12 +197,56 @@ impl Client {
         };
         let events = py.detach(|| runtime.block_on(client.subscribe(&TaskId::from(id), after)));
         let events = events.map_err(|e| raise(&e))?.boxed();
-        Ok(Subscription { events: Mutex::new(Some(events)), handle: runtime })
+        Ok(Subscription { events: Mutex::new(Some(events)), handle: runtime.clone() })
     }
 
     /// Cancels what a pool has and stops its actors.
     fn close_pool(&self, py: Python<'_>, spec: &str) -> PyResult<()> {
         self.backend()?.close_pool(py, spec)
+    }
+
+    /// Node, machine and folder of the stores of objects; the one of this process first, when it has one.
+    fn stores(&self, py: Python<'_>) -> PyResult<Vec<(String, bool, String)>> {
+        let reply: v1::ListStoresReply = self.backend()?.rpc(py, "ListStores", &v1::Empty {})?;
+        let here = objects::machine();
+        Ok(reply.stores.into_iter().map(|s| (s.node, s.machine == here, s.folder)).collect())
+    }
+
+    /// Sends the object in the file at `path` to a worker's store.
+    fn put_object(&self, py: Python<'_>, node: &str, session: String, digest: String, path: PathBuf) -> PyResult<()> {
+        let backend = self.backend()?;
+        let store = Self::store(&backend, py, node)?;
+        let Backend::Driver { runtime, .. } = &*backend else {
+            return Err(raise(&Error::internal("an actor's objects go to its own worker")));
+        };
+        let name = v1::ObjectName { session, digest };
+        py.detach(|| runtime.block_on(objects::put_file(&store, name, &path))).map_err(|e| raise(&e))
+    }
+
+    /// Brings an object to this machine; gives the path of its file. A driver writes it to `path`.
+    fn fetch_object(
+        &self,
+        py: Python<'_>,
+        node: String,
+        session: String,
+        digest: String,
+        path: PathBuf,
+    ) -> PyResult<PathBuf> {
+        let backend = self.backend()?;
+        match &*backend {
+            Backend::Host(host) => {
+                let ask = v1::Store { node, machine: session, folder: digest, ..v1::Store::default() };
+                let found = host.verb(py, objects::FETCH_OBJECT, prost::Message::encode_to_vec(&ask).into());
+                Ok(PathBuf::from(text(&found.map_err(|e| raise(&e))?)))
+            }
+            Backend::Driver { runtime, .. } => {
+                let store = Self::store(&backend, py, &node)?;
+                let name = v1::ObjectName { session, digest };
+                let got = py.detach(|| runtime.block_on(objects::get_file(&store, name, &path)));
+                got.map_err(|e| raise(&e))?;
+                Ok(path)
+            }
+        }
     }
 
     /// Opens a call: `kind` 0 on an actor, 1 on a model, 2 on a pool.

@@ -13,7 +13,12 @@ mod host;
 use bytes::Bytes;
 use covey_domain::Error;
 use covey_proto::v1::{Codec, Payload};
-use pyo3::{create_exception, exceptions::PyException, prelude::*, types::PyBytes};
+use pyo3::{
+    create_exception,
+    exceptions::PyException,
+    prelude::*,
+    types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple},
+};
 
 create_exception!(_bridge, BridgeError, PyException, "args: kind, message, hint, executed, detail");
 
@@ -45,6 +50,58 @@ fn encode_payload<'py>(py: Python<'py>, codec: i32, body: &[u8], buffers: Vec<Ve
     PyBytes::new(py, &prost::Message::encode_to_vec(&from_py(codec, body, buffers)))
 }
 
+/// 1: nothing in `value` but numbers, text, bytes and small containers of them. 2: NumPy arrays too. 0: anything else,
+/// which may hold code.
+#[pyfunction]
+fn is_plain(value: &Bound<'_, PyAny>) -> u8 {
+    plain(value, 4)
+}
+
+fn plain(value: &Bound<'_, PyAny>, depth: u8) -> u8 {
+    /// Containers over this are not searched.
+    const SEARCHED_MAX: usize = 16;
+    if value.is_none()
+        || value.is_exact_instance_of::<PyInt>()
+        || value.is_exact_instance_of::<PyString>()
+        || value.is_exact_instance_of::<PyFloat>()
+        || value.is_exact_instance_of::<PyBytes>()
+        || value.is_exact_instance_of::<PyBool>()
+    {
+        return 1;
+    }
+    let all = |items: &mut dyn Iterator<Item = Bound<'_, PyAny>>| {
+        let mut worst = 1;
+        for item in items {
+            match plain(&item, depth - 1) {
+                0 => return 0,
+                kind => worst = worst.max(kind),
+            }
+        }
+        worst
+    };
+    if depth > 0 {
+        if let Ok(tuple) = value.cast_exact::<PyTuple>() {
+            return if tuple.len() <= SEARCHED_MAX { all(&mut tuple.iter()) } else { 0 };
+        }
+        if let Ok(list) = value.cast_exact::<PyList>() {
+            return if list.len() <= SEARCHED_MAX { all(&mut list.iter()) } else { 0 };
+        }
+        if let Ok(dict) = value.cast_exact::<PyDict>() {
+            return if dict.len() <= SEARCHED_MAX { all(&mut dict.iter().flat_map(|(k, v)| [k, v])) } else { 0 };
+        }
+    }
+    let numpy = value.get_type().module().is_ok_and(|m| m.to_str().is_ok_and(|m| m == "numpy"));
+    // Arrays of objects may hold anything.
+    let objects = || value.getattr("dtype").and_then(|d| d.getattr("hasobject")).and_then(|o| o.is_truthy());
+    if numpy && !objects().unwrap_or(true) { 2 } else { 0 }
+}
+
+/// BLAKE3 of a file, hex.
+#[pyfunction]
+fn digest(py: Python<'_>, path: std::path::PathBuf) -> PyResult<String> {
+    Ok(py.detach(|| covey_client::objects::digest(&path))?)
+}
+
 #[pymodule]
 fn _bridge(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
@@ -55,6 +112,8 @@ fn _bridge(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add(name, codec as i32)?;
     }
     module.add_function(wrap_pyfunction!(encode_payload, module)?)?;
+    module.add_function(wrap_pyfunction!(is_plain, module)?)?;
+    module.add_function(wrap_pyfunction!(digest, module)?)?;
     module.add_class::<client::Client>()?;
     module.add_class::<call::Call>()?;
     module.add_class::<call::Port>()?;

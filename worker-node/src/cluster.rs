@@ -3,14 +3,17 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
-use covey_actor_runtime::{Outward, RemoteInfer, Runtime};
-use covey_client::{CLOSE_POOL, CallEvent, Calls, Client, Loopback, NewCall, Pools, Target};
+use covey_actor_runtime::{Objects, Outward, RemoteInfer, Runtime};
+use covey_client::{CLOSE_POOL, CallEvent, Calls, Client, Loopback, NewCall, Pools, Target, objects::FETCH_OBJECT};
 use covey_domain::{Error, NodeId};
 use covey_proto::{
     failure, payload_json,
-    v1::{CallEnd, CallFrame, CallOpen, Empty, call_end, call_frame::Body, call_open},
+    v1::{
+        CallEnd, CallFrame, CallOpen, Empty, ListStoresReply, ObjectName, Store, call_end, call_frame::Body, call_open,
+    },
 };
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
+use prost::Message as _;
 use tokio::sync::{Mutex, mpsc};
 
 #[derive(Clone)]
@@ -22,6 +25,7 @@ struct Inner {
     head: String,
     secret: String,
     node: NodeId,
+    objects: Objects,
     /// Weak in effect: the runtime's owner outlives this.
     runtime: std::sync::OnceLock<Runtime>,
     connected: Mutex<Option<Connected>>,
@@ -36,9 +40,9 @@ pub(crate) struct Connected {
 }
 
 impl Cluster {
-    pub fn new(head: String, secret: String, node: NodeId) -> Self {
+    pub fn new(head: String, secret: String, node: NodeId, objects: Objects) -> Self {
         let (runtime, connected) = (std::sync::OnceLock::new(), Mutex::new(None));
-        Self { inner: Arc::new(Inner { head, secret, node, runtime, connected }) }
+        Self { inner: Arc::new(Inner { head, secret, node, objects, runtime, connected }) }
     }
 
     /// Calls to actors of `runtime` stay in this process from now on.
@@ -98,6 +102,31 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    /// Brings an object here from the worker that has it, unless it is; gives the path of its file.
+    async fn fetch_object(&self, connected: &Connected, body: &[u8]) -> Result<Bytes, Error> {
+        let store =
+            Store::decode(body).map_err(|e| Error::invalid(format!("failed to read the object's name: {e}")))?;
+        // Only these fields travel: the node that has it, the session it lives for, its digest.
+        let (node, session, digest) = (store.node, store.machine, store.folder);
+        let name = ObjectName { session: session.clone(), digest: digest.clone() };
+        let fetch = async |draft: std::path::PathBuf| {
+            let reply = connected.client.raw("ListStores", Bytes::new()).await?;
+            let stores = ListStoresReply::decode(reply).map_err(|e| Error::internal(e.to_string()))?.stores;
+            let from = stores.into_iter().find(|s| s.node == node).ok_or_else(|| {
+                Error::not_found("object", &digest).hint(format!("worker `{node}`, which had it, is gone"))
+            })?;
+            let there = std::path::Path::new(&from.folder).join(&session).join(&digest);
+            if from.machine == covey_client::objects::machine() && tokio::fs::hard_link(there, &draft).await.is_ok() {
+                return Ok(());
+            }
+            covey_client::objects::get_file(&from, name, &draft).await
+        };
+        let path = self.inner.objects.obtain(&session, &digest, fetch).await?;
+        Ok(Bytes::from(path.display().to_string()))
+    }
+}
+
 impl Outward for Cluster {
     fn lane(&self, answers: mpsc::UnboundedSender<CallFrame>) -> mpsc::UnboundedSender<CallFrame> {
         let (tx, rx) = mpsc::unbounded_channel();
@@ -109,6 +138,9 @@ impl Outward for Cluster {
         let cluster = self.clone();
         async move {
             let connected = cluster.connect().await?;
+            if name == FETCH_OBJECT {
+                return cluster.fetch_object(&connected, &body).await;
+            }
             if name == CLOSE_POOL {
                 connected.pools.close(&String::from_utf8_lossy(&body));
                 return Ok(Bytes::new());

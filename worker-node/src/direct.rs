@@ -4,20 +4,27 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use covey_actor_runtime::Runtime;
+use covey_actor_runtime::{Objects, Runtime};
+use covey_client::objects;
 use covey_domain::{Error, ErrorKind, caps};
 use covey_proto::{
     to_status,
     v1::{
-        CallBatch,
+        CallBatch, Empty, ObjectChunk, ObjectName,
         worker_server::{Worker, WorkerServer},
     },
 };
 use futures::stream::BoxStream;
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    sync::mpsc,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
+/// Bytes of one chunk of an object.
+const CHUNK: usize = 1 << 20;
 /// Frames put into one message.
 const BATCH_MAX: usize = 1_024;
 
@@ -32,6 +39,7 @@ pub(crate) struct Direct {
 
 struct Service {
     runtime: Runtime,
+    objects: Objects,
     secret: String,
     shutdown: CancellationToken,
 }
@@ -41,6 +49,7 @@ pub(crate) async fn serve(
     at: SocketAddr,
     advertise: Option<String>,
     runtime: Runtime,
+    objects: Objects,
     shutdown: CancellationToken,
 ) -> Result<Direct, Error> {
     let listener = TcpListener::bind(at)
@@ -52,7 +61,7 @@ pub(crate) async fn serve(
         None => bound.to_string(),
     };
     let secret: String = (0..4).map(|_| format!("{:016x}", rand::random::<u64>())).collect();
-    let service = WorkerServer::new(Service { runtime, secret: secret.clone(), shutdown: shutdown.clone() })
+    let service = WorkerServer::new(Service { runtime, objects, secret: secret.clone(), shutdown: shutdown.clone() })
         .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
     let incoming = futures::stream::unfold(listener, |listener| async {
@@ -84,16 +93,86 @@ pub(crate) async fn serve(
     Ok(Direct { address, secret })
 }
 
+impl Service {
+    fn check<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let shown = request.metadata().get("authorization").and_then(|v| v.to_str().ok());
+        let shown = shown.and_then(|v| v.strip_prefix("Bearer ")).unwrap_or_default();
+        if covey_node::auth::same(shown, &self.secret) {
+            return Ok(());
+        }
+        Err(to_status(&Error::new(ErrorKind::Unauthenticated, "this is not the worker's secret")))
+    }
+}
+
+/// Writes an object's chunks to `draft` and compares what came with its name.
+async fn take(
+    first: ObjectChunk,
+    mut chunks: Streaming<ObjectChunk>,
+    draft: &std::path::Path,
+    digest: &str,
+) -> Result<(), Status> {
+    let mut file = tokio::fs::File::create_new(draft).await?;
+    file.write_all(&first.body).await?;
+    while let Some(chunk) = chunks.message().await? {
+        file.write_all(&chunk.body).await?;
+    }
+    file.flush().await?;
+    let path = draft.to_owned();
+    let found = tokio::task::spawn_blocking(move || objects::digest(&path)).await;
+    if found.is_ok_and(|found| found.is_ok_and(|found| found == digest)) {
+        return Ok(());
+    }
+    Err(to_status(&Error::invalid("the object does not have the digest that names it")))
+}
+
 #[tonic::async_trait]
 impl Worker for Service {
     type CallsStream = BoxStream<'static, Result<CallBatch, Status>>;
+    type GetObjectStream = BoxStream<'static, Result<ObjectChunk, Status>>;
+
+    async fn put_object(&self, request: Request<Streaming<ObjectChunk>>) -> Result<Response<Empty>, Status> {
+        self.check(&request)?;
+        let mut chunks = request.into_inner();
+        let first = chunks.message().await?.unwrap_or_default();
+        let name = first.name.clone().unwrap_or_default();
+        self.objects.check_room().map_err(|e| to_status(&e))?;
+        let draft = self.objects.draft(&name.session).map_err(|e| to_status(&e))?;
+        let taken = take(first, chunks, &draft, &name.digest).await;
+        let kept = taken
+            .and_then(|()| self.objects.keep(&draft, &name.session, &name.digest).map(drop).map_err(|e| to_status(&e)));
+        if kept.is_err() {
+            let _ = tokio::fs::remove_file(&draft).await;
+        }
+        kept.map(|()| Response::new(Empty {}))
+    }
+
+    async fn get_object(&self, request: Request<ObjectName>) -> Result<Response<Self::GetObjectStream>, Status> {
+        self.check(&request)?;
+        let name = request.into_inner();
+        let found = self.objects.find(&name.session, &name.digest).map_err(|e| to_status(&e))?;
+        let path = found.ok_or_else(|| to_status(&Error::not_found("object", &name.digest)))?;
+        let mut file = tokio::fs::File::open(path).await?;
+        let chunks = async_stream::stream! {
+            loop {
+                let mut body = vec![0; CHUNK];
+                match file.read(&mut body).await {
+                    Ok(0) => return,
+                    Ok(read) => {
+                        body.truncate(read);
+                        yield Ok(ObjectChunk { name: None, body: body.into() });
+                    }
+                    Err(error) => {
+                        yield Err(error.into());
+                        return;
+                    }
+                }
+            }
+        };
+        Ok(Response::new(Box::pin(chunks)))
+    }
 
     async fn calls(&self, request: Request<Streaming<CallBatch>>) -> Result<Response<Self::CallsStream>, Status> {
-        let shown = request.metadata().get("authorization").and_then(|v| v.to_str().ok());
-        let shown = shown.and_then(|v| v.strip_prefix("Bearer ")).unwrap_or_default();
-        if !covey_node::auth::same(shown, &self.secret) {
-            return Err(to_status(&Error::new(ErrorKind::Unauthenticated, "this is not the worker's secret")));
-        }
+        self.check(&request)?;
         let mut stream = request.into_inner();
         let (tx, mut rx) = mpsc::unbounded_channel();
         let lane = self.runtime.lane(tx);

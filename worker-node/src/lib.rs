@@ -8,7 +8,7 @@ mod machine;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 
-use covey_actor_runtime::{Models, Registry, Runtime, RuntimeConfig, Upstream};
+use covey_actor_runtime::{Models, Objects, ObjectsConfig, Registry, Runtime, RuntimeConfig, Upstream};
 use covey_domain::{Error, NodeId, Resources};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -85,10 +85,22 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let (reports, rx) = mpsc::unbounded_channel();
     // A short path: Unix sockets take 107 bytes.
     let folder = std::env::temp_dir().join(format!("covey-{}-{:x}", std::process::id(), rand::random::<u16>()));
-    let cluster = cluster::Cluster::new(config.head.clone(), config.secret.clone(), node.clone());
+    let memory_bytes = config.memory.unwrap_or_else(machine::memory);
+    let objects = Objects::new(ObjectsConfig {
+        memory: machine::memory_folder().join(folder.file_name().unwrap_or_default()),
+        memory_bytes_max: memory_bytes / 10 * 3,
+        disk: folder.join("objects"),
+        disk_bytes_max: memory_bytes * 2,
+    })
+    .map_err(|e| io("make the folder of objects", e))?;
+    let cluster = cluster::Cluster::new(config.head.clone(), config.secret.clone(), node.clone(), objects.clone());
     let runtime = Runtime::new(
         RuntimeConfig {
             outward: Arc::new(cluster.clone()),
+            environment: vec![
+                ("COVEY_OBJECTS".into(), objects.folder().display().to_string()),
+                ("COVEY_NODE".into(), node.to_string()),
+            ],
             registry: config.registry.clone(),
             models: models.clone(),
             python: python.clone(),
@@ -103,7 +115,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         config.head.rsplit_once(':').is_some_and(|(host, _)| matches!(host, "127.0.0.1" | "localhost" | "[::1]"));
     let listen = config.listen.or(near.then_some(SocketAddr::from(([127, 0, 0, 1], 0))));
     let direct = match listen {
-        Some(at) => direct::serve(at, config.advertise.clone(), runtime.clone(), shutdown.clone()).await?,
+        Some(at) => {
+            direct::serve(at, config.advertise.clone(), runtime.clone(), objects.clone(), shutdown.clone()).await?
+        }
         None => direct::Direct::default(),
     };
     let facts = Facts {
@@ -111,7 +125,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         name,
         resources: Resources {
             cpu_milli: (cpus * 1000.0) as u64,
-            memory_bytes: config.memory.unwrap_or_else(machine::memory),
+            memory_bytes,
             gpu_milli: (config.gpus * 1000.0) as u64,
             custom: BTreeMap::new(),
         },
@@ -119,9 +133,20 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         python: python.map(|p| p.version).unwrap_or_default(),
         incarnation: rand::random::<u64>() >> 1,
         direct,
+        machine: covey_client::objects::machine(),
+        objects: objects.clone(),
     };
+    let keeper = objects.clone();
+    tokio::spawn(async move {
+        let mut every = tokio::time::interval(std::time::Duration::from_secs(1));
+        loop {
+            every.tick().await;
+            keeper.make_room();
+        }
+    });
     let result = link::Link::new(config.head, config.secret, facts, runtime.clone(), models, rx).run(shutdown).await;
     runtime.stop_everything().await;
+    objects.clear();
     let _ = std::fs::remove_dir_all(folder);
     result
 }
@@ -135,4 +160,6 @@ pub(crate) struct Facts {
     pub python: String,
     pub incarnation: u64,
     pub direct: direct::Direct,
+    pub machine: String,
+    pub objects: Objects,
 }

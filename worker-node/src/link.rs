@@ -271,6 +271,8 @@ impl Link {
             python: self.facts.python.clone(),
             address: self.facts.direct.address.clone(),
             secret: self.facts.direct.secret.clone(),
+            machine: self.facts.machine.clone(),
+            objects: self.facts.objects.folder().display().to_string(),
         }
     }
 
@@ -290,6 +292,7 @@ impl Link {
                 runtime.run_task(run);
             }
             head_frame::Body::Cancel(cancel) => runtime.cancel_task(&cancel),
+            head_frame::Body::SessionOver(session) => self.facts.objects.forget(&session),
             head_frame::Body::Call(call) => self.relayed.take(call),
         }
     }

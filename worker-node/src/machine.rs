@@ -24,3 +24,9 @@ pub(crate) fn memory() -> u64 {
         (limit, total) => limit.or(total).unwrap_or(1 << 30),
     }
 }
+
+/// A folder of files in memory; an ordinary temporary folder where the machine has none.
+pub(crate) fn memory_folder() -> std::path::PathBuf {
+    let shm = std::path::PathBuf::from("/dev/shm");
+    if shm.is_dir() { shm } else { std::env::temp_dir() }
+}

@@ -76,6 +76,7 @@ pub async fn find(wanted: Option<PathBuf>) -> Option<Python> {
 pub(crate) struct Hosts {
     python: Python,
     folder: PathBuf,
+    environment: Vec<(String, String)>,
     /// Processes that share actors, at most.
     shared_max: usize,
     models: Arc<Models>,
@@ -89,6 +90,7 @@ impl Hosts {
     pub fn new(
         python: Python,
         folder: PathBuf,
+        environment: Vec<(String, String)>,
         shared_max: usize,
         models: Arc<Models>,
         outward: Arc<dyn Outward>,
@@ -97,6 +99,7 @@ impl Hosts {
         Self {
             python,
             folder,
+            environment,
             shared_max: shared_max.max(1),
             models,
             outward,
@@ -138,6 +141,7 @@ impl Hosts {
         let listener = UnixListener::bind(&socket).map_err(|e| failed("bind a Unix socket", &e))?;
         let mut command = Command::new(&self.python.path);
         command.args(["-m", "covey._host"]).arg(&socket).stdin(Stdio::null()).kill_on_drop(true);
+        command.envs(self.environment.iter().cloned());
         let mut child = command.spawn().map_err(|e| failed("start Python", &e))?;
         let accepted = tokio::select! {
             accepted = tokio::time::timeout(START_TIMEOUT, listener.accept()) => accepted,

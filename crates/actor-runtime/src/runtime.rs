@@ -76,6 +76,8 @@ pub struct RuntimeConfig {
     pub python_processes: usize,
     /// The rest of the cluster.
     pub outward: Arc<dyn Outward>,
+    /// Environment of Python processes beside the worker's own.
+    pub environment: Vec<(String, String)>,
 }
 
 /// What lives here.
@@ -181,7 +183,7 @@ impl Drop for Lane {
 
 /// The kameo actor: a mailbox in front of a behavior.
 struct LiveActor {
-    inside: Inside,
+    behavior: Arc<dyn Behavior>,
     turns: Arc<Semaphore>,
     concurrency: u32,
     running: JoinSet<()>,
@@ -208,17 +210,13 @@ impl Message<Turn> for LiveActor {
     type Reply = ();
 
     async fn handle(&mut self, turn: Turn, _: &mut Context<Self, Self::Reply>) {
-        let behavior = match &self.inside {
-            Inside::Here(behavior) => behavior,
-            Inside::Process(actor) => return actor.accept(turn),
-        };
         // Shared with an earlier mailbox of the same actor, so that turns never overlap beyond its concurrency.
         let Ok(permit) = self.turns.clone().acquire_owned().await else { return };
         if self.concurrency <= 1 {
-            run(&**behavior, turn).await;
+            run(&*self.behavior, turn).await;
             return;
         }
-        let behavior = behavior.clone();
+        let behavior = self.behavior.clone();
         while self.running.try_join_next().is_some() {}
         self.running.spawn(async move {
             run(&*behavior, turn).await;
@@ -252,7 +250,9 @@ impl Runtime {
         let (died, mut dead) = mpsc::unbounded_channel();
         let models = config.models.clone();
         let outward = config.outward;
-        let hosts = config.python.map(|p| Hosts::new(p, config.folder, config.python_processes, models, outward, died));
+        let hosts = config
+            .python
+            .map(|p| Hosts::new(p, config.folder, config.environment, config.python_processes, models, outward, died));
         let inner = Arc::new(Inner {
             registry: config.registry,
             models: config.models,
@@ -626,10 +626,19 @@ impl Inner {
             drop(turn.over);
             return turn.sink.end(Err(error));
         };
+        let behavior = match &cell.inside {
+            Inside::Here(behavior) => behavior,
+            Inside::Process(process) => {
+                // Its mailbox is in the process, which keeps order and concurrency: no stop on the way.
+                let process = process.clone();
+                drop(actors);
+                return process.accept(turn);
+            }
+        };
         cell.used = Instant::now();
         let mailbox = cell.mailbox.get_or_insert_with(|| {
             let live = LiveActor {
-                inside: cell.inside.clone(),
+                behavior: behavior.clone(),
                 turns: cell.turns.clone(),
                 concurrency: cell.spec.concurrency,
                 running: JoinSet::new(),

@@ -4,6 +4,7 @@
 //! ([`Calls`]) that batches frames both ways.
 
 mod calls;
+pub mod objects;
 mod pool;
 mod raw;
 

@@ -19,6 +19,7 @@ from ._agent import Agent, Handle, agent, agents, get_actor, llm_agent, remote_a
 from ._context import Context
 from ._functions import Executor, Pool, RemoteFunction, task
 from ._future import Future, Stream, as_completed, get, wait
+from ._objects import Ref, put
 from ._session import Session, bridge_call, connect, current, init, shutdown
 from ._task import Task, submit
 from .errors import (
@@ -43,7 +44,7 @@ def status() -> dict:
 
 __all__ = [
     "ActorDied", "Agent", "Cancelled", "ConnectionLost", "Context", "CoveyError", "DeadlineExceeded", "Future", "Handle",
-    "Executor", "Overloaded", "Pool", "RemoteFunction", "Session", "Stream", "Task", "Unauthenticated", "Unschedulable", "agent", "agents", "as_completed",
-    "connect", "current", "embed", "errors", "get", "get_actor", "init", "llm", "llm_agent", "remote_agent", "shutdown",
+    "Executor", "Overloaded", "Pool", "Ref", "RemoteFunction", "Session", "Stream", "Task", "Unauthenticated", "Unschedulable", "agent", "agents", "as_completed",
+    "connect", "current", "embed", "errors", "get", "get_actor", "init", "llm", "llm_agent", "put", "remote_agent", "shutdown",
     "status", "submit", "task", "wait",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import inspect
 import json
+import pickle
 import re
 import sys
 import typing
@@ -18,6 +19,8 @@ from ._future import Future, Stream
 
 P = ParamSpec("P")
 C = TypeVar("C")
+
+_PICKLE, _is_plain, _dumps = _codec.PICKLE, _codec.is_plain, pickle.dumps
 
 _UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -278,7 +281,12 @@ class Method:
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Calls it: a `Future`, or a `Stream` when the method yields."""
-        payload = _codec.dump((args, kwargs)) if self._python else _codec.dump_json({"args": args, "kwargs": kwargs})
+        if not self._python:
+            payload = _codec.dump_json({"args": args, "kwargs": kwargs})
+        elif _is_plain(args) == 1 and not kwargs:
+            payload = (_PICKLE, _dumps((args, kwargs), 5), _codec.NO_BUFFERS)
+        else:
+            payload = _codec.dump((args, kwargs))
         return _session.current().call("actor", self._actor, self._name, payload, self._timeout, self._streaming, self._key, self._retries)
 
 

@@ -12,35 +12,27 @@ from typing import Any
 from . import _bridge, errors
 
 Payload = tuple[int, bytes, list[bytes]]
-_PICKLE = _bridge.PICKLE
+PICKLE = _bridge.PICKLE
 _dumps, _loads = pickle.dumps, pickle.loads
-_PLAIN = frozenset({int, float, str, bytes, bool, type(None), bytearray, complex})
-
-
-def _is_plain(value: Any, depth: int = 3) -> bool:
-    """Nothing in it is code, so the pickler of the standard library, in C, does it right."""
-    kind = type(value)
-    if kind in _PLAIN or kind.__module__ == "numpy":
-        return True
-    if depth and (kind is tuple or kind is list) and len(value) <= 16:
-        return all(_is_plain(v, depth - 1) for v in value)
-    if depth and kind is dict and len(value) <= 16:
-        return all(type(k) is str and _is_plain(v, depth - 1) for k, v in value.items())
-    return False
+is_plain = _bridge.is_plain
+NO_BUFFERS: list[bytes] = []
 
 
 def dump(value: Any) -> Payload:
     """Pickles `value`; big buffers travel beside it. Code of the user's own modules travels with it, as cloudpickle does."""
+    plain = is_plain(value)
+    if plain == 1:
+        return PICKLE, _dumps(value, 5), NO_BUFFERS
     buffers: list[pickle.PickleBuffer] = []
-    if _is_plain(value):
+    if plain:
         body = _dumps(value, 5, buffer_callback=buffers.append)
-        return _PICKLE, body, [b.raw().tobytes() for b in buffers] if buffers else []
+        return PICKLE, body, [b.raw().tobytes() for b in buffers]
     try:
         body = _pickle_with_code(value, buffers.append)
     except Exception as error:
         path = find_unpicklable(value)
         raise TypeError(f"cannot send {path}: {error}; make it inside the agent, or give the class __getstate__") from error
-    return _PICKLE, body, [b.raw().tobytes() for b in buffers]
+    return PICKLE, body, [b.raw().tobytes() for b in buffers]
 
 
 def _pickle_with_code(value: Any, buffer_callback: Any) -> bytes:
@@ -68,12 +60,17 @@ def _pickle_with_code(value: Any, buffer_callback: Any) -> bytes:
     return stream.getvalue()
 
 
+def dump_into(value: Any, buffer_callback: Any) -> bytes:
+    """The pickle of `value`; its big buffers go to `buffer_callback`, not copied."""
+    return _dumps(value, 5, buffer_callback=buffer_callback) if is_plain(value) else _pickle_with_code(value, buffer_callback)
+
+
 def dump_code(value: Any) -> bytes:
     """A function or a class, with the code of the user's own modules."""
     return _pickle_with_code(value, None)
 
 
-_FUNCTION = type(_is_plain)
+_FUNCTION = type(dump)
 _own: dict[str, bool] = {}
 
 
@@ -93,7 +90,7 @@ def dump_json(value: Any) -> Payload:
 
 def load(payload: Payload) -> Any:
     codec, body, buffers = payload
-    if codec == _PICKLE:
+    if codec == PICKLE:
         return _loads(body, buffers=buffers) if buffers else _loads(body)
     if codec in (_bridge.JSON, _bridge.CONTENT):
         return json.loads(body) if body else None

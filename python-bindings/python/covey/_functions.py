@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import collections
 import concurrent.futures
@@ -17,6 +18,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from . import _agent, _bridge, _codec, _session
 from ._future import Future, _refuse_loop
+from ._objects import has_refs, resolve
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,21 +42,27 @@ class Functions:
         return function
 
     def run(self, code: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if has_refs(args, kwargs):
+            args, kwargs = resolve(args, kwargs)
         return self._function(code)(*args, **kwargs)
 
     async def run_async(self, code: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if has_refs(args, kwargs):
+            args, kwargs = await asyncio.to_thread(resolve, args, kwargs)
         return await self._function(code)(*args, **kwargs)
 
     def items(self, code: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
+        args, kwargs = resolve(args, kwargs)
         yield from self._function(code)(*args, **kwargs)
 
     async def items_async(self, code: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncIterator[Any]:
+        args, kwargs = await asyncio.to_thread(resolve, args, kwargs)
         async for item in self._function(code)(*args, **kwargs):
             yield item
 
     def run_many(self, code: bytes, inputs: list[tuple[Any, ...]]) -> list[Any]:
         function = self._function(code)
-        return [function(*args) for args in inputs]
+        return [function(*resolve(args, {})[0]) for args in inputs]
 
 
 _functions: _agent.Agent[Any, Any] = _agent.Agent(Functions, {"name": "covey.function", "cpus": 1})

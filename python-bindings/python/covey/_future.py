@@ -100,15 +100,15 @@ class _Callbacks:
 class Future(Generic[T]):
     """The result of a call. Blocks with `result()`, awaits with `await`, cancels the work with `cancel()`."""
 
-    __slots__ = ("_call", "_value", "_error", "_known", "_callbacks", "__weakref__")
     _lock = threading.Lock()
+    # Defaults of the class: most futures are made, waited for, and gone.
+    _value: Any = None
+    _error: BaseException | None = None
+    _known = False
+    _callbacks: list[Callable[[Future[T]], None]] | None = None
 
     def __init__(self, call: Any):
         self._call = call
-        self._value: Any = None
-        self._error: BaseException | None = None
-        self._known = False
-        self._callbacks: list[Callable[[Future[T]], None]] | None = None
 
     def done(self) -> bool:
         return self._known or self._call.done()
@@ -116,7 +116,8 @@ class Future(Generic[T]):
     def result(self, timeout: float | None = None) -> T:
         """The value, or the exception the method raised. A timeout (seconds) cancels the work it waited for."""
         if not self._known:
-            if not self._call.done():
+            end = self._call.poll()
+            if end is None:
                 _refuse_loop("Future.result()")
                 try:
                     done = self._call.wait(timeout)
@@ -126,7 +127,8 @@ class Future(Generic[T]):
                 if not done:
                     self.cancel()
                     raise errors.DeadlineExceeded(f"no result within {timeout} s")
-            self._finish()
+                end = self._call.end()
+            self._finish(end)
         if self._error is not None:
             raise self._error
         return self._value
@@ -158,10 +160,10 @@ class Future(Generic[T]):
         elif first:
             _Callbacks.get().watch(self)
 
-    def _finish(self) -> None:
+    def _finish(self, end: Any = None) -> None:
         """Takes the answer apart, once."""
         value, error = None, None
-        payload, failure = self._call.end()
+        payload, failure = end or self._call.end()
         try:
             if failure is not None:
                 error = _codec.to_exception(failure)
@@ -180,12 +182,12 @@ class Future(Generic[T]):
     def __await__(self) -> Generator[Any, None, T]:
         if not self._known:
             try:
-                while not self._call.done():
+                while (end := self._call.poll()) is None:
                     yield from _wait_for(self._call)
             except asyncio.CancelledError:
                 self.cancel()
                 raise
-            self._finish()
+            self._finish(end)
         if self._error is not None:
             raise self._error
         return self._value

@@ -16,6 +16,7 @@ import inspect
 import json
 import os
 import pickle
+import queue
 import sys
 import threading
 import time
@@ -25,6 +26,7 @@ import typing
 from typing import Any
 
 from . import _bridge, _codec, _context, _session
+from ._objects import has_refs, resolve
 
 WINDOW = 256  # items a generator may be ahead of its reader
 
@@ -94,10 +96,45 @@ class Turn:
         self.over = False
 
 
-class HostSession:
+class Threads:
+    """Threads for sync methods: made when all are busy, kept for the next. Lighter than the standard library's pool."""
+
+    MOST = 512
+
+    def __init__(self, run: Any):
+        self._run = run
+        self._turns: queue.SimpleQueue[Turn] = queue.SimpleQueue()
+        self._free = 0  # threads that wait, less turns that wait for one
+        self._made = 0
+        self._lock = threading.Lock()
+
+    def submit(self, turn: Turn) -> None:
+        """On the loop's thread."""
+        with self._lock:
+            self._free -= 1
+            make = self._free < 0 and self._made < self.MOST
+            if make:
+                self._made += 1
+                self._free += 1
+        if make:
+            threading.Thread(target=self._work, name=f"covey-sync-{self._made}", daemon=True).start()
+        self._turns.put(turn)
+
+    def _work(self) -> None:
+        turns, run, lock = self._turns, self._run, self._lock
+        while True:
+            run(turns.get())
+            with lock:
+                self._free += 1
+
+
+class HostSession(_session.Stores):
     """What `covey.get_actor`, handles and tasks use inside an actor: the worker's way to the cluster."""
 
+    inside = True
+
     def __init__(self, client: Any):
+        super().__init__()
         self.client = client
         self.registered: dict[str, str] = {}
         self.pools: dict[Any, Any] = {}
@@ -105,6 +142,10 @@ class HostSession:
     @property
     def owner(self) -> str:
         return _context.turn_owner.get("")
+
+    @property
+    def store_session(self) -> str:
+        return self.owner or "detached"
 
     call = _session.call
 
@@ -121,7 +162,8 @@ class Process:
         self.code: dict[str, bytes] = {}
         self.classes: dict[str, type] = {}
         self.turns: dict[int, Turn] = {}
-        self.threads = concurrent.futures.ThreadPoolExecutor(max_workers=256, thread_name_prefix="covey-sync")
+        self.makers = concurrent.futures.ThreadPoolExecutor(max_workers=32, thread_name_prefix="covey-start")
+        self.threads = Threads(self._run_sync)
         self.unwritten = False
         _session.install(HostSession(self.host.client()))
         _session.after_call = self._after_call
@@ -177,11 +219,13 @@ class Process:
 
     async def _start(self, actor: str, agent: str, digest: str, init: Any, about: tuple[str, int, str, str]) -> None:
         class_name, concurrency, model, owner = about
+        # What an actor makes lives for its own driver; what one without a driver makes stays until it is stopped.
+        owner = owner.removeprefix("session:") if owner.startswith("session:") else ""
         context = contextvars.copy_context()
         context.run(_context.turn_owner.set, owner)
         try:
             # Loading code and making the object are the user's, and may block.
-            instance = await self.loop.run_in_executor(self.threads, context.run, self._make, agent, digest, class_name, init)
+            instance = await self.loop.run_in_executor(self.makers, context.run, self._make, agent, digest, class_name, init)
         except BaseException as error:
             text = traceback.format_exc()
             self.host.started(actor, ("application", f"{type(error).__name__}: {error}", _codec.dump_error(error, text)))
@@ -202,7 +246,7 @@ class Process:
                 cls = pickle.loads(self.code[digest])
             cls = getattr(cls, "__covey_class__", cls)
             self.classes[digest] = cls
-        args, kwargs = _arguments(init)
+        args, kwargs = resolve(*_arguments(init))
         return cls(*args, **kwargs)
 
     def _stop(self, actor: str) -> None:
@@ -240,7 +284,7 @@ class Process:
     def _begin(self, turn: Turn) -> None:
         """On the loop's thread, with the turn counted as running."""
         if turn.method.kind >= _SYNC_VALUE:
-            self.threads.submit(self._run_sync, turn)
+            self.threads.submit(turn)
         else:
             turn.task = self._context(turn).run(self.loop.create_task, self._run_async(turn))
 
@@ -284,6 +328,9 @@ class Process:
         dump = _codec.dump_json if turn.as_json else _codec.dump
         try:
             args, kwargs = self._bind(turn)
+            if has_refs(args, kwargs):
+                # Fetching takes time, and the loop is for everyone.
+                args, kwargs = await self.loop.run_in_executor(self.makers, resolve, args, kwargs)
             method = getattr(turn.actor.instance, turn.name)
             if turn.method.kind == _VALUE:
                 host.value(call, *dump(await method(*args, **kwargs)))
@@ -334,6 +381,8 @@ class Process:
         dump = _codec.dump_json if turn.as_json else _codec.dump
         try:
             args, kwargs = self._bind(turn)
+            if has_refs(args, kwargs):
+                args, kwargs = resolve(args, kwargs)
             method = getattr(turn.actor.instance, turn.name)
             if turn.method.kind == _SYNC_VALUE:
                 host.value(call, *dump(method(*args, **kwargs)))

@@ -65,10 +65,36 @@ def call(
     return Stream(started) if stream else Future(started)
 
 
-class Session:
+class Stores:
+    """What a session knows of objects (`covey.put`)."""
+
+    inside = False
+    """Inside an actor's process."""
+
+    def __init__(self) -> None:
+        self.store: tuple[str, str] | None = None
+        self.store_is_remote = False
+        self.store_paths: dict[str, str] = {}
+        self.store_counts: dict[str, int] = {}
+        self._private: str | None = None
+
+    def private_folder(self) -> str:
+        if self._private is None:
+            from ._objects import private_folder
+
+            self._private = private_folder()
+        return self._private
+
+    def drop_objects(self) -> None:
+        if self._private is not None:
+            shutil.rmtree(self._private, ignore_errors=True)
+
+
+class Session(Stores):
     """One driver of a cluster. A context manager; leaving it stops what it started."""
 
     def __init__(self, address: str, token: str, process: subprocess.Popen[bytes] | None = None, home: str | None = None):
+        super().__init__()
         self.id = uuid.uuid4().hex
         self.client = bridge_call(_bridge.Client, address, token, self.id, _tell_pending)
         self.token = token
@@ -76,6 +102,11 @@ class Session:
         self.pools: dict[Any, Any] = {}
         """Pools of functions, by what they need."""
         self._process, self._home = process, home
+
+    @property
+    def store_session(self) -> str:
+        """Whom objects live for."""
+        return self.id
 
     @property
     def owner(self) -> str:
@@ -96,6 +127,7 @@ class Session:
             if _current is self:
                 _current = None
         self.client.close()
+        self.drop_objects()
         if self._process is not None:
             self._process.terminate()
             try:

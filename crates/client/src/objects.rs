@@ -1,0 +1,100 @@
+//! Objects: values that many calls share, kept by workers under the digest of their bytes.
+//!
+//! An object is a file in the folder of a worker's store, in memory where the machine has such a file system. Whoever
+//! runs on the same machine maps it; others get it over the worker's own port, once for each worker.
+
+use std::path::Path;
+
+use covey_domain::{Error, caps};
+use covey_proto::{
+    from_status,
+    v1::{ObjectChunk, ObjectName, Store, worker_client::WorkerClient},
+};
+use futures::StreamExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tonic::{
+    Request,
+    metadata::MetadataValue,
+    transport::{Channel, Endpoint},
+};
+
+/// The verb by which a process asks its worker for an object.
+pub const FETCH_OBJECT: &str = "FetchObject";
+/// Bytes of one chunk.
+const CHUNK: usize = 1 << 20;
+
+/// BLAKE3 of a file, hex.
+pub fn digest(path: &Path) -> std::io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let mut file = std::fs::File::open(path)?;
+    let mut block = vec![0; CHUNK];
+    loop {
+        let read = std::io::Read::read(&mut file, &mut block)?;
+        if read == 0 {
+            return Ok(hasher.finalize().to_hex().to_string());
+        }
+        hasher.update(&block[..read]);
+    }
+}
+
+/// The machine this process runs on, as far as files are concerned. `COVEY_MACHINE` sets it, where two that look alike
+/// share no files.
+pub fn machine() -> String {
+    if let Ok(set) = std::env::var("COVEY_MACHINE") {
+        return set;
+    }
+    let read = |path: &str| std::fs::read_to_string(path).map(|s| s.trim().to_owned()).unwrap_or_default();
+    // Containers share the boot id but not their mounts.
+    let mounts = std::fs::read_link("/proc/self/ns/mnt").map(|p| p.display().to_string()).unwrap_or_default();
+    format!("{}/{mounts}", read("/proc/sys/kernel/random/boot_id"))
+}
+
+async fn dial(store: &Store) -> Result<(WorkerClient<Channel>, MetadataValue<tonic::metadata::Ascii>), Error> {
+    let unreachable = |e: &dyn std::fmt::Display| {
+        Error::unavailable(format!("failed to reach the objects of worker `{}`: {e}", store.node))
+    };
+    if store.address.is_empty() {
+        return Err(unreachable(&"it has no port of its own").hint("start it with --listen"));
+    }
+    let endpoint = Endpoint::from_shared(format!("http://{}", store.address)).map_err(|e| unreachable(&e))?;
+    let endpoint = endpoint.tcp_nodelay(true).connect_timeout(std::time::Duration::from_secs(5));
+    let channel = endpoint.connect().await.map_err(|e| unreachable(&e))?;
+    let bearer = MetadataValue::try_from(format!("Bearer {}", store.secret)).map_err(|e| unreachable(&e))?;
+    Ok((WorkerClient::new(channel).max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX), bearer))
+}
+
+/// Sends the file at `path` to a worker's store.
+pub async fn put_file(store: &Store, name: ObjectName, path: &Path) -> Result<(), Error> {
+    let (mut worker, bearer) = dial(store).await?;
+    let mut file = tokio::fs::File::open(path).await.map_err(|e| Error::internal(e.to_string()))?;
+    let chunks = async_stream::stream! {
+        let mut name = Some(name);
+        loop {
+            let mut body = vec![0; CHUNK];
+            let read = file.read(&mut body).await.unwrap_or(0);
+            if read == 0 && name.is_none() {
+                return;
+            }
+            body.truncate(read);
+            yield ObjectChunk { name: name.take(), body: body.into() };
+        }
+    };
+    let mut request = Request::new(chunks);
+    request.metadata_mut().insert("authorization", bearer);
+    worker.put_object(request).await.map_err(|s| from_status(&s))?;
+    Ok(())
+}
+
+/// Gets an object from a worker's store into a new file at `path`.
+pub async fn get_file(store: &Store, name: ObjectName, path: &Path) -> Result<(), Error> {
+    let (mut worker, bearer) = dial(store).await?;
+    let mut request = Request::new(name);
+    request.metadata_mut().insert("authorization", bearer);
+    let mut chunks = worker.get_object(request).await.map_err(|s| from_status(&s))?.into_inner();
+    let failed = |e: std::io::Error| Error::internal(format!("failed to write `{}`: {e}", path.display()));
+    let mut file = tokio::fs::File::create_new(path).await.map_err(failed)?;
+    while let Some(chunk) = chunks.next().await {
+        file.write_all(&chunk.map_err(|s| from_status(&s))?.body).await.map_err(failed)?;
+    }
+    file.flush().await.map_err(failed)
+}
