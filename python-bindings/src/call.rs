@@ -201,6 +201,11 @@ impl Port {
         self.reader.as_raw_fd()
     }
 
+    /// Adds a token of something that is no call.
+    fn push(&self, token: u64) {
+        self.state.push(token);
+    }
+
     /// Tokens since the last time.
     fn drain(&self) -> Vec<u64> {
         let _ = (&self.reader).read(&mut [0; 64]);

@@ -42,7 +42,7 @@ const READ_MAX: usize = 256 << 10;
 /// The socket and what waits for it.
 pub(crate) struct HostLink {
     socket: UnixStream,
-    incoming: Mutex<BytesMut>,
+    incoming: Mutex<Incoming>,
     outgoing: Mutex<Vec<HostFrame>>,
     writing: Mutex<()>,
     /// For Python, in order.
@@ -55,6 +55,14 @@ pub(crate) struct HostLink {
     /// Something was queued that the flusher shall write.
     late: Mutex<bool>,
     is_late: Condvar,
+}
+
+/// What was read and is not taken apart yet.
+struct Incoming {
+    buffer: BytesMut,
+    scratch: Box<[u8]>,
+    /// Bytes of the frame that has begun, with its head; 0 = none has.
+    wanted: usize,
 }
 
 /// The socket. `recv` is for the thread that made it, the senders for any.
@@ -115,14 +123,22 @@ impl HostLink {
 
     /// Takes what one read gives. Answers to our own calls go to their slots, the rest waits for Python.
     fn read(&self, block: bool) -> std::io::Result<()> {
-        let mut buffer = self.incoming.lock();
+        let mut incoming = self.incoming.lock();
+        let Incoming { buffer, scratch, wanted } = &mut *incoming;
+        // A big frame is read to where it stays; small ones through a block that is never cleared.
+        let big = wanted.saturating_sub(buffer.len());
         let start = buffer.len();
-        buffer.resize(start + READ_MAX, 0);
+        let into = if big > READ_MAX {
+            buffer.resize(start + big, 0);
+            &mut buffer[start..]
+        } else {
+            &mut scratch[..]
+        };
         let read = if block {
-            (&self.socket).read(&mut buffer[start..])
+            (&self.socket).read(into)
         } else {
             use rustix::net::{RecvFlags, recv};
-            recv(&self.socket, &mut buffer[start..], RecvFlags::DONTWAIT).map(|(_, n)| n).map_err(Into::into)
+            recv(&self.socket, into, RecvFlags::DONTWAIT).map(|(_, n)| n).map_err(Into::into)
         };
         let count = match read {
             Ok(0) => Err(std::io::ErrorKind::UnexpectedEof.into()),
@@ -130,12 +146,17 @@ impl HostLink {
             Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => Ok(0),
             Err(e) => Err(e),
         };
-        buffer.truncate(start + *count.as_ref().unwrap_or(&0));
-        count?;
+        let count = count.inspect_err(|_| buffer.truncate(start))?;
+        if big > READ_MAX {
+            buffer.truncate(start + count);
+        } else {
+            buffer.extend_from_slice(&scratch[..count]);
+        }
+        *wanted = 0;
         while let Some(head) = buffer.first_chunk::<4>() {
             let length = u32::from_be_bytes(*head) as usize;
             if buffer.len() < 4 + length {
-                buffer.reserve(4 + length);
+                *wanted = 4 + length;
                 break;
             }
             buffer.advance(4);
@@ -239,7 +260,7 @@ impl Host {
         let socket = UnixStream::connect(path).map_err(|e| told(&e))?;
         let link = Arc::new(HostLink {
             socket,
-            incoming: Mutex::default(),
+            incoming: Mutex::new(Incoming { buffer: BytesMut::new(), scratch: vec![0; READ_MAX].into(), wanted: 0 }),
             outgoing: Mutex::default(),
             writing: Mutex::default(),
             frames: Mutex::default(),

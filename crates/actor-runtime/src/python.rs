@@ -82,6 +82,8 @@ pub(crate) struct Hosts {
     models: Arc<Models>,
     outward: Arc<dyn Outward>,
     hosts: tokio::sync::Mutex<Vec<Arc<Host>>>,
+    /// A process that is up and has nothing, so that an actor whose process died is back at once.
+    spare: Mutex<Option<Arc<Host>>>,
     made: AtomicU64,
     died: mpsc::UnboundedSender<(Vec<ActorId>, String)>,
 }
@@ -104,35 +106,48 @@ impl Hosts {
             models,
             outward,
             hosts: Default::default(),
+            spare: Mutex::default(),
             made: AtomicU64::new(0),
             died,
         }
     }
 
     /// Makes an object of a class in some process.
-    pub async fn start(&self, start: v1::HostStart, own_process: bool) -> Result<Arc<PythonActor>, Error> {
+    pub async fn start(self: &Arc<Self>, start: v1::HostStart, own_process: bool) -> Result<Arc<PythonActor>, Error> {
         let host = self.host(own_process).await?;
         let actor = ActorId::from(start.actor.as_str());
         host.start(start, self.python.version.as_str()).await?;
         Ok(Arc::new(PythonActor { actor, host, running: Arc::default() }))
     }
 
-    async fn host(&self, own: bool) -> Result<Arc<Host>, Error> {
+    async fn host(self: &Arc<Self>, own: bool) -> Result<Arc<Host>, Error> {
         let mut hosts = self.hosts.lock().await;
         hosts.retain(|h| h.is_alive());
-        let shared: Vec<_> = hosts.iter().filter(|h| !h.own).cloned().collect();
+        let shared: Vec<_> = hosts.iter().filter(|h| !h.own.load(Ordering::Relaxed)).cloned().collect();
         let idlest = shared.iter().min_by_key(|h| h.actors.lock().len()).cloned();
         match idlest {
             Some(host) if !own && (shared.len() >= self.shared_max || host.actors.lock().is_empty()) => Ok(host),
             _ => {
-                let host = self.spawn(own).await?;
+                let spare = self.spare.lock().take().filter(|host| host.is_alive());
+                let host = match spare {
+                    Some(host) => host,
+                    None => self.spawn().await?,
+                };
+                host.own.store(own, Ordering::Relaxed);
                 hosts.push(host.clone());
+                let hosts = self.clone();
+                tokio::spawn(async move {
+                    match hosts.spawn().await {
+                        Ok(host) => *hosts.spare.lock() = Some(host),
+                        Err(error) => tracing::warn!(%error, "no spare Python process"),
+                    }
+                });
                 Ok(host)
             }
         }
     }
 
-    async fn spawn(&self, own: bool) -> Result<Arc<Host>, Error> {
+    async fn spawn(&self) -> Result<Arc<Host>, Error> {
         let number = self.made.fetch_add(1, Ordering::Relaxed);
         let socket = self.folder.join(format!("host-{number}.sock"));
         let failed = |what: &str, e: &dyn std::fmt::Display| Error::unavailable(format!("failed to {what}: {e}"));
@@ -164,7 +179,7 @@ impl Hosts {
             }
         });
         let host = Arc::new(Host {
-            own,
+            own: false.into(),
             lane: self.outward.lane(answers),
             outward: self.outward.clone(),
             pid: child.id().unwrap_or(0),
@@ -178,7 +193,7 @@ impl Hosts {
         });
         tokio::spawn(write_frames(write, rx));
         tokio::spawn(read_frames(host.clone(), read, child, self.models.clone(), self.died.clone()));
-        tracing::info!(pid = host.pid, own, "python process started");
+        tracing::info!(pid = host.pid, "python process started");
         Ok(host)
     }
 }
@@ -190,7 +205,8 @@ fn private_dir(path: &Path) -> std::io::Result<()> {
 
 /// One process.
 struct Host {
-    own: bool,
+    /// For one actor alone.
+    own: std::sync::atomic::AtomicBool,
     pid: u32,
     frames: mpsc::UnboundedSender<HostFrame>,
     calls: Mutex<HashMap<u64, Running>>,
@@ -508,7 +524,7 @@ impl PythonActor {
             let text = "the actor was stopped before it answered";
             running.end(Err(Error::new(ErrorKind::ActorDied, text).executed(None)));
         }
-        if self.host.own {
+        if self.host.own.load(Ordering::Relaxed) {
             // Its only actor is gone; closing the channel ends the process.
             self.host.send(Body::Stop(v1::HostStop { actor: String::new() }));
         }

@@ -98,7 +98,7 @@ pub struct Runtime {
 struct Inner {
     registry: Registry,
     models: Arc<Models>,
-    hosts: Option<Hosts>,
+    hosts: Option<Arc<Hosts>>,
     reports: mpsc::UnboundedSender<Report>,
     actors: Mutex<HashMap<ActorId, Cell>>,
     lanes: Mutex<Vec<Weak<LaneInner>>>,
@@ -250,9 +250,9 @@ impl Runtime {
         let (died, mut dead) = mpsc::unbounded_channel();
         let models = config.models.clone();
         let outward = config.outward;
-        let hosts = config
-            .python
-            .map(|p| Hosts::new(p, config.folder, config.environment, config.python_processes, models, outward, died));
+        let hosts = config.python.map(|p| {
+            Arc::new(Hosts::new(p, config.folder, config.environment, config.python_processes, models, outward, died))
+        });
         let inner = Arc::new(Inner {
             registry: config.registry,
             models: config.models,

@@ -36,7 +36,7 @@ pub struct HeadConfig {
     pub reconnect_ms: u64,
     /// After a restart of the head: how long workers have to bring back the tasks they hold.
     pub recovery_ms: u64,
-    /// First pause before a crashed actor starts again; doubles with each crash in a row.
+    /// Pause before an actor that crashed twice in a row starts again; doubles with each further crash.
     pub backoff_ms: u64,
     /// Longest such pause.
     pub backoff_max_ms: u64,
@@ -646,7 +646,11 @@ impl Head {
             if now.saturating_sub(actor.live_since) > FORGIVEN_AFTER_MS {
                 actor.streak = 0;
             }
-            let pause = (config.backoff_ms << actor.streak.min(16)).min(config.backoff_max_ms);
+            // The first crash after a good life is not worth a pause.
+            let pause = match actor.streak {
+                0 => 0,
+                n => (config.backoff_ms << (n - 1).min(16)).min(config.backoff_max_ms),
+            };
             actor.streak += 1;
             actor.restarts += 1;
             actor.state =

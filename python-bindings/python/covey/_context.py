@@ -12,6 +12,14 @@ turn_owner: contextvars.ContextVar[str] = contextvars.ContextVar("covey_owner")
 """Inside a turn: whom the actor lives for, and so whatever it makes."""
 turn_deadline: contextvars.ContextVar[float | None] = contextvars.ContextVar("covey_deadline", default=None)
 """When the work under way must be over, by the monotonic clock."""
+turn_current: contextvars.ContextVar[Any] = contextvars.ContextVar("covey_turn", default=None)
+"""The turn that runs."""
+
+
+def current() -> Context | None:
+    """The context of the turn that runs; `None` outside of an actor."""
+    turn = turn_current.get()
+    return None if turn is None else turn.context_of()
 
 
 class Context:

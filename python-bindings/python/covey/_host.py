@@ -95,6 +95,14 @@ class Turn:
         self.more: Any = None
         self.over = False
 
+    def context_of(self) -> _context.Context:
+        """What the method may ask for; made when it first does."""
+        if self.ctx is None:
+            self.ctx = _context.Context(self.task_id, self.context_id, self.actor.model)
+            if self.over:
+                self.ctx.cancelled.set()
+        return self.ctx
+
 
 class Threads:
     """Threads for sync methods: made when all are busy, kept for the next. Lighter than the standard library's pool."""
@@ -290,6 +298,7 @@ class Process:
 
     def _context(self, turn: Turn) -> contextvars.Context:
         context = turn.actor.context.copy()
+        context.run(_context.turn_current.set, turn)
         if turn.deadline:
             context.run(_context.turn_deadline.set, turn.deadline)
         return context
@@ -421,10 +430,8 @@ class Process:
             args, kwargs = from_content(_codec.load(payload) or [], method.wanted, method.hints)
         else:
             args, kwargs = _arguments(payload)
-        if method.takes:
-            turn.ctx = _context.Context(turn.task_id, turn.context_id, turn.actor.model)
-            for name in method.takes:
-                kwargs.setdefault(name, turn.ctx)
+        for name in method.takes:
+            kwargs.setdefault(name, turn.context_of())
         return args, kwargs
 
 

@@ -28,11 +28,12 @@ WORKER_SECONDS = 10
 class Ref(Generic[T]):
     """A value in the cluster. As an argument of a call it arrives as the value; `get()` reads it anywhere."""
 
-    __slots__ = ("digest", "size", "node", "session", "_sent", "__weakref__")
+    __slots__ = ("digest", "size", "node", "session", "_sent", "_view", "__weakref__")
 
     def __init__(self, digest: str, size: int, node: str, session: str):
         self.digest, self.size, self.node, self.session = digest, size, node, session
         self._sent = [False]
+        self._view: memoryview | None = None
 
     def __reduce__(self) -> Any:
         self._sent[0] = True
@@ -40,7 +41,9 @@ class Ref(Generic[T]):
 
     def get(self) -> T:
         """The value. Arrays in it are read-only views of the store."""
-        return _read(_find(self))
+        if self._view is None:
+            self._view = _map(_find(self))
+        return _read(self._view)
 
     def result(self, timeout: float | None = None) -> T:
         """As `get()`: a reference is a future that is done."""
@@ -65,7 +68,7 @@ def put(value: T) -> Ref[T]:
     folder = os.path.join(folder, session.store_session)
     os.makedirs(folder, mode=0o700, exist_ok=True)
     draft = os.path.join(folder, f".draft-{os.getpid()}-{id(body):x}-{os.urandom(4).hex()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         at = 0
         for part in (head, body, *views):
@@ -76,6 +79,7 @@ def put(value: T) -> Ref[T]:
         digest = _bridge.digest(draft)
         path = os.path.join(folder, digest)
         os.rename(draft, path)
+        view = memoryview(mmap.mmap(descriptor, at, prot=mmap.PROT_READ))
     except BaseException:
         if os.path.exists(draft):
             os.unlink(draft)
@@ -84,6 +88,7 @@ def put(value: T) -> Ref[T]:
         os.close(descriptor)
     session.store_counts[path] = session.store_counts.get(path, 0) + 1
     ref: Ref[T] = Ref(digest, at, node, session.store_session)
+    ref._view = view
     if session.store_is_remote:
         _session.bridge_call(session.client.put_object, node, ref.session, digest, path)
     weakref.finalize(ref, _drop, path, ref._sent, session)
@@ -164,11 +169,14 @@ def _find(ref: Ref[Any]) -> str:
     return path
 
 
-def _read(path: str) -> Any:
+def _map(path: str) -> memoryview:
     with open(path, "rb") as file:
-        view = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
-    if bytes(view[:8]) != _MAGIC:
-        raise errors.InternalError(f"{path} is not an object")
+        return memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+
+
+def _read(view: memoryview) -> Any:
+    if view[:8] != _MAGIC:
+        raise errors.InternalError("the file of an object is damaged")
     (count,) = struct.unpack_from("<I", view, 8)
     lengths = struct.unpack_from(f"<{count}Q", view, 12)
     at, parts = 12 + 8 * count, []

@@ -1,0 +1,1 @@
+"""Other systems' words for Covey's things."""
