@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Instant};
 
-use covey_cluster_core::head::{ActorInfo, CreateActor, Owner};
-use covey_domain::{ActorId, AgentSpec, CallerId, Error, ErrorKind, SessionId, TaskId, caps};
+use covey_cluster_core::head::{ActorInfo, CreateActor, Owner, Reminder};
+use covey_domain::{ActorId, AgentSpec, CallerId, Epoch, Error, ErrorKind, NodeId, SessionId, TaskId, caps};
 use covey_gateway::{Caller, Cluster as _, SubmitTask};
 use covey_proto::{
     from_json, to_json, to_status,
@@ -199,6 +199,49 @@ impl Covey for ClientService {
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
         Ok(Response::new(v1::StatusReply { status: to_json(&self.cluster.status().await) }))
+    }
+
+    async fn save_state(&self, request: Request<v1::SaveStateRequest>) -> Result<Response<v1::Empty>, Status> {
+        let request = request.into_inner();
+        let state = request.state.unwrap_or_default();
+        if state.encoded_len() > caps::STATE_BYTES_MAX {
+            let text = format!("the state has {} bytes, the limit is {}", state.encoded_len(), caps::STATE_BYTES_MAX);
+            return Err(to_status(
+                &Error::new(ErrorKind::TooLarge, text).hint("keep big data with covey.put or in files"),
+            ));
+        }
+        let (node, actor) = (NodeId::from(request.node), ActorId::from(request.actor));
+        let state: Arc<[u8]> = state.encode_to_vec().into();
+        let owner = &self.cluster.shared.owner;
+        let saved = owner.ask(|tx| Input::SaveState(node, actor, Epoch(request.epoch), state, tx)).await;
+        saved.and_then(|r| r).map_err(|e| to_status(&e))?;
+        Ok(Response::new(v1::Empty {}))
+    }
+
+    async fn set_reminder(&self, request: Request<v1::SetReminderRequest>) -> Result<Response<v1::Empty>, Status> {
+        let request = request.into_inner();
+        let reminder = Reminder {
+            due_ms: crate::now_ms() + request.after_ms,
+            every_ms: (request.every_ms > 0).then_some(request.every_ms),
+            method: request.method,
+            args: request.args.unwrap_or_default().encode_to_vec().into(),
+        };
+        let actor = ActorId::from(request.actor);
+        let owner = &self.cluster.shared.owner;
+        let set = owner.ask(|tx| Input::SetReminder(actor, request.name, Box::new(reminder), tx)).await;
+        set.and_then(|r| r).map_err(|e| to_status(&e))?;
+        Ok(Response::new(v1::Empty {}))
+    }
+
+    async fn forget_reminder(&self, request: Request<v1::SetReminderRequest>) -> Result<Response<v1::Empty>, Status> {
+        let request = request.into_inner();
+        let actor = ActorId::from(request.actor);
+        let known = self.cluster.shared.owner.ask(|tx| Input::ForgetReminder(actor, request.name.clone(), tx)).await;
+        match known {
+            Ok(true) => Ok(Response::new(v1::Empty {})),
+            Ok(false) => Err(to_status(&Error::not_found("reminder", &request.name))),
+            Err(error) => Err(to_status(&error)),
+        }
     }
 
     async fn list_stores(&self, _: Request<v1::Empty>) -> Result<Response<v1::ListStoresReply>, Status> {

@@ -157,6 +157,7 @@ impl Cluster for ClusterPort {
             epoch: 0,
             key: String::new(),
             retries: 0,
+            chain: String::new(),
             target: Some(Target::Model(request.model.to_string())),
         };
         relay.take_from_origin(origin, CallFrame { id: 1, body: Some(Body::Open(open)) });

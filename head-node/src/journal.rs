@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use covey_cluster_core::head::{Command, Route};
+use covey_cluster_core::head::{Command, Reminder, Route};
 use covey_domain::{ActorId, NodeId, caps};
 use covey_proto::{
     to_json,
@@ -29,6 +29,7 @@ pub(crate) enum Effect {
     Send(NodeId, Command),
     Route(ActorId, Route),
     Drop(NodeId, u64),
+    Remind(ActorId, String, Arc<Reminder>),
     Reply(Box<dyn FnOnce() + Send>),
 }
 
@@ -48,6 +49,9 @@ async fn run(store: Arc<Store>, relay: Relay, feed: Feed, mut items: mpsc::Recei
             batch.tasks.extend(item.batch.tasks);
             batch.events.extend(item.batch.events);
             batch.cursors.extend(item.batch.cursors);
+            batch.states.extend(item.batch.states);
+            batch.actors.extend(item.batch.actors);
+            batch.reminders.extend(item.batch.reminders);
             effects.extend(item.effects);
         }
         if let Err(error) = store.commit(&batch).await {
@@ -59,6 +63,7 @@ async fn run(store: Arc<Store>, relay: Relay, feed: Feed, mut items: mpsc::Recei
             match effect {
                 Effect::Send(node, command) => send(&store, &relay, &node, command).await,
                 Effect::Route(actor, route) => relay.route(&actor, route),
+                Effect::Remind(actor, name, reminder) => relay.remind(actor, name, reminder),
                 Effect::Drop(node, conn) => relay.drop_link(&node, conn),
                 Effect::Reply(reply) => reply(),
             }
@@ -68,7 +73,14 @@ async fn run(store: Arc<Store>, relay: Relay, feed: Feed, mut items: mpsc::Recei
 
 async fn send(store: &Store, relay: &Relay, node: &NodeId, command: Command) {
     let body = match command {
-        Command::Start { actor, epoch, spec, init, owner, with_code } => {
+        Command::Start { actor, epoch, spec, init, owner, with_code, with_state } => {
+            let mut state = None;
+            if with_state {
+                match store.state(&actor).await {
+                    Ok(found) => state = found.and_then(|bytes| prost::Message::decode(&*bytes).ok()),
+                    Err(error) => tracing::error!(%error, %actor, "failed to read the state of an actor"),
+                }
+            }
             let mut code = Vec::new();
             if let (true, Some(digest)) = (with_code, spec.code()) {
                 match store.blob(digest.as_str()).await {
@@ -85,6 +97,7 @@ async fn send(store: &Store, relay: &Relay, node: &NodeId, command: Command) {
                 init: init.and_then(|bytes| prost::Message::decode(&*bytes).ok()),
                 code: code.into(),
                 owner,
+                state,
             })
         }
         Command::Stop { actor, epoch, drain } => {

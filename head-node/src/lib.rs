@@ -21,7 +21,10 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use covey_cluster_core::{Head, HeadConfig, head::Stored};
+use covey_cluster_core::{
+    Head, HeadConfig,
+    head::{Reminder, Stored, StoredActor},
+};
 use covey_domain::{AgentName, AgentSpec, Error, ErrorKind};
 use covey_node::Credentials;
 use covey_store::Store;
@@ -114,12 +117,21 @@ impl HeadNode {
 
         let now = now_ms();
         let mut head = Head::new(config.times, now);
+        head.set_term(snapshot.term);
         let feed = feed::Feed::new();
         for spec in snapshot.agents {
             head.restore_agent(spec);
         }
         for (node, incarnation, number) in snapshot.cursors {
             head.restore_cursor(node, incarnation, number);
+        }
+        for (id, actor, saved) in snapshot.actors {
+            let stored = StoredActor { name: actor.name, spec: actor.spec, init: actor.init };
+            head.restore_actor(id, stored, saved, now);
+        }
+        for (actor, name, r) in snapshot.reminders {
+            let reminder = Reminder { due_ms: r.due_ms, every_ms: r.every_ms, method: r.method, args: r.args };
+            head.restore_reminder((actor, name, reminder));
         }
         let mut unfinished = 0;
         for (record, events) in snapshot.tasks {
@@ -139,9 +151,16 @@ impl HeadNode {
         }
 
         let store = Arc::new(store);
-        let relay = relay::Relay::default();
+        let (wake, mut sleepers) = tokio::sync::mpsc::unbounded_channel();
+        let relay = relay::Relay::new(wake);
         let journal = journal::spawn(store.clone(), relay.clone(), feed.clone());
         let owner = owner::spawn(head, journal, shutdown.clone());
+        let waker = owner.clone();
+        tokio::spawn(async move {
+            while let Some(news) = sleepers.recv().await {
+                waker.tell(news).await;
+            }
+        });
         let shared = Shared {
             owner,
             relay,

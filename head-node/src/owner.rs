@@ -7,13 +7,13 @@ use std::{sync::Arc, time::Duration};
 
 use covey_cluster_core::{
     Head, Output,
-    head::{ActorInfo, ActorReport, CreateActor, Entry, Hello, Submission, Submitted, Write},
+    head::{ActorInfo, ActorReport, CreateActor, Entry, Hello, Reminder, StoredActor, Submission, Submitted, Write},
 };
 use covey_domain::{
     ActorId, AgentSpec, Epoch, Error, NodeId, SessionId, TaskId, TaskRecord, caps,
     status::{ClusterStatus, ModelStatus},
 };
-use covey_store::Batch;
+use covey_store::{Batch, DetachedActor, StoredReminder};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +46,11 @@ pub(crate) enum Input {
     Unlinked(NodeId, u64),
     Entry(NodeId, u64, Box<Entry>, Reply<Result<(), Error>>),
     ActorReport(NodeId, ActorId, Epoch, ActorReport),
+    Wake(ActorId),
+    SaveState(NodeId, ActorId, Epoch, Arc<[u8]>, Reply<Result<(), Error>>),
+    SetReminder(ActorId, String, Box<Reminder>, Reply<Result<(), Error>>),
+    ForgetReminder(ActorId, String, Reply<bool>),
+    Reminded(ActorId, String, Arc<Reminder>, bool),
     Status(Reply<ClusterStatus>),
 }
 
@@ -114,6 +119,26 @@ fn collect(item: &mut Item, output: Output) {
         Output::Write(Write::Agent(spec)) => batch.agents.push(spec),
         Output::Write(Write::Task(record)) => batch.tasks.push(record),
         Output::Write(Write::Event(event)) => batch.events.push(event),
+        Output::Write(Write::State(actor, state)) => batch.states.push((actor, Some(state))),
+        Output::Write(Write::NoState(actor)) => batch.states.push((actor, None)),
+        Output::Write(Write::Actor(id, actor)) => {
+            let kept = |a: Arc<StoredActor>| DetachedActor {
+                name: a.name.clone(),
+                spec: a.spec.clone(),
+                init: a.init.clone(),
+            };
+            batch.actors.push((id, actor.map(kept)));
+        }
+        Output::Write(Write::Reminder(actor, name, reminder)) => {
+            let kept = |r: Arc<Reminder>| StoredReminder {
+                due_ms: r.due_ms,
+                every_ms: r.every_ms,
+                method: r.method.clone(),
+                args: r.args.clone(),
+            };
+            batch.reminders.push((actor, name, reminder.map(kept)));
+        }
+        Output::Remind(actor, name, reminder) => item.effects.push(Effect::Remind(actor, name, reminder)),
         Output::Write(Write::Cursor { node, incarnation, number }) => batch.cursors.push((node, incarnation, number)),
         Output::Send(node, command) => item.effects.push(Effect::Send(node, command)),
         Output::Route(actor, route) => item.effects.push(Effect::Route(actor, route)),
@@ -149,6 +174,17 @@ fn handle(head: &mut Head, input: Input, now: u64) -> Option<Effect> {
         Input::Entry(node, conn, entry, tx) => {
             head.heard(&node, now);
             let _ = tx.send(head.entry(&node, conn, *entry, now));
+            None
+        }
+        Input::SaveState(node, actor, epoch, state, tx) => later(tx, head.save_state(&node, &actor, epoch, state)),
+        Input::SetReminder(actor, name, reminder, tx) => later(tx, head.set_reminder(actor, name, *reminder)),
+        Input::ForgetReminder(actor, name, tx) => later(tx, head.forget_reminder(&actor, &name)),
+        Input::Reminded(actor, name, reminder, answered) => {
+            head.reminded(&actor, &name, &reminder, answered, now);
+            None
+        }
+        Input::Wake(actor) => {
+            head.wake(&actor, now);
             None
         }
         Input::SessionEnded(session) => {

@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use covey_cluster_core::head::Route;
+use covey_cluster_core::head::{Reminder, Route};
 use covey_domain::{ActorId, Error, ErrorKind, NodeId, caps, status::ModelStatus};
 use covey_proto::{
     failure,
@@ -19,6 +19,8 @@ use covey_proto::{
 };
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
+
+use crate::owner::Input;
 
 /// Where callers reach a worker without us.
 #[derive(Clone, Debug, Default)]
@@ -33,13 +35,15 @@ pub(crate) struct Direct {
     pub objects: String,
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Relay {
     state: Arc<Mutex<State>>,
+    owner: mpsc::UnboundedSender<Input>,
 }
 
-#[derive(Default)]
 struct State {
+    /// Hears of virtual actors that somebody speaks to.
+    owner: mpsc::UnboundedSender<Input>,
     next: u64,
     routes: HashMap<ActorId, Route>,
     links: HashMap<NodeId, Link>,
@@ -89,6 +93,65 @@ impl Call {
 }
 
 impl Relay {
+    /// Nothing is known yet; `owner` hears of virtual actors that somebody speaks to, and of reminders.
+    pub fn new(owner: mpsc::UnboundedSender<Input>) -> Self {
+        let state = State {
+            owner: owner.clone(),
+            next: 0,
+            routes: HashMap::new(),
+            links: HashMap::new(),
+            origins: HashMap::new(),
+            calls: HashMap::new(),
+            by_origin: HashMap::new(),
+            waiting: HashMap::new(),
+            on_actor: HashMap::new(),
+            watchers: HashMap::new(),
+        };
+        Self { state: Arc::new(Mutex::new(state)), owner }
+    }
+
+    /// Calls an actor because a reminder is due, and tells the owner how that went.
+    pub fn remind(&self, actor: ActorId, name: String, reminder: Arc<Reminder>) {
+        let (tx, mut rx) = mpsc::unbounded_channel();
+        let origin = self.origin(tx);
+        let open = CallOpen {
+            method: reminder.method.clone(),
+            // Written by this head from a decoded payload, so it decodes.
+            args: prost::Message::decode(&*reminder.args).ok(),
+            target: Some(Target::Actor(actor.to_string())),
+            ..CallOpen::default()
+        };
+        self.take_from_origin(origin, CallFrame { id: 1, body: Some(Body::Open(open)) });
+        let relay = self.clone();
+        tokio::spawn(async move {
+            let mut answered = false;
+            while let Some(frame) = rx.recv().await {
+                match frame.body {
+                    Some(Body::Item(_)) => {
+                        relay.take_from_origin(origin, CallFrame { id: 1, body: Some(Body::Credit(1)) });
+                    }
+                    Some(Body::End(end)) => {
+                        let failure = match end.result {
+                            Some(v1::call_end::Result::Failure(failure)) => Some(Error::from(failure)),
+                            _ => None,
+                        };
+                        if let Some(error) = &failure {
+                            tracing::warn!(%actor, name, %error, "a reminder's call failed");
+                        }
+                        // What the method itself raised is an answer; what was not run is tried again.
+                        answered = failure.is_none_or(|e| {
+                            !matches!(e.kind, ErrorKind::ActorDied | ErrorKind::Unavailable | ErrorKind::Overloaded)
+                        });
+                        break;
+                    }
+                    _ => {}
+                }
+            }
+            relay.origin_gone(origin);
+            let _ = relay.owner.send(Input::Reminded(actor, name, reminder, answered));
+        });
+    }
+
     /// A new origin of calls: a client's stream, a worker, the gateway.
     pub fn origin(&self, frames: mpsc::UnboundedSender<CallFrame>) -> u64 {
         let mut state = self.state.lock();
@@ -172,16 +235,26 @@ impl Relay {
         // Calls on an activation that is over will not be answered by it.
         let stale: Vec<_> = state.on_actor.get(actor).into_iter().flatten().copied().collect();
         let over = match &route {
-            Route::At { .. } => None,
+            Route::At { .. } | Route::Draining(_) => None,
             Route::Wait { why, .. } => {
                 Some(Error::new(ErrorKind::ActorDied, format!("the actor died: {why}")).executed(None))
             }
             Route::Gone(error) => Some(Error { executed: None, ..error.clone() }),
+            // It went to sleep with nothing to do; what reached it later was refused and comes back.
+            Route::Asleep => Some(Error::new(ErrorKind::ActorDied, "the actor fell asleep").executed(Some(false))),
         };
         if let Some(error) = over {
             for id in stale {
                 state.fail(id, error.clone());
             }
+        }
+        if route == Route::Asleep {
+            state.routes.remove(actor);
+            if !waiting.is_empty() {
+                state.wake(actor);
+                state.waiting.insert(actor.clone(), waiting);
+            }
+            return;
         }
         state.routes.insert(actor.clone(), route);
         for origin in state.watchers.get(actor).cloned().unwrap_or_default() {
@@ -324,6 +397,10 @@ impl State {
         self.tell_place(origin, actor);
     }
 
+    fn wake(&self, actor: &ActorId) {
+        let _ = self.owner.send(Input::Wake(actor.clone()));
+    }
+
     fn tell_place(&self, origin: u64, actor: &ActorId) {
         use v1::placement::State;
         let state = match self.routes.get(actor) {
@@ -337,8 +414,14 @@ impl State {
                 })
             }
             Some(Route::Wait { why, never }) => State::Waiting(v1::Waiting { why: why.clone(), never: *never }),
-            Some(Route::Gone(error)) => State::Gone(Error { kind: ErrorKind::ActorDied, ..error.clone() }.into()),
-            None => State::Gone(Error::not_found("actor", actor).into()),
+            Some(Route::Gone(error) | Route::Draining(error)) => {
+                State::Gone(Error { kind: ErrorKind::ActorDied, ..error.clone() }.into())
+            }
+            None if actor.key().is_some() => {
+                self.wake(actor);
+                State::Waiting(v1::Waiting { why: "waking".into(), never: false })
+            }
+            Some(Route::Asleep) | None => State::Gone(Error::not_found("actor", actor).into()),
         };
         let placement = v1::Placement { actor: actor.to_string(), state: Some(state) };
         self.to_origin(origin, CallFrame { id: 0, body: Some(Body::Placement(placement)) });
@@ -368,11 +451,17 @@ impl State {
                     );
                 }
             }
-            Some(Route::Gone(error)) => {
+            Some(Route::Gone(error) | Route::Draining(error)) => {
                 let error = Error { kind: ErrorKind::ActorDied, executed: Some(false), ..error };
                 self.fail(call, error);
             }
-            None => self.fail(call, Error::not_found("actor", actor).executed(Some(false))),
+            None if actor.key().is_some() => {
+                self.wake(actor);
+                self.waiting.entry(actor.clone()).or_default().push((call, open));
+            }
+            Some(Route::Asleep) | None => {
+                self.fail(call, Error::not_found("actor", actor).executed(Some(false)));
+            }
         }
     }
 

@@ -29,7 +29,7 @@ pub struct Client {
 }
 
 /// Codec, body, buffers.
-type Args = (i32, Vec<u8>, Vec<Vec<u8>>);
+pub(crate) type Args = (i32, Vec<u8>, Vec<Vec<u8>>);
 /// Actor, agent, state, spec as JSON, whether it was made now.
 type Made = (String, String, String, String, bool);
 
@@ -137,7 +137,12 @@ impl Client {
     }
 
     fn stop_actor(&self, py: Python<'_>, actor: String, drain: bool) -> PyResult<()> {
-        let _: v1::Empty = self.backend()?.rpc(py, "StopActor", &v1::StopActorRequest { actor, drain })?;
+        let backend = self.backend()?;
+        if let (true, Backend::Driver { calls, runtime, .. }) = (drain, &*backend) {
+            // What was called before is answered before.
+            py.detach(|| runtime.block_on(calls.settled(&actor.as_str().into())));
+        }
+        let _: v1::Empty = backend.rpc(py, "StopActor", &v1::StopActorRequest { actor, drain })?;
         Ok(())
     }
 
@@ -205,6 +210,29 @@ impl Client {
         self.backend()?.close_pool(py, spec)
     }
 
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments in Python")]
+    fn set_reminder(
+        &self,
+        py: Python<'_>,
+        actor: String,
+        name: String,
+        after_ms: u64,
+        every_ms: u64,
+        method: String,
+        args: Args,
+    ) -> PyResult<()> {
+        let args = Some(from_py(args.0, &args.1, args.2));
+        let request = v1::SetReminderRequest { actor, name, after_ms, every_ms, method, args };
+        let _: v1::Empty = self.backend()?.rpc(py, "SetReminder", &request)?;
+        Ok(())
+    }
+
+    fn forget_reminder(&self, py: Python<'_>, actor: String, name: String) -> PyResult<()> {
+        let request = v1::SetReminderRequest { actor, name, ..Default::default() };
+        let _: v1::Empty = self.backend()?.rpc(py, "ForgetReminder", &request)?;
+        Ok(())
+    }
+
     /// Node, machine and folder of the stores of objects; the one of this process first, when it has one.
     fn stores(&self, py: Python<'_>) -> PyResult<Vec<(String, bool, String)>> {
         let reply: v1::ListStoresReply = self.backend()?.rpc(py, "ListStores", &v1::Empty {})?;
@@ -262,6 +290,7 @@ impl Client {
         timeout_ms: u64,
         key: &str,
         retries: u32,
+        chain: &str,
     ) -> PyResult<Call> {
         let backend = self.backend()?;
         let pool = (kind == 2).then(|| target.to_owned());
@@ -271,7 +300,15 @@ impl Client {
             _ => Target::Actor(target.into()),
         };
         let args = from_py(codec, body, buffers);
-        let call = NewCall { target, method: method.to_owned(), args, timeout_ms, key: key.to_owned(), retries };
+        let call = NewCall {
+            target,
+            method: method.to_owned(),
+            args,
+            timeout_ms,
+            key: key.to_owned(),
+            retries,
+            chain: chain.to_owned(),
+        };
         let slot = Arc::new(Slot::default());
         let id = backend.start(call, pool, slot.clone());
         Ok(Call { slot, backend, id: AtomicU64::new(id) })

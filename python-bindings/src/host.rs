@@ -22,7 +22,7 @@ use covey_proto::{
     failure,
     v1::{
         CallCancel, CallEnd, CallFrame, CallOpen, Empty, HostBatch, HostEnd, HostFrame, HostItem, HostStarted,
-        HostVerb, call_end, call_frame::Body as Step, call_open, host_frame::Body,
+        HostState, HostVerb, call_end, call_frame::Body as Step, call_open, host_frame::Body,
     },
 };
 use parking_lot::{Condvar, Mutex};
@@ -32,7 +32,12 @@ use pyo3::{
     types::{PyBytes, PyList, PyTuple},
 };
 
-use crate::{backend::Backend, call::Slot, client::Client, from_py, raise, to_py};
+use crate::{
+    backend::Backend,
+    call::Slot,
+    client::{Args, Client},
+    from_py, raise, to_py,
+};
 
 /// What a busy thread queued is written after this time.
 const FLUSH_LATE: std::time::Duration = std::time::Duration::from_micros(500);
@@ -216,6 +221,7 @@ impl HostLink {
             epoch: 0,
             key: call.key,
             retries: call.retries,
+            chain: call.chain,
             target: Some(target),
         };
         self.send(Body::Out(CallFrame { id, body: Some(Step::Open(open)) }));
@@ -298,15 +304,17 @@ impl Host {
             let tuple = match body {
                 Body::Call(c) => {
                     let args = to_py(py, &c.args.unwrap_or_default());
-                    ("call", c.call, c.actor, c.method, args, c.json, c.task, c.context, c.timeout_ms)
+                    ("call", c.call, c.actor, c.method, args, c.json, c.task, c.context, c.timeout_ms, c.chain)
                         .into_pyobject(py)?
                 }
                 Body::Start(s) => {
                     let code = PyBytes::new(py, &s.code);
                     let init = s.init.as_ref().map(|p| to_py(py, p));
-                    let about = (s.class_name, s.concurrency, s.model, s.owner);
+                    let state = s.state.as_ref().map(|p| to_py(py, p));
+                    let about = (s.class_name, s.concurrency, s.model, s.owner, state, s.save_turns, s.reentrant);
                     ("start", s.actor, s.agent, s.digest, code, init, about).into_pyobject(py)?
                 }
+                Body::Snapshot(s) => ("snapshot", s.actor, s.number).into_pyobject(py)?,
                 Body::Cancel(c) => ("cancel", c.call).into_pyobject(py)?,
                 Body::Credit(c) => ("credit", c.call, c.items).into_pyobject(py)?,
                 Body::Stop(s) => ("stop", s.actor).into_pyobject(py)?,
@@ -336,6 +344,17 @@ impl Host {
     fn started(&self, actor: String, failure: Option<(String, String, Option<String>)>) {
         let failure = failure.map(|(kind, message, detail)| error(&kind, message, detail).into());
         self.link.queue(Body::Started(HostStarted { actor, failure }));
+    }
+
+    /// An actor's state, asked for by `number`, or to be kept before the end of `call`.
+    fn state(&self, number: u64, call: u64, state: Option<Args>) {
+        let state = state.map(|(codec, body, buffers)| from_py(codec, &body, buffers));
+        self.link.queue(Body::State(HostState { number, call, state, failure: None }));
+    }
+
+    fn no_state(&self, number: u64, message: String) {
+        let failure = Some(error("application", message, None).into());
+        self.link.queue(Body::State(HostState { number, call: 0, state: None, failure }));
     }
 
     fn item(&self, call: u64, codec: i32, body: &[u8], buffers: Vec<Vec<u8>>) {

@@ -216,8 +216,8 @@ fn start(
         None => (Target::Actor("".into()), None),
     };
     let args = call.args.unwrap_or_default();
-    let (timeout_ms, key, retries) = (call.timeout_ms, call.key, call.retries);
-    let call = NewCall { target, method: call.method, args, timeout_ms, key, retries };
+    let (timeout_ms, key, retries, chain) = (call.timeout_ms, call.key, call.retries, call.chain);
+    let call = NewCall { target, method: call.method, args, timeout_ms, key, retries, chain };
     let id = match pool {
         Some(spec) => connected.pools.start(&spec, call, handler),
         None => connected.calls.start(call, handler),

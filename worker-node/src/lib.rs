@@ -13,6 +13,17 @@ use covey_domain::{Error, NodeId, Resources};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+/// Where callers reach a worker without the head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// A free port on loopback when the head is on loopback, else none.
+    Near,
+    /// There.
+    At(SocketAddr),
+    /// Nowhere: they come through the head.
+    None,
+}
+
 /// How a worker is set up.
 #[derive(Clone)]
 pub struct Config {
@@ -38,8 +49,8 @@ pub struct Config {
     pub python: Option<PathBuf>,
     /// Native agents.
     pub registry: Registry,
-    /// Its own port for callers; `None` = a free port on loopback when the head is on loopback, else no port.
-    pub listen: Option<SocketAddr>,
+    /// Its own port for callers.
+    pub port: Port,
     /// Host name that callers are told instead of the one it listens on.
     pub advertise: Option<String>,
 }
@@ -59,7 +70,7 @@ impl Config {
             upstreams: Vec::new(),
             python: None,
             registry: Registry::default(),
-            listen: None,
+            port: Port::Near,
             advertise: None,
         }
     }
@@ -97,6 +108,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let runtime = Runtime::new(
         RuntimeConfig {
             outward: Arc::new(cluster.clone()),
+            node: node.clone(),
             environment: vec![
                 ("COVEY_OBJECTS".into(), objects.folder().display().to_string()),
                 ("COVEY_NODE".into(), node.to_string()),
@@ -113,7 +125,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     models.set_remote(cluster.infer());
     let near =
         config.head.rsplit_once(':').is_some_and(|(host, _)| matches!(host, "127.0.0.1" | "localhost" | "[::1]"));
-    let listen = config.listen.or(near.then_some(SocketAddr::from(([127, 0, 0, 1], 0))));
+    let listen = match config.port {
+        Port::At(at) => Some(at),
+        Port::Near if near => Some(SocketAddr::from(([127, 0, 0, 1], 0))),
+        Port::Near | Port::None => None,
+    };
     let direct = match listen {
         Some(at) => {
             direct::serve(at, config.advertise.clone(), runtime.clone(), objects.clone(), shutdown.clone()).await?

@@ -18,6 +18,8 @@ pub struct Invocation {
     pub json: bool,
     /// The durable task it belongs to.
     pub task: Option<TaskTurn>,
+    /// Actors whose turns wait for this one, one a line.
+    pub chain: String,
 }
 
 /// What a durable turn knows beside its arguments.
@@ -38,6 +40,11 @@ pub struct TaskTurn {
 pub trait Behavior: Send + Sync + 'static {
     /// Answers one request: streams through `sink`, or returns a value, or both fails and says how.
     fn turn<'a>(&'a self, invocation: Invocation, sink: &'a Sink) -> BoxFuture<'a, Result<Option<Payload>, Error>>;
+
+    /// What a later activation begins with, as its constructor's argument; `None` = nothing is kept.
+    fn snapshot(&self) -> Option<Payload> {
+        None
+    }
 
     /// The actor is over.
     fn stopped(&self) {}

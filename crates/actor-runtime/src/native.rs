@@ -22,8 +22,10 @@ impl Default for Registry {
         let mut registry = Self { makers: BTreeMap::new() };
         registry.add("echo", |_| Ok(Arc::new(Echo)));
         registry.add("counter", |init| {
-            let start =
-                init.map(|p| Invocation { method: "init".into(), args: p, json: false, task: None }.arg::<i64>());
+            let start = init.map(|p| {
+                Invocation { method: "init".into(), args: p, json: false, task: None, chain: String::new() }
+                    .arg::<i64>()
+            });
             Ok(Arc::new(Counter { count: Mutex::new(start.transpose()?.unwrap_or(0)) }))
         });
         registry
@@ -86,6 +88,10 @@ struct Counter {
 }
 
 impl Behavior for Counter {
+    fn snapshot(&self) -> Option<Payload> {
+        Some(payload_json(&serde_json::json!({"args": [*self.count.lock()]})))
+    }
+
     fn turn<'a>(&'a self, invocation: Invocation, _: &'a Sink) -> BoxFuture<'a, Result<Option<Payload>, Error>> {
         Box::pin(async move {
             let bincode = invocation.args.codec() == covey_proto::v1::Codec::Bincode;

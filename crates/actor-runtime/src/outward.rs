@@ -1,9 +1,12 @@
 //! What actors may ask of the cluster around their worker.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use covey_domain::Error;
-use covey_proto::v1::CallFrame;
+use covey_domain::{Error, NodeId};
+use covey_proto::v1::{CallFrame, Payload, SaveStateRequest};
 use futures::future::BoxFuture;
+use prost::Message as _;
 use tokio::sync::mpsc;
 
 /// The worker's way to the rest of the cluster.
@@ -13,4 +16,27 @@ pub trait Outward: Send + Sync + 'static {
 
     /// A method of service `covey.v1.Covey` by name, with its encoded request; gives the encoded reply.
     fn verb(&self, name: String, body: Bytes) -> BoxFuture<'static, Result<Bytes, Error>>;
+}
+
+/// Keeps the state of one activation of one actor.
+#[derive(Clone)]
+pub(crate) struct Saver {
+    pub outward: Arc<dyn Outward>,
+    pub node: NodeId,
+    pub actor: String,
+    pub epoch: u64,
+}
+
+impl Saver {
+    /// Durable when this returns; `None` = there is nothing to keep.
+    pub async fn save(&self, state: Option<Payload>) -> Result<(), Error> {
+        let Some(state) = state else { return Ok(()) };
+        let request = SaveStateRequest {
+            node: self.node.to_string(),
+            actor: self.actor.clone(),
+            epoch: self.epoch,
+            state: Some(state),
+        };
+        self.outward.verb("SaveState".into(), request.encode_to_vec().into()).await.map(drop)
+    }
 }

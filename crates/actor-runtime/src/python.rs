@@ -35,6 +35,7 @@ use tokio::{
 
 use crate::{
     Models, Outward,
+    outward::Saver,
     turn::{Onward, Over, Sink, Turn},
 };
 
@@ -113,11 +114,16 @@ impl Hosts {
     }
 
     /// Makes an object of a class in some process.
-    pub async fn start(self: &Arc<Self>, start: v1::HostStart, own_process: bool) -> Result<Arc<PythonActor>, Error> {
+    pub async fn start(
+        self: &Arc<Self>,
+        start: v1::HostStart,
+        own_process: bool,
+        saver: Saver,
+    ) -> Result<Arc<PythonActor>, Error> {
         let host = self.host(own_process).await?;
         let actor = ActorId::from(start.actor.as_str());
         host.start(start, self.python.version.as_str()).await?;
-        Ok(Arc::new(PythonActor { actor, host, running: Arc::default() }))
+        Ok(Arc::new(PythonActor { actor, host, running: Arc::default(), saver }))
     }
 
     async fn host(self: &Arc<Self>, own: bool) -> Result<Arc<Host>, Error> {
@@ -188,6 +194,7 @@ impl Hosts {
             starting: Mutex::default(),
             actors: Mutex::default(),
             blobs: Mutex::default(),
+            snapshots: Mutex::default(),
             asks: Mutex::default(),
             next_call: AtomicU64::new(1),
         });
@@ -213,6 +220,8 @@ struct Host {
     starting: Mutex<HashMap<ActorId, oneshot::Sender<Result<(), Error>>>>,
     actors: Mutex<HashSet<ActorId>>,
     blobs: Mutex<HashSet<String>>,
+    /// States that were asked for.
+    snapshots: Mutex<HashMap<u64, oneshot::Sender<Result<Option<Payload>, Error>>>>,
     /// Requests of its methods to models.
     asks: Mutex<HashMap<u64, tokio::task::AbortHandle>>,
     /// Calls of its methods to other actors.
@@ -228,6 +237,9 @@ struct Running {
     over: Over,
     taken: u32,
     count: Arc<Count>,
+    /// To keep before the end is told.
+    state: Option<Payload>,
+    saver: Saver,
 }
 
 /// Calls of one actor that are in its process.
@@ -328,6 +340,7 @@ async fn read_frames(
         running.end(Err(died(host.pid)));
     }
     host.starting.lock().clear();
+    host.snapshots.lock().clear();
     host.asks.lock().drain().for_each(|(_, ask)| ask.abort());
     let actors: Vec<_> = host.actors.lock().drain().collect();
     let _ = gone.send((actors, format!("its Python process {} ended ({status})", host.pid)));
@@ -358,14 +371,34 @@ fn take(host: &Arc<Host>, body: Body, models: &Arc<Models>) {
         }
         Body::End(end) => {
             let running = host.calls.lock().remove(&end.call);
-            let Some(running) = running else { return };
-            running.end(match end.end.unwrap_or_default().result {
+            let Some(mut running) = running else { return };
+            let state = running.state.take();
+            let result = match end.end.unwrap_or_default().result {
                 Some(call_end::Result::Value(value)) => {
                     covey_proto::check_size("the answer", &value).map(|()| Some(value))
                 }
                 Some(call_end::Result::Failure(failure)) => Err(failure.into()),
                 Some(call_end::Result::Done(_)) | None => Ok(None),
-            });
+            };
+            match state {
+                None => running.end(result),
+                // The answer is given once what it did is on disk.
+                Some(state) => drop(tokio::spawn(async move {
+                    let saved = running.saver.save(Some(state)).await;
+                    running.end(saved.and(result));
+                })),
+            }
+        }
+        Body::State(told) if told.call != 0 => {
+            if let (Some(running), Some(state)) = (host.calls.lock().get_mut(&told.call), told.state) {
+                running.state = Some(state);
+            }
+        }
+        Body::State(told) => {
+            let asked = host.snapshots.lock().remove(&told.number);
+            if let Some(asked) = asked {
+                let _ = asked.send(told.failure.map_or(Ok(told.state), |f| Err(f.into())));
+            }
         }
         Body::Out(frame) => out(host, frame, models),
         Body::Verb(verb) => {
@@ -426,6 +459,7 @@ pub(crate) struct PythonActor {
     actor: ActorId,
     host: Arc<Host>,
     running: Arc<Count>,
+    saver: Saver,
 }
 
 impl Running {
@@ -468,7 +502,15 @@ impl PythonActor {
                 .end(Err(Error::new(ErrorKind::Overloaded, "the actor's mailbox is full").executed(Some(false))));
         }
         let call = self.host.next_call.fetch_add(1, Ordering::Relaxed);
-        let running = Running { actor: self.actor.clone(), sink, over, taken: 0, count: self.running.clone() };
+        let running = Running {
+            actor: self.actor.clone(),
+            sink,
+            over,
+            taken: 0,
+            count: self.running.clone(),
+            state: None,
+            saver: self.saver.clone(),
+        };
         self.host.calls.lock().insert(call, running);
         let (task, context) = invocation.task.map_or_else(Default::default, |t| (t.task.to_string(), t.context));
         self.host.send(Body::Call(v1::HostCall {
@@ -479,6 +521,7 @@ impl PythonActor {
             json: invocation.json,
             task,
             context,
+            chain: invocation.chain,
             timeout_ms: deadline.map_or(0, |at| at.duration_since(tokio::time::Instant::now()).as_millis() as u64),
         }));
         let _ = control.onward.set((self.host.clone(), call));
@@ -498,6 +541,22 @@ impl PythonActor {
                 }
             });
         }
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.running.calls.load(Ordering::Acquire) == 0
+    }
+
+    /// What `__snapshot__` of the object gives; `None` when it has none.
+    pub async fn snapshot(&self) -> Result<Option<Payload>, Error> {
+        let number = self.host.next_call.fetch_add(1, Ordering::Relaxed);
+        let (tx, rx) = oneshot::channel();
+        self.host.snapshots.lock().insert(number, tx);
+        self.host.send(Body::Snapshot(v1::HostSnapshot { actor: self.actor.to_string(), number }));
+        if !self.host.is_alive() {
+            self.host.snapshots.lock().remove(&number);
+        }
+        rx.await.unwrap_or_else(|_| Err(died(self.host.pid)))
     }
 
     /// Waits until no call is in the process.

@@ -8,7 +8,10 @@ use std::{
 };
 
 use covey_domain::{
-    ActorId, AgentKind, AgentSpec, Epoch, Error, ErrorKind, TaskId, agent::PythonCode, caps, infer::InferRequest,
+    ActorId, AgentKind, AgentSpec, Epoch, Error, ErrorKind, NodeId, TaskId,
+    agent::{PythonCode, Snapshot as Keep},
+    caps,
+    infer::InferRequest,
     task::TaskInput,
 };
 use covey_proto::{
@@ -33,12 +36,17 @@ use crate::{
     Behavior, Invocation, Models, Outward, Python, Registry,
     behavior::TaskTurn,
     llm::Llm,
+    outward::Saver,
     python::{Hosts, PythonActor},
     turn::{Control, Memo, Out, Over, Sink, Turn},
 };
 
+/// How often idle actors are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
 /// A mailbox that had nothing to do for this long is given back; its actor stays.
 const MAILBOX_IDLE: Duration = Duration::from_secs(10);
+/// Owner of actors that exist when they are spoken to.
+const VIRTUAL: &str = "virtual";
 /// Answers to calls with a key, remembered for each actor.
 const MEMOS_MAX: usize = 10_000;
 /// Decoded specs remembered.
@@ -76,6 +84,8 @@ pub struct RuntimeConfig {
     pub python_processes: usize,
     /// The rest of the cluster.
     pub outward: Arc<dyn Outward>,
+    /// This worker.
+    pub node: NodeId,
     /// Environment of Python processes beside the worker's own.
     pub environment: Vec<(String, String)>,
 }
@@ -98,6 +108,8 @@ pub struct Runtime {
 struct Inner {
     registry: Registry,
     models: Arc<Models>,
+    outward: Arc<dyn Outward>,
+    node: NodeId,
     hosts: Option<Arc<Hosts>>,
     reports: mpsc::UnboundedSender<Report>,
     actors: Mutex<HashMap<ActorId, Cell>>,
@@ -119,6 +131,21 @@ enum Inside {
 }
 
 impl Inside {
+    /// What a later activation begins with.
+    async fn snapshot(&self) -> Result<Option<Payload>, Error> {
+        match self {
+            Self::Here(behavior) => Ok(behavior.snapshot()),
+            Self::Process(actor) => actor.snapshot().await,
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        match self {
+            Self::Here(_) => true,
+            Self::Process(actor) => actor.is_idle(),
+        }
+    }
+
     fn stopped(&self) {
         match self {
             Self::Here(behavior) => behavior.stopped(),
@@ -136,6 +163,7 @@ struct Cell {
     /// Made when first needed: a kameo actor costs 7 kB, an idle one of ours less than one.
     mailbox: Option<ActorRef<LiveActor>>,
     used: Instant,
+    saved: Instant,
     memos: Option<Box<Memos>>,
 }
 
@@ -250,12 +278,15 @@ impl Runtime {
         let (died, mut dead) = mpsc::unbounded_channel();
         let models = config.models.clone();
         let outward = config.outward;
+        let everyone = outward.clone();
         let hosts = config.python.map(|p| {
             Arc::new(Hosts::new(p, config.folder, config.environment, config.python_processes, models, outward, died))
         });
         let inner = Arc::new(Inner {
             registry: config.registry,
             models: config.models,
+            outward: everyone,
+            node: config.node,
             hosts,
             reports,
             actors: Mutex::default(),
@@ -276,7 +307,7 @@ impl Runtime {
         });
         let weak = Arc::downgrade(&inner);
         tokio::spawn(async move {
-            let mut every = tokio::time::interval(MAILBOX_IDLE / 2);
+            let mut every = tokio::time::interval(SWEEP);
             loop {
                 every.tick().await;
                 let Some(inner) = weak.upgrade() else { return };
@@ -339,7 +370,11 @@ impl Runtime {
     async fn build(&self, start: &v1::StartActor) -> Result<(Arc<AgentSpec>, Inside), Error> {
         let spec = self.spec(&start.spec)?;
         let behavior: Arc<dyn Behavior> = match &spec.kind {
-            AgentKind::Native { implementation } => self.inner.registry.make(implementation, start.init.clone())?,
+            AgentKind::Native { implementation } => {
+                // What it was is what it begins with.
+                let init = start.state.clone().or_else(|| start.init.clone());
+                self.inner.registry.make(implementation, init)?
+            }
             AgentKind::Llm(agent) => Arc::new(Llm {
                 agent: agent.clone(),
                 model: spec.model.clone().unwrap_or_else(|| "tiny".into()),
@@ -372,8 +407,17 @@ impl Runtime {
                     concurrency: spec.concurrency,
                     model: spec.model.as_ref().map(ToString::to_string).unwrap_or_default(),
                     owner: start.owner.clone(),
+                    state: start.state.clone(),
+                    save_turns: spec.snapshot == Keep::Turn,
+                    reentrant: spec.reentrant,
                 };
-                let actor = hosts.start(host_start, python.own_process).await?;
+                let saver = Saver {
+                    outward: self.inner.outward.clone(),
+                    node: self.inner.node.clone(),
+                    actor: start.actor.clone(),
+                    epoch: start.epoch,
+                };
+                let actor = hosts.start(host_start, python.own_process, saver).await?;
                 return Ok((spec, Inside::Process(actor)));
             }
         };
@@ -382,7 +426,8 @@ impl Runtime {
 
     fn go_live(&self, id: ActorId, epoch: Epoch, owner: String, spec: Arc<AgentSpec>, inside: Inside) {
         let turns = Arc::new(Semaphore::new(spec.concurrency as usize));
-        let cell = Cell { epoch, spec, owner, inside, turns, mailbox: None, used: Instant::now(), memos: None };
+        let now = Instant::now();
+        let cell = Cell { epoch, spec, owner, inside, turns, mailbox: None, used: now, saved: now, memos: None };
         let report = cell.report(&id, v1::actor_report::State::Live);
         self.inner.actors.lock().insert(id, cell);
         self.inner.report(report);
@@ -407,12 +452,9 @@ impl Runtime {
         };
         let Some(cell) = cell else { return };
         if drain {
-            if let Some(mailbox) = &cell.mailbox {
-                let _ = mailbox.stop_gracefully().await;
-                mailbox.wait_for_shutdown().await;
-            }
-            if let Inside::Process(actor) = &cell.inside {
-                actor.drained().await;
+            cell.drained().await;
+            if let Err(error) = self.inner.save(id, &cell).await {
+                tracing::warn!(actor = %id, %error, "the state of an actor could not be kept");
             }
         } else {
             if let Some(mailbox) = &cell.mailbox {
@@ -465,6 +507,7 @@ impl Runtime {
                 args,
                 json: true,
                 task: Some(TaskTurn { task, context: run.context, input, model: run.model }),
+                chain: String::new(),
             },
             sink,
             control,
@@ -573,7 +616,7 @@ impl LaneInner {
         let args = open.args.unwrap_or_default();
         let json = actor.is_none() || args.codec() != Codec::Pickle;
         let turn = Turn {
-            invocation: Invocation { method: open.method, args, json, task: None },
+            invocation: Invocation { method: open.method, args, json, task: None, chain: open.chain },
             sink,
             control,
             deadline: deadline(open.timeout_ms, limit),
@@ -626,6 +669,7 @@ impl Inner {
             drop(turn.over);
             return turn.sink.end(Err(error));
         };
+        cell.used = Instant::now();
         let behavior = match &cell.inside {
             Inside::Here(behavior) => behavior,
             Inside::Process(process) => {
@@ -635,7 +679,6 @@ impl Inner {
                 return process.accept(turn);
             }
         };
-        cell.used = Instant::now();
         let mailbox = cell.mailbox.get_or_insert_with(|| {
             let live = LiveActor {
                 behavior: behavior.clone(),
@@ -684,15 +727,26 @@ impl Inner {
         });
     }
 
-    /// Gives mailboxes back that had nothing to do for a while.
-    fn sweep(&self) {
-        let mut idle = Vec::new();
-        for cell in self.actors.lock().values_mut() {
-            if cell.used.elapsed() > MAILBOX_IDLE
-                && cell.turns.available_permits() == cell.spec.concurrency as usize
+    /// Gives mailboxes back that had nothing to do for a while, puts virtual actors to sleep, and keeps the state of
+    /// those that want that now and then.
+    fn sweep(self: &Arc<Self>) {
+        let (mut idle, mut sleepy, mut unsaved) = (Vec::new(), Vec::new(), Vec::new());
+        for (id, cell) in self.actors.lock().iter_mut() {
+            let resting = cell.turns.available_permits() == cell.spec.concurrency as usize && cell.inside.is_idle();
+            if resting && cell.owner == VIRTUAL && cell.used.elapsed() > Duration::from_millis(cell.spec.idle_ms) {
+                sleepy.push((id.clone(), cell.epoch));
+            } else if resting
+                && cell.used.elapsed() > MAILBOX_IDLE
                 && let Some(mailbox) = cell.mailbox.take()
             {
                 idle.push(mailbox);
+            }
+            if let Keep::Every(ms) = cell.spec.snapshot
+                && cell.used > cell.saved
+                && cell.saved.elapsed() > Duration::from_millis(ms)
+            {
+                cell.saved = Instant::now();
+                unsaved.push((id.clone(), cell.epoch, cell.inside.clone()));
             }
         }
         // What reached one of them meanwhile is still handled.
@@ -700,6 +754,52 @@ impl Inner {
             tokio::spawn(async move {
                 let _ = mailbox.stop_gracefully().await;
             });
+        }
+        for (id, epoch) in sleepy {
+            let inner = self.clone();
+            tokio::spawn(async move { inner.sleep(&id, epoch).await });
+        }
+        for (id, epoch, inside) in unsaved {
+            let inner = self.clone();
+            tokio::spawn(async move {
+                let saved = async { inner.saver(&id, epoch).save(inside.snapshot().await?).await };
+                if let Err(error) = saved.await {
+                    tracing::warn!(actor = %id, %error, "the state of an actor could not be kept");
+                }
+            });
+        }
+    }
+
+    fn saver(&self, id: &ActorId, epoch: Epoch) -> Saver {
+        Saver { outward: self.outward.clone(), node: self.node.clone(), actor: id.to_string(), epoch: epoch.0 }
+    }
+
+    async fn save(&self, id: &ActorId, cell: &Cell) -> Result<(), Error> {
+        self.saver(id, cell.epoch).save(cell.inside.snapshot().await?).await
+    }
+
+    /// Nothing to do for a while: the state is kept, and the actor is gone until somebody speaks to it. Calls that come
+    /// meanwhile are refused unrun, and their callers look again.
+    async fn sleep(&self, id: &ActorId, epoch: Epoch) {
+        let cell = {
+            let mut actors = self.actors.lock();
+            match actors.get(id) {
+                Some(cell) if cell.epoch == epoch => actors.remove(id),
+                _ => None,
+            }
+        };
+        let Some(cell) = cell else { return };
+        cell.drained().await;
+        match self.save(id, &cell).await {
+            Ok(()) => {
+                cell.inside.stopped();
+                self.report(cell.report(id, v1::actor_report::State::Slept));
+            }
+            Err(error) => {
+                // It stays awake rather than forget.
+                tracing::warn!(actor = %id, %error, "an actor could not be put to sleep");
+                self.actors.lock().entry(id.clone()).or_insert(Cell { mailbox: None, used: Instant::now(), ..cell });
+            }
         }
     }
 
@@ -716,6 +816,17 @@ impl Inner {
 }
 
 impl Cell {
+    /// Waits until everything that was accepted is answered.
+    async fn drained(&self) {
+        if let Some(mailbox) = &self.mailbox {
+            let _ = mailbox.stop_gracefully().await;
+            mailbox.wait_for_shutdown().await;
+        }
+        if let Inside::Process(actor) = &self.inside {
+            actor.drained().await;
+        }
+    }
+
     fn report(&self, id: &ActorId, state: v1::actor_report::State) -> v1::ActorReport {
         v1::ActorReport {
             actor: id.to_string(),

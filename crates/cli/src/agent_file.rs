@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use covey_domain::{
     AgentKind, AgentSpec, Digest, Error, Resources, Skill,
-    agent::{LlmAgent, PythonAgent, PythonCode, Strategy},
+    agent::{LlmAgent, PythonAgent, PythonCode, Snapshot, Strategy},
     infer::Sampling,
 };
 use serde::Deserialize;
@@ -38,6 +38,11 @@ struct File {
     implementation: Option<String>,
     concurrency: Option<u32>,
     pool: Option<u32>,
+    #[serde(default)]
+    snapshot: Snapshot,
+    idle_ms: Option<u64>,
+    #[serde(default)]
+    reentrant: bool,
     #[serde(default)]
     cpus: f64,
     #[serde(default)]
@@ -110,6 +115,9 @@ fn read(path: &Path) -> Result<Declared, Error> {
         timeout_ms: file.timeout_ms,
         strategy: file.strategy,
         pool: file.pool,
+        snapshot: file.snapshot,
+        idle_ms: file.idle_ms.unwrap_or(60_000),
+        reentrant: file.reentrant,
     };
     spec.validated().map(|spec| (spec, code)).map_err(|e| {
         let mut told = wrong(e.message);
@@ -142,6 +150,9 @@ pub(crate) fn builtin() -> Vec<Declared> {
         timeout_ms: None,
         strategy: Strategy::Spread,
         pool: None,
+        snapshot: Snapshot::Idle,
+        idle_ms: 60_000,
+        reentrant: false,
     };
     let assistant = AgentSpec {
         kind: AgentKind::Llm(LlmAgent::default()),
@@ -157,6 +168,9 @@ pub(crate) fn builtin() -> Vec<Declared> {
     let counter = AgentSpec {
         concurrency: 1,
         pool: Some(1),
+        snapshot: Snapshot::Idle,
+        idle_ms: 60_000,
+        reentrant: false,
         ..native(
             "counter",
             "Counts.",

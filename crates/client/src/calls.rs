@@ -46,6 +46,10 @@ pub use lane::Loopback;
 const PENDING_NOTICE: Duration = Duration::from_secs(2);
 /// A fence that does not come back within this time was not heard.
 const FENCE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often it is looked whether a call is answered, by those who stop an actor gently.
+const SETTLED_LOOK: Duration = Duration::from_millis(2);
+/// Pause before the head is asked again where an actor is that was not where it said.
+const STALE_PAUSE: Duration = Duration::from_millis(5);
 /// Times one call is placed again before its refusal is believed.
 const PLACED_MAX: u8 = 16;
 
@@ -73,12 +77,22 @@ pub struct NewCall {
     pub key: String,
     /// Times it is sent again when its actor dies under it; it may then run more than once, unless it has a key.
     pub retries: u32,
+    /// Actors whose turns wait for this call, one a line; empty for a driver.
+    pub chain: String,
 }
 
 impl NewCall {
     /// A call without bound or key.
     pub fn new(target: Target, method: &str, args: Payload) -> Self {
-        Self { target, method: method.to_owned(), args, timeout_ms: 0, key: String::new(), retries: 0 }
+        Self {
+            target,
+            method: method.to_owned(),
+            args,
+            timeout_ms: 0,
+            key: String::new(),
+            retries: 0,
+            chain: String::new(),
+        }
     }
 }
 
@@ -200,6 +214,15 @@ impl Calls {
         hook(now);
     }
 
+    /// Waits until every call that was started on the actor here is answered.
+    pub async fn settled(&self, actor: &ActorId) {
+        for id in self.inner.open.on_actor(actor) {
+            while self.inner.open.contains(id) {
+                tokio::time::sleep(SETTLED_LOOK).await;
+            }
+        }
+    }
+
     /// Nothing more will be called on this actor: what is known of it is dropped.
     pub(crate) fn forget(&self, actor: &ActorId) {
         let mut state = self.inner.state.lock();
@@ -319,7 +342,7 @@ impl Inner {
             self.open.insert(id, open(None, None, 0));
             return refused;
         }
-        let NewCall { target, method, args, timeout_ms, key, retries } = call;
+        let NewCall { target, method, args, timeout_ms, key, retries, chain } = call;
         let (actor, target) = match target {
             Target::Actor(actor) => (Some(actor.clone()), call_open::Target::Actor(actor.to_string())),
             Target::Model(model) => (None, call_open::Target::Model(model)),
@@ -333,6 +356,7 @@ impl Inner {
             epoch: 0,
             key,
             retries: 0,
+            chain,
         };
         let again = actor.as_ref().map(|_| frame.clone());
         self.open.insert(id, open(actor.clone(), again, retries));
@@ -375,10 +399,10 @@ impl Inner {
                     if let Some(Place::At { lane, .. }) = state.places.get_mut(actor) {
                         *lane = fresh.clone();
                     }
-                    self.open.sent(id, fresh.clone());
+                    self.open.sent(id, fresh.clone(), frame.epoch);
                     let _ = fresh.send(CallFrame { id, body: Some(Body::Open(frame)) });
                 } else {
-                    self.open.sent(id, lane.clone());
+                    self.open.sent(id, lane.clone(), frame.epoch);
                     let _ = lane.send(CallFrame { id, body: Some(Body::Open(frame)) });
                 }
                 Ok(())
@@ -449,6 +473,7 @@ impl Inner {
             if let Some(Place::At { at, .. }) = state.places.get(&actor)
                 && at.epoch <= frame.epoch
             {
+                state.stale(&actor, frame.epoch);
                 self.locate(&mut state, &actor);
             }
             self.route(&mut state, id, &actor, frame)
@@ -462,6 +487,20 @@ impl Inner {
         let actor = ActorId::from(placement.actor.as_str());
         let mut failed = Vec::new();
         let mut state = self.state.lock();
+        if let Some(placement::State::At(at)) = &placement.state
+            && state.is_stale(&actor, at.epoch)
+        {
+            // The head has not heard yet what the worker knows already: ask again in a moment.
+            drop(state);
+            let weak = Arc::downgrade(self);
+            self.runtime.spawn(async move {
+                tokio::time::sleep(STALE_PAUSE).await;
+                if let Some(inner) = weak.upgrade() {
+                    inner.state.lock().ask(&actor);
+                }
+            });
+            return;
+        }
         match placement.state {
             Some(placement::State::At(at)) => match state.places.get(&actor) {
                 Some(Place::At { at: known, .. }) if known.epoch >= at.epoch && known.address == at.address => {}
@@ -519,7 +558,7 @@ impl Inner {
         let epoch = at.epoch;
         for (id, mut frame) in state.settle(actor, at, lane.clone()) {
             frame.epoch = epoch;
-            self.open.sent(id, lane.clone());
+            self.open.sent(id, lane.clone(), epoch);
             let _ = lane.send(CallFrame { id, body: Some(Body::Open(frame)) });
         }
     }

@@ -18,6 +18,8 @@ pub enum Owner {
     Detached,
     /// Made by the head to run tasks.
     Pool,
+    /// Exists when it is spoken to: asleep, it is nothing but its stored state.
+    Virtual,
 }
 
 impl Owner {
@@ -27,6 +29,7 @@ impl Owner {
             Self::Session(id) => format!("session:{id}"),
             Self::Detached => "detached".into(),
             Self::Pool => "pool".into(),
+            Self::Virtual => "virtual".into(),
         }
     }
 }
@@ -79,6 +82,8 @@ pub(crate) struct Actor {
     pub live_since: Millis,
     /// Tasks that hold a turn, and which attempt of each.
     pub tasks: BTreeMap<TaskId, u32>,
+    /// Its state is in the store.
+    pub saved: bool,
 }
 
 impl Actor {

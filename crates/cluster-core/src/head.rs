@@ -18,13 +18,16 @@ use crate::{
     directory::{Actor, Directory},
     link::{Inbox, Take},
     membership::{Node, NodeState},
+    reminders::Reminders,
     scheduler::{self, Problem},
     tasks::Tasks,
 };
 pub use crate::{
     directory::{ActorState, Owner},
     membership::{HeldTask, Hello, LivingActor},
+    reminders::{Reminder, StoredReminder},
     tasks::{Stored, Submission, Submitted},
+    virtuals::StoredActor,
 };
 
 /// Times of the cluster, milliseconds.
@@ -62,6 +65,8 @@ pub enum Output {
     Route(ActorId, Route),
     /// This node is no longer a member; close its link.
     Drop(NodeId, u64),
+    /// A reminder is due: call the actor, and say how that went ([`Head::reminded`]).
+    Remind(ActorId, String, Arc<Reminder>),
 }
 
 /// A change of durable state.
@@ -73,6 +78,14 @@ pub enum Write {
     Task(Arc<TaskRecord>),
     /// A task's log grew.
     Event(Arc<Envelope>),
+    /// An actor's state; of the activation that is current.
+    State(ActorId, Arc<[u8]>),
+    /// An actor is over for good, and its state with it.
+    NoState(ActorId),
+    /// A detached actor was made, or is over.
+    Actor(ActorId, Option<Arc<StoredActor>>),
+    /// A reminder was set, or is over.
+    Reminder(ActorId, String, Option<Arc<Reminder>>),
     /// Everything from this incarnation of a node up to `number` is taken.
     Cursor {
         /// Which node.
@@ -101,6 +114,8 @@ pub enum Command {
         owner: String,
         /// The worker does not hold the code blob yet.
         with_code: bool,
+        /// Its state may be in the store.
+        with_state: bool,
     },
     /// Stop an actor.
     Stop {
@@ -155,6 +170,10 @@ pub enum Route {
     },
     /// Nowhere any more.
     Gone(Error),
+    /// Nowhere any more, but what it has it will still answer.
+    Draining(Error),
+    /// Nowhere until somebody speaks to it.
+    Asleep,
 }
 
 /// A request for an actor.
@@ -203,6 +222,8 @@ pub struct Head {
     pub(crate) unplanned: bool,
     pub(crate) minted: u64,
     pub(crate) seed: u64,
+    pub(crate) activations: u64,
+    pub(crate) reminders: Reminders,
     pub(crate) recover_until: Millis,
 }
 
@@ -220,8 +241,15 @@ impl Head {
             unplanned: false,
             minted: 0,
             seed,
+            activations: 0,
+            reminders: Reminders::default(),
             recover_until: 0,
         }
+    }
+
+    /// Epochs given by this head are above those of heads with a smaller term.
+    pub fn set_term(&mut self, term: u64) {
+        self.activations = term << 32;
     }
 
     /// The next thing to do.
@@ -287,6 +315,10 @@ impl Head {
             return self.actor(&id);
         }
         let spec = if ask.overrides.is_empty() { base } else { Arc::new(merged(&base, &ask.overrides)?) };
+        if ask.owner == Owner::Detached {
+            let stored = StoredActor { name: ask.name.clone(), spec: spec.clone(), init: ask.init.clone() };
+            self.out.push_back(Output::Write(Write::Actor(ask.id.clone(), Some(Arc::new(stored)))));
+        }
         self.insert_actor(ask.id.clone(), ask.name, spec, ask.init, ask.owner, now);
         self.settle(now);
         let mut info = self.actor(&ask.id)?;
@@ -439,6 +471,12 @@ impl Head {
                 }
             }
             ActorReport::Died { error, retryable } => self.actor_lost(actor, error, retryable, now),
+            ActorReport::Slept => {
+                self.release(actor);
+                self.directory.retire(actor);
+                self.directory.actors.remove(actor);
+                self.out.push_back(Output::Route(actor.clone(), Route::Asleep));
+            }
             ActorReport::Stopped => {
                 self.release(actor);
                 self.end_actor(actor, Error::new(ErrorKind::ActorDied, "it stopped"), false, now);
@@ -460,6 +498,7 @@ impl Head {
         }
         self.recover(now);
         self.expire_tasks(now);
+        self.remind(now);
         if !self.directory.pending.is_empty() {
             self.unplanned = true;
         }
@@ -535,6 +574,7 @@ impl Head {
             streak: 0,
             live_since: 0,
             tasks: BTreeMap::new(),
+            saved: false,
         };
         self.directory.insert(id.clone(), actor);
         self.out.push_back(Output::Route(id, Route::Wait { why: "not placed yet".into(), never: false }));
@@ -590,7 +630,8 @@ impl Head {
         let (Some(actor), Some(node)) = (self.directory.actors.get_mut(id), self.nodes.get_mut(node_id)) else {
             return;
         };
-        actor.epoch = actor.epoch.next();
+        self.activations += 1;
+        actor.epoch = Epoch(self.activations.max(actor.epoch.next().0));
         actor.state = ActorState::Starting;
         actor.node = Some(node_id.clone());
         node.free.take(&actor.spec.resources);
@@ -603,6 +644,7 @@ impl Head {
             init: actor.init.clone(),
             owner: actor.owner.as_text(),
             with_code,
+            with_state: actor.saved || actor.owner == Owner::Virtual,
         };
         self.out.push_back(Output::Send(node_id.clone(), start));
     }
@@ -640,6 +682,9 @@ impl Head {
                 last.message = format!("{} (after {} restarts)", last.message, actor.restarts);
             }
             actor.state = ActorState::Dead { error: last.clone() };
+            if actor.owner == Owner::Detached {
+                self.out.push_back(Output::Write(Write::Actor(id.clone(), None)));
+            }
             self.directory.retire(id);
             self.out.push_back(Output::Route(id.clone(), Route::Gone(last)));
         } else {
@@ -674,16 +719,24 @@ impl Head {
             return;
         }
         let (epoch, node) = (actor.epoch, actor.node.clone());
+        // One that has not begun has nothing to finish.
+        let drain = drain && actor.state == ActorState::Live;
         actor.state = ActorState::Dead { error: error.clone() };
         let tasks = std::mem::take(&mut actor.tasks);
+        // A virtual actor keeps its state: it is only this life that is over.
+        if actor.saved && actor.owner != Owner::Virtual {
+            self.out.push_back(Output::Write(Write::NoState(id.clone())));
+        }
+        if actor.owner == Owner::Detached {
+            self.out.push_back(Output::Write(Write::Actor(id.clone(), None)));
+        }
         self.release(id);
         self.directory.retire(id);
         if let Some(node) = node {
             self.out.push_back(Output::Send(node, Command::Stop { actor: id.clone(), epoch, drain }));
         }
-        if !drain {
-            self.out.push_back(Output::Route(id.clone(), Route::Gone(error.clone())));
-        }
+        let route = if drain { Route::Draining(error.clone()) } else { Route::Gone(error.clone()) };
+        self.out.push_back(Output::Route(id.clone(), route));
         for task in tasks.into_keys() {
             self.task_lost(&task, &error, now);
         }
@@ -757,6 +810,8 @@ pub enum ActorReport {
     },
     /// It stopped as asked.
     Stopped,
+    /// It had nothing to do; its state is in the store.
+    Slept,
 }
 
 fn node_lost(id: &NodeId) -> Error {

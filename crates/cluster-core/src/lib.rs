@@ -14,6 +14,8 @@ pub mod scheduler;
 mod directory;
 mod membership;
 mod recovery;
+mod reminders;
 mod tasks;
+mod virtuals;
 
 pub use head::{Head, HeadConfig, Output};

@@ -25,7 +25,17 @@ impl Head {
                 }
             } else if known.is_none() && actor.owner == Owner::Pool.as_text() && self.agents.contains_key(&actor.agent)
             {
-                self.adopt(node, actor, now);
+                self.adopt(node, actor, Owner::Pool, now);
+            } else if known.is_none()
+                && actor.owner == Owner::Virtual.as_text()
+                && self.agents.contains_key(&actor.agent)
+            {
+                self.adopt(node, actor, Owner::Virtual, now);
+            } else if known
+                .is_some_and(|a| a.owner == Owner::Detached && a.epoch == covey_domain::Epoch(0) && a.node.is_none())
+            {
+                // Brought back from the store by a head that restarted; this worker never lost it.
+                self.readopt(node, actor, now);
             } else {
                 let stop = Command::Stop { actor: actor.actor.clone(), epoch: actor.epoch, drain: false };
                 self.out.push_back(Output::Send(node.clone(), stop));
@@ -85,9 +95,13 @@ impl Head {
         }
     }
 
-    fn adopt(&mut self, node: &NodeId, living: &LivingActor, now: Millis) {
+    fn adopt(&mut self, node: &NodeId, living: &LivingActor, owner: Owner, now: Millis) {
         let Some(spec) = self.agents.get(&living.agent).cloned() else { return };
-        self.insert_actor(living.actor.clone(), None, spec, None, Owner::Pool, now);
+        self.insert_actor(living.actor.clone(), None, spec, None, owner, now);
+        self.readopt(node, living, now);
+    }
+
+    fn readopt(&mut self, node: &NodeId, living: &LivingActor, now: Millis) {
         self.directory.pending.retain(|id| *id != living.actor);
         if let (Some(actor), Some(host)) = (self.directory.actors.get_mut(&living.actor), self.nodes.get_mut(node)) {
             actor.epoch = living.epoch;

@@ -44,6 +44,32 @@ pub struct AgentSpec {
     /// Actors that tasks without an actor of their own may use at once; `None` = one per CPU of the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<u32>,
+    /// When an actor's state (`__snapshot__`) becomes durable.
+    #[serde(default)]
+    pub snapshot: Snapshot,
+    /// A virtual actor that had nothing to do for this long goes to sleep, milliseconds.
+    #[serde(default = "idle_ms")]
+    pub idle_ms: u64,
+    /// A call that comes out of one of the actor's own turns runs at once instead of waiting for that turn.
+    #[serde(default)]
+    pub reentrant: bool,
+}
+
+/// When an actor's state becomes durable. It always does before sleep and before a move.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Snapshot {
+    /// At those times only.
+    #[default]
+    Idle,
+    /// After each turn, before its answer is given.
+    Turn,
+    /// Also this often, milliseconds.
+    Every(u64),
+}
+
+fn idle_ms() -> u64 {
+    60_000
 }
 
 fn one() -> u32 {

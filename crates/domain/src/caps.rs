@@ -28,6 +28,10 @@ pub const MESSAGE_IDS_MAX: usize = 1_000_000;
 pub const CALLS_OPEN_MAX: usize = 100_000;
 /// Attempts of one task before a crash counts as its own fault.
 pub const TASK_ATTEMPTS_MAX: u32 = 5;
+/// Reminders set in a cluster.
+pub const REMINDERS_MAX: usize = 1_000_000;
+/// Largest state of one actor, bytes.
+pub const STATE_BYTES_MAX: usize = 16 << 20;
 /// Longest agent name, characters.
 pub const AGENT_NAME_MAX: usize = 64;
 /// Events read from the store at once.

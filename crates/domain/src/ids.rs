@@ -86,6 +86,18 @@ id! {
     Digest;
 }
 
+impl ActorId {
+    /// The virtual actor of an agent that a key names. It exists when it is spoken to.
+    pub fn of_key(agent: &AgentName, key: &str) -> Self {
+        Self::from(format!("{agent}/{key}"))
+    }
+
+    /// Agent and key of a virtual actor; `None` for one that was made.
+    pub fn key(&self) -> Option<(&str, &str)> {
+        self.as_str().split_once('/')
+    }
+}
+
 /// The number that makes an older owner's writes worthless: it only rises.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]

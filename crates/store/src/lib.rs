@@ -8,7 +8,7 @@
 
 use std::{path::Path, str::FromStr, sync::Arc, time::Duration};
 
-use covey_domain::{AgentSpec, Envelope, NodeId, TaskId, TaskRecord, caps};
+use covey_domain::{ActorId, AgentSpec, Envelope, NodeId, TaskId, TaskRecord, caps};
 use sqlx::{
     ConnectOptions, Connection, QueryBuilder, Row, Sqlite, SqliteConnection, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
@@ -25,6 +25,10 @@ const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS agents (name TEXT PRIMARY KEY, spec TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS blobs (digest TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS actor_states (actor TEXT PRIMARY KEY, state BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS actors (id TEXT PRIMARY KEY, name TEXT, spec TEXT NOT NULL, init BLOB) STRICT;
+CREATE TABLE IF NOT EXISTS reminders (actor TEXT NOT NULL, name TEXT NOT NULL, due_ms INTEGER NOT NULL,
+    every_ms INTEGER, method TEXT NOT NULL, args BLOB NOT NULL, PRIMARY KEY (actor, name)) STRICT;
 CREATE TABLE IF NOT EXISTS cursors (node TEXT NOT NULL, incarnation INTEGER NOT NULL, number INTEGER NOT NULL,
     PRIMARY KEY (node, incarnation)) STRICT;
 CREATE TABLE IF NOT EXISTS tasks (id TEXT PRIMARY KEY, agent TEXT NOT NULL, context TEXT NOT NULL,
@@ -70,12 +74,48 @@ pub struct Batch {
     pub events: Vec<Arc<Envelope>>,
     /// Up to where each incarnation of a node is taken.
     pub cursors: Vec<(NodeId, u64, u64)>,
+    /// States of actors, in order; `None` = it has none any more.
+    pub states: Vec<(ActorId, Option<Arc<[u8]>>)>,
+    /// Detached actors, in order; `None` = it is over.
+    pub actors: Vec<(ActorId, Option<DetachedActor>)>,
+    /// Reminders by actor and name, in order; `None` = it is over.
+    pub reminders: Vec<(ActorId, String, Option<StoredReminder>)>,
+}
+
+/// A detached actor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DetachedActor {
+    /// Unique name.
+    pub name: Option<String>,
+    /// What it is.
+    pub spec: Arc<AgentSpec>,
+    /// Constructor arguments, opaque.
+    pub init: Option<Arc<[u8]>>,
+}
+
+/// A call to an actor at a time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredReminder {
+    /// When, milliseconds since the epoch.
+    pub due_ms: u64,
+    /// Again this often.
+    pub every_ms: Option<u64>,
+    /// Which method.
+    pub method: String,
+    /// Its arguments, opaque.
+    pub args: Arc<[u8]>,
 }
 
 impl Batch {
     /// Nothing to write.
     pub fn is_empty(&self) -> bool {
-        self.agents.is_empty() && self.tasks.is_empty() && self.events.is_empty() && self.cursors.is_empty()
+        self.agents.is_empty()
+            && self.tasks.is_empty()
+            && self.events.is_empty()
+            && self.cursors.is_empty()
+            && self.states.is_empty()
+            && self.actors.is_empty()
+            && self.reminders.is_empty()
     }
 }
 
@@ -90,6 +130,10 @@ pub struct Snapshot {
     pub cursors: Vec<(NodeId, u64, u64)>,
     /// Tasks, oldest first; with all their events unless they have ended.
     pub tasks: Vec<(TaskRecord, Vec<Envelope>)>,
+    /// Detached actors, and whether a state of each is kept.
+    pub actors: Vec<(ActorId, DetachedActor, bool)>,
+    /// Reminders by actor and name.
+    pub reminders: Vec<(ActorId, String, StoredReminder)>,
 }
 
 /// One SQLite file.
@@ -143,6 +187,25 @@ impl Store {
                 row.get::<i64, _>(1) as u64,
                 row.get::<i64, _>(2) as u64,
             ));
+        }
+        let actors = "SELECT id, name, spec, init, id IN (SELECT actor FROM actor_states) FROM actors ORDER BY id";
+        for row in sqlx::query(actors).fetch_all(&mut *db).await? {
+            let actor = DetachedActor {
+                name: row.get(1),
+                spec: Arc::new(parse("agent", row.get(2))?),
+                init: row.get::<Option<Vec<u8>>, _>(3).map(Into::into),
+            };
+            snapshot.actors.push((row.get::<String, _>(0).into(), actor, row.get(4)));
+        }
+        let reminders = "SELECT actor, name, due_ms, every_ms, method, args FROM reminders";
+        for row in sqlx::query(reminders).fetch_all(&mut *db).await? {
+            let reminder = StoredReminder {
+                due_ms: row.get::<i64, _>(2) as u64,
+                every_ms: row.get::<Option<i64>, _>(3).map(|ms| ms as u64),
+                method: row.get(4),
+                args: row.get::<Vec<u8>, _>(5).into(),
+            };
+            snapshot.reminders.push((row.get::<String, _>(0).into(), row.get(1), reminder));
         }
         for row in sqlx::query("SELECT record FROM tasks ORDER BY created_ms, id").fetch_all(&mut *db).await? {
             let record: TaskRecord = parse("task", row.get(0))?;
@@ -207,8 +270,56 @@ impl Store {
                 .execute(&mut *tx)
                 .await?;
         }
+        for (actor, state) in &batch.states {
+            match state {
+                Some(state) => sqlx::query("INSERT OR REPLACE INTO actor_states VALUES (?, ?)")
+                    .bind(actor.as_str())
+                    .bind(&**state)
+                    .execute(&mut *tx),
+                None => sqlx::query("DELETE FROM actor_states WHERE actor = ?").bind(actor.as_str()).execute(&mut *tx),
+            }
+            .await?;
+        }
+        for (id, actor) in &batch.actors {
+            match actor {
+                Some(actor) => sqlx::query("INSERT OR REPLACE INTO actors VALUES (?, ?, ?, ?)")
+                    .bind(id.as_str())
+                    .bind(&actor.name)
+                    .bind(json(&*actor.spec))
+                    .bind(actor.init.as_deref())
+                    .execute(&mut *tx),
+                None => sqlx::query("DELETE FROM actors WHERE id = ?").bind(id.as_str()).execute(&mut *tx),
+            }
+            .await?;
+        }
+        for (actor, name, reminder) in &batch.reminders {
+            match reminder {
+                Some(r) => sqlx::query("INSERT OR REPLACE INTO reminders VALUES (?, ?, ?, ?, ?, ?)")
+                    .bind(actor.as_str())
+                    .bind(name)
+                    .bind(r.due_ms as i64)
+                    .bind(r.every_ms.map(|ms| ms as i64))
+                    .bind(&r.method)
+                    .bind(&*r.args)
+                    .execute(&mut *tx),
+                None => sqlx::query("DELETE FROM reminders WHERE actor = ? AND name = ?")
+                    .bind(actor.as_str())
+                    .bind(name)
+                    .execute(&mut *tx),
+            }
+            .await?;
+        }
         tx.commit().await?;
         Ok(())
+    }
+
+    /// The state of an actor.
+    pub async fn state(&self, actor: &ActorId) -> Result<Option<Vec<u8>>, Error> {
+        let row = sqlx::query("SELECT state FROM actor_states WHERE actor = ?")
+            .bind(actor.as_str())
+            .fetch_optional(&self.readers)
+            .await?;
+        Ok(row.map(|row| row.get(0)))
     }
 
     /// Events of a task with numbers above `after`, at most [`caps::EVENT_PAGE_MAX`].
@@ -308,6 +419,13 @@ mod tests {
     async fn what_was_committed_is_there_after_reopening() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("covey.db");
+        let spec = serde_json::json!({"name": "a", "kind": {"type": "native", "implementation": "echo"}});
+        let actor = DetachedActor {
+            name: Some("n".into()),
+            spec: serde_json::from_value(spec).unwrap(),
+            init: Some((*b"init").into()),
+        };
+        let reminder = StoredReminder { due_ms: 5, every_ms: Some(7), method: "m".into(), args: (*b"args").into() };
         {
             let store = Store::open(&path).await.unwrap();
             assert_eq!(store.begin().await.unwrap().term, 1);
@@ -319,6 +437,9 @@ mod tests {
                 ],
                 events: (1..=5_000).map(|n| event("t1", n)).collect(),
                 cursors: vec![("n".into(), 9, 3), ("n".into(), 9, 4)],
+                states: vec![("a/1".into(), Some((*b"old").into())), ("a/1".into(), Some((*b"new").into()))],
+                reminders: vec![("a/1".into(), "r".into(), Some(reminder.clone()))],
+                actors: vec![("x".into(), Some(actor.clone())), ("y".into(), Some(actor.clone())), ("y".into(), None)],
                 agents: vec![],
             };
             store.commit(&batch).await.unwrap();
@@ -331,6 +452,9 @@ mod tests {
         assert_eq!(snapshot.tasks[0].0.state, TaskState::Working);
         assert_eq!(snapshot.tasks[0].1.len(), 5_000);
         assert!(snapshot.tasks[1].1.is_empty(), "events of ended tasks stay on disk");
+        assert_eq!(snapshot.actors, [("x".into(), actor, false)]);
+        assert_eq!(snapshot.reminders, [("a/1".into(), "r".into(), reminder)]);
+        assert_eq!(store.state(&"a/1".into()).await.unwrap().unwrap(), b"new");
         assert_eq!(store.events(&"t1".into(), 4_990).await.unwrap().len(), 10);
         assert_eq!(store.blob("d").await.unwrap().unwrap(), b"code");
     }

@@ -335,7 +335,11 @@ impl World {
                 Output::Write(Write::Cursor { node, incarnation, number }) => {
                     self.disk.cursors.insert((node, incarnation), number);
                 }
-                Output::Write(Write::Agent(_)) | Output::Route(..) => {}
+                Output::Write(
+                    Write::Agent(_) | Write::State(..) | Write::NoState(_) | Write::Actor(..) | Write::Reminder(..),
+                )
+                | Output::Route(..)
+                | Output::Remind(..) => {}
                 Output::Send(node, command) => {
                     if let Some(worker) = self.workers.get_mut(&node).filter(|w| w.linked) {
                         worker.inbox.push_back(command);

@@ -73,6 +73,9 @@ pub struct CallOpen {
     /// same key, same actor: runs once, answered again from memory; empty = no such promise
     #[prost(string, tag = "8")]
     pub key: ::prost::alloc::string::String,
+    /// actors whose turns wait for this call, one a line
+    #[prost(string, tag = "11")]
+    pub chain: ::prost::alloc::string::String,
     /// times the cluster may send it again when its actor dies under it
     #[prost(uint32, tag = "9")]
     pub retries: u32,
@@ -815,6 +818,7 @@ pub mod actor_report {
         Live = 0,
         Died = 1,
         Stopped = 2,
+        Slept = 3,
     }
     impl State {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -826,6 +830,7 @@ pub mod actor_report {
                 Self::Live => "LIVE",
                 Self::Died => "DIED",
                 Self::Stopped => "STOPPED",
+                Self::Slept => "SLEPT",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -834,6 +839,7 @@ pub mod actor_report {
                 "LIVE" => Some(Self::Live),
                 "DIED" => Some(Self::Died),
                 "STOPPED" => Some(Self::Stopped),
+                "SLEPT" => Some(Self::Slept),
                 _ => None,
             }
         }
@@ -915,6 +921,9 @@ pub struct StartActor {
     pub code: ::prost::bytes::Bytes,
     #[prost(string, tag = "6")]
     pub owner: ::prost::alloc::string::String,
+    /// as it last was, if that is kept
+    #[prost(message, optional, tag = "7")]
+    pub state: ::core::option::Option<Payload>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StopActor {
@@ -1393,6 +1402,34 @@ pub struct EventBatch {
     #[prost(bytes = "bytes", repeated, tag = "1")]
     pub envelopes: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SaveStateRequest {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub actor: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub epoch: u64,
+    #[prost(message, optional, tag = "4")]
+    pub state: ::core::option::Option<Payload>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetReminderRequest {
+    #[prost(string, tag = "1")]
+    pub actor: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// from now
+    #[prost(uint64, tag = "3")]
+    pub after_ms: u64,
+    /// 0 = once
+    #[prost(uint64, tag = "4")]
+    pub every_ms: u64,
+    #[prost(string, tag = "5")]
+    pub method: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "6")]
+    pub args: ::core::option::Option<Payload>,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListStoresReply {
     #[prost(message, repeated, tag = "1")]
@@ -1732,6 +1769,67 @@ pub mod covey_client {
             req.extensions_mut().insert(GrpcMethod::new("covey.v1.Covey", "Status"));
             self.inner.unary(req, path, codec).await
         }
+        /// Keeps an actor's state; from its worker, while its activation is current.
+        pub async fn save_state(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SaveStateRequest>,
+        ) -> std::result::Result<tonic::Response<super::Empty>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/covey.v1.Covey/SaveState");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("covey.v1.Covey", "SaveState"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn set_reminder(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetReminderRequest>,
+        ) -> std::result::Result<tonic::Response<super::Empty>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/covey.v1.Covey/SetReminder",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("covey.v1.Covey", "SetReminder"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn forget_reminder(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetReminderRequest>,
+        ) -> std::result::Result<tonic::Response<super::Empty>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/covey.v1.Covey/ForgetReminder",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("covey.v1.Covey", "ForgetReminder"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Workers that keep objects, and how to reach them.
         pub async fn list_stores(
             &mut self,
@@ -1851,6 +1949,19 @@ pub mod covey_server {
             &self,
             request: tonic::Request<super::StatusRequest>,
         ) -> std::result::Result<tonic::Response<super::StatusReply>, tonic::Status>;
+        /// Keeps an actor's state; from its worker, while its activation is current.
+        async fn save_state(
+            &self,
+            request: tonic::Request<super::SaveStateRequest>,
+        ) -> std::result::Result<tonic::Response<super::Empty>, tonic::Status>;
+        async fn set_reminder(
+            &self,
+            request: tonic::Request<super::SetReminderRequest>,
+        ) -> std::result::Result<tonic::Response<super::Empty>, tonic::Status>;
+        async fn forget_reminder(
+            &self,
+            request: tonic::Request<super::SetReminderRequest>,
+        ) -> std::result::Result<tonic::Response<super::Empty>, tonic::Status>;
         /// Workers that keep objects, and how to reach them.
         async fn list_stores(
             &self,
@@ -2423,6 +2534,135 @@ pub mod covey_server {
                     };
                     Box::pin(fut)
                 }
+                "/covey.v1.Covey/SaveState" => {
+                    #[allow(non_camel_case_types)]
+                    struct SaveStateSvc<T: Covey>(pub Arc<T>);
+                    impl<T: Covey> tonic::server::UnaryService<super::SaveStateRequest>
+                    for SaveStateSvc<T> {
+                        type Response = super::Empty;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SaveStateRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Covey>::save_state(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SaveStateSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/covey.v1.Covey/SetReminder" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetReminderSvc<T: Covey>(pub Arc<T>);
+                    impl<T: Covey> tonic::server::UnaryService<super::SetReminderRequest>
+                    for SetReminderSvc<T> {
+                        type Response = super::Empty;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetReminderRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Covey>::set_reminder(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetReminderSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/covey.v1.Covey/ForgetReminder" => {
+                    #[allow(non_camel_case_types)]
+                    struct ForgetReminderSvc<T: Covey>(pub Arc<T>);
+                    impl<T: Covey> tonic::server::UnaryService<super::SetReminderRequest>
+                    for ForgetReminderSvc<T> {
+                        type Response = super::Empty;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetReminderRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Covey>::forget_reminder(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ForgetReminderSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/covey.v1.Covey/ListStores" => {
                     #[allow(non_camel_case_types)]
                     struct ListStoresSvc<T: Covey>(pub Arc<T>);
@@ -2559,7 +2799,7 @@ pub struct HostBatch {
 pub struct HostFrame {
     #[prost(
         oneof = "host_frame::Body",
-        tags = "1, 2, 3, 5, 6, 8, 9, 10, 11, 12, 13, 15, 16, 17"
+        tags = "1, 2, 3, 5, 6, 8, 9, 18, 10, 11, 12, 13, 15, 19, 16, 17"
     )]
     pub body: ::core::option::Option<host_frame::Body>,
 }
@@ -2583,6 +2823,8 @@ pub mod host_frame {
         /// answers to `out`
         #[prost(message, tag = "9")]
         Back(super::CallFrame),
+        #[prost(message, tag = "18")]
+        Snapshot(super::HostSnapshot),
         /// process → worker
         #[prost(message, tag = "10")]
         Ready(super::HostReady),
@@ -2594,6 +2836,8 @@ pub mod host_frame {
         End(super::HostEnd),
         #[prost(message, tag = "15")]
         Log(super::HostLog),
+        #[prost(message, tag = "19")]
+        State(super::HostState),
         #[prost(message, tag = "16")]
         Verb(super::HostVerb),
         /// a call of a running method to another actor or a model
@@ -2631,6 +2875,14 @@ pub struct HostStart {
     /// whom it lives for
     #[prost(string, tag = "9")]
     pub owner: ::prost::alloc::string::String,
+    /// as it last was
+    #[prost(message, optional, tag = "10")]
+    pub state: ::core::option::Option<Payload>,
+    /// each turn's end carries the state
+    #[prost(bool, tag = "11")]
+    pub save_turns: bool,
+    #[prost(bool, tag = "12")]
+    pub reentrant: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HostStarted {
@@ -2643,6 +2895,25 @@ pub struct HostStarted {
 pub struct HostStop {
     #[prost(string, tag = "1")]
     pub actor: ::prost::alloc::string::String,
+}
+/// The state of an actor: asked for with a number, told with the same one; told with a call's number before its end.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HostSnapshot {
+    #[prost(string, tag = "1")]
+    pub actor: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub number: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HostState {
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    #[prost(uint64, tag = "2")]
+    pub call: u64,
+    #[prost(message, optional, tag = "3")]
+    pub state: ::core::option::Option<Payload>,
+    #[prost(message, optional, tag = "4")]
+    pub failure: ::core::option::Option<Failure>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HostCall {
@@ -2663,6 +2934,8 @@ pub struct HostCall {
     pub context: ::prost::alloc::string::String,
     #[prost(uint64, tag = "8")]
     pub timeout_ms: u64,
+    #[prost(string, tag = "9")]
+    pub chain: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HostCancel {

@@ -60,7 +60,13 @@ def _options(options: dict[str, Any]) -> dict[str, Any]:
     if "timeout" in options:
         seconds = parse_seconds(options.pop("timeout"))
         spec["timeout_ms"] = None if seconds is None else round(seconds * 1000)
-    for key in ("labels", "model", "concurrency", "max_restarts", "strategy", "pool"):
+    if "idle" in options:
+        seconds = parse_seconds(options.pop("idle"))
+        spec["idle_ms"] = 2**62 if seconds is None else round(seconds * 1000)
+    if "snapshot" in options:
+        when = options.pop("snapshot")
+        spec["snapshot"] = when if when in ("idle", "turn") else {"every": round((parse_seconds(when) or 60) * 1000)}
+    for key in ("labels", "model", "concurrency", "max_restarts", "strategy", "pool", "reentrant"):
         if key in options:
             spec[key] = options.pop(key)
     if options:
@@ -118,6 +124,7 @@ class Agent(Generic[P, C]):
         self._spec = {"concurrency": 1, **_options(dict(options))}
         self._actor_options: dict[str, Any] = {}
         self._blob: bytes | None = None
+        self._handle_spec: dict[str, Any] | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C:
         """A plain local object, for tests."""
@@ -177,6 +184,17 @@ class Agent(Generic[P, C]):
             json.dumps(o.get("overrides", {})),
         )
         return Handle(made[0], json.loads(made[3]))
+
+    def at(self, key: str) -> Any:
+        """The virtual actor of this key: it exists when it is spoken to, one of it in the cluster.
+
+        It is made by `__init__(key)` (or without arguments), falls asleep after `idle` without calls, and wakes with what
+        `__snapshot__` gave, wherever there is room. Making the handle costs nothing.
+        """
+        name = self.register()
+        if self._handle_spec is None:
+            self._handle_spec = self.spec()[0]
+        return Handle(f"{name}/{key}", self._handle_spec)
 
     def map(self, inputs: Iterable[Any], **options: Any) -> list[Any]:
         """Results of one method over many inputs, on a swarm of actors. See `map_unordered` for the options."""
@@ -299,7 +317,9 @@ def agent(cls: Any = None, **options: Any) -> Any:
 
     Options: `name`, `cpus`, `gpus`, `memory` ("256MiB"), `resources` (custom), `labels`, `model`, `concurrency`
     (turns at once, default 1), `max_restarts` (default: no limit), `timeout` ("2m"), `strategy` ("spread" or "pack"),
-    `pool` (actors that tasks may use at once), `own_process`.
+    `pool` (actors that tasks may use at once), `own_process`, `reentrant` (a call out of an own turn does not wait for
+    it), `snapshot` (when `__snapshot__` becomes durable: "idle" before sleep and moves, "turn" before each answer, or
+    "30s"), `idle` (a virtual actor sleeps after this time, default "60s").
     """
     if cls is not None:
         return Agent(cls, options)

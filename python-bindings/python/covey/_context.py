@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import struct
 import threading
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 turn_owner: contextvars.ContextVar[str] = contextvars.ContextVar("covey_owner")
@@ -14,6 +16,20 @@ turn_deadline: contextvars.ContextVar[float | None] = contextvars.ContextVar("co
 """When the work under way must be over, by the monotonic clock."""
 turn_current: contextvars.ContextVar[Any] = contextvars.ContextVar("covey_turn", default=None)
 """The turn that runs."""
+
+
+@contextlib.contextmanager
+def deadline(within: float | str) -> Iterator[None]:
+    """What is called inside must be over within this time, also what the called ones call in their turn."""
+    from ._agent import parse_seconds
+
+    end = time.monotonic() + (parse_seconds(within) or 0)
+    outer = turn_deadline.get()
+    token = turn_deadline.set(end if outer is None else min(end, outer))
+    try:
+        yield
+    finally:
+        turn_deadline.reset(token)
 
 
 def current() -> Context | None:
@@ -25,8 +41,8 @@ def current() -> Context | None:
 class Context:
     """Given to a method whose parameter is annotated `Context` (or named `ctx`)."""
 
-    def __init__(self, task_id: str, context_id: str, model: str):
-        self._model = model
+    def __init__(self, turn: Any, task_id: str, context_id: str, model: str):
+        self._turn, self._model = turn, model
         self.task_id: str | None = task_id or None
         """The durable task this turn belongs to, if any."""
         self.context_id: str | None = context_id or None
@@ -36,6 +52,44 @@ class Context:
         self.tokens = {"input": 0, "output": 0}
         """Tokens that models read and made for this turn so far."""
         self.llm = ContextLlm(self)
+
+    @property
+    def actor_id(self) -> str:
+        """The actor this turn runs on."""
+        return self._turn.actor.id
+
+    def remind(self, name: str, *, after: float | str = 0, every: float | str | None = None, method: str, args: tuple[Any, ...] = ()) -> None:
+        """A durable reminder: calls `method(*args)` of this actor after a time, and then again `every` so often.
+
+        It outlives the actor's sleep, its worker and the head. One of the same name is replaced. A call that was not
+        answered is made again.
+        """
+        from . import _agent, _codec, _session
+
+        after_ms, every_ms = round((_agent.parse_seconds(after) or 0) * 1000), round((_agent.parse_seconds(every) or 0) * 1000)
+        client = _session.current().client
+        _session.bridge_call(client.set_reminder, self.actor_id, name, after_ms or every_ms, every_ms, method, _codec.dump((args, {})))
+
+    def forget_reminder(self, name: str) -> None:
+        """Takes a reminder back; `NotFound` when there is none of this name."""
+        from . import _session
+
+        _session.bridge_call(_session.current().client.forget_reminder, self.actor_id, name)
+
+    def timer(self, seconds: float | str, method: str, *args: Any) -> Any:
+        """Calls `method(*args)` of this actor after a time, as a turn like any other, while the actor lives and is awake.
+
+        Gives an object with `cancel()`. What must survive is a reminder.
+        """
+        from . import _agent, _codec, _session
+
+        session, actor = _session.current(), self.actor_id
+        payload = _codec.dump((args, {}))
+        due = lambda: session.client.start(0, actor, method, *payload, 0, "", 0, "")  # noqa: E731
+        timer = threading.Timer(_agent.parse_seconds(seconds) or 0, due)
+        timer.daemon = True
+        timer.start()
+        return timer
 
     async def _ask(self, request: dict[str, Any]) -> AsyncIterator[Any]:
         from . import _codec, _session

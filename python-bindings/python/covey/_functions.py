@@ -301,7 +301,11 @@ class _ExecutorFuture(concurrent.futures.Future[Any]):
             # The standard refuses to cancel what runs; here the work is told to stop.
             if self._state == "RUNNING":  # type: ignore[attr-defined]
                 self._state = "PENDING"  # type: ignore[attr-defined]
-        return super().cancel()
+        cancelled = super().cancel()
+        if cancelled:
+            # Nobody else will tell those who wait for it.
+            self.set_running_or_notify_cancel()
+        return cancelled
 
 
 class Executor(concurrent.futures.Executor):

@@ -45,7 +45,13 @@ class Method:
             self.kind = _SYNC_ITEMS if inspect.isgeneratorfunction(function) else _SYNC_VALUE
         self.hints = _hints(function)
         parameters = list(inspect.signature(function).parameters.values())
-        self.takes = [p.name for p in parameters if p.name == "ctx" or self.hints.get(p.name) is _context.Context]
+        # Where the context goes, by name; with its position where it has one.
+        positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY)]
+        self.takes = {
+            p.name: positional.index(p.name) if p.name in positional else None
+            for p in parameters
+            if p.name == "ctx" or self.hints.get(p.name) is _context.Context
+        }
         named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.KEYWORD_ONLY)
         self.wanted = [p for p in parameters if p.name not in self.takes and p.kind in named]
         self.group = getattr(function, "__covey_group__", None)
@@ -60,8 +66,9 @@ class Group:
 
 
 class Actor:
-    def __init__(self, instance: Any, concurrency: int, model: str, owner: str):
-        self.instance, self.model, self.owner = instance, model, owner
+    def __init__(self, id: str, instance: Any, concurrency: int, model: str, owner: str, save_turns: bool, reentrant: bool):
+        self.id, self.instance, self.model, self.owner = id, instance, model, owner
+        self.save_turns, self.reentrant = save_turns, reentrant
         self.methods: dict[str, Method] = {}
         self.group = Group(concurrency)
         limits = getattr(type(instance), "__covey_groups__", None) or {}
@@ -83,7 +90,7 @@ class Actor:
 class Turn:
     """One call: from its arrival to its answer."""
 
-    __slots__ = ("call", "actor", "name", "args", "as_json", "task_id", "context_id", "method", "group", "task", "ctx", "credits", "more", "over", "deadline")
+    __slots__ = ("call", "actor", "name", "args", "as_json", "task_id", "context_id", "method", "group", "task", "ctx", "credits", "more", "over", "deadline", "chain")
 
     def __init__(self, call: int, actor: Actor, name: str, args: Any, as_json: bool, task_id: str, context_id: str, timeout_ms: int):
         self.call, self.actor, self.name, self.args, self.as_json = call, actor, name, args, as_json
@@ -98,7 +105,7 @@ class Turn:
     def context_of(self) -> _context.Context:
         """What the method may ask for; made when it first does."""
         if self.ctx is None:
-            self.ctx = _context.Context(self.task_id, self.context_id, self.actor.model)
+            self.ctx = _context.Context(self, self.task_id, self.context_id, self.actor.model)
             if self.over:
                 self.ctx.cancelled.set()
         return self.ctx
@@ -204,6 +211,8 @@ class Process:
                 # The code comes once; actors that start beside the first one find it here.
                 self.code.setdefault(frame[3], frame[4])
                 self.loop.create_task(self._start(*frame[1:4], *frame[5:]))
+            elif kind == "snapshot":
+                self.loop.run_in_executor(self.makers, self._snapshot, frame[2], self.actors.get(frame[1]))
             elif kind == "stop":
                 if not frame[1]:
                     os._exit(0)
@@ -226,23 +235,23 @@ class Process:
     # ---- actors --------------------------------------------------------------------------------------------------
 
     async def _start(self, actor: str, agent: str, digest: str, init: Any, about: tuple[str, int, str, str]) -> None:
-        class_name, concurrency, model, owner = about
+        class_name, concurrency, model, owner, state, save_turns, reentrant = about
         # What an actor makes lives for its own driver; what one without a driver makes stays until it is stopped.
         owner = owner.removeprefix("session:") if owner.startswith("session:") else ""
         context = contextvars.copy_context()
         context.run(_context.turn_owner.set, owner)
         try:
             # Loading code and making the object are the user's, and may block.
-            instance = await self.loop.run_in_executor(self.makers, context.run, self._make, agent, digest, class_name, init)
+            instance = await self.loop.run_in_executor(self.makers, context.run, self._make, actor, agent, digest, class_name, init, state)
         except BaseException as error:
             text = traceback.format_exc()
             self.host.started(actor, ("application", f"{type(error).__name__}: {error}", _codec.dump_error(error, text)))
         else:
-            self.actors[actor] = Actor(instance, concurrency, model, owner)
+            self.actors[actor] = Actor(actor, instance, concurrency, model, owner, save_turns, reentrant)
             self.host.started(actor)
         self._write_soon()
 
-    def _make(self, agent: str, digest: str, class_name: str, init: Any) -> Any:
+    def _make(self, actor: str, agent: str, digest: str, class_name: str, init: Any, state: Any) -> Any:
         cls = self.classes.get(digest)
         if cls is None:
             if class_name:
@@ -255,7 +264,21 @@ class Process:
             cls = getattr(cls, "__covey_class__", cls)
             self.classes[digest] = cls
         args, kwargs = resolve(*_arguments(init))
-        return cls(*args, **kwargs)
+        if init is None and "/" in actor and "key" in inspect.signature(cls).parameters:
+            kwargs = {"key": actor.split("/", 1)[1]}
+        instance = cls(*args, **kwargs)
+        if state is not None:
+            instance.__restore__(_codec.load(state))
+        return instance
+
+    def _snapshot(self, number: int, actor: Actor | None) -> None:
+        """On a thread: what the object says of itself."""
+        try:
+            snapshot = getattr(actor.instance, "__snapshot__", None) if actor is not None else None
+            self.host.state(number, 0, _codec.dump(snapshot()) if snapshot is not None else None)
+        except BaseException as error:
+            self.host.no_state(number, f"__snapshot__ raised {type(error).__name__}: {error}")
+        self.host.flush()
 
     def _stop(self, actor: str) -> None:
         gone = self.actors.pop(actor, None)
@@ -265,13 +288,15 @@ class Process:
 
     # ---- turns ---------------------------------------------------------------------------------------------------
 
-    def _arrive(self, call: int, actor_id: str, name: str, args: Any, as_json: bool, task: str, context: str, timeout_ms: int) -> None:
+    def _arrive(self, call: int, actor_id: str, name: str, args: Any, as_json: bool, task: str, context: str, timeout_ms: int, chain: str) -> None:
         actor = self.actors.get(actor_id)
         if actor is None:
             self.host.failed(call, "actor_died", f"actor {actor_id!r} is not in this process", None)
             self._write_soon()
             return
         turn = Turn(call, actor, name, args, as_json, task, context, timeout_ms)
+        turn.chain = chain
+        stuck = False
         self.turns[call] = turn
         try:
             turn.method = actor.method(name)
@@ -282,11 +307,27 @@ class Process:
             self._write_soon()
             return
         turn.group = group = actor.groups.get(turn.method.group, actor.group)
+        # One of the actor's own turns waits for this call.
+        own = chain and actor_id in chain.split("\n")
         with actor.lock:
-            if group.running >= group.limit:
-                group.queue.append(turn)
-                return
-            group.running += 1
+            if own and actor.reentrant:
+                turn.group = Group(1)
+                turn.group.running = 1
+            elif group.running >= group.limit:
+                if own and group.limit == 1:
+                    stuck = True
+                else:
+                    group.queue.append(turn)
+                    return
+            else:
+                group.running += 1
+        if own and not actor.reentrant and stuck:
+            path = " → ".join((*chain.split("\n"), actor_id))
+            text = f"this call would wait for itself for ever: {path}"
+            self.host.failed(call, "failed_precondition", f"{text}; use reentrant=True, or concurrency above 1", None)
+            self.turns.pop(call, None)
+            self._write_soon()
+            return
         self._begin(turn)
 
     def _begin(self, turn: Turn) -> None:
@@ -342,7 +383,10 @@ class Process:
                 args, kwargs = await self.loop.run_in_executor(self.makers, resolve, args, kwargs)
             method = getattr(turn.actor.instance, turn.name)
             if turn.method.kind == _VALUE:
-                host.value(call, *dump(await method(*args, **kwargs)))
+                value = dump(await method(*args, **kwargs))
+                if turn.actor.save_turns:
+                    await self.loop.run_in_executor(self.makers, self._save, turn)
+                host.value(call, *value)
             else:
                 items, made = method(*args, **kwargs), 0
                 try:
@@ -356,6 +400,8 @@ class Process:
                             self._write_soon()
                 finally:
                     await items.aclose()
+                if turn.actor.save_turns:
+                    await self.loop.run_in_executor(self.makers, self._save, turn)
                 host.done(call)
         except asyncio.CancelledError:
             host.failed(call, "cancelled", "cancelled", None)
@@ -394,7 +440,10 @@ class Process:
                 args, kwargs = resolve(args, kwargs)
             method = getattr(turn.actor.instance, turn.name)
             if turn.method.kind == _SYNC_VALUE:
-                host.value(call, *dump(method(*args, **kwargs)))
+                value = dump(method(*args, **kwargs))
+                if turn.actor.save_turns:
+                    self._save(turn)
+                host.value(call, *value)
                 return
             turn.more = threading.Event()
             items, made = method(*args, **kwargs), 0
@@ -411,9 +460,17 @@ class Process:
                     host.flush_late()
             finally:
                 items.close()
+            if turn.actor.save_turns:
+                self._save(turn)
             host.done(call)
         except BaseException as error:
             self._failed(turn, error)
+
+    def _save(self, turn: Turn) -> None:
+        """The state after this turn travels before its answer, which is given once the state is on disk."""
+        snapshot = getattr(turn.actor.instance, "__snapshot__", None)
+        if snapshot is not None:
+            self.host.state(0, turn.call, _codec.dump(snapshot()))
 
     def _failed(self, turn: Turn, error: BaseException) -> None:
         text = traceback.format_exc()
@@ -430,8 +487,11 @@ class Process:
             args, kwargs = from_content(_codec.load(payload) or [], method.wanted, method.hints)
         else:
             args, kwargs = _arguments(payload)
-        for name in method.takes:
-            kwargs.setdefault(name, turn.context_of())
+        for name, at in method.takes.items():
+            if at is not None and len(args) > at:
+                args = (*args[:at], turn.context_of(), *args[at:])
+            else:
+                kwargs.setdefault(name, turn.context_of())
         return args, kwargs
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import _bridge, _codec, errors
-from ._context import turn_deadline
+from ._context import turn_current, turn_deadline
 from ._future import Future, Stream
 
 _lock = threading.Lock()
@@ -59,7 +59,9 @@ def call(
         timeout = left if timeout is None else min(timeout, left)
     timeout_ms = 0 if timeout is None else max(1, int(timeout * 1000))
     try:
-        started = self.client.start(_KINDS[kind], target, method, *args, timeout_ms, key, retries)
+        turn = turn_current.get()
+        chain = "" if turn is None else f"{turn.chain}\n{turn.actor.id}" if turn.chain else turn.actor.id
+        started = self.client.start(_KINDS[kind], target, method, *args, timeout_ms, key, retries, chain)
     except _bridge.BridgeError as error:
         raise _codec.to_exception(error.args) from None
     return Stream(started) if stream else Future(started)

@@ -9,6 +9,7 @@ use std::{
 use covey_domain::Error;
 use covey_head_node::HeadNode;
 use covey_node::credentials;
+use covey_worker_node::Port;
 
 use crate::agent_file;
 
@@ -57,6 +58,15 @@ pub(crate) struct WorkerArgs {
     /// TOML file with [[upstream]] tables: name, url, model, api_key_env
     #[arg(long)]
     upstreams: Option<PathBuf>,
+    /// Address and port for callers [default: a free port on loopback when the head is on loopback]
+    #[arg(long)]
+    listen: Option<SocketAddr>,
+    /// Have no port of its own: callers come through the head
+    #[arg(long, conflicts_with = "listen")]
+    no_listen: bool,
+    /// Host name that callers are told
+    #[arg(long)]
+    advertise: Option<String>,
     /// Python interpreter for Python agents [default: $COVEY_PYTHON, the active venv, python3]
     #[arg(long)]
     python: Option<PathBuf>,
@@ -124,6 +134,12 @@ fn worker_config(args: WorkerArgs, head: String, secret: String) -> Result<covey
     config.gpus = args.gpus;
     config.labels = args.labels.into_iter().collect::<BTreeMap<_, _>>();
     config.python = args.python;
+    config.port = match (args.listen, args.no_listen) {
+        (Some(at), _) => Port::At(at),
+        (None, true) => Port::None,
+        (None, false) => Port::Near,
+    };
+    config.advertise = args.advertise;
     if let Some(path) = &args.upstreams {
         #[derive(serde::Deserialize)]
         struct File {

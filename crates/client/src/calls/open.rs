@@ -40,9 +40,13 @@ impl OpenCalls {
         self.shard(id).lock().remove(&id)
     }
 
-    pub fn sent(&self, id: u64, lane: lane::Sender) {
+    /// A call went over `lane`, to this activation (0 = to a model).
+    pub fn sent(&self, id: u64, lane: lane::Sender, epoch: u64) {
         if let Some(open) = self.shard(id).lock().get_mut(&id) {
             open.lane = Some(lane);
+            if let Some(again) = &mut open.again {
+                again.epoch = epoch;
+            }
         }
     }
 
@@ -101,6 +105,20 @@ impl OpenCalls {
                     found.push((*id, open.again.as_ref().is_some_and(|o| !o.key.is_empty())));
                 }
             }
+        }
+        found.sort_unstable();
+        found
+    }
+
+    pub fn contains(&self, id: u64) -> bool {
+        self.shard(id).lock().contains_key(&id)
+    }
+
+    /// Calls to an actor, oldest first.
+    pub fn on_actor(&self, actor: &ActorId) -> Vec<u64> {
+        let mut found = Vec::new();
+        for shard in &self.shards {
+            found.extend(shard.lock().iter().filter(|(_, o)| o.actor.as_ref() == Some(actor)).map(|(id, _)| *id));
         }
         found.sort_unstable();
         found

@@ -31,6 +31,8 @@ pub(super) struct State {
     /// Address and lane of each worker.
     pub lanes: HashMap<NodeId, (String, lane::Sender)>,
     fences: HashMap<u64, ActorId>,
+    /// Activations that refused a call as not theirs.
+    stale: HashMap<ActorId, u64>,
     /// Called once an actor has a place, or never will.
     pub hooks: HashMap<ActorId, Vec<Hook>>,
 }
@@ -45,6 +47,7 @@ impl State {
             places: HashMap::new(),
             lanes: HashMap::new(),
             fences: HashMap::new(),
+            stale: HashMap::new(),
             hooks: HashMap::new(),
         }
     }
@@ -54,9 +57,19 @@ impl State {
         if let Some(error) = &self.closed {
             return Err(error.clone());
         }
-        inner.open.sent(id, self.head.clone());
+        inner.open.sent(id, self.head.clone(), 0);
         let _ = self.head.send(CallFrame { id, body: Some(Body::Open(frame)) });
         Ok(())
+    }
+
+    /// The activation is over, whatever the head still says.
+    pub fn stale(&mut self, actor: &ActorId, epoch: u64) {
+        self.stale.insert(actor.clone(), epoch);
+    }
+
+    pub fn is_stale(&self, actor: &ActorId, epoch: u64) -> bool {
+        let waits = matches!(self.places.get(actor), Some(Place::Waiting { .. }));
+        waits && self.stale.get(actor).is_some_and(|stale| epoch <= *stale)
     }
 
     pub fn ask(&self, actor: &ActorId) {
@@ -98,6 +111,7 @@ impl State {
 
     /// The actor is somewhere; gives what waited for it, oldest first.
     pub fn settle(&mut self, actor: &ActorId, at: At, lane: lane::Sender) -> BTreeMap<u64, CallOpen> {
+        self.stale.remove(actor);
         match self.places.insert(actor.clone(), Place::At { at, lane }) {
             Some(Place::Waiting { queue, .. } | Place::Moving { queue, .. }) => queue,
             Some(Place::At { .. } | Place::Gone(_)) | None => BTreeMap::new(),

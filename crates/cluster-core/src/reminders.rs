@@ -1,0 +1,108 @@
+//! Durable reminders: calls to an actor at a time, once or again and again, whatever dies in between.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use covey_domain::{ActorId, Error, ErrorKind, Millis, caps};
+
+use crate::head::{Head, Output, Write};
+
+/// A call that was not answered is made again after this time.
+const AGAIN_MS: Millis = 1_000;
+
+/// What is called when.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reminder {
+    /// When, milliseconds since the epoch.
+    pub due_ms: Millis,
+    /// Again this often; `None` = once.
+    pub every_ms: Option<Millis>,
+    /// Which method.
+    pub method: String,
+    /// Its arguments, an encoded payload.
+    pub args: Arc<[u8]>,
+}
+
+/// A reminder as the store keeps it.
+pub type StoredReminder = (ActorId, String, Reminder);
+
+#[derive(Debug, Default)]
+pub(crate) struct Reminders {
+    by_name: HashMap<(ActorId, String), Arc<Reminder>>,
+    /// The next time of each that is not being called now.
+    due: BTreeMap<(Millis, ActorId, String), ()>,
+}
+
+impl Head {
+    /// Sets a reminder; one of the same name of the same actor is replaced.
+    pub fn set_reminder(&mut self, actor: ActorId, name: String, reminder: Reminder) -> Result<(), Error> {
+        if self.reminders.by_name.len() >= caps::REMINDERS_MAX {
+            return Err(Error::new(ErrorKind::Overloaded, format!("{} reminders are set", caps::REMINDERS_MAX)));
+        }
+        if reminder.every_ms.is_some_and(|every| every < 100) {
+            return Err(Error::invalid("a reminder comes at most every 100 ms").hint("use a timer inside the actor"));
+        }
+        self.drop_reminder(&actor, &name);
+        self.restore_reminder((actor.clone(), name.clone(), reminder.clone()));
+        self.out.push_back(Output::Write(Write::Reminder(actor, name, Some(Arc::new(reminder)))));
+        Ok(())
+    }
+
+    /// Takes a reminder back. `false`: there was none.
+    pub fn forget_reminder(&mut self, actor: &ActorId, name: &str) -> bool {
+        let known = self.drop_reminder(actor, name);
+        if known {
+            self.out.push_back(Output::Write(Write::Reminder(actor.clone(), name.to_owned(), None)));
+        }
+        known
+    }
+
+    /// Brings a reminder back from the store, before the first verb.
+    pub fn restore_reminder(&mut self, (actor, name, reminder): StoredReminder) {
+        self.reminders.due.insert((reminder.due_ms, actor.clone(), name.clone()), ());
+        self.reminders.by_name.insert((actor, name), Arc::new(reminder));
+    }
+
+    /// A reminder's call is over: answered, or it is made again.
+    pub fn reminded(&mut self, actor: &ActorId, name: &str, told: &Arc<Reminder>, answered: bool, now: Millis) {
+        let key = (actor.clone(), name.to_owned());
+        // Replaced or taken back while it was called: the new one has its own time.
+        if self.reminders.by_name.get(&key) != Some(told) {
+            return;
+        }
+        let next = match (answered, told.every_ms) {
+            (false, _) => now + AGAIN_MS,
+            (true, Some(every)) => told.due_ms + every * (now.saturating_sub(told.due_ms) / every + 1),
+            (true, None) => {
+                self.forget_reminder(actor, name);
+                return;
+            }
+        };
+        let reminder = Arc::new(Reminder { due_ms: next, ..(**told).clone() });
+        self.reminders.due.insert((next, actor.clone(), name.to_owned()), ());
+        self.reminders.by_name.insert(key, reminder.clone());
+        if answered {
+            self.out.push_back(Output::Write(Write::Reminder(actor.clone(), name.to_owned(), Some(reminder))));
+        }
+    }
+
+    pub(crate) fn remind(&mut self, now: Millis) {
+        while let Some(((due, actor, name), ())) = self.reminders.due.pop_first() {
+            if due > now {
+                self.reminders.due.insert((due, actor, name), ());
+                return;
+            }
+            if let Some(reminder) = self.reminders.by_name.get(&(actor.clone(), name.clone())).cloned() {
+                self.out.push_back(Output::Remind(actor, name, reminder));
+            }
+        }
+    }
+
+    fn drop_reminder(&mut self, actor: &ActorId, name: &str) -> bool {
+        let Some(known) = self.reminders.by_name.remove(&(actor.clone(), name.to_owned())) else { return false };
+        self.reminders.due.remove(&(known.due_ms, actor.clone(), name.to_owned()));
+        true
+    }
+}

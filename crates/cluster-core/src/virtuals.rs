@@ -1,0 +1,76 @@
+//! Actors that outlast their process: virtual ones, which exist when they are spoken to, and detached ones.
+
+use std::sync::Arc;
+
+use covey_domain::{ActorId, AgentSpec, Epoch, Error, ErrorKind, Millis, NodeId};
+
+use crate::{
+    directory::{ActorState, Owner},
+    head::{Head, Output, Route, Write},
+};
+
+/// Longest key of a virtual actor, characters.
+const KEY_MAX: usize = 256;
+
+/// A detached actor as the store keeps it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredActor {
+    /// Unique name.
+    pub name: Option<String>,
+    /// What it is, options merged.
+    pub spec: Arc<AgentSpec>,
+    /// Constructor arguments.
+    pub init: Option<Arc<[u8]>>,
+}
+
+impl Head {
+    /// Somebody speaks to a virtual actor that is not awake: it is placed. What cannot be is answered as gone.
+    pub fn wake(&mut self, id: &ActorId, now: Millis) {
+        let awake = self.directory.actors.get(id).is_some_and(|a| !matches!(a.state, ActorState::Dead { .. }));
+        if awake {
+            return;
+        }
+        let spec = id
+            .key()
+            .ok_or_else(|| Error::not_found("actor", id))
+            .and_then(|(agent, key)| {
+                let good = !key.is_empty() && key.chars().count() <= KEY_MAX && !key.chars().any(char::is_control);
+                let wrong = || Error::invalid(format!("a key has 1 to {KEY_MAX} printable characters"));
+                good.then_some(agent).ok_or_else(wrong)
+            })
+            .and_then(|agent| self.agent(agent).cloned());
+        match spec {
+            Ok(spec) => {
+                self.directory.actors.remove(id);
+                self.insert_actor(id.clone(), None, spec, None, Owner::Virtual, now);
+                self.settle(now);
+            }
+            Err(error) => self.out.push_back(Output::Route(id.clone(), Route::Gone(error))),
+        }
+    }
+
+    /// Keeps an actor's state. Only the current activation may; what a stale one says is refused.
+    pub fn save_state(&mut self, node: &NodeId, id: &ActorId, epoch: Epoch, state: Arc<[u8]>) -> Result<(), Error> {
+        let current = self.directory.actors.get_mut(id).filter(|a| {
+            a.epoch == epoch && a.node.as_ref() == Some(node) && !matches!(a.state, ActorState::Dead { .. })
+        });
+        let Some(actor) = current else {
+            let text = format!("activation {epoch} of actor `{id}` on `{node}` is over");
+            return Err(Error::new(ErrorKind::FailedPrecondition, text));
+        };
+        actor.saved = true;
+        self.out.push_back(Output::Write(Write::State(id.clone(), state)));
+        Ok(())
+    }
+
+    /// Brings a detached actor back from the store, before the first verb. Workers have until `recovery_ms` to say that
+    /// they have it; then it is started anew.
+    pub fn restore_actor(&mut self, id: ActorId, stored: StoredActor, saved: bool, now: Millis) {
+        self.insert_actor(id.clone(), stored.name, stored.spec, stored.init, Owner::Detached, now);
+        let not_before = now + self.config.recovery_ms;
+        if let Some(actor) = self.directory.actors.get_mut(&id) {
+            actor.saved = saved;
+            actor.state = ActorState::Pending { not_before, why: "the head has restarted".into() };
+        }
+    }
+}

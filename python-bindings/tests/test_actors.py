@@ -1,0 +1,369 @@
+"""Actors at full strength: order, retries, functions, virtual actors and their state, actors that call actors."""
+
+import asyncio
+import concurrent.futures
+import os
+import pathlib
+import signal
+import time
+
+import numpy as np
+import pytest
+from conftest import eventually
+
+import covey
+from covey import Context, agent
+
+
+@agent
+class Log:
+    def __init__(self):
+        self.seen = []
+
+    def add(self, x):
+        self.seen.append(x)
+        return len(self.seen)
+
+    def all(self):
+        return self.seen
+
+    def pid(self):
+        return os.getpid()
+
+
+@agent(own_process=True)
+class Alone(Log.__covey_class__):
+    def nap(self, path, seconds):
+        with open(path, "a") as file:
+            file.write("ran\n")
+        time.sleep(seconds)
+        return os.getpid()
+
+
+@agent(idle="1s")
+class Visitor:
+    def __init__(self, key):
+        self.key, self.visits = key, 0
+
+    def visit(self):
+        self.visits += 1
+        return self.key, self.visits, os.getpid()
+
+    def __snapshot__(self):
+        return self.visits
+
+    def __restore__(self, state):
+        self.visits = state
+
+
+@agent(name="careful", snapshot="turn", own_process=True)
+class Careful:
+    def __init__(self, key):
+        self.total = 0
+
+    def add(self, n):
+        self.total += n
+        return self.total
+
+    def pid(self):
+        return os.getpid()
+
+    def __snapshot__(self):
+        return self.total
+
+    def __restore__(self, state):
+        self.total = state
+
+
+@agent
+class Alarm:
+    def __init__(self, key="made"):
+        self.rung = []
+
+    def set(self, ctx: Context, name, after, every=None):
+        ctx.remind(name, after=after, every=every, method="ring", args=(name,))
+
+    def forget(self, ctx: Context, name):
+        ctx.forget_reminder(name)
+
+    def tick(self, ctx: Context):
+        ctx.timer("50ms", "ring", "timer")
+
+    def ring(self, name):
+        self.rung.append(name)
+
+    def heard(self):
+        return self.rung
+
+
+@covey.task(retries=3)
+def slow_square(x, folder):
+    pathlib.Path(folder, f"{x}-{os.getpid()}").touch()
+    time.sleep(0.3)
+    return x * x
+
+
+@covey.task
+def plus_one(x):
+    return x + 1
+
+
+def test_calls_of_one_caller_keep_their_order(cluster):
+    log = Log.remote()
+    futures = [log.add.remote(i) for i in range(3000)]
+    assert covey.get(futures) == list(range(1, 3001))
+    assert log.all.remote().result(20) == list(range(3000))
+
+
+def test_order_survives_the_move_to_another_worker(nodes):
+    nodes.head()
+    nodes.worker("a", "--cpus", "1")
+    nodes.worker("b", "--cpus", "1")
+    with nodes.connect():
+        nodes.live(2)
+        log = Log.options(name="moved").remote()
+        first = covey.status()["actors"][0]
+        log.add.remote(-1).result(20)
+        at = {n["id"]: n["name"] for n in covey.status()["nodes"]}
+        on = at[eventually(lambda: covey.status()["actors"][0].get("node"))]
+        nodes.kill9(on)
+        # Sent while nobody knows yet: each runs on the new actor in order, or fails saying that it may have run.
+        futures = [log.add.options(retries=5).remote(i) for i in range(500)]
+        covey.get(futures, timeout=60)
+        seen = log.all.remote().result(20)
+        assert seen == sorted(seen) and set(seen) >= set(range(500)), first
+
+
+def test_through_the_head_when_a_worker_has_no_port(nodes):
+    nodes.head()
+    nodes.worker("w", "--cpus", "1", "--no-listen")
+    with nodes.connect():
+        nodes.live(1)
+        log = Log.remote()
+        assert covey.get([log.add.remote(i) for i in range(1000)], timeout=60) == list(range(1, 1001))
+        assert plus_one.map(range(50)) == list(range(1, 51))
+
+
+def test_a_key_runs_once_and_retries_run_again(cluster, tmp_path):
+    path = tmp_path / "ran"
+    one = Alone.remote()
+    keyed = one.nap.options(key="k1")
+    assert keyed.remote(str(path), 0).result(20) == keyed.remote(str(path), 0).result(20)
+    assert path.read_text() == "ran\n"
+    pid = one.pid.remote().result(20)
+    again = one.nap.options(retries=2).remote(str(path), 1.0)
+    eventually(lambda: path.read_text().count("ran") == 2)
+    os.kill(pid, signal.SIGKILL)
+    assert again.result(30) != pid
+    assert path.read_text().count("ran") == 3
+    pid = one.pid.remote().result(20)
+    lost = one.nap.remote(str(path), 30)
+    eventually(lambda: path.read_text().count("ran") == 4)
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(covey.ActorDied) as caught:
+        lost.result(30)
+    assert caught.value.executed is None
+
+
+def test_functions_map_and_survive_a_killed_process(cluster, tmp_path):
+    assert plus_one.remote(1).result(20) == 2
+    assert plus_one(1) == 2
+    assert plus_one.map(range(2000)) == list(range(1, 2001))
+    assert sorted(plus_one.map_unordered([1, 2, 3])) == [2, 3, 4]
+    bad = covey.task(lambda x: 1 // x)
+    assert [type(r) for r in bad.map([1, 0], return_exceptions=True)] == [int, ZeroDivisionError]
+    futures = [slow_square.remote(i, str(tmp_path)) for i in range(4)]
+    first = eventually(lambda: [p.name for p in tmp_path.iterdir()])[0]
+    os.kill(int(first.split("-")[1]), signal.SIGKILL)
+    assert covey.get(futures, timeout=60) == [0, 1, 4, 9]
+
+
+def test_the_executor_is_one_of_the_standard_library(cluster):
+    with covey.Executor(max_workers=3) as executor:
+        assert isinstance(executor, concurrent.futures.Executor)
+        assert executor.submit(pow, 2, 10).result(20) == 1024
+        assert list(executor.map(lambda a, b: a * b, range(10), range(10), chunksize=4)) == [i * i for i in range(10)]
+        done, waiting = concurrent.futures.wait([executor.submit(abs, -i) for i in range(20)], timeout=30)
+        assert sorted(f.result() for f in done) == list(range(20)) and not waiting
+
+        async def main():
+            return await asyncio.get_running_loop().run_in_executor(executor, divmod, 7, 2)
+
+        assert asyncio.run(main()) == (3, 1)
+        with pytest.raises(ZeroDivisionError):
+            executor.submit(divmod, 1, 0).result(20)
+        sleeping = executor.submit(time.sleep, 60)
+        assert sleeping.cancel() and sleeping.cancelled()
+    with pytest.raises(RuntimeError, match="shutdown"):
+        executor.submit(abs, 1)
+
+
+def test_actors_call_actors_and_make_them(cluster):
+    @agent
+    class Boss:
+        def __init__(self, log):
+            self.log = log
+
+        def sync(self, n):
+            return covey.get([self.log.add.remote(i) for i in range(n)])
+
+        async def later(self, n):
+            return await asyncio.gather(*[self.log.add.remote(i) for i in range(n)])
+
+        async def hire(self):
+            return await Log.remote().add.remote("x")
+
+        def functions(self):
+            return plus_one.map(range(20))
+
+        def fail(self):
+            return covey.task(lambda: 1 // 0).remote().result()
+
+    log = Log.remote()
+    boss = Boss.remote(log)
+    assert boss.sync.remote(5).result(20) == [1, 2, 3, 4, 5]
+    assert boss.later.remote(5).result(20) == [6, 7, 8, 9, 10]
+    assert boss.hire.remote().result(20) == 1
+    assert boss.functions.remote().result(20) == list(range(1, 21))
+    with pytest.raises(ZeroDivisionError):
+        boss.fail.remote().result(20)
+
+
+def test_a_call_that_would_wait_for_itself_says_so(cluster):
+    @agent(name="looped")
+    class Looped:
+        def a(self, me):
+            return me.b.remote().result()
+
+        def b(self):
+            return "b"
+
+    one = Looped.remote()
+    with pytest.raises(covey.CoveyError, match="wait for itself.*reentrant=True"):
+        one.a.remote(one).result(20)
+    two = agent(name="reentrant", reentrant=True)(Looped.__covey_class__).remote()
+    assert two.a.remote(two).result(20) == "b"
+
+
+def test_a_deadline_travels(cluster):
+    @agent
+    class Hop:
+        def __init__(self, target=None):
+            self.target = target
+
+        def through(self):
+            return self.target.end.remote().result()
+
+        def end(self):
+            time.sleep(30)
+
+    hop = Hop.remote(Hop.remote())
+    begin = time.monotonic()
+    with covey.deadline("1s"), pytest.raises(covey.DeadlineExceeded):
+        hop.through.remote().result(20)
+    assert time.monotonic() - begin < 15
+
+
+def test_virtual_actors_sleep_and_wake_with_their_state(cluster):
+    Visitor.at("ada").visit.remote().result(20)
+    assert Visitor.at("ada").visit.remote().result(20)[:2] == ("ada", 2)
+    assert Visitor.at("bob").visit.remote().result(20)[:2] == ("bob", 1)
+
+    def awake():
+        return [a for a in covey.status()["actors"] if a["id"].startswith("Visitor/") and a["state"] != "dead"]
+
+    assert len(awake()) == 2
+    eventually(lambda: not awake())
+    # Many callers at once wake one.
+    answers = covey.get([Visitor.at("ada").visit.remote() for _ in range(50)], timeout=30)
+    assert sorted(a[1] for a in answers) == list(range(3, 53)) and len({a[2] for a in answers}) == 1
+    with pytest.raises(covey.CoveyError, match="key"):
+        Visitor.at("").visit.remote().result(20)
+
+
+def test_the_state_of_each_turn_survives_kill_9(cluster):
+    actor = Careful.at("till")
+    assert [actor.add.remote(10).result(20) for _ in range(3)] == [10, 20, 30]
+    for n in range(3):
+        os.kill(actor.pid.remote().result(20), signal.SIGKILL)
+        assert actor.add.options(retries=9).remote(1).result(30) == 31 + n
+
+
+def test_virtual_and_detached_actors_survive_the_head(nodes):
+    nodes.head()
+    nodes.worker("w", "--cpus", "2")
+    with nodes.connect():
+        nodes.live(1)
+        Careful.at("a").add.remote(5).result(20)
+        named = Careful.options(name="kept", detached=True).remote("x")
+        assert named.add.remote(7).result(20) == 7
+    nodes.kill9("head")
+    nodes.head()
+    with nodes.connect():
+        nodes.live(1)
+        assert Careful.at("a").add.options(retries=9).remote(1).result(30) == 6
+        assert covey.get_actor("kept").add.options(retries=9).remote(1).result(30) == 8
+
+
+def test_reminders_and_timers_ring(cluster):
+    alarm = Alarm.at("desk")
+    alarm.set.remote("once", "100ms").result(20)
+    alarm.set.remote("often", "100ms", "150ms").result(20)
+    alarm.tick.remote().result(20)
+    eventually(lambda: alarm.heard.remote().result(20).count("often") >= 3)
+    alarm.forget.remote("often").result(20)
+    heard = alarm.heard.remote().result(20)
+    assert heard.count("once") == 1 and heard.count("timer") == 1
+    with pytest.raises(covey.errors.NotFound):
+        alarm.forget.remote("often").result(20)
+
+
+def test_drain_lets_what_is_in_the_mailbox_finish(cluster):
+    log = Alone.remote()
+    futures = [log.add.remote(i) for i in range(200)]
+    log.stop(drain=True)
+    assert covey.get(futures, timeout=30) == list(range(1, 201))
+    with pytest.raises(covey.ActorDied):
+        log.add.remote(1).result(20)
+
+
+def test_why_something_waits_is_told_within_seconds(cluster, capfd):
+    @agent(cpus=1.5)
+    class Big:
+        def hello(self):
+            return 1
+
+    first, second = Big.remote(), Big.remote()
+    first.hello.remote().result(20)
+    waiting = second.hello.remote()
+    eventually(lambda: "needs cpus=1.5, 0.5 free" in capfd.readouterr().err, timeout=10)
+    first.stop()
+    assert waiting.result(20) == 1
+
+
+def test_shared_values_travel_once_to_each_worker(nodes):
+    nodes.head()
+    nodes.worker("a", "--cpus", "1")
+    nodes.env["COVEY_MACHINE"] = "another"
+    nodes.worker("b", "--cpus", "1")
+
+    @agent(cpus=1)
+    class Sum:
+        def total(self, array, by=1):
+            return float(array.sum()) * by, os.environ["COVEY_OBJECTS"]
+
+        def keep(self):
+            return covey.put(np.full(10, 3.0))
+
+    with nodes.connect():
+        nodes.live(2)
+        ref = covey.put(np.ones(1 << 20))
+        actors = [Sum.remote() for _ in range(2)]
+        answers = covey.get([a.total.remote(ref, by=2) for a in actors for _ in range(3)], timeout=60)
+        folders = {folder for _, folder in answers}
+        assert {total for total, _ in answers} == {2.0 * (1 << 20)} and len(folders) == 2
+        for folder in folders:
+            assert pathlib.Path(folder, ref.session, ref.digest).stat().st_size == ref.size
+        for a in actors:
+            assert covey.get(a.keep.remote().result(20)).sum() == 30.0
+        assert covey.put(np.ones(1 << 20)).digest == ref.digest
