@@ -201,6 +201,14 @@ impl Covey for ClientService {
         Ok(Response::new(v1::StatusReply { status: to_json(&self.cluster.status().await) }))
     }
 
+    async fn drain_node(&self, request: Request<v1::DrainNodeRequest>) -> Result<Response<v1::DrainNodeReply>, Status> {
+        let node = request.into_inner().node;
+        tracing::info!(node, "node is being emptied");
+        let drained = self.cluster.shared.owner.ask(|tx| Input::Drain(node, tx)).await;
+        let node = drained.and_then(|r| r).map_err(|e| to_status(&e))?.to_string();
+        Ok(Response::new(v1::DrainNodeReply { node }))
+    }
+
     async fn save_state(&self, request: Request<v1::SaveStateRequest>) -> Result<Response<v1::Empty>, Status> {
         let request = request.into_inner();
         let state = request.state.unwrap_or_default();

@@ -47,6 +47,7 @@ pub(crate) enum Input {
     Entry(NodeId, u64, Box<Entry>, Reply<Result<(), Error>>),
     ActorReport(NodeId, ActorId, Epoch, ActorReport),
     Wake(ActorId),
+    Drain(String, Reply<Result<NodeId, Error>>),
     SaveState(NodeId, ActorId, Epoch, Arc<[u8]>, Reply<Result<(), Error>>),
     SetReminder(ActorId, String, Box<Reminder>, Reply<Result<(), Error>>),
     ForgetReminder(ActorId, String, Reply<bool>),
@@ -177,6 +178,7 @@ fn handle(head: &mut Head, input: Input, now: u64) -> Option<Effect> {
             None
         }
         Input::SaveState(node, actor, epoch, state, tx) => later(tx, head.save_state(&node, &actor, epoch, state)),
+        Input::Drain(node, tx) => later(tx, head.drain(&node, now)),
         Input::SetReminder(actor, name, reminder, tx) => later(tx, head.set_reminder(actor, name, *reminder)),
         Input::ForgetReminder(actor, name, tx) => later(tx, head.forget_reminder(&actor, &name)),
         Input::Reminded(actor, name, reminder, answered) => {

@@ -229,13 +229,13 @@ impl Relay {
     pub fn route(&self, actor: &ActorId, route: Route) {
         let mut state = self.state.lock();
         let waiting = match &route {
-            Route::Wait { never: false, .. } => Vec::new(),
+            Route::Wait { never: false, .. } | Route::Moving(_) => Vec::new(),
             _ => state.waiting.remove(actor).unwrap_or_default(),
         };
         // Calls on an activation that is over will not be answered by it.
         let stale: Vec<_> = state.on_actor.get(actor).into_iter().flatten().copied().collect();
         let over = match &route {
-            Route::At { .. } | Route::Draining(_) => None,
+            Route::At { .. } | Route::Draining(_) | Route::Moving(_) => None,
             Route::Wait { why, .. } => {
                 Some(Error::new(ErrorKind::ActorDied, format!("the actor died: {why}")).executed(None))
             }
@@ -414,6 +414,7 @@ impl State {
                 })
             }
             Some(Route::Wait { why, never }) => State::Waiting(v1::Waiting { why: why.clone(), never: *never }),
+            Some(Route::Moving(why)) => State::Waiting(v1::Waiting { why: why.clone(), never: false }),
             Some(Route::Gone(error) | Route::Draining(error)) => {
                 State::Gone(Error { kind: ErrorKind::ActorDied, ..error.clone() }.into())
             }
@@ -440,7 +441,7 @@ impl State {
             Some(Route::Wait { why, never: true }) => {
                 self.fail(call, Error::new(ErrorKind::Unschedulable, why).executed(Some(false)));
             }
-            Some(Route::Wait { .. }) => {
+            Some(Route::Wait { .. } | Route::Moving(_)) => {
                 let queue = self.waiting.entry(actor.clone()).or_default();
                 if queue.len() < caps::MAILBOX_DEPTH_MAX {
                     queue.push((call, open));

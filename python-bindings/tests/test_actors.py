@@ -367,3 +367,56 @@ def test_shared_values_travel_once_to_each_worker(nodes):
         for a in actors:
             assert covey.get(a.keep.remote().result(20)).sum() == 30.0
         assert covey.put(np.ones(1 << 20)).digest == ref.digest
+
+
+def test_a_rolling_restart_of_all_workers_loses_no_retryable_call_and_no_task(nodes):
+    nodes.head()
+    for name in ("a", "b"):
+        nodes.worker(name, "--cpus", "2")
+    with nodes.connect():
+        nodes.live(2)
+        actors = [Careful.at(f"k{i}") for i in range(6)]
+        tasks = [covey.submit("echo", "run", "slow: one two three") for _ in range(6)]
+        totals, calls = [0] * 6, []
+        stop = []
+
+        def load():
+            while not stop:
+                for i, actor in enumerate(actors):
+                    calls.append((i, actor.add.options(retries=9).remote(1)))
+                time.sleep(0.01)
+
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            running = pool.submit(load)
+            for name in ("a", "b"):
+                eventually(lambda: len(calls) > 50)
+                nodes.running[name].terminate()
+                assert nodes.running.pop(name).wait(30) == 0
+                nodes.worker(name, "--cpus", "2")
+                eventually(lambda: sum(n["state"] == "live" for n in covey.status()["nodes"]) >= 2)
+                calls_before = len(calls)
+                eventually(lambda: len(calls) > calls_before + 30)
+            stop.append(True)
+            running.result(30)
+        for i, call in calls:
+            totals[i] = max(totals[i], call.result(30))
+        sent = [sum(1 for j, _ in calls if j == i) for i in range(6)]
+        assert totals == sent
+        assert [t.result(timeout=60) for t in tasks] == ["one two three"] * 6
+
+
+def test_drain_moves_actors_with_their_state(nodes):
+    nodes.head()
+    nodes.worker("a", "--cpus", "1")
+    with nodes.connect():
+        nodes.live(1)
+        kept = Careful.options(name="drained", detached=True).remote("x")
+        kept.add.remote(3).result(20)
+        nodes.worker("b", "--cpus", "1")
+        nodes.live(2)
+        out = nodes.cli("drain", "a")
+        assert out.returncode == 0 and "empty" in out.stdout, out.stderr
+        assert kept.add.remote(1).result(20) == 4
+        names = {n["id"]: n["name"] for n in covey.status()["nodes"]}
+        assert {names[a["node"]] for a in covey.status()["actors"] if a["state"] == "live"} == {"b"}
+        assert nodes.cli("drain", "nobody").returncode == 66

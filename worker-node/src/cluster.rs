@@ -78,6 +78,11 @@ impl Cluster {
         Ok(fresh)
     }
 
+    /// Asks the head to empty this worker.
+    pub async fn drain(&self, node: &NodeId) -> Result<(), Error> {
+        self.connect().await?.client.drain(node.as_str()).await.map(drop)
+    }
+
     /// The way to other workers' models.
     pub fn infer(&self) -> RemoteInfer {
         let cluster = self.clone();

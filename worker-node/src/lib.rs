@@ -51,6 +51,8 @@ pub struct Config {
     pub registry: Registry,
     /// Its own port for callers.
     pub port: Port,
+    /// Before it stops, its actors are handed to other workers, for at most this long.
+    pub hand_over: std::time::Duration,
     /// Host name that callers are told instead of the one it listens on.
     pub advertise: Option<String>,
 }
@@ -72,12 +74,15 @@ impl Config {
             registry: Registry::default(),
             port: Port::Near,
             advertise: None,
+            hand_over: std::time::Duration::ZERO,
         }
     }
 }
 
-/// Runs until `shutdown`, through any number of links. Fails only when the head refuses it for good.
-pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+/// Runs until it is `asked` to stop, through any number of links. Fails only when the head refuses it for good.
+pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> {
+    // Cancelled once what lives here is handed over.
+    let shutdown = CancellationToken::new();
     let io = |what: &str, e: std::io::Error| Error::internal(format!("failed to {what}: {e}"));
     let home = covey_node::home::root();
     let node = match &config.name {
@@ -160,11 +165,39 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
             keeper.make_room();
         }
     });
+    tokio::spawn(hand_over(asked, shutdown.clone(), config.hand_over, cluster, runtime.clone(), facts.node.clone()));
     let result = link::Link::new(config.head, config.secret, facts, runtime.clone(), models, rx).run(shutdown).await;
     runtime.stop_everything().await;
     objects.clear();
     let _ = std::fs::remove_dir_all(folder);
     result
+}
+
+/// Once the worker is asked to stop, its actors move to others; then, or when time is up, it stops.
+async fn hand_over(
+    asked: CancellationToken,
+    stop: CancellationToken,
+    within: std::time::Duration,
+    cluster: cluster::Cluster,
+    runtime: Runtime,
+    node: NodeId,
+) {
+    asked.cancelled().await;
+    if !within.is_zero() && !runtime.is_empty() {
+        let moved = async {
+            cluster.drain(&node).await?;
+            while !runtime.is_empty() {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+            Ok::<_, Error>(())
+        };
+        match tokio::time::timeout(within, moved).await {
+            Ok(Ok(())) => tracing::info!("all actors were handed over"),
+            Ok(Err(error)) => tracing::warn!(%error, "actors could not be handed over"),
+            Err(_) => tracing::warn!("stopping with actors that did not finish in time"),
+        }
+    }
+    stop.cancel();
 }
 
 /// What a worker says of itself at every link.

@@ -439,7 +439,24 @@ impl Runtime {
         if let Some(unwanted) = self.inner.starting.lock().get_mut(&id) {
             *unwanted = true;
         }
+        let owner = self.inner.actors.lock().get(&id).filter(|c| c.epoch.0 == stop.epoch).map(|c| c.owner.clone());
         self.end(&id, Some(Epoch(stop.epoch)), stop.drain).await;
+        if let (true, Some(owner)) = (stop.drain, owner) {
+            self.inner.report(v1::ActorReport {
+                actor: stop.actor,
+                epoch: stop.epoch,
+                state: v1::actor_report::State::Stopped.into(),
+                failure: None,
+                retryable: false,
+                agent: String::new(),
+                owner,
+            });
+        }
+    }
+
+    /// Nothing lives here.
+    pub fn is_empty(&self) -> bool {
+        self.inner.actors.lock().is_empty() && self.inner.starting.lock().is_empty()
     }
 
     async fn end(&self, id: &ActorId, epoch: Option<Epoch>, drain: bool) {

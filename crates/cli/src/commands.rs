@@ -1,6 +1,7 @@
 //! The commands, a file each.
 
 pub(crate) mod chat;
+pub(crate) mod drain;
 pub(crate) mod model;
 pub(crate) mod status;
 pub(crate) mod submit;

@@ -38,6 +38,8 @@ enum Command {
     Worker(commands::up::WorkerOnly),
     /// Show nodes, actors, tasks, and why something waits
     Status(commands::status::Args),
+    /// Empty a node: its actors move to others, it takes nothing new
+    Drain(commands::drain::Args),
     /// List agents
     Agents(commands::status::AgentsArgs),
     /// Run a task on an agent and stream its answer
@@ -72,6 +74,7 @@ fn main() -> std::process::ExitCode {
             Command::Head(args) => commands::up::head(args).await,
             Command::Worker(args) => commands::up::worker(args).await,
             Command::Status(args) => commands::status::run(args).await,
+            Command::Drain(args) => commands::drain::run(args).await,
             Command::Agents(args) => commands::status::agents(args).await,
             Command::Submit(args) => commands::submit::run(args).await,
             Command::Chat(args) => commands::chat::run(args).await,

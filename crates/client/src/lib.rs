@@ -221,6 +221,12 @@ impl Client {
         }))
     }
 
+    /// Begins to empty a node, by id or name; gives its id. It is empty once its status lists no actors.
+    pub async fn drain(&self, node: &str) -> Result<String, Error> {
+        let request = v1::DrainNodeRequest { node: node.to_owned() };
+        Ok(self.rpc.clone().drain_node(request).await.map_err(|s| from_status(&s))?.into_inner().node)
+    }
+
     /// A picture of the cluster.
     pub async fn status(&self) -> Result<ClusterStatus, Error> {
         let reply = self.rpc.clone().status(v1::StatusRequest {}).await.map_err(|s| from_status(&s))?;

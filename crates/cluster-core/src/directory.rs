@@ -7,7 +7,7 @@ use std::{
 
 use covey_domain::{ActorId, AgentName, AgentSpec, Epoch, Millis, NodeId, SessionId, TaskId, status::ActorStatus};
 
-use crate::scheduler::Ask;
+use crate::scheduler::Shape;
 
 /// Who an actor lives for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,16 +84,17 @@ pub(crate) struct Actor {
     pub tasks: BTreeMap<TaskId, u32>,
     /// Its state is in the store.
     pub saved: bool,
+    /// Was told to finish what it has; then it starts on another node.
+    pub moving: bool,
 }
 
 impl Actor {
-    pub fn ask(&self, id: &ActorId) -> Ask {
+    pub fn shape(&self) -> Shape {
         let python = match &self.spec.kind {
             covey_domain::AgentKind::Python(python) => Some(python.version.clone().unwrap_or_default()),
             covey_domain::AgentKind::Llm(_) | covey_domain::AgentKind::Native { .. } => None,
         };
-        Ask {
-            actor: id.clone(),
+        Shape {
             resources: self.spec.resources.clone(),
             labels: self.spec.labels.clone(),
             model: self.spec.model.clone(),
@@ -112,7 +113,7 @@ impl Actor {
             id: id.clone(),
             name: self.name.clone(),
             agent: self.spec.name.clone(),
-            state: self.state.name().to_owned(),
+            state: if self.moving { "moving" } else { self.state.name() }.to_owned(),
             node: self.node.clone(),
             epoch: self.epoch,
             restarts: self.restarts,
@@ -128,8 +129,6 @@ pub(crate) struct Directory {
     pub names: BTreeMap<String, ActorId>,
     /// Pool actors of each agent, in the order they were made.
     pub pools: BTreeMap<AgentName, Vec<ActorId>>,
-    /// Without a place, oldest first.
-    pub pending: Vec<ActorId>,
 }
 
 impl Directory {
@@ -139,9 +138,6 @@ impl Directory {
         }
         if actor.owner == Owner::Pool {
             self.pools.entry(actor.spec.name.clone()).or_default().push(id.clone());
-        }
-        if matches!(actor.state, ActorState::Pending { .. }) {
-            self.pending.push(id.clone());
         }
         self.actors.insert(id, actor);
     }
@@ -158,6 +154,5 @@ impl Directory {
                 pool.retain(|a| a != id);
             }
         }
-        self.pending.retain(|a| a != id);
     }
 }

@@ -18,8 +18,9 @@ use crate::{
     directory::{Actor, Directory},
     link::{Inbox, Take},
     membership::{Node, NodeState},
+    pending::Pending as Waiting,
     reminders::Reminders,
-    scheduler::{self, Problem},
+    scheduler::Placer,
     tasks::Tasks,
 };
 pub use crate::{
@@ -168,6 +169,8 @@ pub enum Route {
         /// Which activation.
         epoch: Epoch,
     },
+    /// Nowhere yet, but what it has it will still answer.
+    Moving(String),
     /// Nowhere any more.
     Gone(Error),
     /// Nowhere any more, but what it has it will still answer.
@@ -223,6 +226,8 @@ pub struct Head {
     pub(crate) minted: u64,
     pub(crate) seed: u64,
     pub(crate) activations: u64,
+    pub(crate) placer: Placer,
+    pub(crate) waiting: Waiting,
     pub(crate) reminders: Reminders,
     pub(crate) recover_until: Millis,
 }
@@ -242,6 +247,8 @@ impl Head {
             minted: 0,
             seed,
             activations: 0,
+            placer: Placer::default(),
+            waiting: Waiting::default(),
             reminders: Reminders::default(),
             recover_until: 0,
         }
@@ -377,6 +384,7 @@ impl Head {
             actors: BTreeSet::new(),
             blobs: BTreeSet::new(),
             tasks_done: old.as_ref().map_or(0, |n| n.tasks_done),
+            draining: old.as_ref().is_some_and(|n| n.draining) && same,
             hello,
         };
         match old {
@@ -397,6 +405,7 @@ impl Head {
                 self.nodes.insert(id.clone(), node);
             }
         }
+        self.refresh(id);
         self.reconcile(id, &actors, &held, now);
         self.unplanned = true;
         self.settle(now);
@@ -418,6 +427,7 @@ impl Head {
         if let Some(node) = self.nodes.get_mut(id) {
             node.hello.models = models;
         }
+        self.refresh(id);
     }
 
     /// A link broke. Only the link that is current counts.
@@ -427,6 +437,7 @@ impl Head {
             && node.is_live()
         {
             node.state = NodeState::Suspect { until: now + self.config.reconnect_ms };
+            self.placer.remove(id);
         }
     }
 
@@ -448,7 +459,7 @@ impl Head {
         }
         let (incarnation, number) = (node.hello.incarnation, entry.number);
         self.cursors.insert((id.clone(), incarnation), number);
-        self.task_events(id, entry);
+        self.task_events(id, entry, now);
         self.out.push_back(Output::Write(Write::Cursor { node: id.clone(), incarnation, number }));
         self.out.push_back(Output::Send(id.clone(), Command::Durable { number }));
         self.settle(now);
@@ -477,6 +488,8 @@ impl Head {
                 self.directory.actors.remove(actor);
                 self.out.push_back(Output::Route(actor.clone(), Route::Asleep));
             }
+            // It made room on a node that is being emptied; it lives on elsewhere, with what it kept.
+            ActorReport::Stopped if self.is_moving(actor) => self.move_on(actor, now),
             ActorReport::Stopped => {
                 self.release(actor);
                 self.end_actor(actor, Error::new(ErrorKind::ActorDied, "it stopped"), false, now);
@@ -499,9 +512,7 @@ impl Head {
         self.recover(now);
         self.expire_tasks(now);
         self.remind(now);
-        if !self.directory.pending.is_empty() {
-            self.unplanned = true;
-        }
+        self.unplanned |= self.waiting.ripen(now);
         self.settle(now);
     }
 
@@ -516,7 +527,7 @@ impl Head {
         let nodes = self.nodes.iter().map(|(id, n)| NodeStatus {
             id: id.clone(),
             name: n.hello.name.clone(),
-            state: n.state_name().to_owned(),
+            state: if n.draining { "draining" } else { n.state_name() }.to_owned(),
             total: n.hello.total.clone(),
             free: n.free.clone(),
             labels: n.hello.labels.clone(),
@@ -561,7 +572,22 @@ impl Head {
         owner: Owner,
         now: Millis,
     ) {
-        let state = ActorState::Pending { not_before: now, why: "not placed yet".into() };
+        self.insert_actor_later(id, name, spec, init, owner, now, now);
+    }
+
+    /// An actor that is not placed before a time.
+    #[expect(clippy::too_many_arguments, reason = "the fields of an actor")]
+    pub(crate) fn insert_actor_later(
+        &mut self,
+        id: ActorId,
+        name: Option<String>,
+        spec: Arc<AgentSpec>,
+        init: Option<Arc<[u8]>>,
+        owner: Owner,
+        not_before: Millis,
+        now: Millis,
+    ) {
+        let state = ActorState::Pending { not_before, why: "not placed yet".into() };
         let actor = Actor {
             name,
             spec,
@@ -575,8 +601,11 @@ impl Head {
             live_since: 0,
             tasks: BTreeMap::new(),
             saved: false,
+            moving: false,
         };
+        let shape = actor.shape();
         self.directory.insert(id.clone(), actor);
+        self.waiting.push(id.clone(), shape, not_before, now);
         self.out.push_back(Output::Route(id, Route::Wait { why: "not placed yet".into(), never: false }));
         self.unplanned = true;
     }
@@ -584,46 +613,62 @@ impl Head {
     /// Runs after every verb: places what waits, then gives tasks to actors.
     pub(crate) fn settle(&mut self, now: Millis) {
         self.dispatch(now);
-        if std::mem::take(&mut self.unplanned) && !self.directory.pending.is_empty() {
-            self.place(now);
+        if std::mem::take(&mut self.unplanned) && !self.waiting.is_empty() {
+            self.place();
         }
     }
 
-    fn place(&mut self, now: Millis) {
-        let ready = |id: &&ActorId| {
-            self.directory
-                .actors
-                .get(*id)
-                .is_some_and(|a| matches!(a.state, ActorState::Pending { not_before, .. } if not_before <= now))
+    /// A node is not what it was: what the scheduler knows of it is made anew.
+    fn refresh(&mut self, id: &NodeId) {
+        match self.nodes.get(id).filter(|n| n.is_live() && !n.draining) {
+            Some(node) => self.placer.set(id, node.view()),
+            None => self.placer.remove(id),
+        }
+    }
+
+    /// What a node has left has changed.
+    pub(crate) fn touch(&mut self, id: &NodeId) {
+        if let Some(node) = self.nodes.get(id) {
+            self.placer.update(id, &node.free, node.actors.len());
+        }
+    }
+
+    /// Gives places to actors that have none, oldest of each shape first, until the shape fits nowhere.
+    fn place(&mut self) {
+        let waits = |head: &Self, id: &ActorId| {
+            head.directory.actors.get(id).is_some_and(|a| matches!(a.state, ActorState::Pending { .. }))
         };
-        let asks: Vec<_> = self
-            .directory
-            .pending
-            .iter()
-            .filter(ready)
-            .filter_map(|id| self.directory.actors.get(id).map(|a| a.ask(id)))
-            .collect();
-        if asks.is_empty() {
-            return;
-        }
-        let nodes = self.nodes.iter().filter(|(_, n)| n.is_live()).map(|(id, n)| n.view(id)).collect();
-        let plan = scheduler::plan(Problem { nodes, asks });
-        for (actor, node) in plan.placed {
-            self.start_on(&actor, &node);
-        }
-        for (id, reason) in plan.waiting {
-            if let Some(actor) = self.directory.actors.get_mut(&id)
-                && let ActorState::Pending { why, .. } = &mut actor.state
-                && *why != reason.text
-            {
-                why.clone_from(&reason.text);
-                self.out.push_back(Output::Route(id, Route::Wait { why: reason.text, never: reason.never }));
+        for (number, mut queue) in self.waiting.take() {
+            let why = loop {
+                let Some(id) = queue.actors.front().cloned() else { break None };
+                if !waits(self, &id) {
+                    queue.actors.pop_front();
+                    continue;
+                }
+                match self.placer.place(&queue.shape) {
+                    Ok(node) => {
+                        queue.actors.pop_front();
+                        self.start_on(&id, &node);
+                    }
+                    Err(why) => break Some(why),
+                }
+            };
+            if let Some(why) = why {
+                let fresh = std::mem::take(&mut queue.fresh);
+                let news = queue.told.as_ref() != Some(&why);
+                let hear: Vec<_> = if news { queue.actors.iter().cloned().collect() } else { fresh };
+                let hear: Vec<_> = hear.into_iter().filter(|id| waits(self, id)).collect();
+                for id in hear {
+                    if let Some(actor) = self.directory.actors.get_mut(&id) {
+                        actor.state = ActorState::Pending { not_before: 0, why: why.text.clone() };
+                    }
+                    let route = Route::Wait { why: why.text.clone(), never: why.never };
+                    self.out.push_back(Output::Route(id, route));
+                }
+                queue.told = Some(why);
             }
+            self.waiting.put_back(number, queue);
         }
-        let placed =
-            |id: &ActorId| self.directory.actors.get(id).is_some_and(|a| matches!(a.state, ActorState::Pending { .. }));
-        let still: Vec<_> = self.directory.pending.iter().filter(|id| placed(id)).cloned().collect();
-        self.directory.pending = still;
     }
 
     fn start_on(&mut self, id: &ActorId, node_id: &NodeId) {
@@ -647,6 +692,7 @@ impl Head {
             with_state: actor.saved || actor.owner == Owner::Virtual,
         };
         self.out.push_back(Output::Send(node_id.clone(), start));
+        self.touch(node_id);
     }
 
     /// The actor's place is free again.
@@ -658,6 +704,7 @@ impl Head {
         {
             node.free.put_back(&actor.spec.resources);
         }
+        self.touch(&node_id);
         self.unplanned = true;
         Some(node_id)
     }
@@ -673,9 +720,10 @@ impl Head {
         let was_starting = actor.state == ActorState::Starting;
         let spent = actor.spec.max_restarts.is_some_and(|most| actor.restarts >= most);
         let tasks = std::mem::take(&mut actor.tasks);
+        let moving = std::mem::take(&mut actor.moving);
         let pool = actor.owner == Owner::Pool;
         let agent = actor.spec.name.clone();
-        if pool || !retryable || spent {
+        if pool || !retryable || (spent && !moving) {
             // Pool actors are made anew on demand, so a lost one is simply gone.
             let mut last = error.clone();
             if spent && retryable {
@@ -700,7 +748,8 @@ impl Head {
             actor.restarts += 1;
             actor.state =
                 ActorState::Pending { not_before: now + pause, why: format!("restarting: {}", error.message) };
-            self.directory.pending.push(id.clone());
+            let shape = actor.shape();
+            self.waiting.push(id.clone(), shape, now + pause, now);
             self.out.push_back(Output::Route(id.clone(), Route::Wait { why: "restarting".into(), never: false }));
         }
         for task in tasks.into_keys() {
@@ -755,6 +804,7 @@ impl Head {
     fn node_died(&mut self, id: &NodeId, now: Millis) {
         let Some(node) = self.nodes.get_mut(id) else { return };
         node.state = NodeState::Dead;
+        self.placer.remove(id);
         let conn = node.conn;
         let actors: Vec<_> = node.actors.iter().cloned().collect();
         self.out.push_back(Output::Drop(id.clone(), conn));

@@ -12,7 +12,9 @@ pub mod link;
 pub mod scheduler;
 
 mod directory;
+mod drain;
 mod membership;
+mod pending;
 mod recovery;
 mod reminders;
 mod tasks;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use covey_domain::{ActorId, Digest, Millis, ModelName, NodeId, Resources, status::ModelStatus};
+use covey_domain::{ActorId, Digest, Millis, ModelName, Resources, status::ModelStatus};
 
 use crate::{link::Inbox, scheduler::NodeView};
 
@@ -65,6 +65,8 @@ pub(crate) struct Node {
     /// Code blobs it holds already.
     pub blobs: BTreeSet<Digest>,
     pub tasks_done: u64,
+    /// Takes no new actors; what it has is moved.
+    pub draining: bool,
 }
 
 /// Live while its lease runs; a lost link shortens the lease, because a worker that can dial will do so at once.
@@ -98,10 +100,9 @@ impl Node {
         }
     }
 
-    pub fn view(&self, id: &NodeId) -> NodeView {
+    pub fn view(&self) -> NodeView {
         let named = |m: &&ModelStatus| ModelName::from(m.name.as_str());
         NodeView {
-            id: Some(id.clone()),
             total: self.hello.total.clone(),
             free: self.free.clone(),
             labels: self.hello.labels.clone(),

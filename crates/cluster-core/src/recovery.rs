@@ -102,7 +102,6 @@ impl Head {
     }
 
     fn readopt(&mut self, node: &NodeId, living: &LivingActor, now: Millis) {
-        self.directory.pending.retain(|id| *id != living.actor);
         if let (Some(actor), Some(host)) = (self.directory.actors.get_mut(&living.actor), self.nodes.get_mut(node)) {
             actor.epoch = living.epoch;
             actor.state = ActorState::Live;
@@ -111,6 +110,7 @@ impl Head {
             host.free.take(&actor.spec.resources);
             host.actors.insert(living.actor.clone());
         }
+        self.touch(node);
     }
 
     /// Once workers had their time, tasks that none of them holds are queued again.

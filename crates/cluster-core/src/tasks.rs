@@ -217,7 +217,7 @@ impl Head {
     }
 
     /// Events a worker wrote; what a stale attempt says is refused, except that its actor is free again.
-    pub(crate) fn task_events(&mut self, node: &NodeId, entry: Entry) {
+    pub(crate) fn task_events(&mut self, node: &NodeId, entry: Entry, now: Millis) {
         let Entry { task: id, attempt, events, ts_ms, .. } = entry;
         let ends = events.iter().any(TaskEvent::is_terminal);
         let fresh = self.tasks.active.get(&id).filter(|t| t.record.attempt == attempt && !t.orphan);
@@ -232,7 +232,9 @@ impl Head {
             if let Some(known) = self.nodes.get_mut(node) {
                 known.tasks_done += u64::from(ours);
             }
-            self.free_slot(node, &id, attempt);
+            if let Some(actor) = self.free_slot(node, &id, attempt) {
+                self.end_if_emptied(&actor, now);
+            }
         }
     }
 
@@ -250,7 +252,7 @@ impl Head {
                             * actor.spec.concurrency as usize;
                         break;
                     }
-                    if actor.tasks.len() >= actor.spec.concurrency as usize {
+                    if actor.tasks.len() >= actor.spec.concurrency as usize || !self.takes_tasks(id) {
                         break;
                     }
                     let Some(task) = self.tasks.queues.get_mut(&agent).and_then(VecDeque::pop_front) else { break };
@@ -404,16 +406,17 @@ impl Head {
     }
 
     /// The worker has ended an attempt, so its actor has a turn to give.
-    fn free_slot(&mut self, node: &NodeId, task: &TaskId, attempt: u32) {
-        let Some(node) = self.nodes.get(node) else { return };
-        for actor in &node.actors {
-            if let Some(actor) = self.directory.actors.get_mut(actor)
+    fn free_slot(&mut self, node: &NodeId, task: &TaskId, attempt: u32) -> Option<ActorId> {
+        let node = self.nodes.get(node)?;
+        for id in &node.actors {
+            if let Some(actor) = self.directory.actors.get_mut(id)
                 && actor.tasks.get(task) == Some(&attempt)
             {
                 // An older attempt's end says nothing about the turn that a newer one holds.
                 actor.tasks.remove(task);
-                return;
+                return Some(id.clone());
             }
         }
+        None
     }
 }

@@ -66,8 +66,8 @@ impl Head {
     /// Brings a detached actor back from the store, before the first verb. Workers have until `recovery_ms` to say that
     /// they have it; then it is started anew.
     pub fn restore_actor(&mut self, id: ActorId, stored: StoredActor, saved: bool, now: Millis) {
-        self.insert_actor(id.clone(), stored.name, stored.spec, stored.init, Owner::Detached, now);
         let not_before = now + self.config.recovery_ms;
+        self.insert_actor_later(id.clone(), stored.name, stored.spec, stored.init, Owner::Detached, not_before, now);
         if let Some(actor) = self.directory.actors.get_mut(&id) {
             actor.saved = saved;
             actor.state = ActorState::Pending { not_before, why: "the head has restarted".into() };

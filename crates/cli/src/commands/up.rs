@@ -90,6 +90,9 @@ pub(crate) struct WorkerOnly {
     /// Join token: <secret>@<host:port>
     #[arg(long, env = "COVEY_JOIN", hide_env_values = true)]
     join: String,
+    /// When asked to stop, hand actors to other workers first, for at most this many seconds; 0 = stop at once
+    #[arg(long, default_value_t = 10)]
+    hand_over_s: u64,
     #[command(flatten)]
     worker: WorkerArgs,
 }
@@ -194,6 +197,7 @@ pub(crate) async fn head(args: HeadArgs) -> Result<(), Error> {
 /// A worker alone.
 pub(crate) async fn worker(args: WorkerOnly) -> Result<(), Error> {
     let (secret, head) = credentials::parse_join_token(&args.join)?;
-    let config = worker_config(args.worker, head, secret)?;
+    let mut config = worker_config(args.worker, head, secret)?;
+    config.hand_over = std::time::Duration::from_secs(args.hand_over_s);
     covey_worker_node::run(config, covey_node::shutdown_on_signal()).await
 }

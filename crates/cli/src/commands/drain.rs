@@ -1,0 +1,43 @@
+//! `covey drain`.
+
+use std::time::{Duration, Instant};
+
+use covey_client::Client;
+use covey_domain::{Error, ErrorKind};
+
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  covey drain worker-1")]
+pub(crate) struct Args {
+    /// Id or name of the node
+    node: String,
+    /// Give up after this many seconds
+    #[arg(long, default_value_t = 60)]
+    timeout_s: u64,
+    /// Do not wait until it is empty
+    #[arg(long)]
+    no_wait: bool,
+}
+
+pub(crate) async fn run(args: Args) -> Result<(), Error> {
+    let client = Client::connect_default().await?;
+    let node = client.drain(&args.node).await?;
+    let begin = Instant::now();
+    while !args.no_wait {
+        let status = client.status().await?;
+        let left = status
+            .actors
+            .iter()
+            .filter(|a| a.state != "dead" && a.node.as_ref().is_some_and(|n| n.as_str() == node))
+            .count();
+        if left == 0 {
+            println!("{} is empty", args.node);
+            return Ok(());
+        }
+        if begin.elapsed() > Duration::from_secs(args.timeout_s) {
+            let text = format!("{left} actors are still on `{}` after {} s", args.node, args.timeout_s);
+            return Err(Error::new(ErrorKind::DeadlineExceeded, text).hint("it goes on; `covey status` shows them"));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! Emptying a node: it takes nothing new, and what it has finishes its calls and moves.
+//!
+//! An actor is told to stop once what it accepted is answered, and to keep its state. Callers wait meanwhile; what
+//! reaches the old place is refused unrun and comes after them. When the worker says that it stopped, it starts anew
+//! elsewhere. Actors that run tasks are let finish and are not moved: others take what is queued.
+
+use covey_domain::{ActorId, Error, ErrorKind, Millis, NodeId};
+
+use crate::{
+    directory::{ActorState, Owner},
+    head::{Command, Head, Output, Route},
+};
+
+impl Head {
+    /// Begins to empty a node, by id or by name. Gives its id.
+    pub fn drain(&mut self, node: &str, now: Millis) -> Result<NodeId, Error> {
+        let found = self.nodes.iter().find(|(id, n)| id.as_str() == node || (n.hello.name == node && n.is_live()));
+        let id = found.map(|(id, _)| id.clone()).ok_or_else(|| {
+            let known: Vec<_> = self.nodes.values().filter(|n| n.is_live()).map(|n| n.hello.name.clone()).collect();
+            Error::not_found("node", node).hint(format!("live nodes: {}", known.join(", ")))
+        })?;
+        if let Some(known) = self.nodes.get_mut(&id) {
+            known.draining = true;
+        }
+        self.placer.remove(&id);
+        let actors: Vec<_> = self.nodes.get(&id).into_iter().flat_map(|n| n.actors.iter().cloned()).collect();
+        for actor in actors {
+            self.move_off(&actor, &id, now);
+        }
+        self.settle(now);
+        Ok(id)
+    }
+
+    fn move_off(&mut self, id: &ActorId, node: &NodeId, now: Millis) {
+        let Some(actor) = self.directory.actors.get_mut(id) else { return };
+        match (&actor.state, &actor.owner) {
+            (ActorState::Dead { .. }, _) => {}
+            (_, Owner::Pool) if actor.tasks.is_empty() => {
+                let error = Error::new(ErrorKind::ActorDied, "its node is being emptied").executed(Some(false));
+                self.end_actor(id, error, false, now);
+            }
+            // It ends when its last task has.
+            (_, Owner::Pool) => {}
+            (ActorState::Pending { .. } | ActorState::Starting | ActorState::Live, _) => {
+                actor.moving = true;
+                // No call is routed there and no task assigned any more.
+                actor.state = ActorState::Starting;
+                let (actor, epoch) = (id.clone(), actor.epoch);
+                let why = "moving to another node".to_owned();
+                self.out.push_back(Output::Route(actor.clone(), Route::Moving(why)));
+                self.out.push_back(Output::Send(node.clone(), Command::Stop { actor, epoch, drain: true }));
+            }
+        }
+    }
+
+    pub(crate) fn is_moving(&self, id: &ActorId) -> bool {
+        self.directory.actors.get(id).is_some_and(|a| a.moving)
+    }
+
+    pub(crate) fn move_on(&mut self, id: &ActorId, now: Millis) {
+        self.release(id);
+        let Some(actor) = self.directory.actors.get_mut(id) else { return };
+        actor.moving = false;
+        actor.state = ActorState::Pending { not_before: now, why: "moving".into() };
+        let shape = actor.shape();
+        self.waiting.push(id.clone(), shape, now, now);
+        self.unplanned = true;
+    }
+
+    /// A pool actor of a node that is being emptied has finished its last task.
+    pub(crate) fn end_if_emptied(&mut self, id: &ActorId, now: Millis) {
+        let idle = self.directory.actors.get(id).filter(|a| a.owner == Owner::Pool && a.tasks.is_empty());
+        let node = idle.and_then(|a| a.node.as_ref()).and_then(|node| self.nodes.get(node));
+        if node.is_some_and(|n| n.draining) {
+            let error = Error::new(ErrorKind::ActorDied, "its node is being emptied").executed(Some(false));
+            self.end_actor(id, error, false, now);
+        }
+    }
+
+    /// A pool actor may be given a task.
+    pub(crate) fn takes_tasks(&self, id: &ActorId) -> bool {
+        let node = self.directory.actors.get(id).and_then(|a| a.node.as_ref());
+        node.and_then(|node| self.nodes.get(node)).is_none_or(|n| !n.draining)
+    }
+}

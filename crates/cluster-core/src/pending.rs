@@ -1,0 +1,75 @@
+//! Actors without a place, by shape: what does not fit once is not tried again for each of its kind.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use covey_domain::{ActorId, Millis};
+
+use crate::scheduler::{Shape, Why};
+
+/// Queues of actors without a place. Entries of actors that found one otherwise are dropped when they are met.
+#[derive(Debug, Default)]
+pub(crate) struct Pending {
+    queues: BTreeMap<u64, Queue>,
+    numbers: HashMap<Shape, u64>,
+    next: u64,
+    /// Not before a time.
+    later: BTreeMap<(Millis, ActorId), Shape>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Queue {
+    pub shape: Shape,
+    pub actors: VecDeque<ActorId>,
+    /// Came since the rest was told why it waits.
+    pub fresh: Vec<ActorId>,
+    pub told: Option<Why>,
+}
+
+impl Pending {
+    pub fn push(&mut self, actor: ActorId, shape: Shape, not_before: Millis, now: Millis) {
+        if not_before > now {
+            self.later.insert((not_before, actor), shape);
+            return;
+        }
+        let number = *self.numbers.entry(shape.clone()).or_insert_with(|| {
+            self.next += 1;
+            self.next
+        });
+        let queue = self.queues.entry(number).or_insert_with(|| Queue {
+            shape,
+            actors: VecDeque::new(),
+            fresh: Vec::new(),
+            told: None,
+        });
+        queue.actors.push_back(actor.clone());
+        queue.fresh.push(actor);
+    }
+
+    /// Those whose time has come join the queues. `true` when there were any.
+    pub fn ripen(&mut self, now: Millis) -> bool {
+        let mut any = false;
+        while let Some(entry) = self.later.first_entry().filter(|e| e.key().0 <= now) {
+            let ((_, actor), shape) = entry.remove_entry();
+            self.push(actor, shape, 0, now);
+            any = true;
+        }
+        any
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.queues.is_empty()
+    }
+
+    /// Takes the queues, oldest shape first; [`Self::put_back`] gives back what is left of each.
+    pub fn take(&mut self) -> BTreeMap<u64, Queue> {
+        std::mem::take(&mut self.queues)
+    }
+
+    pub fn put_back(&mut self, number: u64, queue: Queue) {
+        if queue.actors.is_empty() {
+            self.numbers.remove(&queue.shape);
+        } else {
+            self.queues.insert(number, queue);
+        }
+    }
+}
