@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 DIR ?=
 export COVEY_BIN := $(VENV)/bin/covey
 
-.PHONY: build demo test lint bench clean venv minilm a2a-clients
+.PHONY: build demo test lint bench bench-ray clean venv minilm a2a-clients
 
 build: venv
 	cargo build --release -p covey-cli -p covey-python
@@ -54,6 +54,17 @@ lint:
 bench: build
 	cargo build --release -p covey-benches
 	$(PY) benches/first_table.py
+
+# Ray in a venv of its own, only for the comparison.
+$(CACHE)/ray/.ready:
+	$(PYTHON) -m venv $(CACHE)/ray
+	$(CACHE)/ray/bin/python -m pip install --quiet --disable-pip-version-check ray numpy
+	touch $@
+
+bench-ray: build $(CACHE)/ray/.ready
+	cargo build --release -p covey-benches
+	$(PY) benches/ray_table.py $(CACHE)/ray/bin/python
+	$(PY) benches/alone_table.py $(TARGET)/release
 
 clean:
 	rm -rf $(VENV) $(CACHE)

@@ -24,6 +24,31 @@ pub(crate) struct ClientService {
     pub cluster: Arc<ClusterPort>,
 }
 
+impl ClientService {
+    /// Keeps a blob under its digest; without a body it must be there.
+    async fn keep_blob(&self, what: &str, digest: &str, body: &[u8]) -> Result<(), Error> {
+        if body.len() > caps::CODE_BYTES_MAX {
+            let text = format!("{what} is {} bytes, the limit is {}", body.len(), caps::CODE_BYTES_MAX);
+            return Err(Error::new(ErrorKind::TooLarge, text).hint(
+                "load big data inside the agent, or share it with covey.put, instead of shipping it with the code",
+            ));
+        }
+        let store = &self.cluster.shared.store;
+        let failed = |e: covey_store::Error| Error::internal(format!("failed to keep a blob: {e}"));
+        if body.is_empty() {
+            let known = store.blob(digest).await.map_err(failed)?.is_some();
+            let missing =
+                || Error::new(ErrorKind::FailedPrecondition, format!("{what}, `{digest}`, is not known here"));
+            return known.then_some(()).ok_or_else(missing);
+        }
+        let hex: String = Sha256::digest(body).iter().map(|b| format!("{b:02x}")).collect();
+        if hex != digest {
+            return Err(Error::invalid(format!("{what} does not have the digest that names it")));
+        }
+        store.put_blob(&hex, body).await.map_err(failed)
+    }
+}
+
 fn caller<T>(request: &Request<T>) -> CallerId {
     request.extensions().get::<Caller>().map_or_else(|| CallerId::from("nobody"), |c| c.0.clone())
 }
@@ -57,39 +82,22 @@ impl Covey for ClientService {
         let result = async {
             let spec: AgentSpec = from_json("the agent", &request.spec)?;
             if let Some(digest) = spec.code() {
-                if request.code.len() > caps::CODE_BYTES_MAX {
-                    return Err(Error::new(
-                        ErrorKind::TooLarge,
-                        format!(
-                            "the code of `{}` is {} bytes, the limit is {}",
-                            spec.name,
-                            request.code.len(),
-                            caps::CODE_BYTES_MAX
-                        ),
-                    )
-                    .hint("load big data inside the agent instead of shipping it with the code"));
-                }
-                let store = &self.cluster.shared.store;
-                let failed = |e: covey_store::Error| Error::internal(format!("failed to keep code: {e}"));
-                if request.code.is_empty() {
-                    if store.blob(digest.as_str()).await.map_err(failed)?.is_none() {
-                        return Err(Error::new(
-                            ErrorKind::FailedPrecondition,
-                            format!("code `{digest}` is not known here"),
-                        ));
-                    }
-                } else {
-                    let hex: String = Sha256::digest(&request.code).iter().map(|b| format!("{b:02x}")).collect();
-                    if hex != digest.as_str() {
-                        return Err(Error::invalid("the code does not have the digest that the agent names"));
-                    }
-                    store.put_blob(&hex, &request.code).await.map_err(failed)?;
-                }
+                let what = format!("the code of `{}`", spec.name);
+                self.keep_blob(&what, digest.as_str(), &request.code).await?;
+            }
+            if let Some(digest) = spec.dir() {
+                self.keep_blob(&format!("the working folder of `{}`", spec.name), digest.as_str(), &[]).await?;
             }
             self.cluster.shared.owner.ask(|tx| Input::Register(Box::new(spec), tx)).await?
         };
         let created = result.await.map_err(|e| to_status(&e))?;
         Ok(Response::new(v1::RegisterAgentReply { created }))
+    }
+
+    async fn put_blob(&self, request: Request<v1::PutBlobRequest>) -> Result<Response<v1::Empty>, Status> {
+        let request = request.into_inner();
+        self.keep_blob("the blob", &request.digest, &request.body).await.map_err(|e| to_status(&e))?;
+        Ok(Response::new(v1::Empty {}))
     }
 
     async fn list_agents(&self, _: Request<v1::ListAgentsRequest>) -> Result<Response<v1::ListAgentsReply>, Status> {

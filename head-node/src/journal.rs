@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use covey_cluster_core::head::{Command, Reminder, Route};
-use covey_domain::{ActorId, NodeId, caps};
+use covey_domain::{ActorId, AgentSpec, Digest, NodeId, caps};
 use covey_proto::{
     to_json,
     v1::{self, head_frame::Body},
@@ -71,9 +71,19 @@ async fn run(store: Arc<Store>, relay: Relay, feed: Feed, mut items: mpsc::Recei
     }
 }
 
+async fn blob(store: &Store, spec: &AgentSpec, digest: Option<&Digest>) -> Vec<u8> {
+    let Some(digest) = digest else { return Vec::new() };
+    match store.blob(digest.as_str()).await {
+        Ok(Some(body)) => return body,
+        Ok(None) => tracing::warn!(agent = %spec.name, %digest, "a blob of an agent is not in the store"),
+        Err(error) => tracing::error!(%error, "failed to read a blob"),
+    }
+    Vec::new()
+}
+
 async fn send(store: &Store, relay: &Relay, node: &NodeId, command: Command) {
     let body = match command {
-        Command::Start { actor, epoch, spec, init, owner, with_code, with_state } => {
+        Command::Start { actor, epoch, spec, init, owner, with_code, with_dir, with_state } => {
             let mut state = None;
             if with_state {
                 match store.state(&actor).await {
@@ -81,14 +91,8 @@ async fn send(store: &Store, relay: &Relay, node: &NodeId, command: Command) {
                     Err(error) => tracing::error!(%error, %actor, "failed to read the state of an actor"),
                 }
             }
-            let mut code = Vec::new();
-            if let (true, Some(digest)) = (with_code, spec.code()) {
-                match store.blob(digest.as_str()).await {
-                    Ok(Some(body)) => code = body,
-                    Ok(None) => tracing::warn!(agent = %spec.name, %digest, "the code of an agent is not in the store"),
-                    Err(error) => tracing::error!(%error, "failed to read a blob"),
-                }
-            }
+            let code = blob(store, &spec, with_code.then(|| spec.code()).flatten()).await;
+            let dir = blob(store, &spec, with_dir.then(|| spec.dir()).flatten()).await;
             Body::Start(v1::StartActor {
                 actor: actor.to_string(),
                 epoch: epoch.0,
@@ -96,6 +100,7 @@ async fn send(store: &Store, relay: &Relay, node: &NodeId, command: Command) {
                 // Written by this head from a decoded payload, so it decodes.
                 init: init.and_then(|bytes| prost::Message::decode(&*bytes).ok()),
                 code: code.into(),
+                dir: dir.into(),
                 owner,
                 state,
             })

@@ -163,6 +163,9 @@ async fn take(
             let said = match report.state() {
                 v1::actor_report::State::Live => ActorReport::Live,
                 v1::actor_report::State::Stopped => ActorReport::Stopped,
+                v1::actor_report::State::Preparing => {
+                    ActorReport::Preparing(report.failure.map(|f| f.message).unwrap_or_default())
+                }
                 v1::actor_report::State::Slept => ActorReport::Slept,
                 v1::actor_report::State::Died => ActorReport::Died {
                     error: report.failure.clone().map_or_else(|| Error::internal("the actor died"), Error::from),

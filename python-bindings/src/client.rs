@@ -105,6 +105,13 @@ impl Client {
         Ok(reply.created)
     }
 
+    /// Keeps a blob; without a body it only asks whether it is there.
+    fn put_blob(&self, py: Python<'_>, digest: String, body: &[u8]) -> PyResult<()> {
+        let request = v1::PutBlobRequest { digest, body: body.to_vec().into() };
+        let _: v1::Empty = self.backend()?.rpc(py, "PutBlob", &request)?;
+        Ok(())
+    }
+
     /// Specs as JSON.
     fn agents(&self, py: Python<'_>) -> PyResult<Vec<String>> {
         let reply: v1::ListAgentsReply = self.backend()?.rpc(py, "ListAgents", &v1::ListAgentsRequest {})?;

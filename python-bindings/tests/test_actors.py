@@ -420,3 +420,46 @@ def test_drain_moves_actors_with_their_state(nodes):
         names = {n["id"]: n["name"] for n in covey.status()["nodes"]}
         assert {names[a["node"]] for a in covey.status()["actors"] if a["state"] == "live"} == {"b"}
         assert nodes.cli("drain", "nobody").returncode == 66
+
+
+def test_code_ships_with_variables_a_folder_and_packages(cluster, tmp_path):
+    folder, package = tmp_path / "work", tmp_path / "shipped-package"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "helper.py").write_text("ANSWER = 42\n")
+    (folder / "inner" / "data.txt").write_text("inside")
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "junk").write_text("no")
+    package.mkdir()
+    (package / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n[project]\nname = "shipped"\nversion = "1.0"\n'
+    )
+    # A build backend of its own, so that pip needs nothing from anywhere.
+    (package / "backend.py").write_text(
+        "import zipfile\n"
+        "def build_wheel(folder, config_settings=None, metadata_directory=None):\n"
+        "    name = 'shipped-1.0-py3-none-any.whl'\n"
+        "    with zipfile.ZipFile(folder + '/' + name, 'w') as wheel:\n"
+        "        wheel.writestr('shipped.py', 'WHO = \\'pip\\'')\n"
+        "        wheel.writestr('shipped-1.0.dist-info/METADATA', 'Metadata-Version: 2.1\\nName: shipped\\nVersion: 1.0\\n')\n"
+        "        wheel.writestr('shipped-1.0.dist-info/WHEEL', 'Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n')\n"
+        "        wheel.writestr('shipped-1.0.dist-info/RECORD', '')\n"
+        "    return name\n"
+    )
+
+    @agent(name="shipped", env_vars={"FLAVOUR": "mint"}, working_dir=folder, pip=[str(package)])
+    class Shipped:
+        def look(self):
+            import helper
+            import shipped
+
+            return helper.ANSWER, shipped.WHO, os.environ["FLAVOUR"], open("inner/data.txt").read(), os.path.exists("__pycache__/junk")
+
+    assert Shipped.remote().look.remote().result(120) == (42, "pip", "mint", "inside", False)
+    # Others are not touched by it.
+    assert "FLAVOUR" not in covey.task(lambda: dict(os.environ)).remote().result(20)
+    assert covey.task(lambda: os.environ["FLAVOUR"], env_vars={"FLAVOUR": "lime"}).remote().result(20) == "lime"
+    broken = agent(name="broken-env", pip=[str(tmp_path / "nowhere")])(Shipped.__covey_class__)
+    with pytest.raises(covey.CoveyError, match="failed to install .*nowhere"):
+        broken.remote().look.remote().result(120)
+    with pytest.raises(covey.errors.NotFound, match="no folder"):
+        agent(working_dir=tmp_path / "none")(Shipped.__covey_class__)

@@ -5,6 +5,7 @@
 //! model, or an object in a Python process.
 
 mod behavior;
+mod envs;
 mod llm;
 mod models;
 mod native;

@@ -32,8 +32,11 @@ pub struct ObjectsConfig {
 pub struct Objects {
     config: Arc<ObjectsConfig>,
     /// One fetch at a time for each object.
-    fetching: Arc<Mutex<HashMap<(String, String), Arc<tokio::sync::Mutex<()>>>>>,
+    fetching: Arc<Mutex<HashMap<Name, Arc<tokio::sync::Mutex<()>>>>>,
 }
+
+/// Session and digest.
+type Name = (String, String);
 
 /// Letters, digits and `-`: nothing that walks out of the folder.
 fn safe(text: &str) -> Result<&str, Error> {

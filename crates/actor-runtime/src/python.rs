@@ -16,7 +16,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use covey_domain::{ActorId, Error, ErrorKind, caps, infer::InferRequest};
+use covey_domain::{
+    ActorId, Error, ErrorKind,
+    agent::{PythonAgent, PythonEnv},
+    caps,
+    infer::InferRequest,
+};
 use covey_proto::v1::{
     self, CallFrame, HostBatch, HostFrame, Payload, call_end, call_frame::Body as Call, call_open, host_frame::Body,
 };
@@ -35,6 +40,7 @@ use tokio::{
 
 use crate::{
     Models, Outward,
+    envs::{Environments, Prepared, Progress},
     outward::Saver,
     turn::{Onward, Over, Sink, Turn},
 };
@@ -55,6 +61,8 @@ pub struct Python {
     pub path: PathBuf,
     /// `major.minor`.
     pub version: String,
+    /// Where it finds packages: the one with `covey`, and its site folders.
+    pub paths: Vec<String>,
 }
 
 /// Looks for an interpreter: `wanted`, `$COVEY_PYTHON`, `$VIRTUAL_ENV`, `python3`. `None` when it lacks the package.
@@ -64,13 +72,35 @@ pub async fn find(wanted: Option<PathBuf>) -> Option<Python> {
         .or_else(|| env("COVEY_PYTHON"))
         .or_else(|| env("VIRTUAL_ENV").map(|v| v.join("bin/python")))
         .unwrap_or_else(|| PathBuf::from("python3"));
-    let code = "import sys, covey._bridge; print(f'{sys.version_info[0]}.{sys.version_info[1]}')";
+    let code = "import os, site, sys, covey._bridge\n\
+                print(f'{sys.version_info[0]}.{sys.version_info[1]}')\n\
+                print(os.path.dirname(os.path.dirname(covey.__file__)))\n\
+                print(*site.getsitepackages(), sep='\\n')";
     let out = Command::new(&path).args(["-c", code]).stdin(Stdio::null()).output().await.ok()?;
     if !out.status.success() {
         tracing::info!(python = %path.display(), "this Python lacks the covey package; Python agents are not served here");
         return None;
     }
-    Some(Python { path, version: String::from_utf8_lossy(&out.stdout).trim().to_owned() })
+    let out = String::from_utf8_lossy(&out.stdout);
+    let mut lines = out.lines().map(str::to_owned);
+    Some(Python { path, version: lines.next()?, paths: lines.collect() })
+}
+
+/// What the processes of a worker need.
+pub(crate) struct HostsConfig {
+    pub python: Python,
+    /// For sockets.
+    pub folder: PathBuf,
+    /// For environments.
+    pub cache: PathBuf,
+    /// Variables of every process.
+    pub environment: Vec<(String, String)>,
+    /// Processes that share actors, at most.
+    pub shared_max: usize,
+    pub models: Arc<Models>,
+    pub outward: Arc<dyn Outward>,
+    /// Told which actors went with a process, and why.
+    pub died: mpsc::UnboundedSender<(Vec<ActorId>, String)>,
 }
 
 /// All Python processes of a worker.
@@ -78,6 +108,7 @@ pub(crate) struct Hosts {
     python: Python,
     folder: PathBuf,
     environment: Vec<(String, String)>,
+    environments: Environments,
     /// Processes that share actors, at most.
     shared_max: usize,
     models: Arc<Models>,
@@ -90,16 +121,10 @@ pub(crate) struct Hosts {
 }
 
 impl Hosts {
-    pub fn new(
-        python: Python,
-        folder: PathBuf,
-        environment: Vec<(String, String)>,
-        shared_max: usize,
-        models: Arc<Models>,
-        outward: Arc<dyn Outward>,
-        died: mpsc::UnboundedSender<(Vec<ActorId>, String)>,
-    ) -> Self {
+    pub fn new(config: HostsConfig) -> Self {
+        let HostsConfig { python, folder, cache, environment, shared_max, models, outward, died } = config;
         Self {
+            environments: Environments::new(cache, python.clone()),
             python,
             folder,
             environment,
@@ -117,33 +142,45 @@ impl Hosts {
     pub async fn start(
         self: &Arc<Self>,
         start: v1::HostStart,
-        own_process: bool,
+        agent: &PythonAgent,
+        dir: &[u8],
+        progress: &Progress,
         saver: Saver,
     ) -> Result<Arc<PythonActor>, Error> {
-        let host = self.host(own_process).await?;
+        let host = self.host(agent, dir, progress).await?;
         let actor = ActorId::from(start.actor.as_str());
         host.start(start, self.python.version.as_str()).await?;
         Ok(Arc::new(PythonActor { actor, host, running: Arc::default(), saver }))
     }
 
-    async fn host(self: &Arc<Self>, own: bool) -> Result<Arc<Host>, Error> {
+    async fn host(self: &Arc<Self>, agent: &PythonAgent, dir: &[u8], progress: &Progress) -> Result<Arc<Host>, Error> {
+        let own = agent.own_process;
+        // Processes of another environment are another matter; making one may take minutes and holds nobody up.
+        let prepared = match agent.env.is_default() {
+            true => None,
+            false => Some(self.environments.prepare(&agent.env, dir, progress).await?),
+        };
         let mut hosts = self.hosts.lock().await;
         hosts.retain(|h| h.is_alive());
-        let shared: Vec<_> = hosts.iter().filter(|h| !h.own.load(Ordering::Relaxed)).cloned().collect();
+        let alike = |h: &&Arc<Host>| !h.own.load(Ordering::Relaxed) && h.env == agent.env;
+        let shared: Vec<_> = hosts.iter().filter(alike).cloned().collect();
         let idlest = shared.iter().min_by_key(|h| h.actors.lock().len()).cloned();
         match idlest {
             Some(host) if !own && (shared.len() >= self.shared_max || host.actors.lock().is_empty()) => Ok(host),
             _ => {
-                let spare = self.spare.lock().take().filter(|host| host.is_alive());
+                let spare = self.spare.lock().take().filter(|host| prepared.is_none() && host.is_alive());
                 let host = match spare {
                     Some(host) => host,
-                    None => self.spawn().await?,
+                    None => self.spawn(&agent.env, prepared).await?,
                 };
                 host.own.store(own, Ordering::Relaxed);
                 hosts.push(host.clone());
                 let hosts = self.clone();
                 tokio::spawn(async move {
-                    match hosts.spawn().await {
+                    if hosts.spare.lock().as_ref().is_some_and(|spare| spare.is_alive()) {
+                        return;
+                    }
+                    match hosts.spawn(&PythonEnv::default(), None).await {
                         Ok(host) => *hosts.spare.lock() = Some(host),
                         Err(error) => tracing::warn!(%error, "no spare Python process"),
                     }
@@ -153,16 +190,23 @@ impl Hosts {
         }
     }
 
-    async fn spawn(&self) -> Result<Arc<Host>, Error> {
+    async fn spawn(&self, env: &PythonEnv, prepared: Option<Prepared>) -> Result<Arc<Host>, Error> {
         let number = self.made.fetch_add(1, Ordering::Relaxed);
         let socket = self.folder.join(format!("host-{number}.sock"));
         let failed = |what: &str, e: &dyn std::fmt::Display| Error::unavailable(format!("failed to {what}: {e}"));
         private_dir(&self.folder).map_err(|e| failed("make the socket folder", &e))?;
         let _ = std::fs::remove_file(&socket);
         let listener = UnixListener::bind(&socket).map_err(|e| failed("bind a Unix socket", &e))?;
-        let mut command = Command::new(&self.python.path);
+        let python = prepared.as_ref().map_or(&self.python.path, |prepared| &prepared.python);
+        let mut command = Command::new(python);
         command.args(["-m", "covey._host"]).arg(&socket).stdin(Stdio::null()).kill_on_drop(true);
         command.envs(self.environment.iter().cloned());
+        if let Some(Prepared { folder, variables, .. }) = prepared {
+            command.envs(variables);
+            if let Some(folder) = folder {
+                command.current_dir(folder);
+            }
+        }
         let mut child = command.spawn().map_err(|e| failed("start Python", &e))?;
         let accepted = tokio::select! {
             accepted = tokio::time::timeout(START_TIMEOUT, listener.accept()) => accepted,
@@ -186,6 +230,7 @@ impl Hosts {
         });
         let host = Arc::new(Host {
             own: false.into(),
+            env: env.clone(),
             lane: self.outward.lane(answers),
             outward: self.outward.clone(),
             pid: child.id().unwrap_or(0),
@@ -214,6 +259,7 @@ fn private_dir(path: &Path) -> std::io::Result<()> {
 struct Host {
     /// For one actor alone.
     own: std::sync::atomic::AtomicBool,
+    env: PythonEnv,
     pid: u32,
     frames: mpsc::UnboundedSender<HostFrame>,
     calls: Mutex<HashMap<u64, Running>>,
@@ -221,7 +267,7 @@ struct Host {
     actors: Mutex<HashSet<ActorId>>,
     blobs: Mutex<HashSet<String>>,
     /// States that were asked for.
-    snapshots: Mutex<HashMap<u64, oneshot::Sender<Result<Option<Payload>, Error>>>>,
+    snapshots: Mutex<HashMap<u64, oneshot::Sender<StateTold>>>,
     /// Requests of its methods to models.
     asks: Mutex<HashMap<u64, tokio::task::AbortHandle>>,
     /// Calls of its methods to other actors.
@@ -229,6 +275,9 @@ struct Host {
     outward: Arc<dyn Outward>,
     next_call: AtomicU64,
 }
+
+/// What an object says of its state; `None` = it keeps none.
+type StateTold = Result<Option<Payload>, Error>;
 
 /// A call that is in the process.
 struct Running {

@@ -35,9 +35,10 @@ use tokio::{
 use crate::{
     Behavior, Invocation, Models, Outward, Python, Registry,
     behavior::TaskTurn,
+    envs::Progress,
     llm::Llm,
     outward::Saver,
-    python::{Hosts, PythonActor},
+    python::{Hosts, HostsConfig, PythonActor},
     turn::{Control, Memo, Out, Over, Sink, Turn},
 };
 
@@ -86,6 +87,8 @@ pub struct RuntimeConfig {
     pub outward: Arc<dyn Outward>,
     /// This worker.
     pub node: NodeId,
+    /// Folder of what is prepared once: environments of Python processes.
+    pub cache: PathBuf,
     /// Environment of Python processes beside the worker's own.
     pub environment: Vec<(String, String)>,
 }
@@ -114,12 +117,15 @@ struct Inner {
     reports: mpsc::UnboundedSender<Report>,
     actors: Mutex<HashMap<ActorId, Cell>>,
     lanes: Mutex<Vec<Weak<LaneInner>>>,
-    tasks: Mutex<HashMap<(TaskId, u32), (ActorId, Arc<Control>)>>,
+    tasks: Mutex<HashMap<Attempt, (ActorId, Arc<Control>)>>,
     blobs: Mutex<HashMap<String, bytes::Bytes>>,
     specs: Mutex<HashMap<bytes::Bytes, Arc<AgentSpec>>>,
     /// Actors on their way up; `true` once somebody asked them to stop.
     starting: Mutex<HashMap<ActorId, bool>>,
 }
+
+/// A task and which attempt of it.
+type Attempt = (TaskId, u32);
 
 /// What is behind a mailbox.
 #[derive(Clone)]
@@ -276,16 +282,23 @@ impl Runtime {
     /// A runtime without actors; what happens in it arrives at `reports`.
     pub fn new(config: RuntimeConfig, reports: mpsc::UnboundedSender<Report>) -> Self {
         let (died, mut dead) = mpsc::unbounded_channel();
-        let models = config.models.clone();
-        let outward = config.outward;
-        let everyone = outward.clone();
-        let hosts = config.python.map(|p| {
-            Arc::new(Hosts::new(p, config.folder, config.environment, config.python_processes, models, outward, died))
+        let (models, outward) = (config.models.clone(), config.outward.clone());
+        let hosts = config.python.map(|python| {
+            Arc::new(Hosts::new(HostsConfig {
+                python,
+                folder: config.folder,
+                cache: config.cache,
+                environment: config.environment,
+                shared_max: config.python_processes,
+                models,
+                outward,
+                died,
+            }))
         });
         let inner = Arc::new(Inner {
             registry: config.registry,
             models: config.models,
-            outward: everyone,
+            outward: config.outward,
             node: config.node,
             hosts,
             reports,
@@ -367,6 +380,23 @@ impl Runtime {
         Ok(spec)
     }
 
+    /// Tells the head what is made before an actor can start.
+    fn progress(&self, start: &v1::StartActor) -> Progress {
+        let inner = self.inner.clone();
+        let (actor, epoch, owner) = (start.actor.clone(), start.epoch, start.owner.clone());
+        Arc::new(move |what| {
+            inner.report(v1::ActorReport {
+                actor: actor.clone(),
+                epoch,
+                state: v1::actor_report::State::Preparing.into(),
+                failure: Some(Error::new(ErrorKind::Unavailable, what).into()),
+                retryable: false,
+                agent: String::new(),
+                owner: owner.clone(),
+            });
+        })
+    }
+
     async fn build(&self, start: &v1::StartActor) -> Result<(Arc<AgentSpec>, Inside), Error> {
         let spec = self.spec(&start.spec)?;
         let behavior: Arc<dyn Behavior> = match &spec.kind {
@@ -417,7 +447,7 @@ impl Runtime {
                     actor: start.actor.clone(),
                     epoch: start.epoch,
                 };
-                let actor = hosts.start(host_start, python.own_process, saver).await?;
+                let actor = hosts.start(host_start, python, &start.dir, &self.progress(start), saver).await?;
                 return Ok((spec, Inside::Process(actor)));
             }
         };

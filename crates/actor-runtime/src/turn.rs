@@ -95,8 +95,11 @@ impl Control {
 /// The answer to a call with a key, for callers that ask again.
 #[derive(Default)]
 pub(crate) struct Memo {
-    state: Mutex<(Option<CallEnd>, Vec<(Out, u64)>)>,
+    /// The answer, or who waits for it.
+    state: Mutex<(Option<CallEnd>, Waiting)>,
 }
+
+type Waiting = Vec<(Out, u64)>;
 
 impl Memo {
     /// Answers now, or when the turn that runs is over.

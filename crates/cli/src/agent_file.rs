@@ -93,6 +93,7 @@ fn read(path: &Path) -> Result<Declared, Error> {
                 code: PythonCode::Source { digest, class },
                 version: None,
                 own_process: false,
+                env: Default::default(),
             })
         }
         other => return Err(wrong(format!("kind `{other}` is not known; llm, python and native are"))),

@@ -531,9 +531,8 @@ impl Inner {
                 state = self.state.lock();
             }
             Some(placement::State::Waiting(waiting)) => {
-                if state.wait(&actor, &waiting.why) {
-                    self.notice_later(actor.clone());
-                }
+                let news = state.wait(&actor, &waiting.why);
+                news.then(|| self.notice_later(actor.clone()));
             }
             Some(placement::State::Gone(gone)) => {
                 let error = Error::from(gone);

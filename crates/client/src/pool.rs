@@ -497,7 +497,9 @@ impl Pool {
             }
             let idle = |m: &Member| m.jobs == 0 && m.last.elapsed() > IDLE;
             let gone: Vec<_> = state.members.iter().filter(|(_, m)| idle(m)).map(|(a, _)| a.clone()).collect();
-            gone.iter().for_each(|actor| drop(state.members.remove(actor)));
+            for actor in &gone {
+                state.members.remove(actor);
+            }
             gone.into_iter().chain(state.unplaced.drain()).collect()
         };
         self.stop(idle);

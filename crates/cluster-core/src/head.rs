@@ -115,6 +115,8 @@ pub enum Command {
         owner: String,
         /// The worker does not hold the code blob yet.
         with_code: bool,
+        /// Nor the zip of the working folder.
+        with_dir: bool,
         /// Its state may be in the store.
         with_state: bool,
     },
@@ -488,6 +490,11 @@ impl Head {
                 self.directory.actors.remove(actor);
                 self.out.push_back(Output::Route(actor.clone(), Route::Asleep));
             }
+            ActorReport::Preparing(why) => {
+                if self.directory.actors.get(actor).is_some_and(|a| a.state == ActorState::Starting) {
+                    self.out.push_back(Output::Route(actor.clone(), Route::Wait { why, never: false }));
+                }
+            }
             // It made room on a node that is being emptied; it lives on elsewhere, with what it kept.
             ActorReport::Stopped if self.is_moving(actor) => self.move_on(actor, now),
             ActorReport::Stopped => {
@@ -682,6 +689,7 @@ impl Head {
         node.free.take(&actor.spec.resources);
         node.actors.insert(id.clone());
         let with_code = actor.spec.code().is_some_and(|digest| node.blobs.insert(digest.clone()));
+        let with_dir = actor.spec.dir().is_some_and(|digest| node.blobs.insert(digest.clone()));
         let start = Command::Start {
             actor: id.clone(),
             epoch: actor.epoch,
@@ -689,6 +697,7 @@ impl Head {
             init: actor.init.clone(),
             owner: actor.owner.as_text(),
             with_code,
+            with_dir,
             with_state: actor.saved || actor.owner == Owner::Virtual,
         };
         self.out.push_back(Output::Send(node_id.clone(), start));
@@ -860,6 +869,8 @@ pub enum ActorReport {
     },
     /// It stopped as asked.
     Stopped,
+    /// Something must be made first; this is what is done now.
+    Preparing(String),
     /// It had nothing to do; its state is in the store.
     Slept,
 }

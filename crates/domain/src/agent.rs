@@ -124,6 +124,31 @@ pub struct PythonAgent {
     /// One process for each actor instead of many actors to a process.
     #[serde(default)]
     pub own_process: bool,
+    /// What its process is started with.
+    #[serde(default, skip_serializing_if = "PythonEnv::is_default")]
+    pub env: PythonEnv,
+}
+
+/// What a Python process is started with, beside what its worker has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PythonEnv {
+    /// Environment variables.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub vars: BTreeMap<String, String>,
+    /// A zip in the blob store; unpacked, it is the working folder and importable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dir: Option<Digest>,
+    /// Packages, as pip takes them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pip: Vec<String>,
+}
+
+impl PythonEnv {
+    /// The worker's own.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Where Python code comes from.
@@ -217,6 +242,14 @@ impl AgentSpec {
                 .find(|s| s.id == "run")
                 .or(self.skills.first())
                 .ok_or_else(|| Error::invalid(format!("agent `{}` has no skills", self.name))),
+        }
+    }
+
+    /// Digest of the zip of the working folder a worker needs before it can start this agent.
+    pub fn dir(&self) -> Option<&Digest> {
+        match &self.kind {
+            AgentKind::Python(python) => python.env.dir.as_ref(),
+            AgentKind::Llm(_) | AgentKind::Native { .. } => None,
         }
     }
 

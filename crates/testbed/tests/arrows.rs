@@ -26,7 +26,7 @@ const MAY_USE: &[(&str, &str, &[&str])] = &[
     ("python", "python-bindings", &["client", "domain", "proto"]),
     ("cli", "crates/cli", &["head-node", "worker-node", "client", "node", "domain", "inference", "actor-runtime"]),
     ("testbed", "crates/testbed", &["domain", "cluster-core"]),
-    ("benches", "benches", &["client", "domain", "proto"]),
+    ("benches", "benches", &["client", "cluster-core", "domain", "proto"]),
 ];
 
 /// An outside crate and the crates of ours that may name it.

@@ -788,7 +788,7 @@ pub struct ActorReport {
     pub epoch: u64,
     #[prost(enumeration = "actor_report::State", tag = "3")]
     pub state: i32,
-    /// of DIED
+    /// of DIED; of PREPARING its message says what is done
     #[prost(message, optional, tag = "4")]
     pub failure: ::core::option::Option<Failure>,
     /// of DIED: another start may help
@@ -819,6 +819,7 @@ pub mod actor_report {
         Died = 1,
         Stopped = 2,
         Slept = 3,
+        Preparing = 4,
     }
     impl State {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -831,6 +832,7 @@ pub mod actor_report {
                 Self::Died => "DIED",
                 Self::Stopped => "STOPPED",
                 Self::Slept => "SLEPT",
+                Self::Preparing => "PREPARING",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -840,6 +842,7 @@ pub mod actor_report {
                 "DIED" => Some(Self::Died),
                 "STOPPED" => Some(Self::Stopped),
                 "SLEPT" => Some(Self::Slept),
+                "PREPARING" => Some(Self::Preparing),
                 _ => None,
             }
         }
@@ -924,6 +927,9 @@ pub struct StartActor {
     /// as it last was, if that is kept
     #[prost(message, optional, tag = "7")]
     pub state: ::core::option::Option<Payload>,
+    /// zip of the working folder, when the worker does not have it yet
+    #[prost(bytes = "bytes", tag = "8")]
+    pub dir: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StopActor {
@@ -1275,6 +1281,13 @@ pub struct RegisterAgentReply {
     #[prost(bool, tag = "1")]
     pub created: bool,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PutBlobRequest {
+    #[prost(string, tag = "1")]
+    pub digest: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub body: ::prost::bytes::Bytes,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListAgentsRequest {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1581,6 +1594,25 @@ pub mod covey_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("covey.v1.Covey", "RegisterAgent"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Keeps a blob that an agent's definition names: the zip of a working folder.
+        pub async fn put_blob(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PutBlobRequest>,
+        ) -> std::result::Result<tonic::Response<super::Empty>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/covey.v1.Covey/PutBlob");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("covey.v1.Covey", "PutBlob"));
             self.inner.unary(req, path, codec).await
         }
         pub async fn list_agents(
@@ -1929,6 +1961,11 @@ pub mod covey_server {
             tonic::Response<super::RegisterAgentReply>,
             tonic::Status,
         >;
+        /// Keeps a blob that an agent's definition names: the zip of a working folder.
+        async fn put_blob(
+            &self,
+            request: tonic::Request<super::PutBlobRequest>,
+        ) -> std::result::Result<tonic::Response<super::Empty>, tonic::Status>;
         async fn list_agents(
             &self,
             request: tonic::Request<super::ListAgentsRequest>,
@@ -2120,6 +2157,49 @@ pub mod covey_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RegisterAgentSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/covey.v1.Covey/PutBlob" => {
+                    #[allow(non_camel_case_types)]
+                    struct PutBlobSvc<T: Covey>(pub Arc<T>);
+                    impl<T: Covey> tonic::server::UnaryService<super::PutBlobRequest>
+                    for PutBlobSvc<T> {
+                        type Response = super::Empty;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PutBlobRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Covey>::put_blob(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PutBlobSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -15,6 +15,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 from . import _codec, _session, errors
 from ._context import Context
+from ._env import KEYS, Environment
 from ._future import Future, Stream
 
 P = ParamSpec("P")
@@ -121,6 +122,8 @@ class Agent(Generic[P, C]):
         functools.update_wrapper(self, cls, updated=())
         self._name = options.pop("name", None) or getattr(cls, "__name__")
         self._own_process = options.pop("own_process", False)
+        environment = {k: options.pop(k) for k in KEYS if k in options}
+        self._environment = Environment(**environment) if environment else None
         self._spec = {"concurrency": 1, **_options(dict(options))}
         self._actor_options: dict[str, Any] = {}
         self._blob: bytes | None = None
@@ -134,17 +137,25 @@ class Agent(Generic[P, C]):
         # Inside an agent's code the class itself travels, not the driver's wrapper.
         return _restore, (self.__covey_class__, self._name)
 
+    def environment(self) -> Environment | None:
+        """What its processes are started with: its own, on top of the driver's."""
+        base = _session.current().environment
+        return base if self._environment is None else self._environment.over(base)
+
     def spec(self) -> tuple[dict[str, Any], bytes]:
         """The definition as the head keeps it, and the code."""
         if self._blob is None:
             self._blob = _dump_class(self.__covey_class__)
         digest = hashlib.sha256(self._blob).hexdigest()
+        environment = self.environment()
         kind = {
             "type": "python",
             "code": {"from": "pickle", "digest": digest},
             "version": f"{sys.version_info[0]}.{sys.version_info[1]}",
             "own_process": self._own_process,
         }
+        if environment is not None and environment.spec():
+            kind["env"] = environment.spec()
         text = inspect.getdoc(self.__covey_class__) or ""
         spec = {"name": self._name, "description": text, "kind": kind, "skills": _skills(self.__covey_class__), **self._spec}
         return spec, self._blob
@@ -155,6 +166,9 @@ class Agent(Generic[P, C]):
         spec, blob = self.spec()
         text = json.dumps(spec)
         if session.registered.get(self._name) != text:
+            environment = self.environment()
+            if environment is not None:
+                environment.upload()
             _session.bridge_call(session.client.register, text, blob)
             session.registered[self._name] = text
         return self._name
@@ -319,7 +333,8 @@ def agent(cls: Any = None, **options: Any) -> Any:
     (turns at once, default 1), `max_restarts` (default: no limit), `timeout` ("2m"), `strategy` ("spread" or "pack"),
     `pool` (actors that tasks may use at once), `own_process`, `reentrant` (a call out of an own turn does not wait for
     it), `snapshot` (when `__snapshot__` becomes durable: "idle" before sleep and moves, "turn" before each answer, or
-    "30s"), `idle` (a virtual actor sleeps after this time, default "60s").
+    "30s"), `env_vars`, `working_dir` (a folder that is shipped, importable and current), `pip` (packages, installed once
+    on each node), `idle` (a virtual actor sleeps after this time, default "60s").
     """
     if cls is not None:
         return Agent(cls, options)

@@ -7,6 +7,7 @@ import base64
 import collections
 import concurrent.futures
 import functools
+import hashlib
 import inspect
 import json
 import pickle
@@ -16,7 +17,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from . import _agent, _bridge, _codec, _session
+from . import _agent, _bridge, _codec, _env, _session
 from ._future import Future, _refuse_loop
 from ._objects import has_refs, resolve
 
@@ -75,11 +76,16 @@ class RemoteFunction(Generic[P, R]):
         self.__covey_function__ = function
         functools.update_wrapper(self, function)
         options = dict(options)
+        environment = {k: options.pop(k) for k in _env.KEYS if k in options}
+        self._agent = _functions
+        if environment:
+            name = f"covey.function.{hashlib.sha256(repr(sorted(environment.items())).encode()).hexdigest()[:12]}"
+            self._agent = _agent.Agent(Functions, {"name": name, "cpus": 1, **environment})
         self._retries = int(options.pop("retries", 3))
         self._retry_failed = bool(options.pop("retry_exceptions", False))
         self._timeout = _agent.parse_seconds(options.pop("timeout", None))
         self._overrides = json.dumps(_agent._options({"cpus": 1, **options}))
-        self._options = {"retries": self._retries, "retry_exceptions": self._retry_failed, "timeout": self._timeout, **options}
+        self._options = {"retries": self._retries, "retry_exceptions": self._retry_failed, "timeout": self._timeout, **environment, **options}
         self._code: bytes | None = None
         if inspect.isasyncgenfunction(function):
             self._method = "items_async"
@@ -113,9 +119,9 @@ class RemoteFunction(Generic[P, R]):
         owner = session.owner
         spec = self._specs.get(owner)
         if spec is None:
-            _functions.register()
+            name = self._agent.register()
             spec = self._specs[owner] = pool_spec(
-                agent="covey.function", session=owner, overrides=self._overrides, retries=self._retries, retry_failed=self._retry_failed
+                agent=name, session=owner, overrides=self._overrides, retries=self._retries, retry_failed=self._retry_failed
             )
         return spec
 
@@ -417,12 +423,12 @@ class _Sized(RemoteFunction[Any, Any]):
         owner = session.owner
         spec = self._specs.get(owner)
         if spec is None:
-            _functions.register()
+            name = self._agent.register()
             # Many small workers of one executor share the CPUs, as threads do.
             overrides = json.loads(self._overrides)
             overrides.get("resources", {})["cpu_milli"] = 0
             spec = self._specs[owner] = pool_spec(
-                agent="covey.function",
+                agent=name,
                 session=owner,
                 overrides=json.dumps(overrides),
                 retries=self._retries,

@@ -79,6 +79,9 @@ class Stores:
         self.store_paths: dict[str, str] = {}
         self.store_counts: dict[str, int] = {}
         self._private: str | None = None
+        self.environment: Any = None
+        """What all agents of this driver are started with, unless they say otherwise."""
+        self.uploaded: set[str] = set()
 
     def private_folder(self) -> str:
         if self._private is None:
@@ -156,13 +159,16 @@ def find_binary() -> str:
     raise errors.NotFound("there is no `covey` command; `make build` makes one, or set COVEY_BIN")
 
 
-def init(address: str | None = None, token: str | None = None, *, models: str | None = None, cpus: float | None = None) -> Session:
+def init(
+    address: str | None = None, token: str | None = None, *, models: str | None = None, cpus: float | None = None, **environment: Any
+) -> Session:
     """Connects to a cluster, or starts one on 127.0.0.1 when no address is given; that one stops at exit.
 
-    `models` is a folder of models and `cpus` what the worker offers, for a cluster started here.
+    `models` is a folder of models and `cpus` what the worker offers, for a cluster started here. `env_vars`,
+    `working_dir` and `pip` hold for all agents and functions of this driver that do not say otherwise.
     """
     if address is not None:
-        return connect(address, token)
+        return connect(address, token, **environment)
     home = tempfile.mkdtemp(prefix="covey-")
     # The pipe to its standard input closes with this process, however that ends, and the cluster with it.
     command = [find_binary(), "up", "--port", "0", "--while-stdin"]
@@ -182,10 +188,22 @@ def init(address: str | None = None, token: str | None = None, *, models: str | 
             raise errors.FailedPrecondition(f"the cluster did not start:\n{text[-2000:]}")
         time.sleep(0.005)
     found = json.loads(credentials.read_text())
-    return install(Session(found["address"], found["admin_key"], process, home))
+    return _with(Session(found["address"], found["admin_key"], process, home), environment)
 
 
-def connect(address: str | None = None, token: str | None = None) -> Session:
+def _with(session: Session, environment: dict[str, Any]) -> Session:
+    if environment:
+        from ._env import Environment
+
+        try:
+            session.environment = Environment(**environment)
+        except BaseException:
+            session.close()
+            raise
+    return install(session)
+
+
+def connect(address: str | None = None, token: str | None = None, **environment: Any) -> Session:
     """Connects to a running cluster: the one given, `COVEY_ADDRESS`/`COVEY_TOKEN`, or the one of this user."""
     address = address or os.environ.get("COVEY_ADDRESS")
     token = token or os.environ.get("COVEY_TOKEN")
@@ -198,7 +216,7 @@ def connect(address: str | None = None, token: str | None = None) -> Session:
                 f"no credentials in {home}; start a cluster with `covey up`, or give address and token"
             ) from None
         address, token = address or found["address"], token or found["admin_key"]
-    return install(Session(address, token))
+    return _with(Session(address, token), environment)
 
 
 def install(session: Any) -> Any:

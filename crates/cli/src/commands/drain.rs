@@ -21,8 +21,11 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> Result<(), Error> {
     let client = Client::connect_default().await?;
     let node = client.drain(&args.node).await?;
+    if args.no_wait {
+        return Ok(());
+    }
     let begin = Instant::now();
-    while !args.no_wait {
+    loop {
         let status = client.status().await?;
         let left = status
             .actors
@@ -39,5 +42,4 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    Ok(())
 }
