@@ -19,6 +19,8 @@ use tokio::sync::mpsc;
 
 use crate::{Shared, fresh_id, owner::Input};
 
+/// Names of agents that are no one's business but their driver's.
+const INTERNAL: &str = "covey.";
 /// Earlier turns of a conversation handed to a prompt agent.
 const HISTORY_TURNS_MAX: u32 = 20;
 
@@ -27,6 +29,11 @@ pub(crate) struct ClusterPort {
 }
 
 impl ClusterPort {
+    /// The page of `/metrics`.
+    pub async fn metrics(&self) -> String {
+        crate::metrics::render(&self.status().await, self.shared.relay.counts())
+    }
+
     /// Earlier turns of `context` with this agent, oldest first.
     async fn history(
         &self,
@@ -62,7 +69,13 @@ impl ClusterPort {
 
 impl Cluster for ClusterPort {
     fn agents(&self) -> BoxFuture<'_, Vec<Arc<AgentSpec>>> {
-        self.shared.owner.ask(Input::Agents).map(Result::unwrap_or_default).boxed()
+        async {
+            let mut agents = self.shared.owner.ask(Input::Agents).await.unwrap_or_default();
+            // Those that the clients make for themselves, to run functions, are nobody's to talk to.
+            agents.retain(|agent| !agent.name.as_str().starts_with(INTERNAL));
+            agents
+        }
+        .boxed()
     }
 
     fn default_agent(&self) -> BoxFuture<'_, Option<Arc<AgentSpec>>> {

@@ -10,6 +10,7 @@ mod cluster;
 mod feed;
 mod journal;
 mod link_service;
+mod metrics;
 mod owner;
 mod relay;
 mod server;

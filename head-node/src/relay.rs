@@ -7,7 +7,7 @@
 //! open and each is ahead of its reader by at most [`caps::STREAM_WINDOW`] items.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -20,7 +20,10 @@ use covey_proto::{
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use crate::owner::Input;
+use crate::{metrics::RelayCounts, owner::Input};
+
+/// Actors that are over and whose end late callers are still told.
+const GONE_MAX: usize = 100_000;
 
 /// Where callers reach a worker without us.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +48,8 @@ struct State {
     /// Hears of virtual actors that somebody speaks to.
     owner: mpsc::UnboundedSender<Input>,
     next: u64,
+    /// Calls that came this way.
+    relayed: u64,
     routes: HashMap<ActorId, Route>,
     links: HashMap<NodeId, Link>,
     origins: HashMap<u64, Origin>,
@@ -55,6 +60,8 @@ struct State {
     on_actor: HashMap<ActorId, HashSet<u64>>,
     /// Origins that want to know where an actor is.
     watchers: HashMap<ActorId, Vec<u64>>,
+    /// Actors that are over, oldest first.
+    gone: VecDeque<ActorId>,
 }
 
 struct Link {
@@ -98,6 +105,7 @@ impl Relay {
         let state = State {
             owner: owner.clone(),
             next: 0,
+            relayed: 0,
             routes: HashMap::new(),
             links: HashMap::new(),
             origins: HashMap::new(),
@@ -106,6 +114,7 @@ impl Relay {
             waiting: HashMap::new(),
             on_actor: HashMap::new(),
             watchers: HashMap::new(),
+            gone: VecDeque::new(),
         };
         Self { state: Arc::new(Mutex::new(state)), owner }
     }
@@ -150,6 +159,17 @@ impl Relay {
             relay.origin_gone(origin);
             let _ = relay.owner.send(Input::Reminded(actor, name, reminder, answered));
         });
+    }
+
+    /// For those who watch the head.
+    pub fn counts(&self) -> RelayCounts {
+        let state = self.state.lock();
+        RelayCounts {
+            calls: state.relayed,
+            open: state.calls.len(),
+            callers: state.origins.len(),
+            watched: state.watchers.len(),
+        }
     }
 
     /// A new origin of calls: a client's stream, a worker, the gateway.
@@ -250,11 +270,26 @@ impl Relay {
         }
         if route == Route::Asleep {
             state.routes.remove(actor);
+            // Who believes in the old place is refused there and asks again; of what sleeps nothing is remembered.
+            for origin in state.watchers.remove(actor).unwrap_or_default() {
+                if let Some(origin) = state.origins.get_mut(&origin) {
+                    origin.watched.remove(actor);
+                }
+            }
             if !waiting.is_empty() {
                 state.wake(actor);
                 state.waiting.insert(actor.clone(), waiting);
             }
             return;
+        }
+        if matches!(route, Route::Gone(_) | Route::Draining(_)) {
+            state.gone.push_back(actor.clone());
+            if state.gone.len() > GONE_MAX
+                && let Some(oldest) = state.gone.pop_front()
+                && matches!(state.routes.get(&oldest), Some(Route::Gone(_) | Route::Draining(_)))
+            {
+                state.routes.remove(&oldest);
+            }
         }
         state.routes.insert(actor.clone(), route);
         for origin in state.watchers.get(actor).cloned().unwrap_or_default() {
@@ -347,6 +382,7 @@ impl State {
     }
 
     fn open(&mut self, origin: u64, id: u64, open: CallOpen) {
+        self.relayed += 1;
         let Some(from) = self.origins.get_mut(&origin) else { return };
         if from.open >= caps::CALLS_OPEN_MAX {
             let error =

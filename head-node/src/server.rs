@@ -98,10 +98,11 @@ fn app(shared: Shared, credentials: Credentials) -> Router {
         .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
     let grpc = tonic::service::Routes::new(link).add_service(client).into_axum_router();
-    let status = cluster.clone();
+    let (status, seen) = (cluster.clone(), cluster.clone());
     let keys = Arc::new(credentials);
     Router::new()
         .route("/v1/cluster", get(move || async move { Json(status.status().await) }))
+        .route("/metrics", get(move || async move { seen.metrics().await }))
         .merge(covey_gateway::router(cluster))
         .merge(grpc)
         .layer(middleware::from_fn(move |request, next| check(keys.clone(), request, next)))

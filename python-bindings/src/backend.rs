@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 
 use crate::{call::Slot, host::HostLink, raise};
 
+#[expect(clippy::large_enum_variant, reason = "one for each process")]
 pub(crate) enum Backend {
     Driver { client: RustClient, calls: Calls, pools: Pools, runtime: Handle },
     Host(Arc<HostLink>),

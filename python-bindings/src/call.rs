@@ -5,7 +5,7 @@ use std::{
     io::{Read as _, Write as _},
     os::{fd::AsRawFd as _, unix::net::UnixStream},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -22,6 +22,9 @@ use crate::{PyFailure, PyPayload, backend::Backend, failure, raise, to_py};
 /// How long a wait goes before Python may look for signals.
 const SIGNAL_CHECK: Duration = Duration::from_millis(50);
 
+/// From so many on, those that have gone are looked for.
+const WAKERS_MANY: usize = 4;
+
 /// Where the answer to one call collects.
 #[derive(Default)]
 pub(crate) struct Slot {
@@ -33,22 +36,25 @@ pub(crate) struct Slot {
 struct State {
     items: VecDeque<Payload>,
     end: Option<Result<Option<Payload>, Error>>,
-    waker: Option<(Arc<PortState>, u64)>,
+    /// Who waits for the next news, each in its own way: an event loop, a thread, a `wait` that was given up.
+    wakers: Vec<(Weak<PortState>, u64)>,
 }
 
 impl Slot {
     pub fn push(&self, event: CallEvent) {
-        let waker = {
+        let wakers = {
             let mut state = self.state.lock();
             match event {
                 CallEvent::Item(item) => state.items.push_back(item),
                 CallEvent::End(end) => state.end = Some(end),
             }
-            state.waker.take()
+            std::mem::take(&mut state.wakers)
         };
         self.ready.notify_all();
-        if let Some((port, token)) = waker {
-            port.push(token);
+        for (port, token) in wakers {
+            if let Some(port) = port.upgrade() {
+                port.push(token);
+            }
         }
     }
 
@@ -142,7 +148,10 @@ impl Call {
         if !state.items.is_empty() || state.end.is_some() {
             return true;
         }
-        state.waker = Some((port.state.clone(), token));
+        if state.wakers.len() >= WAKERS_MANY {
+            state.wakers.retain(|(port, _)| port.strong_count() > 0);
+        }
+        state.wakers.push((Arc::downgrade(&port.state), token));
         false
     }
 

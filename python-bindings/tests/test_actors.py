@@ -463,3 +463,17 @@ def test_code_ships_with_variables_a_folder_and_packages(cluster, tmp_path):
         broken.remote().look.remote().result(120)
     with pytest.raises(covey.errors.NotFound, match="no folder"):
         agent(working_dir=tmp_path / "none")(Shipped.__covey_class__)
+
+
+def test_a_future_may_be_awaited_watched_and_waited_for_at_once(cluster):
+    napper = Alone.remote()
+    future, heard = napper.nap.remote(os.devnull, 0.3), []
+    future.add_done_callback(lambda f: heard.append(f.result()))
+    assert covey.wait([future], timeout=0.01) == ([], [future])
+
+    async def main():
+        return await asyncio.gather(future, future)
+
+    first, second = asyncio.run(main())
+    assert first == second == future.result()
+    eventually(lambda: heard == [first])

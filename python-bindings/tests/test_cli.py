@@ -3,8 +3,12 @@
 import json
 import shutil
 import stat
+import subprocess
+import time
 
-from conftest import ROOT
+from conftest import BIN, ROOT, eventually
+
+import covey
 
 
 def test_help_has_examples(cluster):
@@ -86,3 +90,34 @@ def test_agents_from_files(nodes, tmp_path):
     nodes.worker("w1")
     assert nodes.cli("submit", "helper", "What is river?").stdout == "7\n"
     assert nodes.cli("submit", "shout", "hello").stdout == "HELLO\n"
+
+
+def test_logs_stacks_and_metrics_show_what_happens(cluster):
+    import httpx
+
+    @covey.agent(name="talker")
+    class Talker:
+        def say(self, what):
+            print("said", what)
+
+        def hang_in_there(self, seconds):
+            time.sleep(seconds)
+
+    one = Talker.options(name="the-talker").remote()
+    one.say.remote("hello log").result(20)
+    out = eventually(lambda: (r := cluster.cli("logs", "the-talker")) and "said hello log" in r.stdout and r)
+    assert out.returncode == 0
+    following = subprocess.Popen([BIN, "logs", "-f", "the-talker"], env=cluster.env, stdout=subprocess.PIPE, text=True)
+    assert "said hello log" in following.stdout.readline()
+    one.say.remote("more").result(20)
+    assert "said more" in following.stdout.readline()
+    following.terminate()
+    following.wait(10)
+    one.hang_in_there.remote(20)
+    assert eventually(lambda: "hang_in_there" in cluster.cli("stack", "the-talker").stdout)
+    assert cluster.cli("logs", "nobody-here").returncode == 66
+    page = httpx.get(f"http://{cluster.keys['address']}/metrics", headers={"authorization": f"Bearer {cluster.keys['admin_key']}"})
+    assert page.status_code == 200
+    lines = dict(line.rsplit(" ", 1) for line in page.text.splitlines() if not line.startswith("#"))
+    assert lines['covey_nodes{state="live"}'] == "1" and float(lines['covey_actors{state="live"}']) >= 1
+    assert httpx.get(f"http://{cluster.keys['address']}/metrics").status_code == 401

@@ -10,7 +10,7 @@ use covey_domain::{Error, ErrorKind, caps};
 use covey_proto::{
     to_status,
     v1::{
-        CallBatch, Empty, ObjectChunk, ObjectName,
+        CallBatch, Empty, LogsChunk, LogsRequest, ObjectChunk, ObjectName,
         worker_server::{Worker, WorkerServer},
     },
 };
@@ -23,6 +23,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
+/// How often a log that is followed is looked at.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes of one chunk of an object.
 const CHUNK: usize = 1 << 20;
 /// Frames put into one message.
@@ -128,6 +130,7 @@ async fn take(
 #[tonic::async_trait]
 impl Worker for Service {
     type CallsStream = BoxStream<'static, Result<CallBatch, Status>>;
+    type ReadLogsStream = BoxStream<'static, Result<LogsChunk, Status>>;
     type GetObjectStream = BoxStream<'static, Result<ObjectChunk, Status>>;
 
     async fn put_object(&self, request: Request<Streaming<ObjectChunk>>) -> Result<Response<Empty>, Status> {
@@ -144,6 +147,37 @@ impl Worker for Service {
             let _ = tokio::fs::remove_file(&draft).await;
         }
         kept.map(|()| Response::new(Empty {}))
+    }
+
+    async fn read_logs(&self, request: Request<LogsRequest>) -> Result<Response<Self::ReadLogsStream>, Status> {
+        self.check(&request)?;
+        let request = request.into_inner();
+        let length = self.runtime.log_length(&request.actor).map_err(|e| to_status(&e))?;
+        let mut offset = if request.tail_bytes == 0 { 0 } else { length.saturating_sub(request.tail_bytes) };
+        let (runtime, shutdown) = (self.runtime.clone(), self.shutdown.clone());
+        let chunks = async_stream::stream! {
+            loop {
+                match runtime.log(&request.actor, offset) {
+                    Ok((text, next)) if !text.is_empty() => {
+                        offset = next;
+                        yield Ok(LogsChunk { text: text.into() });
+                    }
+                    Ok(_) if request.follow && !shutdown.is_cancelled() => tokio::time::sleep(FOLLOW_PAUSE).await,
+                    Ok(_) => return,
+                    Err(error) => {
+                        yield Err(to_status(&error));
+                        return;
+                    }
+                }
+            }
+        };
+        Ok(Response::new(Box::pin(chunks)))
+    }
+
+    async fn get_stack(&self, request: Request<LogsRequest>) -> Result<Response<LogsChunk>, Status> {
+        self.check(&request)?;
+        let text = self.runtime.stack(&request.into_inner().actor).await.map_err(|e| to_status(&e))?;
+        Ok(Response::new(LogsChunk { text: text.into() }))
     }
 
     async fn get_object(&self, request: Request<ObjectName>) -> Result<Response<Self::GetObjectStream>, Status> {

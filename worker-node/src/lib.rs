@@ -114,6 +114,7 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
         RuntimeConfig {
             outward: Arc::new(cluster.clone()),
             node: node.clone(),
+            logs: home.join("logs"),
             cache: home.join("cache"),
             environment: vec![
                 ("COVEY_OBJECTS".into(), objects.folder().display().to_string()),

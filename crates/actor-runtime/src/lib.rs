@@ -10,6 +10,7 @@ mod llm;
 mod models;
 mod native;
 mod objects;
+mod output;
 mod outward;
 mod python;
 mod runtime;

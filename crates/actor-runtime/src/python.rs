@@ -41,6 +41,7 @@ use tokio::{
 use crate::{
     Models, Outward,
     envs::{Environments, Prepared, Progress},
+    output::Output,
     outward::Saver,
     turn::{Onward, Over, Sink, Turn},
 };
@@ -91,6 +92,8 @@ pub(crate) struct HostsConfig {
     pub python: Python,
     /// For sockets.
     pub folder: PathBuf,
+    /// For what processes print.
+    pub logs: PathBuf,
     /// For environments.
     pub cache: PathBuf,
     /// Variables of every process.
@@ -107,6 +110,7 @@ pub(crate) struct HostsConfig {
 pub(crate) struct Hosts {
     python: Python,
     folder: PathBuf,
+    logs: PathBuf,
     environment: Vec<(String, String)>,
     environments: Environments,
     /// Processes that share actors, at most.
@@ -122,11 +126,13 @@ pub(crate) struct Hosts {
 
 impl Hosts {
     pub fn new(config: HostsConfig) -> Self {
-        let HostsConfig { python, folder, cache, environment, shared_max, models, outward, died } = config;
+        crate::output::clean(&config.logs);
+        let HostsConfig { python, folder, logs, cache, environment, shared_max, models, outward, died } = config;
         Self {
             environments: Environments::new(cache, python.clone()),
             python,
             folder,
+            logs,
             environment,
             shared_max: shared_max.max(1),
             models,
@@ -199,7 +205,13 @@ impl Hosts {
         let listener = UnixListener::bind(&socket).map_err(|e| failed("bind a Unix socket", &e))?;
         let python = prepared.as_ref().map_or(&self.python.path, |prepared| &prepared.python);
         let mut command = Command::new(python);
-        command.args(["-m", "covey._host"]).arg(&socket).stdin(Stdio::null()).kill_on_drop(true);
+        command
+            .args(["-m", "covey._host"])
+            .arg(&socket)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
         command.envs(self.environment.iter().cloned());
         if let Some(Prepared { folder, variables, .. }) = prepared {
             command.envs(variables);
@@ -208,6 +220,13 @@ impl Hosts {
             }
         }
         let mut child = command.spawn().map_err(|e| failed("start Python", &e))?;
+        let log = self.logs.join(format!("python-{}.log", child.id().unwrap_or(0)));
+        let output = Arc::new(Output::create(log).map_err(|e| failed("make its log", &e))?);
+        if let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) {
+            let (first, second) = (output.clone(), output.clone());
+            tokio::spawn(async move { first.copy(out).await });
+            tokio::spawn(async move { second.copy(err).await });
+        }
         let accepted = tokio::select! {
             accepted = tokio::time::timeout(START_TIMEOUT, listener.accept()) => accepted,
             status = child.wait() => {
@@ -230,6 +249,7 @@ impl Hosts {
         });
         let host = Arc::new(Host {
             own: false.into(),
+            log: output.path().to_owned(),
             env: env.clone(),
             lane: self.outward.lane(answers),
             outward: self.outward.clone(),
@@ -260,6 +280,8 @@ struct Host {
     /// For one actor alone.
     own: std::sync::atomic::AtomicBool,
     env: PythonEnv,
+    /// What it prints.
+    log: PathBuf,
     pid: u32,
     frames: mpsc::UnboundedSender<HostFrame>,
     calls: Mutex<HashMap<u64, Running>>,
@@ -590,6 +612,11 @@ impl PythonActor {
                 }
             });
         }
+    }
+
+    /// Process id and log of the process it is in.
+    pub fn process(&self) -> (u32, PathBuf) {
+        (self.host.pid, self.host.log.clone())
     }
 
     pub fn is_idle(&self) -> bool {

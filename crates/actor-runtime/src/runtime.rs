@@ -46,6 +46,11 @@ use crate::{
 const SWEEP: Duration = Duration::from_secs(1);
 /// A mailbox that had nothing to do for this long is given back; its actor stays.
 const MAILBOX_IDLE: Duration = Duration::from_secs(10);
+/// Bytes of a log given at once.
+const LOG_CHUNK: usize = 1 << 20;
+/// How often, and how long each time, it is looked whether a process has printed its stacks.
+const STACK_LOOKS: u32 = 40;
+const STACK_PAUSE: Duration = Duration::from_millis(50);
 /// Owner of actors that exist when they are spoken to.
 const VIRTUAL: &str = "virtual";
 /// Answers to calls with a key, remembered for each actor.
@@ -87,6 +92,8 @@ pub struct RuntimeConfig {
     pub outward: Arc<dyn Outward>,
     /// This worker.
     pub node: NodeId,
+    /// Folder of what Python processes print.
+    pub logs: PathBuf,
     /// Folder of what is prepared once: environments of Python processes.
     pub cache: PathBuf,
     /// Environment of Python processes beside the worker's own.
@@ -287,6 +294,7 @@ impl Runtime {
             Arc::new(Hosts::new(HostsConfig {
                 python,
                 folder: config.folder,
+                logs: config.logs,
                 cache: config.cache,
                 environment: config.environment,
                 shared_max: config.python_processes,
@@ -481,6 +489,48 @@ impl Runtime {
                 agent: String::new(),
                 owner,
             });
+        }
+    }
+
+    /// What the process of an actor printed from `offset` on, and the next offset.
+    pub fn log(&self, actor: &str, offset: u64) -> Result<(Vec<u8>, u64), Error> {
+        let (_, path) = self.process(actor)?;
+        crate::output::read(&path, offset, LOG_CHUNK)
+            .map_err(|e| Error::internal(format!("failed to read the log: {e}")))
+    }
+
+    /// Bytes the process of an actor has printed.
+    pub fn log_length(&self, actor: &str) -> Result<u64, Error> {
+        let (_, path) = self.process(actor)?;
+        Ok(std::fs::metadata(path).map_or(0, |about| about.len()))
+    }
+
+    /// The stacks of the process of an actor. It prints them itself, whatever it is doing.
+    pub async fn stack(&self, actor: &str) -> Result<Vec<u8>, Error> {
+        let (pid, path) = self.process(actor)?;
+        let failed = |e: &dyn std::fmt::Display| Error::internal(format!("failed to ask process {pid}: {e}"));
+        let before = self.log_length(actor)?;
+        let pid = rustix::process::Pid::from_raw(pid as i32).ok_or_else(|| failed(&"it has no id"))?;
+        rustix::process::kill_process(pid, rustix::process::Signal::USR1).map_err(|e| failed(&e))?;
+        let mut last = before;
+        for _ in 0..STACK_LOOKS {
+            tokio::time::sleep(STACK_PAUSE).await;
+            let now = std::fs::metadata(&path).map_or(0, |about| about.len());
+            if now > before && now == last {
+                break;
+            }
+            last = now;
+        }
+        crate::output::read(&path, before, LOG_CHUNK).map(|(bytes, _)| bytes).map_err(|e| failed(&e))
+    }
+
+    fn process(&self, actor: &str) -> Result<(u32, PathBuf), Error> {
+        match self.inner.actors.lock().get(actor).map(|cell| cell.inside.clone()) {
+            Some(Inside::Process(process)) => Ok(process.process()),
+            Some(Inside::Here(_)) => {
+                Err(Error::new(ErrorKind::FailedPrecondition, format!("actor `{actor}` is not Python")))
+            }
+            None => Err(Error::not_found("actor on this worker", actor)),
         }
     }
 

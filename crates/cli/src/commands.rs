@@ -2,6 +2,7 @@
 
 pub(crate) mod chat;
 pub(crate) mod drain;
+pub(crate) mod logs;
 pub(crate) mod model;
 pub(crate) mod status;
 pub(crate) mod submit;

@@ -40,6 +40,10 @@ enum Command {
     Status(commands::status::Args),
     /// Empty a node: its actors move to others, it takes nothing new
     Drain(commands::drain::Args),
+    /// Show what a Python actor's process prints
+    Logs(commands::logs::Args),
+    /// Show the Python stacks of an actor's process, also when it hangs
+    Stack(commands::logs::StackArgs),
     /// List agents
     Agents(commands::status::AgentsArgs),
     /// Run a task on an agent and stream its answer
@@ -75,6 +79,8 @@ fn main() -> std::process::ExitCode {
             Command::Worker(args) => commands::up::worker(args).await,
             Command::Status(args) => commands::status::run(args).await,
             Command::Drain(args) => commands::drain::run(args).await,
+            Command::Logs(args) => commands::logs::logs(args).await,
+            Command::Stack(args) => commands::logs::stack(args).await,
             Command::Agents(args) => commands::status::agents(args).await,
             Command::Submit(args) => commands::submit::run(args).await,
             Command::Chat(args) => commands::chat::run(args).await,

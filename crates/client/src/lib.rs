@@ -4,6 +4,7 @@
 //! ([`Calls`]) that batches frames both ways.
 
 mod calls;
+mod logs;
 pub mod objects;
 mod pool;
 mod raw;

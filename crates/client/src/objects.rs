@@ -49,7 +49,9 @@ pub fn machine() -> String {
     format!("{}/{mounts}", read("/proc/sys/kernel/random/boot_id"))
 }
 
-async fn dial(store: &Store) -> Result<(WorkerClient<Channel>, MetadataValue<tonic::metadata::Ascii>), Error> {
+pub(crate) async fn dial(
+    store: &Store,
+) -> Result<(WorkerClient<Channel>, MetadataValue<tonic::metadata::Ascii>), Error> {
     let unreachable = |e: &dyn std::fmt::Display| {
         Error::unavailable(format!("failed to reach the objects of worker `{}`: {e}", store.node))
     };

@@ -1,13 +1,16 @@
 //! Where every actor is, and in which life.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
 };
 
 use covey_domain::{ActorId, AgentName, AgentSpec, Epoch, Millis, NodeId, SessionId, TaskId, status::ActorStatus};
 
 use crate::scheduler::Shape;
+
+/// Actors that are over and whose end late callers are still told.
+const DEAD_MAX: usize = 10_000;
 
 /// Who an actor lives for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,6 +132,8 @@ pub(crate) struct Directory {
     pub names: BTreeMap<String, ActorId>,
     /// Pool actors of each agent, in the order they were made.
     pub pools: BTreeMap<AgentName, Vec<ActorId>>,
+    /// Those that are over, oldest first.
+    dead: VecDeque<ActorId>,
 }
 
 impl Directory {
@@ -153,6 +158,13 @@ impl Directory {
             if let Some(pool) = self.pools.get_mut(&actor.spec.name) {
                 pool.retain(|a| a != id);
             }
+        }
+        self.dead.push_back(id.clone());
+        if self.dead.len() > DEAD_MAX
+            && let Some(oldest) = self.dead.pop_front()
+            && self.actors.get(&oldest).is_some_and(|a| matches!(a.state, ActorState::Dead { .. }))
+        {
+            self.actors.remove(&oldest);
         }
     }
 }

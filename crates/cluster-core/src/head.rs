@@ -798,16 +798,6 @@ impl Head {
         for task in tasks.into_keys() {
             self.task_lost(&task, &error, now);
         }
-        self.forget_dead();
-    }
-
-    /// Dead actors are kept for late callers, but not without bound.
-    fn forget_dead(&mut self) {
-        const KEPT: usize = 10_000;
-        if self.directory.actors.len() > KEPT * 2 {
-            let dead = |a: &Actor| matches!(a.state, ActorState::Dead { .. });
-            self.directory.actors.retain(|_, a| !dead(a));
-        }
     }
 
     fn node_died(&mut self, id: &NodeId, now: Millis) {

@@ -12,11 +12,13 @@ import asyncio
 import collections
 import concurrent.futures
 import contextvars
+import faulthandler
 import inspect
 import json
 import os
 import pickle
 import queue
+import signal
 import sys
 import threading
 import time
@@ -529,6 +531,10 @@ def _hints(method: Any) -> dict[str, Any]:
 
 
 def main() -> None:
+    # `covey stack`: all threads, by the interpreter's own hand, also when everything hangs.
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    # Lines reach the log when they are printed.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     process = Process(sys.argv[1])
     process.run()
 

@@ -10,8 +10,8 @@ use covey_proto::v1::{At, CallFrame, CallOpen, Locate, call_frame::Body};
 
 use super::{Inner, lane};
 
-/// Places remembered of actors that are gone.
-const GONE_MAX: usize = 100_000;
+/// Places remembered; beyond it those of actors that nothing waits for are forgotten, and asked for again when needed.
+const PLACES_MAX: usize = 100_000;
 
 pub(super) enum Place {
     /// Nowhere yet.
@@ -112,6 +112,10 @@ impl State {
     /// The actor is somewhere; gives what waited for it, oldest first.
     pub fn settle(&mut self, actor: &ActorId, at: At, lane: lane::Sender) -> BTreeMap<u64, CallOpen> {
         self.stale.remove(actor);
+        if self.places.len() > PLACES_MAX {
+            // The same lane leads to the same worker when the place is asked for again, so order is kept.
+            self.places.retain(|_, place| matches!(place, Place::Waiting { .. } | Place::Moving { .. }));
+        }
         match self.places.insert(actor.clone(), Place::At { at, lane }) {
             Some(Place::Waiting { queue, .. } | Place::Moving { queue, .. }) => queue,
             Some(Place::At { .. } | Place::Gone(_)) | None => BTreeMap::new(),
@@ -140,7 +144,6 @@ impl State {
     /// Nothing will come of the calls that wait; gives them with the error.
     pub fn refuse(&mut self, actor: &ActorId, error: &Error, for_good: bool) -> Vec<(u64, Error)> {
         let old = if for_good {
-            self.forget_gone();
             self.places.insert(actor.clone(), Place::Gone(error.clone()))
         } else {
             // A node that could hold it may join later: the next call asks again.
@@ -151,12 +154,6 @@ impl State {
                 queue.into_keys().map(|id| (id, error.clone())).collect()
             }
             Some(Place::At { .. } | Place::Gone(_)) | None => Vec::new(),
-        }
-    }
-
-    fn forget_gone(&mut self) {
-        if self.places.len() > GONE_MAX {
-            self.places.retain(|_, place| !matches!(place, Place::Gone(_)));
         }
     }
 
