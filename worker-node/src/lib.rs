@@ -104,7 +104,7 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
     let memory_bytes = config.memory.unwrap_or_else(machine::memory);
     let objects = Objects::new(ObjectsConfig {
         memory: machine::memory_folder().join(folder.file_name().unwrap_or_default()),
-        memory_bytes_max: memory_bytes / 10 * 3,
+        memory_bytes_max: machine::room_for_objects(&machine::memory_folder(), memory_bytes),
         disk: folder.join("objects"),
         disk_bytes_max: memory_bytes * 2,
     })

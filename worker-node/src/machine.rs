@@ -30,3 +30,10 @@ pub(crate) fn memory_folder() -> std::path::PathBuf {
     let shm = std::path::PathBuf::from("/dev/shm");
     if shm.is_dir() { shm } else { std::env::temp_dir() }
 }
+
+/// Bytes that objects may take of a folder: a share of the memory, and of what its file system has (containers often
+/// have little).
+pub(crate) fn room_for_objects(folder: &std::path::Path, memory_bytes: u64) -> u64 {
+    let there = rustix::fs::statvfs(folder).map_or(u64::MAX, |fs| fs.f_bavail.saturating_mul(fs.f_frsize));
+    (memory_bytes / 10 * 3).min(there / 10 * 8)
+}

@@ -25,16 +25,7 @@ const CHUNK: usize = 1 << 20;
 
 /// BLAKE3 of a file, hex.
 pub fn digest(path: &Path) -> std::io::Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    let mut file = std::fs::File::open(path)?;
-    let mut block = vec![0; CHUNK];
-    loop {
-        let read = std::io::Read::read(&mut file, &mut block)?;
-        if read == 0 {
-            return Ok(hasher.finalize().to_hex().to_string());
-        }
-        hasher.update(&block[..read]);
-    }
+    Ok(blake3::Hasher::new().update_mmap(path)?.finalize().to_hex().to_string())
 }
 
 /// The machine this process runs on, as far as files are concerned. `COVEY_MACHINE` sets it, where two that look alike

@@ -7,7 +7,10 @@ use std::{
 
 use covey_domain::{ActorId, Error, ErrorKind, Millis, caps};
 
-use crate::head::{Head, Output, Write};
+use crate::{
+    directory::ActorState,
+    head::{Head, Output, Write},
+};
 
 /// A call that was not answered is made again after this time.
 const AGAIN_MS: Millis = 1_000;
@@ -72,6 +75,12 @@ impl Head {
         if self.reminders.by_name.get(&key) != Some(told) {
             return;
         }
+        // One that was made and is over will not be there the next time either; a virtual one always is.
+        let alive = |a: &crate::directory::Actor| !matches!(a.state, ActorState::Dead { .. });
+        if actor.key().is_none() && !self.directory.actors.get(actor).is_some_and(alive) {
+            self.forget_reminder(actor, name);
+            return;
+        }
         let next = match (answered, told.every_ms) {
             (false, _) => now + AGAIN_MS,
             (true, Some(every)) => told.due_ms + every * (now.saturating_sub(told.due_ms) / every + 1),
@@ -104,5 +113,60 @@ impl Head {
         let Some(known) = self.reminders.by_name.remove(&(actor.clone(), name.to_owned())) else { return false };
         self.reminders.due.remove(&(known.due_ms, actor.clone(), name.to_owned()));
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::HeadConfig;
+
+    fn reminder(due_ms: Millis, every_ms: Option<Millis>) -> Reminder {
+        Reminder { due_ms, every_ms, method: "ring".into(), args: Arc::from([]) }
+    }
+
+    fn due(head: &mut Head, now: Millis) -> Vec<(ActorId, String, Arc<Reminder>)> {
+        head.tick(now);
+        let mut found = Vec::new();
+        while let Some(output) = head.poll_output() {
+            if let Output::Remind(actor, name, reminder) = output {
+                found.push((actor, name, reminder));
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn it_rings_once_or_again_and_until_it_is_answered() {
+        let mut head = Head::new(HeadConfig::default(), 1);
+        let actor = ActorId::from("a/1");
+        head.set_reminder(actor.clone(), "once".into(), reminder(100, None)).expect("room");
+        head.set_reminder(actor.clone(), "often".into(), reminder(100, Some(1_000))).expect("room");
+        assert!(due(&mut head, 99).is_empty());
+        let rung = due(&mut head, 100);
+        assert_eq!(rung.len(), 2);
+        assert!(due(&mut head, 5_000).is_empty(), "not again while it is being called");
+        for (actor, name, told) in &rung {
+            head.reminded(actor, name, told, name == "often", 5_000);
+        }
+        let again = due(&mut head, 6_000);
+        assert_eq!(again.len(), 2, "what was not answered is called again, the other at its next time");
+        for (actor, name, told) in &again {
+            head.reminded(actor, name, told, true, 6_000);
+        }
+        assert!(due(&mut head, 6_099).is_empty(), "missed times are left out");
+        assert_eq!(due(&mut head, 6_100).len(), 1, "the rhythm is kept");
+        assert!(head.forget_reminder(&actor, "often") && !head.forget_reminder(&actor, "once"));
+    }
+
+    #[test]
+    fn an_actor_that_is_over_is_not_reminded_any_more() {
+        let mut head = Head::new(HeadConfig::default(), 1);
+        let actor = ActorId::from("actor-1");
+        head.set_reminder(actor.clone(), "r".into(), reminder(1, Some(500))).expect("room");
+        let rung = due(&mut head, 1);
+        head.reminded(&actor, "r", &rung[0].2, false, 2);
+        assert!(due(&mut head, 1_000_000).is_empty() && !head.forget_reminder(&actor, "r"));
+        assert!(head.set_reminder(actor, "r".into(), reminder(1, Some(1))).is_err());
     }
 }

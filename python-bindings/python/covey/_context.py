@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 turn_owner: contextvars.ContextVar[str] = contextvars.ContextVar("covey_owner")
-"""Inside a turn: whom the actor lives for, and so whatever it makes."""
+"""While an actor is made: whom it lives for, and so whatever it makes. A turn knows it by its actor."""
 turn_deadline: contextvars.ContextVar[float | None] = contextvars.ContextVar("covey_deadline", default=None)
 """When the work under way must be over, by the monotonic clock."""
 turn_current: contextvars.ContextVar[Any] = contextvars.ContextVar("covey_turn", default=None)

@@ -76,8 +76,6 @@ class Actor:
         limits = getattr(type(instance), "__covey_groups__", None) or {}
         self.groups = {name: Group(limit) for name, limit in limits.items()}
         self.lock = threading.Lock()
-        self.context = contextvars.copy_context()
-        self.context.run(_context.turn_owner.set, owner)
 
     def method(self, name: str) -> Method:
         known = self.methods.get(name)
@@ -158,7 +156,8 @@ class HostSession(_session.Stores):
 
     @property
     def owner(self) -> str:
-        return _context.turn_owner.get("")
+        turn = _context.turn_current.get()
+        return turn.actor.owner if turn is not None else _context.turn_owner.get("")
 
     @property
     def store_session(self) -> str:
@@ -337,14 +336,13 @@ class Process:
         if turn.method.kind >= _SYNC_VALUE:
             self.threads.submit(turn)
         else:
-            turn.task = self._context(turn).run(self.loop.create_task, self._run_async(turn))
+            turn.task = self.loop.create_task(self._run_async(turn))
 
-    def _context(self, turn: Turn) -> contextvars.Context:
-        context = turn.actor.context.copy()
-        context.run(_context.turn_current.set, turn)
+    def _enter(self, turn: Turn) -> None:
+        """In the context of the turn: what it calls knows where it comes from, and by when it must be over."""
+        _context.turn_current.set(turn)
         if turn.deadline:
-            context.run(_context.turn_deadline.set, turn.deadline)
-        return context
+            _context.turn_deadline.set(turn.deadline)
 
     def _next(self, turn: Turn) -> Turn | None:
         """The turn is over; gives the one that takes its place."""
@@ -378,6 +376,7 @@ class Process:
     async def _run_async(self, turn: Turn) -> None:
         host, call = self.host, turn.call
         dump = _codec.dump_json if turn.as_json else _codec.dump
+        self._enter(turn)
         try:
             args, kwargs = self._bind(turn)
             if has_refs(args, kwargs):
@@ -420,7 +419,7 @@ class Process:
     def _run_sync(self, turn: Turn) -> None:
         """On a thread: this turn, and those that wait behind it, as long as they are sync too."""
         while True:
-            self._context(turn).run(self._one_sync, turn)
+            contextvars.copy_context().run(self._one_sync, turn)
             self.turns.pop(turn.call, None)
             following = self._next(turn)
             if following is None:
@@ -436,6 +435,7 @@ class Process:
     def _one_sync(self, turn: Turn) -> None:
         host, call = self.host, turn.call
         dump = _codec.dump_json if turn.as_json else _codec.dump
+        self._enter(turn)
         try:
             args, kwargs = self._bind(turn)
             if has_refs(args, kwargs):
