@@ -238,9 +238,27 @@ def test_a_call_that_would_wait_for_itself_says_so(cluster):
         def b(self):
             return "b"
 
-    one = Looped.remote()
-    with pytest.raises(covey.CoveyError, match="wait for itself.*reentrant=True"):
-        one.a.remote(one).result(20)
+        async def later(self, me):
+            return await me.b.remote()
+
+        def round(self, other, me):
+            return other.a.remote(me).result()
+
+        def to_itself(self, me, log):
+            # Nobody waits: it runs after this turn.
+            me.note.remote(log)
+            time.sleep(0.2)
+
+        def note(self, log):
+            log.add.remote("noted").result()
+
+    one, other = Looped.remote(), Looped.remote()
+    for call in (one.a.remote(one), one.later.remote(one), one.round.remote(other, one)):
+        with pytest.raises(covey.CoveyError, match="wait for itself.*reentrant=True"):
+            call.result(20)
+    log = Log.remote()
+    one.to_itself.remote(one, log).result(20)
+    eventually(lambda: log.all.remote().result(20) == ["noted"])
     two = agent(name="reentrant", reentrant=True)(Looped.__covey_class__).remote()
     assert two.a.remote(two).result(20) == "b"
 

@@ -16,6 +16,8 @@ turn_deadline: contextvars.ContextVar[float | None] = contextvars.ContextVar("co
 """When the work under way must be over, by the monotonic clock."""
 turn_current: contextvars.ContextVar[Any] = contextvars.ContextVar("covey_turn", default=None)
 """The turn that runs."""
+begins_to_wait: Any = None
+"""Inside an actor's process: told of each turn that waits for a call of its own."""
 
 
 @contextlib.contextmanager

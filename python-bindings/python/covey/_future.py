@@ -11,7 +11,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
-from . import _bridge, _codec, errors
+from . import _bridge, _codec, _context, errors
 
 T = TypeVar("T")
 _WINDOW = 128  # items between two credits; a stream runs at most 256 ahead of its reader
@@ -46,6 +46,12 @@ def _loop_port(loop: asyncio.AbstractEventLoop) -> _LoopPort:
     if port is None:
         port = _LoopPort._of[loop] = _LoopPort(loop)
     return port
+
+
+def _waits(result: Any) -> None:
+    """Inside an actor: the turn that made this call waits for it now, so what comes back to the actor must not wait for the turn."""
+    if result._token is not None and _context.begins_to_wait is not None:
+        _context.begins_to_wait(*result._token)
 
 
 def _wait_for(call: Any) -> Generator[Any, None, None]:
@@ -106,6 +112,7 @@ class Future(Generic[T]):
     _error: BaseException | None = None
     _known = False
     _callbacks: list[Callable[[Future[T]], None]] | None = None
+    _token: Any = None
 
     def __init__(self, call: Any):
         self._call = call
@@ -119,6 +126,7 @@ class Future(Generic[T]):
             end = self._call.poll()
             if end is None:
                 _refuse_loop("Future.result()")
+                _waits(self)
                 try:
                     done = self._call.wait(timeout)
                 except KeyboardInterrupt:
@@ -182,6 +190,7 @@ class Future(Generic[T]):
     def __await__(self) -> Generator[Any, None, T]:
         if not self._known:
             try:
+                _waits(self)
                 while (end := self._call.poll()) is None:
                     yield from _wait_for(self._call)
             except asyncio.CancelledError:
@@ -195,6 +204,8 @@ class Future(Generic[T]):
 
 class Stream(Generic[T]):
     """Items while they are made. Iterate it (`for` or `async for`) once; leaving the loop early cancels the work."""
+
+    _token: Any = None
 
     def __init__(self, call: Any):
         self._call = call
@@ -232,6 +243,7 @@ class Stream(Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         _refuse_loop("iterating a stream")
+        _waits(self)
         try:
             while True:
                 while self._items:
@@ -244,6 +256,7 @@ class Stream(Generic[T]):
         yield from self._end()
 
     async def __aiter__(self) -> AsyncIterator[T]:
+        _waits(self)
         try:
             while True:
                 while self._items:
@@ -282,6 +295,8 @@ def _done_in_order(futures: list[Any], timeout: float | None) -> Iterator[Any]:
     _refuse_loop("waiting for futures")
     port, waiting, done = _bridge.Port(), {}, []
     for token, future in enumerate(futures):
+        if getattr(future, "_token", None) is not None:
+            _waits(future)
         call = getattr(future, "_call", None)
         if call is None or call.notify(port, token):
             done.append(future)

@@ -64,6 +64,8 @@ class Group:
 
     def __init__(self, limit: int):
         self.limit, self.running = limit, 0
+        self.current: Turn | None = None
+        """The turn that runs, where there is one at a time."""
         self.queue: collections.deque[Turn] = collections.deque()
 
 
@@ -90,7 +92,7 @@ class Actor:
 class Turn:
     """One call: from its arrival to its answer."""
 
-    __slots__ = ("call", "actor", "name", "args", "as_json", "task_id", "context_id", "method", "group", "task", "ctx", "credits", "more", "over", "deadline", "chain")
+    __slots__ = ("call", "actor", "name", "args", "as_json", "task_id", "context_id", "method", "group", "task", "ctx", "credits", "more", "over", "deadline", "chain", "waits")
 
     def __init__(self, call: int, actor: Actor, name: str, args: Any, as_json: bool, task_id: str, context_id: str, timeout_ms: int):
         self.call, self.actor, self.name, self.args, self.as_json = call, actor, name, args, as_json
@@ -101,6 +103,7 @@ class Turn:
         self.deadline = time.monotonic() + timeout_ms / 1000 if timeout_ms else 0.0
         self.more: Any = None
         self.over = False
+        self.waits: set[int] = set()
 
     def context_of(self) -> _context.Context:
         """What the method may ask for; made when it first does."""
@@ -183,6 +186,7 @@ class Process:
         self.unwritten = False
         _session.install(HostSession(self.host.client()))
         _session.after_call = self._after_call
+        _context.begins_to_wait = self.waits
 
     def run(self) -> None:
         self.loop.add_reader(self.host.fileno(), self._readable)
@@ -297,7 +301,6 @@ class Process:
             return
         turn = Turn(call, actor, name, args, as_json, task, context, timeout_ms)
         turn.chain = chain
-        stuck = False
         self.turns[call] = turn
         try:
             turn.method = actor.method(name)
@@ -308,28 +311,44 @@ class Process:
             self._write_soon()
             return
         turn.group = group = actor.groups.get(turn.method.group, actor.group)
-        # One of the actor's own turns waits for this call.
-        own = chain and actor_id in chain.split("\n")
+        # Calls of this actor's own turns that this one comes out of.
+        own = [int(link.rsplit("#", 1)[1]) for link in chain.split("\n") if link.startswith(f"{actor_id}#")] if chain else []
         with actor.lock:
             if own and actor.reentrant:
                 turn.group = Group(1)
                 turn.group.running = 1
-            elif group.running >= group.limit:
-                if own and group.limit == 1:
-                    stuck = True
-                else:
-                    group.queue.append(turn)
-                    return
-            else:
+            elif group.running < group.limit:
                 group.running += 1
-        if own and not actor.reentrant and stuck:
-            path = " → ".join((*chain.split("\n"), actor_id))
-            text = f"this call would wait for itself for ever: {path}"
-            self.host.failed(call, "failed_precondition", f"{text}; use reentrant=True, or concurrency above 1", None)
-            self.turns.pop(call, None)
-            self._write_soon()
+                group.current = turn
+            elif own and group.limit == 1 and group.current is not None and not group.current.waits.isdisjoint(own):
+                turn.over = True
+            else:
+                group.queue.append(turn)
+                return
+        if turn.over:
+            self._would_wait_for_itself(turn)
+        else:
+            self._begin(turn)
+
+    def _would_wait_for_itself(self, turn: Turn) -> None:
+        path = " → ".join(link.rsplit("#", 1)[0] for link in (*turn.chain.split("\n"), turn.actor.id))
+        text = f"this call would wait for itself for ever: {path}; use reentrant=True, or concurrency above 1"
+        self.host.failed(turn.call, "failed_precondition", text, None)
+        self.turns.pop(turn.call, None)
+        self.host.flush()
+
+    def waits(self, turn: Turn, token: int) -> None:
+        """A turn begins to wait for a call of its own. What came out of that call and waits for the turn never will run."""
+        turn.waits.add(token)
+        link, group = f"{turn.actor.id}#{token}", turn.group
+        if group.limit > 1:
             return
-        self._begin(turn)
+        with turn.actor.lock:
+            stuck = [t for t in group.queue if link in t.chain.split("\n")]
+            for t in stuck:
+                group.queue.remove(t)
+        for t in stuck:
+            self._would_wait_for_itself(t)
 
     def _begin(self, turn: Turn) -> None:
         """On the loop's thread, with the turn counted as running."""
@@ -349,8 +368,10 @@ class Process:
         group = turn.group
         with turn.actor.lock:
             if group.queue:
-                return group.queue.popleft()
+                group.current = group.queue.popleft()
+                return group.current
             group.running -= 1
+            group.current = None
             return None
 
     def _cancel(self, turn: Turn) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import json
 import os
 import pathlib
@@ -44,6 +45,7 @@ def _tell_pending(actor: str, why: str, waiting: int) -> None:
     print(f"covey: {calls} for actor {actor}: {why}", file=sys.stderr, flush=True)
 
 
+_tokens = itertools.count(1)
 _KINDS = {"actor": 0, "model": 1, "pool": 2}
 
 
@@ -59,12 +61,17 @@ def call(
         timeout = left if timeout is None else min(timeout, left)
     timeout_ms = 0 if timeout is None else max(1, int(timeout * 1000))
     try:
-        turn = turn_current.get()
-        chain = "" if turn is None else f"{turn.chain}\n{turn.actor.id}" if turn.chain else turn.actor.id
+        turn, token, chain = turn_current.get(), 0, ""
+        if turn is not None:
+            token = next(_tokens)
+            chain = f"{turn.chain}\n{turn.actor.id}#{token}" if turn.chain else f"{turn.actor.id}#{token}"
         started = self.client.start(_KINDS[kind], target, method, *args, timeout_ms, key, retries, chain)
     except _bridge.BridgeError as error:
         raise _codec.to_exception(error.args) from None
-    return Stream(started) if stream else Future(started)
+    result = Stream(started) if stream else Future(started)
+    if turn is not None:
+        result._token = (turn, token)
+    return result
 
 
 class Stores:
