@@ -495,3 +495,25 @@ def test_a_future_may_be_awaited_watched_and_waited_for_at_once(cluster):
     first, second = asyncio.run(main())
     assert first == second == future.result()
     eventually(lambda: heard == [first])
+
+
+def test_methods_of_a_group_are_counted_apart(cluster, tmp_path):
+    @agent(name="grouped", groups={"io": 2})
+    class Grouped:
+        @covey.method(group="io")
+        def wait_for(self, path):
+            while not os.path.exists(path):
+                time.sleep(0.01)
+            return "there"
+
+        def work(self):
+            return "worked"
+
+    one, path = Grouped.remote(), str(tmp_path / "go")
+    waiting = [one.wait_for.remote(path) for _ in range(3)]
+    # Two of them run, the third waits for a turn of the group; the rest of the actor goes on.
+    assert one.work.remote().result(20) == "worked"
+    open(path, "w").close()
+    assert covey.get(waiting, timeout=20) == ["there"] * 3
+    with pytest.raises(ValueError, match="groups"):
+        agent(groups={"io": 0})(Grouped.__covey_class__)

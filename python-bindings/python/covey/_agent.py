@@ -20,6 +20,7 @@ from ._future import Future, Stream
 
 P = ParamSpec("P")
 C = TypeVar("C")
+F = TypeVar("F", bound=Callable[..., Any])
 
 _PICKLE, _is_plain, _dumps = _codec.PICKLE, _codec.is_plain, pickle.dumps
 
@@ -122,6 +123,11 @@ class Agent(Generic[P, C]):
         functools.update_wrapper(self, cls, updated=())
         self._name = options.pop("name", None) or getattr(cls, "__name__")
         self._own_process = options.pop("own_process", False)
+        groups = options.pop("groups", None)
+        if groups:
+            if any(not isinstance(limit, int) or limit < 1 for limit in groups.values()):
+                raise ValueError("groups takes names with how many turns each may have at once, like {'io': 4}")
+            self.__covey_class__.__covey_groups__ = dict(groups)
         environment = {k: options.pop(k) for k in KEYS if k in options}
         self._environment = Environment(**environment) if environment else None
         self._spec = {"concurrency": 1, **_options(dict(options))}
@@ -322,6 +328,19 @@ class Method:
         return _session.current().call("actor", self._actor, self._name, payload, self._timeout, self._streaming, self._key, self._retries)
 
 
+def method(*, group: str) -> Callable[[F], F]:
+    """Puts a method into one of its agent's concurrency groups: `@agent(groups={"io": 4})`, `@covey.method(group="io")`.
+
+    Turns of a group are counted apart from the rest, which has the agent's `concurrency`.
+    """
+
+    def mark(function: F) -> F:
+        function.__covey_group__ = group  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
 @typing.overload
 def agent(cls: Callable[P, C]) -> Agent[P, C]: ...
 @typing.overload
@@ -330,7 +349,7 @@ def agent(cls: Any = None, **options: Any) -> Any:
     """Makes a class an agent.
 
     Options: `name`, `cpus`, `gpus`, `memory` ("256MiB"), `resources` (custom), `labels`, `model`, `concurrency`
-    (turns at once, default 1), `max_restarts` (default: no limit), `timeout` ("2m"), `strategy` ("spread" or "pack"),
+    (turns at once, default 1), `groups` (of methods that are counted apart, see `covey.method`), `max_restarts` (default: no limit), `timeout` ("2m"), `strategy` ("spread" or "pack"),
     `pool` (actors that tasks may use at once), `own_process`, `reentrant` (a call out of an own turn does not wait for
     it), `snapshot` (when `__snapshot__` becomes durable: "idle" before sleep and moves, "turn" before each answer, or
     "30s"), `env_vars`, `working_dir` (a folder that is shipped, importable and current), `pip` (packages, installed once
