@@ -1,10 +1,14 @@
 //! How Python reaches the cluster: a driver over its own connection, an actor's process through its worker.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, mpsc},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use covey_client::{Calls, Client as RustClient, NewCall, Pools};
 use covey_domain::Error;
+use parking_lot::Mutex;
 use prost::Message;
 use pyo3::prelude::*;
 use tokio::runtime::Handle;
@@ -15,6 +19,30 @@ use crate::{call::Slot, host::HostLink, raise};
 pub(crate) enum Backend {
     Driver { client: RustClient, calls: Calls, pools: Pools, runtime: Handle },
     Host(Arc<HostLink>),
+}
+
+/// How long a wait goes before Python may look for signals.
+const SIGNAL_CHECK: Duration = Duration::from_millis(50);
+
+/// Waits for work of the runtime with the GIL released; Ctrl-C ends the wait, not the work.
+pub(crate) fn wait<T: Send + 'static>(
+    py: Python<'_>,
+    runtime: &Handle,
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> PyResult<Result<T, Error>> {
+    let (tx, rx) = mpsc::channel();
+    // The asker may have been interrupted; nothing is lost by that.
+    runtime.spawn(async move { drop(tx.send(work.await)) });
+    let rx = Mutex::new(rx);
+    loop {
+        match py.detach(|| rx.lock().recv_timeout(SIGNAL_CHECK)) {
+            Ok(result) => return Ok(result),
+            Err(mpsc::RecvTimeoutError::Timeout) => py.check_signals()?,
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                return Ok(Err(Error::unavailable("the client was closed")));
+            }
+        }
+    }
 }
 
 impl Backend {
@@ -58,7 +86,10 @@ impl Backend {
     pub fn rpc<R: Message + Default>(&self, py: Python<'_>, method: &str, request: &impl Message) -> PyResult<R> {
         let body = Bytes::from(request.encode_to_vec());
         let reply = match self {
-            Self::Driver { client, runtime, .. } => py.detach(|| runtime.block_on(client.raw(method, body))),
+            Self::Driver { client, runtime, .. } => {
+                let (client, method) = (client.clone(), method.to_owned());
+                wait(py, runtime, async move { client.raw(&method, body).await })?
+            }
             Self::Host(host) => host.verb(py, method, body),
         };
         let reply = reply.map_err(|e| raise(&e))?;

@@ -122,9 +122,11 @@ impl Call {
 
     /// Value and failure of a call that is done; both `None` for a stream.
     fn end(&self, py: Python<'_>) -> (Option<PyPayload>, Option<PyFailure>) {
-        match &self.slot.state.lock().end {
-            Some(Ok(Some(value))) => (Some(to_py(py, value)), None),
-            Some(Err(error)) => (None, Some(failure(error))),
+        // Not under the lock: making Python objects may run any Python code, which may look at this very call.
+        let end = self.slot.state.lock().end.clone();
+        match end {
+            Some(Ok(Some(value))) => (Some(to_py(py, &value)), None),
+            Some(Err(error)) => (None, Some(failure(&error))),
             Some(Ok(None)) | None => (None, None),
         }
     }

@@ -1,7 +1,7 @@
 //! Unary methods by name, requests and replies as bytes: for those who pass on what others encoded.
 
 use bytes::{Buf as _, BufMut as _, Bytes};
-use covey_domain::{Error, caps};
+use covey_domain::{Error, ErrorKind, caps};
 use covey_proto::from_status;
 use tonic::{
     Request, Status,
@@ -12,6 +12,9 @@ use tonic::{
 
 use crate::Client;
 
+/// A head that has not answered a verb after this time will not.
+const REPLY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+
 impl Client {
     /// Calls `method` of service `covey.v1.Covey`; `request` and the reply are encoded messages.
     pub async fn raw(&self, method: &str, request: Bytes) -> Result<Bytes, Error> {
@@ -20,9 +23,15 @@ impl Client {
         let mut grpc = Grpc::new(self.service.clone())
             .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
-        grpc.ready().await.map_err(|e| Error::unavailable(format!("the connection to the head broke: {e}")))?;
-        let reply = grpc.unary(Request::new(request), path, AsBytes).await.map_err(|s| from_status(&s))?;
-        Ok(reply.into_inner())
+        let work = async {
+            grpc.ready().await.map_err(|e| Error::unavailable(format!("the connection to the head broke: {e}")))?;
+            let reply = grpc.unary(Request::new(request), path, AsBytes).await.map_err(|s| from_status(&s))?;
+            Ok(reply.into_inner())
+        };
+        tokio::time::timeout(REPLY_TIMEOUT, work).await.unwrap_or_else(|_| {
+            let text = format!("the head did not answer {method} within {} s", REPLY_TIMEOUT.as_secs());
+            Err(Error::new(ErrorKind::DeadlineExceeded, text))
+        })
     }
 }
 
