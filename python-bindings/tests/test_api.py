@@ -313,6 +313,9 @@ DRIVER = """
 import os, signal, sys, threading, covey
 from covey import agent
 
+# A shell that starts its jobs in the background has them ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 @agent
 class Endless:
     async def run(self, path):
