@@ -192,10 +192,13 @@ def test_the_executor_is_one_of_the_standard_library(cluster):
         assert asyncio.run(main()) == (3, 1)
         with pytest.raises(ZeroDivisionError):
             executor.submit(divmod, 1, 0).result(20)
+        assert list(executor.map(lambda x: x + 1, [1, 2], chunksize=2)) == [2, 3]
         sleeping = executor.submit(time.sleep, 60)
         assert sleeping.cancel() and sleeping.cancelled()
     with pytest.raises(RuntimeError, match="shutdown"):
         executor.submit(abs, 1)
+    runs = lambda: [a for a in covey.status()["actors"] if a["agent"] == "covey.function" and a["state"] != "dead"]  # noqa: E731
+    eventually(lambda: not runs())
 
 
 def test_actors_call_actors_and_make_them(cluster):
@@ -252,6 +255,18 @@ def test_a_call_that_would_wait_for_itself_says_so(cluster):
         def note(self, log):
             log.add.remote("noted").result()
 
+        async def echo_later(self, me, log):
+            async def soon():
+                await asyncio.sleep(0.2)
+                me.note.remote(log)
+
+            self.soon = asyncio.get_running_loop().create_task(soon())
+
+        def busy_after(self, other, me, log):
+            # The wait is over when the other's late call comes: it has its turn after this one.
+            other.echo_later.remote(me, log).result()
+            time.sleep(0.6)
+
     one, other = Looped.remote(), Looped.remote()
     for call in (one.a.remote(one), one.later.remote(one), one.round.remote(other, one)):
         with pytest.raises(covey.CoveyError, match="wait for itself.*reentrant=True"):
@@ -259,6 +274,8 @@ def test_a_call_that_would_wait_for_itself_says_so(cluster):
     log = Log.remote()
     one.to_itself.remote(one, log).result(20)
     eventually(lambda: log.all.remote().result(20) == ["noted"])
+    one.busy_after.remote(other, one, log).result(20)
+    eventually(lambda: log.all.remote().result(20) == ["noted", "noted"])
     two = agent(name="reentrant", reentrant=True)(Looped.__covey_class__).remote()
     assert two.a.remote(two).result(20) == "b"
 

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import inspect
 import json
-import pickle
 import re
 import sys
 import typing
@@ -21,8 +20,6 @@ from ._future import Future, Stream
 P = ParamSpec("P")
 C = TypeVar("C")
 F = TypeVar("F", bound=Callable[..., Any])
-
-_PICKLE, _is_plain, _dumps = _codec.PICKLE, _codec.is_plain, pickle.dumps
 
 _UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -133,7 +130,7 @@ class Agent(Generic[P, C]):
         self._spec = {"concurrency": 1, **_options(dict(options))}
         self._actor_options: dict[str, Any] = {}
         self._blob: bytes | None = None
-        self._handle_spec: dict[str, Any] | None = None
+        self._described: tuple[Any, dict[str, Any], str, bytes] | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C:
         """A plain local object, for tests."""
@@ -166,11 +163,18 @@ class Agent(Generic[P, C]):
         spec = {"name": self._name, "description": text, "kind": kind, "skills": _skills(self.__covey_class__), **self._spec}
         return spec, self._blob
 
+    def _description(self) -> tuple[dict[str, Any], str, bytes]:
+        """Definition, its JSON, and the code: worked out once for each environment of a driver."""
+        base = _session.current().environment
+        if self._described is None or self._described[0] is not base:
+            spec, blob = self.spec()
+            self._described = (base, spec, json.dumps(spec), blob)
+        return self._described[1:]
+
     def register(self) -> str:
         """Makes the agent known to the cluster, with its A2A card, without making an actor; gives its name."""
         session = _session.current()
-        spec, blob = self.spec()
-        text = json.dumps(spec)
+        _, text, blob = self._description()
         if session.registered.get(self._name) != text:
             environment = self.environment()
             if environment is not None:
@@ -211,10 +215,7 @@ class Agent(Generic[P, C]):
         It is made by `__init__(key)` (or without arguments), falls asleep after `idle` without calls, and wakes with what
         `__snapshot__` gave, wherever there is room. Making the handle costs nothing.
         """
-        name = self.register()
-        if self._handle_spec is None:
-            self._handle_spec = self.spec()[0]
-        return Handle(f"{name}/{key}", self._handle_spec)
+        return Handle(f"{self.register()}/{key}", self._description()[0])
 
     def map(self, inputs: Iterable[Any], **options: Any) -> list[Any]:
         """Results of one method over many inputs, on a swarm of actors. See `map_unordered` for the options."""
@@ -321,8 +322,6 @@ class Method:
         """Calls it: a `Future`, or a `Stream` when the method yields."""
         if not self._python:
             payload = _codec.dump_json({"args": args, "kwargs": kwargs})
-        elif _is_plain(args) == 1 and not kwargs:
-            payload = (_PICKLE, _dumps((args, kwargs), 5), _codec.NO_BUFFERS)
         else:
             payload = _codec.dump((args, kwargs))
         return _session.current().call("actor", self._actor, self._name, payload, self._timeout, self._streaming, self._key, self._retries)

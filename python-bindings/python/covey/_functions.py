@@ -43,8 +43,7 @@ class Functions:
         return function
 
     def run(self, code: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if has_refs(args, kwargs):
-            args, kwargs = resolve(args, kwargs)
+        args, kwargs = resolve(args, kwargs)
         return self._function(code)(*args, **kwargs)
 
     async def run_async(self, code: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -57,7 +56,8 @@ class Functions:
         yield from self._function(code)(*args, **kwargs)
 
     async def items_async(self, code: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncIterator[Any]:
-        args, kwargs = await asyncio.to_thread(resolve, args, kwargs)
+        if has_refs(args, kwargs):
+            args, kwargs = await asyncio.to_thread(resolve, args, kwargs)
         async for item in self._function(code)(*args, **kwargs):
             yield item
 
@@ -132,7 +132,7 @@ class RemoteFunction(Generic[P, R]):
         return session.call("pool", self._pool(session), self._method, payload, self._timeout, self._method.startswith("items"))
 
     def map(self, inputs: Iterable[Any], **options: Any) -> list[R]:
-        """Results for all inputs, in order. Options: `progress`, `return_exceptions`, `ordered`, `chunksize`."""
+        """Results for all inputs, in order. Options: `progress`, `return_exceptions`."""
         return [result for _, result in self._map(inputs, **{"ordered": True, **options})]
 
     def map_unordered(self, inputs: Iterable[Any], *, with_input: bool = False, **options: Any) -> Iterator[Any]:
@@ -233,7 +233,7 @@ class Pool:
     def __init__(self, agent: _agent.Agent[Any, Any], actors: int, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None):
         agent.register()
         self._session = _session.current()
-        spec, _ = agent.spec()
+        spec, _, _ = agent._description()
         init = base64.b64encode(_bridge.encode_payload(*_codec.dump((args, kwargs or {})))).decode()
         self._methods = {s["id"]: s for s in spec["skills"]}
         self._name = spec["name"]
@@ -328,18 +328,16 @@ class Executor(concurrent.futures.Executor):
         self._guard = threading.Lock()
         self._closed = False
         self._id = uuid.uuid4().hex
+        self._pools: set[str] = set()
+        """Pools of a size that the user fixed; they end with the executor, whatever became of the functions."""
 
     def _remote(self, function: Any) -> RemoteFunction[Any, Any]:
         try:
             known = self._functions.get(function)
+            if known is None:
+                known = self._functions[function] = _Sized(function, self._options, self)
         except TypeError:  # not hashable, or no weak references to it
-            return _Sized(function, self._options, self._max_workers, self._id)
-        if known is None:
-            known = _Sized(function, self._options, self._max_workers, self._id)
-            try:
-                self._functions[function] = known
-            except TypeError:
-                pass
+            known = _Sized(function, self._options, self)
         return known
 
     def _start(self, call: Future[Any]) -> _ExecutorFuture:
@@ -405,20 +403,19 @@ class Executor(concurrent.futures.Executor):
         if wait:
             concurrent.futures.wait(left)
             session = _session.current()
-            for function in list(self._functions.values()):
-                for spec in function._specs.values() if self._max_workers is not None else ():
-                    _session.bridge_call(session.client.close_pool, spec)
+            for spec in self._pools:
+                _session.bridge_call(session.client.close_pool, spec)
 
 
 class _Sized(RemoteFunction[Any, Any]):
     """A function of an executor: its pool is the executor's, of a size that the user may have fixed."""
 
-    def __init__(self, function: Any, options: dict[str, Any], actors: int | None, id: str):
-        self._actors, self._id = actors, id
+    def __init__(self, function: Any, options: dict[str, Any], executor: Executor):
+        self._executor = executor
         super().__init__(function, options)
 
     def _pool(self, session: Any) -> str:
-        if self._actors is None:
+        if self._executor._max_workers is None:
             return super()._pool(session)
         owner = session.owner
         spec = self._specs.get(owner)
@@ -433,7 +430,8 @@ class _Sized(RemoteFunction[Any, Any]):
                 overrides=json.dumps(overrides),
                 retries=self._retries,
                 retry_failed=self._retry_failed,
-                actors=self._actors,
-                id=self._id,
+                actors=self._executor._max_workers,
+                id=self._executor._id,
             )
+            self._executor._pools.add(spec)
         return spec

@@ -54,6 +54,13 @@ def _waits(result: Any) -> None:
         _context.begins_to_wait(*result._token)
 
 
+def _waited(result: Any) -> None:
+    """It does not wait any more: what still comes back out of that call may wait for the turn."""
+    if result._token is not None:
+        turn, token = result._token
+        turn.waits.discard(token)
+
+
 def _wait_for(call: Any) -> Generator[Any, None, None]:
     """Suspends the running coroutine until `call` has something."""
     loop = asyncio.get_running_loop()
@@ -132,6 +139,8 @@ class Future(Generic[T]):
                 except KeyboardInterrupt:
                     self.cancel()
                     raise
+                finally:
+                    _waited(self)
                 if not done:
                     self.cancel()
                     raise errors.DeadlineExceeded(f"no result within {timeout} s")
@@ -196,6 +205,8 @@ class Future(Generic[T]):
             except asyncio.CancelledError:
                 self.cancel()
                 raise
+            finally:
+                _waited(self)
             self._finish(end)
         if self._error is not None:
             raise self._error
@@ -252,6 +263,7 @@ class Stream(Generic[T]):
                     break
                 self._fill(True)
         finally:
+            _waited(self)
             self.cancel()
         yield from self._end()
 
@@ -267,6 +279,7 @@ class Stream(Generic[T]):
                 if not self._items and not self._last:
                     await _Suspend(self._call)
         finally:
+            _waited(self)
             self.cancel()
         for item in self._end():
             yield item
@@ -294,22 +307,27 @@ def _done_in_order(futures: list[Any], timeout: float | None) -> Iterator[Any]:
     """Futures as they finish; raises `DeadlineExceeded` when `timeout` seconds were not enough for all."""
     _refuse_loop("waiting for futures")
     port, waiting, done = _bridge.Port(), {}, []
-    for token, future in enumerate(futures):
-        if getattr(future, "_token", None) is not None:
-            _waits(future)
-        call = getattr(future, "_call", None)
-        if call is None or call.notify(port, token):
-            done.append(future)
-        else:
-            waiting[token] = future
-    yield from done
-    end = None if timeout is None else time.monotonic() + timeout
-    while waiting:
-        tokens = port.wait(None if end is None else max(0.0, end - time.monotonic()))
-        if not tokens:
-            raise errors.DeadlineExceeded(f"not all done within {timeout} s")
-        for token in tokens:
-            yield waiting.pop(token)
+    ours = [future for future in futures if getattr(future, "_token", None) is not None]
+    for future in ours:
+        _waits(future)
+    try:
+        for token, future in enumerate(futures):
+            call = getattr(future, "_call", None)
+            if call is None or call.notify(port, token):
+                done.append(future)
+            else:
+                waiting[token] = future
+        yield from done
+        end = None if timeout is None else time.monotonic() + timeout
+        while waiting:
+            tokens = port.wait(None if end is None else max(0.0, end - time.monotonic()))
+            if not tokens:
+                raise errors.DeadlineExceeded(f"not all done within {timeout} s")
+            for token in tokens:
+                yield waiting.pop(token)
+    finally:
+        for future in ours:
+            _waited(future)
 
 
 def wait(futures: Iterable[Future[T]], num_returns: int = 1, timeout: float | None = None) -> tuple[list[Future[T]], list[Future[T]]]:

@@ -155,7 +155,6 @@ class HostSession(_session.Stores):
         super().__init__()
         self.client = client
         self.registered: dict[str, str] = {}
-        self.pools: dict[Any, Any] = {}
 
     @property
     def owner(self) -> str:
@@ -459,8 +458,7 @@ class Process:
         self._enter(turn)
         try:
             args, kwargs = self._bind(turn)
-            if has_refs(args, kwargs):
-                args, kwargs = resolve(args, kwargs)
+            args, kwargs = resolve(args, kwargs)
             method = getattr(turn.actor.instance, turn.name)
             if turn.method.kind == _SYNC_VALUE:
                 value = dump(method(*args, **kwargs))

@@ -189,6 +189,8 @@ def _read(view: memoryview) -> Any:
 
 def resolve(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Arguments with the values of those that are references."""
+    if not has_refs(args, kwargs):
+        return args, kwargs
     return (
         tuple(a.get() if type(a) is Ref else a for a in args),
         {k: v.get() if type(v) is Ref else v for k, v in kwargs.items()},

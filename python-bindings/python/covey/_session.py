@@ -111,8 +111,6 @@ class Session(Stores):
         self.client = bridge_call(_bridge.Client, address, token, self.id, _tell_pending)
         self.token = token
         self.registered: dict[str, str] = {}
-        self.pools: dict[Any, Any] = {}
-        """Pools of functions, by what they need."""
         self._process, self._home = process, home
 
     @property

@@ -288,9 +288,8 @@ class ActorClass:
         covey["concurrency"] = options.get("max_concurrency") or (1000 if anew else 1)
         if options.get("own_process"):
             covey["own_process"] = True
-        groups = options.get("concurrency_groups")
-        if groups:
-            cls.__covey_groups__ = dict(groups)  # type: ignore[attr-defined]
+        if options.get("concurrency_groups"):
+            covey["groups"] = options["concurrency_groups"]
         self._agent: _agent.Agent[Any, Any] = _agent.Agent(cls, {"name": cls.__name__, **covey})
         self.__name__, self.__doc__ = cls.__name__, cls.__doc__
 
@@ -365,12 +364,7 @@ def remote(*args: Any, **options: Any) -> Any:
 def method(*, num_returns: Any = None, concurrency_group: str | None = None, **_: Any) -> Callable[[Any], Any]:
     """`@ray.method`: marks a method's concurrency group."""
 
-    def mark(function: Any) -> Any:
-        if concurrency_group:
-            function.__covey_group__ = concurrency_group
-        return function
-
-    return mark
+    return _agent.method(group=concurrency_group) if concurrency_group else lambda function: function
 
 
 # ---- the module's functions ---------------------------------------------------------------------------------------
