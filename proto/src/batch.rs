@@ -34,12 +34,6 @@ pub fn check_size(what: &str, payload: &Payload) -> Result<(), Error> {
     Ok(())
 }
 
-/// A name for bytes within one machine: 64 bits of FNV-1a, hex. No guard against forgery.
-pub fn fingerprint(bytes: &[u8]) -> String {
-    let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    format!("{:016x}", bytes.iter().fold(0xcbf2_9ce4_8422_2325, mix))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

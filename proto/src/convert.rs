@@ -5,7 +5,7 @@ use covey_domain::{Error, ErrorKind, infer::InferEvent};
 use serde::{Serialize, de::DeserializeOwned};
 use tonic::{Code, Status, metadata::MetadataValue};
 
-use crate::v1::{Codec, Failure, Payload};
+use crate::v1::{CallEnd, Codec, Empty, Failure, Payload, call_end};
 
 /// Header that carries the error's stable name beside the gRPC code.
 const KIND_HEADER: &str = "covey-kind";
@@ -39,6 +39,24 @@ impl From<Failure> for Error {
 /// An error as the failed end of a call.
 pub fn failure(error: Error) -> crate::v1::CallEnd {
     crate::v1::CallEnd { result: Some(crate::v1::call_end::Result::Failure(error.into())) }
+}
+
+/// The end of a call that gave a value, or nothing, or failed.
+pub fn call_end(result: Result<Option<Payload>, Error>) -> CallEnd {
+    match result {
+        Ok(Some(value)) => CallEnd { result: Some(call_end::Result::Value(value)) },
+        Ok(None) => CallEnd { result: Some(call_end::Result::Done(Empty {})) },
+        Err(error) => failure(error),
+    }
+}
+
+/// The reverse of [`call_end`].
+pub fn call_result(end: CallEnd) -> Result<Option<Payload>, Error> {
+    match end.result {
+        Some(call_end::Result::Value(value)) => Ok(Some(value)),
+        Some(call_end::Result::Failure(failure)) => Err(failure.into()),
+        Some(call_end::Result::Done(_)) | None => Ok(None),
+    }
 }
 
 /// A domain value as the JSON that travels and is stored. Domain types have string keys only, so this cannot fail.

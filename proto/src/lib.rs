@@ -13,5 +13,8 @@ mod convert;
 #[path = "generated/covey.v1.rs"]
 pub mod v1;
 
-pub use batch::{check_size, fingerprint, split};
-pub use convert::{failure, from_json, from_status, infer_event, infer_payload, payload_json, to_json, to_status};
+pub use batch::{check_size, split};
+pub use convert::{
+    call_end, call_result, failure, from_json, from_status, infer_event, infer_payload, payload_json, to_json,
+    to_status,
+};

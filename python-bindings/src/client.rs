@@ -149,7 +149,10 @@ impl Client {
             // What was called before is answered before.
             py.detach(|| runtime.block_on(calls.settled(&actor.as_str().into())));
         }
-        let _: v1::Empty = backend.rpc(py, "StopActor", &v1::StopActorRequest { actor, drain })?;
+        let _: v1::Empty = backend.rpc(py, "StopActor", &v1::StopActorRequest { actor: actor.clone(), drain })?;
+        if let Backend::Driver { calls, .. } = &*backend {
+            calls.forget(&actor.into());
+        }
         Ok(())
     }
 

@@ -18,12 +18,9 @@ use std::{
 use bytes::{Buf as _, Bytes, BytesMut};
 use covey_client::{CallEvent, NewCall, Target};
 use covey_domain::{Error, ErrorKind};
-use covey_proto::{
-    failure,
-    v1::{
-        CallCancel, CallEnd, CallFrame, CallOpen, Empty, HostBatch, HostEnd, HostFrame, HostItem, HostStarted,
-        HostState, HostVerb, call_end, call_frame::Body as Step, call_open, host_frame::Body,
-    },
+use covey_proto::v1::{
+    CallCancel, CallFrame, CallOpen, HostBatch, HostEnd, HostFrame, HostItem, HostStarted, HostState, HostVerb,
+    Payload, call_frame::Body as Step, call_open, host_frame::Body,
 };
 use parking_lot::{Condvar, Mutex};
 use prost::Message as _;
@@ -87,6 +84,10 @@ fn error(kind: &str, message: String, detail: Option<String>) -> Error {
 impl HostLink {
     fn queue(&self, body: Body) {
         self.outgoing.lock().push(HostFrame { body: Some(body) });
+    }
+
+    fn end(&self, call: u64, result: Result<Option<Payload>, Error>) {
+        self.queue(Body::End(HostEnd { call, end: Some(covey_proto::call_end(result)) }));
     }
 
     fn flush(&self) -> std::io::Result<()> {
@@ -184,11 +185,7 @@ impl HostLink {
             Body::Back(CallFrame { id, body: Some(Step::End(end)) }) => {
                 let slot = self.calls.lock().remove(&id);
                 if let Some(slot) = slot {
-                    slot.push(CallEvent::End(match end.result {
-                        Some(call_end::Result::Value(value)) => Ok(Some(value)),
-                        Some(call_end::Result::Failure(failure)) => Err(failure.into()),
-                        Some(call_end::Result::Done(_)) | None => Ok(None),
-                    }));
+                    slot.push(CallEvent::End(covey_proto::call_result(end)));
                 }
             }
             Body::Reply(reply) => {
@@ -362,16 +359,14 @@ impl Host {
     }
 
     fn value(&self, call: u64, codec: i32, body: &[u8], buffers: Vec<Vec<u8>>) {
-        let end = CallEnd { result: Some(call_end::Result::Value(from_py(codec, body, buffers))) };
-        self.link.queue(Body::End(HostEnd { call, end: Some(end) }));
+        self.link.end(call, Ok(Some(from_py(codec, body, buffers))));
     }
 
     fn done(&self, call: u64) {
-        let end = CallEnd { result: Some(call_end::Result::Done(Empty {})) };
-        self.link.queue(Body::End(HostEnd { call, end: Some(end) }));
+        self.link.end(call, Ok(None));
     }
 
     fn failed(&self, call: u64, kind: &str, message: String, detail: Option<String>) {
-        self.link.queue(Body::End(HostEnd { call, end: Some(failure(error(kind, message, detail))) }));
+        self.link.end(call, Err(error(kind, message, detail)));
     }
 }

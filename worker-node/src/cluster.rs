@@ -7,10 +7,8 @@ use covey_actor_runtime::{Objects, Outward, RemoteInfer, Runtime};
 use covey_client::{CLOSE_POOL, CallEvent, Calls, Client, Loopback, NewCall, Pools, Target, objects::FETCH_OBJECT};
 use covey_domain::{Error, NodeId};
 use covey_proto::{
-    failure, payload_json,
-    v1::{
-        CallEnd, CallFrame, CallOpen, Empty, ListStoresReply, ObjectName, Store, call_end, call_frame::Body, call_open,
-    },
+    call_end, failure, payload_json,
+    v1::{CallFrame, CallOpen, ListStoresReply, ObjectName, StopActorRequest, Store, call_frame::Body, call_open},
 };
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
 use prost::Message as _;
@@ -150,7 +148,13 @@ impl Outward for Cluster {
                 connected.pools.close(&String::from_utf8_lossy(&body));
                 return Ok(Bytes::new());
             }
-            connected.client.raw(&name, body).await
+            let reply = connected.client.raw(&name, body.clone()).await?;
+            if name == "StopActor"
+                && let Ok(stop) = StopActorRequest::decode(body)
+            {
+                connected.calls.forget(&stop.actor.into());
+            }
+            Ok(reply)
         }
         .boxed()
     }
@@ -204,11 +208,7 @@ fn start(
             CallEvent::Item(item) => Body::Item(item),
             CallEvent::End(end) => {
                 table.lock().remove(&asked);
-                Body::End(match end {
-                    Ok(Some(value)) => CallEnd { result: Some(call_end::Result::Value(value)) },
-                    Ok(None) => CallEnd { result: Some(call_end::Result::Done(Empty {})) },
-                    Err(error) => failure(error),
-                })
+                Body::End(call_end(end))
             }
         };
         let _ = answers.send(CallFrame { id: asked, body: Some(body) });

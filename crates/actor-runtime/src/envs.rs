@@ -12,6 +12,7 @@ use std::{
 
 use covey_domain::{Error, ErrorKind, agent::PythonEnv};
 use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::Command,
@@ -104,7 +105,7 @@ impl Environments {
         let mut sorted: Vec<_> = packages.to_vec();
         sorted.sort();
         let key = format!("{}\n{}\n{}", self.python.version, self.python.path.display(), sorted.join("\n"));
-        let name = covey_proto::fingerprint(key.as_bytes());
+        let name: String = Sha256::digest(&key).iter().map(|b| format!("{b:02x}")).collect();
         let home = self.cache.join("packages").join(&name);
         let python = home.join("bin/python");
         let turn = self.turn(&name);

@@ -23,7 +23,7 @@ use covey_domain::{
     infer::InferRequest,
 };
 use covey_proto::v1::{
-    self, CallFrame, HostBatch, HostFrame, Payload, call_end, call_frame::Body as Call, call_open, host_frame::Body,
+    self, CallFrame, HostBatch, HostFrame, Payload, call_frame::Body as Call, call_open, host_frame::Body,
 };
 use futures::StreamExt as _;
 use parking_lot::Mutex;
@@ -444,13 +444,10 @@ fn take(host: &Arc<Host>, body: Body, models: &Arc<Models>) {
             let running = host.calls.lock().remove(&end.call);
             let Some(mut running) = running else { return };
             let state = running.state.take();
-            let result = match end.end.unwrap_or_default().result {
-                Some(call_end::Result::Value(value)) => {
-                    covey_proto::check_size("the answer", &value).map(|()| Some(value))
-                }
-                Some(call_end::Result::Failure(failure)) => Err(failure.into()),
-                Some(call_end::Result::Done(_)) | None => Ok(None),
-            };
+            let result = covey_proto::call_result(end.end.unwrap_or_default()).and_then(|value| {
+                value.iter().try_for_each(|value| covey_proto::check_size("the answer", value))?;
+                Ok(value)
+            });
             match state {
                 None => running.end(result),
                 // The answer is given once what it did is on disk.
@@ -514,12 +511,9 @@ async fn think(host: Arc<Host>, id: u64, request: Result<InferRequest, Error>, m
         while let Some(event) = events.next().await {
             host.back(id, Call::Item(covey_proto::infer_payload(&event?)));
         }
-        Ok(())
+        Ok(None)
     };
-    let end = match result.await {
-        Ok(()) => v1::CallEnd { result: Some(call_end::Result::Done(v1::Empty {})) },
-        Err(error) => covey_proto::failure(error),
-    };
+    let end = covey_proto::call_end(result.await);
     if host.asks.lock().remove(&id).is_some() {
         host.back(id, Call::End(end));
     }

@@ -1,7 +1,7 @@
 //! Starts and stops actors, brings calls and tasks to their mailboxes, and remembers what runs.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     path::PathBuf,
     sync::{Arc, Weak},
     time::{Duration, Instant},
@@ -123,6 +123,9 @@ struct Inner {
     hosts: Option<Arc<Hosts>>,
     reports: mpsc::UnboundedSender<Report>,
     actors: Mutex<HashMap<ActorId, Cell>>,
+    /// Of them, those that [`Inner::sweep`] must look at: with a mailbox, virtual, or saved now and then. Locked after
+    /// `actors`, and while that is held.
+    restless: Mutex<HashSet<ActorId>>,
     lanes: Mutex<Vec<Weak<LaneInner>>>,
     tasks: Mutex<HashMap<Attempt, (ActorId, Arc<Control>)>>,
     blobs: Mutex<HashMap<String, bytes::Bytes>>,
@@ -188,10 +191,10 @@ struct Memos {
 }
 
 impl Memos {
-    /// The memo of a key, and whether it is new.
-    fn get(&mut self, key: &str) -> (Arc<Memo>, bool) {
+    /// The memo of a key.
+    fn get(&mut self, key: &str) -> Arc<Memo> {
         if let Some(memo) = self.by_key.get(key) {
-            return (memo.clone(), false);
+            return memo.clone();
         }
         if self.order.len() >= MEMOS_MAX
             && let Some(oldest) = self.order.pop_front()
@@ -201,7 +204,7 @@ impl Memos {
         let memo = Arc::new(Memo::default());
         self.by_key.insert(key.to_owned(), memo.clone());
         self.order.push_back(key.to_owned());
-        (memo, true)
+        memo
     }
 }
 
@@ -311,6 +314,7 @@ impl Runtime {
             hosts,
             reports,
             actors: Mutex::default(),
+            restless: Mutex::default(),
             lanes: Mutex::default(),
             tasks: Mutex::default(),
             blobs: Mutex::default(),
@@ -361,15 +365,8 @@ impl Runtime {
             Ok((spec, inside)) => self.go_live(id, epoch, start.owner, spec, inside),
             Err(error) => {
                 let retryable = matches!(error.kind, ErrorKind::ActorDied | ErrorKind::Unavailable);
-                self.inner.report(v1::ActorReport {
-                    actor: start.actor,
-                    epoch: start.epoch,
-                    state: v1::actor_report::State::Died.into(),
-                    failure: Some(error.into()),
-                    retryable,
-                    agent: String::new(),
-                    owner: start.owner,
-                });
+                let report = actor_report(&start.actor, start.epoch, &start.owner, v1::actor_report::State::Died);
+                self.inner.report(v1::ActorReport { failure: Some(error.into()), retryable, ..report });
             }
         }
     }
@@ -391,17 +388,10 @@ impl Runtime {
     /// Tells the head what is made before an actor can start.
     fn progress(&self, start: &v1::StartActor) -> Progress {
         let inner = self.inner.clone();
-        let (actor, epoch, owner) = (start.actor.clone(), start.epoch, start.owner.clone());
+        let report = actor_report(&start.actor, start.epoch, &start.owner, v1::actor_report::State::Preparing);
         Arc::new(move |what| {
-            inner.report(v1::ActorReport {
-                actor: actor.clone(),
-                epoch,
-                state: v1::actor_report::State::Preparing.into(),
-                failure: Some(Error::new(ErrorKind::Unavailable, what).into()),
-                retryable: false,
-                agent: String::new(),
-                owner: owner.clone(),
-            });
+            let failure = Some(Error::new(ErrorKind::Unavailable, what).into());
+            inner.report(v1::ActorReport { failure, ..report.clone() });
         })
     }
 
@@ -449,12 +439,7 @@ impl Runtime {
                     save_turns: spec.snapshot == Keep::Turn,
                     reentrant: spec.reentrant,
                 };
-                let saver = Saver {
-                    outward: self.inner.outward.clone(),
-                    node: self.inner.node.clone(),
-                    actor: start.actor.clone(),
-                    epoch: start.epoch,
-                };
+                let saver = self.inner.saver(&ActorId::from(start.actor.as_str()), Epoch(start.epoch));
                 let actor = hosts.start(host_start, python, &start.dir, &self.progress(start), saver).await?;
                 return Ok((spec, Inside::Process(actor)));
             }
@@ -467,7 +452,12 @@ impl Runtime {
         let now = Instant::now();
         let cell = Cell { epoch, spec, owner, inside, turns, mailbox: None, used: now, saved: now, memos: None };
         let report = cell.report(&id, v1::actor_report::State::Live);
-        self.inner.actors.lock().insert(id, cell);
+        let mut actors = self.inner.actors.lock();
+        if cell.is_restless() {
+            self.inner.restless.lock().insert(id.clone());
+        }
+        actors.insert(id, cell);
+        drop(actors);
         self.inner.report(report);
     }
 
@@ -480,15 +470,7 @@ impl Runtime {
         let owner = self.inner.actors.lock().get(&id).filter(|c| c.epoch.0 == stop.epoch).map(|c| c.owner.clone());
         self.end(&id, Some(Epoch(stop.epoch)), stop.drain).await;
         if let (true, Some(owner)) = (stop.drain, owner) {
-            self.inner.report(v1::ActorReport {
-                actor: stop.actor,
-                epoch: stop.epoch,
-                state: v1::actor_report::State::Stopped.into(),
-                failure: None,
-                retryable: false,
-                agent: String::new(),
-                owner,
-            });
+            self.inner.report(actor_report(&stop.actor, stop.epoch, &owner, v1::actor_report::State::Stopped));
         }
     }
 
@@ -540,14 +522,7 @@ impl Runtime {
     }
 
     async fn end(&self, id: &ActorId, epoch: Option<Epoch>, drain: bool) {
-        let cell = {
-            let mut actors = self.inner.actors.lock();
-            match actors.get(id) {
-                Some(cell) if epoch.is_none_or(|e| e == cell.epoch) => actors.remove(id),
-                _ => None,
-            }
-        };
-        let Some(cell) = cell else { return };
+        let Some(cell) = self.inner.take_out(id, epoch) else { return };
         if drain {
             cell.drained().await;
             if let Err(error) = self.inner.save(id, &cell).await {
@@ -689,9 +664,9 @@ impl LaneInner {
                 let limit = cell.as_ref().and_then(|c| c.spec.timeout_ms);
                 let memo = match cell {
                     Some(cell) if !open.key.is_empty() => {
-                        let (memo, new) = cell.memos.get_or_insert_default().get(&open.key);
-                        if !new {
-                            return memo.answer(self.out.clone(), id);
+                        let memo = cell.memos.get_or_insert_default().get(&open.key);
+                        if !memo.begin(&self.out, id) {
+                            return;
                         }
                         Some(memo)
                     }
@@ -789,6 +764,9 @@ impl Inner {
         });
         // Under the lock, so that a mailbox that is being given back is never sent to.
         let sent = mailbox.tell(turn).try_send();
+        if made.is_some() {
+            self.restless.lock().insert(actor.clone());
+        }
         drop(actors);
         if let Some((mailbox, epoch)) = made {
             self.watch(actor.clone(), epoch, mailbox);
@@ -828,7 +806,9 @@ impl Inner {
     /// those that want that now and then.
     fn sweep(self: &Arc<Self>) {
         let (mut idle, mut sleepy, mut unsaved) = (Vec::new(), Vec::new(), Vec::new());
-        for (id, cell) in self.actors.lock().iter_mut() {
+        let mut actors = self.actors.lock();
+        self.restless.lock().retain(|id| {
+            let Some(cell) = actors.get_mut(id) else { return false };
             let resting = cell.turns.available_permits() == cell.spec.concurrency as usize && cell.inside.is_idle();
             if resting && cell.owner == VIRTUAL && cell.used.elapsed() > Duration::from_millis(cell.spec.idle_ms) {
                 sleepy.push((id.clone(), cell.epoch));
@@ -845,7 +825,9 @@ impl Inner {
                 cell.saved = Instant::now();
                 unsaved.push((id.clone(), cell.epoch, cell.inside.clone()));
             }
-        }
+            cell.is_restless()
+        });
+        drop(actors);
         // What reached one of them meanwhile is still handled.
         for mailbox in idle {
             tokio::spawn(async move {
@@ -867,6 +849,13 @@ impl Inner {
         }
     }
 
+    /// The actor takes nothing from now on, if this activation (`None` = any) is the one that lives.
+    fn take_out(&self, id: &ActorId, epoch: Option<Epoch>) -> Option<Cell> {
+        let mut actors = self.actors.lock();
+        actors.get(id).filter(|cell| epoch.is_none_or(|e| e == cell.epoch))?;
+        actors.remove(id)
+    }
+
     fn saver(&self, id: &ActorId, epoch: Epoch) -> Saver {
         Saver { outward: self.outward.clone(), node: self.node.clone(), actor: id.to_string(), epoch: epoch.0 }
     }
@@ -878,14 +867,7 @@ impl Inner {
     /// Nothing to do for a while: the state is kept, and the actor is gone until somebody speaks to it. Calls that come
     /// meanwhile are refused unrun, and their callers look again.
     async fn sleep(&self, id: &ActorId, epoch: Epoch) {
-        let cell = {
-            let mut actors = self.actors.lock();
-            match actors.get(id) {
-                Some(cell) if cell.epoch == epoch => actors.remove(id),
-                _ => None,
-            }
-        };
-        let Some(cell) = cell else { return };
+        let Some(cell) = self.take_out(id, Some(epoch)) else { return };
         cell.drained().await;
         match self.save(id, &cell).await {
             Ok(()) => {
@@ -895,7 +877,9 @@ impl Inner {
             Err(error) => {
                 // It stays awake rather than forget.
                 tracing::warn!(actor = %id, %error, "an actor could not be put to sleep");
-                self.actors.lock().entry(id.clone()).or_insert(Cell { mailbox: None, used: Instant::now(), ..cell });
+                let mut actors = self.actors.lock();
+                self.restless.lock().insert(id.clone());
+                actors.entry(id.clone()).or_insert(Cell { mailbox: None, used: Instant::now(), ..cell });
             }
         }
     }
@@ -913,6 +897,10 @@ impl Inner {
 }
 
 impl Cell {
+    fn is_restless(&self) -> bool {
+        self.mailbox.is_some() || self.owner == VIRTUAL || matches!(self.spec.snapshot, Keep::Every(_))
+    }
+
     /// Waits until everything that was accepted is answered.
     async fn drained(&self) {
         if let Some(mailbox) = &self.mailbox {
@@ -925,15 +913,18 @@ impl Cell {
     }
 
     fn report(&self, id: &ActorId, state: v1::actor_report::State) -> v1::ActorReport {
-        v1::ActorReport {
-            actor: id.to_string(),
-            epoch: self.epoch.0,
-            state: state.into(),
-            failure: None,
-            retryable: false,
-            agent: self.spec.name.to_string(),
-            owner: self.owner.clone(),
-        }
+        let agent = self.spec.name.to_string();
+        v1::ActorReport { agent, ..actor_report(id.as_str(), self.epoch.0, &self.owner, state) }
+    }
+}
+
+fn actor_report(actor: &str, epoch: u64, owner: &str, state: v1::actor_report::State) -> v1::ActorReport {
+    v1::ActorReport {
+        actor: actor.to_owned(),
+        epoch,
+        state: state.into(),
+        owner: owner.to_owned(),
+        ..v1::ActorReport::default()
     }
 }
 

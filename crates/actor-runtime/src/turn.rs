@@ -7,8 +7,8 @@ use std::{
 
 use covey_domain::{Error, ErrorKind, ModelName, TaskId, caps, event::Outcome, infer::Usage, log::Writer};
 use covey_proto::{
-    failure, from_json, payload_json,
-    v1::{CallEnd, CallFrame, Codec, Empty, Payload, call_end, call_frame::Body},
+    call_end, failure, from_json, payload_json,
+    v1::{CallEnd, CallFrame, Codec, Payload, call_frame::Body},
 };
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
@@ -95,28 +95,41 @@ impl Control {
 /// The answer to a call with a key, for callers that ask again.
 #[derive(Default)]
 pub(crate) struct Memo {
-    /// The answer, or who waits for it.
-    state: Mutex<(Option<CallEnd>, Waiting)>,
+    state: Mutex<Asked>,
 }
 
-type Waiting = Vec<(Out, u64)>;
+#[derive(Default)]
+enum Asked {
+    /// Not yet, or in vain: whoever asked was refused unrun.
+    #[default]
+    Never,
+    /// A turn runs; these wait for its answer too.
+    Running(Vec<(Out, u64)>),
+    /// The answer.
+    Done(CallEnd),
+}
 
 impl Memo {
-    /// Answers now, or when the turn that runs is over.
-    pub fn answer(&self, out: Out, id: u64) {
+    /// `true` when the turn is to be run for this caller. Others are answered now, or when the turn that runs is over.
+    pub fn begin(&self, out: &Out, id: u64) -> bool {
         let mut state = self.state.lock();
-        match &state.0 {
-            Some(end) => out.send(id, Body::End(end.clone())),
-            None => state.1.push((out, id)),
+        match &mut *state {
+            Asked::Never => {
+                *state = Asked::Running(Vec::new());
+                return true;
+            }
+            Asked::Running(waiting) => waiting.push((out.clone(), id)),
+            Asked::Done(end) => out.send(id, Body::End(end.clone())),
         }
+        false
     }
 
-    fn keep(&self, end: &CallEnd) {
-        let mut state = self.state.lock();
-        for (out, id) in std::mem::take(&mut state.1) {
-            out.send(id, Body::End(end.clone()));
+    /// The turn is over. What was not run is not an answer to remember.
+    fn keep(&self, end: &CallEnd, unrun: bool) {
+        let next = if unrun { Asked::Never } else { Asked::Done(end.clone()) };
+        if let Asked::Running(waiting) = std::mem::replace(&mut *self.state.lock(), next) {
+            waiting.into_iter().for_each(|(out, id)| out.send(id, Body::End(end.clone())));
         }
-        state.0 = Some(end.clone());
     }
 }
 
@@ -197,18 +210,15 @@ impl Sink {
         }
         match &self.target {
             Target::Call { out, id, memo, .. } => {
-                let end = match result {
-                    Ok(Some(value)) => CallEnd { result: Some(call_end::Result::Value(value)) },
-                    Ok(None) => CallEnd { result: Some(call_end::Result::Done(Empty {})) },
-                    Err(error) => failure(error),
-                };
+                let unrun = matches!(&result, Err(error) if error.executed == Some(false));
+                let end = call_end(result);
                 if let Some(memo) = memo {
                     if *self.streamed.get_mut() {
                         let text = "this key's call was a stream, which cannot be read again";
                         let again = Error::new(ErrorKind::FailedPrecondition, text).executed(Some(true));
-                        memo.keep(&failure(again));
+                        memo.keep(&failure(again), false);
                     } else {
-                        memo.keep(&end);
+                        memo.keep(&end, unrun);
                     }
                 }
                 out.send(*id, Body::End(end));
@@ -277,5 +287,27 @@ impl Drop for Over {
         if let Some(over) = self.0.take() {
             over();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_answered_from_memory_but_a_refusal_is_none() {
+        let (tx, mut rx) = mpsc::unbounded_channel();
+        let out = Out::Lane(tx);
+        let memo = Arc::new(Memo::default());
+        let mut told = || rx.try_recv().ok().map(|frame| frame.id);
+        let turn = |id| Sink::call(out.clone(), id, Control::new(), Some(memo.clone()));
+        assert!(memo.begin(&out, 1));
+        assert!(!memo.begin(&out, 2), "it runs already");
+        turn(1).end(Err(Error::new(ErrorKind::ActorDied, "not here").executed(Some(false))));
+        assert_eq!([told(), told(), told()], [Some(2), Some(1), None], "all who waited are refused");
+        assert!(memo.begin(&out, 3), "a refused call is run when it comes again");
+        turn(3).end(Ok(None));
+        assert!(!memo.begin(&out, 4));
+        assert_eq!([told(), told(), told()], [Some(3), Some(4), None]);
     }
 }

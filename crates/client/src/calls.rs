@@ -27,7 +27,7 @@ use covey_domain::{ActorId, Error, ErrorKind, NodeId, caps};
 use covey_proto::{
     from_status,
     v1::{
-        CallBatch, CallCancel, CallFrame, CallOpen, Payload, Placement, call_end, call_frame::Body, call_open,
+        CallBatch, CallCancel, CallFrame, CallOpen, Payload, Placement, call_frame::Body, call_open,
         covey_client::CoveyClient, placement,
     },
 };
@@ -223,8 +223,9 @@ impl Calls {
         }
     }
 
-    /// Nothing more will be called on this actor: what is known of it is dropped.
-    pub(crate) fn forget(&self, actor: &ActorId) {
+    /// What is known of this actor's place is dropped, and asked for again by the next call. After a stop, that call
+    /// then hears of it even when it would reach the worker sooner than the stop.
+    pub fn forget(&self, actor: &ActorId) {
         let mut state = self.inner.state.lock();
         if let Some(Place::At { .. } | Place::Gone(_)) = state.places.get(actor) {
             state.places.remove(actor);
@@ -383,7 +384,7 @@ impl Inner {
     }
 
     /// Sends a call to where its actor is, or keeps it until that is known.
-    fn route(self: &Arc<Self>, state: &mut State, id: u64, actor: &ActorId, mut frame: CallOpen) -> Result<(), Error> {
+    fn route(self: &Arc<Self>, state: &mut State, id: u64, actor: &ActorId, frame: CallOpen) -> Result<(), Error> {
         if let Some(error) = &state.closed {
             return Err(error.clone());
         }
@@ -392,19 +393,12 @@ impl Inner {
         }
         match state.places.get_mut(actor) {
             Some(Place::At { at, lane }) => {
-                frame.epoch = at.epoch;
+                let (at, mut lane) = (at.clone(), lane.clone());
                 if lane.is_closed() {
-                    let at = at.clone();
-                    let fresh = self.lane(state, &at);
-                    if let Some(Place::At { lane, .. }) = state.places.get_mut(actor) {
-                        *lane = fresh.clone();
-                    }
-                    self.open.sent(id, fresh.clone(), frame.epoch);
-                    let _ = fresh.send(CallFrame { id, body: Some(Body::Open(frame)) });
-                } else {
-                    self.open.sent(id, lane.clone(), frame.epoch);
-                    let _ = lane.send(CallFrame { id, body: Some(Body::Open(frame)) });
+                    lane = self.lane(state, &at);
+                    state.places.insert(actor.clone(), Place::At { at: at.clone(), lane: lane.clone() });
                 }
+                self.send_open(&lane, at.epoch, id, frame);
                 Ok(())
             }
             Some(Place::Waiting { queue, .. } | Place::Moving { queue, .. }) => {
@@ -444,18 +438,11 @@ impl Inner {
         for frame in batch.frames {
             match frame.body {
                 Some(Body::Item(item)) => self.open.item(frame.id, item),
-                Some(Body::End(end)) => {
-                    let end = match end.result {
-                        Some(call_end::Result::Value(value)) => Ok(Some(value)),
-                        Some(call_end::Result::Failure(failure)) => Err(Error::from(failure)),
-                        Some(call_end::Result::Done(_)) | None => Ok(None),
-                    };
-                    match end {
-                        Err(error) if refused(&error) => self.again(frame.id, error),
-                        Err(error) if lost(&error) && self.open.retry(frame.id) => self.again(frame.id, error),
-                        end => self.end(frame.id, end),
-                    }
-                }
+                Some(Body::End(end)) => match covey_proto::call_result(end) {
+                    Err(error) if refused(&error) => self.again(frame.id, error),
+                    Err(error) if lost(&error) && self.open.retry(frame.id) => self.again(frame.id, error),
+                    end => self.end(frame.id, end),
+                },
                 Some(Body::Placement(placement)) => self.placed(placement),
                 Some(Body::Fence(_)) => self.fenced(frame.id),
                 Some(Body::Open(_) | Body::Cancel(_) | Body::Credit(_) | Body::Locate(_)) | None => {}
@@ -485,7 +472,7 @@ impl Inner {
 
     fn placed(self: &Arc<Self>, placement: Placement) {
         let actor = ActorId::from(placement.actor.as_str());
-        let mut failed = Vec::new();
+        let (mut failed, mut never) = (Vec::new(), None);
         let mut state = self.state.lock();
         if let Some(placement::State::At(at)) = &placement.state
             && state.is_stale(&actor, at.epoch)
@@ -525,10 +512,7 @@ impl Inner {
             Some(placement::State::Waiting(waiting)) if waiting.never => {
                 let error = Error::new(ErrorKind::Unschedulable, waiting.why).executed(Some(false));
                 failed = state.refuse(&actor, &error, false);
-                let hooks = state.hooks.remove(&actor).unwrap_or_default();
-                drop(state);
-                hooks.into_iter().for_each(|hook| hook(Err(error.clone())));
-                state = self.state.lock();
+                never = Some(error);
             }
             Some(placement::State::Waiting(waiting)) => {
                 let news = state.wait(&actor, &waiting.why);
@@ -541,7 +525,7 @@ impl Inner {
             }
             None => {}
         }
-        let news = state.news(&actor);
+        let news = state.news(&actor, never);
         drop(state);
         for (id, error) in failed {
             self.end(id, Err(error));
@@ -555,11 +539,14 @@ impl Inner {
     fn settle(self: &Arc<Self>, state: &mut State, actor: &ActorId, at: covey_proto::v1::At) {
         let lane = self.lane(state, &at);
         let epoch = at.epoch;
-        for (id, mut frame) in state.settle(actor, at, lane.clone()) {
-            frame.epoch = epoch;
-            self.open.sent(id, lane.clone(), epoch);
-            let _ = lane.send(CallFrame { id, body: Some(Body::Open(frame)) });
+        for (id, frame) in state.settle(actor, at, lane.clone()) {
+            self.send_open(&lane, epoch, id, frame);
         }
+    }
+
+    fn send_open(&self, lane: &lane::Sender, epoch: u64, id: u64, frame: CallOpen) {
+        self.open.sent(id, lane.clone(), epoch);
+        let _ = lane.send(CallFrame { id, body: Some(Body::Open(CallOpen { epoch, ..frame })) });
     }
 
     fn fenced(self: &Arc<Self>, fence: u64) {

@@ -166,11 +166,13 @@ impl State {
     }
 
     /// Who waits to hear of the actor's place, when there is something to hear.
-    pub fn news(&mut self, actor: &ActorId) -> Option<(Vec<Hook>, Result<(), Error>)> {
-        let result = match self.places.get(actor) {
-            Some(Place::At { .. }) => Ok(()),
-            Some(Place::Gone(error)) => Err(error.clone()),
-            Some(Place::Waiting { .. } | Place::Moving { .. }) | None => return None,
+    /// `never` says why it has no place although it is not gone.
+    pub fn news(&mut self, actor: &ActorId, never: Option<Error>) -> Option<(Vec<Hook>, Result<(), Error>)> {
+        let result = match (never, self.places.get(actor)) {
+            (Some(error), _) => Err(error),
+            (None, Some(Place::At { .. })) => Ok(()),
+            (None, Some(Place::Gone(error))) => Err(error.clone()),
+            (None, Some(Place::Waiting { .. } | Place::Moving { .. }) | None) => return None,
         };
         self.hooks.remove(actor).map(|hooks| (hooks, result))
     }
