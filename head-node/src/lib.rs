@@ -16,7 +16,7 @@ mod relay;
 mod server;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -27,10 +27,16 @@ use covey_cluster_core::{
     head::{Reminder, Stored, StoredActor},
 };
 use covey_domain::{AgentName, AgentSpec, Error, ErrorKind};
-use covey_node::Credentials;
+use covey_node::{
+    Credentials,
+    tls::{Authority, PinnedAddress, Port},
+};
 use covey_store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+/// HTTP/2 flow control, bytes: of one stream, of a connection.
+const WINDOWS: (u32, u32) = (4 << 20, 16 << 20);
 
 /// How a head is set up.
 #[derive(Clone, Debug)]
@@ -41,8 +47,14 @@ pub struct Config {
     pub data: PathBuf,
     /// File of the credentials.
     pub credentials: PathBuf,
-    /// Listen beyond loopback although there is no TLS yet.
+    /// Host name or address that others are told instead of the one it listens on.
+    pub advertise: Option<String>,
+    /// Speak nothing but TLS, on loopback too.
+    pub tls: bool,
+    /// Beyond loopback, take connections without TLS too.
     pub allow_plaintext: bool,
+    /// PEM files of certificates and key for clients that trust public authorities.
+    pub site: Option<(PathBuf, PathBuf)>,
     /// Agents registered at start.
     pub agents: Vec<(AgentSpec, Option<Vec<u8>>)>,
     /// The agent at the root paths; the first registered by default.
@@ -59,7 +71,10 @@ impl Config {
             listen,
             data: home.join("head"),
             credentials: home.join("credentials.json"),
+            advertise: None,
+            tls: false,
             allow_plaintext: false,
+            site: None,
             agents: Vec::new(),
             default_agent: None,
             times: HeadConfig::default(),
@@ -87,6 +102,7 @@ pub(crate) struct Shared {
     pub term: u64,
     pub times: HeadConfig,
     pub default_agent: Option<AgentName>,
+    pub authority: Arc<Authority>,
     pub started: Instant,
     pub shutdown: CancellationToken,
 }
@@ -94,13 +110,6 @@ pub(crate) struct Shared {
 impl HeadNode {
     /// Binds, reads the store, and serves until `shutdown`.
     pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Self, Error> {
-        if !config.listen.ip().is_loopback() && !config.allow_plaintext {
-            return Err(Error::new(
-                ErrorKind::PermissionDenied,
-                format!("`{}` is not a loopback address and TLS is not set up", config.listen),
-            )
-            .hint("listen on 127.0.0.1, or say --allow-plaintext when the network is private"));
-        }
         let listener = TcpListener::bind(config.listen).await.map_err(|e| {
             Error::new(ErrorKind::AlreadyExists, format!("failed to listen on `{}`: {e}", config.listen))
                 .hint("another head may run there: `covey status` tells, `--port` takes another")
@@ -109,7 +118,20 @@ impl HeadNode {
         let address = listener.local_addr().map_err(|e| io("read the bound address", &e))?;
         covey_node::home::private_dir(&config.data)
             .map_err(|e| io(&format!("make `{}`", config.data.display()), &e))?;
-        let credentials = Credentials::load_or_create(&config.credentials, &address.to_string())
+        let authority = Authority::load_or_create(&config.data)
+            .map_err(|e| io(&format!("read or write the authority in `{}`", config.data.display()), &e))?;
+        let authority = Arc::new(authority);
+        // Whoever is given a token speaks TLS, except on loopback and where the network is said to be private.
+        let open = !config.tls && (address.ip().is_loopback() || config.allow_plaintext);
+        let host = config.advertise.clone().unwrap_or_else(|| covey_node::home::reachable(address.ip()));
+        let told = PinnedAddress {
+            address: covey_node::home::with_port(&host, address.port()),
+            pin: (!open).then(|| authority.pin()),
+        };
+        let site = config.site.as_ref().map(|(chain, key)| covey_node::tls::site(chain, key)).transpose()?;
+        let names = vec![host, "localhost".into(), "127.0.0.1".into(), address.ip().to_string()];
+        let port = Port { tls: Some(Arc::new(authority.head_tls(names, site)?)), plaintext: open, windows: WINDOWS };
+        let credentials = Credentials::load_or_create(&config.credentials, &told)
             .map_err(|e| io(&format!("read or write `{}`", config.credentials.display()), &e))?;
         let store = Store::open(&config.data.join("covey.db"))
             .await
@@ -170,12 +192,24 @@ impl HeadNode {
             term: snapshot.term,
             times: config.times,
             default_agent: config.default_agent.or(first_agent),
+            authority,
             started: Instant::now(),
             shutdown: shutdown.clone(),
         };
         tracing::info!(%address, term = snapshot.term, unfinished, "head is ready");
-        let serving = tokio::spawn(server::serve(listener, shared, credentials.clone(), shutdown));
+        let serving = tokio::spawn(server::serve(listener, port, shared, credentials.clone(), shutdown));
         Ok(Self { address, credentials, serving })
+    }
+
+    /// How it is reached from this machine.
+    pub fn near(&self) -> PinnedAddress {
+        let host = match self.address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.to_string(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.to_string(),
+            ip => ip.to_string(),
+        };
+        let address = covey_node::home::with_port(&host, self.address.port());
+        PinnedAddress { address, pin: self.credentials.pin }
     }
 
     /// Waits until it has stopped.

@@ -7,6 +7,7 @@ use std::{
 
 use covey_cluster_core::head::{ActorReport, Entry, HeldTask, Hello, LivingActor};
 use covey_domain::{ActorId, Epoch, Error, NodeId, status::ModelStatus};
+use covey_node::tls::TlsPeer;
 use covey_proto::{
     from_json, to_status,
     v1::{self, FromWorker, HeadFrame, ToWorker, head_frame, link_server::Link, worker_frame::Body},
@@ -29,7 +30,17 @@ pub(crate) struct LinkService {
 impl Link for LinkService {
     type AttachStream = BoxStream<'static, Result<ToWorker, Status>>;
 
+    async fn enroll(&self, request: Request<v1::EnrollRequest>) -> Result<Response<v1::EnrollReply>, Status> {
+        let authority = &self.shared.authority;
+        let (node, certificate) = authority.for_node(&request.into_inner().public_key).map_err(|e| to_status(&e))?;
+        tracing::info!(%node, "a node has its certificate");
+        let reply =
+            v1::EnrollReply { certificate: certificate.into(), authority: authority.certificate().to_vec().into() };
+        Ok(Response::new(reply))
+    }
+
     async fn attach(&self, request: Request<Streaming<FromWorker>>) -> Result<Response<Self::AttachStream>, Status> {
+        let tls = request.extensions().get::<TlsPeer>().cloned();
         let mut stream = request.into_inner();
         let first = tokio::time::timeout(Duration::from_secs(10), stream.message())
             .await
@@ -46,10 +57,18 @@ impl Link for LinkService {
             return Err(to_status(&error.hint("run the same version on all nodes")));
         }
         let node = NodeId::from(hello.node.as_str());
+        if tls.is_some_and(|peer| !peer.is_node(&node)) {
+            let error = Error::new(
+                covey_domain::ErrorKind::PermissionDenied,
+                format!("the certificate of this connection is not that of node `{node}`"),
+            );
+            return Err(to_status(&error));
+        }
         let conn = self.conns.fetch_add(1, Ordering::Relaxed) + 1;
         let direct = Direct {
             address: hello.address.clone(),
             secret: hello.secret.clone(),
+            pin: if hello.tls { self.shared.authority.pin().to_string() } else { String::new() },
             machine: hello.machine.clone(),
             objects: hello.objects.clone(),
         };

@@ -32,6 +32,8 @@ pub(crate) struct Direct {
     pub address: String,
     /// What they must show there.
     pub secret: String,
+    /// The fingerprint by which they know it; empty = no TLS.
+    pub pin: String,
     /// Which machine it runs on.
     pub machine: String,
     /// Folder of its objects there.
@@ -352,6 +354,7 @@ impl Relay {
                 node: node.to_string(),
                 address: link.direct.address.clone(),
                 secret: link.direct.secret.clone(),
+                pin: link.direct.pin.clone(),
                 machine: link.direct.machine.clone(),
                 folder: link.direct.objects.clone(),
             })
@@ -447,6 +450,7 @@ impl State {
                     epoch: epoch.0,
                     address: direct.address,
                     secret: direct.secret,
+                    pin: direct.pin,
                 })
             }
             Some(Route::Wait { why, never }) => State::Waiting(v1::Waiting { why: why.clone(), never: *never }),

@@ -3,7 +3,6 @@
 use std::{
     convert::Infallible,
     sync::{Arc, atomic::AtomicU64},
-    time::Duration,
 };
 
 use axum::{
@@ -17,76 +16,26 @@ use axum::{
 };
 use covey_domain::{Error, ErrorKind, caps};
 use covey_gateway::{Caller, Cluster as _};
-use covey_node::{Credentials, auth};
+use covey_node::{Credentials, auth, tls::Port};
 use covey_proto::{
     to_status,
     v1::{covey_server::CoveyServer, link_server::LinkServer},
 };
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
-    service::TowerToHyperService,
-};
 use tokio::net::TcpListener;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::{Shared, client_service::ClientService, cluster::ClusterPort, link_service::LinkService};
 
-/// A client that sends no request head within this time is cut off.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Open requests have this long to end when the head stops.
-const DRAIN: Duration = Duration::from_secs(2);
-
 pub(crate) async fn serve(
     listener: TcpListener,
+    port: Port,
     shared: Shared,
     credentials: Credentials,
     shutdown: CancellationToken,
 ) {
-    let app = app(shared, credentials);
-    let tracker = TaskTracker::new();
-    loop {
-        let (stream, _) = tokio::select! {
-            () = shutdown.cancelled() => break,
-            accepted = listener.accept() => match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    // Out of file descriptors, most likely: wait for some to be given back.
-                    tracing::warn!(%error, "failed to accept a connection");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                }
-            },
-        };
-        let _ = stream.set_nodelay(true);
-        let app = app.clone();
-        let stop = shutdown.clone();
-        tracker.spawn(async move {
-            let mut server = auto::Builder::new(TokioExecutor::new());
-            server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-            server
-                .http2()
-                .timer(TokioTimer::new())
-                .keep_alive_interval(Duration::from_secs(20))
-                .initial_stream_window_size(4 << 20)
-                .initial_connection_window_size(16 << 20)
-                .max_concurrent_streams(10_000);
-            let service =
-                TowerToHyperService::new(app.map_request(|r: hyper::Request<hyper::body::Incoming>| r.map(Body::new)));
-            let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), service);
-            tokio::pin!(connection);
-            tokio::select! {
-                _ = connection.as_mut() => {}
-                () = stop.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    let _ = tokio::time::timeout(DRAIN, connection).await;
-                }
-            }
-        });
-    }
-    tracker.close();
-    let _ = tokio::time::timeout(DRAIN, tracker.wait()).await;
+    let app = app(shared, credentials).map_request(|r: hyper::Request<hyper::body::Incoming>| r.map(Body::new));
+    covey_node::tls::serve(listener, port, app, shutdown).await;
 }
 
 fn app(shared: Shared, credentials: Credentials) -> Router {

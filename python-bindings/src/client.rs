@@ -254,11 +254,11 @@ impl Client {
     fn put_object(&self, py: Python<'_>, node: &str, session: String, digest: String, path: PathBuf) -> PyResult<()> {
         let backend = self.backend()?;
         let store = Self::store(&backend, py, node)?;
-        let Backend::Driver { runtime, .. } = &*backend else {
+        let Backend::Driver { client, runtime, .. } = &*backend else {
             return Err(raise(&Error::internal("an actor's objects go to its own worker")));
         };
-        let name = v1::ObjectName { session, digest };
-        py.detach(|| runtime.block_on(objects::put_file(&store, name, &path))).map_err(|e| raise(&e))
+        let name = v1::ObjectName { session, digest, node: String::new() };
+        py.detach(|| runtime.block_on(client.put_file(&store, name, &path))).map_err(|e| raise(&e))
     }
 
     /// Brings an object to this machine; gives the path of its file. A driver writes it to `path`.
@@ -273,14 +273,14 @@ impl Client {
         let backend = self.backend()?;
         match &*backend {
             Backend::Host(host) => {
-                let ask = v1::Store { node, machine: session, folder: digest, ..v1::Store::default() };
+                let ask = v1::ObjectName { session, digest, node };
                 let found = host.verb(py, objects::FETCH_OBJECT, prost::Message::encode_to_vec(&ask).into());
                 Ok(PathBuf::from(text(&found.map_err(|e| raise(&e))?)))
             }
-            Backend::Driver { runtime, .. } => {
+            Backend::Driver { client, runtime, .. } => {
                 let store = Self::store(&backend, py, &node)?;
-                let name = v1::ObjectName { session, digest };
-                let got = py.detach(|| runtime.block_on(objects::get_file(&store, name, &path)));
+                let name = v1::ObjectName { session, digest, node };
+                let got = py.detach(|| runtime.block_on(client.get_file(&store, name, &path)));
                 got.map_err(|e| raise(&e))?;
                 Ok(path)
             }

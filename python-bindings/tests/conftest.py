@@ -49,13 +49,14 @@ class Nodes:
         self.keys = json.loads(path.read_text())
         # A head that is started again must be found at the same place.
         self.port = self.keys["address"].rsplit(":", 1)[1]
+        self.address = self.keys["address"] + (f"#{self.keys['pin']}" if self.keys["pin"] else "")
 
     def worker(self, name, *args):
-        token = f"{self.keys['join_secret']}@{self.keys['address']}"
+        token = f"{self.keys['join_secret']}@{self.address}"
         self.start(name, "worker", "--join", token, "--name", name, "--models", str(ROOT / "models"), *args)
 
     def connect(self):
-        return covey.connect(self.keys["address"], self.keys["admin_key"])
+        return covey.connect(self.address, self.keys["admin_key"])
 
     def live(self, count):
         eventually(lambda: sum(n["state"] == "live" for n in covey.status()["nodes"]) >= count)

@@ -45,7 +45,9 @@ def test_errors_name_the_way_out(cluster, tmp_path):
     fails(77, "covey token", "worker", "--join", f"cvj_wrong@{cluster.keys['address']}")
     fails(64, "covey token", "worker", "--join", "nonsense")
     fails(64, "no models folder", "worker", "--join", f"cvj_x@{cluster.keys['address']}", "--models", str(tmp_path / "none"))
-    fails(77, "--allow-plaintext", "head", "--host", "0.0.0.0", "--port", "0", "--data", str(tmp_path / "d"))
+    no_pem = tmp_path / "no.pem"
+    no_pem.write_text("nothing")
+    fails(64, "must be PEM", "head", "--port", "0", "--data", str(tmp_path / "d"), "--tls-cert", str(no_pem), "--tls-key", str(no_pem))
     agents = tmp_path / "agents"
     agents.mkdir()
     (agents / "bad.toml").write_text('name = "x"\nkind = llm\n')

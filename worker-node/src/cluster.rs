@@ -6,9 +6,10 @@ use bytes::Bytes;
 use covey_actor_runtime::{Objects, Outward, RemoteInfer, Runtime};
 use covey_client::{CLOSE_POOL, CallEvent, Calls, Client, Loopback, NewCall, Pools, Target, objects::FETCH_OBJECT};
 use covey_domain::{Error, NodeId};
+use covey_node::{Identity, tls::PinnedAddress};
 use covey_proto::{
     call_end, failure, payload_json,
-    v1::{CallFrame, CallOpen, ListStoresReply, ObjectName, StopActorRequest, Store, call_frame::Body, call_open},
+    v1::{CallFrame, CallOpen, ListStoresReply, ObjectName, StopActorRequest, call_frame::Body, call_open},
 };
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
 use prost::Message as _;
@@ -20,8 +21,9 @@ pub(crate) struct Cluster {
 }
 
 struct Inner {
-    head: String,
+    head: PinnedAddress,
     secret: String,
+    identity: Arc<Identity>,
     node: NodeId,
     objects: Objects,
     /// Weak in effect: the runtime's owner outlives this.
@@ -38,9 +40,10 @@ pub(crate) struct Connected {
 }
 
 impl Cluster {
-    pub fn new(head: String, secret: String, node: NodeId, objects: Objects) -> Self {
+    pub fn new(head: PinnedAddress, secret: String, identity: Arc<Identity>, objects: Objects) -> Self {
         let (runtime, connected) = (std::sync::OnceLock::new(), Mutex::new(None));
-        Self { inner: Arc::new(Inner { head, secret, node, objects, runtime, connected }) }
+        let node = identity.node();
+        Self { inner: Arc::new(Inner { head, secret, identity, node, objects, runtime, connected }) }
     }
 
     /// Calls to actors of `runtime` stay in this process from now on.
@@ -56,7 +59,8 @@ impl Cluster {
         {
             return Ok(connected.clone());
         }
-        let client = Client::connect(&self.inner.head, &self.inner.secret).await?;
+        let Inner { head, secret, identity, .. } = &*self.inner;
+        let client = Client::connect_as(head, secret, Some(identity.clone())).await?;
         let calls = client.calls(&format!("worker:{}", self.inner.node)).await?;
         if let Some(runtime) = self.inner.runtime.get().cloned() {
             let loopback: Loopback = Arc::new(move |answers| {
@@ -108,11 +112,9 @@ impl Cluster {
 impl Cluster {
     /// Brings an object here from the worker that has it, unless it is; gives the path of its file.
     async fn fetch_object(&self, connected: &Connected, body: &[u8]) -> Result<Bytes, Error> {
-        let store =
-            Store::decode(body).map_err(|e| Error::invalid(format!("failed to read the object's name: {e}")))?;
-        // Only these fields travel: the node that has it, the session it lives for, its digest.
-        let (node, session, digest) = (store.node, store.machine, store.folder);
-        let name = ObjectName { session: session.clone(), digest: digest.clone() };
+        let name =
+            ObjectName::decode(body).map_err(|e| Error::invalid(format!("failed to read the object's name: {e}")))?;
+        let ObjectName { session, digest, node } = name.clone();
         let fetch = async |draft: std::path::PathBuf| {
             let reply = connected.client.raw("ListStores", Bytes::new()).await?;
             let stores = ListStoresReply::decode(reply).map_err(|e| Error::internal(e.to_string()))?.stores;
@@ -123,7 +125,7 @@ impl Cluster {
             if from.machine == covey_client::objects::machine() && tokio::fs::hard_link(there, &draft).await.is_ok() {
                 return Ok(());
             }
-            covey_client::objects::get_file(&from, name, &draft).await
+            connected.client.get_file(&from, name, &draft).await
         };
         let path = self.inner.objects.obtain(&session, &digest, fetch).await?;
         Ok(Bytes::from(path.display().to_string()))

@@ -2,11 +2,12 @@
 //!
 //! Nobody gets in without the secret that this worker made at its start and told the head alone.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use covey_actor_runtime::{Objects, Runtime};
 use covey_client::objects;
 use covey_domain::{Error, ErrorKind, caps};
+use covey_node::{Identity, tls::Port};
 use covey_proto::{
     to_status,
     v1::{
@@ -21,12 +22,16 @@ use tokio::{
     sync::mpsc,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming, transport::Server};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::Config;
 
 /// How often a log that is followed is looked at.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes of one chunk of an object.
 const CHUNK: usize = 1 << 20;
+/// HTTP/2 flow control, bytes: of one stream, of a connection.
+const WINDOWS: (u32, u32) = (8 << 20, 16 << 20);
 /// Frames put into one message.
 const BATCH_MAX: usize = 1_024;
 
@@ -37,6 +42,8 @@ pub(crate) struct Direct {
     pub address: String,
     /// What they must show.
     pub secret: String,
+    /// They speak TLS.
+    pub tls: bool,
 }
 
 struct Service {
@@ -46,10 +53,11 @@ struct Service {
     shutdown: CancellationToken,
 }
 
-/// Listens on `at` and serves until `shutdown`; `advertise` is the host that callers are told.
+/// Listens on `at` and serves until `shutdown`; by TLS alone once this worker has a certificate.
 pub(crate) async fn serve(
     at: SocketAddr,
-    advertise: Option<String>,
+    config: &Config,
+    identity: &Identity,
     runtime: Runtime,
     objects: Objects,
     shutdown: CancellationToken,
@@ -58,41 +66,17 @@ pub(crate) async fn serve(
         .await
         .map_err(|e| Error::new(ErrorKind::AlreadyExists, format!("failed to listen on `{at}`: {e}")))?;
     let bound = listener.local_addr().map_err(|e| Error::internal(e.to_string()))?;
-    let address = match advertise {
-        Some(host) => format!("{host}:{}", bound.port()),
-        None => bound.to_string(),
-    };
+    let host = config.advertise.clone().unwrap_or_else(|| covey_node::home::reachable(bound.ip()));
+    let address = covey_node::home::with_port(&host, bound.port());
     let secret: String = (0..4).map(|_| format!("{:016x}", rand::random::<u64>())).collect();
     let service = WorkerServer::new(Service { runtime, objects, secret: secret.clone(), shutdown: shutdown.clone() })
         .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
-    let incoming = futures::stream::unfold(listener, |listener| async {
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let _ = stream.set_nodelay(true);
-                    return Some((Ok::<_, std::io::Error>(stream), listener));
-                }
-                Err(error) => {
-                    // Out of file descriptors, most likely: wait for some to be given back.
-                    tracing::warn!(%error, "failed to accept a caller");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            }
-        }
-    });
-    tokio::spawn(async move {
-        let server = Server::builder()
-            .http2_keepalive_interval(Some(Duration::from_secs(20)))
-            .initial_stream_window_size(8 << 20)
-            .initial_connection_window_size(16 << 20)
-            .add_service(service)
-            .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned());
-        if let Err(error) = server.await {
-            tracing::error!(%error, "the worker's own port failed");
-        }
-    });
-    Ok(Direct { address, secret })
+    let tls = identity.server_tls()?.map(Arc::new);
+    let port = Port { plaintext: tls.is_none(), tls: tls.clone(), windows: WINDOWS };
+    let app = tonic::service::Routes::new(service).prepare();
+    tokio::spawn(covey_node::tls::serve(listener, port, app, shutdown));
+    Ok(Direct { address, secret, tls: tls.is_some() })
 }
 
 impl Service {

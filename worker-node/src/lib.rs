@@ -3,20 +3,28 @@
 
 mod cluster;
 mod direct;
+mod enroll;
 mod link;
 mod machine;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use covey_actor_runtime::{Models, Objects, ObjectsConfig, Registry, Runtime, RuntimeConfig, Upstream};
 use covey_domain::{Error, NodeId, Resources};
+use covey_node::{Identity, tls::PinnedAddress};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// Where callers reach a worker without the head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Port {
-    /// A free port on loopback when the head is on loopback, else none.
+    /// A free port: on loopback when the head is on loopback; on this machine's address towards the network when this
+    /// worker has a certificate; else none.
     Near,
     /// There.
     At(SocketAddr),
@@ -27,8 +35,8 @@ pub enum Port {
 /// How a worker is set up.
 #[derive(Clone)]
 pub struct Config {
-    /// `host:port` of the head.
-    pub head: String,
+    /// Where the head is; with a fingerprint, it is spoken to by TLS.
+    pub head: PinnedAddress,
     /// Secret of the join token.
     pub secret: String,
     /// Human name; also keeps the identity across restarts. `None` = a fresh identity.
@@ -59,7 +67,7 @@ pub struct Config {
 
 impl Config {
     /// A worker for this head with everything measured.
-    pub fn new(head: String, secret: String) -> Self {
+    pub fn new(head: PinnedAddress, secret: String) -> Self {
         Self {
             head,
             secret,
@@ -85,14 +93,20 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
     let shutdown = CancellationToken::new();
     let io = |what: &str, e: std::io::Error| Error::internal(format!("failed to {what}: {e}"));
     let home = covey_node::home::root();
-    let node = match &config.name {
+    let identity = match &config.name {
         Some(name) => {
             let file = home.join("workers").join(name).join("identity.key");
-            covey_node::identity::load_or_create(&file)
-                .map_err(|e| io(&format!("read or write `{}`", file.display()), e))?
+            Identity::load_or_create(&file).map_err(|e| io(&format!("read or write `{}`", file.display()), e))?
         }
-        None => covey_node::identity::ephemeral(),
+        None => Identity::ephemeral(),
     };
+    let node = identity.node();
+    let identity = Arc::new(identity);
+    let door = enroll::Door { head: config.head.clone(), secret: config.secret.clone(), identity: identity.clone() };
+    tokio::select! {
+        () = asked.cancelled() => return Ok(()),
+        enrolled = door.enroll_patiently() => enrolled?,
+    }
     let name = config.name.clone().unwrap_or_else(|| format!("worker-{}", std::process::id()));
     let cpus = config.cpus.unwrap_or_else(machine::cpus);
     covey_inference::set_threads(cpus.floor().max(1.0) as usize);
@@ -109,7 +123,7 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
         disk_bytes_max: memory_bytes * 2,
     })
     .map_err(|e| io("make the folder of objects", e))?;
-    let cluster = cluster::Cluster::new(config.head.clone(), config.secret.clone(), node.clone(), objects.clone());
+    let cluster = cluster::Cluster::new(config.head.clone(), config.secret.clone(), identity.clone(), objects.clone());
     let runtime = Runtime::new(
         RuntimeConfig {
             outward: Arc::new(cluster.clone()),
@@ -130,17 +144,21 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
     );
     cluster.set_runtime(runtime.clone());
     models.set_remote(cluster.infer());
-    let near =
-        config.head.rsplit_once(':').is_some_and(|(host, _)| matches!(host, "127.0.0.1" | "localhost" | "[::1]"));
+    let near = config
+        .head
+        .address
+        .rsplit_once(':')
+        .is_some_and(|(host, _)| matches!(host, "127.0.0.1" | "localhost" | "[::1]"));
     let listen = match config.port {
         Port::At(at) => Some(at),
         Port::Near if near => Some(SocketAddr::from(([127, 0, 0, 1], 0))),
+        Port::Near if config.head.pin.is_some() => {
+            covey_node::home::reachable(Ipv4Addr::UNSPECIFIED.into()).parse().ok().map(|ip| SocketAddr::new(ip, 0))
+        }
         Port::Near | Port::None => None,
     };
     let direct = match listen {
-        Some(at) => {
-            direct::serve(at, config.advertise.clone(), runtime.clone(), objects.clone(), shutdown.clone()).await?
-        }
+        Some(at) => direct::serve(at, &config, &identity, runtime.clone(), objects.clone(), shutdown.clone()).await?,
         None => direct::Direct::default(),
     };
     let facts = Facts {
@@ -168,7 +186,8 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
         }
     });
     tokio::spawn(hand_over(asked, shutdown.clone(), config.hand_over, cluster, runtime.clone(), facts.node.clone()));
-    let result = link::Link::new(config.head, config.secret, facts, runtime.clone(), models, rx).run(shutdown).await;
+    tokio::spawn(door.clone().renew());
+    let result = link::Link::new(door, facts, runtime.clone(), models, rx).run(shutdown).await;
     runtime.stop_everything().await;
     objects.clear();
     let _ = std::fs::remove_dir_all(folder);

@@ -9,25 +9,23 @@ use std::{
 use bytes::Bytes;
 use covey_actor_runtime::{Lane, Models, Report, Runtime};
 use covey_cluster_core::link::Outbox;
-use covey_domain::{ActorId, Error, ErrorKind, TaskId, caps};
+use covey_domain::{ActorId, Error, TaskId};
 use covey_proto::{
     from_status, to_json,
-    v1::{self, FromWorker, WorkerFrame, head_frame, link_client::LinkClient, worker_frame::Body},
+    v1::{self, FromWorker, WorkerFrame, head_frame, worker_frame::Body},
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, metadata::MetadataValue, transport::Endpoint};
+use tonic::Request;
 
-use crate::Facts;
+use crate::{
+    Facts,
+    enroll::{self, Door, RETRY_FIRST, RETRY_LAST},
+};
 
 /// Reports put into one message.
 const BATCH_MAX: usize = 1_024;
-/// Pause after the first failed dial; doubles up to the last.
-const RETRY_FIRST: Duration = Duration::from_millis(50);
-const RETRY_LAST: Duration = Duration::from_secs(2);
-/// A head that does not answer a dial within this time is not there.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is kept until the head has it on disk.
 struct Kept {
@@ -39,8 +37,7 @@ struct Kept {
 }
 
 pub(crate) struct Link {
-    head: String,
-    secret: String,
+    door: Door,
     facts: Facts,
     runtime: Runtime,
     models: Arc<Models>,
@@ -67,16 +64,14 @@ enum Ended {
 
 impl Link {
     pub fn new(
-        head: String,
-        secret: String,
+        door: Door,
         facts: Facts,
         runtime: Runtime,
         models: Arc<Models>,
         reports: mpsc::UnboundedReceiver<Report>,
     ) -> Self {
         Self {
-            head,
-            secret,
+            door,
             facts,
             relayed: runtime.link_lane(),
             runtime,
@@ -136,39 +131,23 @@ impl Link {
 
     async fn once(&mut self, shutdown: &CancellationToken) -> Ended {
         let lost = |e: &dyn std::fmt::Display| Ended::Lost(e.to_string());
-        let endpoint = match Endpoint::from_shared(format!("http://{}", self.head)) {
-            Ok(endpoint) => endpoint
-                .tcp_nodelay(true)
-                .connect_timeout(DIAL_TIMEOUT)
-                .initial_stream_window_size(4 << 20)
-                .initial_connection_window_size(16 << 20),
-            Err(error) => return Ended::Refused(Error::invalid(format!("`{}` is not an address: {error}", self.head))),
-        };
-        let channel = tokio::select! {
+        let (mut client, bearer) = tokio::select! {
             () = shutdown.cancelled() => return Ended::Shutdown,
-            channel = endpoint.connect() => match channel {
-                Ok(channel) => channel,
+            opened = self.door.link() => match opened {
+                Ok(opened) => opened,
+                Err(error) if enroll::is_final(&error) => return Ended::Refused(error),
                 Err(error) => return lost(&error),
             },
         };
-        let mut client = LinkClient::new(channel)
-            .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
         let (tx, rx) = mpsc::unbounded_channel();
         let _ = tx.send(FromWorker { frames: vec![frame(Body::Hello(self.hello()))] });
         let mut request = Request::new(UnboundedReceiverStream::new(rx));
-        match MetadataValue::try_from(format!("Bearer {}", self.secret)) {
-            Ok(value) => request.metadata_mut().insert("authorization", value),
-            Err(_) => return Ended::Refused(Error::invalid("the join secret is not text")),
-        };
+        request.metadata_mut().insert("authorization", bearer);
         let mut incoming = match client.attach(request).await {
             Ok(response) => response.into_inner(),
             Err(status) => {
                 let error = from_status(&status);
-                let final_word = matches!(
-                    error.kind,
-                    ErrorKind::Unauthenticated | ErrorKind::PermissionDenied | ErrorKind::FailedPrecondition
-                );
+                let final_word = enroll::is_final(&error);
                 return if final_word {
                     Ended::Refused(error.hint("`covey token` on the head's machine prints a join token"))
                 } else {
@@ -199,7 +178,7 @@ impl Link {
                                 welcomed = true;
                                 self.acknowledge(welcome.durable);
                                 self.resend(&tx);
-                                tracing::info!(head = self.head, term = welcome.term, "joined");
+                                tracing::info!(head = self.door.head.address, term = welcome.term, "joined");
                             } else {
                                 self.take(body);
                             }
@@ -273,6 +252,7 @@ impl Link {
             secret: self.facts.direct.secret.clone(),
             machine: self.facts.machine.clone(),
             objects: self.facts.objects.folder().display().to_string(),
+            tls: self.facts.direct.tls,
         }
     }
 

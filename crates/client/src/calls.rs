@@ -24,6 +24,7 @@ use std::{
 };
 
 use covey_domain::{ActorId, Error, ErrorKind, NodeId, caps};
+use covey_node::Identity;
 use covey_proto::{
     from_status,
     v1::{
@@ -122,6 +123,8 @@ struct Inner {
     state: Mutex<State>,
     notice: Mutex<Option<Notice>>,
     loopback: Mutex<Option<(NodeId, Loopback)>>,
+    /// Shown to the workers that are dialled, by a node.
+    identity: Option<Arc<Identity>>,
     runtime: Handle,
 }
 
@@ -129,6 +132,7 @@ impl Calls {
     pub(crate) async fn open(
         mut rpc: CoveyClient<InterceptedService<Channel, Bearer>>,
         session: &str,
+        identity: Option<Arc<Identity>>,
     ) -> Result<Self, Error> {
         let (head, rx) = mpsc::unbounded_channel();
         let mut request = Request::new(lane::batches(Arc::new(Mutex::new(rx))));
@@ -142,6 +146,7 @@ impl Calls {
             state: Mutex::new(State::new(head)),
             notice: Mutex::new(None),
             loopback: Mutex::new(None),
+            identity,
             runtime: Handle::current(),
         });
         let weak = Arc::downgrade(&inner);

@@ -12,10 +12,14 @@ mod raw;
 pub use calls::{CallEvent, Calls, Loopback, NewCall, Target};
 pub use pool::{CLOSE_POOL, PoolSpec, Pools};
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use covey_domain::{
     AgentSpec, Envelope, Error, ErrorKind, TaskId, TaskRecord, caps, status::ClusterStatus, task::TaskInput,
+};
+use covey_node::{
+    Identity,
+    tls::{PinnedAddress, Tls, dial},
 };
 use covey_proto::{
     from_json, from_status, to_json,
@@ -26,7 +30,7 @@ use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
-    transport::{Channel, Endpoint},
+    transport::Channel,
 };
 
 /// Puts the credentials on every request.
@@ -46,6 +50,7 @@ pub struct Client {
     rpc: CoveyClient<InterceptedService<Channel, Bearer>>,
     service: InterceptedService<Channel, Bearer>,
     address: String,
+    identity: Option<Arc<Identity>>,
 }
 
 /// A request for an actor.
@@ -85,32 +90,38 @@ pub struct NewTask {
 }
 
 impl Client {
-    /// Connects to `host:port` (or `covey://host:port`) with a key.
+    /// Connects to `host:port`, or `host:port#fingerprint` where the head speaks TLS (`covey://` may stand before both),
+    /// with a key.
     pub async fn connect(address: &str, key: &str) -> Result<Self, Error> {
-        let address = address.trim_start_matches("covey://").to_owned();
+        Self::connect_as(&address.parse()?, key, None).await
+    }
+
+    /// Like [`Self::connect`], for a node that shows its certificate to whom it dials.
+    pub async fn connect_as(at: &PinnedAddress, key: &str, identity: Option<Arc<Identity>>) -> Result<Self, Error> {
         let bearer =
             MetadataValue::try_from(format!("Bearer {key}")).map_err(|_| Error::invalid("the key is not text"))?;
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|e| Error::invalid(format!("`{address}` is not an address: {e}")).hint("use host:port"))?
-            .tcp_nodelay(true)
-            .connect_timeout(Duration::from_secs(5))
-            .initial_stream_window_size(4 << 20)
-            .initial_connection_window_size(16 << 20);
-        let channel = endpoint.connect().await.map_err(|e| {
-            let mut why = e.to_string();
-            let mut source = std::error::Error::source(&e);
-            while let Some(inner) = source {
-                why = inner.to_string();
-                source = inner.source();
+        let tls = at.pin.map(|pin| Tls::head(pin, identity.as_ref())).transpose()?;
+        let channel = dial(&at.address, tls, |endpoint| {
+            endpoint
+                .connect_timeout(Duration::from_secs(5))
+                .initial_stream_window_size(4 << 20)
+                .initial_connection_window_size(16 << 20)
+        });
+        let channel = channel.await.map_err(|e| match e.kind {
+            ErrorKind::Unavailable => {
+                let text = format!("failed to reach a head at `{}`: {}", at.address, e.message);
+                Error::unavailable(text).hint(match at.pin {
+                    Some(_) => "is it running? `covey token --address` on its machine prints its address and fingerprint",
+                    None => "is it running? `covey up` starts one; a head on another machine wants an address with a fingerprint",
+                })
             }
-            Error::new(ErrorKind::Unavailable, format!("failed to reach a head at `{address}`: {why}"))
-                .hint("is it running? `covey up` starts one")
+            _ => e,
         })?;
         let service = InterceptedService::new(channel, Bearer(bearer));
         let rpc = CoveyClient::new(service.clone())
             .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
-        Ok(Self { rpc, service, address })
+        Ok(Self { rpc, service, address: at.address.clone(), identity })
     }
 
     /// Connects with what [`covey_node::Credentials::find`] finds.
@@ -236,6 +247,14 @@ impl Client {
 
     /// The stream all calls of `session` share. Its end stops the session's actors.
     pub async fn calls(&self, session: &str) -> Result<Calls, Error> {
-        Calls::open(self.rpc.clone(), session).await
+        Calls::open(self.rpc.clone(), session, self.identity.clone()).await
     }
+}
+
+/// TLS to a worker's own port, when the head says it speaks that.
+fn worker_tls(pin: &str, node: &str, identity: Option<&Arc<Identity>>) -> Result<Option<Tls>, Error> {
+    if pin.is_empty() {
+        return Ok(None);
+    }
+    Tls::node(pin.parse()?, &node.into(), identity).map(Some)
 }

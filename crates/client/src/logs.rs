@@ -48,7 +48,7 @@ impl Client {
         let stores = self.rpc.clone().list_stores(v1::Empty {}).await.map_err(|s| from_status(&s))?.into_inner().stores;
         let store = stores.into_iter().find(|s| s.node == node.as_str());
         let store = store.ok_or_else(|| Error::unavailable(format!("worker `{node}` has no link")))?;
-        let (worker, bearer) = objects::dial(&store).await?;
+        let (worker, bearer) = objects::reach(&store, self.identity.as_ref()).await?;
         let mut request = Request::new(LogsRequest { actor: found.id.to_string(), follow, tail_bytes });
         request.metadata_mut().insert("authorization", bearer);
         Ok((worker, request))

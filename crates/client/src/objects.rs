@@ -3,20 +3,19 @@
 //! An object is a file in the folder of a worker's store, in memory where the machine has such a file system. Whoever
 //! runs on the same machine maps it; others get it over the worker's own port, once for each worker.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc, time::Duration};
 
 use covey_domain::{Error, caps};
+use covey_node::{Identity, tls::dial};
 use covey_proto::{
     from_status,
     v1::{ObjectChunk, ObjectName, Store, worker_client::WorkerClient},
 };
 use futures::StreamExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tonic::{
-    Request,
-    metadata::MetadataValue,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Request, metadata::MetadataValue, transport::Channel};
+
+use crate::Client;
 
 /// The verb by which a process asks its worker for an object.
 pub const FETCH_OBJECT: &str = "FetchObject";
@@ -40,8 +39,9 @@ pub fn machine() -> String {
     format!("{}/{mounts}", read("/proc/sys/kernel/random/boot_id"))
 }
 
-pub(crate) async fn dial(
+pub(crate) async fn reach(
     store: &Store,
+    identity: Option<&Arc<Identity>>,
 ) -> Result<(WorkerClient<Channel>, MetadataValue<tonic::metadata::Ascii>), Error> {
     let unreachable = |e: &dyn std::fmt::Display| {
         Error::unavailable(format!("failed to reach the objects of worker `{}`: {e}", store.node))
@@ -49,45 +49,47 @@ pub(crate) async fn dial(
     if store.address.is_empty() {
         return Err(unreachable(&"it has no port of its own").hint("start it with --listen"));
     }
-    let endpoint = Endpoint::from_shared(format!("http://{}", store.address)).map_err(|e| unreachable(&e))?;
-    let endpoint = endpoint.tcp_nodelay(true).connect_timeout(std::time::Duration::from_secs(5));
-    let channel = endpoint.connect().await.map_err(|e| unreachable(&e))?;
+    let tls = crate::worker_tls(&store.pin, &store.node, identity)?;
+    let channel = dial(&store.address, tls, |endpoint| endpoint.connect_timeout(Duration::from_secs(5)));
+    let channel = channel.await.map_err(|e| unreachable(&e.message))?;
     let bearer = MetadataValue::try_from(format!("Bearer {}", store.secret)).map_err(|e| unreachable(&e))?;
     Ok((WorkerClient::new(channel).max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX), bearer))
 }
 
-/// Sends the file at `path` to a worker's store.
-pub async fn put_file(store: &Store, name: ObjectName, path: &Path) -> Result<(), Error> {
-    let (mut worker, bearer) = dial(store).await?;
-    let mut file = tokio::fs::File::open(path).await.map_err(|e| Error::internal(e.to_string()))?;
-    let chunks = async_stream::stream! {
-        let mut name = Some(name);
-        loop {
-            let mut body = vec![0; CHUNK];
-            let read = file.read(&mut body).await.unwrap_or(0);
-            if read == 0 && name.is_none() {
-                return;
+impl Client {
+    /// Sends the file at `path` to a worker's store.
+    pub async fn put_file(&self, store: &Store, name: ObjectName, path: &Path) -> Result<(), Error> {
+        let (mut worker, bearer) = reach(store, self.identity.as_ref()).await?;
+        let mut file = tokio::fs::File::open(path).await.map_err(|e| Error::internal(e.to_string()))?;
+        let chunks = async_stream::stream! {
+            let mut name = Some(name);
+            loop {
+                let mut body = vec![0; CHUNK];
+                let read = file.read(&mut body).await.unwrap_or(0);
+                if read == 0 && name.is_none() {
+                    return;
+                }
+                body.truncate(read);
+                yield ObjectChunk { name: name.take(), body: body.into() };
             }
-            body.truncate(read);
-            yield ObjectChunk { name: name.take(), body: body.into() };
-        }
-    };
-    let mut request = Request::new(chunks);
-    request.metadata_mut().insert("authorization", bearer);
-    worker.put_object(request).await.map_err(|s| from_status(&s))?;
-    Ok(())
-}
-
-/// Gets an object from a worker's store into a new file at `path`.
-pub async fn get_file(store: &Store, name: ObjectName, path: &Path) -> Result<(), Error> {
-    let (mut worker, bearer) = dial(store).await?;
-    let mut request = Request::new(name);
-    request.metadata_mut().insert("authorization", bearer);
-    let mut chunks = worker.get_object(request).await.map_err(|s| from_status(&s))?.into_inner();
-    let failed = |e: std::io::Error| Error::internal(format!("failed to write `{}`: {e}", path.display()));
-    let mut file = tokio::fs::File::create_new(path).await.map_err(failed)?;
-    while let Some(chunk) = chunks.next().await {
-        file.write_all(&chunk.map_err(|s| from_status(&s))?.body).await.map_err(failed)?;
+        };
+        let mut request = Request::new(chunks);
+        request.metadata_mut().insert("authorization", bearer);
+        worker.put_object(request).await.map_err(|s| from_status(&s))?;
+        Ok(())
     }
-    file.flush().await.map_err(failed)
+
+    /// Gets an object from a worker's store into a new file at `path`.
+    pub async fn get_file(&self, store: &Store, name: ObjectName, path: &Path) -> Result<(), Error> {
+        let (mut worker, bearer) = reach(store, self.identity.as_ref()).await?;
+        let mut request = Request::new(name);
+        request.metadata_mut().insert("authorization", bearer);
+        let mut chunks = worker.get_object(request).await.map_err(|s| from_status(&s))?.into_inner();
+        let failed = |e: std::io::Error| Error::internal(format!("failed to write `{}`: {e}", path.display()));
+        let mut file = tokio::fs::File::create_new(path).await.map_err(failed)?;
+        while let Some(chunk) = chunks.next().await {
+            file.write_all(&chunk.map_err(|s| from_status(&s))?.body).await.map_err(failed)?;
+        }
+        file.flush().await.map_err(failed)
+    }
 }

@@ -142,7 +142,9 @@ fn missing(why: &str) -> Response {
 /// The address the client used, so that cards work through tunnels and other names of this machine.
 fn base(headers: &HeaderMap) -> String {
     let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or("127.0.0.1");
-    format!("http://{host}")
+    // Set where TLS ends: here, or at a proxy in front.
+    let https = headers.get("x-forwarded-proto").is_some_and(|p| p == "https");
+    format!("{}://{host}", if https { "https" } else { "http" })
 }
 
 async fn rpc(

@@ -6,7 +6,10 @@ use covey_domain::{Error, ErrorKind};
 use rand::Rng as _;
 use serde::{Deserialize, Serialize};
 
-use crate::home;
+use crate::{
+    home,
+    tls::{Pin, PinnedAddress},
+};
 
 /// What opens a cluster. Stored as JSON, mode 0600, in `<home>/credentials.json`.
 #[derive(Clone, Serialize, Deserialize)]
@@ -17,6 +20,9 @@ pub struct Credentials {
     pub admin_key: String,
     /// May join as a worker, nothing else.
     pub join_secret: String,
+    /// The cluster's authority, where its head is to be spoken to by TLS.
+    #[serde(default)]
+    pub pin: Option<Pin>,
 }
 
 impl std::fmt::Debug for Credentials {
@@ -33,28 +39,35 @@ impl Credentials {
             let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
             format!("{prefix}_{hex}")
         };
-        Self { address: address.to_owned(), admin_key: key("cva"), join_secret: key("cvj") }
+        Self { address: address.to_owned(), admin_key: key("cva"), join_secret: key("cvj"), pin: None }
     }
 
     /// What `covey worker --join` takes: the secret and where to go.
     pub fn join_token(&self) -> String {
-        format!("{}@{}", self.join_secret, self.address)
+        format!("{}@{}", self.join_secret, self.pinned_address())
+    }
+
+    /// Where the head is, and by which fingerprint it is known.
+    pub fn pinned_address(&self) -> PinnedAddress {
+        PinnedAddress { address: self.address.clone(), pin: self.pin }
     }
 
     /// The keys in `path`, or fresh ones that are written there. The address is brought up to date.
-    pub fn load_or_create(path: &Path, address: &str) -> io::Result<Self> {
+    pub fn load_or_create(path: &Path, at: &PinnedAddress) -> io::Result<Self> {
         let mut credentials = match fs::read(path) {
             Ok(body) => serde_json::from_slice(&body).map_err(io::Error::other)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::fresh(address),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::fresh(&at.address),
             Err(error) => return Err(error),
         };
-        credentials.address = address.to_owned();
+        credentials.address.clone_from(&at.address);
+        credentials.pin = at.pin;
         let body = serde_json::to_vec_pretty(&credentials).map_err(io::Error::other)?;
         home::write_private(path, &body)?;
         Ok(credentials)
     }
 
-    /// What a client on this machine uses: `COVEY_ADDRESS` and `COVEY_TOKEN`, else the file of a head of this user.
+    /// What a client on this machine uses, address and key: `COVEY_ADDRESS` (`host:port`, `host:port#fingerprint`) and
+    /// `COVEY_TOKEN`, else the file of a head of this user.
     pub fn find() -> Result<(String, String), Error> {
         let address = std::env::var("COVEY_ADDRESS").ok().filter(|a| !a.is_empty());
         let token = std::env::var("COVEY_TOKEN").ok().filter(|t| !t.is_empty());
@@ -70,15 +83,15 @@ impl Credentials {
             Error::invalid(format!("failed to read `{}`: {e}", path.display()))
                 .hint("delete it and start the head again")
         })?;
-        Ok((address.unwrap_or(found.address), token.unwrap_or(found.admin_key)))
+        Ok((address.unwrap_or_else(|| found.pinned_address().to_string()), token.unwrap_or(found.admin_key)))
     }
 }
 
 /// Splits a join token into secret and address.
-pub fn parse_join_token(token: &str) -> Result<(String, String), Error> {
+pub fn parse_join_token(token: &str) -> Result<(String, PinnedAddress), Error> {
     match token.split_once('@') {
         Some((secret, address)) if secret.starts_with("cvj_") && address.contains(':') => {
-            Ok((secret.to_owned(), address.to_owned()))
+            Ok((secret.to_owned(), address.parse()?))
         }
         _ => {
             Err(Error::invalid("this is not a join token").hint("`covey token` prints one, like cvj_…@127.0.0.1:7420"))
@@ -96,12 +109,13 @@ mod tests {
     fn keys_are_kept_private_and_stay_the_same() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("home/credentials.json");
-        let first = Credentials::load_or_create(&path, "127.0.0.1:1").unwrap();
-        let again = Credentials::load_or_create(&path, "127.0.0.1:2").unwrap();
+        let first = Credentials::load_or_create(&path, &"127.0.0.1:1".parse().unwrap()).unwrap();
+        let at: PinnedAddress = format!("127.0.0.1:2#{}", "5a".repeat(32)).parse().unwrap();
+        let again = Credentials::load_or_create(&path, &at).unwrap();
         assert_eq!(first.admin_key, again.admin_key);
         assert_eq!(again.address, "127.0.0.1:2");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(parse_join_token(&again.join_token()).unwrap(), (again.join_secret, "127.0.0.1:2".into()));
+        assert_eq!(parse_join_token(&again.join_token()).unwrap(), (again.join_secret, at));
         assert!(parse_join_token("nonsense").is_err());
     }
 }

@@ -1,8 +1,9 @@
-//! Where Covey keeps its files: `$COVEY_HOME`, else `~/.covey`.
+//! Where Covey keeps its files (`$COVEY_HOME`, else `~/.covey`), and how this machine is reached.
 
 use std::{
     fs, io,
     io::Write as _,
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
@@ -30,4 +31,23 @@ pub fn write_private(path: &Path, body: &[u8]) -> io::Result<()> {
     file.write_all(body)?;
     file.sync_all()?;
     fs::rename(&fresh, path)
+}
+
+/// The address by which others reach who listens on `bound`: itself, or for "all addresses" the one that this machine
+/// uses towards the network.
+pub fn reachable(bound: IpAddr) -> String {
+    if !bound.is_unspecified() {
+        return bound.to_string();
+    }
+    // No packet is sent: connecting a UDP socket only asks the routing table. 192.0.2.0/24 is for documentation.
+    let outward = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
+        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+        socket.local_addr()
+    });
+    outward.as_ref().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), SocketAddr::ip).to_string()
+}
+
+/// `host:port`, with brackets where the host is an IPv6 address.
+pub fn with_port(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }

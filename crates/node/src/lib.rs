@@ -5,8 +5,10 @@ pub mod credentials;
 pub mod home;
 pub mod identity;
 pub mod telemetry;
+pub mod tls;
 
 pub use credentials::Credentials;
+pub use identity::Identity;
 
 use tokio_util::sync::CancellationToken;
 

@@ -22,6 +22,9 @@ pub struct ObjectName {
     /// BLAKE3, hex
     #[prost(string, tag = "2")]
     pub digest: ::prost::alloc::string::String,
+    /// which worker has it; said only by a process to its worker
+    #[prost(string, tag = "3")]
+    pub node: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ObjectChunk {
@@ -147,6 +150,9 @@ pub struct At {
     pub address: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
     pub secret: ::prost::alloc::string::String,
+    /// fingerprint of the cluster's authority when that port speaks TLS
+    #[prost(string, tag = "5")]
+    pub pin: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Waiting {
@@ -837,6 +843,20 @@ pub mod worker_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EnrollRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub public_key: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EnrollReply {
+    /// DER
+    #[prost(bytes = "bytes", tag = "1")]
+    pub certificate: ::prost::bytes::Bytes,
+    /// DER
+    #[prost(bytes = "bytes", tag = "2")]
+    pub authority: ::prost::bytes::Bytes,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FromWorker {
     #[prost(message, repeated, tag = "1")]
@@ -911,6 +931,9 @@ pub struct Hello {
     /// folder of its objects there
     #[prost(string, tag = "15")]
     pub objects: ::prost::alloc::string::String,
+    /// its own port speaks TLS
+    #[prost(bool, tag = "16")]
+    pub tls: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TaskRef {
@@ -1221,6 +1244,25 @@ pub mod link_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
+        /// A certificate for the caller's key, so that it can attach by TLS.
+        pub async fn enroll(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EnrollRequest>,
+        ) -> std::result::Result<tonic::Response<super::EnrollReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/covey.v1.Link/Enroll");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("covey.v1.Link", "Enroll"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn attach(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::FromWorker>,
@@ -1257,6 +1299,11 @@ pub mod link_server {
     /// Generated trait containing gRPC methods that should be implemented for use with LinkServer.
     #[async_trait]
     pub trait Link: std::marker::Send + std::marker::Sync + 'static {
+        /// A certificate for the caller's key, so that it can attach by TLS.
+        async fn enroll(
+            &self,
+            request: tonic::Request<super::EnrollRequest>,
+        ) -> std::result::Result<tonic::Response<super::EnrollReply>, tonic::Status>;
         /// Server streaming response type for the Attach method.
         type AttachStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::ToWorker, tonic::Status>,
@@ -1344,6 +1391,49 @@ pub mod link_server {
         }
         fn call(&mut self, req: http::Request<B>) -> Self::Future {
             match req.uri().path() {
+                "/covey.v1.Link/Enroll" => {
+                    #[allow(non_camel_case_types)]
+                    struct EnrollSvc<T: Link>(pub Arc<T>);
+                    impl<T: Link> tonic::server::UnaryService<super::EnrollRequest>
+                    for EnrollSvc<T> {
+                        type Response = super::EnrollReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::EnrollRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Link>::enroll(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EnrollSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/covey.v1.Link/Attach" => {
                     #[allow(non_camel_case_types)]
                     struct AttachSvc<T: Link>(pub Arc<T>);
@@ -1633,6 +1723,9 @@ pub struct Store {
     pub machine: ::prost::alloc::string::String,
     #[prost(string, tag = "5")]
     pub folder: ::prost::alloc::string::String,
+    /// fingerprint of the cluster's authority when that port speaks TLS
+    #[prost(string, tag = "6")]
+    pub pin: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StatusRequest {}

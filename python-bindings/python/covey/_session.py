@@ -193,7 +193,13 @@ def init(
             raise errors.FailedPrecondition(f"the cluster did not start:\n{text[-2000:]}")
         time.sleep(0.005)
     found = json.loads(credentials.read_text())
-    return _with(Session(found["address"], found["admin_key"], process, home), environment)
+    return _with(Session(_pinned(found), found["admin_key"], process, home), environment)
+
+
+def _pinned(credentials: dict[str, Any]) -> str:
+    """Address and, where the head speaks TLS, the fingerprint of its authority."""
+    pin = credentials.get("pin")
+    return f"{credentials['address']}#{pin}" if pin else str(credentials["address"])
 
 
 def _with(session: Session, environment: dict[str, Any]) -> Session:
@@ -209,7 +215,10 @@ def _with(session: Session, environment: dict[str, Any]) -> Session:
 
 
 def connect(address: str | None = None, token: str | None = None, **environment: Any) -> Session:
-    """Connects to a running cluster: the one given, `COVEY_ADDRESS`/`COVEY_TOKEN`, or the one of this user."""
+    """Connects to a running cluster: the one given, `COVEY_ADDRESS`/`COVEY_TOKEN`, or the one of this user.
+
+    `address` is `host:port`, or `host:port#fingerprint` where the head speaks TLS (`covey token --address` prints it).
+    """
     address = address or os.environ.get("COVEY_ADDRESS")
     token = token or os.environ.get("COVEY_TOKEN")
     if not (address and token):
@@ -220,7 +229,7 @@ def connect(address: str | None = None, token: str | None = None, **environment:
             raise errors.Unauthenticated(
                 f"no credentials in {home}; start a cluster with `covey up`, or give address and token"
             ) from None
-        address, token = address or found["address"], token or found["admin_key"]
+        address, token = address or _pinned(found), token or found["admin_key"]
     return _with(Session(address, token), environment)
 
 

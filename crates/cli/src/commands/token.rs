@@ -8,6 +8,9 @@ pub(crate) struct Args {
     /// Print the admin key instead
     #[arg(long)]
     admin: bool,
+    /// Print the head's address instead, with its fingerprint where it speaks TLS: what COVEY_ADDRESS takes
+    #[arg(long, conflicts_with = "admin")]
+    address: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Error> {
@@ -19,6 +22,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Error> {
     let body = std::fs::read(&path).map_err(missing)?;
     let keys: Credentials = serde_json::from_slice(&body)
         .map_err(|e| Error::invalid(format!("failed to read `{}`: {e}", path.display())))?;
-    println!("{}", if args.admin { keys.admin_key } else { keys.join_token() });
+    match args {
+        Args { admin: true, .. } => println!("{}", keys.admin_key),
+        Args { address: true, .. } => println!("{}", keys.pinned_address()),
+        _ => println!("{}", keys.join_token()),
+    }
     Ok(())
 }

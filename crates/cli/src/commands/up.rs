@@ -8,7 +8,7 @@ use std::{
 
 use covey_domain::Error;
 use covey_head_node::HeadNode;
-use covey_node::credentials;
+use covey_node::{credentials, tls::PinnedAddress};
 use covey_worker_node::Port;
 
 use crate::agent_file;
@@ -30,9 +30,21 @@ pub(crate) struct HeadArgs {
     /// The agent at the root A2A paths
     #[arg(long)]
     default_agent: Option<String>,
-    /// Listen beyond loopback without TLS
+    /// Host name or address that others are told [default: the one it listens on]
+    #[arg(long = "advertise-head", value_name = "HOST")]
+    advertise: Option<String>,
+    /// Speak nothing but TLS, on loopback too; beyond loopback that is so without it
+    #[arg(long, conflicts_with = "allow_plaintext")]
+    tls: bool,
+    /// Beyond loopback, take connections without TLS too
     #[arg(long)]
     allow_plaintext: bool,
+    /// Certificates (PEM) for clients that trust public authorities
+    #[arg(long, requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Key (PEM) of --tls-cert
+    #[arg(long, requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -58,7 +70,8 @@ pub(crate) struct WorkerArgs {
     /// TOML file with [[upstream]] tables: name, url, model, api_key_env
     #[arg(long)]
     upstreams: Option<PathBuf>,
-    /// Address and port for callers [default: a free port on loopback when the head is on loopback]
+    /// Address and port for callers [default: a free port on loopback when the head is there, on this machine's address
+    /// when the head speaks TLS]
     #[arg(long)]
     listen: Option<SocketAddr>,
     /// Have no port of its own: callers come through the head
@@ -116,6 +129,9 @@ fn head_config(args: HeadArgs) -> Result<covey_head_node::Config, Error> {
         config.data = data;
     }
     config.allow_plaintext = args.allow_plaintext;
+    config.tls = args.tls;
+    config.advertise = args.advertise;
+    config.site = args.tls_cert.zip(args.tls_key);
     config.agents = agent_file::builtin();
     config.default_agent = Some(args.default_agent.unwrap_or_else(|| "assistant".into()).into());
     if let Some(dir) = &args.agents {
@@ -124,7 +140,7 @@ fn head_config(args: HeadArgs) -> Result<covey_head_node::Config, Error> {
     Ok(config)
 }
 
-fn worker_config(args: WorkerArgs, head: String, secret: String) -> Result<covey_worker_node::Config, Error> {
+fn worker_config(args: WorkerArgs, head: PinnedAddress, secret: String) -> Result<covey_worker_node::Config, Error> {
     let mut config = covey_worker_node::Config::new(head, secret);
     config.models = if args.models.is_empty() { model_folders() } else { args.models };
     if let Some(missing) = config.models.iter().find(|f| !f.is_dir()).filter(|f| !model_folders().contains(f)) {
@@ -157,9 +173,11 @@ fn worker_config(args: WorkerArgs, head: String, secret: String) -> Result<covey
 }
 
 fn announce(head: &HeadNode) {
-    println!("covey head on {}", head.address);
-    println!("  A2A card      http://{}/.well-known/agent-card.json", head.address);
-    println!("  OpenAI API    http://{}/v1", head.address);
+    let scheme = if head.credentials.pin.is_some() { "https" } else { "http" };
+    let address = &head.credentials.address;
+    println!("covey head on {address}");
+    println!("  A2A card      {scheme}://{address}/.well-known/agent-card.json");
+    println!("  OpenAI API    {scheme}://{address}/v1");
     println!("  credentials   {}", covey_node::home::root().join("credentials.json").display());
     println!("  add a worker  covey worker --join \"$(covey token)\"");
 }
@@ -168,7 +186,11 @@ fn announce(head: &HeadNode) {
 pub(crate) async fn up(args: Args) -> Result<(), Error> {
     let shutdown = covey_node::shutdown_on_signal();
     let head = HeadNode::start(head_config(args.head)?, shutdown.clone()).await?;
-    let config = worker_config(args.worker, head.address.to_string(), head.credentials.join_secret.clone())?;
+    let beyond = !head.address.ip().is_loopback() && head.credentials.pin.is_some();
+    let mut config = worker_config(args.worker, head.near(), head.credentials.join_secret.clone())?;
+    if beyond && config.port == Port::Near {
+        config.port = Port::At(SocketAddr::new(head.address.ip(), 0));
+    }
     announce(&head);
     if args.while_stdin {
         let gone = shutdown.clone();

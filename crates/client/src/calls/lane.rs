@@ -3,11 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use covey_domain::caps;
+use covey_node::tls::dial;
 use covey_proto::v1::{At, CallBatch, CallFrame, worker_client::WorkerClient};
 use futures::{Stream, StreamExt as _};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
-use tonic::{Request, metadata::MetadataValue, transport::Endpoint};
+use tonic::{Request, metadata::MetadataValue};
 
 use super::{Inner, WeakInner};
 
@@ -76,15 +77,17 @@ async fn carry(
     at: &At,
     rx: &Arc<Mutex<mpsc::UnboundedReceiver<CallFrame>>>,
 ) -> Result<String, String> {
-    let endpoint = Endpoint::from_shared(format!("http://{}", at.address))
-        .map_err(|e| e.to_string())?
-        .tcp_nodelay(true)
-        .connect_timeout(DIAL_TIMEOUT)
-        .http2_keep_alive_interval(Duration::from_secs(5))
-        .keep_alive_timeout(Duration::from_secs(3))
-        .initial_stream_window_size(8 << 20)
-        .initial_connection_window_size(16 << 20);
-    let channel = endpoint.connect().await.map_err(|e| e.to_string())?;
+    let identity = weak.upgrade().and_then(|inner| inner.identity.clone());
+    let tls = crate::worker_tls(&at.pin, &at.node, identity.as_ref()).map_err(|e| e.message)?;
+    let channel = dial(&at.address, tls, |endpoint| {
+        endpoint
+            .connect_timeout(DIAL_TIMEOUT)
+            .http2_keep_alive_interval(Duration::from_secs(5))
+            .keep_alive_timeout(Duration::from_secs(3))
+            .initial_stream_window_size(8 << 20)
+            .initial_connection_window_size(16 << 20)
+    });
+    let channel = channel.await.map_err(|e| e.message)?;
     let mut worker = WorkerClient::new(channel)
         .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);

@@ -1,0 +1,153 @@
+//! One port for everything: HTTP/1 and HTTP/2, in the open and by TLS, told apart by the first byte.
+
+use std::{convert::Infallible, future::Future, net::SocketAddr, sync::Arc, time::Duration};
+
+use hyper::{Request, Response, body::Incoming};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use rustls::{ServerConfig, pki_types::CertificateDer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::{Service, ServiceExt as _};
+
+/// A client that sends no request head, or does not finish its handshake, within this time is cut off.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Open requests have this long to end when the port closes.
+const DRAIN: Duration = Duration::from_secs(2);
+/// First byte of a TLS connection: a handshake record.
+const TLS_HANDSHAKE: u8 = 0x16;
+/// What somebody is told who speaks plain HTTP where only TLS is spoken.
+const SPEAK_TLS: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 35\r\n\r\nthis port speaks TLS: use https://\n";
+
+/// In the extensions of each request that came by TLS: the certificate that the other side showed, if it showed one. Its
+/// chain is verified.
+#[derive(Clone, Debug)]
+pub struct TlsPeer(pub Option<CertificateDer<'static>>);
+
+/// How a port is served.
+#[derive(Clone)]
+pub struct Port {
+    /// TLS, when this node has a certificate.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// Whether it is spoken to in the open too.
+    pub plaintext: bool,
+    /// HTTP/2 flow control, bytes: of one stream, of a connection.
+    pub windows: (u32, u32),
+}
+
+/// Serves `app` until `shutdown`, then lets open requests end for two seconds. Requests that came by TLS carry
+/// `x-forwarded-proto: https` and a [`TlsPeer`].
+pub async fn serve<S, B>(listener: TcpListener, port: Port, app: S, shutdown: CancellationToken)
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Future + Send + 'static,
+    B: hyper::body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let tracker = TaskTracker::new();
+    loop {
+        let (stream, from) = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of file descriptors, most likely: wait for some to be given back.
+                    tracing::warn!(%error, "failed to accept a connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+        };
+        let _ = stream.set_nodelay(true);
+        let (port, app, stop) = (port.clone(), app.clone(), shutdown.clone());
+        tracker.spawn(async move {
+            match tokio::time::timeout(HEADER_TIMEOUT, open(stream, &port)).await {
+                Ok(Ok(Opened::Plain(stream))) => speak(stream, &port, app, stop).await,
+                Ok(Ok(Opened::Tls(stream))) => {
+                    let shown = stream.get_ref().1.peer_certificates().and_then(|c| c.first());
+                    let peer = TlsPeer(shown.map(|c| c.clone().into_owned()));
+                    let app = app.map_request(move |mut request: Request<Incoming>| {
+                        let https = hyper::header::HeaderValue::from_static("https");
+                        request.headers_mut().insert("x-forwarded-proto", https);
+                        request.extensions_mut().insert(peer.clone());
+                        request
+                    });
+                    speak(stream, &port, app, stop).await;
+                }
+                Ok(Err(why)) => refused(from, &why),
+                Err(_) => refused(from, "nothing was said"),
+            }
+        });
+    }
+    tracker.close();
+    let _ = tokio::time::timeout(DRAIN, tracker.wait()).await;
+}
+
+fn refused(from: SocketAddr, why: &str) {
+    tracing::debug!(%from, why, "a connection was refused");
+}
+
+enum Opened {
+    Plain(TcpStream),
+    Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
+}
+
+async fn open(mut stream: TcpStream, port: &Port) -> Result<Opened, String> {
+    let plain = match &port.tls {
+        None => true,
+        Some(_) => {
+            let mut first = [0];
+            let read = stream.peek(&mut first).await.map_err(|e| e.to_string())?;
+            read == 0 || first[0] != TLS_HANDSHAKE
+        }
+    };
+    match (&port.tls, plain) {
+        (Some(tls), false) => match TlsAcceptor::from(tls.clone()).accept(stream).await {
+            Ok(stream) => Ok(Opened::Tls(Box::new(stream))),
+            Err(error) => Err(error.to_string()),
+        },
+        _ if port.plaintext => Ok(Opened::Plain(stream)),
+        _ => {
+            let _ = stream.write_all(SPEAK_TLS).await;
+            Err("it does not speak TLS".to_owned())
+        }
+    }
+}
+
+async fn speak<I, S, B>(stream: I, port: &Port, app: S, stop: CancellationToken)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: hyper::body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    server
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Duration::from_secs(20))
+        .initial_stream_window_size(port.windows.0)
+        .initial_connection_window_size(port.windows.1)
+        .max_concurrent_streams(10_000);
+    let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(app));
+    tokio::pin!(connection);
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = tokio::time::timeout(DRAIN, connection).await;
+        }
+    }
+}
