@@ -57,16 +57,29 @@ fn some(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-fn reply(result: Result<ActorInfo, Error>) -> Result<Response<v1::ActorReply>, Status> {
-    let info = result.map_err(|e| to_status(&e))?;
-    Ok(Response::new(v1::ActorReply {
+fn reply(info: ActorInfo) -> v1::ActorReply {
+    v1::ActorReply {
         actor: info.id.to_string(),
         agent: info.spec.name.to_string(),
         state: info.state.to_owned(),
         why: String::new(),
         created: info.created,
         spec: to_json(&*info.spec),
-    }))
+    }
+}
+
+fn new_actor(request: v1::CreateActorRequest) -> Result<CreateActor, Error> {
+    let overrides =
+        if request.overrides.is_empty() { Default::default() } else { from_json("options", &request.overrides)? };
+    Ok(CreateActor {
+        id: fresh_id("actor").into(),
+        agent: request.agent.into(),
+        name: some(request.name),
+        get_if_exists: request.get_if_exists,
+        owner: some(request.session).map_or(Owner::Detached, |s| Owner::Session(SessionId::from(s))),
+        init: request.init.map(|payload| payload.encode_to_vec().into()),
+        overrides,
+    })
 }
 
 #[tonic::async_trait]
@@ -106,22 +119,46 @@ impl Covey for ClientService {
     }
 
     async fn create_actor(&self, request: Request<v1::CreateActorRequest>) -> Result<Response<v1::ActorReply>, Status> {
+        let create = new_actor(request.into_inner()).map_err(|e| to_status(&e))?;
+        let made = self.cluster.shared.owner.ask(|tx| Input::CreateActor(Box::new(create), tx)).await.and_then(|r| r);
+        Ok(Response::new(reply(made.map_err(|e| to_status(&e))?)))
+    }
+
+    async fn create_gang(
+        &self,
+        request: Request<v1::CreateGangRequest>,
+    ) -> Result<Response<v1::CreateGangReply>, Status> {
         let request = request.into_inner();
-        let overrides = if request.overrides.is_empty() {
-            Ok(Default::default())
-        } else {
-            from_json("options", &request.overrides)
+        let made = async {
+            let asks = request.actors.into_iter().map(new_actor).collect::<Result<Vec<_>, _>>()?;
+            let strategy = from_json("the strategy", &to_json(&request.strategy))
+                .map_err(|e| e.hint("pack, spread, strict_pack or strict_spread"))?;
+            self.cluster.shared.owner.ask(|tx| Input::CreateGang(asks, strategy, tx)).await?
         };
-        let create = CreateActor {
-            id: fresh_id("actor").into(),
-            agent: request.agent.into(),
-            name: some(request.name),
-            get_if_exists: request.get_if_exists,
-            owner: some(request.session).map_or(Owner::Detached, |s| Owner::Session(SessionId::from(s))),
-            init: request.init.map(|payload| payload.encode_to_vec().into()),
-            overrides: overrides.map_err(|e| to_status(&e))?,
-        };
-        reply(self.cluster.shared.owner.ask(|tx| Input::CreateActor(Box::new(create), tx)).await.and_then(|r| r))
+        let actors = made.await.map_err(|e| to_status(&e))?.into_iter().map(reply).collect();
+        Ok(Response::new(v1::CreateGangReply { actors }))
+    }
+
+    async fn link_actors(&self, request: Request<v1::LinkActorsRequest>) -> Result<Response<v1::Empty>, Status> {
+        let request = request.into_inner();
+        let linked = self.cluster.shared.owner.ask(|tx| Input::Link(request.one.into(), request.other.into(), tx));
+        linked.await.and_then(|r| r).map_err(|e| to_status(&e))?;
+        Ok(Response::new(v1::Empty {}))
+    }
+
+    async fn list_dead_letters(&self, _: Request<v1::Empty>) -> Result<Response<v1::ListDeadLettersReply>, Status> {
+        let letters = self.cluster.shared.owner.ask(Input::DeadLetters).await.map_err(|e| to_status(&e))?;
+        let letters = letters.into_iter().map(|letter| v1::DeadLetter {
+            at_ms: letter.at_ms,
+            agent: letter.agent.to_string(),
+            actor: letter.actor.map(|a| a.to_string()).unwrap_or_default(),
+            task: letter.task.map(|t| t.to_string()).unwrap_or_default(),
+            method: letter.method,
+            bytes: letter.bytes,
+            attempts: letter.attempts,
+            error: letter.error.message,
+        });
+        Ok(Response::new(v1::ListDeadLettersReply { letters: letters.collect() }))
     }
 
     async fn get_actor(&self, request: Request<v1::GetActorRequest>) -> Result<Response<v1::ActorReply>, Status> {
@@ -132,7 +169,7 @@ impl Covey for ClientService {
         } else {
             owner.ask(|tx| Input::ActorNamed(request.name, tx)).await
         };
-        reply(found.and_then(|r| r))
+        Ok(Response::new(reply(found.and_then(|r| r).map_err(|e| to_status(&e))?)))
     }
 
     async fn stop_actor(&self, request: Request<v1::StopActorRequest>) -> Result<Response<v1::Empty>, Status> {

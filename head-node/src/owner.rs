@@ -7,12 +7,18 @@ use std::{sync::Arc, time::Duration};
 
 use covey_cluster_core::{
     Head, Output,
-    head::{ActorInfo, ActorReport, CreateActor, Entry, Hello, Reminder, StoredActor, Submission, Submitted, Write},
+    head::{
+        ActorInfo, ActorReport, CreateActor, DeadLetter, Entry, Hello, Reminder, StoredActor, Submission, Submitted,
+        Write,
+    },
 };
 use covey_domain::{
-    ActorId, AgentSpec, Epoch, Error, NodeId, SessionId, TaskId, TaskRecord, caps,
+    ActorId, AgentName, AgentSpec, Epoch, Error, ErrorKind, NodeId, SessionId, TaskId, TaskRecord,
+    agent::GangStrategy,
+    caps,
     status::{ClusterStatus, ModelStatus},
 };
+use covey_proto::v1;
 use covey_store::{Batch, DetachedActor, StoredReminder};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -32,6 +38,10 @@ pub(crate) enum Input {
     Register(Box<AgentSpec>, Reply<Result<bool, Error>>),
     Agents(Reply<Vec<Arc<AgentSpec>>>),
     CreateActor(Box<CreateActor>, Reply<Result<ActorInfo, Error>>),
+    CreateGang(Vec<CreateActor>, GangStrategy, Reply<Result<Vec<ActorInfo>, Error>>),
+    Link(ActorId, ActorId, Reply<Result<(), Error>>),
+    DeadLetter(v1::DeadLetter),
+    DeadLetters(Reply<Vec<DeadLetter>>),
     Actor(ActorId, Reply<Result<ActorInfo, Error>>),
     ActorNamed(String, Reply<Result<ActorInfo, Error>>),
     StopActor(ActorId, bool, Reply<Result<(), Error>>),
@@ -158,6 +168,9 @@ fn handle(head: &mut Head, input: Input, now: u64) -> Option<Effect> {
         Input::Register(spec, tx) => later(tx, head.register(*spec, now)),
         Input::Agents(tx) => later(tx, head.agents().cloned().collect()),
         Input::CreateActor(ask, tx) => later(tx, head.create_actor(*ask, now)),
+        Input::CreateGang(asks, strategy, tx) => later(tx, head.create_gang(asks, strategy, now)),
+        Input::Link(one, other, tx) => later(tx, head.link(&one, &other)),
+        Input::DeadLetters(tx) => later(tx, head.dead_letters()),
         Input::Actor(id, tx) => later(tx, head.actor(&id)),
         Input::ActorNamed(name, tx) => later(tx, head.actor_named(&name)),
         Input::StopActor(id, drain, tx) => later(tx, head.stop_actor(&id, drain, now)),
@@ -181,6 +194,20 @@ fn handle(head: &mut Head, input: Input, now: u64) -> Option<Effect> {
         Input::Drain(node, tx) => later(tx, head.drain(&node, now)),
         Input::SetReminder(actor, name, reminder, tx) => later(tx, head.set_reminder(actor, name, *reminder)),
         Input::ForgetReminder(actor, name, tx) => later(tx, head.forget_reminder(&actor, &name)),
+        Input::DeadLetter(letter) => {
+            let actor = ActorId::from(letter.actor);
+            head.dead_letter(DeadLetter {
+                at_ms: now,
+                agent: head.actor(&actor).map_or_else(|_| AgentName::from(""), |info| info.spec.name.clone()),
+                actor: Some(actor),
+                task: None,
+                method: letter.method,
+                bytes: letter.bytes,
+                attempts: letter.attempts,
+                error: Error::new(ErrorKind::ActorDied, letter.error),
+            });
+            None
+        }
         Input::Reminded(actor, name, reminder, answered) => {
             head.reminded(&actor, &name, &reminder, answered, now);
             None

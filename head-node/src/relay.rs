@@ -225,6 +225,9 @@ impl Relay {
             Some(Body::Fence(_)) => {
                 state.to_origin(origin, CallFrame { id: frame.id, body: Some(Body::Fence(v1::Empty {})) });
             }
+            Some(Body::DeadLetter(letter)) => {
+                let _ = state.owner.send(Input::DeadLetter(letter));
+            }
             Some(Body::Item(_) | Body::End(_) | Body::Placement(_)) | None => {}
         }
     }

@@ -48,6 +48,22 @@ impl Client {
     }
 }
 
+fn new_actor(
+    agent: String,
+    session: String,
+    name: String,
+    get_if_exists: bool,
+    init: Option<Args>,
+    overrides: String,
+) -> PyResult<v1::CreateActorRequest> {
+    let init = init.map(|(codec, body, buffers)| from_py(codec, &body, buffers));
+    if let Some(init) = &init {
+        covey_proto::check_size("the constructor's argument", init).map_err(|e| raise(&e))?;
+    }
+    let overrides = if overrides == "{}" { String::new() } else { overrides };
+    Ok(v1::CreateActorRequest { agent, session, name, get_if_exists, init, overrides: overrides.into() })
+}
+
 fn made(reply: v1::ActorReply) -> Made {
     let spec = String::from_utf8_lossy(&reply.spec).into_owned();
     (reply.actor, reply.agent, reply.state, spec, reply.created)
@@ -129,13 +145,32 @@ impl Client {
         init: Option<Args>,
         overrides: String,
     ) -> PyResult<Made> {
-        let init = init.map(|(codec, body, buffers)| from_py(codec, &body, buffers));
-        if let Some(init) = &init {
-            covey_proto::check_size("the constructor's argument", init).map_err(|e| raise(&e))?;
-        }
-        let overrides = if overrides == "{}" { String::new() } else { overrides };
-        let request = v1::CreateActorRequest { agent, session, name, get_if_exists, init, overrides: overrides.into() };
+        let request = new_actor(agent, session, name, get_if_exists, init, overrides)?;
         Ok(made(self.backend()?.rpc(py, "CreateActor", &request)?))
+    }
+
+    /// Actors placed all at once or not at all; each as agent, name, init, overrides, and whether it is detached.
+    fn create_gang(
+        &self,
+        py: Python<'_>,
+        session: String,
+        actors: Vec<(String, String, Option<Args>, String, bool)>,
+        strategy: String,
+    ) -> PyResult<Vec<Made>> {
+        let actors = actors.into_iter().map(|(agent, name, init, overrides, detached)| {
+            let session = if detached { String::new() } else { session.clone() };
+            new_actor(agent, session, name, false, init, overrides)
+        });
+        let actors = actors.collect::<PyResult<Vec<_>>>()?;
+        let request = v1::CreateGangRequest { actors, strategy };
+        let reply: v1::CreateGangReply = self.backend()?.rpc(py, "CreateGang", &request)?;
+        Ok(reply.actors.into_iter().map(made).collect())
+    }
+
+    /// From now on each of two actors ends when the other does.
+    fn link_actors(&self, py: Python<'_>, one: String, other: String) -> PyResult<()> {
+        let _: v1::Empty = self.backend()?.rpc(py, "LinkActors", &v1::LinkActorsRequest { one, other })?;
+        Ok(())
     }
 
     fn actor_named(&self, py: Python<'_>, name: String) -> PyResult<Made> {

@@ -308,7 +308,9 @@ impl Host {
                     let code = PyBytes::new(py, &s.code);
                     let init = s.init.as_ref().map(|p| to_py(py, p));
                     let state = s.state.as_ref().map(|p| to_py(py, p));
-                    let about = (s.class_name, s.concurrency, s.model, s.owner, state, s.save_turns, s.reentrant);
+                    let bounded = s.memory_bytes > 0;
+                    let about =
+                        (s.class_name, s.concurrency, s.model, s.owner, state, s.save_turns, s.reentrant, bounded);
                     ("start", s.actor, s.agent, s.digest, code, init, about).into_pyobject(py)?
                 }
                 Body::Snapshot(s) => ("snapshot", s.actor, s.number).into_pyobject(py)?,

@@ -11,7 +11,7 @@ use covey_node::{Identity, tls::Port};
 use covey_proto::{
     to_status,
     v1::{
-        CallBatch, Empty, LogsChunk, LogsRequest, ObjectChunk, ObjectName,
+        CallBatch, Empty, LogsChunk, LogsRequest, ObjectChunk, ObjectName, UsageReply,
         worker_server::{Worker, WorkerServer},
     },
 };
@@ -162,6 +162,11 @@ impl Worker for Service {
         self.check(&request)?;
         let text = self.runtime.stack(&request.into_inner().actor).await.map_err(|e| to_status(&e))?;
         Ok(Response::new(LogsChunk { text: text.into() }))
+    }
+
+    async fn get_usage(&self, request: Request<Empty>) -> Result<Response<UsageReply>, Status> {
+        self.check(&request)?;
+        Ok(Response::new(UsageReply { processes: self.runtime.usage() }))
     }
 
     async fn get_object(&self, request: Request<ObjectName>) -> Result<Response<Self::GetObjectStream>, Status> {

@@ -7,6 +7,7 @@
 mod behavior;
 mod envs;
 mod llm;
+mod memory;
 mod models;
 mod native;
 mod objects;

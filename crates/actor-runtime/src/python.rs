@@ -20,6 +20,7 @@ use covey_domain::{
     ActorId, Error, ErrorKind,
     agent::{PythonAgent, PythonEnv},
     caps,
+    error::RUNNING,
     infer::InferRequest,
 };
 use covey_proto::v1::{
@@ -41,6 +42,7 @@ use tokio::{
 use crate::{
     Models, Outward,
     envs::{Environments, Prepared, Progress},
+    memory::{self, Memory},
     output::Output,
     outward::Saver,
     turn::{Onward, Over, Sink, Turn},
@@ -102,8 +104,8 @@ pub(crate) struct HostsConfig {
     pub shared_max: usize,
     pub models: Arc<Models>,
     pub outward: Arc<dyn Outward>,
-    /// Told which actors went with a process, and why.
-    pub died: mpsc::UnboundedSender<(Vec<ActorId>, String)>,
+    /// Told what went with a process.
+    pub died: mpsc::UnboundedSender<Dead>,
 }
 
 /// All Python processes of a worker.
@@ -121,7 +123,7 @@ pub(crate) struct Hosts {
     /// A process that is up and has nothing, so that an actor whose process died is back at once.
     spare: Mutex<Option<Arc<Host>>>,
     made: AtomicU64,
-    died: mpsc::UnboundedSender<(Vec<ActorId>, String)>,
+    died: mpsc::UnboundedSender<Dead>,
 }
 
 impl Hosts {
@@ -149,18 +151,26 @@ impl Hosts {
         self: &Arc<Self>,
         start: v1::HostStart,
         agent: &PythonAgent,
-        dir: &[u8],
+        asked: &v1::StartActor,
         progress: &Progress,
         saver: Saver,
     ) -> Result<Arc<PythonActor>, Error> {
-        let host = self.host(agent, dir, progress).await?;
+        let host = self.host(agent, start.memory_bytes, &asked.dir, progress).await?;
         let actor = ActorId::from(start.actor.as_str());
+        let at_once = start.concurrency.max(1) as usize;
         host.start(start, self.python.version.as_str()).await?;
-        Ok(Arc::new(PythonActor { actor, host, running: Arc::default(), saver }))
+        Ok(Arc::new(PythonActor { actor, host, running: Arc::default(), saver, at_once }))
     }
 
-    async fn host(self: &Arc<Self>, agent: &PythonAgent, dir: &[u8], progress: &Progress) -> Result<Arc<Host>, Error> {
-        let own = agent.own_process;
+    async fn host(
+        self: &Arc<Self>,
+        agent: &PythonAgent,
+        memory_bytes: u64,
+        dir: &[u8],
+        progress: &Progress,
+    ) -> Result<Arc<Host>, Error> {
+        // Who may run out of memory does so alone.
+        let own = agent.own_process || memory_bytes > 0;
         // Processes of another environment are another matter; making one may take minutes and holds nobody up.
         let prepared = match agent.env.is_default() {
             true => None,
@@ -180,6 +190,9 @@ impl Hosts {
                     None => self.spawn(&agent.env, prepared).await?,
                 };
                 host.own.store(own, Ordering::Relaxed);
+                if memory_bytes > 0 {
+                    host.memory.bound(host.pid, memory_bytes);
+                }
                 hosts.push(host.clone());
                 let hosts = self.clone();
                 tokio::spawn(async move {
@@ -254,6 +267,7 @@ impl Hosts {
             lane: self.outward.lane(answers),
             outward: self.outward.clone(),
             pid: child.id().unwrap_or(0),
+            memory: Memory::default(),
             frames,
             calls: Mutex::default(),
             starting: Mutex::default(),
@@ -283,6 +297,7 @@ struct Host {
     /// What it prints.
     log: PathBuf,
     pid: u32,
+    memory: Memory,
     frames: mpsc::UnboundedSender<HostFrame>,
     calls: Mutex<HashMap<u64, Running>>,
     starting: Mutex<HashMap<ActorId, oneshot::Sender<Result<(), Error>>>>,
@@ -311,6 +326,14 @@ struct Running {
     /// To keep before the end is told.
     state: Option<Payload>,
     saver: Saver,
+    /// Calls that its actor runs at once.
+    at_once: usize,
+}
+
+/// What went with a process.
+pub(crate) struct Dead {
+    pub actors: Vec<ActorId>,
+    pub why: String,
 }
 
 /// Calls of one actor that are in its process.
@@ -385,7 +408,7 @@ async fn read_frames(
     socket: OwnedReadHalf,
     mut child: Child,
     models: Arc<Models>,
-    gone: mpsc::UnboundedSender<(Vec<ActorId>, String)>,
+    gone: mpsc::UnboundedSender<Dead>,
 ) {
     let mut socket = BufReader::with_capacity(64 << 10, socket);
     while let Ok(length) = socket.read_u32().await {
@@ -404,17 +427,30 @@ async fn read_frames(
         }
     }
     let _ = child.start_kill();
-    let status = child.wait().await.map_or_else(|e| e.to_string(), |s| s.to_string());
-    tracing::warn!(pid = host.pid, status, "python process ended");
-    let lost: Vec<_> = host.calls.lock().drain().map(|(_, running)| running).collect();
-    for running in lost {
-        running.end(Err(died(host.pid)));
+    let status = child.wait().await;
+    let ran_out = status.as_ref().ok().and_then(|status| host.memory.ran_out(status));
+    let status = status.map_or_else(|e| e.to_string(), |s| s.to_string());
+    let why = match ran_out {
+        Some(why) => format!("its Python process {} {why}", host.pid),
+        None => format!("its Python process {} ended ({status})", host.pid),
+    };
+    tracing::warn!(pid = host.pid, why, "python process ended");
+    let mut lost: Vec<_> = host.calls.lock().drain().collect();
+    lost.sort_by_key(|(call, _)| *call);
+    let mut running_on: HashMap<ActorId, usize> = HashMap::new();
+    for (_, running) in lost {
+        let before = running_on.entry(running.actor.clone()).or_default();
+        *before += 1;
+        // The oldest of each actor, as many as it runs at once, were running; the rest waited behind them.
+        let detail = (*before <= running.at_once).then(|| RUNNING.to_owned());
+        let error = Error::new(ErrorKind::ActorDied, why.clone()).executed(None);
+        running.end(Err(Error { detail, ..error }));
     }
     host.starting.lock().clear();
     host.snapshots.lock().clear();
     host.asks.lock().drain().for_each(|(_, ask)| ask.abort());
     let actors: Vec<_> = host.actors.lock().drain().collect();
-    let _ = gone.send((actors, format!("its Python process {} ended ({status})", host.pid)));
+    let _ = gone.send(Dead { actors, why });
 }
 
 fn take(host: &Arc<Host>, body: Body, models: &Arc<Models>) {
@@ -525,6 +561,7 @@ pub(crate) struct PythonActor {
     host: Arc<Host>,
     running: Arc<Count>,
     saver: Saver,
+    at_once: usize,
 }
 
 impl Running {
@@ -575,6 +612,7 @@ impl PythonActor {
             count: self.running.clone(),
             state: None,
             saver: self.saver.clone(),
+            at_once: self.at_once,
         };
         self.host.calls.lock().insert(call, running);
         let (task, context) = invocation.task.map_or_else(Default::default, |t| (t.task.to_string(), t.context));
@@ -606,6 +644,11 @@ impl PythonActor {
                 }
             });
         }
+    }
+
+    /// Its process, what that uses, and its bound.
+    pub fn usage(&self) -> (u32, u64, u64) {
+        (self.host.pid, memory::resident(self.host.pid).unwrap_or(0), self.host.memory.limit())
     }
 
     /// Process id and log of the process it is in.

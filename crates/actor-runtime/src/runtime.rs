@@ -1,7 +1,7 @@
 //! Starts and stops actors, brings calls and tasks to their mailboxes, and remembers what runs.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     path::PathBuf,
     sync::{Arc, Weak},
     time::{Duration, Instant},
@@ -38,7 +38,7 @@ use crate::{
     envs::Progress,
     llm::Llm,
     outward::Saver,
-    python::{Hosts, HostsConfig, PythonActor},
+    python::{Dead, Hosts, HostsConfig, PythonActor},
     turn::{Control, Memo, Out, Over, Sink, Turn},
 };
 
@@ -323,7 +323,7 @@ impl Runtime {
         });
         let weak = Arc::downgrade(&inner);
         tokio::spawn(async move {
-            while let Some((actors, why)) = dead.recv().await {
+            while let Some(Dead { actors, why }) = dead.recv().await {
                 let Some(inner) = weak.upgrade() else { return };
                 for actor in actors {
                     inner.lost(&actor, &why);
@@ -436,11 +436,12 @@ impl Runtime {
                     model: spec.model.as_ref().map(ToString::to_string).unwrap_or_default(),
                     owner: start.owner.clone(),
                     state: start.state.clone(),
+                    memory_bytes: spec.resources.memory_bytes,
                     save_turns: spec.snapshot == Keep::Turn,
                     reentrant: spec.reentrant,
                 };
                 let saver = self.inner.saver(&ActorId::from(start.actor.as_str()), Epoch(start.epoch));
-                let actor = hosts.start(host_start, python, &start.dir, &self.progress(start), saver).await?;
+                let actor = hosts.start(host_start, python, start, &self.progress(start), saver).await?;
                 return Ok((spec, Inside::Process(actor)));
             }
         };
@@ -591,6 +592,22 @@ impl Runtime {
         self.inner.deliver(&actor, 0, turn);
     }
 
+    /// The Python processes here: pid, memory in bytes, its bound, and whose they are.
+    pub fn usage(&self) -> Vec<v1::ProcessUsage> {
+        let mut processes: BTreeMap<u32, v1::ProcessUsage> = BTreeMap::new();
+        for (id, cell) in self.inner.actors.lock().iter() {
+            if let Inside::Process(process) = &cell.inside {
+                let pid = process.process().0;
+                let known = processes.entry(pid).or_insert_with(|| {
+                    let (pid, memory_bytes, memory_max) = process.usage();
+                    v1::ProcessUsage { pid, memory_bytes, memory_max, actors: Vec::new() }
+                });
+                known.actors.push(id.to_string());
+            }
+        }
+        processes.into_values().collect()
+    }
+
     /// Stops a task that runs here.
     pub fn cancel_task(&self, cancel: &v1::CancelTask) {
         let key = (TaskId::from(cancel.task.as_str()), cancel.attempt);
@@ -637,7 +654,7 @@ impl Lane {
                 }
             }
             Some(Body::Fence(_)) => self.inner.out.send(frame.id, Body::Fence(v1::Empty {})),
-            Some(Body::Item(_) | Body::End(_) | Body::Locate(_) | Body::Placement(_)) | None => {}
+            Some(Body::Item(_) | Body::End(_) | Body::Locate(_) | Body::Placement(_) | Body::DeadLetter(_)) | None => {}
         }
     }
 

@@ -1,6 +1,7 @@
 //! The commands, a file each.
 
 pub(crate) mod chat;
+pub(crate) mod dead_letters;
 pub(crate) mod drain;
 pub(crate) mod logs;
 pub(crate) mod model;

@@ -40,6 +40,8 @@ enum Command {
     Status(commands::status::Args),
     /// Empty a node: its actors move to others, it takes nothing new
     Drain(commands::drain::Args),
+    /// Show what is not tried again: calls that ended their actor's process time after time, tasks out of attempts
+    DeadLetters(commands::dead_letters::Args),
     /// Show what a Python actor's process prints
     Logs(commands::logs::Args),
     /// Show the Python stacks of an actor's process, also when it hangs
@@ -79,6 +81,7 @@ fn main() -> std::process::ExitCode {
             Command::Worker(args) => commands::up::worker(args).await,
             Command::Status(args) => commands::status::run(args).await,
             Command::Drain(args) => commands::drain::run(args).await,
+            Command::DeadLetters(args) => commands::dead_letters::run(args).await,
             Command::Logs(args) => commands::logs::logs(args).await,
             Command::Stack(args) => commands::logs::stack(args).await,
             Command::Agents(args) => commands::status::agents(args).await,

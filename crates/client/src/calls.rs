@@ -23,12 +23,12 @@ use std::{
     time::Duration,
 };
 
-use covey_domain::{ActorId, Error, ErrorKind, NodeId, caps};
+use covey_domain::{ActorId, Error, ErrorKind, NodeId, caps, error::RUNNING};
 use covey_node::Identity;
 use covey_proto::{
     from_status,
     v1::{
-        CallBatch, CallCancel, CallFrame, CallOpen, Payload, Placement, call_frame::Body, call_open,
+        CallBatch, CallCancel, CallFrame, CallOpen, DeadLetter, Payload, Placement, call_frame::Body, call_open,
         covey_client::CoveyClient, placement,
     },
 };
@@ -338,7 +338,7 @@ impl Inner {
 
     /// Opens a call; gives why it cannot be, with its handler kept for that news.
     fn begin(self: &Arc<Self>, id: u64, call: NewCall, handler: Handler) -> Option<Error> {
-        let open = |actor, again, retries| Open { handler, actor, again, lane: None, placed: 0, retries };
+        let open = |actor, again, retries| Open { handler, actor, again, lane: None, placed: 0, retries, killed: 0 };
         let refused = covey_proto::check_size("the call's argument", &call.args).err().or_else(|| {
             let many = self.count.load(Ordering::Relaxed) >= caps::CALLS_OPEN_MAX;
             many.then(|| Error::new(ErrorKind::Overloaded, format!("{} calls are open", caps::CALLS_OPEN_MAX)))
@@ -445,14 +445,32 @@ impl Inner {
                 Some(Body::Item(item)) => self.open.item(frame.id, item),
                 Some(Body::End(end)) => match covey_proto::call_result(end) {
                     Err(error) if refused(&error) => self.again(frame.id, error),
-                    Err(error) if lost(&error) && self.open.retry(frame.id) => self.again(frame.id, error),
+                    Err(error) if lost(&error) => self.lost(frame.id, error),
                     end => self.end(frame.id, end),
                 },
                 Some(Body::Placement(placement)) => self.placed(placement),
                 Some(Body::Fence(_)) => self.fenced(frame.id),
-                Some(Body::Open(_) | Body::Cancel(_) | Body::Credit(_) | Body::Locate(_)) | None => {}
+                Some(Body::Open(_) | Body::Cancel(_) | Body::Credit(_) | Body::Locate(_) | Body::DeadLetter(_))
+                | None => {}
             }
         }
+    }
+
+    /// A call's actor died under it: it is sent again, if it may be, and if it is not what kills the actor.
+    fn lost(self: &Arc<Self>, id: u64, error: Error) {
+        let killed = (error.detail.as_deref() == Some(RUNNING)).then(|| self.open.killed(id)).flatten();
+        let error = Error { detail: None, ..error };
+        if let Some((attempts @ caps::POISON_AFTER.., actor, method, bytes)) = killed {
+            let error_text = error.message.clone();
+            let actor = actor.to_string();
+            let letter = DeadLetter { actor, method, bytes, attempts, error: error_text, ..DeadLetter::default() };
+            let _ = self.state.lock().head.send(CallFrame { id: 0, body: Some(Body::DeadLetter(letter)) });
+            let text =
+                format!("{attempts} processes died while they ran this call, the last because {}", error.message);
+            let given_up = Error::new(ErrorKind::FailedPrecondition, text).executed(Some(true));
+            return self.end(id, Err(given_up.hint("it is not tried again; `covey dead-letters` lists such calls")));
+        }
+        if self.open.retry(id) { self.again(id, error) } else { self.end(id, Err(error)) }
     }
 
     /// A worker did not run a call: its actor is not there any more, so it is looked for anew.

@@ -239,6 +239,11 @@ impl Client {
         Ok(self.rpc.clone().drain_node(request).await.map_err(|s| from_status(&s))?.into_inner().node)
     }
 
+    /// What is not tried again, oldest first: calls that ended their actor's process, tasks out of attempts.
+    pub async fn dead_letters(&self) -> Result<Vec<v1::DeadLetter>, Error> {
+        Ok(self.rpc.clone().list_dead_letters(v1::Empty {}).await.map_err(|s| from_status(&s))?.into_inner().letters)
+    }
+
     /// A picture of the cluster.
     pub async fn status(&self) -> Result<ClusterStatus, Error> {
         let reply = self.rpc.clone().status(v1::StatusRequest {}).await.map_err(|s| from_status(&s))?;

@@ -1,7 +1,7 @@
 //! Where every actor is, and in which life.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -89,6 +89,8 @@ pub(crate) struct Actor {
     pub saved: bool,
     /// Was told to finish what it has; then it starts on another node.
     pub moving: bool,
+    /// Those that end with it.
+    pub linked: BTreeSet<ActorId>,
 }
 
 impl Actor {
@@ -103,6 +105,7 @@ impl Actor {
             model: self.spec.model.clone(),
             strategy: self.spec.strategy,
             python,
+            near: self.spec.near.clone(),
         }
     }
 

@@ -14,21 +14,24 @@ use covey_domain::{
     status::{ClusterStatus, ModelStatus, NodeStatus, Pending},
 };
 
-use crate::{
-    directory::{Actor, Directory},
-    link::{Inbox, Take},
-    membership::{Node, NodeState},
-    pending::Pending as Waiting,
-    reminders::Reminders,
-    scheduler::Placer,
-    tasks::Tasks,
-};
 pub use crate::{
+    dead_letters::DeadLetter,
     directory::{ActorState, Owner},
     membership::{HeldTask, Hello, LivingActor},
     reminders::{Reminder, StoredReminder},
     tasks::{Stored, Submission, Submitted},
     virtuals::StoredActor,
+};
+use crate::{
+    dead_letters::DeadLetters,
+    directory::{Actor, Directory},
+    link::{Inbox, Take},
+    membership::{Node, NodeState},
+    pending::Pending as Waiting,
+    placing::Gang,
+    reminders::Reminders,
+    scheduler::Placer,
+    tasks::Tasks,
 };
 
 /// Times of the cluster, milliseconds.
@@ -230,6 +233,10 @@ pub struct Head {
     pub(crate) activations: u64,
     pub(crate) placer: Placer,
     pub(crate) waiting: Waiting,
+    pub(crate) gangs: Vec<Gang>,
+    /// Linked to actors that ended; end at the end of the verb.
+    pub(crate) doomed: VecDeque<(ActorId, Error)>,
+    pub(crate) dead_letters: DeadLetters,
     pub(crate) reminders: Reminders,
     pub(crate) recover_until: Millis,
 }
@@ -251,6 +258,9 @@ impl Head {
             activations: 0,
             placer: Placer::default(),
             waiting: Waiting::default(),
+            gangs: Vec::new(),
+            doomed: VecDeque::new(),
+            dead_letters: DeadLetters::default(),
             reminders: Reminders::default(),
             recover_until: 0,
         }
@@ -313,6 +323,12 @@ impl Head {
 
     /// Makes an actor, or finds the one that has the name.
     pub fn create_actor(&mut self, ask: CreateActor, now: Millis) -> Result<ActorInfo, Error> {
+        let info = self.make_actor(ask, now, now)?;
+        self.settle(now);
+        Ok(ActorInfo { created: info.created, ..self.actor(&info.id)? })
+    }
+
+    pub(crate) fn make_actor(&mut self, ask: CreateActor, not_before: Millis, now: Millis) -> Result<ActorInfo, Error> {
         let base = self.agent(ask.agent.as_str())?.clone();
         if let Some(name) = &ask.name
             && let Some(id) = self.directory.names.get(name).cloned()
@@ -328,8 +344,7 @@ impl Head {
             let stored = StoredActor { name: ask.name.clone(), spec: spec.clone(), init: ask.init.clone() };
             self.out.push_back(Output::Write(Write::Actor(ask.id.clone(), Some(Arc::new(stored)))));
         }
-        self.insert_actor(ask.id.clone(), ask.name, spec, ask.init, ask.owner, now);
-        self.settle(now);
+        self.insert_actor_later(ask.id.clone(), ask.name, spec, ask.init, ask.owner, not_before, now);
         let mut info = self.actor(&ask.id)?;
         info.created = true;
         Ok(info)
@@ -582,7 +597,7 @@ impl Head {
         self.insert_actor_later(id, name, spec, init, owner, now, now);
     }
 
-    /// An actor that is not placed before a time.
+    /// An actor that is not placed before a time; `Millis::MAX`: it is placed with its gang.
     #[expect(clippy::too_many_arguments, reason = "the fields of an actor")]
     pub(crate) fn insert_actor_later(
         &mut self,
@@ -609,113 +624,15 @@ impl Head {
             tasks: BTreeMap::new(),
             saved: false,
             moving: false,
+            linked: BTreeSet::new(),
         };
         let shape = actor.shape();
         self.directory.insert(id.clone(), actor);
-        self.waiting.push(id.clone(), shape, not_before, now);
+        if not_before < Millis::MAX {
+            self.waiting.push(id.clone(), shape, not_before, now);
+        }
         self.out.push_back(Output::Route(id, Route::Wait { why: "not placed yet".into(), never: false }));
         self.unplanned = true;
-    }
-
-    /// Runs after every verb: places what waits, then gives tasks to actors.
-    pub(crate) fn settle(&mut self, now: Millis) {
-        self.dispatch(now);
-        if std::mem::take(&mut self.unplanned) && !self.waiting.is_empty() {
-            self.place();
-        }
-    }
-
-    /// A node is not what it was: what the scheduler knows of it is made anew.
-    fn refresh(&mut self, id: &NodeId) {
-        match self.nodes.get(id).filter(|n| n.is_live() && !n.draining) {
-            Some(node) => self.placer.set(id, node.view()),
-            None => self.placer.remove(id),
-        }
-    }
-
-    /// What a node has left has changed.
-    pub(crate) fn touch(&mut self, id: &NodeId) {
-        if let Some(node) = self.nodes.get(id) {
-            self.placer.update(id, &node.free, node.actors.len());
-        }
-    }
-
-    /// Gives places to actors that have none, oldest of each shape first, until the shape fits nowhere.
-    fn place(&mut self) {
-        let waits = |head: &Self, id: &ActorId| {
-            head.directory.actors.get(id).is_some_and(|a| matches!(a.state, ActorState::Pending { .. }))
-        };
-        for (number, mut queue) in self.waiting.take() {
-            let why = loop {
-                let Some(id) = queue.actors.front().cloned() else { break None };
-                if !waits(self, &id) {
-                    queue.actors.pop_front();
-                    continue;
-                }
-                match self.placer.place(&queue.shape) {
-                    Ok(node) => {
-                        queue.actors.pop_front();
-                        self.start_on(&id, &node);
-                    }
-                    Err(why) => break Some(why),
-                }
-            };
-            if let Some(why) = why {
-                let fresh = std::mem::take(&mut queue.fresh);
-                let news = queue.told.as_ref() != Some(&why);
-                let hear: Vec<_> = if news { queue.actors.iter().cloned().collect() } else { fresh };
-                let hear: Vec<_> = hear.into_iter().filter(|id| waits(self, id)).collect();
-                for id in hear {
-                    if let Some(actor) = self.directory.actors.get_mut(&id) {
-                        actor.state = ActorState::Pending { not_before: 0, why: why.text.clone() };
-                    }
-                    let route = Route::Wait { why: why.text.clone(), never: why.never };
-                    self.out.push_back(Output::Route(id, route));
-                }
-                queue.told = Some(why);
-            }
-            self.waiting.put_back(number, queue);
-        }
-    }
-
-    fn start_on(&mut self, id: &ActorId, node_id: &NodeId) {
-        let (Some(actor), Some(node)) = (self.directory.actors.get_mut(id), self.nodes.get_mut(node_id)) else {
-            return;
-        };
-        self.activations += 1;
-        actor.epoch = Epoch(self.activations.max(actor.epoch.next().0));
-        actor.state = ActorState::Starting;
-        actor.node = Some(node_id.clone());
-        node.free.take(&actor.spec.resources);
-        node.actors.insert(id.clone());
-        let with_code = actor.spec.code().is_some_and(|digest| node.blobs.insert(digest.clone()));
-        let with_dir = actor.spec.dir().is_some_and(|digest| node.blobs.insert(digest.clone()));
-        let start = Command::Start {
-            actor: id.clone(),
-            epoch: actor.epoch,
-            spec: actor.spec.clone(),
-            init: actor.init.clone(),
-            owner: actor.owner.as_text(),
-            with_code,
-            with_dir,
-            with_state: actor.saved || actor.owner == Owner::Virtual,
-        };
-        self.out.push_back(Output::Send(node_id.clone(), start));
-        self.touch(node_id);
-    }
-
-    /// The actor's place is free again.
-    pub(crate) fn release(&mut self, id: &ActorId) -> Option<NodeId> {
-        let actor = self.directory.actors.get_mut(id)?;
-        let node_id = actor.node.take()?;
-        if let Some(node) = self.nodes.get_mut(&node_id)
-            && node.actors.remove(id)
-        {
-            node.free.put_back(&actor.spec.resources);
-        }
-        self.touch(&node_id);
-        self.unplanned = true;
-        Some(node_id)
     }
 
     /// An actor crashed or its node did: it starts again, or that was its last life. Its tasks go to others.
@@ -743,6 +660,7 @@ impl Head {
                 self.out.push_back(Output::Write(Write::Actor(id.clone(), None)));
             }
             self.directory.retire(id);
+            self.doom_linked(id, &last);
             self.out.push_back(Output::Route(id.clone(), Route::Gone(last)));
         } else {
             if now.saturating_sub(actor.live_since) > FORGIVEN_AFTER_MS {
@@ -778,7 +696,7 @@ impl Head {
         }
         let (epoch, node) = (actor.epoch, actor.node.clone());
         // One that has not begun has nothing to finish.
-        let drain = drain && actor.state == ActorState::Live;
+        let (gentle, drain) = (drain, drain && actor.state == ActorState::Live);
         actor.state = ActorState::Dead { error: error.clone() };
         let tasks = std::mem::take(&mut actor.tasks);
         // A virtual actor keeps its state: it is only this life that is over.
@@ -790,6 +708,9 @@ impl Head {
         }
         self.release(id);
         self.directory.retire(id);
+        if !gentle {
+            self.doom_linked(id, &error);
+        }
         if let Some(node) = node {
             self.out.push_back(Output::Send(node, Command::Stop { actor: id.clone(), epoch, drain }));
         }
@@ -870,14 +791,27 @@ fn node_lost(id: &NodeId) -> Error {
 }
 
 fn merged(base: &AgentSpec, overrides: &serde_json::Map<String, serde_json::Value>) -> Result<AgentSpec, Error> {
-    const MAY: [&str; 7] = ["resources", "labels", "model", "concurrency", "max_restarts", "timeout_ms", "strategy"];
+    const MAY: [&str; 9] = [
+        "resources",
+        "labels",
+        "near",
+        "own_process",
+        "model",
+        "concurrency",
+        "max_restarts",
+        "timeout_ms",
+        "strategy",
+    ];
     let mut value = serde_json::to_value(base).map_err(|e| Error::internal(e.to_string()))?;
     for (key, wanted) in overrides {
         if !MAY.contains(&key.as_str()) {
             return Err(Error::invalid(format!("option `{key}` cannot be set for one actor"))
                 .hint(format!("can be set: {}", MAY.join(", "))));
         }
-        value[key] = wanted.clone();
+        match key.as_str() {
+            "own_process" => value["kind"][key] = wanted.clone(),
+            _ => value[key] = wanted.clone(),
+        }
     }
     serde_json::from_value::<AgentSpec>(value)
         .map_err(|e| Error::invalid(format!("failed to read options: {e}")))?

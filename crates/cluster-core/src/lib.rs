@@ -11,10 +11,12 @@ pub mod head;
 pub mod link;
 pub mod scheduler;
 
+mod dead_letters;
 mod directory;
 mod drain;
 mod membership;
 mod pending;
+mod placing;
 mod recovery;
 mod reminders;
 mod tasks;

@@ -105,7 +105,12 @@ impl Node {
         NodeView {
             total: self.hello.total.clone(),
             free: self.free.clone(),
-            labels: self.hello.labels.clone(),
+            labels: {
+                // `labels={"node": "w1"}` is that node and no other.
+                let mut labels = self.hello.labels.clone();
+                labels.entry("node".to_owned()).or_insert_with(|| self.hello.name.clone());
+                labels
+            },
             loaded: self.hello.models.iter().filter(|m| m.loaded).map(|m| named(&m)).collect(),
             available: self.hello.models.iter().map(|m| named(&m)).collect(),
             actors: self.actors.len(),

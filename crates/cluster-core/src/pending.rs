@@ -56,6 +56,11 @@ impl Pending {
         any
     }
 
+    /// Whether somebody waits to be near somebody.
+    pub fn any_near(&self) -> bool {
+        self.queues.values().any(|queue| queue.shape.near.is_some())
+    }
+
     pub fn is_empty(&self) -> bool {
         self.queues.is_empty()
     }

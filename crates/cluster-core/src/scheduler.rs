@@ -10,7 +10,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use covey_domain::{ActorId, ModelName, NodeId, Resources, agent::Strategy};
+use covey_domain::{
+    ActorId, ModelName, NodeId, Resources,
+    agent::{GangStrategy, Strategy},
+};
 
 /// What the scheduler may know.
 #[derive(Clone, Debug, Default)]
@@ -41,7 +44,7 @@ pub struct NodeView {
 }
 
 /// What an actor asks of its place. Actors of one shape are alike to the scheduler.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Shape {
     /// What it takes.
     pub resources: Resources,
@@ -53,6 +56,8 @@ pub struct Shape {
     pub strategy: Strategy,
     /// `Some("")` = any Python, `Some("3.11")` = that one.
     pub python: Option<String>,
+    /// On the node of this actor and no other.
+    pub near: Option<ActorId>,
 }
 
 /// The answer.
@@ -74,7 +79,7 @@ pub struct Why {
 }
 
 /// Live nodes in the orders that strategies ask for.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Placer {
     nodes: BTreeMap<NodeId, NodeView>,
     /// Thousandths of its CPUs in use, actors, id: the first is the idlest.
@@ -140,10 +145,16 @@ impl Placer {
 
     /// The best place for an actor of this shape: model in memory, model on disk, then the strategy. Takes nothing yet.
     pub fn place(&self, shape: &Shape) -> Result<NodeId, Why> {
+        self.place_among(shape, |_| true).ok_or_else(|| self.explain(shape))
+    }
+
+    /// The best place among nodes that `may` be taken.
+    fn place_among(&self, shape: &Shape, may: impl Fn(&NodeId) -> bool) -> Option<NodeId> {
+        let fits = |id: &NodeId| may(id) && self.fits(id, shape);
         if let Some(model) = &shape.model {
             for index in [&self.loaded, &self.available] {
                 let nodes = index.get(model).into_iter().flatten();
-                let fitting = nodes.filter(|id| self.fits(id, shape));
+                let fitting = nodes.filter(|id| fits(id));
                 let key = |id: &&NodeId| {
                     let view = &self.nodes[*id];
                     let (load, actors, id) = load_key(id, view);
@@ -153,19 +164,107 @@ impl Placer {
                     }
                 };
                 if let Some(best) = fitting.min_by_key(key) {
-                    return Ok(best.clone());
+                    return Some(best.clone());
                 }
             }
         }
         let best = match shape.strategy {
-            Strategy::Spread => self.by_load.iter().map(|(_, _, id)| id).find(|id| self.fits(id, shape)),
+            Strategy::Spread => self.by_load.iter().map(|(_, _, id)| id).find(|id| fits(id)),
             Strategy::Pack => {
                 let least: (u64, Reverse<usize>, NodeId) =
                     (shape.resources.cpu_milli, Reverse(usize::MAX), NodeId::from(""));
-                self.by_room.range(least..).map(|(_, _, id)| id).find(|id| self.fits(id, shape))
+                self.by_room.range(least..).map(|(_, _, id)| id).find(|id| fits(id))
             }
         };
-        best.cloned().ok_or_else(|| self.explain(shape))
+        best.cloned()
+    }
+
+    /// Whether an actor of this shape can go to this node, and if not, why.
+    pub fn place_at(&self, shape: &Shape, id: &NodeId) -> Result<(), Why> {
+        let Some(node) = self.nodes.get(id) else {
+            return Err(Why { text: format!("node `{id}` takes no actors now"), never: false });
+        };
+        match misfit(node, shape, &node.free) {
+            None => Ok(()),
+            Some(text) => {
+                let never = misfit(node, shape, &node.total).is_some();
+                Err(Why { text: format!("{text} on node `{id}`"), never })
+            }
+        }
+    }
+
+    /// Places for all of these shapes at once, in their order, or for none. What is found is taken; on failure nothing is.
+    pub fn place_all(&mut self, shapes: &[Shape], strategy: GangStrategy) -> Result<Vec<NodeId>, Why> {
+        let count = shapes.len();
+        self.try_all(shapes, strategy).map_err(|why| {
+            let mut empty = Self::default();
+            for (id, view) in &self.nodes {
+                empty.set(id, NodeView { free: view.total.clone(), actors: 0, ..view.clone() });
+            }
+            let never = !self.is_empty() && empty.try_all(shapes, strategy).is_err();
+            let all = if never { " even when nothing else runs" } else { "" };
+            Why { text: format!("all {count} of its gang do not fit at once{all}: {}", why.text), never }
+        })
+    }
+
+    fn try_all(&mut self, shapes: &[Shape], strategy: GangStrategy) -> Result<Vec<NodeId>, Why> {
+        if strategy == GangStrategy::StrictPack {
+            // One node for the sum of them.
+            let mut whole = Shape { near: None, ..shapes.first().cloned().unwrap_or_default() };
+            for shape in shapes.iter().skip(1) {
+                whole.resources.put_back(&shape.resources);
+                whole.labels.extend(shape.labels.clone());
+            }
+            let node = self.place(&whole)?;
+            if let Some(shape) =
+                shapes.iter().find(|s| misfit(&self.nodes[&node], s, &self.nodes[&node].total).is_some())
+            {
+                return Err(self.explain(shape));
+            }
+            self.take(&node, &whole.resources, shapes.len());
+            return Ok(vec![node; shapes.len()]);
+        }
+        // The largest first: small ones find room beside them.
+        let mut order: Vec<usize> = (0..shapes.len()).collect();
+        order.sort_by_key(|i| Reverse(&shapes[*i].resources));
+        let (mut chosen, mut used) = (vec![None; shapes.len()], BTreeSet::new());
+        let mut touched: BTreeMap<NodeId, NodeView> = BTreeMap::new();
+        for i in order {
+            let shape = &shapes[i];
+            let found = match strategy {
+                GangStrategy::StrictSpread => self.place_among(shape, |id| !used.contains(id)),
+                GangStrategy::Spread => {
+                    self.place_among(shape, |id| !used.contains(id)).or_else(|| self.place_among(shape, |_| true))
+                }
+                GangStrategy::Pack | GangStrategy::StrictPack => self
+                    .place_among(shape, |id| used.contains(id))
+                    .or_else(|| self.place_among(&Shape { strategy: Strategy::Pack, ..shape.clone() }, |_| true)),
+            };
+            let Some(node) = found else {
+                let why = match strategy {
+                    GangStrategy::StrictSpread if self.place(shape).is_ok() => {
+                        Why { text: format!("each wants a node of its own, there are {}", self.len()), never: false }
+                    }
+                    _ => self.explain(shape),
+                };
+                for (id, view) in touched {
+                    self.update(&id, &view.free, view.actors);
+                }
+                return Err(why);
+            };
+            touched.entry(node.clone()).or_insert_with(|| self.nodes[&node].clone());
+            self.take(&node, &shape.resources, 1);
+            used.insert(node.clone());
+            chosen[i] = Some(node);
+        }
+        Ok(chosen.into_iter().flatten().collect())
+    }
+
+    fn take(&mut self, id: &NodeId, resources: &Resources, actors: usize) {
+        let Some(view) = self.nodes.get(id) else { return };
+        let (mut free, actors) = (view.free.clone(), view.actors + actors);
+        free.take(resources);
+        self.update(id, &free, actors);
     }
 
     fn fits(&self, id: &NodeId, shape: &Shape) -> bool {
@@ -210,10 +309,7 @@ pub fn plan(problem: Problem) -> Plan {
     for (actor, shape) in problem.asks {
         match placer.place(&shape) {
             Ok(node) => {
-                let view = &placer.nodes[&node];
-                let (mut free, actors) = (view.free.clone(), view.actors + 1);
-                free.take(&shape.resources);
-                placer.update(&node, &free, actors);
+                placer.take(&node, &shape.resources, 1);
                 plan.placed.push((actor, node));
             }
             Err(why) => plan.waiting.push((actor, why)),
@@ -257,10 +353,8 @@ mod tests {
     fn ask(name: &str, cpus: u64, strategy: Strategy) -> (ActorId, Shape) {
         let shape = Shape {
             resources: Resources { cpu_milli: cpus * 1000, ..Default::default() },
-            labels: BTreeMap::new(),
-            model: None,
             strategy,
-            python: None,
+            ..Shape::default()
         };
         (name.into(), shape)
     }
@@ -308,7 +402,61 @@ mod tests {
         assert_eq!(check(vec![node("a", 4, 2)], asks), "small@a, big: needs cpus=4, 2 free; 1 node");
     }
 
+    fn gang(nodes: &[u64], needs: &[u64], strategy: GangStrategy) -> Result<String, String> {
+        let mut placer = Placer::default();
+        for (i, free) in nodes.iter().enumerate() {
+            let (id, view) = node(&format!("n{i}"), 4, *free);
+            placer.set(&id, view);
+        }
+        let before = format!("{placer:?}");
+        let shapes: Vec<_> = needs.iter().map(|n| ask("x", *n, Strategy::Spread).1).collect();
+        let placed = placer.place_all(&shapes, strategy);
+        if placed.is_err() {
+            assert_eq!(format!("{placer:?}"), before, "nothing is taken by a gang that does not fit");
+        }
+        placed.map(|p| p.iter().map(NodeId::as_str).collect::<Vec<_>>().join(" ")).map_err(|w| w.text)
+    }
+
+    #[test]
+    fn a_gang_is_placed_whole_or_not_at_all() {
+        use GangStrategy::{Pack, Spread, StrictPack, StrictSpread};
+        assert_eq!(gang(&[2, 2], &[1, 1, 1, 1], Spread), Ok("n0 n1 n0 n1".into()));
+        assert_eq!(gang(&[2, 2], &[1, 1], Pack), Ok("n0 n0".into()));
+        assert_eq!(gang(&[1, 2], &[1, 1], StrictPack), Ok("n1 n1".into()));
+        assert_eq!(gang(&[2, 2], &[1, 1], StrictSpread), Ok("n0 n1".into()));
+        assert_eq!(gang(&[1, 3], &[1, 3], Spread), Ok("n0 n1".into()), "the large one first");
+        let waits = gang(&[2, 1], &[1, 1, 1, 1], Spread).unwrap_err();
+        assert_eq!(waits, "all 4 of its gang do not fit at once: needs cpus=1, 0 free; 2 nodes");
+        let never = gang(&[4, 4], &[1, 1, 1], StrictSpread).unwrap_err();
+        assert!(never.contains("even when nothing else runs: each wants a node of its own, there are 2"), "{never}");
+        assert!(gang(&[4, 4], &[3, 3], StrictPack).unwrap_err().contains("even when nothing else runs"));
+    }
+
     proptest! {
+        #[test]
+        fn gangs_overbook_nothing(
+            frees in prop::collection::vec(0u64..5, 1..5),
+            needs in prop::collection::vec(0u64..4, 1..6),
+            strategy in prop::sample::select(vec![
+                GangStrategy::Pack, GangStrategy::Spread, GangStrategy::StrictPack, GangStrategy::StrictSpread,
+            ]),
+        ) {
+            if let Ok(places) = gang(&frees, &needs, strategy) {
+                let places: Vec<_> = places.split(' ').collect();
+                for (i, free) in frees.iter().enumerate() {
+                    let name = format!("n{i}");
+                    let taken: u64 = places.iter().zip(&needs).filter(|(p, _)| **p == name).map(|(_, n)| n).sum();
+                    prop_assert!(taken <= *free);
+                }
+                let distinct: BTreeSet<_> = places.iter().collect();
+                match strategy {
+                    GangStrategy::StrictPack => prop_assert_eq!(distinct.len(), 1),
+                    GangStrategy::StrictSpread => prop_assert_eq!(distinct.len(), needs.len()),
+                    GangStrategy::Pack | GangStrategy::Spread => {}
+                }
+            }
+        }
+
         #[test]
         fn nothing_is_overbooked_and_nothing_waits_that_fits(
             frees in prop::collection::vec(0u64..8, 1..6),

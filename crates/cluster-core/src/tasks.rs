@@ -14,6 +14,7 @@ use covey_domain::{
 };
 
 use crate::{
+    dead_letters::DeadLetter,
     directory::{ActorState, Owner},
     head::{Command, Entry, Head, Output, Write},
 };
@@ -300,6 +301,16 @@ impl Head {
         let attempt = task.record.attempt;
         if attempt >= caps::TASK_ATTEMPTS_MAX {
             let error = Error { message: format!("{} (after {attempt} attempts)", error.message), ..error.clone() };
+            self.dead_letters.push(DeadLetter {
+                at_ms: now,
+                agent: task.record.agent.clone(),
+                actor: None,
+                task: Some(id.clone()),
+                method: task.record.skill.clone(),
+                bytes: 0,
+                attempts: attempt,
+                error: error.clone(),
+            });
             self.end_task(id, Outcome::Failed { error }, now);
             return;
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{AgentName, Digest, Error, ModelName, Resources, caps, infer::Sampling};
+use crate::{ActorId, AgentName, Digest, Error, ModelName, Resources, caps, infer::Sampling};
 
 /// A kind of actor. Serialized as JSON on every wire and in the store; unknown fields are refused nowhere.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub struct AgentSpec {
     /// Labels a node must carry.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// An actor on whose node alone it can be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub near: Option<ActorId>,
     /// A model the agent thinks with; nodes that hold it are preferred.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<ModelName>,
@@ -85,6 +88,21 @@ pub enum Strategy {
     Spread,
     /// Fullest node that still fits first.
     Pack,
+}
+
+/// How the actors of a gang, which are placed all at once or not at all, lie to each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GangStrategy {
+    /// On few nodes, if that can be.
+    #[default]
+    Pack,
+    /// On many nodes, if that can be.
+    Spread,
+    /// On one node.
+    StrictPack,
+    /// Each on a node of its own.
+    StrictSpread,
 }
 
 /// How an agent runs.

@@ -36,3 +36,9 @@ pub const STATE_BYTES_MAX: usize = 16 << 20;
 pub const AGENT_NAME_MAX: usize = 64;
 /// Events read from the store at once.
 pub const EVENT_PAGE_MAX: usize = 1_024;
+/// Actors of one gang.
+pub const GANG_MAX: usize = 10_000;
+/// Dead letters that are remembered; the oldest go.
+pub const DEAD_LETTERS_MAX: usize = 1_000;
+/// Processes that a call may end before it is not tried again.
+pub const POISON_AFTER: u32 = 3;

@@ -54,6 +54,9 @@ pub struct Faces {
     pub python: &'static str,
 }
 
+/// [`Error::detail`] of an actor's death: the call was running in the process that died, and may be why.
+pub const RUNNING: &str = "running";
+
 impl ErrorKind {
     /// Every kind, in the order of the documentation.
     pub const ALL: [ErrorKind; 15] = [
@@ -144,7 +147,7 @@ pub struct Error {
     /// For a call: did it run? `None` = unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub executed: Option<bool>,
-    /// Opaque detail of the agent's language (a pickled exception, a traceback), base64 where binary.
+    /// Opaque detail; [`RUNNING`] of an actor's death. Else of the agent's language (a pickled exception, a traceback), base64 where binary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }

@@ -9,6 +9,24 @@ pub struct LogsRequest {
     #[prost(uint64, tag = "3")]
     pub tail_bytes: u64,
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UsageReply {
+    #[prost(message, repeated, tag = "1")]
+    pub processes: ::prost::alloc::vec::Vec<ProcessUsage>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProcessUsage {
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+    /// resident and its own
+    #[prost(uint64, tag = "2")]
+    pub memory_bytes: u64,
+    /// 0 = no bound
+    #[prost(uint64, tag = "3")]
+    pub memory_max: u64,
+    #[prost(string, repeated, tag = "4")]
+    pub actors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LogsChunk {
     #[prost(bytes = "bytes", tag = "1")]
@@ -43,7 +61,7 @@ pub struct CallBatch {
 pub struct CallFrame {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "call_frame::Body", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "call_frame::Body", tags = "2, 3, 4, 5, 6, 7, 8, 10, 9")]
     pub body: ::core::option::Option<call_frame::Body>,
 }
 /// Nested message and enum types in `CallFrame`.
@@ -69,6 +87,9 @@ pub mod call_frame {
         /// from the head; its id means nothing
         #[prost(message, tag = "8")]
         Placement(super::Placement),
+        /// to the head: a call that its caller does not try again
+        #[prost(message, tag = "10")]
+        DeadLetter(super::DeadLetter),
         /// sent back at once: everything before it was taken or refused
         #[prost(message, tag = "9")]
         Fence(super::Empty),
@@ -210,6 +231,29 @@ pub struct Failure {
     pub executed: ::core::option::Option<bool>,
     #[prost(string, optional, tag = "5")]
     pub detail: ::core::option::Option<::prost::alloc::string::String>,
+}
+/// What is not tried again.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeadLetter {
+    #[prost(uint64, tag = "1")]
+    pub at_ms: u64,
+    #[prost(string, tag = "2")]
+    pub agent: ::prost::alloc::string::String,
+    /// of a call
+    #[prost(string, tag = "3")]
+    pub actor: ::prost::alloc::string::String,
+    /// of a task
+    #[prost(string, tag = "4")]
+    pub task: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub method: ::prost::alloc::string::String,
+    /// of a call's arguments
+    #[prost(uint64, tag = "6")]
+    pub bytes: u64,
+    #[prost(uint32, tag = "7")]
+    pub attempts: u32,
+    #[prost(string, tag = "8")]
+    pub error: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -445,6 +489,25 @@ pub mod worker_client {
             req.extensions_mut().insert(GrpcMethod::new("covey.v1.Worker", "GetStack"));
             self.inner.unary(req, path, codec).await
         }
+        /// Memory of the Python processes here, and whose they are.
+        pub async fn get_usage(
+            &mut self,
+            request: impl tonic::IntoRequest<super::Empty>,
+        ) -> std::result::Result<tonic::Response<super::UsageReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/covey.v1.Worker/GetUsage");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("covey.v1.Worker", "GetUsage"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -501,6 +564,11 @@ pub mod worker_server {
             &self,
             request: tonic::Request<super::LogsRequest>,
         ) -> std::result::Result<tonic::Response<super::LogsChunk>, tonic::Status>;
+        /// Memory of the Python processes here, and whose they are.
+        async fn get_usage(
+            &self,
+            request: tonic::Request<super::Empty>,
+        ) -> std::result::Result<tonic::Response<super::UsageReply>, tonic::Status>;
     }
     /// The fast way: a worker's own port. Whoever asks the head where an actor lives gets the secret that opens it.
     #[derive(Debug)]
@@ -788,6 +856,49 @@ pub mod worker_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetStackSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/covey.v1.Worker/GetUsage" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetUsageSvc<T: Worker>(pub Arc<T>);
+                    impl<T: Worker> tonic::server::UnaryService<super::Empty>
+                    for GetUsageSvc<T> {
+                        type Response = super::UsageReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::Empty>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Worker>::get_usage(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetUsageSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -1579,6 +1690,31 @@ pub struct ActorReply {
     #[prost(bytes = "bytes", tag = "6")]
     pub spec: ::prost::bytes::Bytes,
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateGangRequest {
+    #[prost(message, repeated, tag = "1")]
+    pub actors: ::prost::alloc::vec::Vec<CreateActorRequest>,
+    /// pack, spread, strict_pack, strict_spread
+    #[prost(string, tag = "2")]
+    pub strategy: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateGangReply {
+    #[prost(message, repeated, tag = "1")]
+    pub actors: ::prost::alloc::vec::Vec<ActorReply>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LinkActorsRequest {
+    #[prost(string, tag = "1")]
+    pub one: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub other: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListDeadLettersReply {
+    #[prost(message, repeated, tag = "1")]
+    pub letters: ::prost::alloc::vec::Vec<DeadLetter>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetActorRequest {
     #[prost(string, tag = "1")]
@@ -1950,6 +2086,76 @@ pub mod covey_client {
             req.extensions_mut().insert(GrpcMethod::new("covey.v1.Covey", "StopActor"));
             self.inner.unary(req, path, codec).await
         }
+        /// Makes actors that are placed all at once or not at all.
+        pub async fn create_gang(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateGangRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateGangReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/covey.v1.Covey/CreateGang",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("covey.v1.Covey", "CreateGang"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// From now on each of two actors ends when the other does.
+        pub async fn link_actors(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LinkActorsRequest>,
+        ) -> std::result::Result<tonic::Response<super::Empty>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/covey.v1.Covey/LinkActors",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("covey.v1.Covey", "LinkActors"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// What is not tried again: calls that ended their actor's process time after time, tasks out of attempts.
+        pub async fn list_dead_letters(
+            &mut self,
+            request: impl tonic::IntoRequest<super::Empty>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListDeadLettersReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/covey.v1.Covey/ListDeadLetters",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("covey.v1.Covey", "ListDeadLetters"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Journals a task before it answers.
         pub async fn submit(
             &mut self,
@@ -2237,6 +2443,24 @@ pub mod covey_server {
             &self,
             request: tonic::Request<super::StopActorRequest>,
         ) -> std::result::Result<tonic::Response<super::Empty>, tonic::Status>;
+        /// Makes actors that are placed all at once or not at all.
+        async fn create_gang(
+            &self,
+            request: tonic::Request<super::CreateGangRequest>,
+        ) -> std::result::Result<tonic::Response<super::CreateGangReply>, tonic::Status>;
+        /// From now on each of two actors ends when the other does.
+        async fn link_actors(
+            &self,
+            request: tonic::Request<super::LinkActorsRequest>,
+        ) -> std::result::Result<tonic::Response<super::Empty>, tonic::Status>;
+        /// What is not tried again: calls that ended their actor's process time after time, tasks out of attempts.
+        async fn list_dead_letters(
+            &self,
+            request: tonic::Request<super::Empty>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListDeadLettersReply>,
+            tonic::Status,
+        >;
         /// Journals a task before it answers.
         async fn submit(
             &self,
@@ -2626,6 +2850,135 @@ pub mod covey_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = StopActorSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/covey.v1.Covey/CreateGang" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateGangSvc<T: Covey>(pub Arc<T>);
+                    impl<T: Covey> tonic::server::UnaryService<super::CreateGangRequest>
+                    for CreateGangSvc<T> {
+                        type Response = super::CreateGangReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateGangRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Covey>::create_gang(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateGangSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/covey.v1.Covey/LinkActors" => {
+                    #[allow(non_camel_case_types)]
+                    struct LinkActorsSvc<T: Covey>(pub Arc<T>);
+                    impl<T: Covey> tonic::server::UnaryService<super::LinkActorsRequest>
+                    for LinkActorsSvc<T> {
+                        type Response = super::Empty;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LinkActorsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Covey>::link_actors(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LinkActorsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/covey.v1.Covey/ListDeadLetters" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListDeadLettersSvc<T: Covey>(pub Arc<T>);
+                    impl<T: Covey> tonic::server::UnaryService<super::Empty>
+                    for ListDeadLettersSvc<T> {
+                        type Response = super::ListDeadLettersReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::Empty>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Covey>::list_dead_letters(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListDeadLettersSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -3294,6 +3647,9 @@ pub struct HostStart {
     pub save_turns: bool,
     #[prost(bool, tag = "12")]
     pub reentrant: bool,
+    /// of its process, which is its own; 0 = no bound
+    #[prost(uint64, tag = "13")]
+    pub memory_bytes: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HostStarted {

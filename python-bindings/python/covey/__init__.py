@@ -15,7 +15,7 @@
 """
 
 from . import errors, llm
-from ._agent import Agent, Handle, agent, agents, get_actor, llm_agent, method, remote_agent
+from ._agent import Agent, Handle, agent, agents, gang, get_actor, llm_agent, method, remote_agent
 from ._context import Context, deadline
 from ._context import current as current_context
 from ._functions import Executor, Pool, RemoteFunction, task
@@ -46,6 +46,6 @@ def status() -> dict:
 __all__ = [
     "ActorDied", "Agent", "Cancelled", "ConnectionLost", "Context", "CoveyError", "DeadlineExceeded", "Future", "Handle",
     "Executor", "Overloaded", "Pool", "Ref", "RemoteFunction", "Session", "Stream", "Task", "Unauthenticated", "Unschedulable", "agent", "agents", "as_completed",
-    "connect", "current", "current_context", "deadline", "embed", "errors", "get", "get_actor", "init", "llm", "llm_agent", "method", "put", "remote_agent", "shutdown",
+    "connect", "current", "current_context", "deadline", "embed", "errors", "gang", "get", "get_actor", "init", "llm", "llm_agent", "method", "put", "remote_agent", "shutdown",
     "status", "submit", "task", "wait",
 ]  # fmt: skip

@@ -65,9 +65,13 @@ def _options(options: dict[str, Any]) -> dict[str, Any]:
     if "snapshot" in options:
         when = options.pop("snapshot")
         spec["snapshot"] = when if when in ("idle", "turn") else {"every": round((parse_seconds(when) or 60) * 1000)}
-    for key in ("labels", "model", "concurrency", "max_restarts", "strategy", "pool", "reentrant"):
+    for key in ("labels", "model", "concurrency", "max_restarts", "strategy", "pool", "reentrant", "own_process"):
         if key in options:
             spec[key] = options.pop(key)
+    if "node" in options:
+        spec["labels"] = {**spec.get("labels", {}), "node": options.pop("node")}
+    if "near" in options:
+        spec["near"] = options.pop("near")._actor
     if options:
         raise TypeError(f"unknown option {sorted(options)[0]!r}")
     return spec
@@ -184,7 +188,10 @@ class Agent(Generic[P, C]):
         return self._name
 
     def options(self, **options: Any) -> Agent[P, C]:
-        """The same agent with other options for its next actors: name, get_if_exists, detached, cpus, gpus, memory, …"""
+        """The same agent with other options for its next actors: name, get_if_exists, detached, cpus, gpus, memory, …
+
+        `node="w1"` puts them on the worker of that name and no other, `near=handle` on the node of that actor.
+        """
         other: Agent[P, C] = Agent.__new__(Agent)
         other.__dict__.update(self.__dict__)
         mine = {k: options.pop(k) for k in ("name", "get_if_exists", "detached") if k in options}
@@ -208,6 +215,10 @@ class Agent(Generic[P, C]):
             json.dumps(o.get("overrides", {})),
         )
         return Handle(made[0], json.loads(made[3]))
+
+    def bind(self, *args: P.args, **kwargs: P.kwargs) -> Bound:
+        """An actor to be, for `covey.gang`: the constructor's arguments are taken now, the actor is made with its gang."""
+        return Bound(self, _codec.dump((args, kwargs)))
 
     def at(self, key: str) -> Any:
         """The virtual actor of this key: it exists when it is spoken to, one of it in the cluster.
@@ -268,6 +279,30 @@ def _bar(total: int | None, name: str) -> Any:
     return tqdm(total=total, desc=name, unit="item")
 
 
+class Bound:
+    """An actor to be: an agent with its options and the constructor's arguments."""
+
+    def __init__(self, agent: Agent[Any, Any], init: Any):
+        self._agent, self._init = agent, init
+
+
+def gang(actors: Iterable[Bound], *, strategy: str = "pack") -> list[Handle]:
+    """Makes actors that are placed all at once or not at all: `gang([Trainer.options(cpus=1).bind(rank) for rank in range(4)])`.
+
+    `strategy`: "pack" (few nodes) and "spread" (many nodes) if that can be, "strict_pack" (one node) and "strict_spread"
+    (each on a node of its own) or not at all. The handles can be used at once; calls wait for the places. Raises
+    `Unschedulable` from the first call when no cluster of the present nodes could ever hold the gang. One that dies later is
+    placed again alone.
+    """
+    session, members = _session.current(), list(actors)
+    asks = []
+    for bound in members:
+        o = bound._agent._actor_options
+        asks.append((bound._agent.register(), o.get("name", ""), bound._init, json.dumps(o.get("overrides", {})), bool(o.get("detached"))))
+    made = _session.bridge_call(session.client.create_gang, session.owner, asks, strategy)
+    return [Handle(m[0], json.loads(m[3])) for m in made]
+
+
 class Handle:
     """A way to one actor. Every public method of its agent is here as `handle.method.remote(...)`."""
 
@@ -295,6 +330,13 @@ class Handle:
         """Ends the actor; with `drain`, after what is in its mailbox."""
         session = _session.current()
         _session.bridge_call(session.client.stop_actor, self._actor, drain)
+
+    def link(self, other: Handle) -> None:
+        """From now on each of the two ends when the other does: killed, crashed for good, or with its driver.
+
+        A restart is no end, and neither is `stop(drain=True)`. The error of later calls names the one that ended first.
+        """
+        _session.bridge_call(_session.current().client.link_actors, self._actor, other._actor)
 
     def kill(self) -> None:
         """Ends the actor now."""
@@ -347,7 +389,8 @@ def agent(**options: Any) -> Callable[[Callable[P, C]], Agent[P, C]]: ...
 def agent(cls: Any = None, **options: Any) -> Any:
     """Makes a class an agent.
 
-    Options: `name`, `cpus`, `gpus`, `memory` ("256MiB"), `resources` (custom), `labels`, `model`, `concurrency`
+    Options: `name`, `cpus`, `gpus`, `memory` ("256MiB": kept free for it, and its bound: it gets a process of its own, which
+    ends when it uses more), `resources` (custom), `labels`, `model`, `concurrency`
     (turns at once, default 1), `groups` (of methods that are counted apart, see `covey.method`), `max_restarts` (default: no limit), `timeout` ("2m"), `strategy` ("spread" or "pack"),
     `pool` (actors that tasks may use at once), `own_process`, `reentrant` (a call out of an own turn does not wait for
     it), `snapshot` (when `__snapshot__` becomes durable: "idle" before sleep and moves, "turn" before each answer, or
@@ -393,4 +436,4 @@ def llm_agent(name: str, *, system: str = "", model: str = "tiny", description: 
     return name
 
 
-__all__ = ["Agent", "Future", "Handle", "Method", "Stream", "agent", "agents", "get_actor", "llm_agent", "remote_agent"]
+__all__ = ["Agent", "Bound", "Future", "Handle", "Method", "Stream", "agent", "agents", "gang", "get_actor", "llm_agent", "remote_agent"]

@@ -30,6 +30,7 @@ from typing import Any
 from . import _bridge, _codec, _context, _session
 from ._objects import has_refs, resolve
 
+RAN_OUT = 86  # exit code of a process that got no more memory
 WINDOW = 256  # items a generator may be ahead of its reader
 
 _VALUE, _ITEMS, _SYNC_VALUE, _SYNC_ITEMS = range(4)
@@ -183,6 +184,7 @@ class Process:
         self.makers = concurrent.futures.ThreadPoolExecutor(max_workers=32, thread_name_prefix="covey-start")
         self.threads = Threads(self._run_sync)
         self.unwritten = False
+        self.bounded = False
         _session.install(HostSession(self.host.client()))
         _session.after_call = self._after_call
         _context.begins_to_wait = self.waits
@@ -239,7 +241,8 @@ class Process:
     # ---- actors --------------------------------------------------------------------------------------------------
 
     async def _start(self, actor: str, agent: str, digest: str, init: Any, about: tuple[str, int, str, str]) -> None:
-        class_name, concurrency, model, owner, state, save_turns, reentrant = about
+        class_name, concurrency, model, owner, state, save_turns, reentrant, bounded = about
+        self.bounded = self.bounded or bounded
         # What an actor makes lives for its own driver; what one without a driver makes stays until it is stopped.
         owner = owner.removeprefix("session:") if owner.startswith("session:") else ""
         context = contextvars.copy_context()
@@ -248,6 +251,7 @@ class Process:
             # Loading code and making the object are the user's, and may block.
             instance = await self.loop.run_in_executor(self.makers, context.run, self._make, actor, agent, digest, class_name, init, state)
         except BaseException as error:
+            self._ran_out(error)
             text = traceback.format_exc()
             self.host.started(actor, ("application", f"{type(error).__name__}: {error}", _codec.dump_error(error, text)))
         else:
@@ -493,7 +497,13 @@ class Process:
         if snapshot is not None:
             self.host.state(0, turn.call, _codec.dump(snapshot()))
 
+    def _ran_out(self, error: BaseException) -> None:
+        """A process with a bound that gets no more memory ends; the worker knows the code, and says why."""
+        if self.bounded and isinstance(error, MemoryError):
+            os._exit(RAN_OUT)
+
     def _failed(self, turn: Turn, error: BaseException) -> None:
+        self._ran_out(error)
         text = traceback.format_exc()
         self.host.failed(turn.call, "application", f"{type(error).__name__}: {error}", _codec.dump_error(error, text))
         if isinstance(error, (SystemExit, KeyboardInterrupt)):

@@ -20,6 +20,8 @@ pub(super) struct Open {
     pub lane: Option<lane::Sender>,
     pub placed: u8,
     pub retries: u32,
+    /// Processes that died while it was running in them.
+    pub killed: u32,
 }
 
 #[derive(Default)]
@@ -94,6 +96,17 @@ impl OpenCalls {
             }
             _ => false,
         }
+    }
+
+    /// A process died while the call was running in it: how many did so far, and what was called with how many bytes.
+    pub fn killed(&self, id: u64) -> Option<(u32, ActorId, String, u64)> {
+        let mut shard = self.shard(id).lock();
+        let open = shard.get_mut(&id)?;
+        open.killed += 1;
+        let frame = open.again.as_ref()?;
+        let args = frame.args.as_ref();
+        let bytes = args.map_or(0, |a| a.body.len() + a.buffers.iter().map(|b| b.len()).sum::<usize>());
+        Some((open.killed, open.actor.clone()?, frame.method.clone(), bytes as u64))
     }
 
     /// Calls that went over `lane`, oldest first, and whether each may be sent again.
