@@ -297,6 +297,33 @@ impl Covey for ClientService {
         }
     }
 
+    async fn join_topic(&self, request: Request<v1::TopicRequest>) -> Result<Response<v1::Empty>, Status> {
+        let r = request.into_inner();
+        let owner = &self.cluster.shared.owner;
+        let joined = owner.ask(|tx| Input::JoinTopic(r.topic, r.actor.into(), r.method, tx)).await;
+        joined.and_then(|joined| joined).map_err(|e| to_status(&e))?;
+        Ok(Response::new(v1::Empty {}))
+    }
+
+    async fn leave_topic(&self, request: Request<v1::TopicRequest>) -> Result<Response<v1::Empty>, Status> {
+        let r = request.into_inner();
+        let owner = &self.cluster.shared.owner;
+        match owner.ask(|tx| Input::LeaveTopic(r.topic.clone(), r.actor.as_str().into(), tx)).await {
+            Ok(true) => Ok(Response::new(v1::Empty {})),
+            Ok(false) => {
+                let error = Error::new(ErrorKind::NotFound, format!("`{}` does not listen to `{}`", r.actor, r.topic));
+                Err(to_status(&error))
+            }
+            Err(error) => Err(to_status(&error)),
+        }
+    }
+
+    async fn list_topics(&self, _: Request<v1::Empty>) -> Result<Response<v1::ListTopicsReply>, Status> {
+        let topics = self.cluster.shared.owner.ask(Input::Topics).await.map_err(|e| to_status(&e))?;
+        let topics = topics.into_iter().map(|(topic, members)| covey_proto::topic_members(topic, &members));
+        Ok(Response::new(v1::ListTopicsReply { topics: topics.collect() }))
+    }
+
     async fn list_stores(&self, _: Request<v1::Empty>) -> Result<Response<v1::ListStoresReply>, Status> {
         Ok(Response::new(v1::ListStoresReply { stores: self.cluster.shared.relay.stores() }))
     }

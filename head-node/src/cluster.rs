@@ -170,6 +170,7 @@ impl Cluster for ClusterPort {
             epoch: 0,
             key: String::new(),
             retries: 0,
+            also: Vec::new(),
             chain: String::new(),
             target: Some(Target::Model(request.model.to_string())),
         };

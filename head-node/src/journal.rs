@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use covey_cluster_core::head::{Command, Reminder, Route};
+use covey_cluster_core::topics::Members;
 use covey_domain::{ActorId, AgentSpec, Digest, NodeId, caps};
 use covey_proto::{
     to_json,
@@ -29,6 +30,7 @@ pub(crate) enum Effect {
     Send(NodeId, Command),
     Route(ActorId, Route),
     Drop(NodeId, u64),
+    Topic(String, Members),
     Remind(ActorId, String, Arc<Reminder>),
     Reply(Box<dyn FnOnce() + Send>),
 }
@@ -52,6 +54,7 @@ async fn run(store: Arc<Store>, relay: Relay, feed: Feed, mut items: mpsc::Recei
             batch.states.extend(item.batch.states);
             batch.actors.extend(item.batch.actors);
             batch.reminders.extend(item.batch.reminders);
+            batch.listeners.extend(item.batch.listeners);
             effects.extend(item.effects);
         }
         if let Err(error) = store.commit(&batch).await {
@@ -63,6 +66,7 @@ async fn run(store: Arc<Store>, relay: Relay, feed: Feed, mut items: mpsc::Recei
             match effect {
                 Effect::Send(node, command) => send(&store, &relay, &node, command).await,
                 Effect::Route(actor, route) => relay.route(&actor, route),
+                Effect::Topic(topic, members) => relay.topic(topic, members),
                 Effect::Remind(actor, name, reminder) => relay.remind(actor, name, reminder),
                 Effect::Drop(node, conn) => relay.drop_link(&node, conn),
                 Effect::Reply(reply) => reply(),

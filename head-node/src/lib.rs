@@ -152,6 +152,12 @@ impl HeadNode {
             let stored = StoredActor { name: actor.name, spec: actor.spec, init: actor.init };
             head.restore_actor(id, stored, saved, now);
         }
+        let relay_topics: Vec<_> = {
+            for (topic, actor, method) in snapshot.listeners {
+                head.restore_listener(topic, actor, method);
+            }
+            head.topics()
+        };
         for (actor, name, r) in snapshot.reminders {
             let reminder = Reminder { due_ms: r.due_ms, every_ms: r.every_ms, method: r.method, args: r.args };
             head.restore_reminder((actor, name, reminder));
@@ -176,6 +182,9 @@ impl HeadNode {
         let store = Arc::new(store);
         let (wake, mut sleepers) = tokio::sync::mpsc::unbounded_channel();
         let relay = relay::Relay::new(wake);
+        for (topic, members) in relay_topics {
+            relay.topic(topic, members);
+        }
         let journal = journal::spawn(store.clone(), relay.clone(), feed.clone());
         let owner = owner::spawn(head, journal, shutdown.clone());
         let waker = owner.clone();

@@ -11,6 +11,7 @@ use covey_cluster_core::{
         ActorInfo, ActorReport, CreateActor, DeadLetter, Entry, Hello, Reminder, StoredActor, Submission, Submitted,
         Write,
     },
+    topics::Members,
 };
 use covey_domain::{
     ActorId, AgentName, AgentSpec, Epoch, Error, ErrorKind, NodeId, SessionId, TaskId, TaskRecord,
@@ -61,6 +62,9 @@ pub(crate) enum Input {
     SaveState(NodeId, ActorId, Epoch, Arc<[u8]>, Reply<Result<(), Error>>),
     SetReminder(ActorId, String, Box<Reminder>, Reply<Result<(), Error>>),
     ForgetReminder(ActorId, String, Reply<bool>),
+    JoinTopic(String, ActorId, String, Reply<Result<(), Error>>),
+    LeaveTopic(String, ActorId, Reply<bool>),
+    Topics(Reply<Vec<(String, Members)>>),
     Reminded(ActorId, String, Arc<Reminder>, bool),
     Status(Reply<ClusterStatus>),
 }
@@ -149,6 +153,8 @@ fn collect(item: &mut Item, output: Output) {
             };
             batch.reminders.push((actor, name, reminder.map(kept)));
         }
+        Output::Topic(topic, members) => item.effects.push(Effect::Topic(topic, members)),
+        Output::Write(Write::Listener(topic, actor, method)) => batch.listeners.push((topic, actor, method)),
         Output::Remind(actor, name, reminder) => item.effects.push(Effect::Remind(actor, name, reminder)),
         Output::Write(Write::Cursor { node, incarnation, number }) => batch.cursors.push((node, incarnation, number)),
         Output::Send(node, command) => item.effects.push(Effect::Send(node, command)),
@@ -193,6 +199,9 @@ fn handle(head: &mut Head, input: Input, now: u64) -> Option<Effect> {
         Input::SaveState(node, actor, epoch, state, tx) => later(tx, head.save_state(&node, &actor, epoch, state)),
         Input::Drain(node, tx) => later(tx, head.drain(&node, now)),
         Input::SetReminder(actor, name, reminder, tx) => later(tx, head.set_reminder(actor, name, *reminder)),
+        Input::JoinTopic(topic, actor, method, tx) => later(tx, head.join_topic(&topic, &actor, &method)),
+        Input::LeaveTopic(topic, actor, tx) => later(tx, head.leave_topic(&topic, &actor)),
+        Input::Topics(tx) => later(tx, head.topics()),
         Input::ForgetReminder(actor, name, tx) => later(tx, head.forget_reminder(&actor, &name)),
         Input::DeadLetter(letter) => {
             let actor = ActorId::from(letter.actor);

@@ -12,6 +12,7 @@ use std::{
 };
 
 use covey_cluster_core::head::{Reminder, Route};
+use covey_cluster_core::topics::Members;
 use covey_domain::{ActorId, Error, ErrorKind, NodeId, caps, status::ModelStatus};
 use covey_proto::{
     failure,
@@ -64,6 +65,9 @@ struct State {
     watchers: HashMap<ActorId, Vec<u64>>,
     /// Actors that are over, oldest first.
     gone: VecDeque<ActorId>,
+    topics: HashMap<String, Members>,
+    /// Origins that want to know who listens.
+    topic_watchers: HashMap<String, HashSet<u64>>,
 }
 
 struct Link {
@@ -117,6 +121,8 @@ impl Relay {
             on_actor: HashMap::new(),
             watchers: HashMap::new(),
             gone: VecDeque::new(),
+            topics: HashMap::new(),
+            topic_watchers: HashMap::new(),
         };
         Self { state: Arc::new(Mutex::new(state)), owner }
     }
@@ -193,6 +199,10 @@ impl Relay {
                 }
             }
         }
+        state.topic_watchers.retain(|_, watchers| {
+            watchers.remove(&origin);
+            !watchers.is_empty()
+        });
         let open: Vec<_> = state.calls.iter().filter(|(_, c)| c.origin == origin).map(|(id, _)| *id).collect();
         for id in open {
             state.cancel(id, "the caller is gone");
@@ -203,6 +213,12 @@ impl Relay {
     pub fn take_from_origin(&self, origin: u64, frame: CallFrame) {
         let mut state = self.state.lock();
         match frame.body {
+            // Several actors of one node, whose worker the caller cannot reach: from here on they are calls of their own.
+            Some(Body::Open(open)) if !open.also.is_empty() => {
+                for (id, open) in (frame.id..).zip(covey_proto::each_of(open)) {
+                    state.open(origin, id, open);
+                }
+            }
             Some(Body::Open(open)) => state.open(origin, frame.id, open),
             Some(Body::Cancel(cancel)) => {
                 if let Some(id) = state.by_origin.get(&(origin, frame.id)).copied() {
@@ -222,13 +238,17 @@ impl Relay {
                 }
             }
             Some(Body::Locate(locate)) => state.locate(origin, &ActorId::from(locate.actor)),
+            Some(Body::WatchTopic(topic)) => {
+                state.topic_watchers.entry(topic.clone()).or_default().insert(origin);
+                state.tell_topic(origin, &topic);
+            }
             Some(Body::Fence(_)) => {
                 state.to_origin(origin, CallFrame { id: frame.id, body: Some(Body::Fence(v1::Empty {})) });
             }
             Some(Body::DeadLetter(letter)) => {
                 let _ = state.owner.send(Input::DeadLetter(letter));
             }
-            Some(Body::Item(_) | Body::End(_) | Body::Placement(_)) | None => {}
+            Some(Body::Item(_) | Body::End(_) | Body::Placement(_) | Body::Topic(_)) | None => {}
         }
     }
 
@@ -302,6 +322,19 @@ impl Relay {
         }
         for (id, open) in waiting {
             state.place(id, actor, open);
+        }
+    }
+
+    /// Who listens to a topic now.
+    pub fn topic(&self, topic: String, members: Members) {
+        let mut state = self.state.lock();
+        if members.is_empty() {
+            state.topics.remove(&topic);
+        } else {
+            state.topics.insert(topic.clone(), members);
+        }
+        for origin in state.topic_watchers.get(&topic).cloned().unwrap_or_default() {
+            state.tell_topic(origin, &topic);
         }
     }
 
@@ -421,7 +454,7 @@ impl State {
                     }
                 }
             }
-            Some(Target::Pool(_)) | None => {
+            Some(Target::Pool(_) | Target::Topic(_)) | None => {
                 self.calls.insert(call, Call { origin, id, place: Place::Waiting(ActorId::from("")) });
                 self.by_origin.insert((origin, id), call);
                 self.fail(call, Error::invalid("a call without a target"));
@@ -469,6 +502,12 @@ impl State {
         };
         let placement = v1::Placement { actor: actor.to_string(), state: Some(state) };
         self.to_origin(origin, CallFrame { id: 0, body: Some(Body::Placement(placement)) });
+    }
+
+    fn tell_topic(&self, origin: u64, topic: &str) {
+        let members = self.topics.get(topic).map_or(&[][..], |members| members);
+        let told = covey_proto::topic_members(topic.to_owned(), members);
+        self.to_origin(origin, CallFrame { id: 0, body: Some(Body::Topic(told)) });
     }
 
     fn place(&mut self, call: u64, actor: &ActorId, open: CallOpen) {

@@ -272,6 +272,24 @@ impl Client {
         Ok(())
     }
 
+    /// Has an actor's method called with whatever is published to a topic; `method` empty: no more.
+    fn set_listener(&self, py: Python<'_>, topic: String, actor: String, method: String) -> PyResult<()> {
+        let backend = self.backend()?;
+        let verb = if method.is_empty() { "LeaveTopic" } else { "JoinTopic" };
+        let _: v1::Empty = backend.rpc(py, verb, &v1::TopicRequest { topic: topic.clone(), actor, method })?;
+        if let Backend::Driver { calls, .. } = &*backend {
+            calls.forget_topic(&topic);
+        }
+        Ok(())
+    }
+
+    /// Topics, and actors and methods that listen to each.
+    fn topics(&self, py: Python<'_>) -> PyResult<Vec<(String, Vec<(String, String)>)>> {
+        let reply: v1::ListTopicsReply = self.backend()?.rpc(py, "ListTopics", &v1::Empty {})?;
+        let members = |t: v1::TopicMembers| t.members.into_iter().map(|m| (m.actor, m.method)).collect();
+        Ok(reply.topics.into_iter().map(|t| (t.topic.clone(), members(t))).collect())
+    }
+
     fn forget_reminder(&self, py: Python<'_>, actor: String, name: String) -> PyResult<()> {
         let request = v1::SetReminderRequest { actor, name, ..Default::default() };
         let _: v1::Empty = self.backend()?.rpc(py, "ForgetReminder", &request)?;
@@ -322,7 +340,7 @@ impl Client {
         }
     }
 
-    /// Opens a call: `kind` 0 on an actor, 1 on a model, 2 on a pool.
+    /// Opens a call: `kind` 0 on an actor, 1 on a model, 2 on a pool, 3 on a topic.
     #[expect(clippy::too_many_arguments, reason = "the fast path: positional arguments only")]
     fn start(
         &self,
@@ -341,6 +359,7 @@ impl Client {
         let pool = (kind == 2).then(|| target.to_owned());
         let target = match kind {
             1 => Target::Model(target.to_owned()),
+            3 => Target::Topic(target.to_owned()),
             2 => Target::Actor("".into()),
             _ => Target::Actor(target.into()),
         };

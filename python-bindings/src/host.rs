@@ -209,6 +209,7 @@ impl HostLink {
             (Some(spec), _) => call_open::Target::Pool(spec),
             (None, Target::Actor(actor)) => call_open::Target::Actor(actor.to_string()),
             (None, Target::Model(model)) => call_open::Target::Model(model),
+            (None, Target::Topic(topic)) => call_open::Target::Topic(topic),
         };
         let open = CallOpen {
             method: call.method,
@@ -219,6 +220,7 @@ impl HostLink {
             key: call.key,
             retries: call.retries,
             chain: call.chain,
+            also: Vec::new(),
             target: Some(target),
         };
         self.send(Body::Out(CallFrame { id, body: Some(Step::Open(open)) }));

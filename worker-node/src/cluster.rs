@@ -9,7 +9,9 @@ use covey_domain::{Error, NodeId};
 use covey_node::{Identity, tls::PinnedAddress};
 use covey_proto::{
     call_end, failure, payload_json,
-    v1::{CallFrame, CallOpen, ListStoresReply, ObjectName, StopActorRequest, call_frame::Body, call_open},
+    v1::{
+        CallFrame, CallOpen, ListStoresReply, ObjectName, StopActorRequest, TopicRequest, call_frame::Body, call_open,
+    },
 };
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
 use prost::Message as _;
@@ -37,6 +39,12 @@ pub(crate) struct Connected {
     client: Client,
     calls: Calls,
     pools: Pools,
+}
+
+impl Connected {
+    pub fn is_closed(&self) -> bool {
+        self.calls.is_closed()
+    }
 }
 
 impl Cluster {
@@ -151,10 +159,15 @@ impl Outward for Cluster {
                 return Ok(Bytes::new());
             }
             let reply = connected.client.raw(&name, body.clone()).await?;
-            if name == "StopActor"
-                && let Ok(stop) = StopActorRequest::decode(body)
-            {
-                connected.calls.forget(&stop.actor.into());
+            // What this connection believes is not true any more.
+            match name.as_str() {
+                "StopActor" => {
+                    connected.calls.forget(&StopActorRequest::decode(body).unwrap_or_default().actor.into());
+                }
+                "JoinTopic" | "LeaveTopic" => {
+                    connected.calls.forget_topic(&TopicRequest::decode(body).unwrap_or_default().topic);
+                }
+                _ => {}
             }
             Ok(reply)
         }
@@ -218,6 +231,7 @@ fn start(
     let (target, pool) = match call.target {
         Some(call_open::Target::Actor(actor)) => (Target::Actor(actor.into()), None),
         Some(call_open::Target::Model(model)) => (Target::Model(model), None),
+        Some(call_open::Target::Topic(topic)) => (Target::Topic(topic), None),
         Some(call_open::Target::Pool(spec)) => (Target::Actor("".into()), Some(spec)),
         // No client sends such a call; its answer is "no such actor".
         None => (Target::Actor("".into()), None),

@@ -206,8 +206,12 @@ async fn hand_over(
     asked.cancelled().await;
     if !within.is_zero() && !runtime.is_empty() {
         let moved = async {
+            let head = cluster.connect().await?;
             cluster.drain(&node).await?;
             while !runtime.is_empty() {
+                if head.is_closed() {
+                    return Err(Error::unavailable("the head is gone"));
+                }
                 tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             }
             Ok::<_, Error>(())

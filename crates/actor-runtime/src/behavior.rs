@@ -41,6 +41,12 @@ pub trait Behavior: Send + Sync + 'static {
     /// Answers one request: streams through `sink`, or returns a value, or both fails and says how.
     fn turn<'a>(&'a self, invocation: Invocation, sink: &'a Sink) -> BoxFuture<'a, Result<Option<Payload>, Error>>;
 
+    /// Answers a request that needs no waiting, before the next one is looked at: such turns keep their order even where
+    /// many run at once. `None` = [`Self::turn`] answers.
+    fn at_once(&self, _: &Invocation) -> Option<Result<Option<Payload>, Error>> {
+        None
+    }
+
     /// What a later activation begins with, as its constructor's argument; `None` = nothing is kept.
     fn snapshot(&self) -> Option<Payload> {
         None
@@ -51,6 +57,11 @@ pub trait Behavior: Send + Sync + 'static {
 }
 
 impl Invocation {
+    /// A request outside any task, with nobody else waiting for it.
+    pub fn of(method: &str, args: Payload) -> Self {
+        Self { method: method.to_owned(), args, json: false, task: None, chain: String::new() }
+    }
+
     /// The first argument, whatever it travels in.
     pub fn arg<T: DeserializeOwned>(&self) -> Result<T, Error> {
         match self.args.codec() {

@@ -1,8 +1,12 @@
 //! Agents written in Rust and compiled into the worker: a registry by name, with an echo and a counter as examples.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
-use covey_domain::Error;
+use covey_domain::{Error, ErrorKind};
 use covey_proto::{payload_json, v1::Payload};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -21,11 +25,12 @@ impl Default for Registry {
     fn default() -> Self {
         let mut registry = Self { makers: BTreeMap::new() };
         registry.add("echo", |_| Ok(Arc::new(Echo)));
+        registry.add("inbox", |init| {
+            let depth = init.map(|args| Invocation::of("init", args).arg::<Option<usize>>()).transpose()?.flatten();
+            Ok(Arc::new(Inbox::new(depth.unwrap_or(INBOX_DEPTH))))
+        });
         registry.add("counter", |init| {
-            let start = init.map(|p| {
-                Invocation { method: "init".into(), args: p, json: false, task: None, chain: String::new() }
-                    .arg::<i64>()
-            });
+            let start = init.map(|args| Invocation::of("init", args).arg::<i64>());
             Ok(Arc::new(Counter { count: Mutex::new(start.transpose()?.unwrap_or(0)) }))
         });
         registry
@@ -72,11 +77,59 @@ impl Behavior for Echo {
                         }
                     }
                     if fail {
-                        return Err(Error::new(covey_domain::ErrorKind::Application, "failed as asked"));
+                        return Err(Error::new(ErrorKind::Application, "failed as asked"));
                     }
                     Ok(None)
                 }
                 other => Err(Error::not_found("method", other).hint("echo has: run, echo")),
+            }
+        })
+    }
+}
+
+/// Messages an inbox holds for its reader unless it is told otherwise.
+const INBOX_DEPTH: usize = 10_000;
+
+/// Holds what is put into it until somebody takes it: how a driver listens to a topic. Full, it refuses.
+struct Inbox {
+    messages: Mutex<VecDeque<Payload>>,
+    depth: usize,
+    news: tokio::sync::Notify,
+}
+
+impl Inbox {
+    fn new(depth: usize) -> Self {
+        Self { messages: Mutex::default(), depth, news: tokio::sync::Notify::new() }
+    }
+}
+
+impl Behavior for Inbox {
+    fn at_once(&self, invocation: &Invocation) -> Option<Result<Option<Payload>, Error>> {
+        if invocation.method != "put" {
+            return None;
+        }
+        let mut messages = self.messages.lock();
+        if messages.len() >= self.depth {
+            let text = format!("the inbox holds {} messages that nobody takes", self.depth);
+            return Some(Err(Error::new(ErrorKind::Overloaded, text).executed(Some(false))));
+        }
+        messages.push_back(invocation.args.clone());
+        drop(messages);
+        self.news.notify_one();
+        Some(Ok(None))
+    }
+
+    fn turn<'a>(&'a self, invocation: Invocation, sink: &'a Sink) -> BoxFuture<'a, Result<Option<Payload>, Error>> {
+        Box::pin(async move {
+            if invocation.method != "take" {
+                return Err(Error::not_found("method", &invocation.method).hint("inbox has: put, take"));
+            }
+            loop {
+                let next = self.messages.lock().pop_front();
+                match next {
+                    Some(message) => sink.item(message).await,
+                    None => self.news.notified().await,
+                }
             }
         })
     }

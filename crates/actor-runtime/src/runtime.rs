@@ -256,6 +256,10 @@ impl Message<Turn> for LiveActor {
     async fn handle(&mut self, turn: Turn, _: &mut Context<Self, Self::Reply>) {
         // Shared with an earlier mailbox of the same actor, so that turns never overlap beyond its concurrency.
         let Ok(permit) = self.turns.clone().acquire_owned().await else { return };
+        if let Some(answer) = self.behavior.at_once(&turn.invocation) {
+            drop(turn.over);
+            return turn.sink.end(answer);
+        }
         if self.concurrency <= 1 {
             run(&*self.behavior, turn).await;
             return;
@@ -642,6 +646,11 @@ impl Lane {
     pub fn take(&self, frame: CallFrame) {
         let control = |id: u64| self.inner.calls.lock().get(&id).cloned();
         match frame.body {
+            Some(Body::Open(open)) if !open.also.is_empty() => {
+                for (id, open) in (frame.id..).zip(covey_proto::each_of(open)) {
+                    self.inner.open(id, open);
+                }
+            }
             Some(Body::Open(open)) => self.inner.open(frame.id, open),
             Some(Body::Cancel(_)) => {
                 if let Some(control) = control(frame.id) {
@@ -654,7 +663,9 @@ impl Lane {
                 }
             }
             Some(Body::Fence(_)) => self.inner.out.send(frame.id, Body::Fence(v1::Empty {})),
-            Some(Body::Item(_) | Body::End(_) | Body::Locate(_) | Body::Placement(_) | Body::DeadLetter(_)) | None => {}
+            Some(Body::Item(_) | Body::End(_) | Body::Locate(_) | Body::Placement(_) | Body::DeadLetter(_))
+            | Some(Body::WatchTopic(_) | Body::Topic(_))
+            | None => {}
         }
     }
 
@@ -692,7 +703,9 @@ impl LaneInner {
                 (limit, memo, Some(ActorId::from(actor.as_str())))
             }
             Some(Target::Model(_)) => (None, None, None),
-            Some(Target::Pool(_)) | None => return refuse(Error::invalid("a call without a target")),
+            Some(Target::Pool(_) | Target::Topic(_)) | None => {
+                return refuse(Error::invalid("a call without a target"));
+            }
         };
         self.calls.lock().insert(id, control.clone());
         let lane = Arc::downgrade(self);

@@ -184,7 +184,12 @@ pub(crate) fn builtin() -> Vec<Declared> {
             ],
         )
     };
-    [assistant, echo, counter].into_iter().map(|spec| (spec, None)).collect()
+    let inbox = native(
+        "inbox",
+        "Holds messages until somebody takes them.",
+        vec![skill("put", "Put a message.", false), skill("take", "Take all there are and all that come.", true)],
+    );
+    [assistant, echo, counter, inbox].into_iter().map(|spec| (spec, None)).collect()
 }
 
 fn sha256(body: &[u8]) -> String {

@@ -14,6 +14,7 @@
 mod lane;
 mod open;
 mod place;
+mod topics;
 
 use std::{
     sync::{
@@ -61,6 +62,9 @@ pub enum Target {
     Actor(ActorId),
     /// A model, by name; the payload is an `InferRequest`.
     Model(String),
+    /// Whoever listens to this topic; the method is that of each listener. With `retries` the message arrives at least
+    /// once, and the call ends with how many listeners it reached; without, it ends at once with how many there are.
+    Topic(String),
 }
 
 /// One call.
@@ -237,6 +241,11 @@ impl Calls {
         }
     }
 
+    /// The next message asks anew who listens: after an actor joined or left by another way than this connection.
+    pub fn forget_topic(&self, topic: &str) {
+        self.inner.forget_topic(topic);
+    }
+
     pub(crate) fn runtime(&self) -> Handle {
         self.inner.runtime.clone()
     }
@@ -348,10 +357,21 @@ impl Inner {
             self.open.insert(id, open(None, None, 0));
             return refused;
         }
+        let mut call = call;
+        if let Target::Topic(topic) = &call.target {
+            let topic = topic.clone();
+            self.open.insert(id, open(None, None, 0));
+            let failed = self.publish(id, &topic, &mut call);
+            if failed.is_none() {
+                self.limit(id, call.timeout_ms);
+            }
+            return failed;
+        }
         let NewCall { target, method, args, timeout_ms, key, retries, chain } = call;
         let (actor, target) = match target {
             Target::Actor(actor) => (Some(actor.clone()), call_open::Target::Actor(actor.to_string())),
             Target::Model(model) => (None, call_open::Target::Model(model)),
+            Target::Topic(topic) => (None, call_open::Target::Topic(topic)),
         };
         let frame = CallOpen {
             method,
@@ -363,6 +383,7 @@ impl Inner {
             key,
             retries: 0,
             chain,
+            also: Vec::new(),
         };
         let again = actor.as_ref().map(|_| frame.clone());
         self.open.insert(id, open(actor.clone(), again, retries));
@@ -376,6 +397,12 @@ impl Inner {
         if let Err(error) = failed {
             return Some(error);
         }
+        self.limit(id, timeout_ms);
+        None
+    }
+
+    /// Ends a call that is not over in time.
+    fn limit(self: &Arc<Self>, id: u64, timeout_ms: u64) {
         if timeout_ms > 0 {
             let weak = Arc::downgrade(self);
             self.runtime.spawn(async move {
@@ -385,7 +412,6 @@ impl Inner {
                 }
             });
         }
-        None
     }
 
     /// Sends a call to where its actor is, or keeps it until that is known.
@@ -450,7 +476,9 @@ impl Inner {
                 },
                 Some(Body::Placement(placement)) => self.placed(placement),
                 Some(Body::Fence(_)) => self.fenced(frame.id),
-                Some(Body::Open(_) | Body::Cancel(_) | Body::Credit(_) | Body::Locate(_) | Body::DeadLetter(_))
+                Some(Body::Topic(members)) => self.topic_told(members),
+                Some(Body::Open(_) | Body::Cancel(_) | Body::Credit(_) | Body::Locate(_))
+                | Some(Body::DeadLetter(_) | Body::WatchTopic(_))
                 | None => {}
             }
         }

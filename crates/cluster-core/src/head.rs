@@ -32,6 +32,7 @@ use crate::{
     reminders::Reminders,
     scheduler::Placer,
     tasks::Tasks,
+    topics::{Members, Topics},
 };
 
 /// Times of the cluster, milliseconds.
@@ -67,6 +68,8 @@ pub enum Output {
     Send(NodeId, Command),
     /// Where calls to this actor go now.
     Route(ActorId, Route),
+    /// Who listens to this topic now.
+    Topic(String, Members),
     /// This node is no longer a member; close its link.
     Drop(NodeId, u64),
     /// A reminder is due: call the actor, and say how that went ([`Head::reminded`]).
@@ -88,6 +91,8 @@ pub enum Write {
     NoState(ActorId),
     /// A detached actor was made, or is over.
     Actor(ActorId, Option<Arc<StoredActor>>),
+    /// An actor that lasts listens to a topic with this method, or no more.
+    Listener(String, ActorId, Option<String>),
     /// A reminder was set, or is over.
     Reminder(ActorId, String, Option<Arc<Reminder>>),
     /// Everything from this incarnation of a node up to `number` is taken.
@@ -237,6 +242,7 @@ pub struct Head {
     /// Linked to actors that ended; end at the end of the verb.
     pub(crate) doomed: VecDeque<(ActorId, Error)>,
     pub(crate) dead_letters: DeadLetters,
+    pub(crate) topics: Topics,
     pub(crate) reminders: Reminders,
     pub(crate) recover_until: Millis,
 }
@@ -261,6 +267,7 @@ impl Head {
             gangs: Vec::new(),
             doomed: VecDeque::new(),
             dead_letters: DeadLetters::default(),
+            topics: Topics::default(),
             reminders: Reminders::default(),
             recover_until: 0,
         }
@@ -661,6 +668,9 @@ impl Head {
             }
             self.directory.retire(id);
             self.doom_linked(id, &last);
+            if id.key().is_none() {
+                self.leave_topics(id);
+            }
             self.out.push_back(Output::Route(id.clone(), Route::Gone(last)));
         } else {
             if now.saturating_sub(actor.live_since) > FORGIVEN_AFTER_MS {
@@ -710,6 +720,9 @@ impl Head {
         self.directory.retire(id);
         if !gentle {
             self.doom_linked(id, &error);
+        }
+        if id.key().is_none() {
+            self.leave_topics(id);
         }
         if let Some(node) = node {
             self.out.push_back(Output::Send(node, Command::Stop { actor: id.clone(), epoch, drain }));

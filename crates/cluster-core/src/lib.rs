@@ -20,6 +20,7 @@ mod placing;
 mod recovery;
 mod reminders;
 mod tasks;
+pub mod topics;
 mod virtuals;
 
 pub use head::{Head, HeadConfig, Output};

@@ -36,6 +36,10 @@ pub const STATE_BYTES_MAX: usize = 16 << 20;
 pub const AGENT_NAME_MAX: usize = 64;
 /// Events read from the store at once.
 pub const EVENT_PAGE_MAX: usize = 1_024;
+/// Bytes of a topic's name.
+pub const TOPIC_NAME_MAX: usize = 256;
+/// Actors that listen to one topic.
+pub const TOPIC_MEMBERS_MAX: usize = 100_000;
 /// Actors of one gang.
 pub const GANG_MAX: usize = 10_000;
 /// Dead letters that are remembered; the oldest go.

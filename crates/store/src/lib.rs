@@ -29,6 +29,8 @@ CREATE TABLE IF NOT EXISTS actor_states (actor TEXT PRIMARY KEY, state BLOB NOT 
 CREATE TABLE IF NOT EXISTS actors (id TEXT PRIMARY KEY, name TEXT, spec TEXT NOT NULL, init BLOB) STRICT;
 CREATE TABLE IF NOT EXISTS reminders (actor TEXT NOT NULL, name TEXT NOT NULL, due_ms INTEGER NOT NULL,
     every_ms INTEGER, method TEXT NOT NULL, args BLOB NOT NULL, PRIMARY KEY (actor, name)) STRICT;
+CREATE TABLE IF NOT EXISTS listeners (topic TEXT NOT NULL, actor TEXT NOT NULL, method TEXT NOT NULL,
+    PRIMARY KEY (topic, actor)) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS cursors (node TEXT NOT NULL, incarnation INTEGER NOT NULL, number INTEGER NOT NULL,
     PRIMARY KEY (node, incarnation)) STRICT;
 CREATE TABLE IF NOT EXISTS tasks (id TEXT PRIMARY KEY, agent TEXT NOT NULL, context TEXT NOT NULL,
@@ -80,6 +82,8 @@ pub struct Batch {
     pub actors: Vec<(ActorId, Option<DetachedActor>)>,
     /// Reminders by actor and name, in order; `None` = it is over.
     pub reminders: Vec<(ActorId, String, Option<StoredReminder>)>,
+    /// Listeners by topic and actor, and the method of each, in order; `None` = it listens no more.
+    pub listeners: Vec<(String, ActorId, Option<String>)>,
 }
 
 /// A detached actor.
@@ -116,6 +120,7 @@ impl Batch {
             && self.states.is_empty()
             && self.actors.is_empty()
             && self.reminders.is_empty()
+            && self.listeners.is_empty()
     }
 }
 
@@ -134,6 +139,8 @@ pub struct Snapshot {
     pub actors: Vec<(ActorId, DetachedActor, bool)>,
     /// Reminders by actor and name.
     pub reminders: Vec<(ActorId, String, StoredReminder)>,
+    /// Listeners: topic, actor, method.
+    pub listeners: Vec<(String, ActorId, String)>,
 }
 
 /// One SQLite file.
@@ -206,6 +213,9 @@ impl Store {
                 args: row.get::<Vec<u8>, _>(5).into(),
             };
             snapshot.reminders.push((row.get::<String, _>(0).into(), row.get(1), reminder));
+        }
+        for row in sqlx::query("SELECT topic, actor, method FROM listeners").fetch_all(&mut *db).await? {
+            snapshot.listeners.push((row.get(0), row.get::<String, _>(1).into(), row.get(2)));
         }
         for row in sqlx::query("SELECT record FROM tasks ORDER BY created_ms, id").fetch_all(&mut *db).await? {
             let record: TaskRecord = parse("task", row.get(0))?;
@@ -305,6 +315,20 @@ impl Store {
                 None => sqlx::query("DELETE FROM reminders WHERE actor = ? AND name = ?")
                     .bind(actor.as_str())
                     .bind(name)
+                    .execute(&mut *tx),
+            }
+            .await?;
+        }
+        for (topic, actor, method) in &batch.listeners {
+            match method {
+                Some(method) => sqlx::query("INSERT OR REPLACE INTO listeners VALUES (?, ?, ?)")
+                    .bind(topic)
+                    .bind(actor.as_str())
+                    .bind(method)
+                    .execute(&mut *tx),
+                None => sqlx::query("DELETE FROM listeners WHERE topic = ? AND actor = ?")
+                    .bind(topic)
+                    .bind(actor.as_str())
                     .execute(&mut *tx),
             }
             .await?;
@@ -439,6 +463,11 @@ mod tests {
                 cursors: vec![("n".into(), 9, 3), ("n".into(), 9, 4)],
                 states: vec![("a/1".into(), Some((*b"old").into())), ("a/1".into(), Some((*b"new").into()))],
                 reminders: vec![("a/1".into(), "r".into(), Some(reminder.clone()))],
+                listeners: vec![
+                    ("news".into(), "a/1".into(), Some("hear".into())),
+                    ("news".into(), "a/2".into(), Some("hear".into())),
+                    ("news".into(), "a/2".into(), None),
+                ],
                 actors: vec![("x".into(), Some(actor.clone())), ("y".into(), Some(actor.clone())), ("y".into(), None)],
                 agents: vec![],
             };
@@ -453,6 +482,7 @@ mod tests {
         assert_eq!(snapshot.tasks[0].1.len(), 5_000);
         assert!(snapshot.tasks[1].1.is_empty(), "events of ended tasks stay on disk");
         assert_eq!(snapshot.actors, [("x".into(), actor, false)]);
+        assert_eq!(snapshot.listeners, [("news".to_owned(), "a/1".into(), "hear".to_owned())]);
         assert_eq!(snapshot.reminders, [("a/1".into(), "r".into(), reminder)]);
         assert_eq!(store.state(&"a/1".into()).await.unwrap().unwrap(), b"new");
         assert_eq!(store.events(&"t1".into(), 4_990).await.unwrap().len(), 10);

@@ -336,9 +336,15 @@ impl World {
                     self.disk.cursors.insert((node, incarnation), number);
                 }
                 Output::Write(
-                    Write::Agent(_) | Write::State(..) | Write::NoState(_) | Write::Actor(..) | Write::Reminder(..),
+                    Write::Agent(_)
+                    | Write::State(..)
+                    | Write::NoState(_)
+                    | Write::Actor(..)
+                    | Write::Reminder(..)
+                    | Write::Listener(..),
                 )
                 | Output::Route(..)
+                | Output::Topic(..)
                 | Output::Remind(..) => {}
                 Output::Send(node, command) => {
                     if let Some(worker) = self.workers.get_mut(&node).filter(|w| w.linked) {

@@ -57,16 +57,16 @@ pub struct CallBatch {
     pub frames: ::prost::alloc::vec::Vec<CallFrame>,
 }
 /// One step of one call. Ids are chosen by the side that opens the call and are unique on that stream.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CallFrame {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "call_frame::Body", tags = "2, 3, 4, 5, 6, 7, 8, 10, 9")]
+    #[prost(oneof = "call_frame::Body", tags = "2, 3, 4, 5, 6, 7, 8, 11, 12, 10, 9")]
     pub body: ::core::option::Option<call_frame::Body>,
 }
 /// Nested message and enum types in `CallFrame`.
 pub mod call_frame {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Body {
         #[prost(message, tag = "2")]
         Open(super::CallOpen),
@@ -87,6 +87,12 @@ pub mod call_frame {
         /// from the head; its id means nothing
         #[prost(message, tag = "8")]
         Placement(super::Placement),
+        /// to the head: who listens to this topic, now and whenever that changes
+        #[prost(string, tag = "11")]
+        WatchTopic(::prost::alloc::string::String),
+        /// from the head; its id means nothing
+        #[prost(message, tag = "12")]
+        Topic(super::TopicMembers),
         /// to the head: a call that its caller does not try again
         #[prost(message, tag = "10")]
         DeadLetter(super::DeadLetter),
@@ -95,7 +101,7 @@ pub mod call_frame {
         Fence(super::Empty),
     }
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CallOpen {
     #[prost(string, tag = "3")]
     pub method: ::prost::alloc::string::String,
@@ -115,10 +121,12 @@ pub struct CallOpen {
     /// actors whose turns wait for this call, one a line
     #[prost(string, tag = "11")]
     pub chain: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "14")]
+    pub also: ::prost::alloc::vec::Vec<Also>,
     /// times the cluster may send it again when its actor dies under it
     #[prost(uint32, tag = "9")]
     pub retries: u32,
-    #[prost(oneof = "call_open::Target", tags = "1, 2, 10")]
+    #[prost(oneof = "call_open::Target", tags = "1, 2, 10, 13")]
     pub target: ::core::option::Option<call_open::Target>,
 }
 /// Nested message and enum types in `CallOpen`.
@@ -134,7 +142,32 @@ pub mod call_open {
         /// client PoolSpec as JSON; only from a process to its worker
         #[prost(string, tag = "10")]
         Pool(::prost::alloc::string::String),
+        /// everybody who listens to it; only from a process to its worker
+        #[prost(string, tag = "13")]
+        Topic(::prost::alloc::string::String),
     }
+}
+/// Another actor of a call that goes to several on one node: its answers carry the call's id plus its place in the list.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Also {
+    #[prost(string, tag = "1")]
+    pub actor: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TopicMembers {
+    #[prost(string, tag = "1")]
+    pub topic: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub members: ::prost::alloc::vec::Vec<TopicMember>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TopicMember {
+    #[prost(string, tag = "1")]
+    pub actor: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub method: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Locate {
@@ -1153,14 +1186,14 @@ pub struct ToWorker {
     #[prost(message, repeated, tag = "1")]
     pub frames: ::prost::alloc::vec::Vec<HeadFrame>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HeadFrame {
     #[prost(oneof = "head_frame::Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub body: ::core::option::Option<head_frame::Body>,
 }
 /// Nested message and enum types in `HeadFrame`.
 pub mod head_frame {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Body {
         /// the first frame
         #[prost(message, tag = "1")]
@@ -1840,6 +1873,20 @@ pub struct SetReminderRequest {
     #[prost(message, optional, tag = "6")]
     pub args: ::core::option::Option<Payload>,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TopicRequest {
+    #[prost(string, tag = "1")]
+    pub topic: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub actor: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub method: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListTopicsReply {
+    #[prost(message, repeated, tag = "1")]
+    pub topics: ::prost::alloc::vec::Vec<TopicMembers>,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListStoresReply {
     #[prost(message, repeated, tag = "1")]
@@ -2351,6 +2398,68 @@ pub mod covey_client {
                 .insert(GrpcMethod::new("covey.v1.Covey", "ForgetReminder"));
             self.inner.unary(req, path, codec).await
         }
+        /// Calls an actor's method with whatever is published to a topic, until it ends or that is taken back.
+        pub async fn join_topic(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TopicRequest>,
+        ) -> std::result::Result<tonic::Response<super::Empty>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/covey.v1.Covey/JoinTopic");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("covey.v1.Covey", "JoinTopic"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn leave_topic(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TopicRequest>,
+        ) -> std::result::Result<tonic::Response<super::Empty>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/covey.v1.Covey/LeaveTopic",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("covey.v1.Covey", "LeaveTopic"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn list_topics(
+            &mut self,
+            request: impl tonic::IntoRequest<super::Empty>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListTopicsReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/covey.v1.Covey/ListTopics",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("covey.v1.Covey", "ListTopics"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Workers that keep objects, and how to reach them.
         pub async fn list_stores(
             &mut self,
@@ -2511,6 +2620,19 @@ pub mod covey_server {
             &self,
             request: tonic::Request<super::SetReminderRequest>,
         ) -> std::result::Result<tonic::Response<super::Empty>, tonic::Status>;
+        /// Calls an actor's method with whatever is published to a topic, until it ends or that is taken back.
+        async fn join_topic(
+            &self,
+            request: tonic::Request<super::TopicRequest>,
+        ) -> std::result::Result<tonic::Response<super::Empty>, tonic::Status>;
+        async fn leave_topic(
+            &self,
+            request: tonic::Request<super::TopicRequest>,
+        ) -> std::result::Result<tonic::Response<super::Empty>, tonic::Status>;
+        async fn list_topics(
+            &self,
+            request: tonic::Request<super::Empty>,
+        ) -> std::result::Result<tonic::Response<super::ListTopicsReply>, tonic::Status>;
         /// Workers that keep objects, and how to reach them.
         async fn list_stores(
             &self,
@@ -3427,6 +3549,135 @@ pub mod covey_server {
                     };
                     Box::pin(fut)
                 }
+                "/covey.v1.Covey/JoinTopic" => {
+                    #[allow(non_camel_case_types)]
+                    struct JoinTopicSvc<T: Covey>(pub Arc<T>);
+                    impl<T: Covey> tonic::server::UnaryService<super::TopicRequest>
+                    for JoinTopicSvc<T> {
+                        type Response = super::Empty;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TopicRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Covey>::join_topic(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = JoinTopicSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/covey.v1.Covey/LeaveTopic" => {
+                    #[allow(non_camel_case_types)]
+                    struct LeaveTopicSvc<T: Covey>(pub Arc<T>);
+                    impl<T: Covey> tonic::server::UnaryService<super::TopicRequest>
+                    for LeaveTopicSvc<T> {
+                        type Response = super::Empty;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TopicRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Covey>::leave_topic(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LeaveTopicSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/covey.v1.Covey/ListTopics" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListTopicsSvc<T: Covey>(pub Arc<T>);
+                    impl<T: Covey> tonic::server::UnaryService<super::Empty>
+                    for ListTopicsSvc<T> {
+                        type Response = super::ListTopicsReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::Empty>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Covey>::list_topics(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListTopicsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/covey.v1.Covey/ListStores" => {
                     #[allow(non_camel_case_types)]
                     struct ListStoresSvc<T: Covey>(pub Arc<T>);
@@ -3559,7 +3810,7 @@ pub struct HostBatch {
     #[prost(message, repeated, tag = "1")]
     pub frames: ::prost::alloc::vec::Vec<HostFrame>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HostFrame {
     #[prost(
         oneof = "host_frame::Body",
@@ -3569,7 +3820,7 @@ pub struct HostFrame {
 }
 /// Nested message and enum types in `HostFrame`.
 pub mod host_frame {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Body {
         /// worker → process
         #[prost(message, tag = "1")]

@@ -23,6 +23,7 @@ from ._future import Future, Stream, as_completed, get, wait
 from ._objects import Ref, put
 from ._session import Session, bridge_call, connect, current, init, shutdown
 from ._task import Task, submit
+from ._topics import Topic, topic, topics
 from .errors import (
     ActorDied,
     Cancelled,
@@ -45,7 +46,7 @@ def status() -> dict:
 
 __all__ = [
     "ActorDied", "Agent", "Cancelled", "ConnectionLost", "Context", "CoveyError", "DeadlineExceeded", "Future", "Handle",
-    "Executor", "Overloaded", "Pool", "Ref", "RemoteFunction", "Session", "Stream", "Task", "Unauthenticated", "Unschedulable", "agent", "agents", "as_completed",
+    "Executor", "Overloaded", "Pool", "Ref", "RemoteFunction", "Session", "Stream", "Task", "Topic", "Unauthenticated", "Unschedulable", "agent", "agents", "as_completed",
     "connect", "current", "current_context", "deadline", "embed", "errors", "gang", "get", "get_actor", "init", "llm", "llm_agent", "method", "put", "remote_agent", "shutdown",
-    "status", "submit", "task", "wait",
+    "status", "submit", "task", "topic", "topics", "wait",
 ]  # fmt: skip

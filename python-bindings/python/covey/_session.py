@@ -46,13 +46,13 @@ def _tell_pending(actor: str, why: str, waiting: int) -> None:
 
 
 _tokens = itertools.count(1)
-_KINDS = {"actor": 0, "model": 1, "pool": 2}
+_KINDS = {"actor": 0, "model": 1, "pool": 2, "topic": 3}
 
 
 def call(
     self: Any, kind: str, target: str, method: str, args: _codec.Payload, timeout: float | None, stream: bool, key: str = "", retries: int = 0
 ) -> Any:
-    """Opens a call on an `actor`, a `model` or a `pool`; a deadline that is set around it holds for it too."""
+    """Opens a call on an `actor`, a `model`, a `pool` or a `topic`; a deadline that is set around it holds for it too."""
     end = turn_deadline.get()
     if end is not None:
         left = end - time.monotonic()

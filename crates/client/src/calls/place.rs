@@ -8,7 +8,7 @@ use std::{
 use covey_domain::{ActorId, Error, NodeId};
 use covey_proto::v1::{At, CallFrame, CallOpen, Locate, call_frame::Body};
 
-use super::{Inner, lane};
+use super::{Inner, lane, topics::Topic};
 
 /// Places remembered; beyond it those of actors that nothing waits for are forgotten, and asked for again when needed.
 const PLACES_MAX: usize = 100_000;
@@ -33,6 +33,8 @@ pub(super) struct State {
     fences: HashMap<u64, ActorId>,
     /// Activations that refused a call as not theirs.
     stale: HashMap<ActorId, u64>,
+    /// Who listens to what.
+    pub topics: HashMap<String, Topic>,
     /// Called once an actor has a place, or never will.
     pub hooks: HashMap<ActorId, Vec<Hook>>,
 }
@@ -48,6 +50,7 @@ impl State {
             lanes: HashMap::new(),
             fences: HashMap::new(),
             stale: HashMap::new(),
+            topics: HashMap::new(),
             hooks: HashMap::new(),
         }
     }
@@ -182,5 +185,6 @@ impl State {
         self.places.clear();
         self.lanes.clear();
         self.fences.clear();
+        self.topics.clear();
     }
 }

@@ -1,0 +1,124 @@
+"""Topics: what one publishes, all who listen hear."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any
+
+from . import _codec, _context, _session
+from ._future import Future
+
+if TYPE_CHECKING:
+    from ._agent import Handle
+
+_SURE = 1
+"""Stands for "at least once" where calls have their number of retries."""
+
+
+class Topic:
+    """A name that messages are published to. Making one costs nothing; it exists as long as somebody listens."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<topic {self.name}>"
+
+    def __reduce__(self) -> Any:
+        return Topic, (self.name,)
+
+    def publish(self, value: Any, *, sure: bool = False, timeout: float | None = None) -> Future:
+        """Sends `value` to all who listen now, one copy to each node.
+
+        Gives a future of how many: at once, of those it is sent to, and what a full mailbox or a dying listener loses is lost;
+        with `sure`, of those that have heard it (at least once each), once all have. Messages of one publisher reach each
+        listener in order, but one that is sent again for `sure` may come after later ones.
+        """
+        payload = _codec.dump(((value,), {}))
+        return _session.current().call("topic", self.name, "", payload, timeout, False, "", _SURE if sure else 0)
+
+    def add(self, actor: Handle, method: str) -> None:
+        """Has `actor.method(value)` called for each message, until the actor ends or is removed.
+
+        A virtual actor is woken for it, and listens on while it sleeps and through restarts of the head, as detached ones do.
+        """
+        self._set(actor._actor, method)
+
+    def remove(self, actor: Handle) -> None:
+        """Messages do not reach the actor any more. Raises `NotFound` when they did not."""
+        self._set(actor._actor, "")
+
+    def join(self, method: str) -> None:
+        """Inside an actor: has the own `method` called for each message."""
+        self._set(self._own(), method)
+
+    def leave(self) -> None:
+        """Inside an actor: messages do not reach it any more."""
+        self._set(self._own(), "")
+
+    def listen(self, *, depth: int = 10_000) -> Listener:
+        """An iterator over the messages from now on, for drivers and actors alike: `for value in topic.listen():`, or `async for`.
+
+        Up to `depth` messages are held for a slow reader; beyond that they are lost, or make a `sure` publisher wait.
+        """
+        return Listener(self, depth)
+
+    def _own(self) -> str:
+        turn = _context.turn_current.get()
+        if turn is None:
+            raise RuntimeError("join and leave are for actors; use add, remove or listen")
+        return str(turn.actor.id)
+
+    def _set(self, actor: str, method: str) -> None:
+        _session.bridge_call(_session.current().client.set_listener, self.name, actor, method)
+
+
+class Listener:
+    """Messages of a topic, in the order they came. A context manager; leaving it, or closing it, ends listening."""
+
+    def __init__(self, topic: Topic, depth: int):
+        session = _session.current()
+        init = _codec.dump_json({"args": [depth], "kwargs": {}})
+        made = _session.bridge_call(session.client.create_actor, "inbox", session.owner, "", False, init, "{}")
+        from ._agent import Handle
+
+        self._inbox: Any = Handle(made[0], json.loads(made[3]))
+        try:
+            topic.add(self._inbox, "put")
+        except BaseException:
+            self._inbox.kill()
+            raise
+        self._messages = self._inbox.take.remote()
+
+    def __iter__(self) -> Iterator[Any]:
+        for (value,), _ in self._messages:
+            yield value
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        async for (value,), _ in self._messages:
+            yield value
+
+    def close(self) -> None:
+        """Ends listening; the iterator ends with `ActorDied` where it is still read."""
+        self._messages.cancel()
+        self._inbox.kill()
+
+    def __enter__(self) -> Listener:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def topic(name: str) -> Topic:
+    """The topic of this name: 1 to 256 bytes, all printable."""
+    return Topic(name)
+
+
+def topics() -> dict[str, list[tuple[str, str]]]:
+    """Topics that somebody listens to, with the actor and method of each listener."""
+    return dict(_session.bridge_call(_session.current().client.topics))
+
+
+__all__ = ["Listener", "Topic", "topic", "topics"]
