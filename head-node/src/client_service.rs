@@ -113,6 +113,14 @@ impl Covey for ClientService {
         Ok(Response::new(v1::Empty {}))
     }
 
+    async fn get_blob(&self, request: Request<v1::GetBlobRequest>) -> Result<Response<v1::GetBlobReply>, Status> {
+        let digest = request.into_inner().digest;
+        let found = self.cluster.shared.store.blob(&digest).await;
+        let found = found.map_err(|e| Error::internal(format!("failed to read a blob: {e}")));
+        let body = found.and_then(|body| body.ok_or_else(|| Error::not_found("blob", &digest)));
+        Ok(Response::new(v1::GetBlobReply { body: body.map_err(|e| to_status(&e))?.into() }))
+    }
+
     async fn list_agents(&self, _: Request<v1::ListAgentsRequest>) -> Result<Response<v1::ListAgentsReply>, Status> {
         let specs = self.cluster.agents().await.iter().map(|a| to_json(&**a)).collect();
         Ok(Response::new(v1::ListAgentsReply { specs }))

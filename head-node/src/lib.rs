@@ -19,7 +19,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use covey_cluster_core::{
@@ -37,6 +37,9 @@ use tokio_util::sync::CancellationToken;
 
 /// HTTP/2 flow control, bytes: of one stream, of a connection.
 const WINDOWS: (u32, u32) = (4 << 20, 16 << 20);
+
+/// How often old tasks are looked for.
+const PURGE_EVERY: Duration = Duration::from_secs(3600);
 
 /// How a head is set up.
 #[derive(Clone, Debug)]
@@ -61,6 +64,8 @@ pub struct Config {
     pub default_agent: Option<AgentName>,
     /// Times of the cluster.
     pub times: HeadConfig,
+    /// Tasks that have ended, and what jobs printed, are kept this long.
+    pub keep: Duration,
 }
 
 impl Config {
@@ -78,6 +83,7 @@ impl Config {
             agents: Vec::new(),
             default_agent: None,
             times: HeadConfig::default(),
+            keep: Duration::from_secs(30 * 24 * 3600),
         }
     }
 }
@@ -186,6 +192,7 @@ impl HeadNode {
             relay.topic(topic, members);
         }
         let journal = journal::spawn(store.clone(), relay.clone(), feed.clone());
+        tokio::spawn(purge(store.clone(), config.keep));
         let owner = owner::spawn(head, journal, shutdown.clone());
         let waker = owner.clone();
         tokio::spawn(async move {
@@ -224,6 +231,19 @@ impl HeadNode {
     /// Waits until it has stopped.
     pub async fn stopped(self) {
         let _ = self.serving.await;
+    }
+}
+
+/// Forgets what is old.
+async fn purge(store: Arc<Store>, keep: Duration) {
+    let mut every = tokio::time::interval(PURGE_EVERY);
+    loop {
+        every.tick().await;
+        match store.purge(now_ms().saturating_sub(keep.as_millis() as u64)).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "old tasks were forgotten"),
+            Err(error) => tracing::warn!(%error, "old tasks could not be forgotten"),
+        }
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Client {
 
 /// Codec, body, buffers.
 pub(crate) type Args = (i32, Vec<u8>, Vec<Vec<u8>>);
+/// Actors and the method of each.
+type Listeners = Vec<(String, String)>;
 /// Actor, agent, state, spec as JSON, whether it was made now.
 type Made = (String, String, String, String, bool);
 
@@ -284,7 +286,7 @@ impl Client {
     }
 
     /// Topics, and actors and methods that listen to each.
-    fn topics(&self, py: Python<'_>) -> PyResult<Vec<(String, Vec<(String, String)>)>> {
+    fn topics(&self, py: Python<'_>) -> PyResult<Vec<(String, Listeners)>> {
         let reply: v1::ListTopicsReply = self.backend()?.rpc(py, "ListTopics", &v1::Empty {})?;
         let members = |t: v1::TopicMembers| t.members.into_iter().map(|m| (m.actor, m.method)).collect();
         Ok(reply.topics.into_iter().map(|t| (t.topic.clone(), members(t))).collect())

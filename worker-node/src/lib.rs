@@ -57,6 +57,8 @@ pub struct Config {
     pub python: Option<PathBuf>,
     /// Native agents.
     pub registry: Registry,
+    /// The `covey` binary, under which jobs end with this process; `None` = they may outlive it.
+    pub guard: Option<PathBuf>,
     /// Its own port for callers.
     pub port: Port,
     /// Before it stops, its actors are handed to other workers, for at most this long.
@@ -80,6 +82,7 @@ impl Config {
             upstreams: Vec::new(),
             python: None,
             registry: Registry::default(),
+            guard: None,
             port: Port::Near,
             advertise: None,
             hand_over: std::time::Duration::ZERO,
@@ -134,6 +137,11 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
                 ("COVEY_OBJECTS".into(), objects.folder().display().to_string()),
                 ("COVEY_NODE".into(), node.to_string()),
             ],
+            job_environment: vec![
+                ("COVEY_ADDRESS".into(), config.head.to_string()),
+                ("COVEY_TOKEN".into(), config.secret.clone()),
+            ],
+            guard: config.guard.clone(),
             registry: config.registry.clone(),
             models: models.clone(),
             python: python.clone(),

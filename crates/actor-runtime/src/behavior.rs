@@ -27,6 +27,8 @@ pub struct Invocation {
 pub struct TaskTurn {
     /// Which task.
     pub task: TaskId,
+    /// Which run of it, from 1.
+    pub attempt: u32,
     /// Which conversation.
     pub context: String,
     /// What was asked, with earlier turns.

@@ -6,6 +6,7 @@
 
 mod behavior;
 mod envs;
+mod job;
 mod llm;
 mod memory;
 mod models;
@@ -18,6 +19,7 @@ mod runtime;
 mod turn;
 
 pub use behavior::{Behavior, Invocation};
+pub use job::JobSpec;
 pub use models::{Models, RemoteInfer, Upstream};
 pub use native::Registry;
 pub use objects::{Objects, ObjectsConfig};

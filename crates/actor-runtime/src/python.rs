@@ -96,8 +96,7 @@ pub(crate) struct HostsConfig {
     pub folder: PathBuf,
     /// For what processes print.
     pub logs: PathBuf,
-    /// For environments.
-    pub cache: PathBuf,
+    pub environments: Arc<Environments>,
     /// Variables of every process.
     pub environment: Vec<(String, String)>,
     /// Processes that share actors, at most.
@@ -114,7 +113,7 @@ pub(crate) struct Hosts {
     folder: PathBuf,
     logs: PathBuf,
     environment: Vec<(String, String)>,
-    environments: Environments,
+    environments: Arc<Environments>,
     /// Processes that share actors, at most.
     shared_max: usize,
     models: Arc<Models>,
@@ -129,9 +128,9 @@ pub(crate) struct Hosts {
 impl Hosts {
     pub fn new(config: HostsConfig) -> Self {
         crate::output::clean(&config.logs);
-        let HostsConfig { python, folder, logs, cache, environment, shared_max, models, outward, died } = config;
+        let HostsConfig { python, folder, logs, environments, environment, shared_max, models, outward, died } = config;
         Self {
-            environments: Environments::new(cache, python.clone()),
+            environments,
             python,
             folder,
             logs,

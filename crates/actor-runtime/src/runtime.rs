@@ -35,7 +35,9 @@ use tokio::{
 use crate::{
     Behavior, Invocation, Models, Outward, Python, Registry,
     behavior::TaskTurn,
+    envs::Environments,
     envs::Progress,
+    job::Jobs,
     llm::Llm,
     outward::Saver,
     python::{Dead, Hosts, HostsConfig, PythonActor},
@@ -98,6 +100,10 @@ pub struct RuntimeConfig {
     pub cache: PathBuf,
     /// Environment of Python processes beside the worker's own.
     pub environment: Vec<(String, String)>,
+    /// Environment of jobs: how they find the cluster, and what opens it.
+    pub job_environment: Vec<(String, String)>,
+    /// The `covey` binary, under which jobs end with this process.
+    pub guard: Option<PathBuf>,
 }
 
 /// What lives here.
@@ -121,6 +127,7 @@ struct Inner {
     outward: Arc<dyn Outward>,
     node: NodeId,
     hosts: Option<Arc<Hosts>>,
+    jobs: Arc<Jobs>,
     reports: mpsc::UnboundedSender<Report>,
     actors: Mutex<HashMap<ActorId, Cell>>,
     /// Of them, those that [`Inner::sweep`] must look at: with a mailbox, virtual, or saved now and then. Locked after
@@ -297,12 +304,22 @@ impl Runtime {
     pub fn new(config: RuntimeConfig, reports: mpsc::UnboundedSender<Report>) -> Self {
         let (died, mut dead) = mpsc::unbounded_channel();
         let (models, outward) = (config.models.clone(), config.outward.clone());
-        let hosts = config.python.map(|python| {
+        let environments =
+            config.python.as_ref().map(|python| Arc::new(Environments::new(config.cache, python.clone())));
+        let jobs = Arc::new(Jobs {
+            outward: outward.clone(),
+            environments: environments.clone(),
+            python: config.python.clone(),
+            environment: config.job_environment,
+            guard: config.guard,
+            folder: config.folder.join("jobs"),
+        });
+        let hosts = config.python.zip(environments).map(|(python, environments)| {
             Arc::new(Hosts::new(HostsConfig {
                 python,
                 folder: config.folder,
                 logs: config.logs,
-                cache: config.cache,
+                environments,
                 environment: config.environment,
                 shared_max: config.python_processes,
                 models,
@@ -316,6 +333,7 @@ impl Runtime {
             outward: config.outward,
             node: config.node,
             hosts,
+            jobs,
             reports,
             actors: Mutex::default(),
             restless: Mutex::default(),
@@ -402,6 +420,7 @@ impl Runtime {
     async fn build(&self, start: &v1::StartActor) -> Result<(Arc<AgentSpec>, Inside), Error> {
         let spec = self.spec(&start.spec)?;
         let behavior: Arc<dyn Behavior> = match &spec.kind {
+            AgentKind::Native { implementation } if implementation == "job" => self.inner.jobs.clone(),
             AgentKind::Native { implementation } => {
                 // What it was is what it begins with.
                 let init = start.state.clone().or_else(|| start.init.clone());
@@ -583,7 +602,7 @@ impl Runtime {
                 method: run.skill,
                 args,
                 json: true,
-                task: Some(TaskTurn { task, context: run.context, input, model: run.model }),
+                task: Some(TaskTurn { task, attempt, context: run.context, input, model: run.model }),
                 chain: String::new(),
             },
             sink,

@@ -189,7 +189,14 @@ pub(crate) fn builtin() -> Vec<Declared> {
         "Holds messages until somebody takes them.",
         vec![skill("put", "Put a message.", false), skill("take", "Take all there are and all that come.", true)],
     );
-    [assistant, echo, counter, inbox].into_iter().map(|spec| (spec, None)).collect()
+    let job = native("covey.job", "Runs commands.", vec![skill("run", "Run a command.", true)]);
+    let job = AgentSpec {
+        kind: AgentKind::Native { implementation: "job".into() },
+        concurrency: 256,
+        // A task that is lost is told so by its next attempt.
+        ..job
+    };
+    [assistant, echo, counter, inbox, job].into_iter().map(|spec| (spec, None)).collect()
 }
 
 fn sha256(body: &[u8]) -> String {

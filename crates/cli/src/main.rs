@@ -52,6 +52,11 @@ enum Command {
     Submit(commands::submit::Args),
     /// Talk to an agent
     Chat(commands::chat::Args),
+    /// Run commands on the cluster: submit, ls, logs, status, stop
+    #[command(subcommand)]
+    Job(commands::job::Command),
+    #[command(hide = true)]
+    JobExec(commands::job::Exec),
     /// Print the join token, or the admin key
     Token(commands::token::Args),
     /// List models, or add one to the models folder
@@ -87,6 +92,8 @@ fn main() -> std::process::ExitCode {
             Command::Agents(args) => commands::status::agents(args).await,
             Command::Submit(args) => commands::submit::run(args).await,
             Command::Chat(args) => commands::chat::run(args).await,
+            Command::Job(command) => commands::job::run(command).await,
+            Command::JobExec(args) => commands::job::exec(&args),
             Command::Token(args) => commands::token::run(&args),
             Command::Model(command) => commands::model::run(command).await,
         }

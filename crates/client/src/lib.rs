@@ -200,6 +200,19 @@ impl Client {
         from_json("a task", &reply.into_inner().record)
     }
 
+    /// The number of a task's last event.
+    pub async fn last_event(&self, id: &TaskId) -> Result<u64, Error> {
+        let request = v1::GetTaskRequest { task: id.to_string() };
+        Ok(self.rpc.clone().get_task(request).await.map_err(|s| from_status(&s))?.into_inner().last_seq)
+    }
+
+    /// Keeps a blob at the head under its digest (SHA-256, hex).
+    pub async fn put_blob(&self, digest: &str, body: Vec<u8>) -> Result<(), Error> {
+        let request = v1::PutBlobRequest { digest: digest.to_owned(), body: body.into() };
+        self.rpc.clone().put_blob(request).await.map_err(|s| from_status(&s))?;
+        Ok(())
+    }
+
     /// Tasks, newest first; empty filters take all.
     pub async fn tasks(&self, agent: &str, state: &str, limit: u32) -> Result<Vec<TaskRecord>, Error> {
         let request = v1::ListTasksRequest { agent: agent.to_owned(), state: state.to_owned(), limit };
@@ -254,6 +267,14 @@ impl Client {
     pub async fn calls(&self, session: &str) -> Result<Calls, Error> {
         Calls::open(self.rpc.clone(), session, self.identity.clone()).await
     }
+}
+
+/// One argument for a task of a native agent, as [`TaskInput::call`] takes it.
+pub fn call_of<T: serde::Serialize>(argument: &T) -> String {
+    use base64::Engine as _;
+    use prost::Message as _;
+    let payload = covey_proto::payload_json(&serde_json::json!({"args": [argument]}));
+    base64::engine::general_purpose::STANDARD.encode(payload.encode_to_vec())
 }
 
 /// TLS to a worker's own port, when the head says it speaks that.

@@ -36,6 +36,8 @@ pub const STATE_BYTES_MAX: usize = 16 << 20;
 pub const AGENT_NAME_MAX: usize = 64;
 /// Events read from the store at once.
 pub const EVENT_PAGE_MAX: usize = 1_024;
+/// What a job may print; beyond it nothing is kept.
+pub const JOB_LOG_BYTES_MAX: usize = 64 << 20;
 /// Bytes of a topic's name.
 pub const TOPIC_NAME_MAX: usize = 256;
 /// Actors that listen to one topic.

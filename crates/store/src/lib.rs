@@ -381,6 +381,23 @@ impl Store {
         rows.iter().map(|row| parse("task", row.get(0))).collect()
     }
 
+    /// Forgets tasks that had ended and were made before `before_ms`, with their events; gives how many.
+    pub async fn purge(&self, before_ms: u64) -> Result<u64, Error> {
+        let mut db = self.writer.lock().await;
+        let mut tx = db.begin().await?;
+        let old = "SELECT id FROM tasks WHERE ended = 1 AND created_ms < ?";
+        sqlx::query(sqlx::AssertSqlSafe(format!("DELETE FROM events WHERE task IN ({old})")))
+            .bind(before_ms as i64)
+            .execute(&mut *tx)
+            .await?;
+        let gone = sqlx::query("DELETE FROM tasks WHERE ended = 1 AND created_ms < ?")
+            .bind(before_ms as i64)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(gone.rows_affected())
+    }
+
     /// Keeps a blob under its digest.
     pub async fn put_blob(&self, digest: &str, body: &[u8]) -> Result<(), Error> {
         let mut db = self.writer.lock().await;
@@ -437,6 +454,25 @@ mod tests {
             event: TaskEvent::Status { state: Phase::Working, message: None },
             meta: Default::default(),
         })
+    }
+
+    #[tokio::test]
+    async fn what_is_old_and_over_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("covey.db")).await.unwrap();
+        store.begin().await.unwrap();
+        let batch = Batch {
+            tasks: vec![record("over", TaskState::Completed), record("runs", TaskState::Working)],
+            events: vec![event("over", 1), event("runs", 1)],
+            ..Batch::default()
+        };
+        store.commit(&batch).await.unwrap();
+        assert_eq!(store.purge(1).await.unwrap(), 0, "not old enough");
+        assert_eq!(store.purge(2).await.unwrap(), 1);
+        assert!(store.task(&"over".into()).await.unwrap().is_none());
+        assert!(store.events(&"over".into(), 0).await.unwrap().is_empty());
+        assert!(store.task(&"runs".into()).await.unwrap().is_some());
+        assert_eq!(store.events(&"runs".into(), 0).await.unwrap().len(), 1);
     }
 
     #[tokio::test]

@@ -1683,6 +1683,16 @@ pub struct PutBlobRequest {
     #[prost(bytes = "bytes", tag = "2")]
     pub body: ::prost::bytes::Bytes,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetBlobRequest {
+    #[prost(string, tag = "1")]
+    pub digest: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetBlobReply {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub body: ::prost::bytes::Bytes,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListAgentsRequest {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2050,6 +2060,24 @@ pub mod covey_client {
             let path = http::uri::PathAndQuery::from_static("/covey.v1.Covey/PutBlob");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("covey.v1.Covey", "PutBlob"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn get_blob(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetBlobRequest>,
+        ) -> std::result::Result<tonic::Response<super::GetBlobReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/covey.v1.Covey/GetBlob");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("covey.v1.Covey", "GetBlob"));
             self.inner.unary(req, path, codec).await
         }
         pub async fn list_agents(
@@ -2535,6 +2563,10 @@ pub mod covey_server {
             &self,
             request: tonic::Request<super::PutBlobRequest>,
         ) -> std::result::Result<tonic::Response<super::Empty>, tonic::Status>;
+        async fn get_blob(
+            &self,
+            request: tonic::Request<super::GetBlobRequest>,
+        ) -> std::result::Result<tonic::Response<super::GetBlobReply>, tonic::Status>;
         async fn list_agents(
             &self,
             request: tonic::Request<super::ListAgentsRequest>,
@@ -2800,6 +2832,49 @@ pub mod covey_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PutBlobSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/covey.v1.Covey/GetBlob" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetBlobSvc<T: Covey>(pub Arc<T>);
+                    impl<T: Covey> tonic::server::UnaryService<super::GetBlobRequest>
+                    for GetBlobSvc<T> {
+                        type Response = super::GetBlobReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetBlobRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Covey>::get_blob(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetBlobSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -17,7 +17,7 @@ pub(crate) struct AgentsArgs {
     json: bool,
 }
 
-fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Error> {
+pub(crate) fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Error> {
     println!("{}", serde_json::to_string_pretty(value).map_err(|e| Error::internal(e.to_string()))?);
     Ok(())
 }

@@ -39,6 +39,9 @@ pub(crate) struct HeadArgs {
     /// Beyond loopback, take connections without TLS too
     #[arg(long)]
     allow_plaintext: bool,
+    /// Tasks that have ended, and what jobs printed, are kept this many days
+    #[arg(long, default_value_t = 30)]
+    keep_days: u64,
     /// Certificates (PEM) for clients that trust public authorities
     #[arg(long, requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -110,7 +113,7 @@ pub(crate) struct WorkerOnly {
     worker: WorkerArgs,
 }
 
-fn label(text: &str) -> Result<(String, String), String> {
+pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     text.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())).ok_or_else(|| "use key=value".to_owned())
 }
 
@@ -130,6 +133,7 @@ fn head_config(args: HeadArgs) -> Result<covey_head_node::Config, Error> {
     }
     config.allow_plaintext = args.allow_plaintext;
     config.tls = args.tls;
+    config.keep = std::time::Duration::from_secs(args.keep_days * 24 * 3600);
     config.advertise = args.advertise;
     config.site = args.tls_cert.zip(args.tls_key);
     config.agents = agent_file::builtin();
@@ -159,6 +163,7 @@ fn worker_config(args: WorkerArgs, head: PinnedAddress, secret: String) -> Resul
         (None, false) => Port::Near,
     };
     config.advertise = args.advertise;
+    config.guard = std::env::current_exe().ok();
     if let Some(path) = &args.upstreams {
         #[derive(serde::Deserialize)]
         struct File {
