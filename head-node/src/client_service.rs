@@ -3,12 +3,15 @@
 use std::{sync::Arc, time::Instant};
 
 use covey_cluster_core::head::{ActorInfo, CreateActor, Owner, Reminder};
-use covey_domain::{ActorId, AgentSpec, CallerId, Epoch, Error, ErrorKind, NodeId, SessionId, TaskId, caps};
+use covey_domain::{
+    ActorId, AgentSpec, CallerId, Epoch, Error, ErrorKind, NodeId, SessionId, TaskId, caps, status::ActorFilter,
+};
 use covey_gateway::{Caller, Cluster as _, SubmitTask};
 use covey_proto::{
     from_json, to_json, to_status,
     v1::{self, CallBatch, covey_server::Covey},
 };
+use covey_store::TaskFilter;
 use futures::{StreamExt as _, stream::BoxStream};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
@@ -147,6 +150,19 @@ impl Covey for ClientService {
         Ok(Response::new(v1::CreateGangReply { actors }))
     }
 
+    async fn list_actors(
+        &self,
+        request: Request<v1::ListActorsRequest>,
+    ) -> Result<Response<v1::ListActorsReply>, Status> {
+        let r = request.into_inner();
+        let filter = ActorFilter { agent: r.agent, state: r.state, node: r.node, name: r.name };
+        let limit = if r.limit == 0 { 1_000 } else { r.limit as usize };
+        let listed = self.cluster.shared.owner.ask(|tx| Input::ListActors(filter, r.after.into(), limit, tx)).await;
+        let (actors, next) = listed.map_err(|e| to_status(&e))?;
+        let next = next.map(|id| id.to_string()).unwrap_or_default();
+        Ok(Response::new(v1::ListActorsReply { actors: actors.iter().map(to_json).collect(), next }))
+    }
+
     async fn link_actors(&self, request: Request<v1::LinkActorsRequest>) -> Result<Response<v1::Empty>, Status> {
         let request = request.into_inner();
         let linked = self.cluster.shared.owner.ask(|tx| Input::Link(request.one.into(), request.other.into(), tx));
@@ -218,10 +234,15 @@ impl Covey for ClientService {
         let caller = caller(&request);
         let request = request.into_inner();
         let limit = if request.limit == 0 { 100 } else { request.limit.min(10_000) };
-        let records = self.cluster.shared.store.tasks(&request.agent, "", &request.state, limit).await;
+        let filter = TaskFilter {
+            agent: &request.agent,
+            state: &request.state,
+            caller: caller.as_str(),
+            ..TaskFilter::default()
+        };
+        let records = self.cluster.shared.store.tasks(filter, &request.before, limit).await;
         let records = records.map_err(|e| to_status(&Error::internal(e.to_string())))?;
-        let mine = records.iter().filter(|r| r.caller == caller).map(to_json).collect();
-        Ok(Response::new(v1::ListTasksReply { records: mine }))
+        Ok(Response::new(v1::ListTasksReply { records: records.iter().map(to_json).collect() }))
     }
 
     async fn cancel_task(&self, request: Request<v1::CancelTaskRequest>) -> Result<Response<v1::TaskReply>, Status> {

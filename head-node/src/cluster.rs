@@ -14,6 +14,7 @@ use covey_proto::{
     payload_json,
     v1::{CallCancel, CallFrame, CallOpen, call_end, call_frame::Body, call_open::Target},
 };
+use covey_store::TaskFilter;
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::BoxStream};
 use tokio::sync::mpsc;
 
@@ -43,8 +44,13 @@ impl ClusterPort {
     ) -> Result<Vec<ChatMessage>, Error> {
         let failed = |e: covey_store::Error| Error::internal(format!("failed to read history: {e}"));
         let store = &self.shared.store;
-        let mut turns =
-            store.tasks(spec.name.as_str(), context.as_str(), "completed", HISTORY_TURNS_MAX).await.map_err(failed)?;
+        let filter = TaskFilter {
+            agent: spec.name.as_str(),
+            context: context.as_str(),
+            state: "completed",
+            ..TaskFilter::default()
+        };
+        let mut turns = store.tasks(filter, "", HISTORY_TURNS_MAX).await.map_err(failed)?;
         turns.retain(|t| t.caller == *caller);
         turns.reverse();
         let mut messages = Vec::new();

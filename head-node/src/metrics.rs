@@ -30,7 +30,7 @@ pub(crate) fn render(status: &ClusterStatus, relay: RelayCounts) -> String {
     };
     let nodes = count(&mut status.nodes.iter().map(|n| n.state.as_str()));
     page.many("covey_nodes", "gauge", "Workers by state.", nodes);
-    let actors = count(&mut status.actors.iter().map(|a| a.state.as_str()));
+    let actors = status.actor_counts.iter().map(|(state, n)| (format!("state=\"{state}\""), *n as f64)).collect();
     page.many("covey_actors", "gauge", "Actors by state.", actors);
     let tasks = status.tasks.iter().map(|(state, n)| (format!("state=\"{state}\""), *n as f64)).collect();
     page.many("covey_tasks", "gauge", "Tasks that have not ended, by state.", tasks);

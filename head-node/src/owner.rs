@@ -17,7 +17,7 @@ use covey_domain::{
     ActorId, AgentName, AgentSpec, Epoch, Error, ErrorKind, NodeId, SessionId, TaskId, TaskRecord,
     agent::GangStrategy,
     caps,
-    status::{ClusterStatus, ModelStatus},
+    status::{ActorFilter, ActorStatus, ClusterStatus, ModelStatus},
 };
 use covey_proto::v1;
 use covey_store::{Batch, DetachedActor, StoredReminder};
@@ -40,6 +40,7 @@ pub(crate) enum Input {
     Agents(Reply<Vec<Arc<AgentSpec>>>),
     CreateActor(Box<CreateActor>, Reply<Result<ActorInfo, Error>>),
     CreateGang(Vec<CreateActor>, GangStrategy, Reply<Result<Vec<ActorInfo>, Error>>),
+    ListActors(ActorFilter, ActorId, usize, Reply<(Vec<ActorStatus>, Option<ActorId>)>),
     Link(ActorId, ActorId, Reply<Result<(), Error>>),
     DeadLetter(v1::DeadLetter),
     DeadLetters(Reply<Vec<DeadLetter>>),
@@ -175,6 +176,7 @@ fn handle(head: &mut Head, input: Input, now: u64) -> Option<Effect> {
         Input::Agents(tx) => later(tx, head.agents().cloned().collect()),
         Input::CreateActor(ask, tx) => later(tx, head.create_actor(*ask, now)),
         Input::CreateGang(asks, strategy, tx) => later(tx, head.create_gang(asks, strategy, now)),
+        Input::ListActors(filter, after, limit, tx) => later(tx, head.list_actors(&filter, &after, limit)),
         Input::Link(one, other, tx) => later(tx, head.link(&one, &other)),
         Input::DeadLetters(tx) => later(tx, head.dead_letters()),
         Input::Actor(id, tx) => later(tx, head.actor(&id)),

@@ -219,8 +219,22 @@ impl Client {
     }
 
     /// Records as JSON, newest first.
+    /// One page of actors as JSON, and where the next begins (empty = nowhere).
+    fn actors(
+        &self,
+        py: Python<'_>,
+        agent: String,
+        state: String,
+        node: String,
+        after: String,
+    ) -> PyResult<(Vec<String>, String)> {
+        let request = v1::ListActorsRequest { agent, state, node, after, ..Default::default() };
+        let reply: v1::ListActorsReply = self.backend()?.rpc(py, "ListActors", &request)?;
+        Ok((reply.actors.iter().map(|actor| text(actor)).collect(), reply.next))
+    }
+
     fn tasks(&self, py: Python<'_>, agent: String, state: String, limit: u32) -> PyResult<Vec<String>> {
-        let request = v1::ListTasksRequest { agent, state, limit };
+        let request = v1::ListTasksRequest { agent, state, limit, before: String::new() };
         let reply: v1::ListTasksReply = self.backend()?.rpc(py, "ListTasks", &request)?;
         Ok(reply.records.iter().map(|record| text(record)).collect())
     }

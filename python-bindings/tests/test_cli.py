@@ -94,6 +94,36 @@ def test_agents_from_files(nodes, tmp_path):
     assert nodes.cli("submit", "shout", "hello").stdout == "HELLO\n"
 
 
+def test_listings_have_no_cap_and_top_shows_all(nodes):
+    @covey.agent
+    class Small:
+        def run(self):
+            return 1
+
+    nodes.head()
+    nodes.worker("w1")
+    with nodes.connect():
+        nodes.live(1)
+        for _ in range(1_200):
+            covey.remote_agent("counter")
+        one = Small.options(name="one", memory="1GiB").remote()
+        one.run.remote().result(30)
+        wants = Small.options(cpus=1000).remote()
+        status = covey.status()
+        assert len(status["actors"]) == 1_000 and sum(status["actor_counts"].values()) == 1_202
+        listed = list(covey.actors())
+        assert len({a["id"] for a in listed}) == 1_202 and [a["id"] for a in listed] == sorted(a["id"] for a in listed)
+        assert len(list(covey.actors(agent="Small"))) == 2
+        lines = nodes.cli("actors", "--node", "w1", "--json").stdout.splitlines()
+        assert len(lines) == 1_201 and json.loads(lines[0])["agent"] == "counter"
+        pending = nodes.cli("actors", "--state", "pending").stdout
+        assert "needs cpus=1000" in pending and pending.count("\n") == 1
+        assert "more; `covey actors` lists all" in nodes.cli("status").stdout
+        top = nodes.cli("top", "--once").stdout
+        assert "w1" in top and "1.0 GiB" in top and "1201" in top, top
+        assert wants._actor in top or "needs cpus=1000" in nodes.cli("actors").stdout
+
+
 def test_logs_stacks_and_metrics_show_what_happens(cluster):
     import httpx
 

@@ -166,7 +166,7 @@ impl Worker for Service {
 
     async fn get_usage(&self, request: Request<Empty>) -> Result<Response<UsageReply>, Status> {
         self.check(&request)?;
-        Ok(Response::new(UsageReply { processes: self.runtime.usage() }))
+        Ok(Response::new(self.runtime.usage()))
     }
 
     async fn get_object(&self, request: Request<ObjectName>) -> Result<Response<Self::GetObjectStream>, Status> {

@@ -90,7 +90,7 @@ impl Jobs {
                 Some(digest) => self.blob(digest).await?,
                 None => Bytes::new(),
             };
-            let env = PythonEnv { vars: job.env, dir: job.dir, pip: job.pip, ..PythonEnv::default() };
+            let env = PythonEnv { vars: job.env, dir: job.dir, pip: job.pip };
             let prepared = environments.prepare(&env, &archive, &(Arc::new(|_| {}) as _)).await?;
             (variables, folder, python) = (prepared.variables, prepared.folder, Some(prepared.python));
         }

@@ -128,6 +128,8 @@ struct Inner {
     node: NodeId,
     hosts: Option<Arc<Hosts>>,
     jobs: Arc<Jobs>,
+    /// Begun since the start.
+    turns: std::sync::atomic::AtomicU64,
     reports: mpsc::UnboundedSender<Report>,
     actors: Mutex<HashMap<ActorId, Cell>>,
     /// Of them, those that [`Inner::sweep`] must look at: with a mailbox, virtual, or saved now and then. Locked after
@@ -334,6 +336,7 @@ impl Runtime {
             node: config.node,
             hosts,
             jobs,
+            turns: Default::default(),
             reports,
             actors: Mutex::default(),
             restless: Mutex::default(),
@@ -615,8 +618,8 @@ impl Runtime {
         self.inner.deliver(&actor, 0, turn);
     }
 
-    /// The Python processes here: pid, memory in bytes, its bound, and whose they are.
-    pub fn usage(&self) -> Vec<v1::ProcessUsage> {
+    /// The Python processes here (pid, memory in bytes, its bound, and whose they are), and turns begun so far.
+    pub fn usage(&self) -> v1::UsageReply {
         let mut processes: BTreeMap<u32, v1::ProcessUsage> = BTreeMap::new();
         for (id, cell) in self.inner.actors.lock().iter() {
             if let Inside::Process(process) = &cell.inside {
@@ -628,7 +631,8 @@ impl Runtime {
                 known.actors.push(id.to_string());
             }
         }
-        processes.into_values().collect()
+        let turns = self.inner.turns.load(std::sync::atomic::Ordering::Relaxed);
+        v1::UsageReply { processes: processes.into_values().collect(), turns }
     }
 
     /// Stops a task that runs here.
@@ -791,6 +795,7 @@ impl Inner {
             return turn.sink.end(Err(error));
         };
         cell.used = Instant::now();
+        self.turns.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let behavior = match &cell.inside {
             Inside::Here(behavior) => behavior,
             Inside::Process(process) => {

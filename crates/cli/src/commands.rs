@@ -9,4 +9,5 @@ pub(crate) mod model;
 pub(crate) mod status;
 pub(crate) mod submit;
 pub(crate) mod token;
+pub(crate) mod top;
 pub(crate) mod up;

@@ -38,6 +38,10 @@ enum Command {
     Worker(commands::up::WorkerOnly),
     /// Show nodes, actors, tasks, and why something waits
     Status(commands::status::Args),
+    /// Watch nodes, rates, memory, and what waits
+    Top(commands::top::Args),
+    /// List actors, all of them
+    Actors(commands::status::ActorsArgs),
     /// Empty a node: its actors move to others, it takes nothing new
     Drain(commands::drain::Args),
     /// Show what is not tried again: calls that ended their actor's process time after time, tasks out of attempts
@@ -85,6 +89,8 @@ fn main() -> std::process::ExitCode {
             Command::Head(args) => commands::up::head(args).await,
             Command::Worker(args) => commands::up::worker(args).await,
             Command::Status(args) => commands::status::run(args).await,
+            Command::Top(args) => commands::top::run(args).await,
+            Command::Actors(args) => commands::status::actors(args).await,
             Command::Drain(args) => commands::drain::run(args).await,
             Command::DeadLetters(args) => commands::dead_letters::run(args).await,
             Command::Logs(args) => commands::logs::logs(args).await,

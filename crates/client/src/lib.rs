@@ -15,7 +15,9 @@ pub use pool::{CLOSE_POOL, PoolSpec, Pools};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use covey_domain::{
-    AgentSpec, Envelope, Error, ErrorKind, TaskId, TaskRecord, caps, status::ClusterStatus, task::TaskInput,
+    AgentSpec, Envelope, Error, ErrorKind, NodeId, TaskId, TaskRecord, caps,
+    status::{ActorFilter, ActorStatus, ClusterStatus},
+    task::TaskInput,
 };
 use covey_node::{
     Identity,
@@ -213,11 +215,47 @@ impl Client {
         Ok(())
     }
 
-    /// Tasks, newest first; empty filters take all.
-    pub async fn tasks(&self, agent: &str, state: &str, limit: u32) -> Result<Vec<TaskRecord>, Error> {
-        let request = v1::ListTasksRequest { agent: agent.to_owned(), state: state.to_owned(), limit };
+    /// Tasks, newest first, up to `limit`, from below the task `before`; empty filters take all.
+    pub async fn tasks(&self, agent: &str, state: &str, before: &str, limit: u32) -> Result<Vec<TaskRecord>, Error> {
+        let request =
+            v1::ListTasksRequest { agent: agent.to_owned(), state: state.to_owned(), limit, before: before.to_owned() };
         let reply = self.rpc.clone().list_tasks(request).await.map_err(|s| from_status(&s))?;
         reply.into_inner().records.iter().map(|r| from_json("a task", r)).collect()
+    }
+
+    /// Actors in the order of their ids, fetched page by page as they are read.
+    pub fn actors(&self, filter: ActorFilter) -> impl Stream<Item = Result<ActorStatus, Error>> + use<> {
+        let mut rpc = self.rpc.clone();
+        async_stream::try_stream! {
+            let ActorFilter { agent, state, node, name } = filter;
+            let mut request = v1::ListActorsRequest { agent, state, node, name, ..v1::ListActorsRequest::default() };
+            loop {
+                let reply = rpc.list_actors(request.clone()).await.map_err(|s| from_status(&s))?.into_inner();
+                for actor in &reply.actors {
+                    yield from_json("an actor", actor)?;
+                }
+                if reply.next.is_empty() {
+                    return;
+                }
+                request.after = reply.next;
+            }
+        }
+    }
+
+    /// What the Python processes of each worker use, by node; an error where a worker cannot be reached from here.
+    pub async fn usage(&self) -> Result<Vec<(NodeId, Result<v1::UsageReply, Error>)>, Error> {
+        let stores = self.rpc.clone().list_stores(v1::Empty {}).await.map_err(|s| from_status(&s))?.into_inner().stores;
+        let asked = stores.into_iter().map(|store| async move {
+            let usage = async {
+                let (mut worker, bearer) = objects::reach(&store, self.identity.as_ref()).await?;
+                let mut request = Request::new(v1::Empty {});
+                request.metadata_mut().insert("authorization", bearer);
+                Ok(worker.get_usage(request).await.map_err(|s| from_status(&s))?.into_inner())
+            };
+            let usage = usage.await;
+            (NodeId::from(store.node), usage)
+        });
+        Ok(futures::future::join_all(asked).await)
     }
 
     /// Ends a task.

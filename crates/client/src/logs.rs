@@ -1,12 +1,12 @@
 //! What actors print, from the worker they are on.
 
 use bytes::Bytes;
-use covey_domain::Error;
+use covey_domain::{Error, status::ActorFilter};
 use covey_proto::{
     from_status,
     v1::{self, LogsRequest},
 };
-use futures::{Stream, StreamExt as _};
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use tonic::Request;
 
 use crate::{Client, objects};
@@ -37,9 +37,9 @@ impl Client {
         follow: bool,
         tail_bytes: u64,
     ) -> Result<(v1::worker_client::WorkerClient<tonic::transport::Channel>, Request<LogsRequest>), Error> {
-        let status = self.status().await?;
-        let known = status.actors.iter().filter(|a| a.state != "dead");
-        let found = known.into_iter().find(|a| a.id.as_str() == actor || a.name.as_deref() == Some(actor));
+        let filter = ActorFilter { name: actor.to_owned(), ..ActorFilter::default() };
+        let named: Vec<_> = self.actors(filter).try_collect().await?;
+        let found = named.into_iter().find(|a| a.state != "dead");
         let found =
             found.ok_or_else(|| Error::not_found("actor", actor).hint("`covey status` lists those that live"))?;
         let node = found.node.as_ref().ok_or_else(|| {

@@ -109,6 +109,11 @@ impl Actor {
         }
     }
 
+    /// The stable name of its state.
+    pub fn state_name(&self) -> &'static str {
+        if self.moving { "moving" } else { self.state.name() }
+    }
+
     pub fn status(&self, id: &ActorId) -> ActorStatus {
         let why = match &self.state {
             ActorState::Pending { why, .. } => Some(why.clone()),
@@ -119,7 +124,7 @@ impl Actor {
             id: id.clone(),
             name: self.name.clone(),
             agent: self.spec.name.clone(),
-            state: if self.moving { "moving" } else { self.state.name() }.to_owned(),
+            state: self.state_name().to_owned(),
             node: self.node.clone(),
             epoch: self.epoch,
             restarts: self.restarts,
@@ -132,6 +137,8 @@ impl Actor {
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
     pub actors: HashMap<ActorId, Actor>,
+    /// All of them, for listings.
+    pub ids: BTreeSet<ActorId>,
     pub names: BTreeMap<String, ActorId>,
     /// Pool actors of each agent, in the order they were made.
     pub pools: BTreeMap<AgentName, Vec<ActorId>>,
@@ -147,7 +154,14 @@ impl Directory {
         if actor.owner == Owner::Pool {
             self.pools.entry(actor.spec.name.clone()).or_default().push(id.clone());
         }
+        self.ids.insert(id.clone());
         self.actors.insert(id, actor);
+    }
+
+    /// Nothing is known of the actor any more.
+    pub fn remove(&mut self, id: &ActorId) {
+        self.ids.remove(id);
+        self.actors.remove(id);
     }
 
     /// Forgets an actor: its name is free again. Its record stays a while so that late callers learn why it is gone.
@@ -167,7 +181,7 @@ impl Directory {
             && let Some(oldest) = self.dead.pop_front()
             && self.actors.get(&oldest).is_some_and(|a| matches!(a.state, ActorState::Dead { .. }))
         {
-            self.actors.remove(&oldest);
+            self.remove(&oldest);
         }
     }
 }

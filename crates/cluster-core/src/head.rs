@@ -11,7 +11,8 @@ use std::{
 
 use covey_domain::{
     ActorId, AgentName, AgentSpec, Envelope, Epoch, Error, ErrorKind, Millis, NodeId, SessionId, TaskId, TaskRecord,
-    status::{ClusterStatus, ModelStatus, NodeStatus, Pending},
+    caps,
+    status::{ActorFilter, ActorStatus, ClusterStatus, ModelStatus, NodeStatus, Pending},
 };
 
 pub use crate::{
@@ -509,7 +510,7 @@ impl Head {
             ActorReport::Slept => {
                 self.release(actor);
                 self.directory.retire(actor);
-                self.directory.actors.remove(actor);
+                self.directory.remove(actor);
                 self.out.push_back(Output::Route(actor.clone(), Route::Asleep));
             }
             ActorReport::Preparing(why) => {
@@ -562,11 +563,19 @@ impl Head {
             labels: n.hello.labels.clone(),
             models: n.hello.models.clone(),
             pid: n.hello.pid,
+            actors: n.actors.len() as u64,
             tasks_running: running.get(id).copied().unwrap_or(0),
             tasks_done: n.tasks_done,
         });
-        let mut actors: Vec<_> = self.directory.actors.iter().map(|(id, a)| a.status(id)).collect();
-        actors.sort_by(|a, b| a.id.cmp(&b.id));
+        let mut actor_counts: BTreeMap<String, u64> = BTreeMap::new();
+        for actor in self.directory.actors.values() {
+            *actor_counts.entry(actor.state_name().to_owned()).or_default() += 1;
+        }
+        let listed = |over: bool| {
+            let known = self.directory.ids.iter().filter_map(|id| self.directory.actors.get(id).map(|a| (id, a)));
+            known.filter(move |(_, a)| matches!(a.state, ActorState::Dead { .. }) == over).map(|(id, a)| a.status(id))
+        };
+        let actors: Vec<_> = listed(false).chain(listed(true)).take(caps::STATUS_ACTORS_MAX).collect();
         let mut pending: Vec<_> = actors
             .iter()
             .filter(|a| a.state == "pending")
@@ -579,10 +588,42 @@ impl Head {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: 0,
             nodes: nodes.collect(),
+            actor_counts,
             actors,
             tasks: self.tasks.counts(),
             pending,
         }
+    }
+
+    /// Actors above `after` in the order of ids, up to `limit`; and from where to go on, if there may be more.
+    pub fn list_actors(
+        &self,
+        filter: &ActorFilter,
+        after: &ActorId,
+        limit: usize,
+    ) -> (Vec<ActorStatus>, Option<ActorId>) {
+        use std::ops::Bound;
+        let limit = limit.clamp(1, caps::PAGE_MAX);
+        let is = |wanted: &str, have: &str| wanted.is_empty() || wanted == have;
+        let mut page = Vec::new();
+        for (looked, id) in self.directory.ids.range((Bound::Excluded(after.clone()), Bound::Unbounded)).enumerate() {
+            // A filter that takes little must not hold up everybody else.
+            if page.len() == limit || looked == 10 * caps::PAGE_MAX {
+                let last = self.directory.ids.range(..id.clone()).next_back().cloned();
+                return (page, last);
+            }
+            let Some(actor) = self.directory.actors.get(id) else { continue };
+            let node = actor.node.as_ref().map_or("", NodeId::as_str);
+            let named = is(&filter.name, id.as_str()) || actor.name.as_deref() == Some(filter.name.as_str());
+            if is(&filter.agent, actor.spec.name.as_str())
+                && is(&filter.state, actor.state_name())
+                && is(&filter.node, node)
+                && named
+            {
+                page.push(actor.status(id));
+            }
+        }
+        (page, None)
     }
 
     // ---- shared by the verbs -------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ impl Head {
             .and_then(|agent| self.agent(agent).cloned());
         match spec {
             Ok(spec) => {
-                self.directory.actors.remove(id);
+                self.directory.remove(id);
                 self.insert_actor(id.clone(), None, spec, None, Owner::Virtual, now);
                 self.settle(now);
             }

@@ -38,6 +38,10 @@ pub const AGENT_NAME_MAX: usize = 64;
 pub const EVENT_PAGE_MAX: usize = 1_024;
 /// What a job may print; beyond it nothing is kept.
 pub const JOB_LOG_BYTES_MAX: usize = 64 << 20;
+/// Actors in a picture of the cluster.
+pub const STATUS_ACTORS_MAX: usize = 1_000;
+/// Entries of one page of a listing.
+pub const PAGE_MAX: usize = 10_000;
 /// Bytes of a topic's name.
 pub const TOPIC_NAME_MAX: usize = 256;
 /// Actors that listen to one topic.

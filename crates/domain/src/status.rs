@@ -16,12 +16,27 @@ pub struct ClusterStatus {
     pub uptime_s: u64,
     /// Every node known since the start.
     pub nodes: Vec<NodeStatus>,
-    /// Every actor.
+    /// Actors by state.
+    pub actor_counts: BTreeMap<String, u64>,
+    /// The first [`crate::caps::STATUS_ACTORS_MAX`] actors, those that live before those that are over; a listing has all.
     pub actors: Vec<ActorStatus>,
     /// Tasks by state.
     pub tasks: BTreeMap<String, u64>,
-    /// What waits, and why.
+    /// What waits, and why; of actors, those among `actors`.
     pub pending: Vec<Pending>,
+}
+
+/// Which actors are listed; an empty filter takes all.
+#[derive(Clone, Debug, Default)]
+pub struct ActorFilter {
+    /// Of this agent.
+    pub agent: String,
+    /// In this state.
+    pub state: String,
+    /// On this node, by id.
+    pub node: String,
+    /// Of this name, or this id.
+    pub name: String,
 }
 
 /// One worker.
@@ -43,6 +58,9 @@ pub struct NodeStatus {
     pub models: Vec<ModelStatus>,
     /// Process id.
     pub pid: u32,
+    /// Actors on it.
+    #[serde(default)]
+    pub actors: u64,
     /// Tasks it runs now.
     pub tasks_running: u64,
     /// Tasks it has finished since it joined.

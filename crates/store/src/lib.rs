@@ -143,6 +143,19 @@ pub struct Snapshot {
     pub listeners: Vec<(String, ActorId, String)>,
 }
 
+/// Which tasks are listed; an empty filter takes all.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TaskFilter<'a> {
+    /// Of this agent.
+    pub agent: &'a str,
+    /// Of this conversation.
+    pub context: &'a str,
+    /// In this state.
+    pub state: &'a str,
+    /// Asked for by this caller.
+    pub caller: &'a str,
+}
+
 /// One SQLite file.
 #[derive(Debug)]
 pub struct Store {
@@ -366,15 +379,19 @@ impl Store {
         row.map(|row| parse("task", row.get(0))).transpose()
     }
 
-    /// Records, newest first; empty filters take all.
-    pub async fn tasks(&self, agent: &str, context: &str, state: &str, limit: u32) -> Result<Vec<TaskRecord>, Error> {
+    /// Records, newest first, from below the task `before` where it is not empty.
+    pub async fn tasks(&self, filter: TaskFilter<'_>, before: &str, limit: u32) -> Result<Vec<TaskRecord>, Error> {
         let rows = sqlx::query(
             "SELECT record FROM tasks WHERE (?1 = '' OR agent = ?1) AND (?2 = '' OR context = ?2) AND (?3 = '' OR state = ?3)
-             ORDER BY created_ms DESC, id DESC LIMIT ?4",
+             AND (?4 = '' OR caller = ?4)
+             AND (?5 = '' OR (created_ms, id) < (SELECT created_ms, id FROM tasks WHERE id = ?5))
+             ORDER BY created_ms DESC, id DESC LIMIT ?6",
         )
-        .bind(agent)
-        .bind(context)
-        .bind(state)
+        .bind(filter.agent)
+        .bind(filter.context)
+        .bind(filter.state)
+        .bind(filter.caller)
+        .bind(before)
         .bind(i64::from(limit))
         .fetch_all(&self.readers)
         .await?;

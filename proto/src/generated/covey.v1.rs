@@ -13,6 +13,9 @@ pub struct LogsRequest {
 pub struct UsageReply {
     #[prost(message, repeated, tag = "1")]
     pub processes: ::prost::alloc::vec::Vec<ProcessUsage>,
+    /// begun since the worker started
+    #[prost(uint64, tag = "2")]
+    pub turns: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ProcessUsage {
@@ -1759,6 +1762,34 @@ pub struct ListDeadLettersReply {
     pub letters: ::prost::alloc::vec::Vec<DeadLetter>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListActorsRequest {
+    /// empty filters take all
+    #[prost(string, tag = "1")]
+    pub agent: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub state: ::prost::alloc::string::String,
+    /// id
+    #[prost(string, tag = "3")]
+    pub node: ::prost::alloc::string::String,
+    /// name or id
+    #[prost(string, tag = "4")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub after: ::prost::alloc::string::String,
+    /// 0 = 1,000
+    #[prost(uint32, tag = "6")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListActorsReply {
+    /// domain ActorStatus as JSON
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub actors: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// where the next page begins; empty = there is none
+    #[prost(string, tag = "2")]
+    pub next: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetActorRequest {
     #[prost(string, tag = "1")]
     pub actor: ::prost::alloc::string::String,
@@ -1818,8 +1849,12 @@ pub struct ListTasksRequest {
     pub agent: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub state: ::prost::alloc::string::String,
+    /// 0 = 100
     #[prost(uint32, tag = "3")]
     pub limit: u32,
+    /// id of the last task of the page before
+    #[prost(string, tag = "4")]
+    pub before: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListTasksReply {
@@ -2123,6 +2158,30 @@ pub mod covey_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("covey.v1.Covey", "CreateActor"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Actors in the order of their ids, page by page.
+        pub async fn list_actors(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListActorsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListActorsReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/covey.v1.Covey/ListActors",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("covey.v1.Covey", "ListActors"));
             self.inner.unary(req, path, codec).await
         }
         pub async fn get_actor(
@@ -2576,6 +2635,11 @@ pub mod covey_server {
             &self,
             request: tonic::Request<super::CreateActorRequest>,
         ) -> std::result::Result<tonic::Response<super::ActorReply>, tonic::Status>;
+        /// Actors in the order of their ids, page by page.
+        async fn list_actors(
+            &self,
+            request: tonic::Request<super::ListActorsRequest>,
+        ) -> std::result::Result<tonic::Response<super::ListActorsReply>, tonic::Status>;
         async fn get_actor(
             &self,
             request: tonic::Request<super::GetActorRequest>,
@@ -2961,6 +3025,49 @@ pub mod covey_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CreateActorSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/covey.v1.Covey/ListActors" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListActorsSvc<T: Covey>(pub Arc<T>);
+                    impl<T: Covey> tonic::server::UnaryService<super::ListActorsRequest>
+                    for ListActorsSvc<T> {
+                        type Response = super::ListActorsReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListActorsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Covey>::list_actors(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListActorsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -14,6 +14,8 @@
     print(g.greet.remote("you").result())
 """
 
+from collections.abc import Iterator
+
 from . import errors, llm
 from ._agent import Agent, Handle, agent, agents, gang, get_actor, llm_agent, method, remote_agent
 from ._context import Context, deadline
@@ -38,15 +40,27 @@ from .llm import embed
 
 
 def status() -> dict:
-    """Nodes, actors, tasks, and why something waits: what `covey status --json` prints."""
+    """Nodes, actors (a thousand of them; `actors()` has all), tasks, and why something waits: what `covey status --json` prints."""
     import json
 
     return json.loads(bridge_call(current().client.status))
 
 
+def actors(agent: str = "", state: str = "", node: str = "") -> Iterator[dict]:
+    """All actors in the order of their ids, or those of an agent, in a state, on a node (by id); fetched page by page."""
+    import json
+
+    after = ""
+    while True:
+        page, after = bridge_call(current().client.actors, agent, state, node, after)
+        yield from map(json.loads, page)
+        if not after:
+            return
+
+
 __all__ = [
     "ActorDied", "Agent", "Cancelled", "ConnectionLost", "Context", "CoveyError", "DeadlineExceeded", "Future", "Handle",
-    "Executor", "Overloaded", "Pool", "Ref", "RemoteFunction", "Session", "Stream", "Task", "Topic", "Unauthenticated", "Unschedulable", "agent", "agents", "as_completed",
+    "Executor", "Overloaded", "Pool", "Ref", "RemoteFunction", "Session", "Stream", "Task", "Topic", "Unauthenticated", "Unschedulable", "actors", "agent", "agents", "as_completed",
     "connect", "current", "current_context", "deadline", "embed", "errors", "gang", "get", "get_actor", "init", "llm", "llm_agent", "method", "put", "remote_agent", "shutdown",
     "status", "submit", "task", "topic", "topics", "wait",
 ]  # fmt: skip

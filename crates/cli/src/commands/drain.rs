@@ -27,11 +27,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
     let begin = Instant::now();
     loop {
         let status = client.status().await?;
-        let left = status
-            .actors
-            .iter()
-            .filter(|a| a.state != "dead" && a.node.as_ref().is_some_and(|n| n.as_str() == node))
-            .count();
+        let left = status.nodes.iter().find(|n| n.id.as_str() == node).map_or(0, |n| n.actors);
         if left == 0 {
             println!("{} is empty", args.node);
             return Ok(());

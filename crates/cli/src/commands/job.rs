@@ -183,7 +183,7 @@ async fn submit(client: &Client, args: Submit) -> Result<(), Error> {
 }
 
 async fn list(client: &Client, args: &Ls) -> Result<(), Error> {
-    let jobs = client.tasks(AGENT, args.state.as_deref().unwrap_or_default(), args.limit).await?;
+    let jobs = client.tasks(AGENT, args.state.as_deref().unwrap_or_default(), "", args.limit).await?;
     if args.json {
         return super::status::print_json(&jobs);
     }
@@ -209,11 +209,11 @@ async fn logs(client: &Client, id: &TaskId, follow: bool) -> Result<(), Error> {
     {
         let envelope = envelope?;
         match envelope.event {
-            TaskEvent::PartDelta { delta: Delta::Text(text), .. } => {
-                if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
-                    // Whoever read this has gone.
-                    return Ok(());
-                }
+            // Whoever read this may have gone.
+            TaskEvent::PartDelta { delta: Delta::Text(text), .. }
+                if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() =>
+            {
+                return Ok(());
             }
             TaskEvent::StepReset { .. } => eprintln!("(the worker was lost)"),
             TaskEvent::Finished { outcome, .. } if follow => {

@@ -1,11 +1,31 @@
 //! `covey status`, `covey agents`.
 
+use std::io::Write as _;
+
 use covey_client::Client;
-use covey_domain::{AgentKind, Error};
+use covey_domain::{AgentKind, Error, status::ActorFilter};
+use futures::StreamExt as _;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  covey actors --agent Researcher --state pending")]
+pub(crate) struct ActorsArgs {
+    /// Only of this agent
+    #[arg(long)]
+    agent: Option<String>,
+    /// Only in this state: pending, starting, live, moving, dead
+    #[arg(long)]
+    state: Option<String>,
+    /// Only on this node, by name or id
+    #[arg(long)]
+    node: Option<String>,
+    /// Print JSON, one actor a line
     #[arg(long)]
     json: bool,
 }
@@ -54,6 +74,11 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
     for actor in live {
         println!("actor {} · {} · {} · restarts {}", actor.id, actor.agent, actor.state, actor.restarts);
     }
+    let shown = status.actors.len() as u64;
+    let all: u64 = status.actor_counts.values().sum();
+    if all > shown {
+        println!("… {} more; `covey actors` lists all", all - shown);
+    }
     let tasks: Vec<_> = status.tasks.iter().map(|(state, n)| format!("{n} {state}")).collect();
     println!("tasks {}", if tasks.is_empty() { "none".to_owned() } else { tasks.join(", ") });
     for pending in &status.pending {
@@ -80,6 +105,33 @@ pub(crate) async fn agents(args: AgentsArgs) -> Result<(), Error> {
             agent.description.lines().next().unwrap_or(""),
             skills.join(", ")
         );
+    }
+    Ok(())
+}
+
+/// Actors as they come, with no bound on how many.
+pub(crate) async fn actors(args: ActorsArgs) -> Result<(), Error> {
+    let client = Client::connect_default().await?;
+    let mut node = args.node.unwrap_or_default();
+    if let Some(known) = client.status().await?.nodes.into_iter().find(|n| n.name == node) {
+        node = known.id.to_string();
+    }
+    let (agent, state) = (args.agent.unwrap_or_default(), args.state.unwrap_or_default());
+    let mut actors = Box::pin(client.actors(ActorFilter { agent, state, node, name: String::new() }));
+    let mut out = std::io::BufWriter::new(std::io::stdout());
+    while let Some(actor) = actors.next().await {
+        let actor = actor?;
+        let line = if args.json {
+            serde_json::to_string(&actor).map_err(|e| Error::internal(e.to_string()))?
+        } else {
+            let name = actor.name.map(|name| format!(" ({name})")).unwrap_or_default();
+            let why = actor.why.map(|why| format!(" · {why}")).unwrap_or_default();
+            format!("{}{name} · {} · {} · restarts {}{why}", actor.id, actor.agent, actor.state, actor.restarts)
+        };
+        if writeln!(out, "{line}").is_err() {
+            // Whoever read this has gone.
+            return Ok(());
+        }
     }
     Ok(())
 }
