@@ -134,6 +134,29 @@ pub fn from_status(status: &Status) -> Error {
     error
 }
 
+/// Who listens to a topic, on the wire.
+pub fn topic_members(topic: String, members: &[(covey_domain::ActorId, String)]) -> v1::TopicMembers {
+    let member = |(actor, method): &(covey_domain::ActorId, String)| v1::TopicMember {
+        actor: actor.to_string(),
+        method: method.clone(),
+    };
+    v1::TopicMembers { topic, members: members.iter().map(member).collect() }
+}
+
+/// The calls that one frame to several actors stands for, in the order of their ids.
+pub fn each_of(mut open: v1::CallOpen) -> impl Iterator<Item = v1::CallOpen> {
+    let also = std::mem::take(&mut open.also);
+    let others: Vec<_> = also
+        .into_iter()
+        .map(|other| v1::CallOpen {
+            target: Some(v1::call_open::Target::Actor(other.actor)),
+            epoch: other.epoch,
+            ..open.clone()
+        })
+        .collect();
+    std::iter::once(open).chain(others)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,27 +184,4 @@ mod tests {
         }
         assert_eq!(from_status(&Status::unauthenticated("who?")).kind, ErrorKind::Unauthenticated);
     }
-}
-
-/// Who listens to a topic, on the wire.
-pub fn topic_members(topic: String, members: &[(covey_domain::ActorId, String)]) -> v1::TopicMembers {
-    let member = |(actor, method): &(covey_domain::ActorId, String)| v1::TopicMember {
-        actor: actor.to_string(),
-        method: method.clone(),
-    };
-    v1::TopicMembers { topic, members: members.iter().map(member).collect() }
-}
-
-/// The calls that one frame to several actors stands for, in the order of their ids.
-pub fn each_of(mut open: v1::CallOpen) -> impl Iterator<Item = v1::CallOpen> {
-    let also = std::mem::take(&mut open.also);
-    let others: Vec<_> = also
-        .into_iter()
-        .map(|other| v1::CallOpen {
-            target: Some(v1::call_open::Target::Actor(other.actor)),
-            epoch: other.epoch,
-            ..open.clone()
-        })
-        .collect();
-    std::iter::once(open).chain(others)
 }
