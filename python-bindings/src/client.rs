@@ -89,6 +89,7 @@ impl Client {
             .map_err(|e| raise(&Error::internal(format!("failed to start the client: {e}"))))?;
         let connected = py.detach(|| {
             runtime.block_on(async {
+                covey_trace::init("covey-driver").map_err(Error::invalid)?;
                 let client = RustClient::connect(address, key).await?;
                 let calls = client.calls(session).await?;
                 Ok((client, calls))
@@ -370,6 +371,7 @@ impl Client {
         key: &str,
         retries: u32,
         chain: &str,
+        traceparent: &str,
     ) -> PyResult<Call> {
         let backend = self.backend()?;
         let pool = (kind == 2).then(|| target.to_owned());
@@ -388,6 +390,7 @@ impl Client {
             key: key.to_owned(),
             retries,
             chain: chain.to_owned(),
+            traceparent: traceparent.to_owned(),
         };
         let slot = Arc::new(Slot::default());
         let id = backend.start(call, pool, slot.clone());
@@ -398,6 +401,7 @@ impl Client {
     fn close(&self, py: Python<'_>) {
         self.backend.lock().take();
         let runtime = self.runtime.lock().take();
+        py.detach(covey_trace::flush);
         if let Some(runtime) = runtime {
             py.detach(|| runtime.shutdown_timeout(Duration::from_millis(300)));
         }

@@ -215,7 +215,7 @@ impl HostLink {
             method: call.method,
             args: Some(call.args),
             timeout_ms: call.timeout_ms,
-            traceparent: String::new(),
+            traceparent: call.traceparent,
             epoch: 0,
             key: call.key,
             retries: call.retries,
@@ -303,7 +303,19 @@ impl Host {
             let tuple = match body {
                 Body::Call(c) => {
                     let args = to_py(py, &c.args.unwrap_or_default());
-                    ("call", c.call, c.actor, c.method, args, c.json, c.task, c.context, c.timeout_ms, c.chain)
+                    (
+                        "call",
+                        c.call,
+                        c.actor,
+                        c.method,
+                        args,
+                        c.json,
+                        c.task,
+                        c.context,
+                        c.timeout_ms,
+                        c.chain,
+                        c.traceparent,
+                    )
                         .into_pyobject(py)?
                 }
                 Body::Start(s) => {

@@ -238,7 +238,8 @@ fn start(
     };
     let args = call.args.unwrap_or_default();
     let (timeout_ms, key, retries, chain) = (call.timeout_ms, call.key, call.retries, call.chain);
-    let call = NewCall { target, method: call.method, args, timeout_ms, key, retries, chain };
+    let traceparent = call.traceparent;
+    let call = NewCall { target, method: call.method, args, timeout_ms, key, retries, chain, traceparent };
     let id = match pool {
         Some(spec) => connected.pools.start(&spec, call, handler),
         None => connected.calls.start(call, handler),

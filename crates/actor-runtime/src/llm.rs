@@ -34,9 +34,12 @@ impl Behavior for Llm {
             }
             messages.push(ChatMessage::new("user", invocation.text()?));
             let work = Work::Chat { messages, tools: Vec::new(), sampling: self.agent.sampling.clone() };
+            let mut span = crate::models::span(model.as_str(), &sink.traceparent());
             let mut events = self.models.infer(InferRequest { model: model.clone(), work });
             while let Some(event) = events.next().await {
-                match event? {
+                let event = event.inspect_err(|error| span.fail(error))?;
+                crate::models::count(&mut span, &event);
+                match event {
                     InferEvent::Delta { text } => sink.text(&text).await,
                     InferEvent::Done { usage, .. } => sink.used(&model, usage),
                     InferEvent::Vectors { .. } => {

@@ -183,3 +183,17 @@ fn ask_upstream(upstream: Upstream, work: Work) -> BoxStream<'static, Result<Inf
     }
     .boxed()
 }
+
+/// The span of one request to a model, under the names of OpenTelemetry's conventions for generative models.
+pub(crate) fn span(model: &str, parent: &str) -> covey_trace::Span {
+    let about = [("gen_ai.request.model", model), ("gen_ai.provider.name", "covey")];
+    covey_trace::Span::begin(covey_trace::Kind::Inside, &format!("chat {model}"), parent, &about)
+}
+
+/// Puts what a request used on its span.
+pub(crate) fn count(span: &mut covey_trace::Span, event: &InferEvent) {
+    if let InferEvent::Done { usage, .. } = event {
+        span.set("gen_ai.usage.input_tokens", usage.input as i64);
+        span.set("gen_ai.usage.output_tokens", usage.output as i64);
+    }
+}

@@ -525,7 +525,8 @@ fn out(host: &Arc<Host>, frame: CallFrame, models: &Arc<Models>) {
     match &frame.body {
         Some(Call::Open(open)) if matches!(open.target, Some(call_open::Target::Model(_))) => {
             let request = covey_proto::from_json("the model request", &open.args.clone().unwrap_or_default().body);
-            let running = tokio::spawn(think(host.clone(), id, request, models.clone())).abort_handle();
+            let span = inference(&request, &open.traceparent);
+            let running = tokio::spawn(think(host.clone(), id, request, models.clone(), span)).abort_handle();
             host.asks.lock().insert(id, running);
         }
         Some(Call::Cancel(_)) if host.asks.lock().contains_key(&id) => {
@@ -539,16 +540,31 @@ fn out(host: &Arc<Host>, frame: CallFrame, models: &Arc<Models>) {
     }
 }
 
+fn inference(request: &Result<InferRequest, Error>, parent: &str) -> covey_trace::Span {
+    let model = request.as_ref().map_or("", |request| request.model.as_str());
+    crate::models::span(model, parent)
+}
+
 /// A model's answer to a running method.
-async fn think(host: Arc<Host>, id: u64, request: Result<InferRequest, Error>, models: Arc<Models>) {
+async fn think(
+    host: Arc<Host>,
+    id: u64,
+    request: Result<InferRequest, Error>,
+    models: Arc<Models>,
+    mut span: covey_trace::Span,
+) {
     let result = async {
         let mut events = models.infer(request?);
         while let Some(event) = events.next().await {
-            host.back(id, Call::Item(covey_proto::infer_payload(&event?)));
+            let event = event?;
+            crate::models::count(&mut span, &event);
+            host.back(id, Call::Item(covey_proto::infer_payload(&event)));
         }
         Ok(None)
     };
-    let end = covey_proto::call_end(result.await);
+    let result = result.await.inspect_err(|error| span.fail(error));
+    drop(span);
+    let end = covey_proto::call_end(result);
     if host.asks.lock().remove(&id).is_some() {
         host.back(id, Call::End(end));
     }
@@ -603,6 +619,7 @@ impl PythonActor {
                 .end(Err(Error::new(ErrorKind::Overloaded, "the actor's mailbox is full").executed(Some(false))));
         }
         let call = self.host.next_call.fetch_add(1, Ordering::Relaxed);
+        let traceparent = sink.traceparent();
         let running = Running {
             actor: self.actor.clone(),
             sink,
@@ -624,6 +641,7 @@ impl PythonActor {
             task,
             context,
             chain: invocation.chain,
+            traceparent,
             timeout_ms: deadline.map_or(0, |at| at.duration_since(tokio::time::Instant::now()).as_millis() as u64),
         }));
         let _ = control.onward.set((self.host.clone(), call));

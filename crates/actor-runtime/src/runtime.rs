@@ -18,6 +18,7 @@ use covey_proto::{
     from_json, infer_payload,
     v1::{self, CallFrame, CallOpen, Codec, Payload, call_frame::Body, call_open::Target},
 };
+use covey_trace::{Kind, Span};
 use futures::StreamExt as _;
 use kameo::{
     Actor,
@@ -708,11 +709,16 @@ impl LaneInner {
         let Some(runtime) = self.runtime.upgrade() else { return };
         let control = Control::new();
         let refuse = |error: Error| self.out.send(id, Body::End(covey_proto::failure(error)));
+        let mut span = Span::default();
         let (limit, memo, actor) = match &open.target {
             Some(Target::Actor(actor)) => {
                 let mut actors = runtime.actors.lock();
                 let cell = actors.get_mut(actor.as_str());
                 let limit = cell.as_ref().and_then(|c| c.spec.timeout_ms);
+                if let (true, Some(cell)) = (covey_trace::is_on(), &cell) {
+                    let about = [("covey.agent", cell.spec.name.as_str()), ("covey.actor", actor.as_str())];
+                    span = Span::begin(Kind::Turn, &open.method, &open.traceparent, &about);
+                }
                 let memo = match cell {
                     Some(cell) if !open.key.is_empty() => {
                         let memo = cell.memos.get_or_insert_default().get(&open.key);
@@ -725,7 +731,10 @@ impl LaneInner {
                 };
                 (limit, memo, Some(ActorId::from(actor.as_str())))
             }
-            Some(Target::Model(_)) => (None, None, None),
+            Some(Target::Model(model)) => {
+                span = Span::begin(Kind::Turn, &open.method, &open.traceparent, &[("covey.model", model)]);
+                (None, None, None)
+            }
             Some(Target::Pool(_) | Target::Topic(_)) | None => {
                 return refuse(Error::invalid("a call without a target"));
             }
@@ -737,7 +746,7 @@ impl LaneInner {
                 lane.calls.lock().remove(&id);
             }
         })));
-        let sink = Sink::call(self.out.clone(), id, control.clone(), memo);
+        let sink = Sink::call(self.out.clone(), id, control.clone(), memo).traced(span);
         let args = open.args.unwrap_or_default();
         let json = actor.is_none() || args.codec() != Codec::Pickle;
         let turn = Turn {

@@ -10,6 +10,7 @@ use covey_proto::{
     call_end, failure, from_json, payload_json,
     v1::{CallEnd, CallFrame, Codec, Payload, call_frame::Body},
 };
+use covey_trace::Span;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,7 @@ pub struct Sink {
     target: Target,
     streamed: std::sync::atomic::AtomicBool,
     usage: Mutex<BTreeMap<ModelName, Usage>>,
+    span: Span,
     ended: bool,
 }
 
@@ -138,13 +140,24 @@ impl Sink {
         Self::new(Target::Call { out, id, control, memo })
     }
 
+    /// With the span of the turn, which ends with it.
+    pub(crate) fn traced(mut self, span: Span) -> Self {
+        self.span = span;
+        self
+    }
+
+    /// What the turn does is done for this.
+    pub(crate) fn traceparent(&self) -> String {
+        self.span.traceparent("")
+    }
+
     pub(crate) fn task(out: mpsc::UnboundedSender<Report>, task: TaskId, attempt: u32) -> Self {
         let writer = Mutex::new(Some(Writer::new(task.clone(), attempt)));
         Self::new(Target::Task { out, task, attempt, writer })
     }
 
     fn new(target: Target) -> Self {
-        Self { target, streamed: false.into(), usage: Mutex::default(), ended: false }
+        Self { target, streamed: false.into(), usage: Mutex::default(), ended: false, span: Span::default() }
     }
 
     /// The answer goes to a task's log, which takes all there is.
@@ -208,6 +221,10 @@ impl Sink {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
+        if let Err(error) = &result {
+            self.span.fail(error);
+        }
+        drop(std::mem::take(&mut self.span));
         match &self.target {
             Target::Call { out, id, memo, .. } => {
                 let unrun = matches!(&result, Err(error) if error.executed == Some(false));

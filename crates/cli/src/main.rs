@@ -83,7 +83,14 @@ fn main() -> std::process::ExitCode {
             return std::process::ExitCode::from(70);
         }
     };
+    let service = match cli.command {
+        Command::Up(_) => "covey",
+        Command::Head(_) => "covey-head",
+        Command::Worker(_) => "covey-worker",
+        _ => "covey-cli",
+    };
     let result = runtime.block_on(async {
+        covey_trace::init(service).map_err(Error::invalid)?;
         match cli.command {
             Command::Up(args) => commands::up::up(args).await,
             Command::Head(args) => commands::up::head(args).await,
@@ -104,6 +111,7 @@ fn main() -> std::process::ExitCode {
             Command::Model(command) => commands::model::run(command).await,
         }
     });
+    covey_trace::flush();
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,

@@ -33,6 +33,7 @@ use covey_proto::{
         covey_client::CoveyClient, placement,
     },
 };
+use covey_trace::{Kind, Span};
 use futures::{Stream, StreamExt as _};
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::mpsc};
@@ -84,6 +85,8 @@ pub struct NewCall {
     pub retries: u32,
     /// Actors whose turns wait for this call, one a line; empty for a driver.
     pub chain: String,
+    /// W3C `traceparent` of what it is made for; empty = none.
+    pub traceparent: String,
 }
 
 impl NewCall {
@@ -97,6 +100,7 @@ impl NewCall {
             key: String::new(),
             retries: 0,
             chain: String::new(),
+            traceparent: String::new(),
         }
     }
 }
@@ -347,7 +351,16 @@ impl Inner {
 
     /// Opens a call; gives why it cannot be, with its handler kept for that news.
     fn begin(self: &Arc<Self>, id: u64, call: NewCall, handler: Handler) -> Option<Error> {
-        let open = |actor, again, retries| Open { handler, actor, again, lane: None, placed: 0, retries, killed: 0 };
+        let open = |actor, again, retries| Open {
+            handler,
+            actor,
+            again,
+            lane: None,
+            placed: 0,
+            retries,
+            killed: 0,
+            span: Span::default(),
+        };
         let refused = covey_proto::check_size("the call's argument", &call.args).err().or_else(|| {
             let many = self.count.load(Ordering::Relaxed) >= caps::CALLS_OPEN_MAX;
             many.then(|| Error::new(ErrorKind::Overloaded, format!("{} calls are open", caps::CALLS_OPEN_MAX)))
@@ -367,17 +380,23 @@ impl Inner {
             }
             return failed;
         }
-        let NewCall { target, method, args, timeout_ms, key, retries, chain } = call;
+        let NewCall { target, method, args, timeout_ms, key, retries, chain, traceparent } = call;
         let (actor, target) = match target {
             Target::Actor(actor) => (Some(actor.clone()), call_open::Target::Actor(actor.to_string())),
             Target::Model(model) => (None, call_open::Target::Model(model)),
             Target::Topic(topic) => (None, call_open::Target::Topic(topic)),
         };
+        let about = match &target {
+            call_open::Target::Actor(actor) => [("covey.actor", actor.as_str())],
+            call_open::Target::Model(model) => [("covey.model", model.as_str())],
+            call_open::Target::Pool(pool) | call_open::Target::Topic(pool) => [("covey.target", pool.as_str())],
+        };
+        let span = Span::begin(Kind::Call, &method, &traceparent, &about);
         let frame = CallOpen {
             method,
             args: Some(args),
             timeout_ms,
-            traceparent: String::new(),
+            traceparent: span.traceparent(&traceparent),
             target: Some(target),
             epoch: 0,
             key,
@@ -386,7 +405,7 @@ impl Inner {
             also: Vec::new(),
         };
         let again = actor.as_ref().map(|_| frame.clone());
-        self.open.insert(id, open(actor.clone(), again, retries));
+        self.open.insert(id, Open { span, ..open(actor.clone(), again, retries) });
         let failed = {
             let mut state = self.state.lock();
             match actor {
@@ -654,6 +673,10 @@ impl Inner {
     fn end(&self, id: u64, end: Result<Option<Payload>, Error>) {
         if let Some(mut open) = self.open.remove(id) {
             self.count.fetch_sub(1, Ordering::Relaxed);
+            if let Err(error) = &end {
+                open.span.fail(error);
+            }
+            drop(open.span);
             (open.handler)(id, CallEvent::End(end));
         }
     }

@@ -14,17 +14,22 @@ const MAY_USE: &[(&str, &str, &[&str])] = &[
     ("store", "crates/store", &["domain"]),
     ("inference", "crates/inference", &["domain"]),
     ("node", "crates/node", &["domain"]),
+    ("trace", "crates/trace", &["domain"]),
     ("gateway", "crates/gateway", &["domain", "proto"]),
-    ("actor-runtime", "crates/actor-runtime", &["domain", "inference", "proto"]),
-    ("client", "crates/client", &["domain", "proto", "node"]),
+    ("actor-runtime", "crates/actor-runtime", &["domain", "inference", "proto", "trace"]),
+    ("client", "crates/client", &["domain", "proto", "node", "trace"]),
     ("head-node", "head-node", &["domain", "cluster-core", "proto", "store", "gateway", "node"]),
     (
         "worker-node",
         "worker-node",
-        &["domain", "cluster-core", "proto", "actor-runtime", "inference", "client", "node"],
+        &["domain", "cluster-core", "proto", "actor-runtime", "inference", "client", "node", "trace"],
     ),
-    ("python", "python-bindings", &["client", "domain", "proto"]),
-    ("cli", "crates/cli", &["head-node", "worker-node", "client", "node", "domain", "inference", "actor-runtime"]),
+    ("python", "python-bindings", &["client", "domain", "proto", "trace"]),
+    (
+        "cli",
+        "crates/cli",
+        &["head-node", "worker-node", "client", "node", "domain", "inference", "actor-runtime", "proto", "trace"],
+    ),
     ("testbed", "crates/testbed", &["domain", "cluster-core"]),
     ("benches", "benches", &["client", "cluster-core", "domain", "proto"]),
 ];
@@ -41,6 +46,8 @@ const DOORS: &[(&str, &[&str])] = &[
     ("bincode", &["proto"]),
     ("libp2p-identity", &["node"]),
     ("axum", &["gateway", "head-node"]),
+    ("opentelemetry", &["trace"]),
+    ("rustls", &["node"]),
 ];
 
 /// Crates that must stay pure: no clock, no sockets, no threads.

@@ -4136,6 +4136,8 @@ pub struct HostCall {
     pub timeout_ms: u64,
     #[prost(string, tag = "9")]
     pub chain: ::prost::alloc::string::String,
+    #[prost(string, tag = "10")]
+    pub traceparent: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HostCancel {

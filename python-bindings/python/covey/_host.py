@@ -93,7 +93,7 @@ class Actor:
 class Turn:
     """One call: from its arrival to its answer."""
 
-    __slots__ = ("call", "actor", "name", "args", "as_json", "task_id", "context_id", "method", "group", "task", "ctx", "credits", "more", "over", "deadline", "chain", "waits")
+    __slots__ = ("call", "actor", "name", "args", "as_json", "task_id", "context_id", "method", "group", "task", "ctx", "credits", "more", "over", "deadline", "chain", "traceparent", "waits")
 
     def __init__(self, call: int, actor: Actor, name: str, args: Any, as_json: bool, task_id: str, context_id: str, timeout_ms: int):
         self.call, self.actor, self.name, self.args, self.as_json = call, actor, name, args, as_json
@@ -296,7 +296,7 @@ class Process:
 
     # ---- turns ---------------------------------------------------------------------------------------------------
 
-    def _arrive(self, call: int, actor_id: str, name: str, args: Any, as_json: bool, task: str, context: str, timeout_ms: int, chain: str) -> None:
+    def _arrive(self, call: int, actor_id: str, name: str, args: Any, as_json: bool, task: str, context: str, timeout_ms: int, chain: str, traceparent: str) -> None:
         actor = self.actors.get(actor_id)
         if actor is None:
             self.host.failed(call, "actor_died", f"actor {actor_id!r} is not in this process", None)
@@ -304,6 +304,7 @@ class Process:
             return
         turn = Turn(call, actor, name, args, as_json, task, context, timeout_ms)
         turn.chain = chain
+        turn.traceparent = traceparent
         self.turns[call] = turn
         try:
             turn.method = actor.method(name)

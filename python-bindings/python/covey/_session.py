@@ -49,6 +49,15 @@ _tokens = itertools.count(1)
 _KINDS = {"actor": 0, "model": 1, "pool": 2, "topic": 3}
 
 
+def _span() -> str:
+    """The span that the caller's own OpenTelemetry has open, as a `traceparent`; empty without one."""
+    module = sys.modules.get("opentelemetry.trace")
+    if module is None:
+        return ""
+    at = module.get_current_span().get_span_context()
+    return f"00-{at.trace_id:032x}-{at.span_id:016x}-{at.trace_flags:02x}" if at.is_valid else ""
+
+
 def call(
     self: Any, kind: str, target: str, method: str, args: _codec.Payload, timeout: float | None, stream: bool, key: str = "", retries: int = 0
 ) -> Any:
@@ -61,11 +70,12 @@ def call(
         timeout = left if timeout is None else min(timeout, left)
     timeout_ms = 0 if timeout is None else max(1, int(timeout * 1000))
     try:
-        turn, token, chain = turn_current.get(), 0, ""
+        turn, token, chain, trace = turn_current.get(), 0, "", ""
         if turn is not None:
+            trace = turn.traceparent
             token = next(_tokens)
             chain = f"{turn.chain}\n{turn.actor.id}#{token}" if turn.chain else f"{turn.actor.id}#{token}"
-        started = self.client.start(_KINDS[kind], target, method, *args, timeout_ms, key, retries, chain)
+        started = self.client.start(_KINDS[kind], target, method, *args, timeout_ms, key, retries, chain, _span() or trace)
     except _bridge.BridgeError as error:
         raise _codec.to_exception(error.args) from None
     result = Stream(started) if stream else Future(started)

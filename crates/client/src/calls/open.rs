@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use covey_domain::ActorId;
 use covey_proto::v1::{CallOpen, Payload};
+use covey_trace::Span;
 use parking_lot::Mutex;
 
 use super::{CallEvent, Handler, lane};
@@ -22,6 +23,7 @@ pub(super) struct Open {
     pub retries: u32,
     /// Processes that died while it was running in them.
     pub killed: u32,
+    pub span: Span,
 }
 
 #[derive(Default)]

@@ -14,6 +14,7 @@ use covey_proto::{
     payload_json,
     v1::{Also, CallFrame, CallOpen, Payload, TopicMembers, call_frame::Body, call_open},
 };
+use covey_trace::Span;
 
 use super::{
     CallEvent, Handler, Inner, NewCall, Open, Target, lane,
@@ -150,7 +151,10 @@ impl Inner {
             let handler = self.listener(actor.clone(), method.to_owned(), args.clone(), sure, gather.clone());
             let (again, actor) = (Some(open(method, actor, epoch)), Some(actor.clone()));
             self.count.fetch_add(1, Ordering::Relaxed);
-            self.open.insert(number, Open { handler, actor, again, lane: None, placed: 0, retries, killed: 0 });
+            self.open.insert(
+                number,
+                Open { handler, actor, again, lane: None, placed: 0, retries, killed: 0, span: Span::default() },
+            );
         };
         for member in &members.members {
             let actor = ActorId::from(member.actor.as_str());

@@ -1,0 +1,115 @@
+"""Spans from driver to actor to model, at a collector that speaks OTLP."""
+
+import concurrent.futures
+import subprocess
+import sys
+import textwrap
+
+import grpc
+from conftest import ROOT, eventually
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+SCRIPT = """
+    import covey
+    from covey import Context, agent
+
+    @agent
+    class Outer:
+        async def ask(self, inner, ctx: Context):
+            return await inner.think.remote() + await ctx.llm.complete("Repeat: sun", model="tiny", max_tokens=4)
+
+    @agent
+    class Inner:
+        def think(self):
+            return "x"
+        def fail(self):
+            raise ValueError("as asked")
+
+    with covey.connect():
+        inner = Inner.remote()
+        Outer.remote().ask.remote(inner).result(60)
+        try:
+            inner.fail.remote().result(30)
+        except ValueError:
+            pass
+"""
+
+
+class Collector:
+    """The trace service of an OpenTelemetry collector, as far as it listens."""
+
+    def __init__(self):
+        self.spans = []
+        self.server = grpc.server(concurrent.futures.ThreadPoolExecutor(2))
+        export = grpc.unary_unary_rpc_method_handler(
+            self.export, request_deserializer=ExportTraceServiceRequest.FromString, response_serializer=lambda _: b""
+        )
+        handlers = {"Export": export}
+        name = "opentelemetry.proto.collector.trace.v1.TraceService"
+        self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
+        self.port = self.server.add_insecure_port("127.0.0.1:0")
+        self.server.start()
+
+    def export(self, request, _):
+        for resource in request.resource_spans:
+            service = next(a.value.string_value for a in resource.resource.attributes if a.key == "service.name")
+            for scope in resource.scope_spans:
+                self.spans += [(service, span) for span in scope.spans]
+        return b""
+
+
+def test_one_trace_from_driver_to_actor_to_actor_to_model(nodes):
+    collector = Collector()
+    try:
+        nodes.env |= {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.port}", "OTEL_BSP_SCHEDULE_DELAY": "100"}
+        nodes.head()
+        nodes.worker("w")
+        env = {**nodes.env, "PYTHONPATH": str(ROOT / "python-bindings/python")}
+        run = subprocess.run([sys.executable, "-c", textwrap.dedent(SCRIPT)], env=env, capture_output=True, text=True, timeout=90)
+        assert run.returncode == 0, run.stderr
+
+        eventually(lambda: len(collector.spans) >= 7)
+        spans = {s.span_id: (service, s) for service, s in collector.spans}
+
+        def path(span):
+            """The span and all above it, up to the driver's."""
+            service, own = span
+            return [(service, own.name), *(path(spans[own.parent_span_id]) if own.parent_span_id else [])]
+
+        paths = [path(span) for span in spans.values()]
+        ask = [("covey-worker", "ask"), ("covey-driver", "ask")]
+        assert [("covey-worker", "chat tiny"), *ask] in paths
+        assert [("covey-worker", "think"), ("covey-worker", "think"), *ask] in paths, "a call, and the turn it makes"
+        model = next(s for _, s in spans.values() if s.name == "chat tiny")
+        used = {a.key: a.value for a in model.attributes}
+        assert used["gen_ai.request.model"].string_value == "tiny" and used["gen_ai.usage.output_tokens"].int_value > 0
+        failed = [s for _, s in spans.values() if s.name == "fail"]
+        assert len(failed) == 2 and all(s.status.code == 2 and "as asked" in s.status.message for s in failed)
+        traces = {s.trace_id for _, s in spans.values() if s.name in ("ask", "think", "chat tiny")}
+        assert len(traces) == 1
+    finally:
+        collector.server.stop(0)
+
+
+def test_the_callers_own_span_is_the_parent(nodes):
+    collector = Collector()
+    try:
+        nodes.env |= {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.port}", "OTEL_BSP_SCHEDULE_DELAY": "100"}
+        nodes.head()
+        nodes.worker("w")
+        script = """
+
+            import covey
+            from opentelemetry import trace
+            own = trace.SpanContext(0xabc, 0xdef, is_remote=False, trace_flags=trace.TraceFlags(1))
+            with covey.connect(), trace.use_span(trace.NonRecordingSpan(own)):
+                covey.remote_agent("counter").add.remote(1).result(30)
+        """
+        env = {**nodes.env, "PYTHONPATH": str(ROOT / "python-bindings/python")}
+        run = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env=env, capture_output=True, text=True, timeout=90)
+        assert run.returncode == 0, run.stderr
+        eventually(lambda: len([1 for _, s in collector.spans if s.name == "add"]) == 2)
+        assert {s.trace_id for _, s in collector.spans if s.name == "add"} == {(0xABC).to_bytes(16, "big")}
+        assert (0xDEF).to_bytes(8, "big") in {s.parent_span_id for _, s in collector.spans}
+    finally:
+        collector.server.stop(0)
