@@ -87,7 +87,7 @@ class Context:
 
         session, actor = _session.current(), self.actor_id
         payload = _codec.dump((args, {}))
-        due = lambda: session.client.start(0, actor, method, *payload, 0, "", 0, "")  # noqa: E731
+        due = lambda: session.client.start(0, actor, method, *payload, 0, "", 0, "", "")  # noqa: E731
         timer = threading.Timer(_agent.parse_seconds(seconds) or 0, due)
         timer.daemon = True
         timer.start()
