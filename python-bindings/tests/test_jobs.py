@@ -48,7 +48,7 @@ def test_jobs_fail_and_stop_and_are_found_out(cluster):
     out = cluster.cli("job", "submit", "--", "no-such-program")
     assert out.returncode == 1 and "no-such-program" in out.stdout and "exit code 127" in out.stderr
     out = cluster.cli("job", "submit", "--timeout-s", "1", "--", "sleep", "60")
-    assert out.returncode != 0 and "time" in out.stderr
+    assert out.returncode == 75, "head and worker both watch the time; either tells it first"
     assert cluster.cli("job", "logs", "task-nothing").returncode == 66
     assert cluster.cli("job", "submit", "--working-dir", "/no/such/folder", "--", "true").returncode == 64
 
