@@ -51,7 +51,7 @@ pub fn call_end(result: Result<Option<Payload>, Error>) -> CallEnd {
     }
 }
 
-/// The reverse of [`call_end`].
+/// The reverse of [`fn@call_end`].
 pub fn call_result(end: CallEnd) -> Result<Option<Payload>, Error> {
     match end.result {
         Some(call_end::Result::Value(value)) => Ok(Some(value)),
