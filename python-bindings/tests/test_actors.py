@@ -340,6 +340,29 @@ def test_virtual_and_detached_actors_survive_the_head(nodes):
         assert covey.get_actor("kept").add.options(retries=9).remote(1).result(30) == 8
 
 
+def test_joblib_runs_on_the_cluster(cluster):
+    import joblib
+
+    from covey.compat.joblib import register
+
+    register()
+
+    def work(x):
+        if x == 999:
+            raise ValueError("not this one")
+        return os.getpid(), x * x
+
+    with joblib.parallel_config("covey"):
+        done = joblib.Parallel(n_jobs=2)(joblib.delayed(work)(i) for i in range(500))
+        assert [square for _, square in done] == [i * i for i in range(500)]
+        assert os.getpid() not in {pid for pid, _ in done}
+        assert joblib.effective_n_jobs(-1) == 2
+        streamed = joblib.Parallel(n_jobs=-1, return_as="generator")(joblib.delayed(divmod)(i, 3) for i in range(20))
+        assert list(streamed) == [divmod(i, 3) for i in range(20)]
+        with pytest.raises(ValueError, match="not this one"):
+            joblib.Parallel(n_jobs=2)(joblib.delayed(work)(i) for i in (1, 999, 2))
+
+
 def test_reminders_and_timers_ring(cluster):
     alarm = Alarm.at("desk")
     alarm.set.remote("once", "100ms").result(20)
