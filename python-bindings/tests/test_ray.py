@@ -241,3 +241,40 @@ def test_put_values_are_shared_read_only_views():
         ray.put(ref)
     assert ray.cluster_resources()["CPU"] == 2.0
     assert any(n["Alive"] for n in ray.nodes())
+
+
+def test_placement_groups_hold_room_all_or_nothing():
+    @ray.remote(num_cpus=0.5)
+    class Worker:
+        def node(self):
+            return ray.get_runtime_context().get_node_id()
+
+    @ray.remote(num_cpus=0.5)
+    def double(x):
+        return 2 * x
+
+    before = ray.available_resources()["CPU"]
+    group = ray.util.placement_group([{"CPU": 0.5}, {"CPU": 0.5}], strategy="PACK")
+    assert ray.get(group.ready(), timeout=30) is group and group.bundle_count == 2
+    assert ray.available_resources()["CPU"] == before - 1
+    strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy
+    workers = [Worker.options(scheduling_strategy=strategy(group, i)).remote() for i in range(2)]
+    home = ray.get([w.node.remote() for w in workers], timeout=30)
+    assert len(set(home)) == 1 and ray.available_resources()["CPU"] == before - 1, "they use what the group holds"
+    assert ray.get(double.options(scheduling_strategy=strategy(group)).remote(4), timeout=30) == 8
+    with pytest.raises(ValueError, match="its bundle holds 0.5"):
+        Worker.options(num_cpus=1, scheduling_strategy=strategy(group, 0)).remote()
+    with pytest.raises(ValueError, match="no number 2"):
+        strategy(group, 2)
+
+    later = ray.util.placement_group([{"CPU": before - 0.5}], strategy="STRICT_PACK")
+    assert not later.wait(0.5)
+    ray.util.remove_placement_group(group)
+    assert later.wait(30)
+    ray.util.remove_placement_group(later)
+    with pytest.raises(ray.exceptions.ActorUnschedulableError):
+        ray.get(ray.util.placement_group([{"CPU": 1}, {"CPU": 1}], strategy="STRICT_SPREAD").ready(), timeout=30)
+    affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+    assert ray.get(Worker.options(scheduling_strategy=affinity(home[0])).remote().node.remote(), timeout=30) == home[0]
+    with pytest.raises(ray.exceptions.ActorUnschedulableError):
+        ray.get(Worker.options(scheduling_strategy=affinity("nowhere")).remote().node.remote(), timeout=30)

@@ -4,7 +4,9 @@ What differs, and cannot be papered over:
 - Ray places an actor's calls in its own process; here many actors share processes unless `own_process=True` is given.
 - `ray.get` of a big value copies arrays in results; `ray.put` gives read-only views, as Ray does.
 - Streaming generators yield references, as in Ray; the items behind them have already arrived.
-- Not here: placement groups (use `gang`), runtime_env beyond `env_vars`, Ray's own libraries (Serve, Data, Train, Tune).
+- `memory` is a bound here: an actor that uses more ends. Ray only keeps it free.
+- What runs in a bundle of a placement group is not counted against the bundle, only refused when it asks for more than that.
+- Not here: runtime_env beyond `env_vars`, Ray's own libraries (Serve, Data, Train, Tune).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import inspect
+import itertools
 import json
 import threading
 import time
@@ -163,6 +166,13 @@ def _translated(options: dict[str, Any]) -> dict[str, Any]:
     strategy = options.get("scheduling_strategy")
     if strategy in ("SPREAD", "DEFAULT"):
         out["strategy"] = "spread" if strategy == "SPREAD" else "pack"
+    elif isinstance(strategy, PlacementGroupSchedulingStrategy):
+        out |= strategy._place(out)
+    elif isinstance(strategy, NodeAffinitySchedulingStrategy):
+        if not strategy.soft:
+            out["labels"] = {"node_id": strategy.node_id}
+    elif strategy is not None:
+        raise ValueError(f"scheduling_strategy {strategy!r} is not one of Ray's that Covey knows")
     return out
 
 
@@ -367,6 +377,123 @@ def method(*, num_returns: Any = None, concurrency_group: str | None = None, **_
     return _agent.method(group=concurrency_group) if concurrency_group else lambda function: function
 
 
+# ---- placement ------------------------------------------------------------------------------------------------------
+
+
+def _needs(bundle: dict[str, float]) -> dict[str, Any]:
+    """A bundle in Covey's words."""
+    own = {"CPU": "cpus", "GPU": "gpus", "memory": "memory"}
+    needs: dict[str, Any] = {own[k]: v for k, v in bundle.items() if k in own}
+    custom = {k: v for k, v in bundle.items() if k not in own}
+    return {**needs, "resources": custom} if custom else needs
+
+
+class _Held:
+    """A group that is there when all of its bundles are."""
+
+    def __init__(self, group: PlacementGroup, bundles: list[Future]):
+        self._group, self._bundles = group, bundles
+
+    def done(self) -> bool:
+        return all(bundle.done() for bundle in self._bundles)
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        left, lock = [len(self._bundles)], threading.Lock()
+
+        def one(_: Any) -> None:
+            with lock:
+                left[0] -= 1
+                last = left[0] == 0
+            if last:
+                callback(self)
+
+        for bundle in self._bundles:
+            bundle.add_done_callback(one)
+
+    def result(self, timeout: float | None = None) -> PlacementGroup:
+        end = None if timeout is None else time.monotonic() + timeout
+        for bundle in self._bundles:
+            bundle.result(None if end is None else max(0.0, end - time.monotonic()))
+        return self._group
+
+    def cancel(self) -> None:
+        for bundle in self._bundles:
+            bundle.cancel()
+
+
+class PlacementGroup:
+    """Room that is held: each bundle by an actor that does nothing, all of them placed at once or not at all."""
+
+    def __init__(self, bundles: list[dict[str, float]], holders: list[_agent.Handle]):
+        self.bundle_specs, self._holders, self._turn = bundles, holders, itertools.cycle(range(len(bundles)))
+
+    @property
+    def bundle_count(self) -> int:
+        return len(self.bundle_specs)
+
+    @property
+    def id(self) -> str:
+        return self._holders[0]._actor
+
+    def ready(self) -> ObjectRef:
+        """A reference that is there once all bundles are."""
+        return ObjectRef(_Held(self, [holder.get.remote() for holder in self._holders]))
+
+    def wait(self, timeout_seconds: float = 30) -> bool:
+        """Whether all bundles are there within this time."""
+        done, _ = wait([self.ready()], timeout=timeout_seconds)
+        return bool(done)
+
+    def __reduce__(self) -> Any:
+        return PlacementGroup, (self.bundle_specs, self._holders)
+
+
+def placement_group(bundles: list[dict[str, float]], strategy: str = "PACK", name: str = "", lifetime: str | None = None) -> PlacementGroup:
+    """Holds room for all of these bundles at once. Strategies: PACK, SPREAD, STRICT_PACK, STRICT_SPREAD."""
+    if not bundles or not all(bundles):
+        raise ValueError("a placement group needs bundles, and each of them something to hold")
+    session = _session.current()
+    asks = []
+    for index, bundle in enumerate(bundles):
+        overrides = json.dumps(_agent._options(_needs(bundle)))
+        asks.append(("counter", f"{name}#{index}" if name else "", None, overrides, lifetime == "detached"))
+    made = _session.bridge_call(session.client.create_gang, session.owner, asks, strategy.lower())
+    return PlacementGroup(bundles, [_agent.Handle(m[0], json.loads(m[3])) for m in made])
+
+
+def remove_placement_group(group: PlacementGroup) -> None:
+    """Gives the room back. Unlike in Ray, what runs in it goes on until it is killed."""
+    for holder in group._holders:
+        holder.kill()
+
+
+class PlacementGroupSchedulingStrategy:
+    """In a bundle of a group: the one of this index, or the next in turn."""
+
+    def __init__(self, placement_group: PlacementGroup, placement_group_bundle_index: int = -1, placement_group_capture_child_tasks: bool | None = None):
+        if placement_group_bundle_index >= placement_group.bundle_count:
+            raise ValueError(f"the placement group has {placement_group.bundle_count} bundles, there is no number {placement_group_bundle_index}")
+        self.placement_group, self.placement_group_bundle_index = placement_group, placement_group_bundle_index
+
+    def _place(self, asked: dict[str, Any]) -> dict[str, Any]:
+        group, index = self.placement_group, self.placement_group_bundle_index
+        if index < 0:
+            index = next(group._turn)
+        held = _needs(group.bundle_specs[index])
+        for key in ("cpus", "gpus"):
+            if (asked.get(key) or 0) > held.get(key, 0):
+                raise ValueError(f"asks for {key}={asked[key]}, its bundle holds {held.get(key, 0)}")
+        # The bundle has what it needs.
+        return {"near": group._holders[index], "cpus": 0, "gpus": 0, "resources": {}}
+
+
+class NodeAffinitySchedulingStrategy:
+    """On the node of this id; with `soft`, anywhere."""
+
+    def __init__(self, node_id: str, soft: bool = False, **_: Any):
+        self.node_id, self.soft = node_id, soft
+
+
 # ---- the module's functions ---------------------------------------------------------------------------------------
 
 
@@ -433,7 +560,7 @@ def wait(refs: list[ObjectRef], *, num_returns: int = 1, timeout: float | None =
     if more():
         port = _bridge.Port()
         for token, ref in enumerate(refs):
-            if isinstance(ref._source, _Later):
+            if isinstance(ref._source, (_Later, _Held)):
                 ref._source.add_done_callback(lambda _, token=token: port.push(token))
             elif ref._call is not None:
                 ref._call.notify(port, token)
@@ -594,6 +721,13 @@ class ActorPool:
 
 class util:
     """`ray.util`."""
+
+    placement_group = staticmethod(placement_group)
+    remove_placement_group = staticmethod(remove_placement_group)
+
+    class scheduling_strategies:
+        PlacementGroupSchedulingStrategy = PlacementGroupSchedulingStrategy
+        NodeAffinitySchedulingStrategy = NodeAffinitySchedulingStrategy
 
     ActorPool = ActorPool
 
