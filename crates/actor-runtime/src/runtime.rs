@@ -1,7 +1,11 @@
 //! Starts and stops actors, brings calls and tasks to their mailboxes, and remembers what runs.
 
+mod lane;
+mod live;
+mod look;
+
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet},
     path::PathBuf,
     sync::{Arc, Weak},
     time::{Duration, Instant},
@@ -11,21 +15,15 @@ use covey_domain::{
     ActorId, AgentKind, AgentSpec, Epoch, Error, ErrorKind, NodeId, TaskId,
     agent::{PythonCode, Snapshot as Keep},
     caps,
-    infer::InferRequest,
     task::TaskInput,
 };
 use covey_proto::{
-    from_json, infer_payload,
-    v1::{self, CallFrame, CallOpen, Codec, Payload, call_frame::Body, call_open::Target},
+    from_json,
+    v1::{self, CallFrame, Codec, Payload},
 };
-use covey_trace::{Kind, Span};
-use futures::StreamExt as _;
 use kameo::{
-    Actor,
-    actor::{ActorRef, Spawn as _, WeakActorRef},
-    error::{ActorStopReason, Infallible},
+    actor::{ActorRef, Spawn as _},
     mailbox,
-    message::{Context, Message},
 };
 use parking_lot::Mutex;
 use tokio::{
@@ -33,31 +31,27 @@ use tokio::{
     task::JoinSet,
 };
 
+pub use lane::Lane;
+use lane::{LaneInner, Memos};
+use live::LiveActor;
+
 use crate::{
     Behavior, Invocation, Models, Outward, Python, Registry,
     behavior::TaskTurn,
-    envs::Environments,
-    envs::Progress,
+    envs::{Environments, Progress},
     job::Jobs,
     llm::Llm,
     outward::Saver,
     python::{Dead, Hosts, HostsConfig, PythonActor},
-    turn::{Control, Memo, Out, Over, Sink, Turn},
+    turn::{Control, Out, Over, Sink, Turn},
 };
 
 /// How often idle actors are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 /// A mailbox that had nothing to do for this long is given back; its actor stays.
 const MAILBOX_IDLE: Duration = Duration::from_secs(10);
-/// Bytes of a log given at once.
-const LOG_CHUNK: usize = 1 << 20;
-/// How often, and how long each time, it is looked whether a process has printed its stacks.
-const STACK_LOOKS: u32 = 40;
-const STACK_PAUSE: Duration = Duration::from_millis(50);
 /// Owner of actors that exist when they are spoken to.
 const VIRTUAL: &str = "virtual";
-/// Answers to calls with a key, remembered for each actor.
-const MEMOS_MAX: usize = 10_000;
 /// Decoded specs remembered.
 const SPECS_MAX: usize = 1_024;
 
@@ -191,115 +185,6 @@ struct Cell {
     used: Instant,
     saved: Instant,
     memos: Option<Box<Memos>>,
-}
-
-/// Answers to calls with a key, oldest first out.
-#[derive(Default)]
-struct Memos {
-    by_key: HashMap<String, Arc<Memo>>,
-    order: VecDeque<String>,
-}
-
-impl Memos {
-    /// The memo of a key.
-    fn get(&mut self, key: &str) -> Arc<Memo> {
-        if let Some(memo) = self.by_key.get(key) {
-            return memo.clone();
-        }
-        if self.order.len() >= MEMOS_MAX
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.by_key.remove(&oldest);
-        }
-        let memo = Arc::new(Memo::default());
-        self.by_key.insert(key.to_owned(), memo.clone());
-        self.order.push_back(key.to_owned());
-        memo
-    }
-}
-
-/// One caller's stream of calls. When it is dropped, what is open on it is cancelled.
-pub struct Lane {
-    inner: Arc<LaneInner>,
-}
-
-struct LaneInner {
-    runtime: Weak<Inner>,
-    out: Out,
-    calls: Mutex<HashMap<u64, Arc<Control>>>,
-}
-
-impl Drop for Lane {
-    fn drop(&mut self) {
-        self.cancel_all();
-    }
-}
-
-/// The kameo actor: a mailbox in front of a behavior.
-struct LiveActor {
-    behavior: Arc<dyn Behavior>,
-    turns: Arc<Semaphore>,
-    concurrency: u32,
-    running: JoinSet<()>,
-}
-
-impl Actor for LiveActor {
-    type Args = Self;
-    type Error = Infallible;
-
-    async fn on_start(args: Self::Args, _: ActorRef<Self>) -> Result<Self, Self::Error> {
-        Ok(args)
-    }
-
-    /// Turns that still run are waited for, unless the actor was killed: then they end with it.
-    async fn on_stop(&mut self, _: WeakActorRef<Self>, reason: ActorStopReason) -> Result<(), Self::Error> {
-        if !matches!(reason, ActorStopReason::Killed) {
-            while self.running.join_next().await.is_some() {}
-        }
-        Ok(())
-    }
-}
-
-impl Message<Turn> for LiveActor {
-    type Reply = ();
-
-    async fn handle(&mut self, turn: Turn, _: &mut Context<Self, Self::Reply>) {
-        // Shared with an earlier mailbox of the same actor, so that turns never overlap beyond its concurrency.
-        let Ok(permit) = self.turns.clone().acquire_owned().await else { return };
-        if let Some(answer) = self.behavior.at_once(&turn.invocation) {
-            drop(turn.over);
-            return turn.sink.end(answer);
-        }
-        if self.concurrency <= 1 {
-            run(&*self.behavior, turn).await;
-            return;
-        }
-        let behavior = self.behavior.clone();
-        while self.running.try_join_next().is_some() {}
-        self.running.spawn(async move {
-            run(&*behavior, turn).await;
-            drop(permit);
-        });
-    }
-}
-
-async fn run(behavior: &dyn Behavior, turn: Turn) {
-    let Turn { invocation, sink, control, deadline, over } = turn;
-    let late = async {
-        match deadline {
-            Some(at) => tokio::time::sleep_until(at).await,
-            None => std::future::pending().await,
-        }
-    };
-    let result = tokio::select! {
-        biased;
-        () = control.token.cancelled() => Err(Error::new(ErrorKind::Cancelled, "cancelled").executed(None)),
-        () = late => Err(Error::new(ErrorKind::DeadlineExceeded, "the time for this call ran out").executed(None)),
-        result = behavior.turn(invocation, &sink) => result,
-    };
-    // The turn is over before its answer is seen, so that a caller who has it finds the actor free.
-    drop(over);
-    sink.end(result);
 }
 
 impl Runtime {
@@ -502,48 +387,6 @@ impl Runtime {
         }
     }
 
-    /// What the process of an actor printed from `offset` on, and the next offset.
-    pub fn log(&self, actor: &str, offset: u64) -> Result<(Vec<u8>, u64), Error> {
-        let (_, path) = self.process(actor)?;
-        crate::output::read(&path, offset, LOG_CHUNK)
-            .map_err(|e| Error::internal(format!("failed to read the log: {e}")))
-    }
-
-    /// Bytes the process of an actor has printed.
-    pub fn log_length(&self, actor: &str) -> Result<u64, Error> {
-        let (_, path) = self.process(actor)?;
-        Ok(std::fs::metadata(path).map_or(0, |about| about.len()))
-    }
-
-    /// The stacks of the process of an actor. It prints them itself, whatever it is doing.
-    pub async fn stack(&self, actor: &str) -> Result<Vec<u8>, Error> {
-        let (pid, path) = self.process(actor)?;
-        let failed = |e: &dyn std::fmt::Display| Error::internal(format!("failed to ask process {pid}: {e}"));
-        let before = self.log_length(actor)?;
-        let pid = rustix::process::Pid::from_raw(pid as i32).ok_or_else(|| failed(&"it has no id"))?;
-        rustix::process::kill_process(pid, rustix::process::Signal::USR1).map_err(|e| failed(&e))?;
-        let mut last = before;
-        for _ in 0..STACK_LOOKS {
-            tokio::time::sleep(STACK_PAUSE).await;
-            let now = std::fs::metadata(&path).map_or(0, |about| about.len());
-            if now > before && now == last {
-                break;
-            }
-            last = now;
-        }
-        crate::output::read(&path, before, LOG_CHUNK).map(|(bytes, _)| bytes).map_err(|e| failed(&e))
-    }
-
-    fn process(&self, actor: &str) -> Result<(u32, PathBuf), Error> {
-        match self.inner.actors.lock().get(actor).map(|cell| cell.inside.clone()) {
-            Some(Inside::Process(process)) => Ok(process.process()),
-            Some(Inside::Here(_)) => {
-                Err(Error::new(ErrorKind::FailedPrecondition, format!("actor `{actor}` is not Python")))
-            }
-            None => Err(Error::not_found("actor on this worker", actor)),
-        }
-    }
-
     /// Nothing lives here.
     pub fn is_empty(&self) -> bool {
         self.inner.actors.lock().is_empty() && self.inner.starting.lock().is_empty()
@@ -619,23 +462,6 @@ impl Runtime {
         self.inner.deliver(&actor, 0, turn);
     }
 
-    /// The Python processes here (pid, memory in bytes, its bound, and whose they are), and turns begun so far.
-    pub fn usage(&self) -> v1::UsageReply {
-        let mut processes: BTreeMap<u32, v1::ProcessUsage> = BTreeMap::new();
-        for (id, cell) in self.inner.actors.lock().iter() {
-            if let Inside::Process(process) = &cell.inside {
-                let pid = process.process().0;
-                let known = processes.entry(pid).or_insert_with(|| {
-                    let (pid, memory_bytes, memory_max) = process.usage();
-                    v1::ProcessUsage { pid, memory_bytes, memory_max, actors: Vec::new() }
-                });
-                known.actors.push(id.to_string());
-            }
-        }
-        let turns = self.inner.turns.load(std::sync::atomic::Ordering::Relaxed);
-        v1::UsageReply { processes: processes.into_values().collect(), turns }
-    }
-
     /// Stops a task that runs here.
     pub fn cancel_task(&self, cancel: &v1::CancelTask) {
         let key = (TaskId::from(cancel.task.as_str()), cancel.attempt);
@@ -662,127 +488,6 @@ impl Runtime {
         lanes.push(Arc::downgrade(&inner));
         drop(lanes);
         Lane { inner }
-    }
-}
-
-impl Lane {
-    /// A frame from the caller.
-    pub fn take(&self, frame: CallFrame) {
-        let control = |id: u64| self.inner.calls.lock().get(&id).cloned();
-        match frame.body {
-            Some(Body::Open(open)) if !open.also.is_empty() => {
-                for (id, open) in (frame.id..).zip(covey_proto::each_of(open)) {
-                    self.inner.open(id, open);
-                }
-            }
-            Some(Body::Open(open)) => self.inner.open(frame.id, open),
-            Some(Body::Cancel(_)) => {
-                if let Some(control) = control(frame.id) {
-                    control.cancel();
-                }
-            }
-            Some(Body::Credit(items)) => {
-                if let Some(control) = control(frame.id) {
-                    control.credit(items);
-                }
-            }
-            Some(Body::Fence(_)) => self.inner.out.send(frame.id, Body::Fence(v1::Empty {})),
-            Some(Body::Item(_) | Body::End(_) | Body::Locate(_) | Body::Placement(_) | Body::DeadLetter(_))
-            | Some(Body::WatchTopic(_) | Body::Topic(_))
-            | None => {}
-        }
-    }
-
-    /// Cancels what is open.
-    pub fn cancel_all(&self) {
-        self.inner.cancel_all();
-    }
-}
-
-impl LaneInner {
-    fn cancel_all(&self) {
-        let open: Vec<_> = self.calls.lock().values().cloned().collect();
-        open.iter().for_each(|control| control.cancel());
-    }
-
-    fn open(self: &Arc<Self>, id: u64, open: CallOpen) {
-        let Some(runtime) = self.runtime.upgrade() else { return };
-        let control = Control::new();
-        let refuse = |error: Error| self.out.send(id, Body::End(covey_proto::failure(error)));
-        let mut span = Span::default();
-        let (limit, memo, actor) = match &open.target {
-            Some(Target::Actor(actor)) => {
-                let mut actors = runtime.actors.lock();
-                let cell = actors.get_mut(actor.as_str());
-                let limit = cell.as_ref().and_then(|c| c.spec.timeout_ms);
-                if let (true, Some(cell)) = (covey_trace::is_on(), &cell) {
-                    let about = [("covey.agent", cell.spec.name.as_str()), ("covey.actor", actor.as_str())];
-                    span = Span::begin(Kind::Turn, &open.method, &open.traceparent, &about);
-                }
-                let memo = match cell {
-                    Some(cell) if !open.key.is_empty() => {
-                        let memo = cell.memos.get_or_insert_default().get(&open.key);
-                        if !memo.begin(&self.out, id) {
-                            return;
-                        }
-                        Some(memo)
-                    }
-                    _ => None,
-                };
-                (limit, memo, Some(ActorId::from(actor.as_str())))
-            }
-            Some(Target::Model(model)) => {
-                span = Span::begin(Kind::Turn, &open.method, &open.traceparent, &[("covey.model", model)]);
-                (None, None, None)
-            }
-            Some(Target::Pool(_) | Target::Topic(_)) | None => {
-                return refuse(Error::invalid("a call without a target"));
-            }
-        };
-        self.calls.lock().insert(id, control.clone());
-        let lane = Arc::downgrade(self);
-        let over = Over(Some(Box::new(move || {
-            if let Some(lane) = lane.upgrade() {
-                lane.calls.lock().remove(&id);
-            }
-        })));
-        let sink = Sink::call(self.out.clone(), id, control.clone(), memo).traced(span);
-        let args = open.args.unwrap_or_default();
-        let json = actor.is_none() || args.codec() != Codec::Pickle;
-        let turn = Turn {
-            invocation: Invocation { method: open.method, args, json, task: None, chain: open.chain },
-            sink,
-            control,
-            deadline: deadline(open.timeout_ms, limit),
-            over,
-        };
-        match actor {
-            Some(actor) => runtime.deliver(&actor, open.epoch, turn),
-            None => {
-                let models = runtime.models.clone();
-                tokio::spawn(async move { run(&ModelCall(models), turn).await });
-            }
-        }
-    }
-}
-
-/// A request to a model, in the shape of a turn.
-struct ModelCall(Arc<Models>);
-
-impl Behavior for ModelCall {
-    fn turn<'a>(
-        &'a self,
-        invocation: Invocation,
-        sink: &'a Sink,
-    ) -> futures::future::BoxFuture<'a, Result<Option<Payload>, Error>> {
-        Box::pin(async move {
-            let request: InferRequest = from_json("the model request", &invocation.args.body)?;
-            let mut events = self.0.infer_here(request);
-            while let Some(event) = events.next().await {
-                sink.item(infer_payload(&event?)).await;
-            }
-            Ok(None)
-        })
     }
 }
 

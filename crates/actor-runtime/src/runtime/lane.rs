@@ -1,0 +1,187 @@
+//! Streams of calls: what a caller opens, cancels and gives credit for.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Weak},
+};
+
+use covey_domain::{ActorId, Error, infer::InferRequest};
+use covey_proto::{
+    from_json, infer_payload,
+    v1::{self, CallFrame, CallOpen, Codec, Payload, call_frame::Body, call_open::Target},
+};
+use covey_trace::{Kind, Span};
+use futures::StreamExt as _;
+use parking_lot::Mutex;
+
+use super::{Inner, deadline, live::run};
+use crate::{
+    Behavior, Invocation, Models,
+    turn::{Control, Memo, Out, Over, Sink, Turn},
+};
+
+/// Answers to calls with a key, remembered for each actor.
+const MEMOS_MAX: usize = 10_000;
+
+/// Answers to calls with a key, oldest first out.
+#[derive(Default)]
+pub(super) struct Memos {
+    by_key: HashMap<String, Arc<Memo>>,
+    order: VecDeque<String>,
+}
+
+impl Memos {
+    /// The memo of a key.
+    pub fn get(&mut self, key: &str) -> Arc<Memo> {
+        if let Some(memo) = self.by_key.get(key) {
+            return memo.clone();
+        }
+        if self.order.len() >= MEMOS_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.by_key.remove(&oldest);
+        }
+        let memo = Arc::new(Memo::default());
+        self.by_key.insert(key.to_owned(), memo.clone());
+        self.order.push_back(key.to_owned());
+        memo
+    }
+}
+
+/// One caller's stream of calls. When it is dropped, what is open on it is cancelled.
+pub struct Lane {
+    pub(super) inner: Arc<LaneInner>,
+}
+
+pub(super) struct LaneInner {
+    pub runtime: Weak<Inner>,
+    pub out: Out,
+    pub calls: Mutex<HashMap<u64, Arc<Control>>>,
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.cancel_all();
+    }
+}
+
+impl Lane {
+    /// A frame from the caller.
+    pub fn take(&self, frame: CallFrame) {
+        let control = |id: u64| self.inner.calls.lock().get(&id).cloned();
+        match frame.body {
+            Some(Body::Open(open)) if !open.also.is_empty() => {
+                for (id, open) in (frame.id..).zip(covey_proto::each_of(open)) {
+                    self.inner.open(id, open);
+                }
+            }
+            Some(Body::Open(open)) => self.inner.open(frame.id, open),
+            Some(Body::Cancel(_)) => {
+                if let Some(control) = control(frame.id) {
+                    control.cancel();
+                }
+            }
+            Some(Body::Credit(items)) => {
+                if let Some(control) = control(frame.id) {
+                    control.credit(items);
+                }
+            }
+            Some(Body::Fence(_)) => self.inner.out.send(frame.id, Body::Fence(v1::Empty {})),
+            Some(Body::Item(_) | Body::End(_) | Body::Locate(_) | Body::Placement(_) | Body::DeadLetter(_))
+            | Some(Body::WatchTopic(_) | Body::Topic(_))
+            | None => {}
+        }
+    }
+
+    /// Cancels what is open.
+    pub fn cancel_all(&self) {
+        self.inner.cancel_all();
+    }
+}
+
+impl LaneInner {
+    pub fn cancel_all(&self) {
+        let open: Vec<_> = self.calls.lock().values().cloned().collect();
+        open.iter().for_each(|control| control.cancel());
+    }
+
+    fn open(self: &Arc<Self>, id: u64, open: CallOpen) {
+        let Some(runtime) = self.runtime.upgrade() else { return };
+        let control = Control::new();
+        let refuse = |error: Error| self.out.send(id, Body::End(covey_proto::failure(error)));
+        let mut span = Span::default();
+        let (limit, memo, actor) = match &open.target {
+            Some(Target::Actor(actor)) => {
+                let mut actors = runtime.actors.lock();
+                let cell = actors.get_mut(actor.as_str());
+                let limit = cell.as_ref().and_then(|c| c.spec.timeout_ms);
+                if let (true, Some(cell)) = (covey_trace::is_on(), &cell) {
+                    let about = [("covey.agent", cell.spec.name.as_str()), ("covey.actor", actor.as_str())];
+                    span = Span::begin(Kind::Turn, &open.method, &open.traceparent, &about);
+                }
+                let memo = match cell {
+                    Some(cell) if !open.key.is_empty() => {
+                        let memo = cell.memos.get_or_insert_default().get(&open.key);
+                        if !memo.begin(&self.out, id) {
+                            return;
+                        }
+                        Some(memo)
+                    }
+                    _ => None,
+                };
+                (limit, memo, Some(ActorId::from(actor.as_str())))
+            }
+            Some(Target::Model(model)) => {
+                span = Span::begin(Kind::Turn, &open.method, &open.traceparent, &[("covey.model", model)]);
+                (None, None, None)
+            }
+            Some(Target::Pool(_) | Target::Topic(_)) | None => {
+                return refuse(Error::invalid("a call without a target"));
+            }
+        };
+        self.calls.lock().insert(id, control.clone());
+        let lane = Arc::downgrade(self);
+        let over = Over(Some(Box::new(move || {
+            if let Some(lane) = lane.upgrade() {
+                lane.calls.lock().remove(&id);
+            }
+        })));
+        let sink = Sink::call(self.out.clone(), id, control.clone(), memo).traced(span);
+        let args = open.args.unwrap_or_default();
+        let json = actor.is_none() || args.codec() != Codec::Pickle;
+        let turn = Turn {
+            invocation: Invocation { method: open.method, args, json, task: None, chain: open.chain },
+            sink,
+            control,
+            deadline: deadline(open.timeout_ms, limit),
+            over,
+        };
+        match actor {
+            Some(actor) => runtime.deliver(&actor, open.epoch, turn),
+            None => {
+                let models = runtime.models.clone();
+                tokio::spawn(async move { run(&ModelCall(models), turn).await });
+            }
+        }
+    }
+}
+
+/// A request to a model, in the shape of a turn.
+struct ModelCall(Arc<Models>);
+
+impl Behavior for ModelCall {
+    fn turn<'a>(
+        &'a self,
+        invocation: Invocation,
+        sink: &'a Sink,
+    ) -> futures::future::BoxFuture<'a, Result<Option<Payload>, Error>> {
+        Box::pin(async move {
+            let request: InferRequest = from_json("the model request", &invocation.args.body)?;
+            let mut events = self.0.infer_here(request);
+            while let Some(event) = events.next().await {
+                sink.item(infer_payload(&event?)).await;
+            }
+            Ok(None)
+        })
+    }
+}
