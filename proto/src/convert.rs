@@ -131,7 +131,20 @@ pub fn from_status(status: &Status) -> Error {
     if let Some(hint) = status.metadata().get_bin(HINT_HEADER).and_then(|v| v.to_bytes().ok()) {
         error.hint = String::from_utf8(hint.to_vec()).ok();
     }
+    if named.is_none()
+        && let Some(root) = root_cause(status)
+    {
+        error.message = format!("{}: {root}", error.message);
+    }
     error
+}
+
+fn root_cause(status: &Status) -> Option<String> {
+    let mut root = std::error::Error::source(status)?;
+    while let Some(inner) = root.source() {
+        root = inner;
+    }
+    Some(root.to_string())
 }
 
 /// Who listens to a topic, on the wire.

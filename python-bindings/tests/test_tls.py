@@ -45,8 +45,9 @@ def test_a_cluster_by_tls(nodes, monkeypatch, tmp_path):
     assert refused.value.code == 400 and b"TLS" in refused.value.read()
     with pytest.raises(covey.errors.ConnectionLost, match="fingerprint"):
         covey.connect(f"127.0.0.1:{port}#{'ab' * 32}", nodes.keys["admin_key"])
-    with pytest.raises(covey.errors.CoveyError):
+    with pytest.raises(covey.errors.ConnectionLost) as plain:
         covey.connect(f"127.0.0.1:{port}", nodes.keys["admin_key"])
+    assert "covey token --address" in plain.value.hint
     with pytest.raises(covey.errors.InvalidArgument, match="64 hexadecimal"):
         covey.connect(f"127.0.0.1:{port}#abc", nodes.keys["admin_key"])
 

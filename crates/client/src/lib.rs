@@ -95,7 +95,21 @@ impl Client {
     /// Connects to `host:port`, or `host:port#fingerprint` where the head speaks TLS (`covey://` may stand before both),
     /// with a key.
     pub async fn connect(address: &str, key: &str) -> Result<Self, Error> {
-        Self::connect_as(&address.parse()?, key, None).await
+        let at: PinnedAddress = address.parse()?;
+        let client = Self::connect_as(&at, key, None).await?;
+        if at.pin.is_none() {
+            // A port that speaks only TLS takes the connection and breaks it at the first word.
+            let first = client.rpc.clone().list_topics(v1::Empty {}).await;
+            if let Err(error) = first.map_err(|s| from_status(&s)) {
+                return Err(match error.kind {
+                    ErrorKind::Unavailable => error.hint(
+                        "does the head speak TLS? then its address carries a fingerprint: `covey token --address` prints it",
+                    ),
+                    _ => error,
+                });
+            }
+        }
+        Ok(client)
     }
 
     /// Like [`Self::connect`], for a node that shows its certificate to whom it dials.
