@@ -158,12 +158,9 @@ impl HeadNode {
             let stored = StoredActor { name: actor.name, spec: actor.spec, init: actor.init };
             head.restore_actor(id, stored, saved, now);
         }
-        let relay_topics: Vec<_> = {
-            for (topic, actor, method) in snapshot.listeners {
-                head.restore_listener(topic, actor, method);
-            }
-            head.topics()
-        };
+        for (topic, actor, method) in snapshot.listeners {
+            head.restore_listener(topic, actor, method);
+        }
         for (actor, name, r) in snapshot.reminders {
             let reminder = Reminder { due_ms: r.due_ms, every_ms: r.every_ms, method: r.method, args: r.args };
             head.restore_reminder((actor, name, reminder));
@@ -188,7 +185,7 @@ impl HeadNode {
         let store = Arc::new(store);
         let (wake, mut sleepers) = tokio::sync::mpsc::unbounded_channel();
         let relay = relay::Relay::new(wake);
-        for (topic, members) in relay_topics {
+        for (topic, members) in head.topics() {
             relay.topic(topic, members);
         }
         let journal = journal::spawn(store.clone(), relay.clone(), feed.clone());

@@ -23,9 +23,14 @@ pub fn split<T: Message>(frames: Vec<T>) -> Vec<Vec<T>> {
     batches
 }
 
+/// Bytes of a payload, its buffers included.
+pub fn size_of(payload: &Payload) -> usize {
+    payload.body.len() + payload.buffers.iter().map(|b| b.len()).sum::<usize>()
+}
+
 /// Refuses a payload over [`caps::MESSAGE_BYTES_MAX`]; `what` names it.
 pub fn check_size(what: &str, payload: &Payload) -> Result<(), Error> {
-    let size = payload.body.len() + payload.buffers.iter().map(|b| b.len()).sum::<usize>();
+    let size = size_of(payload);
     if size > caps::MESSAGE_BYTES_MAX {
         let (has, most) = (size >> 20, caps::MESSAGE_BYTES_MAX >> 20);
         return Err(Error::new(ErrorKind::TooLarge, format!("{what} has {has} MiB, the limit is {most} MiB"))

@@ -199,7 +199,8 @@ pub(crate) fn builtin() -> Vec<Declared> {
     [assistant, echo, counter, inbox, job].into_iter().map(|spec| (spec, None)).collect()
 }
 
-fn sha256(body: &[u8]) -> String {
+/// SHA-256, hex.
+pub(crate) fn sha256(body: &[u8]) -> String {
     use sha2::Digest as _;
     sha2::Sha256::digest(body).iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -39,6 +39,13 @@ use tonic::{
 #[derive(Clone)]
 pub struct Bearer(MetadataValue<Ascii>);
 
+impl Bearer {
+    fn of(key: &str) -> Result<Self, Error> {
+        let value = MetadataValue::try_from(format!("Bearer {key}"));
+        value.map(Self).map_err(|_| Error::invalid("the key is not text"))
+    }
+}
+
 impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         request.metadata_mut().insert("authorization", self.0.clone());
@@ -99,7 +106,7 @@ impl Client {
         let client = Self::connect_as(&at, key, None).await?;
         if at.pin.is_none() {
             // A port that speaks only TLS takes the connection and breaks it at the first word.
-            let first = client.rpc.clone().list_topics(v1::Empty {}).await;
+            let first = client.rpc.clone().list_stores(v1::Empty {}).await;
             if let Err(error) = first.map_err(|s| from_status(&s)) {
                 return Err(match error.kind {
                     ErrorKind::Unavailable => error.hint(
@@ -114,8 +121,7 @@ impl Client {
 
     /// Like [`Self::connect`], for a node that shows its certificate to whom it dials.
     pub async fn connect_as(at: &PinnedAddress, key: &str, identity: Option<Arc<Identity>>) -> Result<Self, Error> {
-        let bearer =
-            MetadataValue::try_from(format!("Bearer {key}")).map_err(|_| Error::invalid("the key is not text"))?;
+        let bearer = Bearer::of(key)?;
         let tls = at.pin.map(|pin| Tls::head(pin, identity.as_ref())).transpose()?;
         let channel = dial(&at.address, tls, |endpoint| {
             endpoint
@@ -133,7 +139,7 @@ impl Client {
             }
             _ => e,
         })?;
-        let service = InterceptedService::new(channel, Bearer(bearer));
+        let service = InterceptedService::new(channel, bearer);
         let rpc = CoveyClient::new(service.clone())
             .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
@@ -261,10 +267,8 @@ impl Client {
         let stores = self.rpc.clone().list_stores(v1::Empty {}).await.map_err(|s| from_status(&s))?.into_inner().stores;
         let asked = stores.into_iter().map(|store| async move {
             let usage = async {
-                let (mut worker, bearer) = objects::reach(&store, self.identity.as_ref()).await?;
-                let mut request = Request::new(v1::Empty {});
-                request.metadata_mut().insert("authorization", bearer);
-                Ok(worker.get_usage(request).await.map_err(|s| from_status(&s))?.into_inner())
+                let mut worker = self.reach(&store).await?;
+                Ok(worker.get_usage(v1::Empty {}).await.map_err(|s| from_status(&s))?.into_inner())
             };
             let usage = usage.await;
             (NodeId::from(store.node), usage)

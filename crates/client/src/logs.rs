@@ -7,9 +7,8 @@ use covey_proto::{
     v1::{self, LogsRequest},
 };
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
-use tonic::Request;
 
-use crate::{Client, objects};
+use crate::{Client, objects::Reached};
 
 impl Client {
     /// What the process of an actor (by id or name) printed, and goes on to print while `follow`. `tail_bytes` = 0 takes
@@ -31,12 +30,7 @@ impl Client {
         Ok(worker.get_stack(request).await.map_err(|s| from_status(&s))?.into_inner().text)
     }
 
-    async fn at_worker(
-        &self,
-        actor: &str,
-        follow: bool,
-        tail_bytes: u64,
-    ) -> Result<(v1::worker_client::WorkerClient<tonic::transport::Channel>, Request<LogsRequest>), Error> {
+    async fn at_worker(&self, actor: &str, follow: bool, tail_bytes: u64) -> Result<(Reached, LogsRequest), Error> {
         let filter = ActorFilter { name: actor.to_owned(), ..ActorFilter::default() };
         let named: Vec<_> = self.actors(filter).try_collect().await?;
         let found = named.into_iter().find(|a| a.state != "dead");
@@ -48,9 +42,7 @@ impl Client {
         let stores = self.rpc.clone().list_stores(v1::Empty {}).await.map_err(|s| from_status(&s))?.into_inner().stores;
         let store = stores.into_iter().find(|s| s.node == node.as_str());
         let store = store.ok_or_else(|| Error::unavailable(format!("worker `{node}` has no link")))?;
-        let (worker, bearer) = objects::reach(&store, self.identity.as_ref()).await?;
-        let mut request = Request::new(LogsRequest { actor: found.id.to_string(), follow, tail_bytes });
-        request.metadata_mut().insert("authorization", bearer);
-        Ok((worker, request))
+        let request = LogsRequest { actor: found.id.to_string(), follow, tail_bytes };
+        Ok((self.reach(&store).await?, request))
     }
 }

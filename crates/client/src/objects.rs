@@ -3,19 +3,19 @@
 //! An object is a file in the folder of a worker's store, in memory where the machine has such a file system. Whoever
 //! runs on the same machine maps it; others get it over the worker's own port, once for each worker.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, time::Duration};
 
 use covey_domain::{Error, caps};
-use covey_node::{Identity, tls::dial};
+use covey_node::tls::dial;
 use covey_proto::{
     from_status,
     v1::{ObjectChunk, ObjectName, Store, worker_client::WorkerClient},
 };
 use futures::StreamExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tonic::{Request, metadata::MetadataValue, transport::Channel};
+use tonic::{service::interceptor::InterceptedService, transport::Channel};
 
-use crate::Client;
+use crate::{Bearer, Client};
 
 /// The verb by which a process asks its worker for an object.
 pub const FETCH_OBJECT: &str = "FetchObject";
@@ -39,27 +39,28 @@ pub fn machine() -> String {
     format!("{}/{mounts}", read("/proc/sys/kernel/random/boot_id"))
 }
 
-pub(crate) async fn reach(
-    store: &Store,
-    identity: Option<&Arc<Identity>>,
-) -> Result<(WorkerClient<Channel>, MetadataValue<tonic::metadata::Ascii>), Error> {
-    let unreachable = |e: &dyn std::fmt::Display| {
-        Error::unavailable(format!("failed to reach the objects of worker `{}`: {e}", store.node))
-    };
-    if store.address.is_empty() {
-        return Err(unreachable(&"it has no port of its own").hint("start it with --listen"));
-    }
-    let tls = crate::worker_tls(&store.pin, &store.node, identity)?;
-    let channel = dial(&store.address, tls, |endpoint| endpoint.connect_timeout(Duration::from_secs(5)));
-    let channel = channel.await.map_err(|e| unreachable(&e.message))?;
-    let bearer = MetadataValue::try_from(format!("Bearer {}", store.secret)).map_err(|e| unreachable(&e))?;
-    Ok((WorkerClient::new(channel).max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX), bearer))
-}
+/// A worker's own port, opened with its secret.
+pub(crate) type Reached = WorkerClient<InterceptedService<Channel, Bearer>>;
 
 impl Client {
+    /// A connection to the port of the worker that keeps this store.
+    pub(crate) async fn reach(&self, store: &Store) -> Result<Reached, Error> {
+        let unreachable = |e: &dyn std::fmt::Display| {
+            Error::unavailable(format!("failed to reach the objects of worker `{}`: {e}", store.node))
+        };
+        if store.address.is_empty() {
+            return Err(unreachable(&"it has no port of its own").hint("start it with --listen"));
+        }
+        let tls = crate::worker_tls(&store.pin, &store.node, self.identity.as_ref())?;
+        let channel = dial(&store.address, tls, |endpoint| endpoint.connect_timeout(Duration::from_secs(5)));
+        let channel = channel.await.map_err(|e| unreachable(&e.message))?;
+        let service = InterceptedService::new(channel, Bearer::of(&store.secret)?);
+        Ok(WorkerClient::new(service).max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX))
+    }
+
     /// Sends the file at `path` to a worker's store.
     pub async fn put_file(&self, store: &Store, name: ObjectName, path: &Path) -> Result<(), Error> {
-        let (mut worker, bearer) = reach(store, self.identity.as_ref()).await?;
+        let mut worker = self.reach(store).await?;
         let mut file = tokio::fs::File::open(path).await.map_err(|e| Error::internal(e.to_string()))?;
         let chunks = async_stream::stream! {
             let mut name = Some(name);
@@ -73,18 +74,14 @@ impl Client {
                 yield ObjectChunk { name: name.take(), body: body.into() };
             }
         };
-        let mut request = Request::new(chunks);
-        request.metadata_mut().insert("authorization", bearer);
-        worker.put_object(request).await.map_err(|s| from_status(&s))?;
+        worker.put_object(chunks).await.map_err(|s| from_status(&s))?;
         Ok(())
     }
 
     /// Gets an object from a worker's store into a new file at `path`.
     pub async fn get_file(&self, store: &Store, name: ObjectName, path: &Path) -> Result<(), Error> {
-        let (mut worker, bearer) = reach(store, self.identity.as_ref()).await?;
-        let mut request = Request::new(name);
-        request.metadata_mut().insert("authorization", bearer);
-        let mut chunks = worker.get_object(request).await.map_err(|s| from_status(&s))?.into_inner();
+        let mut worker = self.reach(store).await?;
+        let mut chunks = worker.get_object(name).await.map_err(|s| from_status(&s))?.into_inner();
         let failed = |e: std::io::Error| Error::internal(format!("failed to write `{}`: {e}", path.display()));
         let mut file = tokio::fs::File::create_new(path).await.map_err(failed)?;
         while let Some(chunk) = chunks.next().await {

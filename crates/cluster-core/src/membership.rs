@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use covey_domain::{ActorId, Digest, Millis, ModelName, Resources, status::ModelStatus};
+use covey_domain::{ActorId, Digest, Millis, ModelName, NodeId, Resources, status::ModelStatus};
 
 use crate::{link::Inbox, scheduler::NodeView};
 
@@ -100,15 +100,16 @@ impl Node {
         }
     }
 
-    pub fn view(&self) -> NodeView {
+    pub fn view(&self, id: &NodeId) -> NodeView {
         let named = |m: &&ModelStatus| ModelName::from(m.name.as_str());
         NodeView {
             total: self.hello.total.clone(),
             free: self.free.clone(),
             labels: {
-                // `labels={"node": "w1"}` is that node and no other.
+                // What every node has, unless its user named something else so: to ask for that node and no other.
                 let mut labels = self.hello.labels.clone();
                 labels.entry("node".to_owned()).or_insert_with(|| self.hello.name.clone());
+                labels.entry("node_id".to_owned()).or_insert_with(|| id.to_string());
                 labels
             },
             loaded: self.hello.models.iter().filter(|m| m.loaded).map(|m| named(&m)).collect(),

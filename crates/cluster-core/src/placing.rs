@@ -32,11 +32,7 @@ impl Head {
     /// A node is not what it was: what the scheduler knows of it is made anew.
     pub(crate) fn refresh(&mut self, id: &NodeId) {
         match self.nodes.get(id).filter(|n| n.is_live() && !n.draining) {
-            Some(node) => {
-                let mut view = node.view();
-                view.labels.entry("node_id".to_owned()).or_insert_with(|| id.to_string());
-                self.placer.set(id, view);
-            }
+            Some(node) => self.placer.set(id, node.view(id)),
             None => self.placer.remove(id),
         }
     }

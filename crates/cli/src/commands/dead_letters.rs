@@ -12,7 +12,6 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args) -> Result<(), Error> {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
     for letter in Client::connect_default().await?.dead_letters().await? {
         if args.json {
             let line = serde_json::json!({
@@ -23,7 +22,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
             println!("{line}");
             continue;
         }
-        let ago = now.saturating_sub(letter.at_ms) / 1000;
+        let ago = super::seconds_since(letter.at_ms);
         let what = match letter.task.is_empty() {
             true => format!("call {}.{} ({} bytes) of {}", letter.agent, letter.method, letter.bytes, letter.actor),
             false => format!("task {} ({}.{})", letter.task, letter.agent, letter.method),

@@ -15,7 +15,6 @@ use covey_domain::{
     task::TaskInput,
 };
 use futures::StreamExt as _;
-use sha2::{Digest as _, Sha256};
 
 /// The agent that runs jobs.
 const AGENT: &str = "covey.job";
@@ -192,8 +191,7 @@ async fn list(client: &Client, args: &Ls) -> Result<(), Error> {
 }
 
 fn line(job: &TaskRecord) {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
-    let ago = now.saturating_sub(job.created_ms) / 1000;
+    let ago = super::seconds_since(job.created_ms);
     println!("{} · {} · {ago} s ago · {}", job.id, job.state.name(), job.input.text());
 }
 
@@ -253,7 +251,7 @@ async fn ship(client: &Client, folder: &Path) -> Result<Digest, Error> {
         zip.write_all(&std::fs::read(&path).map_err(|e| failed(&e))?).map_err(|e| failed(&e))?;
     }
     let body = zip.finish().map_err(|e| failed(&e))?.into_inner();
-    let digest: String = Sha256::digest(&body).iter().map(|b| format!("{b:02x}")).collect();
+    let digest = crate::agent_file::sha256(&body);
     client.put_blob(&digest, body).await?;
     Ok(digest.into())
 }

@@ -106,8 +106,7 @@ impl OpenCalls {
         let open = shard.get_mut(&id)?;
         open.killed += 1;
         let frame = open.again.as_ref()?;
-        let args = frame.args.as_ref();
-        let bytes = args.map_or(0, |a| a.body.len() + a.buffers.iter().map(|b| b.len()).sum::<usize>());
+        let bytes = frame.args.as_ref().map_or(0, covey_proto::size_of);
         Some((open.killed, open.actor.clone()?, frame.method.clone(), bytes as u64))
     }
 

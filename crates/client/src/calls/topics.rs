@@ -54,6 +54,14 @@ struct Gather {
     reached: AtomicU32,
 }
 
+/// A message that one listener must hear.
+struct Heard {
+    actor: ActorId,
+    method: String,
+    args: Payload,
+    gather: Arc<Gather>,
+}
+
 impl Gather {
     fn one(&self, reached: bool) {
         self.reached.fetch_add(u32::from(reached), Ordering::Relaxed);
@@ -148,7 +156,13 @@ impl Inner {
             ..CallOpen::default()
         };
         let insert = |number: u64, actor: &ActorId, method: &str, epoch| {
-            let handler = self.listener(actor.clone(), method.to_owned(), args.clone(), sure, gather.clone());
+            let handler: Handler = if sure {
+                let (actor, method) = (actor.clone(), method.to_owned());
+                let heard = Heard { actor, method, args: args.clone(), gather: gather.clone() };
+                self.listener(heard, AGAIN_FIRST)
+            } else {
+                Box::new(|_, _| {})
+            };
             let (again, actor) = (Some(open(method, actor, epoch)), Some(actor.clone()));
             self.count.fetch_add(1, Ordering::Relaxed);
             self.open.insert(
@@ -190,43 +204,29 @@ impl Inner {
         ends
     }
 
-    fn call_listener(self: &Arc<Self>, actor: ActorId, method: &str, args: Payload, sure: bool, handler: Handler) {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let retries = if sure { RETRIES } else { 0 };
-        let call = NewCall { retries, ..NewCall::new(Target::Actor(actor), method, args) };
-        self.start(id, call, handler);
-    }
-
-    /// What is done with a listener's answer.
-    fn listener(
-        self: &Arc<Self>,
-        actor: ActorId,
-        method: String,
-        args: Payload,
-        sure: bool,
-        gather: Arc<Gather>,
-    ) -> Handler {
-        if !sure {
-            return Box::new(|_, _| {});
-        }
-        let weak = Arc::downgrade(self);
-        let mut pause = AGAIN_FIRST;
-        Box::new(move |_, event| match event {
-            CallEvent::Item(_) => {}
-            CallEvent::End(Err(error)) if error.kind == ErrorKind::Overloaded => {
-                let Some(inner) = weak.upgrade() else { return };
-                let (actor, method, args) = (actor.clone(), method.clone(), args.clone());
-                let (gather, wait) = (gather.clone(), pause);
-                pause = (pause * 2).min(AGAIN_LAST);
-                let runtime = inner.runtime.clone();
-                runtime.spawn(async move {
-                    tokio::time::sleep(wait).await;
-                    let handler = inner.listener(actor.clone(), method.clone(), args.clone(), sure, gather);
-                    inner.call_listener(actor, &method, args, sure, handler);
-                });
+    /// What is done with a listener's answer: one whose mailbox was full is called again after `pause`, while the message
+    /// must arrive.
+    fn listener(self: &Arc<Self>, heard: Heard, pause: Duration) -> Handler {
+        let (weak, mut heard) = (Arc::downgrade(self), Some(heard));
+        Box::new(move |_, event| {
+            let CallEvent::End(end) = event else { return };
+            let Some(heard) = heard.take() else { return };
+            match end {
+                Err(error) if error.kind == ErrorKind::Overloaded => {
+                    let Some(inner) = weak.upgrade() else { return };
+                    inner.runtime.clone().spawn(async move {
+                        tokio::time::sleep(pause).await;
+                        let target = Target::Actor(heard.actor.clone());
+                        let call =
+                            NewCall { retries: RETRIES, ..NewCall::new(target, &heard.method, heard.args.clone()) };
+                        let id = inner.next.fetch_add(1, Ordering::Relaxed);
+                        let handler = inner.listener(heard, (pause * 2).min(AGAIN_LAST));
+                        inner.start(id, call, handler);
+                    });
+                }
+                // What a listener's own code raised, it has heard.
+                end => heard.gather.one(end.is_ok() || end.is_err_and(|e| e.kind == ErrorKind::Application)),
             }
-            // What a listener's own code raised, it has heard.
-            CallEvent::End(end) => gather.one(end.is_ok() || end.is_err_and(|e| e.kind == ErrorKind::Application)),
         })
     }
 
