@@ -357,6 +357,17 @@ impl Covey for ClientService {
         Ok(Response::new(v1::ListStoresReply { stores: self.cluster.shared.relay.stores() }))
     }
 
+    async fn enter_mesh(&self, request: Request<v1::EnterMeshRequest>) -> Result<Response<v1::EnterMeshReply>, Status> {
+        let Some(mesh) = &self.cluster.shared.mesh else {
+            let error = Error::new(ErrorKind::FailedPrecondition, "this head has no mesh");
+            return Err(to_status(
+                &error.hint("a head that listens beyond loopback has one, unless started with --no-mesh"),
+            ));
+        };
+        mesh.admit(request.into_inner().node.into());
+        Ok(Response::new(v1::EnterMeshReply { node: mesh.node.to_string() }))
+    }
+
     async fn calls(&self, request: Request<Streaming<CallBatch>>) -> Result<Response<Self::CallsStream>, Status> {
         let session = request.metadata().get("covey-session").and_then(|s| s.to_str().ok()).map(SessionId::from);
         let mut stream = request.into_inner();

@@ -29,7 +29,7 @@ use covey_cluster_core::{
 use covey_domain::{AgentName, AgentSpec, Error, ErrorKind};
 use covey_node::{
     Credentials,
-    tls::{Authority, PinnedAddress, Port},
+    tls::{Authority, MeshEntry, PinnedAddress, Port},
 };
 use covey_store::Store;
 use tokio::net::TcpListener;
@@ -56,6 +56,8 @@ pub struct Config {
     pub tls: bool,
     /// Beyond loopback, take connections without TLS too.
     pub allow_plaintext: bool,
+    /// Takes the connections of nodes that cannot dial each other.
+    pub mesh: Option<MeshEntry>,
     /// PEM files of certificates and key for clients that trust public authorities.
     pub site: Option<(PathBuf, PathBuf)>,
     /// Agents registered at start.
@@ -79,6 +81,7 @@ impl Config {
             advertise: None,
             tls: false,
             allow_plaintext: false,
+            mesh: None,
             site: None,
             agents: Vec::new(),
             default_agent: None,
@@ -109,6 +112,7 @@ pub(crate) struct Shared {
     pub times: HeadConfig,
     pub default_agent: Option<AgentName>,
     pub authority: Arc<Authority>,
+    pub mesh: Option<MeshEntry>,
     pub started: Instant,
     pub shutdown: CancellationToken,
 }
@@ -136,7 +140,12 @@ impl HeadNode {
         };
         let site = config.site.as_ref().map(|(chain, key)| covey_node::tls::site(chain, key)).transpose()?;
         let names = vec![host, "localhost".into(), "127.0.0.1".into(), address.ip().to_string()];
-        let port = Port { tls: Some(Arc::new(authority.head_tls(names, site)?)), plaintext: open, windows: WINDOWS };
+        let port = Port {
+            tls: Some(Arc::new(authority.head_tls(names, site)?)),
+            plaintext: open,
+            mesh: config.mesh.clone(),
+            windows: WINDOWS,
+        };
         let credentials = Credentials::load_or_create(&config.credentials, &told)
             .map_err(|e| io(&format!("read or write `{}`", config.credentials.display()), &e))?;
         let store = Store::open(&config.data.join("covey.db"))
@@ -206,6 +215,7 @@ impl HeadNode {
             times: config.times,
             default_agent: config.default_agent.or(first_agent),
             authority,
+            mesh: config.mesh,
             started: Instant::now(),
             shutdown: shutdown.clone(),
         };

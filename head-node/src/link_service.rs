@@ -65,13 +65,8 @@ impl Link for LinkService {
             return Err(to_status(&error));
         }
         let conn = self.conns.fetch_add(1, Ordering::Relaxed) + 1;
-        let direct = Direct {
-            address: hello.address.clone(),
-            secret: hello.secret.clone(),
-            pin: if hello.tls { self.shared.authority.pin().to_string() } else { String::new() },
-            machine: hello.machine.clone(),
-            objects: hello.objects.clone(),
-        };
+        let direct =
+            Direct { port: hello.port.clone(), machine: hello.machine.clone(), objects: hello.objects.clone() };
         let hello = decode_hello(&hello).map_err(|e| to_status(&e))?;
         let shared = self.shared.clone();
         let (tx, rx) = mpsc::unbounded_channel();

@@ -29,12 +29,8 @@ const GONE_MAX: usize = 100_000;
 /// Where callers reach a worker without us.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Direct {
-    /// `host:port`; empty = only through us.
-    pub address: String,
-    /// What they must show there.
-    pub secret: String,
-    /// The fingerprint by which they know it; empty = no TLS.
-    pub pin: String,
+    /// `None` = only through us.
+    pub port: Option<v1::WorkerPort>,
     /// Which machine it runs on.
     pub machine: String,
     /// Folder of its objects there.
@@ -388,9 +384,7 @@ impl Relay {
             .iter()
             .map(|(node, link)| v1::Store {
                 node: node.to_string(),
-                address: link.direct.address.clone(),
-                secret: link.direct.secret.clone(),
-                pin: link.direct.pin.clone(),
+                port: link.direct.port.clone(),
                 machine: link.direct.machine.clone(),
                 folder: link.direct.objects.clone(),
             })
@@ -480,14 +474,8 @@ impl State {
         use v1::placement::State;
         let state = match self.routes.get(actor) {
             Some(Route::At { node, epoch }) => {
-                let direct = self.links.get(node).map(|l| l.direct.clone()).unwrap_or_default();
-                State::At(v1::At {
-                    node: node.to_string(),
-                    epoch: epoch.0,
-                    address: direct.address,
-                    secret: direct.secret,
-                    pin: direct.pin,
-                })
+                let port = self.links.get(node).and_then(|l| l.direct.port.clone());
+                State::At(v1::At { node: node.to_string(), epoch: epoch.0, port })
             }
             Some(Route::Wait { why, never }) => State::Waiting(v1::Waiting { why: why.clone(), never: *never }),
             Some(Route::Moving(why)) => State::Waiting(v1::Waiting { why: why.clone(), never: false }),

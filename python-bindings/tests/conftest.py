@@ -35,10 +35,13 @@ class Nodes:
         self.env = {**os.environ, "COVEY_HOME": str(home), "COVEY_PYTHON": sys.executable}
         self.running = {}
         self.port = "0"
+        # Where a process runs that is not here: its name, and the command that goes before.
+        self.inside = {}
 
     def start(self, name, *args):
         log = open(self.home / f"{name}.log", "ab")
-        self.running[name] = subprocess.Popen([BIN, *args], env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        command = [*self.inside.get(name, []), BIN, *args]
+        self.running[name] = subprocess.Popen(command, env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         log.close()
 
     def head(self, *args):

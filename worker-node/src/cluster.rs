@@ -6,7 +6,10 @@ use bytes::Bytes;
 use covey_actor_runtime::{Objects, Outward, RemoteInfer, Runtime};
 use covey_client::{CLOSE_POOL, CallEvent, Calls, Client, Loopback, NewCall, Pools, Target, objects::FETCH_OBJECT};
 use covey_domain::{Error, NodeId};
-use covey_node::{Identity, tls::PinnedAddress};
+use covey_node::{
+    Identity,
+    tls::{PinnedAddress, Tunnel},
+};
 use covey_proto::{
     call_end, failure, payload_json,
     v1::{
@@ -26,6 +29,7 @@ struct Inner {
     head: PinnedAddress,
     secret: String,
     identity: Arc<Identity>,
+    tunnel: Option<Arc<dyn Tunnel>>,
     node: NodeId,
     objects: Objects,
     /// Weak in effect: the runtime's owner outlives this.
@@ -48,10 +52,16 @@ impl Connected {
 }
 
 impl Cluster {
-    pub fn new(head: PinnedAddress, secret: String, identity: Arc<Identity>, objects: Objects) -> Self {
+    pub fn new(
+        head: PinnedAddress,
+        secret: String,
+        identity: Arc<Identity>,
+        tunnel: Option<Arc<dyn Tunnel>>,
+        objects: Objects,
+    ) -> Self {
         let (runtime, connected) = (std::sync::OnceLock::new(), Mutex::new(None));
         let node = identity.node();
-        Self { inner: Arc::new(Inner { head, secret, identity, node, objects, runtime, connected }) }
+        Self { inner: Arc::new(Inner { head, secret, identity, tunnel, node, objects, runtime, connected }) }
     }
 
     /// Calls to actors of `runtime` stay in this process from now on.
@@ -67,8 +77,11 @@ impl Cluster {
         {
             return Ok(connected.clone());
         }
-        let Inner { head, secret, identity, .. } = &*self.inner;
-        let client = Client::connect_as(head, secret, Some(identity.clone())).await?;
+        let Inner { head, secret, identity, tunnel, .. } = &*self.inner;
+        let mut client = Client::connect_as(head, secret, Some(identity.clone())).await?;
+        if let Some(tunnel) = tunnel {
+            client = client.with_tunnel(tunnel.clone());
+        }
         let calls = client.calls(&format!("worker:{}", self.inner.node)).await?;
         if let Some(runtime) = self.inner.runtime.get().cloned() {
             let loopback: Loopback = Arc::new(move |answers| {

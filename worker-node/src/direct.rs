@@ -7,11 +7,12 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use covey_actor_runtime::{Objects, Runtime};
 use covey_client::objects;
 use covey_domain::{Error, ErrorKind, caps};
+use covey_mesh::Inbound;
 use covey_node::{Identity, tls::Port};
 use covey_proto::{
     to_status,
     v1::{
-        CallBatch, Empty, LogsChunk, LogsRequest, ObjectChunk, ObjectName, UsageReply,
+        CallBatch, Empty, LogsChunk, LogsRequest, ObjectChunk, ObjectName, UsageReply, WorkerPort,
         worker_server::{Worker, WorkerServer},
     },
 };
@@ -35,17 +36,6 @@ const WINDOWS: (u32, u32) = (8 << 20, 16 << 20);
 /// Frames put into one message.
 const BATCH_MAX: usize = 1_024;
 
-/// Where callers reach this worker.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Direct {
-    /// `host:port`; empty = only through the head.
-    pub address: String,
-    /// What they must show.
-    pub secret: String,
-    /// They speak TLS.
-    pub tls: bool,
-}
-
 struct Service {
     runtime: Runtime,
     objects: Objects,
@@ -53,30 +43,47 @@ struct Service {
     shutdown: CancellationToken,
 }
 
-/// Listens on `at` and serves until `shutdown`; by TLS alone once this worker has a certificate.
+/// Serves until `shutdown` on `at`, by TLS alone once this worker has a certificate, and whoever comes through the mesh.
 pub(crate) async fn serve(
-    at: SocketAddr,
+    at: Option<SocketAddr>,
+    mesh: Option<Inbound>,
     config: &Config,
     identity: &Identity,
     runtime: Runtime,
     objects: Objects,
     shutdown: CancellationToken,
-) -> Result<Direct, Error> {
-    let listener = TcpListener::bind(at)
-        .await
-        .map_err(|e| Error::new(ErrorKind::AlreadyExists, format!("failed to listen on `{at}`: {e}")))?;
-    let bound = listener.local_addr().map_err(|e| Error::internal(e.to_string()))?;
-    let host = config.advertise.clone().unwrap_or_else(|| covey_node::home::reachable(bound.ip()));
-    let address = covey_node::home::with_port(&host, bound.port());
+) -> Result<Option<WorkerPort>, Error> {
+    if at.is_none() && mesh.is_none() {
+        return Ok(None);
+    }
     let secret: String = (0..4).map(|_| format!("{:016x}", rand::random::<u64>())).collect();
     let service = WorkerServer::new(Service { runtime, objects, secret: secret.clone(), shutdown: shutdown.clone() })
         .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
     let tls = identity.server_tls()?.map(Arc::new);
-    let port = Port { plaintext: tls.is_none(), tls: tls.clone(), windows: WINDOWS };
+    let port = Port { plaintext: tls.is_none(), tls, mesh: None, windows: WINDOWS };
     let app = tonic::service::Routes::new(service).prepare();
-    tokio::spawn(covey_node::tls::serve(listener, port, app, shutdown));
-    Ok(Direct { address, secret, tls: tls.is_some() })
+    let pin = config.head.pin.map(|pin| pin.to_string()).unwrap_or_default();
+    let mut told = WorkerPort { address: String::new(), secret, pin, mesh: mesh.is_some() };
+    if let Some(mut inbound) = mesh {
+        let (port, app, shutdown) = (port.clone(), app.clone(), shutdown.clone());
+        tokio::spawn(async move {
+            while let Some((node, stream)) = inbound.recv().await {
+                tracing::debug!(%node, "a stream came through the mesh");
+                tokio::spawn(covey_node::tls::serve_stream(stream, port.clone(), app.clone(), shutdown.clone()));
+            }
+        });
+    }
+    if let Some(at) = at {
+        let listener = TcpListener::bind(at)
+            .await
+            .map_err(|e| Error::new(ErrorKind::AlreadyExists, format!("failed to listen on `{at}`: {e}")))?;
+        let bound = listener.local_addr().map_err(|e| Error::internal(e.to_string()))?;
+        let host = config.advertise.clone().unwrap_or_else(|| covey_node::home::reachable(bound.ip()));
+        told.address = covey_node::home::with_port(&host, bound.port());
+        tokio::spawn(covey_node::tls::serve(listener, port, app, shutdown));
+    }
+    Ok(Some(told))
 }
 
 impl Service {

@@ -15,8 +15,11 @@ use std::{
 };
 
 use covey_actor_runtime::{Models, Objects, ObjectsConfig, Registry, Runtime, RuntimeConfig, Upstream};
+use covey_client::Client;
 use covey_domain::{Error, NodeId, Resources};
+use covey_mesh::{Enter, Inbound, Member};
 use covey_node::{Identity, tls::PinnedAddress};
+use covey_proto::v1::WorkerPort;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -63,6 +66,8 @@ pub struct Config {
     pub port: Port,
     /// Before it stops, its actors are handed to other workers, for at most this long.
     pub hand_over: std::time::Duration,
+    /// Takes part in the mesh: others get through to it, and it to others, where no address leads.
+    pub mesh: bool,
     /// Host name that callers are told instead of the one it listens on.
     pub advertise: Option<String>,
 }
@@ -84,6 +89,7 @@ impl Config {
             registry: Registry::default(),
             guard: None,
             port: Port::Near,
+            mesh: false,
             advertise: None,
             hand_over: std::time::Duration::ZERO,
         }
@@ -126,7 +132,17 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
         disk_bytes_max: memory_bytes * 2,
     })
     .map_err(|e| io("make the folder of objects", e))?;
-    let cluster = cluster::Cluster::new(config.head.clone(), config.secret.clone(), identity.clone(), objects.clone());
+    let (tunnel, inbound) = match config.mesh.then(|| join_mesh(&config, &identity, &shutdown)).transpose()? {
+        Some((member, inbound)) => (Some(member), Some(inbound)),
+        None => (None, None),
+    };
+    let cluster = cluster::Cluster::new(
+        config.head.clone(),
+        config.secret.clone(),
+        identity.clone(),
+        tunnel.map(|t| Arc::new(t) as _),
+        objects.clone(),
+    );
     let runtime = Runtime::new(
         RuntimeConfig {
             outward: Arc::new(cluster.clone()),
@@ -152,11 +168,7 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
     );
     cluster.set_runtime(runtime.clone());
     models.set_remote(cluster.infer());
-    let near = config
-        .head
-        .address
-        .rsplit_once(':')
-        .is_some_and(|(host, _)| matches!(host, "127.0.0.1" | "localhost" | "[::1]"));
+    let near = config.head.is_loopback();
     let listen = match config.port {
         Port::At(at) => Some(at),
         Port::Near if near => Some(SocketAddr::from(([127, 0, 0, 1], 0))),
@@ -165,10 +177,8 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
         }
         Port::Near | Port::None => None,
     };
-    let direct = match listen {
-        Some(at) => direct::serve(at, &config, &identity, runtime.clone(), objects.clone(), shutdown.clone()).await?,
-        None => direct::Direct::default(),
-    };
+    let served = (runtime.clone(), objects.clone());
+    let port = direct::serve(listen, inbound, &config, &identity, served.0, served.1, shutdown.clone()).await?;
     let facts = Facts {
         node,
         name,
@@ -181,7 +191,7 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
         labels: config.labels,
         python: python.map(|p| p.version).unwrap_or_default(),
         incarnation: rand::random::<u64>() >> 1,
-        direct,
+        port,
         machine: covey_client::objects::machine(),
         objects: objects.clone(),
     };
@@ -200,6 +210,27 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
     objects.clear();
     let _ = std::fs::remove_dir_all(folder);
     result
+}
+
+/// Into the mesh, through the head.
+fn join_mesh(
+    config: &Config,
+    identity: &Arc<Identity>,
+    shutdown: &CancellationToken,
+) -> Result<(Member, Inbound), Error> {
+    let (head, secret, identity) = (config.head.clone(), config.secret.clone(), identity.clone());
+    let own = identity.clone();
+    let enter: Enter = Arc::new(move || {
+        let (head, secret, identity) = (head.clone(), secret.clone(), identity.clone());
+        Box::pin(async move {
+            let client = Client::connect_as(&head, &secret, Some(identity.clone())).await?;
+            let relay = client.enter_mesh(&identity.node()).await?;
+            let found = tokio::net::lookup_host(&head.address).await;
+            let at = found.map_err(|e| Error::unavailable(format!("failed to look up `{}`: {e}", head.address)))?;
+            Ok((at.collect(), relay))
+        })
+    });
+    Member::join(&own, enter, shutdown.clone())
 }
 
 /// Once the worker is asked to stop, its actors move to others; then, or when time is up, it stops.
@@ -241,7 +272,7 @@ pub(crate) struct Facts {
     pub labels: BTreeMap<String, String>,
     pub python: String,
     pub incarnation: u64,
-    pub direct: direct::Direct,
+    pub port: Option<WorkerPort>,
     pub machine: String,
     pub objects: Objects,
 }

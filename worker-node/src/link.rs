@@ -248,11 +248,9 @@ impl Link {
             actors: snapshot.actors,
             tasks,
             python: self.facts.python.clone(),
-            address: self.facts.direct.address.clone(),
-            secret: self.facts.direct.secret.clone(),
+            port: self.facts.port.clone(),
             machine: self.facts.machine.clone(),
             objects: self.facts.objects.folder().display().to_string(),
-            tls: self.facts.direct.tls,
         }
     }
 

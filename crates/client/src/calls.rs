@@ -25,7 +25,6 @@ use std::{
 };
 
 use covey_domain::{ActorId, Error, ErrorKind, NodeId, caps, error::RUNNING};
-use covey_node::Identity;
 use covey_proto::{
     from_status,
     v1::{
@@ -39,7 +38,7 @@ use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::mpsc};
 use tonic::{Request, metadata::MetadataValue, service::interceptor::InterceptedService, transport::Channel};
 
-use crate::Bearer;
+use crate::{Bearer, Roads};
 use open::{Open, OpenCalls};
 use place::{Place, State};
 
@@ -131,8 +130,7 @@ struct Inner {
     state: Mutex<State>,
     notice: Mutex<Option<Notice>>,
     loopback: Mutex<Option<(NodeId, Loopback)>>,
-    /// Shown to the workers that are dialled, by a node.
-    identity: Option<Arc<Identity>>,
+    roads: Roads,
     runtime: Handle,
 }
 
@@ -140,7 +138,7 @@ impl Calls {
     pub(crate) async fn open(
         mut rpc: CoveyClient<InterceptedService<Channel, Bearer>>,
         session: &str,
-        identity: Option<Arc<Identity>>,
+        roads: Roads,
     ) -> Result<Self, Error> {
         let (head, rx) = mpsc::unbounded_channel();
         let mut request = Request::new(lane::batches(Arc::new(Mutex::new(rx))));
@@ -154,7 +152,7 @@ impl Calls {
             state: Mutex::new(State::new(head)),
             notice: Mutex::new(None),
             loopback: Mutex::new(None),
-            identity,
+            roads,
             runtime: Handle::current(),
         });
         let weak = Arc::downgrade(&inner);
@@ -560,7 +558,7 @@ impl Inner {
         }
         match placement.state {
             Some(placement::State::At(at)) => match state.places.get(&actor) {
-                Some(Place::At { at: known, .. }) if known.epoch >= at.epoch && known.address == at.address => {}
+                Some(Place::At { at: known, .. }) if known.epoch >= at.epoch && known.port == at.port => {}
                 Some(Place::At { lane, .. }) if !lane.is_closed() => {
                     // What the old worker refused must be back here before anything new goes to the next one.
                     let (fence, old) = (self.next.fetch_add(1, Ordering::Relaxed), lane.clone());
@@ -628,8 +626,8 @@ impl Inner {
 
     fn lane(self: &Arc<Self>, state: &mut State, at: &covey_proto::v1::At) -> lane::Sender {
         let node = NodeId::from(at.node.as_str());
-        if let Some((address, lane)) = state.lanes.get(&node)
-            && *address == at.address
+        if let Some((port, lane)) = state.lanes.get(&node)
+            && *port == at.port
             && !lane.is_closed()
         {
             return lane.clone();
@@ -639,7 +637,7 @@ impl Inner {
             Some(loopback) => lane::local(self, loopback),
             None => lane::open(self, at.clone(), state.head.clone()),
         };
-        state.lanes.insert(node, (at.address.clone(), lane.clone()));
+        state.lanes.insert(node, (at.port.clone(), lane.clone()));
         lane
     }
 

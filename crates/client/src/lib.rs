@@ -8,6 +8,9 @@ mod logs;
 pub mod objects;
 mod pool;
 mod raw;
+mod reach;
+
+use reach::Roads;
 
 pub use calls::{CallEvent, Calls, Loopback, NewCall, Target};
 pub use pool::{CLOSE_POOL, PoolSpec, Pools};
@@ -21,7 +24,7 @@ use covey_domain::{
 };
 use covey_node::{
     Identity,
-    tls::{PinnedAddress, Tls, dial},
+    tls::{PinnedAddress, Tls, Tunnel, dial},
 };
 use covey_proto::{
     from_json, from_status, to_json,
@@ -59,7 +62,7 @@ pub struct Client {
     rpc: CoveyClient<InterceptedService<Channel, Bearer>>,
     service: InterceptedService<Channel, Bearer>,
     address: String,
-    identity: Option<Arc<Identity>>,
+    roads: Roads,
 }
 
 /// A request for an actor.
@@ -143,7 +146,20 @@ impl Client {
         let rpc = CoveyClient::new(service.clone())
             .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
-        Ok(Self { rpc, service, address: at.address.clone(), identity })
+        Ok(Self { rpc, service, address: at.address.clone(), roads: Roads { identity, tunnel: None } })
+    }
+
+    /// Reaches workers that it cannot dial through `tunnel`.
+    #[must_use]
+    pub fn with_tunnel(mut self, tunnel: Arc<dyn Tunnel>) -> Self {
+        self.roads.tunnel = Some(tunnel);
+        self
+    }
+
+    /// Asks the head to let `node` into the mesh; gives who its relay is.
+    pub async fn enter_mesh(&self, node: &NodeId) -> Result<NodeId, Error> {
+        let request = v1::EnterMeshRequest { node: node.to_string() };
+        Ok(self.rpc.clone().enter_mesh(request).await.map_err(|s| from_status(&s))?.into_inner().node.into())
     }
 
     /// Connects with what [`covey_node::Credentials::find`] finds.
@@ -321,7 +337,7 @@ impl Client {
 
     /// The stream all calls of `session` share. Its end stops the session's actors.
     pub async fn calls(&self, session: &str) -> Result<Calls, Error> {
-        Calls::open(self.rpc.clone(), session, self.identity.clone()).await
+        Calls::open(self.rpc.clone(), session, self.roads.clone()).await
     }
 }
 
@@ -331,12 +347,4 @@ pub fn call_of<T: serde::Serialize>(argument: &T) -> String {
     use prost::Message as _;
     let payload = covey_proto::payload_json(&serde_json::json!({"args": [argument]}));
     base64::engine::general_purpose::STANDARD.encode(payload.encode_to_vec())
-}
-
-/// TLS to a worker's own port, when the head says it speaks that.
-fn worker_tls(pin: &str, node: &str, identity: Option<&Arc<Identity>>) -> Result<Option<Tls>, Error> {
-    if pin.is_empty() {
-        return Ok(None);
-    }
-    Tls::node(pin.parse()?, &node.into(), identity).map(Some)
 }

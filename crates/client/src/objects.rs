@@ -6,7 +6,6 @@
 use std::{path::Path, time::Duration};
 
 use covey_domain::{Error, caps};
-use covey_node::tls::dial;
 use covey_proto::{
     from_status,
     v1::{ObjectChunk, ObjectName, Store, worker_client::WorkerClient},
@@ -21,6 +20,8 @@ use crate::{Bearer, Client};
 pub const FETCH_OBJECT: &str = "FetchObject";
 /// Bytes of one chunk.
 const CHUNK: usize = 1 << 20;
+/// A worker that does not answer a dial within this time is not there.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// BLAKE3 of a file, hex.
 pub fn digest(path: &Path) -> std::io::Result<String> {
@@ -48,13 +49,10 @@ impl Client {
         let unreachable = |e: &dyn std::fmt::Display| {
             Error::unavailable(format!("failed to reach the objects of worker `{}`: {e}", store.node))
         };
-        if store.address.is_empty() {
-            return Err(unreachable(&"it has no port of its own").hint("start it with --listen"));
-        }
-        let tls = crate::worker_tls(&store.pin, &store.node, self.identity.as_ref())?;
-        let channel = dial(&store.address, tls, |endpoint| endpoint.connect_timeout(Duration::from_secs(5)));
-        let channel = channel.await.map_err(|e| unreachable(&e.message))?;
-        let service = InterceptedService::new(channel, Bearer::of(&store.secret)?);
+        let port = store.port.clone().unwrap_or_default();
+        let channel = self.roads.dial(&store.node, &port, |endpoint| endpoint.connect_timeout(DIAL_TIMEOUT)).await;
+        let channel = channel.map_err(|e| Error { message: unreachable(&e.message).message, ..e })?;
+        let service = InterceptedService::new(channel, Bearer::of(&port.secret)?);
         Ok(WorkerClient::new(service).max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX))
     }
 

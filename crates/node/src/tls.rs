@@ -8,6 +8,7 @@ mod authority;
 mod dial;
 mod pin;
 mod port;
+mod tunnel;
 
 use std::{path::Path, sync::Arc};
 
@@ -24,9 +25,10 @@ use rustls::{
 
 pub(crate) use authority::server_config;
 pub use authority::{Authority, NODE_CERTIFICATE_TTL};
-pub use dial::{Tls, dial};
+pub use dial::{Tls, dial, dial_through};
 pub use pin::{Pin, PinnedAddress};
-pub use port::{Port, TlsPeer, serve};
+pub use port::{Port, TlsPeer, serve, serve_stream};
+pub use tunnel::{MeshEntry, MeshSource, Opening, Stream, Tunnel};
 
 /// The name in the head's certificate that nodes and clients ask for, whatever address they dial.
 const HEAD_NAME: &str = "head.covey.internal";

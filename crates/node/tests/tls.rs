@@ -54,7 +54,8 @@ async fn the_head_and_nodes_know_each_other() {
     let (a, b) = (identity(&authority), identity(&authority));
     let head = authority.head_tls(vec!["localhost".into()], None).unwrap();
     let windows = (1 << 20, 1 << 20);
-    let (address, stop) = serve(Port { tls: Some(Arc::new(head)), plaintext: false, windows }, a.node()).await;
+    let (address, stop) =
+        serve(Port { tls: Some(Arc::new(head)), plaintext: false, mesh: None, windows }, a.node()).await;
 
     let dialled = |pin: Pin, who: Option<&Arc<Identity>>| Some(Tls::head(pin, who).unwrap());
     assert_eq!(ask(&address, dialled(pin, Some(&a))).await, Ok(204));
@@ -69,7 +70,8 @@ async fn the_head_and_nodes_know_each_other() {
 
     // A node's own port.
     let own = b.server_tls().unwrap().unwrap();
-    let (address, _stop) = serve(Port { tls: Some(Arc::new(own)), plaintext: true, windows }, a.node()).await;
+    let (address, _stop) =
+        serve(Port { tls: Some(Arc::new(own)), plaintext: true, mesh: None, windows }, a.node()).await;
     let node = |id: &NodeId| Some(Tls::node(pin, id, Some(&a)).unwrap());
     assert_eq!(ask(&address, node(&b.node())).await, Ok(204));
     assert!(ask(&address, node(&a.node())).await.is_err(), "somebody else answers there");

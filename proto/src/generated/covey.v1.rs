@@ -202,14 +202,25 @@ pub struct At {
     pub node: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
     pub epoch: u64,
-    /// host:port of the worker's own port; empty = only the head reaches it
-    #[prost(string, tag = "3")]
+    /// not set = only the head reaches the worker
+    #[prost(message, optional, tag = "3")]
+    pub port: ::core::option::Option<WorkerPort>,
+}
+/// Where callers reach a worker without the head.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WorkerPort {
+    /// host:port; empty = none
+    #[prost(string, tag = "1")]
     pub address: ::prost::alloc::string::String,
-    #[prost(string, tag = "4")]
+    /// what opens it
+    #[prost(string, tag = "2")]
     pub secret: ::prost::alloc::string::String,
-    /// fingerprint of the cluster's authority when that port speaks TLS
-    #[prost(string, tag = "5")]
+    /// fingerprint of the cluster's authority when TLS is spoken there
+    #[prost(string, tag = "3")]
     pub pin: ::prost::alloc::string::String,
+    /// it is in the mesh: whoever is too gets through to it where its address leads nowhere
+    #[prost(bool, tag = "4")]
+    pub mesh: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Waiting {
@@ -1066,21 +1077,15 @@ pub struct Hello {
     /// major.minor, empty when there is none
     #[prost(string, tag = "11")]
     pub python: ::prost::alloc::string::String,
-    /// host:port of its own port, empty when it has none
-    #[prost(string, tag = "12")]
-    pub address: ::prost::alloc::string::String,
-    /// opens that port; the head hands it to callers
-    #[prost(string, tag = "13")]
-    pub secret: ::prost::alloc::string::String,
+    /// its own; the head hands it to callers
+    #[prost(message, optional, tag = "12")]
+    pub port: ::core::option::Option<WorkerPort>,
     /// which machine it runs on
-    #[prost(string, tag = "14")]
+    #[prost(string, tag = "13")]
     pub machine: ::prost::alloc::string::String,
     /// folder of its objects there
-    #[prost(string, tag = "15")]
+    #[prost(string, tag = "14")]
     pub objects: ::prost::alloc::string::String,
-    /// its own port speaks TLS
-    #[prost(bool, tag = "16")]
-    pub tls: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TaskRef {
@@ -1941,19 +1946,23 @@ pub struct ListStoresReply {
 pub struct Store {
     #[prost(string, tag = "1")]
     pub node: ::prost::alloc::string::String,
-    /// of the worker's own port; empty = none
-    #[prost(string, tag = "2")]
-    pub address: ::prost::alloc::string::String,
-    #[prost(string, tag = "3")]
-    pub secret: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub port: ::core::option::Option<WorkerPort>,
     /// whoever runs on the same one may use the folder
-    #[prost(string, tag = "4")]
+    #[prost(string, tag = "3")]
     pub machine: ::prost::alloc::string::String,
-    #[prost(string, tag = "5")]
+    #[prost(string, tag = "4")]
     pub folder: ::prost::alloc::string::String,
-    /// fingerprint of the cluster's authority when that port speaks TLS
-    #[prost(string, tag = "6")]
-    pub pin: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EnterMeshRequest {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EnterMeshReply {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StatusRequest {}
@@ -2571,6 +2580,25 @@ pub mod covey_client {
             req.extensions_mut().insert(GrpcMethod::new("covey.v1.Covey", "ListStores"));
             self.inner.unary(req, path, codec).await
         }
+        /// Lets a node (a libp2p peer id) into the mesh for the next minute, and for as long as it is connected then.
+        pub async fn enter_mesh(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EnterMeshRequest>,
+        ) -> std::result::Result<tonic::Response<super::EnterMeshReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/covey.v1.Covey/EnterMesh");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("covey.v1.Covey", "EnterMesh"));
+            self.inner.unary(req, path, codec).await
+        }
         /// The driver's own stream: placements of actors, calls to models, and calls to actors whose worker it cannot reach.
         /// Its end stops the driver's actors.
         pub async fn calls(
@@ -2734,6 +2762,11 @@ pub mod covey_server {
             &self,
             request: tonic::Request<super::Empty>,
         ) -> std::result::Result<tonic::Response<super::ListStoresReply>, tonic::Status>;
+        /// Lets a node (a libp2p peer id) into the mesh for the next minute, and for as long as it is connected then.
+        async fn enter_mesh(
+            &self,
+            request: tonic::Request<super::EnterMeshRequest>,
+        ) -> std::result::Result<tonic::Response<super::EnterMeshReply>, tonic::Status>;
         /// Server streaming response type for the Calls method.
         type CallsStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::CallBatch, tonic::Status>,
@@ -3888,6 +3921,49 @@ pub mod covey_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListStoresSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/covey.v1.Covey/EnterMesh" => {
+                    #[allow(non_camel_case_types)]
+                    struct EnterMeshSvc<T: Covey>(pub Arc<T>);
+                    impl<T: Covey> tonic::server::UnaryService<super::EnterMeshRequest>
+                    for EnterMeshSvc<T> {
+                        type Response = super::EnterMeshReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::EnterMeshRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Covey>::enter_mesh(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EnterMeshSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -4,12 +4,18 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    time::Duration,
 };
 
 use covey_domain::Error;
 use covey_head_node::HeadNode;
-use covey_node::{credentials, tls::PinnedAddress};
+use covey_mesh::Relay;
+use covey_node::{
+    Identity, credentials,
+    tls::{MeshEntry, PinnedAddress},
+};
 use covey_worker_node::Port;
+use tokio_util::sync::CancellationToken;
 
 use crate::agent_file;
 
@@ -39,6 +45,12 @@ pub(crate) struct HeadArgs {
     /// Beyond loopback, take connections without TLS too
     #[arg(long)]
     allow_plaintext: bool,
+    /// Have no mesh: nodes that cannot dial each other speak through the head's own relay alone
+    #[arg(long)]
+    no_mesh: bool,
+    /// Do not answer `covey worker --discover` on the local network
+    #[arg(long)]
+    no_announce: bool,
     /// Tasks that have ended, and what jobs printed, are kept this many days
     #[arg(long, default_value_t = 30)]
     keep_days: u64,
@@ -103,9 +115,16 @@ pub(crate) struct Args {
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  covey worker --join \"$(covey token)\" --cpus 4 --models /models")]
 pub(crate) struct WorkerOnly {
-    /// Join token: <secret>@<host:port>
+    /// Join token: <secret>@<host:port>, <secret>@<host:port>#<fingerprint>
     #[arg(long, env = "COVEY_JOIN", hide_env_values = true)]
     join: String,
+    /// Look for the head on the local network (mDNS) instead of at the token's address; the token's fingerprint tells it
+    /// from others
+    #[arg(long)]
+    discover: bool,
+    /// Stay out of the mesh, which gets callers through to workers that cannot be dialled
+    #[arg(long)]
+    no_mesh: bool,
     /// When asked to stop, hand actors to other workers first, for at most this many seconds; 0 = stop at once
     #[arg(long, default_value_t = 10)]
     hand_over_s: u64,
@@ -133,7 +152,7 @@ fn head_config(args: HeadArgs) -> Result<covey_head_node::Config, Error> {
     }
     config.allow_plaintext = args.allow_plaintext;
     config.tls = args.tls;
-    config.keep = std::time::Duration::from_secs(args.keep_days * 24 * 3600);
+    config.keep = Duration::from_secs(args.keep_days * 24 * 3600);
     config.advertise = args.advertise;
     config.site = args.tls_cert.zip(args.tls_key);
     config.agents = agent_file::builtin();
@@ -187,15 +206,42 @@ fn announce(head: &HeadNode) {
     println!("  add a worker  covey worker --join \"$(covey token)\"");
 }
 
+/// A head on loopback has nobody to bring together.
+fn is_meshed(args: &HeadArgs) -> bool {
+    !args.no_mesh && !args.host.is_loopback()
+}
+
+/// A head, with the mesh on its port.
+async fn start_head(args: HeadArgs, shutdown: &CancellationToken) -> Result<HeadNode, Error> {
+    let (meshed, announced) = (is_meshed(&args), !args.no_announce);
+    let mut config = head_config(args)?;
+    if !meshed {
+        return HeadNode::start(config, shutdown.clone()).await;
+    }
+    let file = config.data.join("identity.key");
+    let identity = Identity::load_or_create(&file)
+        .map_err(|e| Error::internal(format!("failed to read or write `{}`: {e}", file.display())))?;
+    let (entry, source) = MeshEntry::new(identity.node());
+    config.mesh = Some(entry);
+    let head = HeadNode::start(config, shutdown.clone()).await?;
+    // Whoever finds a head without a fingerprint could not tell whether it is theirs.
+    let announced = announced && head.credentials.pin.is_some();
+    let relay = Relay::new(&identity, source, head.address, announced)?;
+    tokio::spawn(relay.run(shutdown.clone()));
+    Ok(head)
+}
+
 /// Head and worker in one process.
 pub(crate) async fn up(args: Args) -> Result<(), Error> {
     let shutdown = covey_node::shutdown_on_signal();
-    let head = HeadNode::start(head_config(args.head)?, shutdown.clone()).await?;
+    let meshed = is_meshed(&args.head);
+    let head = start_head(args.head, &shutdown).await?;
     let beyond = !head.address.ip().is_loopback() && head.credentials.pin.is_some();
     let mut config = worker_config(args.worker, head.near(), head.credentials.join_secret.clone())?;
     if beyond && config.port == Port::Near {
         config.port = Port::At(SocketAddr::new(head.address.ip(), 0));
     }
+    config.mesh = meshed;
     announce(&head);
     if args.while_stdin {
         let gone = shutdown.clone();
@@ -214,7 +260,7 @@ pub(crate) async fn up(args: Args) -> Result<(), Error> {
 /// A head alone.
 pub(crate) async fn head(args: HeadArgs) -> Result<(), Error> {
     let shutdown = covey_node::shutdown_on_signal();
-    let head = HeadNode::start(head_config(args)?, shutdown.clone()).await?;
+    let head = start_head(args, &shutdown).await?;
     announce(&head);
     shutdown.cancelled().await;
     head.stopped().await;
@@ -223,8 +269,21 @@ pub(crate) async fn head(args: HeadArgs) -> Result<(), Error> {
 
 /// A worker alone.
 pub(crate) async fn worker(args: WorkerOnly) -> Result<(), Error> {
-    let (secret, head) = credentials::parse_join_token(&args.join)?;
+    let (secret, mut head) = credentials::parse_join_token(&args.join)?;
+    let shutdown = covey_node::shutdown_on_signal();
+    if args.discover {
+        let pin = head.pin.ok_or_else(|| {
+            Error::invalid("--discover needs a join token with a fingerprint, to know the head by")
+                .hint("a head that listens beyond loopback has one: `covey token` there prints it")
+        })?;
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            found = covey_mesh::discover(pin) => head = found?,
+        }
+    }
+    let near = head.is_loopback();
     let mut config = worker_config(args.worker, head, secret)?;
-    config.hand_over = std::time::Duration::from_secs(args.hand_over_s);
-    covey_worker_node::run(config, covey_node::shutdown_on_signal()).await
+    config.mesh = !args.no_mesh && !near;
+    config.hand_over = Duration::from_secs(args.hand_over_s);
+    covey_worker_node::run(config, shutdown).await
 }

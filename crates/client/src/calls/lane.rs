@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use covey_domain::caps;
-use covey_node::tls::dial;
 use covey_proto::v1::{At, CallBatch, CallFrame, worker_client::WorkerClient};
 use futures::{Stream, StreamExt as _};
 use parking_lot::Mutex;
@@ -40,12 +39,7 @@ pub(super) fn open(inner: &Arc<Inner>, at: At, head: Sender) -> Sender {
     let (weak, own) = (Arc::downgrade(inner), tx.downgrade());
     inner.runtime.spawn(async move {
         let rx = Arc::new(Mutex::new(rx));
-        let why = if at.address.is_empty() {
-            Err("it has no port of its own".to_owned())
-        } else {
-            carry(&weak, &at, &rx).await
-        };
-        match why {
+        match carry(&weak, &at, &rx).await {
             Ok(why) => {
                 let mut unsent = Vec::new();
                 {
@@ -77,9 +71,9 @@ async fn carry(
     at: &At,
     rx: &Arc<Mutex<mpsc::UnboundedReceiver<CallFrame>>>,
 ) -> Result<String, String> {
-    let identity = weak.upgrade().and_then(|inner| inner.identity.clone());
-    let tls = crate::worker_tls(&at.pin, &at.node, identity.as_ref()).map_err(|e| e.message)?;
-    let channel = dial(&at.address, tls, |endpoint| {
+    let port = at.port.as_ref().ok_or("it has no port of its own")?;
+    let roads = weak.upgrade().map(|inner| inner.roads.clone()).unwrap_or_default();
+    let channel = roads.dial(&at.node, port, |endpoint| {
         endpoint
             .connect_timeout(DIAL_TIMEOUT)
             .http2_keep_alive_interval(Duration::from_secs(5))
@@ -92,7 +86,7 @@ async fn carry(
         .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
     let mut request = Request::new(batches(rx.clone()));
-    let bearer = MetadataValue::try_from(format!("Bearer {}", at.secret)).map_err(|e| e.to_string())?;
+    let bearer = MetadataValue::try_from(format!("Bearer {}", port.secret)).map_err(|e| e.to_string())?;
     request.metadata_mut().insert("authorization", bearer);
     let mut answers = worker.calls(request).await.map_err(|s| s.message().to_owned())?.into_inner();
     loop {

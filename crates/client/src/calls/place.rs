@@ -6,7 +6,7 @@ use std::{
 };
 
 use covey_domain::{ActorId, Error, NodeId};
-use covey_proto::v1::{At, CallFrame, CallOpen, Locate, call_frame::Body};
+use covey_proto::v1::{At, CallFrame, CallOpen, Locate, WorkerPort, call_frame::Body};
 
 use super::{Inner, lane, topics::Topic};
 
@@ -29,7 +29,7 @@ pub(super) struct State {
     pub closed: Option<Error>,
     pub places: HashMap<ActorId, Place>,
     /// Address and lane of each worker.
-    pub lanes: HashMap<NodeId, (String, lane::Sender)>,
+    pub lanes: HashMap<NodeId, (Option<WorkerPort>, lane::Sender)>,
     fences: HashMap<u64, ActorId>,
     /// Activations that refused a call as not theirs.
     stale: HashMap<ActorId, u64>,

@@ -1,19 +1,24 @@
 //! Connections to heads and workers, in the open or by TLS.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use covey_domain::{Error, NodeId};
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use super::{HEAD_NAME, Pin, node_name, pin::Pinned, provider};
+use super::{
+    HEAD_NAME, Pin, node_name,
+    pin::Pinned,
+    provider,
+    tunnel::{Stream, Tunnel},
+};
 use crate::Identity;
+
+/// A tunnel gives up before this.
+const TUNNEL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Whom a connection must reach.
 #[derive(Clone)]
@@ -55,9 +60,6 @@ impl Tls {
     }
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-
 /// A connection to `address` (`host:port`), with `tls` or in the open; `set` takes the endpoint's times and windows.
 pub async fn dial(address: &str, tls: Option<Tls>, set: impl FnOnce(Endpoint) -> Endpoint) -> Result<Channel, Error> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
@@ -76,13 +78,31 @@ pub async fn dial(address: &str, tls: Option<Tls>, set: impl FnOnce(Endpoint) ->
             Ok::<_, io::Error>(TokioIo::new(stream))
         }
     });
-    set(endpoint).connect_with_connector(connector).await.map_err(|e| {
-        let mut why = e.to_string();
-        let mut source = std::error::Error::source(&e);
-        while let Some(inner) = source {
-            why = inner.to_string();
-            source = inner.source();
-        }
-        Error::unavailable(why)
-    })
+    set(endpoint).connect_with_connector(connector).await.map_err(|e| root(&e))
+}
+
+/// A connection to a node's port through a tunnel, which is what keeps others from reading along.
+pub async fn dial_through(
+    tunnel: Arc<dyn Tunnel>,
+    node: &NodeId,
+    set: impl FnOnce(Endpoint) -> Endpoint,
+) -> Result<Channel, Error> {
+    let node = node.clone();
+    let connector = tower::service_fn(move |_: Uri| {
+        let opening = tunnel.open(&node);
+        async move { opening.await.map(TokioIo::new) }
+    });
+    // To find a way takes the tunnel longer than a dial; how long it may take is for it to say.
+    let endpoint = set(Endpoint::from_static("http://node.covey.internal")).connect_timeout(TUNNEL_TIMEOUT);
+    endpoint.connect_with_connector(connector).await.map_err(|e| root(&e))
+}
+
+fn root(error: &tonic::transport::Error) -> Error {
+    let mut why = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        why = inner.to_string();
+        source = inner.source();
+    }
+    Error::unavailable(why)
 }

@@ -1,6 +1,6 @@
 //! A fingerprint instead of a public authority.
 
-use std::{fmt, str::FromStr, sync::OnceLock};
+use std::{fmt, net::IpAddr, str::FromStr, sync::OnceLock};
 
 use covey_domain::Error;
 use rustls::{
@@ -77,6 +77,14 @@ pub struct PinnedAddress {
     pub address: String,
     /// The authority of whoever listens there; `None` = no TLS.
     pub pin: Option<Pin>,
+}
+
+impl PinnedAddress {
+    /// Whether only this machine gets there.
+    pub fn is_loopback(&self) -> bool {
+        let host = self.address.rsplit_once(':').map_or(self.address.as_str(), |(host, _)| host);
+        host == "localhost" || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    }
 }
 
 impl FromStr for PinnedAddress {

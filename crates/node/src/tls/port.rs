@@ -1,4 +1,4 @@
-//! One port for everything: HTTP/1 and HTTP/2, in the open and by TLS, told apart by the first byte.
+//! One port for everything: HTTP/1 and HTTP/2, in the open and by TLS, and libp2p, told apart by the first byte.
 
 use std::{convert::Infallible, future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -17,12 +17,16 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{Service, ServiceExt as _};
 
+use super::tunnel::MeshEntry;
+
 /// A client that sends no request head, or does not finish its handshake, within this time is cut off.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Open requests have this long to end when the port closes.
 const DRAIN: Duration = Duration::from_secs(2);
 /// First byte of a TLS connection: a handshake record.
 const TLS_HANDSHAKE: u8 = 0x16;
+/// First byte of a libp2p connection: the length of its `/multistream/1.0.0`.
+const MULTISTREAM: u8 = 0x13;
 /// What somebody is told who speaks plain HTTP where only TLS is spoken.
 const SPEAK_TLS: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 35\r\n\r\nthis port speaks TLS: use https://\n";
@@ -39,6 +43,8 @@ pub struct Port {
     pub tls: Option<Arc<ServerConfig>>,
     /// Whether it is spoken to in the open too.
     pub plaintext: bool,
+    /// Who takes over connections that speak libp2p.
+    pub mesh: Option<MeshEntry>,
     /// HTTP/2 flow control, bytes: of one stream, of a connection.
     pub windows: (u32, u32),
 }
@@ -71,7 +77,8 @@ where
         let (port, app, stop) = (port.clone(), app.clone(), shutdown.clone());
         tracker.spawn(async move {
             match tokio::time::timeout(HEADER_TIMEOUT, open(stream, &port)).await {
-                Ok(Ok(Opened::Plain(stream))) => speak(stream, &port, app, stop).await,
+                Ok(Ok(Opened::Plain(stream))) => serve_stream(stream, port, app, stop).await,
+                Ok(Ok(Opened::Mesh)) => {}
                 Ok(Ok(Opened::Tls(stream))) => {
                     let shown = stream.get_ref().1.peer_certificates().and_then(|c| c.first());
                     let peer = TlsPeer(shown.map(|c| c.clone().into_owned()));
@@ -81,7 +88,7 @@ where
                         request.extensions_mut().insert(peer.clone());
                         request
                     });
-                    speak(stream, &port, app, stop).await;
+                    serve_stream(stream, port, app, stop).await;
                 }
                 Ok(Err(why)) => refused(from, &why),
                 Err(_) => refused(from, "nothing was said"),
@@ -99,17 +106,19 @@ fn refused(from: SocketAddr, why: &str) {
 enum Opened {
     Plain(TcpStream),
     Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
+    /// It was handed over.
+    Mesh,
 }
 
 async fn open(mut stream: TcpStream, port: &Port) -> Result<Opened, String> {
-    let plain = match &port.tls {
-        None => true,
-        Some(_) => {
-            let mut first = [0];
-            let read = stream.peek(&mut first).await.map_err(|e| e.to_string())?;
-            read == 0 || first[0] != TLS_HANDSHAKE
-        }
-    };
+    let mut first = [0];
+    if port.tls.is_some() || port.mesh.is_some() {
+        stream.peek(&mut first).await.map_err(|e| e.to_string())?;
+    }
+    if let (Some(mesh), MULTISTREAM) = (&port.mesh, first[0]) {
+        return mesh.connections.try_send(stream).map(|()| Opened::Mesh).map_err(|e| e.to_string());
+    }
+    let plain = first[0] != TLS_HANDSHAKE;
     match (&port.tls, plain) {
         (Some(tls), false) => match TlsAcceptor::from(tls.clone()).accept(stream).await {
             Ok(stream) => Ok(Opened::Tls(Box::new(stream))),
@@ -123,7 +132,8 @@ async fn open(mut stream: TcpStream, port: &Port) -> Result<Opened, String> {
     }
 }
 
-async fn speak<I, S, B>(stream: I, port: &Port, app: S, stop: CancellationToken)
+/// Serves one connection until its end or `stop`; nothing is asked of it but HTTP.
+pub async fn serve_stream<I, S, B>(stream: I, port: Port, app: S, stop: CancellationToken)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
