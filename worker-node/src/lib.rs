@@ -224,10 +224,7 @@ fn join_mesh(
         let (head, secret, identity) = (head.clone(), secret.clone(), identity.clone());
         Box::pin(async move {
             let client = Client::connect_as(&head, &secret, Some(identity.clone())).await?;
-            let relay = client.enter_mesh(&identity.node()).await?;
-            let found = tokio::net::lookup_host(&head.address).await;
-            let at = found.map_err(|e| Error::unavailable(format!("failed to look up `{}`: {e}", head.address)))?;
-            Ok((at.collect(), relay))
+            client.enter_mesh(identity.node()).await
         })
     });
     Member::join(&own, enter, shutdown.clone())

@@ -15,13 +15,14 @@ use reach::Roads;
 pub use calls::{CallEvent, Calls, Loopback, NewCall, Target};
 pub use pool::{CLOSE_POOL, PoolSpec, Pools};
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use covey_domain::{
     AgentSpec, Envelope, Error, ErrorKind, NodeId, TaskId, TaskRecord, caps,
     status::{ActorFilter, ActorStatus, ClusterStatus},
     task::TaskInput,
 };
+use covey_mesh::Visitor;
 use covey_node::{
     Identity,
     tls::{PinnedAddress, Tls, Tunnel, dial},
@@ -103,10 +104,10 @@ pub struct NewTask {
 
 impl Client {
     /// Connects to `host:port`, or `host:port#fingerprint` where the head speaks TLS (`covey://` may stand before both),
-    /// with a key.
+    /// with a key. Workers that cannot be dialled are reached through the mesh, where the head has one.
     pub async fn connect(address: &str, key: &str) -> Result<Self, Error> {
         let at: PinnedAddress = address.parse()?;
-        let client = Self::connect_as(&at, key, None).await?;
+        let mut client = Self::connect_as(&at, key, None).await?;
         if at.pin.is_none() {
             // A port that speaks only TLS takes the connection and breaks it at the first word.
             let first = client.rpc.clone().list_stores(v1::Empty {}).await;
@@ -118,6 +119,13 @@ impl Client {
                     _ => error,
                 });
             }
+        }
+        if !at.is_loopback() {
+            let door = client.clone();
+            client.roads.tunnel = Some(Arc::new(Visitor::new(move |node| {
+                let door = door.clone();
+                Box::pin(async move { door.enter_mesh(node).await })
+            })));
         }
         Ok(client)
     }
@@ -156,10 +164,13 @@ impl Client {
         self
     }
 
-    /// Asks the head to let `node` into the mesh; gives who its relay is.
-    pub async fn enter_mesh(&self, node: &NodeId) -> Result<NodeId, Error> {
+    /// Asks the head to let `node` into the mesh; gives the addresses of its relay, and who that is.
+    pub async fn enter_mesh(&self, node: NodeId) -> Result<(Vec<SocketAddr>, NodeId), Error> {
         let request = v1::EnterMeshRequest { node: node.to_string() };
-        Ok(self.rpc.clone().enter_mesh(request).await.map_err(|s| from_status(&s))?.into_inner().node.into())
+        let relay = self.rpc.clone().enter_mesh(request).await.map_err(|s| from_status(&s))?.into_inner().node;
+        let found = tokio::net::lookup_host(&self.address).await;
+        let at = found.map_err(|e| Error::unavailable(format!("failed to look up `{}`: {e}", self.address)))?;
+        Ok((at.collect(), relay.into()))
     }
 
     /// Connects with what [`covey_node::Credentials::find`] finds.

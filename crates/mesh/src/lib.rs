@@ -15,7 +15,7 @@ mod member;
 mod relay;
 
 pub use discover::discover;
-pub use member::{Enter, Inbound, Member};
+pub use member::{Enter, Entered, Inbound, Member, Visitor};
 pub use relay::Relay;
 
 use libp2p::StreamProtocol;

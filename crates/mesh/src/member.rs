@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ use covey_node::{
 use futures::{StreamExt as _, future::BoxFuture};
 use libp2p::{
     Multiaddr, PeerId, Swarm, SwarmBuilder, dcutr, identify,
+    identity::Keypair,
     multiaddr::Protocol,
     noise, relay,
     swarm::{ConnectionId, NetworkBehaviour, SwarmEvent, dial_opts::DialOpts},
@@ -28,7 +29,7 @@ use tokio_util::{
     sync::CancellationToken,
 };
 
-use crate::{IDLE, PROTOCOL, WORKER, addresses, relay::at};
+use crate::{IDLE, PROTOCOL, WORKER, addresses};
 
 /// Both ends dial each other this long before they make do with the circuit: a first SYN that came too early is sent
 /// again after one second.
@@ -41,8 +42,11 @@ const RETRY_LAST: Duration = Duration::from_secs(15);
 /// Pause after a head said that it has no mesh.
 const NO_MESH: Duration = Duration::from_secs(300);
 
-/// Asks the head to let this node in; gives the addresses of its relay, and who that is.
-pub type Enter = Arc<dyn Fn() -> BoxFuture<'static, Result<(Vec<SocketAddr>, NodeId), Error>> + Send + Sync>;
+/// The addresses of the relay, and who that is.
+pub type Entered = Result<(Vec<SocketAddr>, NodeId), Error>;
+
+/// Asks the head to let this node in.
+pub type Enter = Arc<dyn Fn() -> BoxFuture<'static, Entered> + Send + Sync>;
 
 /// Streams that others open to this node.
 pub type Inbound = mpsc::Receiver<(NodeId, Compat<libp2p::Stream>)>;
@@ -84,6 +88,14 @@ struct Peer {
 }
 
 impl Peer {
+    /// A stream opened now goes over a connection that stays: any may be picked, so none must be about to close.
+    fn is_ready(&self) -> bool {
+        match self.direct.is_empty() {
+            true => self.settled && !self.relayed.is_empty(),
+            false => self.used || self.relayed.is_empty(),
+        }
+    }
+
     fn answer(&mut self, outcome: &Result<(), String>) {
         for waiting in self.waiting.drain(..) {
             let _ = waiting.send(outcome.clone());
@@ -95,15 +107,26 @@ struct Running {
     swarm: Swarm<Behaviour>,
     commands: mpsc::WeakSender<Command>,
     peers: HashMap<PeerId, Peer>,
-    relay: Option<(PeerId, Vec<Multiaddr>)>,
+    enter: Enter,
+    /// Keeps a reservation, so that others get through to this node.
+    keeps: bool,
+    /// The head, and where circuits through it begin once it is connected.
+    relay: Option<(PeerId, Option<Multiaddr>)>,
+    /// To enter is the next thing to do.
+    wanted: bool,
+    pause: Duration,
 }
 
 impl Member {
     /// Enters the mesh and stays in it until `shutdown`, through any number of losses of the head. Gives what others
     /// open to here.
     pub fn join(identity: &Identity, enter: Enter, shutdown: CancellationToken) -> Result<(Self, Inbound), Error> {
+        Self::start(identity.keypair().clone(), enter, true, shutdown)
+    }
+
+    fn start(key: Keypair, enter: Enter, keeps: bool, shutdown: CancellationToken) -> Result<(Self, Inbound), Error> {
         let failed = |e: &dyn std::fmt::Display| Error::internal(format!("failed to start the mesh: {e}"));
-        let mut swarm = SwarmBuilder::with_existing_identity(identity.keypair().clone())
+        let mut swarm = SwarmBuilder::with_existing_identity(key)
             .with_tokio()
             .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
             .map_err(|e| failed(&e))?
@@ -123,23 +146,67 @@ impl Member {
         // Not every machine speaks it.
         let _ = swarm.listen_on(addresses::tcp((Ipv6Addr::UNSPECIFIED, 0).into()));
         let mut streams = swarm.behaviour().stream.new_control();
-        let mut accepted = streams.accept(WORKER).map_err(|e| failed(&e))?;
         let (commands, rx) = mpsc::channel(256);
         let (inbound, taken) = mpsc::channel(256);
-        let weak = commands.downgrade();
-        tokio::spawn(async move {
-            // Drained without a pause: what finds this task busy is dropped.
-            while let Some((peer, stream)) = accepted.next().await {
-                let Some(commands) = weak.upgrade() else { return };
-                let _ = commands.try_send(Command::Used(peer));
-                if inbound.try_send((addresses::node(&peer), stream.compat())).is_err() {
-                    tracing::warn!(node = %peer, "a stream was refused: too many wait to be served");
+        if keeps {
+            let mut accepted = streams.accept(WORKER).map_err(|e| failed(&e))?;
+            let weak = commands.downgrade();
+            tokio::spawn(async move {
+                // Drained without a pause: what finds this task busy is dropped.
+                while let Some((peer, stream)) = accepted.next().await {
+                    let Some(commands) = weak.upgrade() else { return };
+                    let _ = commands.try_send(Command::Used(peer));
+                    if inbound.try_send((addresses::node(&peer), stream.compat())).is_err() {
+                        tracing::warn!(node = %peer, "a stream was refused: too many wait to be served");
+                    }
                 }
-            }
-        });
-        let running = Running { swarm, commands: commands.downgrade(), peers: HashMap::new(), relay: None };
-        tokio::spawn(running.run(rx, enter, shutdown));
+            });
+        }
+        let running = Running {
+            swarm,
+            commands: commands.downgrade(),
+            peers: HashMap::new(),
+            enter,
+            keeps,
+            relay: None,
+            wanted: false,
+            pause: Duration::ZERO,
+        };
+        tokio::spawn(running.run(rx, shutdown));
         Ok((Self { commands, streams }, taken))
+    }
+}
+
+/// Somebody who opens streams and takes none, as a driver or a tool does. It enters the mesh when it first has to.
+pub struct Visitor {
+    key: Keypair,
+    enter: Enter,
+    member: OnceLock<Result<Member, Error>>,
+}
+
+impl Visitor {
+    /// As itself: `enter` is given the id that it has.
+    pub fn new(enter: impl Fn(NodeId) -> BoxFuture<'static, Entered> + Send + Sync + 'static) -> Self {
+        let key = Keypair::generate_ed25519();
+        let node = addresses::node(&key.public().to_peer_id());
+        Self { key, enter: Arc::new(move || enter(node.clone())), member: OnceLock::new() }
+    }
+}
+
+impl Tunnel for Visitor {
+    fn open(&self, node: &NodeId) -> Opening {
+        let started = self.member.get_or_init(|| {
+            // It ends with the last who has a sender of its commands.
+            Member::start(self.key.clone(), self.enter.clone(), false, CancellationToken::new())
+                .map(|(member, _)| member)
+        });
+        match started {
+            Ok(member) => member.open(node),
+            Err(error) => {
+                let error = io::Error::other(error.message.clone());
+                Box::pin(async move { Err(error) })
+            }
+        }
     }
 }
 
@@ -162,9 +229,9 @@ impl Tunnel for Member {
 }
 
 impl Running {
-    async fn run(mut self, mut commands: mpsc::Receiver<Command>, enter: Enter, shutdown: CancellationToken) {
-        let mut pause = RETRY_FIRST;
-        let mut entering = Some(enter());
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>, shutdown: CancellationToken) {
+        // At the head, in this order: asked to be let in, let in, dialled; each may end with a pause.
+        let mut entering = self.keeps.then(|| (self.enter)());
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -174,56 +241,73 @@ impl Running {
                 },
                 entered = async { entering.as_mut().expect("looked at before").await }, if entering.is_some() => {
                     entering = None;
-                    let listening = entered.and_then(|(at, relay)| self.reserve(&at, &relay));
-                    if let Err(error) = listening {
-                        tracing::debug!(%error, "not in the mesh yet");
+                    if let Err(error) = entered.and_then(|(at, relay)| self.dial_relay(&at, &relay)) {
                         if error.kind == ErrorKind::FailedPrecondition {
-                            pause = NO_MESH;
+                            self.pause = NO_MESH;
                         }
-                        entering = Some(again(&enter, &mut pause));
+                        self.outside(&error.message);
                     }
                 }
-                event = self.swarm.select_next_some() => match event {
-                    SwarmEvent::ListenerClosed { addresses, .. } if addresses.iter().all(is_circuit) => {
-                        tracing::debug!("the reservation at the head ended");
-                        if entering.is_none() {
-                            entering = Some(again(&enter, &mut pause));
-                        }
-                    }
-                    SwarmEvent::Behaviour(BehaviourEvent::Relay(relay::client::Event::ReservationReqAccepted { renewal, .. })) => {
-                        if !renewal {
-                            tracing::info!("others reach this node through the head");
-                        }
-                        pause = RETRY_FIRST;
-                    }
-                    event => self.take(event),
-                },
+                event = self.swarm.select_next_some() => self.take(event),
+            }
+            if entering.is_none() && std::mem::take(&mut self.wanted) {
+                entering = Some(self.again());
             }
         }
     }
 
-    /// Asks the relay to keep a place for this node.
-    fn reserve(&mut self, at_sockets: &[SocketAddr], relay: &NodeId) -> Result<(), Error> {
+    /// Enters once more; later, when it went wrong before.
+    fn again(&mut self) -> BoxFuture<'static, Entered> {
+        let (entered, wait) = ((self.enter)(), self.pause);
+        self.pause = if wait.is_zero() { RETRY_FIRST } else { (wait * 2).min(RETRY_LAST) };
+        Box::pin(async move {
+            tokio::time::sleep(wait).await;
+            entered.await
+        })
+    }
+
+    fn dial_relay(&mut self, at: &[SocketAddr], relay: &NodeId) -> Result<(), Error> {
         let peer = addresses::peer(relay)?;
-        let relays: Vec<Multiaddr> = at_sockets.iter().map(|address| at(*address, peer)).collect();
-        let first = relays.first().ok_or_else(|| Error::unavailable("the head's name has no address"))?;
-        let circuit = first.clone().with(Protocol::P2pCircuit);
-        self.swarm.listen_on(circuit).map_err(|e| Error::unavailable(e.to_string()))?;
-        self.relay = Some((peer, relays));
-        Ok(())
+        self.relay = Some((peer, None));
+        let dial = DialOpts::peer_id(peer).addresses(at.iter().map(|at| addresses::tcp(*at)).collect());
+        self.swarm.dial(dial.build()).map_err(|e| Error::unavailable(e.to_string()))
+    }
+
+    /// The head let this node in and is connected.
+    fn inside(&mut self, relay: PeerId, at: &Multiaddr) {
+        let circuit = at.clone().with_p2p(relay).unwrap_or_else(|at| at).with(Protocol::P2pCircuit);
+        if self.keeps
+            && let Err(error) = self.swarm.listen_on(circuit.clone())
+        {
+            tracing::warn!(%error, "others do not reach this node through the head");
+        }
+        self.relay = Some((relay, Some(circuit)));
+        self.pause = Duration::ZERO;
+        let waiting: Vec<PeerId> = self.peers.iter().filter(|(_, p)| !p.waiting.is_empty()).map(|(p, _)| *p).collect();
+        waiting.into_iter().for_each(|peer| self.dial(peer));
+    }
+
+    /// The head is not connected, or let nobody in.
+    fn outside(&mut self, why: &str) {
+        tracing::debug!(why, "not in the mesh");
+        self.relay = None;
+        self.wanted = self.keeps;
+        for peer in self.peers.values_mut().filter(|p| p.direct.is_empty() && p.relayed.is_empty()) {
+            peer.answer(&Err(format!("the head did not bring the two together: {why}")));
+        }
     }
 
     fn obey(&mut self, command: Command) {
         match command {
             Command::Reach(peer, answer) => {
                 let known = self.peers.entry(peer).or_default();
-                if !known.direct.is_empty() || (known.settled && !known.relayed.is_empty()) {
+                if known.is_ready() {
                     known.used |= known.direct.is_empty();
                     let _ = answer.send(Ok(()));
                     return;
                 }
                 known.waiting.push(answer);
-                if known.relayed.is_empty() && known.waiting.len() == 1 {
+                if known.direct.is_empty() && known.relayed.is_empty() && known.waiting.len() == 1 {
                     self.dial(peer);
                 }
             }
@@ -236,17 +320,15 @@ impl Running {
         }
     }
 
+    /// Opens a circuit, or waits until the head can be asked for one.
     fn dial(&mut self, peer: PeerId) {
-        let failed = match &self.relay {
-            None => Some("the head has not let this node in yet".to_owned()),
-            Some((_, relays)) => {
-                let circuits = relays.iter().map(|r| r.clone().with(Protocol::P2pCircuit).with(Protocol::P2p(peer)));
-                let dial = DialOpts::peer_id(peer).addresses(circuits.collect()).build();
-                self.swarm.dial(dial).err().map(|e| e.to_string())
-            }
+        let Some((_, Some(circuit))) = &self.relay else {
+            self.wanted |= self.relay.is_none();
+            return;
         };
-        if let (Some(why), Some(known)) = (failed, self.peers.get_mut(&peer)) {
-            known.answer(&Err(why));
+        let dial = DialOpts::peer_id(peer).addresses(vec![circuit.clone().with(Protocol::P2p(peer))]);
+        if let (Err(error), Some(known)) = (self.swarm.dial(dial.build()), self.peers.get_mut(&peer)) {
+            known.answer(&Err(error.to_string()));
         }
     }
 
@@ -263,10 +345,15 @@ impl Running {
         known.answer(&Ok(()));
     }
 
+    fn is_relay(&self, peer: &PeerId) -> bool {
+        self.relay.as_ref().is_some_and(|(relay, _)| relay == peer)
+    }
+
     fn take(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
-                if self.relay.as_ref().is_some_and(|(relay, _)| *relay == peer_id) {
+                if self.is_relay(&peer_id) {
+                    self.inside(peer_id, endpoint.get_remote_address());
                     return;
                 }
                 let known = self.peers.entry(peer_id).or_default();
@@ -282,14 +369,31 @@ impl Running {
                 } else {
                     known.direct.insert(connection_id);
                     tracing::info!(node = %peer_id, "a direct way was opened");
-                    known.answer(&Ok(()));
-                    if !known.used {
+                    if known.is_ready() {
+                        known.answer(&Ok(()));
+                    } else {
                         for circuit in &known.relayed {
                             self.swarm.close_connection(*circuit);
                         }
                     }
                 }
             }
+            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } if self.is_relay(&peer_id) => {
+                self.outside("the connection to the head was closed");
+            }
+            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } if self.is_relay(&peer) => {
+                self.outside(&error.to_string());
+            }
+            // Without a reservation the connection is of no use; a new one begins with asking to be let in.
+            SwarmEvent::ListenerClosed { addresses, .. } if addresses.iter().all(is_circuit) => {
+                if let Some((relay, _)) = self.relay {
+                    let _ = self.swarm.disconnect_peer_id(relay);
+                }
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Relay(relay::client::Event::ReservationReqAccepted {
+                renewal: false,
+                ..
+            })) => tracing::info!("others reach this node through the head"),
             SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, .. } => {
                 if let Some(known) = self.peers.get_mut(&peer_id) {
                     known.direct.remove(&connection_id);
@@ -297,6 +401,8 @@ impl Running {
                     if num_established == 0 {
                         known.answer(&Err("the connection was closed".to_owned()));
                         self.peers.remove(&peer_id);
+                    } else if known.is_ready() {
+                        known.answer(&Ok(()));
                     }
                 }
             }
@@ -314,16 +420,6 @@ impl Running {
             _ => {}
         }
     }
-}
-
-/// Enters once more, later.
-fn again(enter: &Enter, pause: &mut Duration) -> BoxFuture<'static, Result<(Vec<SocketAddr>, NodeId), Error>> {
-    let (enter, wait) = (enter.clone(), *pause);
-    *pause = (*pause * 2).clamp(RETRY_FIRST, RETRY_LAST);
-    Box::pin(async move {
-        tokio::time::sleep(wait).await;
-        enter().await
-    })
 }
 
 fn is_circuit(address: &Multiaddr) -> bool {

@@ -11,13 +11,11 @@ use covey_domain::Error;
 use covey_node::{Identity, tls::MeshSource};
 use futures::StreamExt as _;
 use libp2p::{
-    Multiaddr, PeerId, Swarm, SwarmBuilder, allow_block_list,
+    PeerId, Swarm, SwarmBuilder, allow_block_list,
     allow_block_list::AllowedPeers,
     connection_limits::{self, ConnectionLimits},
     core::upgrade::Version,
-    identify, mdns,
-    multiaddr::Protocol,
-    noise, relay,
+    identify, mdns, noise, relay,
     swarm::{NetworkBehaviour, SwarmEvent, behaviour::toggle::Toggle},
     yamux,
 };
@@ -160,9 +158,4 @@ impl Relay {
             self.swarm.behaviour_mut().admitted.disallow_peer(peer);
         }
     }
-}
-
-/// Where a relay is reached, and who it is.
-pub(crate) fn at(address: SocketAddr, relay: PeerId) -> Multiaddr {
-    addresses::tcp(address).with(Protocol::P2p(relay))
 }

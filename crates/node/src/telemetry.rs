@@ -4,7 +4,8 @@ use tracing_subscriber::EnvFilter;
 
 /// Installs the subscriber. `COVEY_LOG` takes the usual filter syntax, `info` by default.
 pub fn init(default: &str) {
-    let filter = EnvFilter::try_from_env("COVEY_LOG").unwrap_or_else(|_| EnvFilter::new(format!("{default},libp2p=warn")));
+    let filter =
+        EnvFilter::try_from_env("COVEY_LOG").unwrap_or_else(|_| EnvFilter::new(format!("{default},libp2p=warn")));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second init (several nodes in one test process) keeps the first.
     let _ = match std::env::var("COVEY_LOG_FORMAT").as_deref() {
