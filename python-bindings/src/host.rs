@@ -26,7 +26,7 @@ use parking_lot::{Condvar, Mutex};
 use prost::Message as _;
 use pyo3::{
     prelude::*,
-    types::{PyBytes, PyList, PyTuple},
+    types::{PyBytes, PyList, PyString, PyTuple},
 };
 
 use crate::{
@@ -71,6 +71,25 @@ struct Incoming {
 #[pyclass(frozen)]
 pub struct Host {
     link: Arc<HostLink>,
+    /// The actor and the method of the call before; often those of the next.
+    names: Mutex<(Text, Text)>,
+}
+
+/// A text as Python has it, kept for the next time it is asked for.
+#[derive(Default)]
+struct Text(Option<(String, Py<PyString>)>);
+
+impl Text {
+    fn get<'py>(&mut self, py: Python<'py>, text: &str) -> Bound<'py, PyString> {
+        match &self.0 {
+            Some((kept, made)) if kept == text => made.bind(py).clone(),
+            _ => {
+                let made = PyString::new(py, text);
+                self.0 = Some((text.to_owned(), made.clone().unbind()));
+                made
+            }
+        }
+    }
 }
 
 fn told(e: &dyn std::fmt::Display) -> PyErr {
@@ -282,7 +301,7 @@ impl Host {
             .name("covey-flush".into())
             .spawn(move || flusher.flush_late())
             .map_err(|e| told(&e))?;
-        Ok(Self { link })
+        Ok(Self { link, names: Mutex::default() })
     }
 
     /// The cluster around this process's worker.
@@ -294,28 +313,30 @@ impl Host {
         self.link.socket.as_raw_fd()
     }
 
-    /// Frames that have come, as tuples that begin with their name; does not wait. Raises when the worker is gone.
-    fn recv<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        self.link.read(false).map_err(|e| told(&e))?;
-        let frames = std::mem::take(&mut *self.link.frames.lock());
+    /// Frames that have come, at most `limit`, as tuples that begin with their name; does not wait. Raises when the worker
+    /// is gone.
+    fn recv<'py>(&self, py: Python<'py>, limit: usize) -> PyResult<Bound<'py, PyList>> {
+        let few = |frames: &VecDeque<Body>| frames.len() < limit;
+        if few(&self.link.frames.lock()) {
+            // Turns on threads go on while the bytes are taken apart.
+            py.detach(|| self.link.read(false)).map_err(|e| told(&e))?;
+        }
+        let frames: Vec<Body> = {
+            let mut frames = self.link.frames.lock();
+            let count = frames.len().min(limit);
+            frames.drain(..count).collect()
+        };
         let out = PyList::empty(py);
+        let mut names = self.names.lock();
         for body in frames {
             let tuple = match body {
                 Body::Call(c) => {
                     let args = to_py(py, &c.args.unwrap_or_default());
-                    (
-                        "call",
-                        c.call,
-                        c.actor,
-                        c.method,
-                        args,
-                        c.json,
-                        c.task,
-                        c.context,
-                        c.timeout_ms,
-                        c.chain,
-                        c.traceparent,
-                    )
+                    let plain = !c.json
+                        && c.timeout_ms == 0
+                        && [&c.task, &c.context, &c.chain, &c.traceparent].iter().all(|text| text.is_empty());
+                    let about = (!plain).then_some((c.json, c.task, c.context, c.timeout_ms, c.chain, c.traceparent));
+                    ("call", c.call, names.0.get(py, &c.actor), names.1.get(py, &c.method), args, about)
                         .into_pyobject(py)?
                 }
                 Body::Start(s) => {

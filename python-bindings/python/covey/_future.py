@@ -58,7 +58,7 @@ def _waited(result: Any) -> None:
     """It does not wait any more: what still comes back out of that call may wait for the turn."""
     if result._token is not None:
         turn, token = result._token
-        turn.waits.discard(token)
+        turn.waits -= {token}
 
 
 def _wait_for(call: Any) -> Generator[Any, None, None]:

@@ -13,6 +13,7 @@ import collections
 import concurrent.futures
 import contextvars
 import faulthandler
+import gc
 import inspect
 import json
 import os
@@ -32,6 +33,9 @@ from ._objects import has_refs, resolve
 
 RAN_OUT = 86  # exit code of a process that got no more memory
 WINDOW = 256  # items a generator may be ahead of its reader
+ROUND = 128  # frames taken in one round of the loop; what they make has mostly gone before the collector looks
+# Objects made before the collector looks: a thousand calls that wait are that many times three, and are no garbage.
+COLLECT_AFTER = 5_000
 
 _VALUE, _ITEMS, _SYNC_VALUE, _SYNC_ITEMS = range(4)
 
@@ -93,18 +97,25 @@ class Actor:
 class Turn:
     """One call: from its arrival to its answer."""
 
-    __slots__ = ("call", "actor", "name", "args", "as_json", "task_id", "context_id", "method", "group", "task", "ctx", "credits", "more", "over", "deadline", "chain", "traceparent", "waits")
+    # Defaults of the class: most turns never have another value.
+    as_json = False
+    task_id = context_id = chain = traceparent = ""
+    deadline = 0.0
+    task: asyncio.Task[None] | None = None
+    ctx: _context.Context | None = None
+    credits = WINDOW  # granted so far; the maker counts what it has used
+    more: Any = None
+    over = False
+    waits: frozenset[int] = frozenset()  # tokens of the calls it waits for
 
-    def __init__(self, call: int, actor: Actor, name: str, args: Any, as_json: bool, task_id: str, context_id: str, timeout_ms: int):
-        self.call, self.actor, self.name, self.args, self.as_json = call, actor, name, args, as_json
-        self.task_id, self.context_id = task_id, context_id
-        self.task: asyncio.Task[None] | None = None
-        self.ctx: _context.Context | None = None
-        self.credits = WINDOW  # granted so far; the maker counts what it has used
-        self.deadline = time.monotonic() + timeout_ms / 1000 if timeout_ms else 0.0
-        self.more: Any = None
-        self.over = False
-        self.waits: set[int] = set()
+    def __init__(self, call: int, actor: Actor, name: str, args: Any):
+        self.call, self.actor, self.name, self.args = call, actor, name, args
+
+    def about(self, as_json: bool, task_id: str, context_id: str, timeout_ms: int, chain: str, traceparent: str) -> None:
+        """What most calls do not carry."""
+        self.as_json, self.task_id, self.context_id, self.chain, self.traceparent = as_json, task_id, context_id, chain, traceparent
+        if timeout_ms:
+            self.deadline = time.monotonic() + timeout_ms / 1000
 
     def context_of(self) -> _context.Context:
         """What the method may ask for; made when it first does."""
@@ -113,6 +124,29 @@ class Turn:
             if self.over:
                 self.ctx.cancelled.set()
         return self.ctx
+
+
+class _Driven:
+    """The rest of a coroutine that has begun already: each step in the context it began in."""
+
+    __slots__ = ("run", "work", "waits_for")
+
+    def __init__(self, run: Any, work: Any, waits_for: Any):
+        self.run, self.work, self.waits_for = run, work, waits_for
+
+    def __await__(self) -> Any:
+        run, work, waits_for = self.run, self.work, self.waits_for
+        while True:
+            try:
+                value = yield waits_for
+            except BaseException as error:
+                step, value = work.throw, error
+            else:
+                step = work.send
+            try:
+                waits_for = run(step, value)
+            except StopIteration:
+                return
 
 
 class Threads:
@@ -181,8 +215,14 @@ class Process:
         self.code: dict[str, bytes] = {}
         self.classes: dict[str, type] = {}
         self.turns: dict[int, Turn] = {}
+        self.ready: collections.deque[Turn] = collections.deque()
+        """Async turns that may begin."""
+        self.runs = False
+        """A task is about to take them, or does."""
         self.makers = concurrent.futures.ThreadPoolExecutor(max_workers=32, thread_name_prefix="covey-start")
         self.threads = Threads(self._run_sync)
+        self.tasks: set[asyncio.Task[None]] = set()
+        """The loop itself holds them weakly."""
         self.unwritten = False
         self.bounded = False
         _session.install(HostSession(self.host.client()))
@@ -197,14 +237,14 @@ class Process:
 
     def _readable(self) -> None:
         try:
-            frames = self.host.recv()
+            frames = self.host.recv(ROUND)
         except _bridge.BridgeError:
             # The worker is gone, and with it everyone who could want an answer.
             os._exit(0)
         for frame in frames:
             kind = frame[0]
             if kind == "call":
-                self._arrive(*frame[1:])
+                self._arrive(frame)
             elif kind == "credit":
                 turn = self.turns.get(frame[1])
                 if turn is not None:
@@ -223,6 +263,9 @@ class Process:
                 if not frame[1]:
                     os._exit(0)
                 self._stop(frame[1])
+        if len(frames) == ROUND:
+            # There may be more, of which the socket says nothing any more.
+            self.loop.call_soon(self._readable)
 
     def _after_call(self) -> None:
         if threading.get_ident() == self.thread:
@@ -296,15 +339,16 @@ class Process:
 
     # ---- turns ---------------------------------------------------------------------------------------------------
 
-    def _arrive(self, call: int, actor_id: str, name: str, args: Any, as_json: bool, task: str, context: str, timeout_ms: int, chain: str, traceparent: str) -> None:
+    def _arrive(self, frame: Any) -> None:
+        _, call, actor_id, name, args, about = frame
         actor = self.actors.get(actor_id)
         if actor is None:
             self.host.failed(call, "actor_died", f"actor {actor_id!r} is not in this process", None)
             self._write_soon()
             return
-        turn = Turn(call, actor, name, args, as_json, task, context, timeout_ms)
-        turn.chain = chain
-        turn.traceparent = traceparent
+        turn = Turn(call, actor, name, args)
+        if about is not None:
+            turn.about(*about)
         self.turns[call] = turn
         try:
             turn.method = actor.method(name)
@@ -314,9 +358,9 @@ class Process:
             self.turns.pop(call, None)
             self._write_soon()
             return
-        turn.group = group = actor.groups.get(turn.method.group, actor.group)
+        turn.group = group = actor.group if turn.method.group is None else actor.groups.get(turn.method.group, actor.group)
         # Calls of this actor's own turns that this one comes out of.
-        own = [int(link.rsplit("#", 1)[1]) for link in chain.split("\n") if link.startswith(f"{actor_id}#")] if chain else []
+        own = [int(link.rsplit("#", 1)[1]) for link in turn.chain.split("\n") if link.startswith(f"{actor_id}#")] if turn.chain else ()
         with actor.lock:
             if own and actor.reentrant:
                 turn.group = Group(1)
@@ -343,7 +387,7 @@ class Process:
 
     def waits(self, turn: Turn, token: int) -> None:
         """A turn begins to wait for a call of its own. What came out of that call and waits for the turn never will run."""
-        turn.waits.add(token)
+        turn.waits |= {token}
         link, group = f"{turn.actor.id}#{token}", turn.group
         if group.limit > 1:
             return
@@ -358,8 +402,47 @@ class Process:
         """On the loop's thread, with the turn counted as running."""
         if turn.method.kind >= _SYNC_VALUE:
             self.threads.submit(turn)
-        else:
-            turn.task = self.loop.create_task(self._run_async(turn))
+            return
+        self.ready.append(turn)
+        if not self.runs:
+            self._run_ready()
+
+    def _run_ready(self) -> None:
+        self.runs = True
+        # Made straight: what the loop's own method adds is for names and factories, which are not used here.
+        task = asyncio.Task(self._take_turns(), loop=self.loop, name="covey-turn")
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _take_turns(self) -> None:
+        """A task for turns: one after the other, until one has to wait. It then is that turn's own, and another takes the rest.
+
+        A task for each turn is what asyncio has for this, and costs more than most turns do.
+        """
+        task, ready, copy = asyncio.current_task(), self.ready, contextvars.copy_context
+        while ready:
+            turn = ready.popleft()
+            turn.task = task
+            work = self._run_async(turn)
+            # What a turn sets in its context is not there for the next.
+            run = copy().run
+            try:
+                waits_for = run(work.send, None)
+            except StopIteration:
+                continue
+            except BaseException:
+                # No turn lets anything out; if one did, the others still have their turn.
+                self.runs = False
+                if ready:
+                    self._run_ready()
+                raise
+            if ready:
+                self._run_ready()
+            else:
+                self.runs = False
+            await _Driven(run, work, waits_for)
+            return
+        self.runs = False
 
     def _enter(self, turn: Turn) -> None:
         """In the context of the turn: what it calls knows where it comes from, and by when it must be over."""
@@ -388,7 +471,7 @@ class Process:
         turn.over = True
         if waiting:
             self.turns.pop(turn.call, None)
-        elif turn.task is not None:
+        elif turn.task is not None:  # where it has none, it is cancelled before it begins
             turn.task.cancel()
         elif turn.more is not None:
             turn.more.set()
@@ -403,6 +486,8 @@ class Process:
         dump = _codec.dump_json if turn.as_json else _codec.dump
         self._enter(turn)
         try:
+            if turn.over:
+                raise asyncio.CancelledError
             args, kwargs = self._bind(turn)
             if has_refs(args, kwargs):
                 # Fetching takes time, and the loop is for everyone.
@@ -566,6 +651,10 @@ def main() -> None:
     # Lines reach the log when they are printed.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     process = Process(sys.argv[1])
+    # What is there now stays: it need not be looked through again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER, *gc.get_threshold()[1:])
     process.run()
 
 
