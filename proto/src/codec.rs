@@ -30,7 +30,7 @@ pub fn decode<T: DeserializeOwned>(payload: &Payload) -> Result<T, Error> {
         }
         Codec::Json => serde_json::from_slice(&payload.body)
             .map_err(|e| Error::invalid(format!("failed to decode JSON arguments: {e}"))),
-        other @ (Codec::Raw | Codec::Pickle | Codec::Content) => {
+        other @ (Codec::Raw | Codec::Pickle | Codec::Lent | Codec::Content) => {
             Err(Error::invalid(format!("a native actor cannot read codec {other:?}")).hint("send JSON"))
         }
     }

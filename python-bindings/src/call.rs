@@ -38,6 +38,8 @@ struct State {
     end: Option<Result<Option<Payload>, Error>>,
     /// Who waits for the next news, each in its own way: an event loop, a thread, a `wait` that was given up.
     wakers: Vec<(Weak<PortState>, u64)>,
+    /// Who waits for the end alone.
+    enders: Vec<(Weak<PortState>, u64)>,
 }
 
 impl Slot {
@@ -48,7 +50,11 @@ impl Slot {
                 CallEvent::Item(item) => state.items.push_back(item),
                 CallEvent::End(end) => state.end = Some(end),
             }
-            std::mem::take(&mut state.wakers)
+            let mut wakers = std::mem::take(&mut state.wakers);
+            if state.end.is_some() {
+                wakers.append(&mut state.enders);
+            }
+            wakers
         };
         self.ready.notify_all();
         for (port, token) in wakers {
@@ -155,6 +161,15 @@ impl Call {
         }
         state.wakers.push((Arc::downgrade(&port.state), token));
         false
+    }
+
+    /// Tells `port` of `token` at the end; `True` when it has come already.
+    fn notify_end(&self, port: &Port, token: u64) -> bool {
+        let mut state = self.slot.state.lock();
+        if state.end.is_none() {
+            state.enders.push((Arc::downgrade(&port.state), token));
+        }
+        state.end.is_some()
     }
 
     fn cancel(&self) {

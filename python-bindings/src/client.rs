@@ -219,7 +219,6 @@ impl Client {
         Ok(text(&reply.record))
     }
 
-    /// Records as JSON, newest first.
     /// One page of actors as JSON, and where the next begins (empty = nowhere).
     fn actors(
         &self,
@@ -234,6 +233,7 @@ impl Client {
         Ok((reply.actors.iter().map(|actor| text(actor)).collect(), reply.next))
     }
 
+    /// Records as JSON, newest first.
     fn tasks(&self, py: Python<'_>, agent: String, state: String, limit: u32) -> PyResult<Vec<String>> {
         let request = v1::ListTasksRequest { agent, state, limit, before: String::new() };
         let reply: v1::ListTasksReply = self.backend()?.rpc(py, "ListTasks", &request)?;
@@ -318,6 +318,14 @@ impl Client {
         let reply: v1::ListStoresReply = self.backend()?.rpc(py, "ListStores", &v1::Empty {})?;
         let here = objects::machine();
         Ok(reply.stores.into_iter().map(|s| (s.node, s.machine == here, s.folder)).collect())
+    }
+
+    /// The node that an actor is on, where this driver has called it already.
+    fn node_of(&self, actor: &str) -> PyResult<Option<String>> {
+        Ok(match &*self.backend()? {
+            Backend::Driver { calls, .. } => calls.node_of(&actor.into()).map(|node| node.to_string()),
+            Backend::Host(_) => None,
+        })
     }
 
     /// Sends the object in the file at `path` to a worker's store.

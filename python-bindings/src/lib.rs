@@ -96,24 +96,64 @@ fn plain(value: &Bound<'_, PyAny>, depth: u8) -> u8 {
     if numpy && !objects().unwrap_or(true) { 2 } else { 0 }
 }
 
-/// BLAKE3 of a file, hex.
-#[pyfunction]
-fn digest(py: Python<'_>, path: std::path::PathBuf) -> PyResult<String> {
-    Ok(py.detach(|| covey_client::objects::digest(&path))?)
+/// BLAKE3 of a file, made on a thread of its own while the file is written, or in the end when it is small.
+#[pyclass]
+#[derive(Default)]
+struct FileDigest {
+    path: std::path::PathBuf,
+    growing: Option<covey_client::objects::Growing>,
+}
+
+/// From this size on, a thread is worth it. Bytes.
+const DIGEST_BESIDE: u64 = 4 << 20;
+
+#[pymethods]
+impl FileDigest {
+    #[new]
+    fn new() -> Self {
+        Self::default()
+    }
+
+    /// The file at `path` will have so many bytes.
+    fn begin(&mut self, path: std::path::PathBuf, size: u64) -> PyResult<()> {
+        self.growing = (size >= DIGEST_BESIDE).then(|| covey_client::objects::Growing::begin(&path)).transpose()?;
+        self.path = path;
+        Ok(())
+    }
+
+    /// So many bytes are there.
+    fn upto(&self, bytes: u64) {
+        if let Some(growing) = &self.growing {
+            growing.upto(bytes);
+        }
+    }
+
+    /// The digest of what is there, hex.
+    fn end(&mut self, py: Python<'_>) -> PyResult<String> {
+        let growing = self.growing.take();
+        Ok(py.detach(|| match growing {
+            Some(growing) => growing.end(),
+            None => covey_client::objects::digest(&self.path),
+        })?)
+    }
 }
 
 #[pymodule]
 fn _bridge(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("BridgeError", module.py().get_type::<BridgeError>())?;
-    for (name, codec) in
-        [("RAW", Codec::Raw), ("PICKLE", Codec::Pickle), ("JSON", Codec::Json), ("CONTENT", Codec::Content)]
-    {
+    for (name, codec) in [
+        ("RAW", Codec::Raw),
+        ("PICKLE", Codec::Pickle),
+        ("JSON", Codec::Json),
+        ("CONTENT", Codec::Content),
+        ("LENT", Codec::Lent),
+    ] {
         module.add(name, codec as i32)?;
     }
     module.add_function(wrap_pyfunction!(encode_payload, module)?)?;
     module.add_function(wrap_pyfunction!(is_plain, module)?)?;
-    module.add_function(wrap_pyfunction!(digest, module)?)?;
+    module.add_class::<FileDigest>()?;
     module.add_class::<client::Client>()?;
     module.add_class::<call::Call>()?;
     module.add_class::<call::Port>()?;

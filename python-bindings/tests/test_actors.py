@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import gc
 import os
 import pathlib
 import signal
@@ -12,7 +13,7 @@ import pytest
 from conftest import eventually
 
 import covey
-from covey import Context, agent
+from covey import Context, _objects, _session, agent
 
 
 @agent
@@ -557,3 +558,77 @@ def test_methods_of_a_group_are_counted_apart(cluster, tmp_path):
     assert covey.get(waiting, timeout=20) == ["there"] * 3
     with pytest.raises(ValueError, match="groups"):
         agent(groups={"io": 0})(Grouped.__covey_class__)
+
+
+@agent
+class Taker:
+    def total(self, array):
+        array += 1  # it is the actor's own
+        return float(array.sum())
+
+    async def total_async(self, array, other=None):
+        if other is not None:
+            return await other.total.remote(array)
+        return float(array.sum())
+
+    def pieces(self, array, n):
+        for i in range(n):
+            yield float(array[i])
+
+    def size(self, pair, *, also):
+        return pair[0].nbytes + len(pair[1]) + also.nbytes
+
+
+@covey.task
+def total_of(array):
+    return float(array.sum())
+
+
+def lent(session):
+    folder = pathlib.Path(_objects._own_store(session)[1]) / session.store_session
+    return list(folder.glob("lent-*"))
+
+
+def test_large_arguments_are_lent(cluster):
+    session = _session.current()
+    taker, other = Taker.remote(), Taker.remote()
+    array = np.ones(200_000)
+    result = taker.total.remote(array)
+    array[:] = 7  # after the call was made: no business of the actor's
+    assert result.result(30) == 400_000
+    assert taker.total_async.remote(np.ones(100_000)).result(30) == 100_000
+    assert taker.total_async.remote(np.ones(100_000), other).result(30) == 200_000
+    assert list(taker.pieces.remote(np.arange(100_000.0), 600)) == [float(i) for i in range(600)]
+    assert taker.size.remote((np.ones((300, 300), order="F")[::1], b"x" * 400_000), also=np.ones(3)).result(30) == 720_000 + 400_000 + 24
+    assert total_of.remote(np.ones(150_000)).result(30) == 150_000
+    assert covey.get([taker.total.remote(np.full(100_000, float(i))) for i in range(40)], timeout=30) == [100_000.0 * (i + 1) for i in range(40)]
+    with pytest.raises(TypeError):
+        taker.total.remote(np.ones(200_000), 1, 2, 3).result(30)
+    eventually(lambda: not lent(session))
+    # An unread stream and a call that is given up give theirs back too.
+    stream = taker.pieces.remote(np.ones(100_000), 5)
+    stream.cancel()
+    taker.stop()
+    with pytest.raises(covey.errors.CoveyError):
+        taker.total.remote(np.ones(100_000)).result(30)
+    eventually(lambda: not lent(session))
+
+
+def test_puts_in_a_series(cluster):
+    taker = Taker.remote()
+    arrays = [np.full(200_000, float(i)) for i in range(12)]
+    refs = [covey.put(a) for a in arrays]
+    assert [r.get()[0] for r in refs] == list(range(12))
+    assert covey.get([taker.total_async.remote(r) for r in refs], timeout=30) == [200_000.0 * i for i in range(12)]
+    twice = [covey.put(arrays[0]) for _ in range(2)]
+    assert twice[0].digest == twice[1].digest == refs[0].digest and len(refs[0].digest) == 64
+    large = covey.put(np.ones(1_000_000))  # read for its digest while it is written
+    assert taker.total_async.remote(large).result(30) == 1_000_000
+    folder = pathlib.Path(_objects._own_store(_session.current())[1]) / _session.current().store_session
+    unsent = covey.put(np.arange(90_000))
+    path = folder / unsent.digest
+    assert path.exists()
+    del unsent
+    gc.collect()
+    eventually(lambda: not path.exists())
+    eventually(lambda: not list(folder.glob(".draft-*")), timeout=20)  # what was made ahead is given back

@@ -83,7 +83,7 @@ impl Invocation {
                     .or_else(|_| serde_json::from_str(text.as_str().unwrap_or_default()))
                     .map_err(|e| Error::invalid(format!("`{}` cannot read the message: {e}", self.method)))
             }
-            Codec::Raw | Codec::Pickle | Codec::Bincode => covey_proto::codec::decode(&self.args),
+            Codec::Raw | Codec::Pickle | Codec::Lent | Codec::Bincode => covey_proto::codec::decode(&self.args),
         }
     }
 

@@ -7,7 +7,10 @@ mod look;
 use std::{
     collections::{HashMap, HashSet},
     path::PathBuf,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -124,12 +127,14 @@ struct Inner {
     hosts: Option<Arc<Hosts>>,
     jobs: Arc<Jobs>,
     /// Begun since the start.
-    turns: std::sync::atomic::AtomicU64,
+    turns: AtomicU64,
     reports: mpsc::UnboundedSender<Report>,
     actors: Mutex<HashMap<ActorId, Cell>>,
     /// Of them, those that [`Inner::sweep`] must look at: with a mailbox, virtual, or saved now and then. Locked after
     /// `actors`, and while that is held.
     restless: Mutex<HashSet<ActorId>>,
+    /// Actors that take nothing any more and finish what they have.
+    ending: AtomicUsize,
     lanes: Mutex<Vec<Weak<LaneInner>>>,
     tasks: Mutex<HashMap<Attempt, (ActorId, Arc<Control>)>>,
     blobs: Mutex<HashMap<String, bytes::Bytes>>,
@@ -226,6 +231,7 @@ impl Runtime {
             reports,
             actors: Mutex::default(),
             restless: Mutex::default(),
+            ending: AtomicUsize::new(0),
             lanes: Mutex::default(),
             tasks: Mutex::default(),
             blobs: Mutex::default(),
@@ -376,6 +382,7 @@ impl Runtime {
 
     /// Stops an actor as asked.
     pub async fn stop(&self, stop: v1::StopActor) {
+        let _ending = Ending::of(&self.inner.ending);
         let id = ActorId::from(stop.actor.as_str());
         if let Some(unwanted) = self.inner.starting.lock().get_mut(&id) {
             *unwanted = true;
@@ -387,9 +394,11 @@ impl Runtime {
         }
     }
 
-    /// Nothing lives here.
+    /// Nothing lives here, and nothing that did still answers.
     pub fn is_empty(&self) -> bool {
-        self.inner.actors.lock().is_empty() && self.inner.starting.lock().is_empty()
+        self.inner.actors.lock().is_empty()
+            && self.inner.starting.lock().is_empty()
+            && self.inner.ending.load(Ordering::Acquire) == 0
     }
 
     async fn end(&self, id: &ActorId, epoch: Option<Epoch>, drain: bool) {
@@ -509,7 +518,7 @@ impl Inner {
             return turn.sink.end(Err(error));
         };
         cell.used = Instant::now();
-        self.turns.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.turns.fetch_add(1, Ordering::Relaxed);
         let behavior = match &cell.inside {
             Inside::Here(behavior) => behavior,
             Inside::Process(process) => {
@@ -635,6 +644,7 @@ impl Inner {
     /// Nothing to do for a while: the state is kept, and the actor is gone until somebody speaks to it. Calls that come
     /// meanwhile are refused unrun, and their callers look again.
     async fn sleep(&self, id: &ActorId, epoch: Epoch) {
+        let _ending = Ending::of(&self.ending);
         let Some(cell) = self.take_out(id, Some(epoch)) else { return };
         cell.drained().await;
         match self.save(id, &cell).await {
@@ -661,6 +671,22 @@ impl Inner {
         report.failure = Some(Error::new(ErrorKind::ActorDied, format!("the actor died: {why}")).executed(None).into());
         report.retryable = true;
         self.report(report);
+    }
+}
+
+/// Counts one as long as it is there.
+struct Ending<'a>(&'a AtomicUsize);
+
+impl<'a> Ending<'a> {
+    fn of(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count)
+    }
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

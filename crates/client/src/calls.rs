@@ -225,6 +225,14 @@ impl Calls {
         hook(now);
     }
 
+    /// Where an actor is, when that is known here.
+    pub fn node_of(&self, actor: &ActorId) -> Option<NodeId> {
+        match self.inner.state.lock().places.get(actor) {
+            Some(Place::At { at, .. }) => Some(NodeId::from(at.node.as_str())),
+            _ => None,
+        }
+    }
+
     /// Waits until every call that was started on the actor here is answered.
     pub async fn settled(&self, actor: &ActorId) {
         for id in self.inner.open.on_actor(actor) {

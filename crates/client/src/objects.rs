@@ -3,7 +3,7 @@
 //! An object is a file in the folder of a worker's store, in memory where the machine has such a file system. Whoever
 //! runs on the same machine maps it; others get it over the worker's own port, once for each worker.
 
-use std::{path::Path, time::Duration};
+use std::{io, os::unix::fs::FileExt as _, path::Path, sync::mpsc, thread, time::Duration};
 
 use covey_domain::{Error, caps};
 use covey_proto::{
@@ -24,8 +24,48 @@ const CHUNK: usize = 1 << 20;
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// BLAKE3 of a file, hex.
-pub fn digest(path: &Path) -> std::io::Result<String> {
+pub fn digest(path: &Path) -> io::Result<String> {
     Ok(blake3::Hasher::new().update_mmap(path)?.finalize().to_hex().to_string())
+}
+
+/// BLAKE3 of a file that is being written, on a thread of its own.
+#[derive(Debug)]
+pub struct Growing {
+    told: mpsc::Sender<u64>,
+    thread: thread::JoinHandle<io::Result<String>>,
+}
+
+impl Growing {
+    /// Begins with nothing of the file at `path`.
+    pub fn begin(path: &Path) -> io::Result<Self> {
+        let file = std::fs::File::open(path)?;
+        let (told, news) = mpsc::channel();
+        let thread = thread::Builder::new().name("covey-digest".into()).spawn(move || {
+            let (mut hasher, mut buffer, mut at) = (blake3::Hasher::new(), vec![0; CHUNK], 0_u64);
+            while let Ok(upto) = news.recv() {
+                while at < upto {
+                    let piece = &mut buffer[..(upto - at).min(CHUNK as u64) as usize];
+                    file.read_exact_at(piece, at)?;
+                    hasher.update(piece);
+                    at += piece.len() as u64;
+                }
+            }
+            Ok(hasher.finalize().to_hex().to_string())
+        })?;
+        Ok(Self { told, thread })
+    }
+
+    /// The first `bytes` are there.
+    pub fn upto(&self, bytes: u64) {
+        // A thread that has failed says so at the end.
+        let _ = self.told.send(bytes);
+    }
+
+    /// The digest of what is there, hex.
+    pub fn end(self) -> io::Result<String> {
+        drop(self.told);
+        self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread of a digest ended")))
+    }
 }
 
 /// The machine this process runs on, as far as files are concerned. `COVEY_MACHINE` sets it, where two that look alike
@@ -80,7 +120,7 @@ impl Client {
     pub async fn get_file(&self, store: &Store, name: ObjectName, path: &Path) -> Result<(), Error> {
         let mut worker = self.reach(store).await?;
         let mut chunks = worker.get_object(name).await.map_err(|s| from_status(&s))?.into_inner();
-        let failed = |e: std::io::Error| Error::internal(format!("failed to write `{}`: {e}", path.display()));
+        let failed = |e: io::Error| Error::internal(format!("failed to write `{}`: {e}", path.display()));
         let mut file = tokio::fs::File::create_new(path).await.map_err(failed)?;
         while let Some(chunk) = chunks.next().await {
             file.write_all(&chunk.map_err(|s| from_status(&s))?.body).await.map_err(failed)?;

@@ -311,6 +311,8 @@ pub enum Codec {
     Bincode = 3,
     /// JSON array of domain::event::Content
     Content = 4,
+    /// pickle of where in a store on the caller's machine the pickle and its buffers lie, until the call is over
+    Lent = 5,
 }
 impl Codec {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -324,6 +326,7 @@ impl Codec {
             Self::Json => "CODEC_JSON",
             Self::Bincode => "CODEC_BINCODE",
             Self::Content => "CODEC_CONTENT",
+            Self::Lent => "CODEC_LENT",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -334,6 +337,7 @@ impl Codec {
             "CODEC_JSON" => Some(Self::Json),
             "CODEC_BINCODE" => Some(Self::Bincode),
             "CODEC_CONTENT" => Some(Self::Content),
+            "CODEC_LENT" => Some(Self::Lent),
             _ => None,
         }
     }

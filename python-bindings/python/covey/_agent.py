@@ -362,11 +362,12 @@ class Method:
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Calls it: a `Future`, or a `Stream` when the method yields."""
+        session = _session.current()
         if not self._python:
             payload = _codec.dump_json({"args": args, "kwargs": kwargs})
         else:
-            payload = _codec.dump((args, kwargs))
-        return _session.current().call("actor", self._actor, self._name, payload, self._timeout, self._streaming, self._key, self._retries)
+            payload = _session.dump_args(session, "actor", self._actor, (args, kwargs))
+        return session.call("actor", self._actor, self._name, payload, self._timeout, self._streaming, self._key, self._retries)
 
 
 def method(*, group: str) -> Callable[[F], F]:

@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from . import _bridge, errors
@@ -18,21 +19,22 @@ is_plain = _bridge.is_plain
 NO_BUFFERS: list[bytes] = []
 
 
-def dump(value: Any) -> Payload:
-    """Pickles `value`; big buffers travel beside it. Code of the user's own modules travels with it, as cloudpickle does."""
+def dump(value: Any, lend: Callable[[bytes, list[pickle.PickleBuffer]], Payload | None] | None = None) -> Payload:
+    """Pickles `value`; big buffers travel beside it. Code of the user's own modules travels with it, as cloudpickle does.
+
+    `lend` may find another way for what has buffers.
+    """
     plain = is_plain(value)
     if plain == 1:
         return PICKLE, _dumps(value, 5), NO_BUFFERS
     buffers: list[pickle.PickleBuffer] = []
-    if plain:
-        body = _dumps(value, 5, buffer_callback=buffers.append)
-        return PICKLE, body, [b.raw().tobytes() for b in buffers]
     try:
-        body = _pickle_with_code(value, buffers.append)
+        body = dump_into(value, buffers.append, plain)
     except Exception as error:
         path = find_unpicklable(value)
         raise TypeError(f"cannot send {path}: {error}; make it inside the agent, or give the class __getstate__") from error
-    return PICKLE, body, [b.raw().tobytes() for b in buffers]
+    lent = lend(body, buffers) if lend is not None and buffers else None
+    return lent or (PICKLE, body, [b.raw().tobytes() for b in buffers])
 
 
 def _pickle_with_code(value: Any, buffer_callback: Any) -> bytes:
@@ -60,9 +62,11 @@ def _pickle_with_code(value: Any, buffer_callback: Any) -> bytes:
     return stream.getvalue()
 
 
-def dump_into(value: Any, buffer_callback: Any) -> bytes:
+def dump_into(value: Any, buffer_callback: Any, plain: int | None = None) -> bytes:
     """The pickle of `value`; its big buffers go to `buffer_callback`, not copied."""
-    return _dumps(value, 5, buffer_callback=buffer_callback) if is_plain(value) else _pickle_with_code(value, buffer_callback)
+    if is_plain(value) if plain is None else plain:
+        return _dumps(value, 5, buffer_callback=buffer_callback)
+    return _pickle_with_code(value, buffer_callback)
 
 
 def dump_code(value: Any) -> bytes:

@@ -128,8 +128,9 @@ class RemoteFunction(Generic[P, R]):
     def remote(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Runs it on the cluster: a `Future`, or a `Stream` when it yields."""
         session = _session.current()
-        payload = _codec.dump(((self._code or self.code(), args, kwargs), {}))
-        return session.call("pool", self._pool(session), self._method, payload, self._timeout, self._method.startswith("items"))
+        pool = self._pool(session)
+        payload = _session.dump_args(session, "pool", pool, ((self._code or self.code(), args, kwargs), {}))
+        return session.call("pool", pool, self._method, payload, self._timeout, self._method.startswith("items"))
 
     def map(self, inputs: Iterable[Any], **options: Any) -> list[R]:
         """Results for all inputs, in order. Options: `progress`, `return_exceptions`."""
@@ -279,8 +280,8 @@ class PoolMethod:
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Calls it on some actor of the pool."""
-        payload = _codec.dump((args, kwargs))
         session = self._pool._session
+        payload = _session.dump_args(session, "pool", self._pool._spec, (args, kwargs))
         return session.call("pool", self._pool._spec, self._name, payload, self._timeout, self._streaming, "", self._retries)
 
     def map(self, inputs: Iterable[Any], **options: Any) -> list[Any]:
@@ -379,7 +380,7 @@ class Executor(concurrent.futures.Executor):
         session = _session.current()
         pool, code = remote._pool(session), remote.code()
         futures = [
-            self._start(session.call("pool", pool, "run_many", _codec.dump(((code, chunk), {})), None, False)) for chunk in chunks
+            self._start(session.call("pool", pool, "run_many", _session.dump_args(session, "pool", pool, ((code, chunk), {})), None, False)) for chunk in chunks
         ]
 
         def results() -> Iterator[Any]:

@@ -77,7 +77,7 @@ def _wait_for(call: Any) -> Generator[Any, None, None]:
 
 
 class _Callbacks:
-    """One thread that runs the callbacks of futures that are done."""
+    """One thread that finishes what waits for the end of a call: futures with callbacks, files that were lent."""
 
     _lock = threading.Lock()
     _made: _Callbacks | None = None
@@ -85,7 +85,7 @@ class _Callbacks:
     def __init__(self) -> None:
         self.port = _bridge.Port()
         self.tokens = itertools.count(1)
-        self.futures: dict[int, Future[Any]] = {}
+        self.futures: dict[int, Any] = {}
         threading.Thread(target=self._run, name="covey-callbacks", daemon=True).start()
 
     @classmethod
@@ -95,10 +95,11 @@ class _Callbacks:
                 cls._made = cls()
             return cls._made
 
-    def watch(self, future: Future[Any]) -> None:
+    def watch(self, future: Any) -> None:
+        """Calls `future._finish()` once the call `future._call` is over."""
         token = next(self.tokens)
         self.futures[token] = future
-        if future._call.notify(self.port, token):
+        if future._call.notify_end(self.port, token):
             del self.futures[token]
             future._finish()
 

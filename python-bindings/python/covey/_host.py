@@ -29,7 +29,7 @@ import typing
 from typing import Any
 
 from . import _bridge, _codec, _context, _session
-from ._objects import has_refs, resolve
+from ._objects import borrow, has_refs, resolve
 
 RAN_OUT = 86  # exit code of a process that got no more memory
 WINDOW = 256  # items a generator may be ahead of its reader
@@ -488,6 +488,10 @@ class Process:
         try:
             if turn.over:
                 raise asyncio.CancelledError
+            if turn.args[0] == _bridge.LENT:
+                # Mapping is quick; fetching takes time, and the loop is for everyone.
+                lent = turn.args
+                turn.args = borrow(lent, fetch=False) or await self.loop.run_in_executor(self.makers, borrow, lent)
             args, kwargs = self._bind(turn)
             if has_refs(args, kwargs):
                 # Fetching takes time, and the loop is for everyone.
@@ -547,6 +551,8 @@ class Process:
         dump = _codec.dump_json if turn.as_json else _codec.dump
         self._enter(turn)
         try:
+            if turn.args[0] == _bridge.LENT:
+                turn.args = borrow(turn.args)
             args, kwargs = self._bind(turn)
             args, kwargs = resolve(args, kwargs)
             method = getattr(turn.actor.instance, turn.name)

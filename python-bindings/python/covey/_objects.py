@@ -10,33 +10,48 @@ from __future__ import annotations
 import mmap
 import os
 import pickle
+import queue
 import struct
 import tempfile
+import threading
 import time
 import weakref
 from typing import Any, Generic, TypeVar
 
-from . import _bridge, _codec, _session, errors
+from . import _bridge, _codec, _files, _future, _session, errors
 
 T = TypeVar("T")
 
 _MAGIC = b"COVEYOB1"
 _ALIGN = 64
+_ZEROS = bytes(_ALIGN)
+LEND_FROM = 256 << 10
+"""Buffers of a call's arguments go through a store from this size on, bytes."""
+NEAR_SECONDS = 5.0
 WORKER_SECONDS = 10
 
 
 class Ref(Generic[T]):
     """A value in the cluster. As an argument of a call it arrives as the value; `get()` reads it anywhere."""
 
-    __slots__ = ("digest", "size", "node", "session", "_sent", "_view", "__weakref__")
+    __slots__ = ("size", "node", "session", "_digest", "_kept", "_view", "__weakref__")
 
-    def __init__(self, digest: str, size: int, node: str, session: str):
-        self.digest, self.size, self.node, self.session = digest, size, node, session
-        self._sent = [False]
+    def __init__(self, digest: str | None, size: int, node: str, session: str, kept: _Kept | None = None):
+        self.size, self.node, self.session = size, node, session
+        self._digest, self._kept = digest, kept
         self._view: memoryview | None = None
 
+    @property
+    def digest(self) -> str:
+        """BLAKE3 of the object, hex. Waits for it when the value was put just now."""
+        if self._digest is None:
+            assert self._kept is not None
+            self._digest = self._kept.name()
+        return self._digest
+
     def __reduce__(self) -> Any:
-        self._sent[0] = True
+        if self._kept is not None:
+            self._kept.sent = True
         return Ref, (self.digest, self.size, self.node, self.session)
 
     def get(self) -> T:
@@ -62,63 +77,84 @@ def put(value: T) -> Ref[T]:
     node, folder = _own_store(session)
     buffers: list[pickle.PickleBuffer] = []
     body = _codec.dump_into(value, buffers.append)
-    views = [b.raw() for b in buffers]
-    lengths = [len(body), *(len(v) for v in views)]
-    head = _MAGIC + struct.pack(f"<I{len(lengths)}Q", len(lengths), *lengths)
     folder = os.path.join(folder, session.store_session)
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    draft = os.path.join(folder, f".draft-{os.getpid()}-{id(body):x}-{os.urandom(4).hex()}")
-    descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    # A large one is read for its digest while it is written.
+    digest = _bridge.FileDigest()
+    draft, descriptor, size = _write(folder, body, [b.raw() for b in buffers], digest)
     try:
-        at = 0
-        for part in (head, body, *views):
-            at = _aligned(at) if part is not head else 0
-            _write_all(descriptor, part, at)
-            at += len(part)
-        os.ftruncate(descriptor, at)
-        digest = _bridge.digest(draft)
-        path = os.path.join(folder, digest)
-        os.rename(draft, path)
-        view = memoryview(mmap.mmap(descriptor, at, prot=mmap.PROT_READ))
-    except BaseException:
-        if os.path.exists(draft):
-            os.unlink(draft)
-        raise
+        view = memoryview(mmap.mmap(descriptor, size, prot=mmap.PROT_READ))
     finally:
         os.close(descriptor)
-    session.store_counts[path] = session.store_counts.get(path, 0) + 1
-    ref: Ref[T] = Ref(digest, at, node, session.store_session)
+    kept = _Kept(draft, digest, session)
+    ref: Ref[T] = Ref(None, size, node, session.store_session, kept)
     ref._view = view
     if session.store_is_remote:
-        _session.bridge_call(session.client.put_object, node, ref.session, digest, path)
-    weakref.finalize(ref, _drop, path, ref._sent, session)
+        _session.bridge_call(session.client.put_object, node, ref.session, ref.digest, kept.path)
+    weakref.finalize(ref, kept.drop)
     return ref
 
 
-def _aligned(at: int) -> int:
-    return -(-at // _ALIGN) * _ALIGN
+class _Kept:
+    """The file of an object. It gets its name, which is its digest, a moment after `put` returns."""
+
+    _queue: queue.SimpleQueue[_Kept] = queue.SimpleQueue()
+    _thread: threading.Thread | None = None
+    _lock = threading.Lock()
+
+    def __init__(self, draft: str, digest: Any, session: Any):
+        self.path, self._digest, self._counts = draft, digest, session.store_counts
+        self.sent = False
+        self._named, self._dropped = threading.Event(), False
+        self._error: Exception | None = None
+        with _Kept._lock:
+            if _Kept._thread is None:
+                _Kept._thread = threading.Thread(target=_Kept._name_all, name="covey-names", daemon=True)
+                _Kept._thread.start()
+        _Kept._queue.put(self)
+
+    @classmethod
+    def _name_all(cls) -> None:
+        while True:
+            kept = cls._queue.get()
+            try:
+                name = kept._digest.end()
+                with cls._lock:
+                    if not kept._dropped:
+                        path = os.path.join(os.path.dirname(kept.path), name)
+                        os.rename(kept.path, path)
+                        kept.path = path
+                        kept._counts[path] = kept._counts.get(path, 0) + 1
+            except Exception as error:
+                kept._error = error
+            kept._named.set()
+            del kept
+
+    def name(self) -> str:
+        self._named.wait()
+        if self._error is not None:
+            raise errors.InternalError(f"the object could not be kept: {self._error}") from self._error
+        return os.path.basename(self.path)
+
+    def drop(self) -> None:
+        """The reference is gone. If it never travelled, nobody else can have one."""
+        with _Kept._lock:
+            self._dropped = True
+            left = self._counts.pop(self.path, 1) - 1
+            if left > 0:
+                self._counts[self.path] = left
+            elif not self.sent:
+                _files.unlink(self.path)
 
 
-def _write_all(descriptor: int, part: Any, at: int) -> None:
-    view = memoryview(part)
-    while len(view):
-        written = os.pwrite(descriptor, view, at)
-        view, at = view[written:], at + written
-
-
-def _drop(path: str, sent: list[bool], session: Any) -> None:
-    """The driver's reference is gone. If it never travelled, nobody else can have one."""
-    counts = session.store_counts
-    left = counts.get(path, 1) - 1
-    if left > 0:
-        counts[path] = left
-        return
-    counts.pop(path, None)
-    if not sent[0]:
-        try:
-            os.unlink(path)
-        except OSError:
-            pass
+def _write(folder: str, body: bytes, views: list[memoryview], digest: Any = None) -> tuple[str, int, int]:
+    """A draft of an object: path, descriptor, size."""
+    lengths = [len(body), *(v.nbytes for v in views)]
+    parts: list[Any] = [_MAGIC + struct.pack(f"<I{len(lengths)}Q", len(lengths), *lengths)]
+    at = len(parts[0])
+    for part, length in zip((body, *views), lengths, strict=True):
+        parts += (_ZEROS[: -at % _ALIGN], part)
+        at += -at % _ALIGN + length
+    return *_files.drafts.write(folder, parts, at, digest), at
 
 
 def _own_store(session: Any) -> tuple[str, str]:
@@ -177,14 +213,95 @@ def _map(path: str) -> memoryview:
 def _read(view: memoryview) -> Any:
     if view[:8] != _MAGIC:
         raise errors.InternalError("the file of an object is damaged")
+    parts = _parts(view)
+    return pickle.loads(parts[0], buffers=parts[1:])
+
+
+def _parts(view: memoryview) -> list[memoryview]:
+    """The pickle and its buffers."""
     (count,) = struct.unpack_from("<I", view, 8)
     lengths = struct.unpack_from(f"<{count}Q", view, 12)
     at, parts = 12 + 8 * count, []
     for length in lengths:
-        at = _aligned(at)
+        at += -at % _ALIGN
         parts.append(view[at : at + length])
         at += length
-    return pickle.loads(parts[0], buffers=parts[1:])
+    return parts
+
+
+# ---- arguments by value, through a store ---------------------------------------------------------------------------------
+#
+# A large array that is an argument of a call to an actor on this machine is not sent but lent: written once, into the store,
+# and mapped there by the actor's process, copy on write, so that it is the actor's own. Its file goes with the call.
+
+
+def lend(session: Any, kind: str, target: str, body: bytes, buffers: list[pickle.PickleBuffer]) -> _codec.Payload | None:
+    """Arguments as a file that the actor's process can map; `None` when they are small, or the actor is elsewhere."""
+    views = [b.raw() for b in buffers]
+    if sum(v.nbytes for v in views) < LEND_FROM or not _is_near(session, kind, target):
+        return None
+    node, folder = _own_store(session)
+    draft, descriptor, _ = _write(os.path.join(folder, session.store_session), body, views)
+    os.close(descriptor)
+    name = f"lent-{os.path.basename(draft).removeprefix('.draft-')}"
+    path = os.path.join(os.path.dirname(draft), name)
+    os.rename(draft, path)
+    return _bridge.LENT, pickle.dumps((node, session.store_session, name, path)), _codec.NO_BUFFERS
+
+
+def _is_near(session: Any, kind: str, target: str) -> bool:
+    """Whether the actor's worker is on this machine, as far as is known; so for a pool when all workers are."""
+    if time.monotonic() - session.near_asked > NEAR_SECONDS:
+        stores = _session.bridge_call(session.client.stores)
+        session.near_nodes = {node for node, here, folder in stores if here and os.access(folder, os.W_OK)}
+        session.all_near, session.near_asked = len(session.near_nodes) == len(stores) > 0, time.monotonic()
+    if session.store_is_remote or not session.near_nodes:
+        return False
+    return bool(session.all_near or (kind == "actor" and session.client.node_of(target) in session.near_nodes))
+
+
+class _Lent:
+    """Takes a file away when the call that it was lent to is over."""
+
+    def __init__(self, call: Any, path: str):
+        self._call, self.path = call, path
+
+    def _finish(self) -> None:
+        _files.unlink(self.path)
+
+
+def take_back(call: Any, payload: _codec.Payload) -> None:
+    """When `call` is over, what was lent to it goes; at once when there is none."""
+    path = pickle.loads(payload[1])[3]
+    if call is None:
+        _files.unlink(path)
+    else:
+        _future._Callbacks.get().watch(_Lent(call, path))
+
+
+def borrow(payload: _codec.Payload, fetch: bool = True) -> _codec.Payload | None:
+    """What was lent, mapped; `None` when it would have to be fetched and shall not be."""
+    node, session, name, path = pickle.loads(payload[1])
+    own = os.path.join(os.environ.get("COVEY_OBJECTS", ""), session, name)
+    for there in (path, own):
+        try:
+            return _mapped(there)
+        except FileNotFoundError:
+            pass
+    if not fetch:
+        return None
+    fetched = os.fspath(_session.bridge_call(_session.current().client.fetch_object, node, session, name, own))
+    try:
+        return _mapped(fetched)
+    finally:
+        _files.unlink(fetched)
+
+
+def _mapped(path: str) -> _codec.Payload:
+    with open(path, "rb") as file:
+        view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+    body, *buffers = _parts(view)
+    return _codec.PICKLE, body, buffers  # type: ignore[return-value]
 
 
 def resolve(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import itertools
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -17,7 +18,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from . import _bridge, _codec, errors
+from . import _bridge, _codec, _files, errors
 from ._context import turn_current, turn_deadline
 from ._future import Future, Stream
 
@@ -58,6 +59,11 @@ def _span() -> str:
     return f"00-{at.trace_id:032x}-{at.span_id:016x}-{at.trace_flags:02x}" if at.is_valid else ""
 
 
+def dump_args(self: Any, kind: str, target: str, value: Any) -> _codec.Payload:
+    """Arguments of a call on an `actor` or a `pool`: in the call itself, or lent when they are large and it is near."""
+    return _codec.dump(value, lambda body, buffers: _objects.lend(self, kind, target, body, buffers))
+
+
 def call(
     self: Any, kind: str, target: str, method: str, args: _codec.Payload, timeout: float | None, stream: bool, key: str = "", retries: int = 0
 ) -> Any:
@@ -77,7 +83,11 @@ def call(
             chain = f"{turn.chain}\n{turn.actor.id}#{token}" if turn.chain else f"{turn.actor.id}#{token}"
         started = self.client.start(_KINDS[kind], target, method, *args, timeout_ms, key, retries, chain, _span() or trace)
     except _bridge.BridgeError as error:
+        if args[0] == _bridge.LENT:
+            _objects.take_back(None, args)
         raise _codec.to_exception(error.args) from None
+    if args[0] == _bridge.LENT:
+        _objects.take_back(started, args)
     result = Stream(started) if stream else Future(started)
     if turn is not None:
         result._token = (turn, token)
@@ -93,6 +103,8 @@ class Stores:
     def __init__(self) -> None:
         self.store: tuple[str, str] | None = None
         self.store_is_remote = False
+        self.near_nodes: set[str] = set()
+        self.all_near, self.near_asked = False, -math.inf
         self.store_paths: dict[str, str] = {}
         self.store_counts: dict[str, int] = {}
         self._private: str | None = None
@@ -108,6 +120,7 @@ class Stores:
         return self._private
 
     def drop_objects(self) -> None:
+        _files.drafts.close()
         if self._private is not None:
             shutil.rmtree(self._private, ignore_errors=True)
 
@@ -268,3 +281,6 @@ def shutdown() -> None:
 
 
 atexit.register(shutdown)
+
+
+from . import _objects  # noqa: E402  it needs this module

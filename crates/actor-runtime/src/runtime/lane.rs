@@ -148,7 +148,7 @@ impl LaneInner {
         })));
         let sink = Sink::call(self.out.clone(), id, control.clone(), memo).traced(span);
         let args = open.args.unwrap_or_default();
-        let json = actor.is_none() || args.codec() != Codec::Pickle;
+        let json = actor.is_none() || !matches!(args.codec(), Codec::Pickle | Codec::Lent);
         let turn = Turn {
             invocation: Invocation { method: open.method, args, json, task: None, chain: open.chain },
             sink,
