@@ -244,7 +244,7 @@ impl Relay {
             Some(Body::DeadLetter(letter)) => {
                 let _ = state.owner.send(Input::DeadLetter(letter));
             }
-            Some(Body::Item(_) | Body::End(_) | Body::Placement(_) | Body::Topic(_)) | None => {}
+            Some(Body::Item(_) | Body::End(_) | Body::Placement(_) | Body::Topic(_) | Body::Piece(_)) | None => {}
         }
     }
 

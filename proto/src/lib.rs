@@ -7,6 +7,7 @@
 mod batch;
 pub mod codec;
 mod convert;
+mod weave;
 
 #[expect(missing_docs, clippy::all, clippy::pedantic, reason = "generated")]
 #[rustfmt::skip]
@@ -18,3 +19,4 @@ pub use convert::{
     call_end, call_result, each_of, failure, from_json, from_status, infer_event, infer_payload, payload_json, to_json,
     to_status, topic_members,
 };
+pub use weave::{Joiner, Weaver};

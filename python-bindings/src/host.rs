@@ -38,6 +38,8 @@ use crate::{
 
 /// What a busy thread queued is written after this time.
 const FLUSH_LATE: std::time::Duration = std::time::Duration::from_micros(500);
+/// Frames that are not kept for later.
+const FLUSH_MANY: usize = 64;
 /// Bytes read at once.
 const READ_MAX: usize = 256 << 10;
 
@@ -365,8 +367,13 @@ impl Host {
         py.detach(|| self.link.flush()).map_err(|e| told(&e))
     }
 
-    /// Writes what is queued, a moment later, from a thread of its own.
-    fn flush_late(&self) {
+    /// Writes what is queued, a moment later, from a thread of its own; at once when it is much.
+    fn flush_late(&self, py: Python<'_>) {
+        if self.link.outgoing.lock().len() >= FLUSH_MANY {
+            // A broken socket ends the process from its reading side.
+            let _ = py.detach(|| self.link.flush());
+            return;
+        }
         let mut late = self.link.late.lock();
         if !*late {
             *late = true;

@@ -632,3 +632,37 @@ def test_puts_in_a_series(cluster):
     gc.collect()
     eventually(lambda: not path.exists())
     eventually(lambda: not list(folder.glob(".draft-*")), timeout=20)  # what was made ahead is given back
+
+
+@agent
+class Order:
+    def __init__(self):
+        self.seen = []
+
+    def note(self, number, load=b""):
+        self.seen.append((number, len(load)))
+        return number, load
+
+    def all(self):
+        return self.seen
+
+
+def test_large_messages_to_another_machine_go_in_pieces(nodes, monkeypatch):
+    nodes.head()
+    nodes.worker("w", "--cpus", "2")
+    # What is on another machine cannot be lent.
+    monkeypatch.setenv("COVEY_MACHINE", "elsewhere")
+    with nodes.connect():
+        nodes.live(1)
+        one, other = Order.remote(), Order.remote()
+        sizes = [0, 6_000_000, 10, 300_000, 0, 20_000_000, 1, 262_144, 262_145, 0]
+        calls = []
+        for number, size in enumerate(sizes):
+            calls.append(one.note.remote(number, bytes([number]) * size))
+            calls += [other.note.remote(number), other.note.remote(number, b"x" * 40_000)]
+        answers = covey.get(calls, timeout=60)
+        assert answers[::3] == [(number, bytes([number]) * size) for number, size in enumerate(sizes)]
+        assert one.all.remote().result(30) == list(enumerate(sizes))
+        assert [n for n, _ in other.all.remote().result(30)] == [n for n in range(10) for _ in range(2)]
+        with pytest.raises(covey.errors.CoveyError, match="limit is 32 MiB"):
+            one.note.remote(0, b"x" * (33 << 20)).result(30)

@@ -10,7 +10,7 @@ use covey_domain::{Error, ErrorKind, caps};
 use covey_mesh::Inbound;
 use covey_node::{Identity, tls::Port};
 use covey_proto::{
-    to_status,
+    Joiner, Weaver, to_status,
     v1::{
         CallBatch, Empty, LogsChunk, LogsRequest, ObjectChunk, ObjectName, UsageReply, WorkerPort,
         worker_server::{Worker, WorkerServer},
@@ -207,14 +207,28 @@ impl Worker for Service {
         let (tx, mut rx) = mpsc::unbounded_channel();
         let lane = self.runtime.lane(tx);
         tokio::spawn(async move {
+            let mut joiner = Joiner::default();
             while let Ok(Some(batch)) = stream.message().await {
-                batch.frames.into_iter().for_each(|frame| lane.take(frame));
+                for frame in batch.frames {
+                    match joiner.take(frame) {
+                        Ok(Some(frame)) => lane.take(frame),
+                        Ok(None) => {}
+                        Err(error) => return tracing::warn!(%error, "a caller's stream was given up"),
+                    }
+                }
             }
         });
         let shutdown = self.shutdown.clone();
         let answers = async_stream::stream! {
-            let mut frames = Vec::new();
+            let (mut frames, mut weaver) = (Vec::new(), Weaver::default());
             loop {
+                while let Some(batch) = weaver.message() {
+                    yield Ok(batch);
+                    // Small answers that came meanwhile go between the pieces of a large one.
+                    while let Ok(frame) = rx.try_recv() {
+                        weaver.push(frame);
+                    }
+                }
                 let more = tokio::select! {
                     biased;
                     n = rx.recv_many(&mut frames, BATCH_MAX) => n,
@@ -223,9 +237,7 @@ impl Worker for Service {
                 if more == 0 {
                     return;
                 }
-                for frames in covey_proto::split(std::mem::take(&mut frames)) {
-                    yield Ok(CallBatch { frames });
-                }
+                frames.drain(..).for_each(|frame| weaver.push(frame));
             }
         };
         Ok(Response::new(Box::pin(answers)))

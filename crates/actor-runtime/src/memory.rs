@@ -1,19 +1,23 @@
 //! Bounds on the memory of a process.
 //!
-//! Two guards. The kernel refuses private memory far beyond the bound (`RLIMIT_DATA`), so that a burst cannot take the
-//! machine down: the process then ends itself, with an exit code of its own. And somebody looks how much is really
-//! resident, often, and ends the process that is over its bound.
+//! Three guards. A control group, where this machine lets us make one ([`group`]): the kernel then ends what is over the
+//! bound, children and memory files counted in. Where not, the kernel refuses private memory far beyond the bound
+//! (`RLIMIT_DATA`), so that a burst cannot take the machine down: the process then ends itself, with an exit code of its own.
+//! And somebody looks how much is really resident, often, and ends the process that is over its bound.
+
+mod group;
 
 use std::{
     os::unix::process::ExitStatusExt as _,
     process::ExitStatus,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use group::Group;
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 /// How often a bounded process is looked at.
@@ -22,6 +26,11 @@ const LOOK: Duration = Duration::from_millis(50);
 const RESERVES: u64 = 512 << 20;
 /// A process ends itself with this code when it could not get memory.
 const RAN_OUT: i32 = 86;
+
+/// Finds out whether there are control groups for us; before there are child processes, which would be in the way.
+pub(crate) fn prepare() {
+    Group::prepare();
+}
 
 /// The memory of one process.
 #[derive(Clone, Debug, Default)]
@@ -33,12 +42,16 @@ struct Inner {
     limit: AtomicU64,
     /// What it used when it was ended for that.
     ended_at: AtomicU64,
+    group: OnceLock<Group>,
 }
 
 impl Memory {
     /// Bounds the process from now on.
     pub fn bound(&self, pid: u32, limit: u64) {
         self.0.limit.store(limit, Ordering::Relaxed);
+        if let Some(group) = Group::of(pid, limit) {
+            let _ = self.0.group.set(group);
+        }
         let Some(process) = Pid::from_raw(pid as i32) else { return };
         let most = data(pid).unwrap_or(0) + limit + RESERVES;
         let wanted = Rlimit { current: Some(most), maximum: Some(most) };
@@ -70,6 +83,9 @@ impl Memory {
         let mib = |bytes: u64| format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20));
         match (used, status.code(), status.signal()) {
             (1.., _, Some(_)) => Some(format!("ran out of memory: it used {}, its bound is {}", mib(used), mib(limit))),
+            (_, _, Some(_)) if self.0.group.get().is_some_and(Group::ran_out) => {
+                Some(format!("ran out of memory: the kernel ended it, its bound is {}", mib(limit)))
+            }
             (_, Some(RAN_OUT), _) if limit > 0 => Some(format!("ran out of memory: its bound is {}", mib(limit))),
             _ => None,
         }

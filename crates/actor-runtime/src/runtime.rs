@@ -199,6 +199,7 @@ impl Runtime {
         let (models, outward) = (config.models.clone(), config.outward.clone());
         let environments =
             config.python.as_ref().map(|python| Arc::new(Environments::new(config.cache, python.clone())));
+        crate::memory::prepare();
         let jobs = Arc::new(Jobs {
             outward: outward.clone(),
             environments: environments.clone(),

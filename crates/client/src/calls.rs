@@ -503,7 +503,7 @@ impl Inner {
                 Some(Body::Fence(_)) => self.fenced(frame.id),
                 Some(Body::Topic(members)) => self.topic_told(members),
                 Some(Body::Open(_) | Body::Cancel(_) | Body::Credit(_) | Body::Locate(_))
-                | Some(Body::DeadLetter(_) | Body::WatchTopic(_))
+                | Some(Body::DeadLetter(_) | Body::WatchTopic(_) | Body::Piece(_))
                 | None => {}
             }
         }

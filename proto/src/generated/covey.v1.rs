@@ -64,7 +64,7 @@ pub struct CallBatch {
 pub struct CallFrame {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "call_frame::Body", tags = "2, 3, 4, 5, 6, 7, 8, 11, 12, 10, 9")]
+    #[prost(oneof = "call_frame::Body", tags = "2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 10, 9")]
     pub body: ::core::option::Option<call_frame::Body>,
 }
 /// Nested message and enum types in `CallFrame`.
@@ -96,6 +96,9 @@ pub mod call_frame {
         /// from the head; its id means nothing
         #[prost(message, tag = "12")]
         Topic(super::TopicMembers),
+        /// of a large frame, between the worker's port and its callers; its id means nothing
+        #[prost(message, tag = "13")]
+        Piece(super::Piece),
         /// to the head: a call that its caller does not try again
         #[prost(message, tag = "10")]
         DeadLetter(super::DeadLetter),
@@ -247,6 +250,15 @@ pub mod call_end {
         #[prost(message, tag = "3")]
         Done(super::Empty),
     }
+}
+/// One large frame at a time travels on a stream; pieces come in order, other frames between them.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Piece {
+    /// bytes of the frame, encoded
+    #[prost(uint64, tag = "1")]
+    pub total: u64,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub body: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CallCancel {

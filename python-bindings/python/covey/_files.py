@@ -15,10 +15,11 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-SIZES = range(256 << 10, (16 << 20) + 1)
-"""Sizes for which pages are made ahead, bytes."""
+AHEAD_FROM = 256 << 10
+"""Pages are made ahead of files from this size on, bytes."""
 AHEAD_FILES = 8
 AHEAD_BYTES = 32 << 20
+"""Of a larger file, only the first pages."""
 SERIES_SECONDS = 1.0
 """A file that is written within this time of the one before makes it a series."""
 IDLE_SECONDS = 5.0
@@ -89,18 +90,18 @@ class Drafts:
         return path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
     def _take(self, folder: str, size: int) -> tuple[str, int, int]:
-        if size in SIZES and hasattr(os, "posix_fallocate"):
-            now = time.monotonic()
+        if size >= AHEAD_FROM and hasattr(os, "posix_fallocate"):
+            now, ahead = time.monotonic(), min(size, AHEAD_BYTES)
             with self._changed:
                 series, self._last = now - self._last < SERIES_SECONDS, now
-                self._folder, self._size = folder, size
+                self._folder, self._size = folder, ahead
                 if series:
                     if self._thread is None:
                         self._thread = threading.Thread(target=self._make_ahead, name="covey-pages", daemon=True)
                         self._thread.start()
                     self._changed.notify()
                 for at, (of, path, descriptor, made) in enumerate(self._spare):
-                    if of == folder and size <= made <= 2 * size:
+                    if of == folder and ahead <= made <= 2 * ahead:
                         del self._spare[at]
                         return path, descriptor, made
         return *self._open(folder), 0

@@ -28,6 +28,8 @@ _ZEROS = bytes(_ALIGN)
 LEND_FROM = 256 << 10
 """Buffers of a call's arguments go through a store from this size on, bytes."""
 NEAR_SECONDS = 5.0
+NAME_SECONDS = 0.05
+"""An object whose name nobody asked for is named after this time, so that its worker can count it and move it to disk."""
 WORKER_SECONDS = 10
 
 
@@ -95,50 +97,54 @@ def put(value: T) -> Ref[T]:
 
 
 class _Kept:
-    """The file of an object. It gets its name, which is its digest, a moment after `put` returns."""
+    """The file of an object. It gets its name, which is its digest, when somebody asks for it, or a moment after `put`."""
 
-    _queue: queue.SimpleQueue[_Kept] = queue.SimpleQueue()
+    _queue: queue.SimpleQueue[tuple[float, weakref.ref[_Kept]]] = queue.SimpleQueue()
     _thread: threading.Thread | None = None
-    _lock = threading.Lock()
+    _all = threading.Lock()
 
     def __init__(self, draft: str, digest: Any, session: Any):
         self.path, self._digest, self._counts = draft, digest, session.store_counts
         self.sent = False
-        self._named, self._dropped = threading.Event(), False
-        self._error: Exception | None = None
-        with _Kept._lock:
+        self._name: str | None = None
+        self._naming = threading.Lock()
+        with _Kept._all:
             if _Kept._thread is None:
                 _Kept._thread = threading.Thread(target=_Kept._name_all, name="covey-names", daemon=True)
                 _Kept._thread.start()
-        _Kept._queue.put(self)
+        _Kept._queue.put((time.monotonic() + NAME_SECONDS, weakref.ref(self)))
 
     @classmethod
     def _name_all(cls) -> None:
         while True:
-            kept = cls._queue.get()
-            try:
-                name = kept._digest.end()
-                with cls._lock:
-                    if not kept._dropped:
-                        path = os.path.join(os.path.dirname(kept.path), name)
-                        os.rename(kept.path, path)
-                        kept.path = path
-                        kept._counts[path] = kept._counts.get(path, 0) + 1
-            except Exception as error:
-                kept._error = error
-            kept._named.set()
+            due, ref = cls._queue.get()
+            time.sleep(max(0.0, due - time.monotonic()))
+            kept = ref()
+            if kept is not None:
+                try:
+                    kept.name()
+                except errors.InternalError:
+                    pass  # told to whoever asks
             del kept
 
     def name(self) -> str:
-        self._named.wait()
-        if self._error is not None:
-            raise errors.InternalError(f"the object could not be kept: {self._error}") from self._error
-        return os.path.basename(self.path)
+        """The digest, hex."""
+        with self._naming:
+            if self._name is None:
+                try:
+                    name = self._digest.end()
+                    path = os.path.join(os.path.dirname(self.path), name)
+                    with _Kept._all:
+                        os.rename(self.path, path)
+                        self._counts[path] = self._counts.get(path, 0) + 1
+                        self.path, self._name = path, name
+                except OSError as error:
+                    raise errors.InternalError(f"the object could not be kept: {error}") from error
+            return self._name
 
     def drop(self) -> None:
         """The reference is gone. If it never travelled, nobody else can have one."""
-        with _Kept._lock:
-            self._dropped = True
+        with _Kept._all:
             left = self._counts.pop(self.path, 1) - 1
             if left > 0:
                 self._counts[self.path] = left

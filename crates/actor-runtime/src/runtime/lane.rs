@@ -88,7 +88,7 @@ impl Lane {
             }
             Some(Body::Fence(_)) => self.inner.out.send(frame.id, Body::Fence(v1::Empty {})),
             Some(Body::Item(_) | Body::End(_) | Body::Locate(_) | Body::Placement(_) | Body::DeadLetter(_))
-            | Some(Body::WatchTopic(_) | Body::Topic(_))
+            | Some(Body::WatchTopic(_) | Body::Topic(_) | Body::Piece(_))
             | None => {}
         }
     }

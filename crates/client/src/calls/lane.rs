@@ -1,9 +1,12 @@
 //! One stream to one worker: dialled, or within this process, or through the head when dialling fails.
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, task::Poll, time::Duration};
 
 use covey_domain::caps;
-use covey_proto::v1::{At, CallBatch, CallFrame, worker_client::WorkerClient};
+use covey_proto::{
+    Joiner, Weaver,
+    v1::{At, CallBatch, CallFrame, worker_client::WorkerClient},
+};
 use futures::{Stream, StreamExt as _};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -20,6 +23,27 @@ pub(super) type Sender = mpsc::UnboundedSender<CallFrame>;
 
 /// Connects to the actors of this process: takes where answers go, gives where calls go.
 pub type Loopback = Arc<dyn Fn(mpsc::UnboundedSender<CallFrame>) -> mpsc::UnboundedSender<CallFrame> + Send + Sync>;
+
+/// What is to be sent on a lane.
+struct Outgoing {
+    rx: mpsc::UnboundedReceiver<CallFrame>,
+    weaver: Weaver,
+}
+
+/// Messages for a worker, large frames in pieces. What is left when the stream ends stays in `outgoing`.
+fn woven(outgoing: Arc<Mutex<Outgoing>>) -> impl Stream<Item = CallBatch> {
+    let mut frames = Vec::new();
+    futures::stream::poll_fn(move |cx| {
+        let mut outgoing = outgoing.lock();
+        let came = outgoing.rx.poll_recv_many(cx, &mut frames, BATCH_MAX);
+        frames.drain(..).for_each(|frame| outgoing.weaver.push(frame));
+        match (outgoing.weaver.message(), came) {
+            (Some(batch), _) => Poll::Ready(Some(batch)),
+            (None, Poll::Ready(0)) => Poll::Ready(None),
+            (None, _) => Poll::Pending,
+        }
+    })
+}
 
 /// Frames as they queue up, many to a message. What is left when the stream ends stays in `rx`.
 pub(super) fn batches(rx: Arc<Mutex<mpsc::UnboundedReceiver<CallFrame>>>) -> impl Stream<Item = CallBatch> {
@@ -38,14 +62,15 @@ pub(super) fn open(inner: &Arc<Inner>, at: At, head: Sender) -> Sender {
     let (tx, rx) = mpsc::unbounded_channel();
     let (weak, own) = (Arc::downgrade(inner), tx.downgrade());
     inner.runtime.spawn(async move {
-        let rx = Arc::new(Mutex::new(rx));
-        match carry(&weak, &at, &rx).await {
+        let outgoing = Arc::new(Mutex::new(Outgoing { rx, weaver: Weaver::default() }));
+        match carry(&weak, &at, &outgoing).await {
             Ok(why) => {
                 let mut unsent = Vec::new();
                 {
-                    let mut rx = rx.lock();
-                    rx.close();
-                    while let Ok(frame) = rx.try_recv() {
+                    let mut outgoing = outgoing.lock();
+                    outgoing.rx.close();
+                    unsent.extend(outgoing.weaver.unsent());
+                    while let Ok(frame) = outgoing.rx.try_recv() {
                         unsent.push(frame);
                     }
                 }
@@ -54,23 +79,26 @@ pub(super) fn open(inner: &Arc<Inner>, at: At, head: Sender) -> Sender {
                 }
             }
             // Same frames, same order, one more hop; answers come back on the head's stream.
-            Err(_) => loop {
-                let Some(frame) = std::future::poll_fn(|cx| rx.lock().poll_recv(cx)).await else { return };
-                if head.send(frame).is_err() {
-                    return;
+            Err(_) => {
+                let unsent = outgoing.lock().weaver.unsent();
+                for frame in unsent {
+                    let _ = head.send(frame);
                 }
-            },
+                loop {
+                    let next = std::future::poll_fn(|cx| outgoing.lock().rx.poll_recv(cx)).await;
+                    let Some(frame) = next else { return };
+                    if head.send(frame).is_err() {
+                        return;
+                    }
+                }
+            }
         }
     });
     tx
 }
 
 /// Dials and carries frames until the lane breaks (`Ok(why)`); `Err` when it could not be opened.
-async fn carry(
-    weak: &WeakInner,
-    at: &At,
-    rx: &Arc<Mutex<mpsc::UnboundedReceiver<CallFrame>>>,
-) -> Result<String, String> {
+async fn carry(weak: &WeakInner, at: &At, outgoing: &Arc<Mutex<Outgoing>>) -> Result<String, String> {
     let port = at.port.as_ref().ok_or("it has no port of its own")?;
     let roads = weak.upgrade().map(|inner| inner.roads.clone()).unwrap_or_default();
     let channel = roads.dial(&at.node, port, |endpoint| {
@@ -85,16 +113,24 @@ async fn carry(
     let mut worker = WorkerClient::new(channel)
         .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
-    let mut request = Request::new(batches(rx.clone()));
+    let mut request = Request::new(woven(outgoing.clone()));
     let bearer = MetadataValue::try_from(format!("Bearer {}", port.secret)).map_err(|e| e.to_string())?;
     request.metadata_mut().insert("authorization", bearer);
     let mut answers = worker.calls(request).await.map_err(|s| s.message().to_owned())?.into_inner();
+    let mut joiner = Joiner::default();
     loop {
         match answers.message().await {
-            Ok(Some(batch)) => match weak.upgrade() {
-                Some(inner) => inner.take(batch),
-                None => return Ok("closed".into()),
-            },
+            Ok(Some(batch)) => {
+                let whole = batch.frames.into_iter().filter_map(|frame| joiner.take(frame).transpose());
+                let frames = match whole.collect::<Result<Vec<_>, _>>() {
+                    Ok(frames) => frames,
+                    Err(error) => return Ok(error.message),
+                };
+                match weak.upgrade() {
+                    Some(inner) => inner.take(CallBatch { frames }),
+                    None => return Ok("closed".into()),
+                }
+            }
             Ok(None) => return Ok("the worker closed it".into()),
             Err(status) => return Ok(status.message().to_owned()),
         }
