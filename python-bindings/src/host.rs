@@ -315,18 +315,18 @@ impl Host {
         self.link.socket.as_raw_fd()
     }
 
-    /// Frames that have come, at most `limit`, as tuples that begin with their name; does not wait. Raises when the worker
-    /// is gone.
-    fn recv<'py>(&self, py: Python<'py>, limit: usize) -> PyResult<Bound<'py, PyList>> {
+    /// Frames that have come, at most `limit`, as tuples that begin with their name, and whether there are more, of which
+    /// the socket says nothing; does not wait. Raises when the worker is gone.
+    fn recv<'py>(&self, py: Python<'py>, limit: usize) -> PyResult<(Bound<'py, PyList>, bool)> {
         let few = |frames: &VecDeque<Body>| frames.len() < limit;
         if few(&self.link.frames.lock()) {
             // Turns on threads go on while the bytes are taken apart.
             py.detach(|| self.link.read(false)).map_err(|e| told(&e))?;
         }
-        let frames: Vec<Body> = {
+        let (frames, more): (Vec<Body>, bool) = {
             let mut frames = self.link.frames.lock();
             let count = frames.len().min(limit);
-            frames.drain(..count).collect()
+            (frames.drain(..count).collect(), !frames.is_empty())
         };
         let out = PyList::empty(py);
         let mut names = self.names.lock();
@@ -359,7 +359,7 @@ impl Host {
             let tuple: Bound<'py, PyTuple> = tuple;
             out.append(tuple)?;
         }
-        Ok(out)
+        Ok((out, more))
     }
 
     /// Writes what is queued.

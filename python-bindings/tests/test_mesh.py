@@ -152,6 +152,11 @@ def test_a_hole_is_punched_through_two_nats(homes, net):
     assert path.read_text() == "100"
     homes.running["head"].send_signal(signal.SIGCONT)
     driver.kill()
+    # A head that comes again is entered again.
+    homes.kill9("head")
+    homes.head("--host", "0.0.0.0")
+    for name in "ab":
+        eventually(lambda name=name: log(homes, name).count("reach this node through the head") == 2)
 
 
 def test_where_no_hole_can_be_punched_the_head_carries_it(homes, net):

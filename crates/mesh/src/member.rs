@@ -15,11 +15,13 @@ use covey_node::{
 };
 use futures::{StreamExt as _, future::BoxFuture};
 use libp2p::{
-    Multiaddr, PeerId, Swarm, SwarmBuilder, dcutr, identify,
+    Multiaddr, PeerId, Swarm, SwarmBuilder,
+    core::transport::ListenerId,
+    dcutr, identify,
     identity::Keypair,
     multiaddr::Protocol,
     noise, relay,
-    swarm::{ConnectionId, NetworkBehaviour, SwarmEvent, dial_opts::DialOpts},
+    swarm::{ConnectionId, DialError, NetworkBehaviour, SwarmEvent, dial_opts::DialOpts},
     tcp, yamux,
 };
 use libp2p_stream::Control;
@@ -36,6 +38,8 @@ use crate::{IDLE, PROTOCOL, WORKER, addresses};
 const PUNCH: Duration = Duration::from_millis(1_800);
 /// A node that cannot be reached within this time is not there.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(8);
+/// A head that does not answer within this time is asked again.
+const ENTER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after the head was lost or let nobody in; doubles up to the last.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LAST: Duration = Duration::from_secs(15);
@@ -112,6 +116,8 @@ struct Running {
     keeps: bool,
     /// The head, and where circuits through it begin once it is connected.
     relay: Option<(PeerId, Option<Multiaddr>)>,
+    /// The reservation.
+    circuit: Option<ListenerId>,
     /// To enter is the next thing to do.
     wanted: bool,
     pause: Duration,
@@ -169,6 +175,7 @@ impl Member {
             enter,
             keeps,
             relay: None,
+            circuit: None,
             wanted: false,
             pause: Duration::ZERO,
         };
@@ -231,7 +238,7 @@ impl Tunnel for Member {
 impl Running {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>, shutdown: CancellationToken) {
         // At the head, in this order: asked to be let in, let in, dialled; each may end with a pause.
-        let mut entering = self.keeps.then(|| (self.enter)());
+        let mut entering = self.keeps.then(|| self.again());
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -258,11 +265,12 @@ impl Running {
 
     /// Enters once more; later, when it went wrong before.
     fn again(&mut self) -> BoxFuture<'static, Entered> {
-        let (entered, wait) = ((self.enter)(), self.pause);
+        let (enter, wait) = (self.enter.clone(), self.pause);
         self.pause = if wait.is_zero() { RETRY_FIRST } else { (wait * 2).min(RETRY_LAST) };
         Box::pin(async move {
             tokio::time::sleep(wait).await;
-            entered.await
+            let late = |_| Error::unavailable("the head does not answer");
+            tokio::time::timeout(ENTER_TIMEOUT, enter()).await.map_err(late)?
         })
     }
 
@@ -276,10 +284,11 @@ impl Running {
     /// The head let this node in and is connected.
     fn inside(&mut self, relay: PeerId, at: &Multiaddr) {
         let circuit = at.clone().with_p2p(relay).unwrap_or_else(|at| at).with(Protocol::P2pCircuit);
-        if self.keeps
-            && let Err(error) = self.swarm.listen_on(circuit.clone())
-        {
-            tracing::warn!(%error, "others do not reach this node through the head");
+        if self.keeps && self.circuit.is_none() {
+            match self.swarm.listen_on(circuit.clone()) {
+                Ok(listener) => self.circuit = Some(listener),
+                Err(error) => tracing::warn!(%error, "others do not reach this node through the head"),
+            }
         }
         self.relay = Some((relay, Some(circuit)));
         self.pause = Duration::ZERO;
@@ -292,9 +301,14 @@ impl Running {
         tracing::debug!(why, "not in the mesh");
         self.relay = None;
         self.wanted = self.keeps;
-        for peer in self.peers.values_mut().filter(|p| p.direct.is_empty() && p.relayed.is_empty()) {
-            peer.answer(&Err(format!("the head did not bring the two together: {why}")));
-        }
+        self.circuit = None;
+        self.peers.retain(|_, peer| {
+            let connected = !peer.direct.is_empty() || !peer.relayed.is_empty();
+            if !connected {
+                peer.answer(&Err(format!("the head did not bring the two together: {why}")));
+            }
+            connected
+        });
     }
 
     fn obey(&mut self, command: Command) {
@@ -306,6 +320,8 @@ impl Running {
                     let _ = answer.send(Ok(()));
                     return;
                 }
+                // Who gave up does not keep others from trying.
+                known.waiting.retain(|waiting| !waiting.is_closed());
                 known.waiting.push(answer);
                 if known.direct.is_empty() && known.relayed.is_empty() && known.waiting.len() == 1 {
                     self.dial(peer);
@@ -327,8 +343,14 @@ impl Running {
             return;
         };
         let dial = DialOpts::peer_id(peer).addresses(vec![circuit.clone().with(Protocol::P2p(peer))]);
-        if let (Err(error), Some(known)) = (self.swarm.dial(dial.build()), self.peers.get_mut(&peer)) {
-            known.answer(&Err(error.to_string()));
+        match self.swarm.dial(dial.build()) {
+            // Under way already.
+            Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
+            Err(error) => {
+                if let Some(mut known) = self.peers.remove(&peer) {
+                    known.answer(&Err(error.to_string()));
+                }
+            }
         }
     }
 
@@ -385,7 +407,8 @@ impl Running {
                 self.outside(&error.to_string());
             }
             // Without a reservation the connection is of no use; a new one begins with asking to be let in.
-            SwarmEvent::ListenerClosed { addresses, .. } if addresses.iter().all(is_circuit) => {
+            SwarmEvent::ListenerClosed { listener_id, .. } if self.circuit == Some(listener_id) => {
+                self.circuit = None;
                 if let Some((relay, _)) = self.relay {
                     let _ = self.swarm.disconnect_peer_id(relay);
                 }
@@ -420,8 +443,4 @@ impl Running {
             _ => {}
         }
     }
-}
-
-fn is_circuit(address: &Multiaddr) -> bool {
-    address.iter().any(|p| p == Protocol::P2pCircuit)
 }

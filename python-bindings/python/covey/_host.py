@@ -237,7 +237,7 @@ class Process:
 
     def _readable(self) -> None:
         try:
-            frames = self.host.recv(ROUND)
+            frames, more = self.host.recv(ROUND)
         except _bridge.BridgeError:
             # The worker is gone, and with it everyone who could want an answer.
             os._exit(0)
@@ -263,8 +263,7 @@ class Process:
                 if not frame[1]:
                     os._exit(0)
                 self._stop(frame[1])
-        if len(frames) == ROUND:
-            # There may be more, of which the socket says nothing any more.
+        if more:
             self.loop.call_soon(self._readable)
 
     def _after_call(self) -> None:

@@ -101,7 +101,8 @@ class _Kept:
 
     _queue: queue.SimpleQueue[tuple[float, weakref.ref[_Kept]]] = queue.SimpleQueue()
     _thread: threading.Thread | None = None
-    _all = threading.Lock()
+    # Taken by whatever thread the collector runs on when it drops a reference, in the midst of anything.
+    _all = threading.RLock()
 
     def __init__(self, draft: str, digest: Any, session: Any):
         self.path, self._digest, self._counts = draft, digest, session.store_counts
@@ -292,15 +293,16 @@ def borrow(payload: _codec.Payload, fetch: bool = True) -> _codec.Payload | None
     for there in (path, own):
         try:
             return _mapped(there)
-        except FileNotFoundError:
-            pass
+        except OSError:
+            pass  # of another machine, or on disk by now
     if not fetch:
         return None
     fetched = os.fspath(_session.bridge_call(_session.current().client.fetch_object, node, session, name, own))
     try:
         return _mapped(fetched)
     finally:
-        _files.unlink(fetched)
+        if node != os.environ.get("COVEY_NODE"):
+            _files.unlink(fetched)  # a copy, for this call
 
 
 def _mapped(path: str) -> _codec.Payload:
