@@ -8,6 +8,9 @@ use crate::v1::Payload;
 
 /// `frames` in order, cut into batches of at most [`caps::BATCH_BYTES_MAX`]; a larger frame goes alone.
 pub fn split<T: Message>(frames: Vec<T>) -> Vec<Vec<T>> {
+    if frames.iter().map(Message::encoded_len).sum::<usize>() <= caps::BATCH_BYTES_MAX {
+        return vec![frames];
+    }
     let (mut batches, mut bytes) = (vec![Vec::new()], 0);
     for frame in frames {
         let size = frame.encoded_len();

@@ -67,6 +67,17 @@ fn is_large(frame: &CallFrame) -> bool {
 }
 
 impl Weaver {
+    /// Takes frames to send.
+    pub fn extend(&mut self, frames: &mut Vec<CallFrame>) {
+        // The common case moves nothing: all are small, and nothing is in their way.
+        let free = self.current.is_none() && self.held.is_empty() && self.ready.is_empty();
+        if free && !frames.iter().any(is_large) {
+            self.ready = std::mem::take(frames);
+        } else {
+            frames.drain(..).for_each(|frame| self.push(frame));
+        }
+    }
+
     /// Takes a frame to send.
     pub fn push(&mut self, frame: CallFrame) {
         let large = is_large(&frame);
@@ -157,8 +168,16 @@ pub struct Joiner {
 }
 
 impl Joiner {
+    /// Takes what came; gives the frames that are whole now. An error is a broken stream.
+    pub fn join(&mut self, frames: Vec<CallFrame>) -> Result<Vec<CallFrame>, Error> {
+        if !frames.iter().any(|frame| matches!(frame.body, Some(Body::Piece(_)))) {
+            return Ok(frames);
+        }
+        frames.into_iter().filter_map(|frame| self.take(frame).transpose()).collect()
+    }
+
     /// Takes what came; gives the frame that is whole now. An error is a broken stream.
-    pub fn take(&mut self, frame: CallFrame) -> Result<Option<CallFrame>, Error> {
+    fn take(&mut self, frame: CallFrame) -> Result<Option<CallFrame>, Error> {
         let Some(Body::Piece(piece)) = frame.body else { return Ok(Some(frame)) };
         let wrong = |what: &str| Error::invalid(format!("a frame in pieces is broken: {what}"));
         let total = usize::try_from(piece.total).ok().filter(|total| *total <= 2 * caps::MESSAGE_BYTES_MAX);

@@ -209,12 +209,9 @@ impl Worker for Service {
         tokio::spawn(async move {
             let mut joiner = Joiner::default();
             while let Ok(Some(batch)) = stream.message().await {
-                for frame in batch.frames {
-                    match joiner.take(frame) {
-                        Ok(Some(frame)) => lane.take(frame),
-                        Ok(None) => {}
-                        Err(error) => return tracing::warn!(%error, "a caller's stream was given up"),
-                    }
+                match joiner.join(batch.frames) {
+                    Ok(frames) => frames.into_iter().for_each(|frame| lane.take(frame)),
+                    Err(error) => return tracing::warn!(%error, "a caller's stream was given up"),
                 }
             }
         });
@@ -237,7 +234,7 @@ impl Worker for Service {
                 if more == 0 {
                     return;
                 }
-                frames.drain(..).for_each(|frame| weaver.push(frame));
+                weaver.extend(&mut frames);
             }
         };
         Ok(Response::new(Box::pin(answers)))

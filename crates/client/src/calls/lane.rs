@@ -36,7 +36,7 @@ fn woven(outgoing: Arc<Mutex<Outgoing>>) -> impl Stream<Item = CallBatch> {
     futures::stream::poll_fn(move |cx| {
         let mut outgoing = outgoing.lock();
         let came = outgoing.rx.poll_recv_many(cx, &mut frames, BATCH_MAX);
-        frames.drain(..).for_each(|frame| outgoing.weaver.push(frame));
+        outgoing.weaver.extend(&mut frames);
         match (outgoing.weaver.message(), came) {
             (Some(batch), _) => Poll::Ready(Some(batch)),
             (None, Poll::Ready(0)) => Poll::Ready(None),
@@ -121,8 +121,7 @@ async fn carry(weak: &WeakInner, at: &At, outgoing: &Arc<Mutex<Outgoing>>) -> Re
     loop {
         match answers.message().await {
             Ok(Some(batch)) => {
-                let whole = batch.frames.into_iter().filter_map(|frame| joiner.take(frame).transpose());
-                let frames = match whole.collect::<Result<Vec<_>, _>>() {
+                let frames = match joiner.join(batch.frames) {
                     Ok(frames) => frames,
                     Err(error) => return Ok(error.message),
                 };
