@@ -6,6 +6,7 @@ import sys
 import textwrap
 
 import grpc
+import pytest
 from conftest import ROOT, eventually
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -58,58 +59,58 @@ class Collector:
         return b""
 
 
-def test_one_trace_from_driver_to_actor_to_actor_to_model(nodes):
-    collector = Collector()
-    try:
-        nodes.env |= {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.port}", "OTEL_BSP_SCHEDULE_DELAY": "100"}
-        nodes.head()
-        nodes.worker("w")
-        env = {**nodes.env, "PYTHONPATH": str(ROOT / "python-bindings/python")}
-        run = subprocess.run([sys.executable, "-c", textwrap.dedent(SCRIPT)], env=env, capture_output=True, text=True, timeout=90)
-        assert run.returncode == 0, run.stderr
-
-        eventually(lambda: len(collector.spans) >= 7)
-        spans = {s.span_id: (service, s) for service, s in collector.spans}
-
-        def path(span):
-            """The span and all above it, up to the driver's."""
-            service, own = span
-            return [(service, own.name), *(path(spans[own.parent_span_id]) if own.parent_span_id else [])]
-
-        paths = [path(span) for span in spans.values()]
-        ask = [("covey-worker", "ask"), ("covey-driver", "ask")]
-        assert [("covey-worker", "chat tiny"), *ask] in paths
-        assert [("covey-worker", "think"), ("covey-worker", "think"), *ask] in paths, "a call, and the turn it makes"
-        model = next(s for _, s in spans.values() if s.name == "chat tiny")
-        used = {a.key: a.value for a in model.attributes}
-        assert used["gen_ai.request.model"].string_value == "tiny" and used["gen_ai.usage.output_tokens"].int_value > 0
-        failed = [s for _, s in spans.values() if s.name == "fail"]
-        assert len(failed) == 2 and all(s.status.code == 2 and "as asked" in s.status.message for s in failed)
-        traces = {s.trace_id for _, s in spans.values() if s.name in ("ask", "think", "chat tiny")}
-        assert len(traces) == 1
-    finally:
-        collector.server.stop(0)
+@pytest.fixture
+def collector(nodes):
+    """A collector, and a cluster with one worker that sends to it."""
+    made = Collector()
+    nodes.env |= {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{made.port}", "OTEL_BSP_SCHEDULE_DELAY": "100"}
+    nodes.head()
+    nodes.worker("w")
+    yield made
+    made.server.stop(0)
 
 
-def test_the_callers_own_span_is_the_parent(nodes):
-    collector = Collector()
-    try:
-        nodes.env |= {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.port}", "OTEL_BSP_SCHEDULE_DELAY": "100"}
-        nodes.head()
-        nodes.worker("w")
-        script = """
+def run(nodes, script):
+    env = {**nodes.env, "PYTHONPATH": str(ROOT / "python-bindings/python")}
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr
 
-            import covey
-            from opentelemetry import trace
-            own = trace.SpanContext(0xabc, 0xdef, is_remote=False, trace_flags=trace.TraceFlags(1))
-            with covey.connect(), trace.use_span(trace.NonRecordingSpan(own)):
-                covey.remote_agent("counter").add.remote(1).result(30)
-        """
-        env = {**nodes.env, "PYTHONPATH": str(ROOT / "python-bindings/python")}
-        run = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env=env, capture_output=True, text=True, timeout=90)
-        assert run.returncode == 0, run.stderr
-        eventually(lambda: len([1 for _, s in collector.spans if s.name == "add"]) == 2)
-        assert {s.trace_id for _, s in collector.spans if s.name == "add"} == {(0xABC).to_bytes(16, "big")}
-        assert (0xDEF).to_bytes(8, "big") in {s.parent_span_id for _, s in collector.spans}
-    finally:
-        collector.server.stop(0)
+
+def test_one_trace_from_driver_to_actor_to_actor_to_model(nodes, collector):
+    run(nodes, SCRIPT)
+
+    eventually(lambda: len(collector.spans) >= 7)
+    spans = {s.span_id: (service, s) for service, s in collector.spans}
+
+    def path(span):
+        """The span and all above it, up to the driver's."""
+        service, own = span
+        return [(service, own.name), *(path(spans[own.parent_span_id]) if own.parent_span_id else [])]
+
+    paths = [path(span) for span in spans.values()]
+    ask = [("covey-worker", "ask"), ("covey-driver", "ask")]
+    assert [("covey-worker", "chat tiny"), *ask] in paths
+    assert [("covey-worker", "think"), ("covey-worker", "think"), *ask] in paths, "a call, and the turn it makes"
+    model = next(s for _, s in spans.values() if s.name == "chat tiny")
+    used = {a.key: a.value for a in model.attributes}
+    assert used["gen_ai.request.model"].string_value == "tiny" and used["gen_ai.usage.output_tokens"].int_value > 0
+    failed = [s for _, s in spans.values() if s.name == "fail"]
+    assert len(failed) == 2 and all(s.status.code == 2 and "as asked" in s.status.message for s in failed)
+    traces = {s.trace_id for _, s in spans.values() if s.name in ("ask", "think", "chat tiny")}
+    assert len(traces) == 1
+
+
+def test_the_callers_own_span_is_the_parent(nodes, collector):
+    script = """
+
+        import covey
+        from opentelemetry import trace
+        own = trace.SpanContext(0xabc, 0xdef, is_remote=False, trace_flags=trace.TraceFlags(1))
+        with covey.connect(), trace.use_span(trace.NonRecordingSpan(own)):
+            covey.remote_agent("counter").add.remote(1).result(30)
+    """
+    run(nodes, script)
+    eventually(lambda: len([1 for _, s in collector.spans if s.name == "add"]) == 2)
+    assert {s.trace_id for _, s in collector.spans if s.name == "add"} == {(0xABC).to_bytes(16, "big")}
+    assert (0xDEF).to_bytes(8, "big") in {s.parent_span_id for _, s in collector.spans}
