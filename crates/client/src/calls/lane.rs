@@ -7,9 +7,9 @@ use covey_proto::{
     Joiner, Weaver,
     v1::{At, CallBatch, CallFrame, worker_client::WorkerClient},
 };
-use futures::{Stream, StreamExt as _};
+use futures::{FutureExt as _, Stream, StreamExt as _};
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, metadata::MetadataValue};
 
 use super::{Inner, WeakInner};
@@ -80,13 +80,7 @@ pub(super) fn open(inner: &Arc<Inner>, at: At, head: Sender) -> Sender {
             }
             // Same frames, same order, one more hop; answers come back on the head's stream.
             Err(_) => {
-                let unsent = outgoing.lock().weaver.unsent();
-                for frame in unsent {
-                    let _ = head.send(frame);
-                }
-                loop {
-                    let next = std::future::poll_fn(|cx| outgoing.lock().rx.poll_recv(cx)).await;
-                    let Some(frame) = next else { return };
+                while let Some(frame) = std::future::poll_fn(|cx| outgoing.lock().rx.poll_recv(cx)).await {
                     if head.send(frame).is_err() {
                         return;
                     }
@@ -97,7 +91,7 @@ pub(super) fn open(inner: &Arc<Inner>, at: At, head: Sender) -> Sender {
     tx
 }
 
-/// Dials and carries frames until the lane breaks (`Ok(why)`); `Err` when it could not be opened.
+/// Dials and carries frames until the lane breaks (`Ok(why)`); `Err` when it could not be opened, with nothing taken.
 async fn carry(weak: &WeakInner, at: &At, outgoing: &Arc<Mutex<Outgoing>>) -> Result<String, String> {
     let port = at.port.as_ref().ok_or("it has no port of its own")?;
     let roads = weak.upgrade().map(|inner| inner.roads.clone()).unwrap_or_default();
@@ -113,10 +107,14 @@ async fn carry(weak: &WeakInner, at: &At, outgoing: &Arc<Mutex<Outgoing>>) -> Re
     let mut worker = WorkerClient::new(channel)
         .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
-    let mut request = Request::new(woven(outgoing.clone()));
+    // A worker that refuses the stream must not have swallowed calls by then.
+    let (opened, gate) = oneshot::channel::<()>();
+    let frames = woven(outgoing.clone());
+    let mut request = Request::new(gate.into_stream().flat_map(|_| futures::stream::empty()).chain(frames));
     let bearer = MetadataValue::try_from(format!("Bearer {}", port.secret)).map_err(|e| e.to_string())?;
     request.metadata_mut().insert("authorization", bearer);
     let mut answers = worker.calls(request).await.map_err(|s| s.message().to_owned())?.into_inner();
+    let _ = opened.send(());
     let mut joiner = Joiner::default();
     loop {
         match answers.message().await {
