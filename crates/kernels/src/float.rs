@@ -1,0 +1,75 @@
+//! Dot products of float weights: tiles of sixteen outputs, a few tokens at a time.
+#![expect(unsafe_code, reason = "raw tiles of memory")]
+
+use crate::simd::Simd;
+
+/// How a float tile is read.
+///
+/// # Safety
+/// `load` reads sixteen elements.
+pub(crate) unsafe trait Element: Copy {
+    unsafe fn load<S: Simd>(at: *const Self) -> S::F;
+}
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(crate) struct Half(#[expect(dead_code, reason = "read by vector instructions")] u16);
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(crate) struct Brain(#[expect(dead_code, reason = "read by vector instructions")] u16);
+
+// SAFETY: sixteen elements.
+unsafe impl Element for f32 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(at: *const Self) -> S::F {
+        // SAFETY: the caller's.
+        unsafe { S::load(at) }
+    }
+}
+
+// SAFETY: sixteen elements.
+unsafe impl Element for Half {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(at: *const Self) -> S::F {
+        // SAFETY: the caller's.
+        unsafe { S::load_f16(at.cast()) }
+    }
+}
+
+// SAFETY: sixteen elements.
+unsafe impl Element for Brain {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(at: *const Self) -> S::F {
+        // SAFETY: the caller's.
+        unsafe { S::load_bf16(at.cast()) }
+    }
+}
+
+/// Adds to `sums[r][m]` the products of `k` columns of tile `r` with token `m`: the columns of a tile are `step`
+/// elements apart, the numbers of a token lie side by side. One sum a number, columns in order: the result does not
+/// depend on `R` and `M`.
+///
+/// # Safety
+/// The instructions of `S`; `k` columns at each `weights`, `k` numbers at each `x`.
+#[inline(always)]
+pub(crate) unsafe fn tiles<S: Simd, E: Element, const R: usize, const M: usize>(
+    weights: [*const E; R],
+    step: usize,
+    x: [*const f32; M],
+    k: usize,
+    sums: &mut [[S::F; M]; R],
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        for i in 0..k {
+            let w: [S::F; R] = std::array::from_fn(|r| E::load::<S>(weights[r].add(i * step)));
+            for m in 0..M {
+                let x = S::splat(*x[m].add(i));
+                for r in 0..R {
+                    sums[r][m] = S::fma(w[r], x, sums[r][m]);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Activations as 8-bit integers, for dot products with quantized weights.
+//!
+//! Each 32 numbers of a token share a scale (`max |x| / 127`), finer than llama.cpp's 256 for the K formats. Tokens lie
+//! in groups as wide as the kernel, side by side, so that one pointer walks through all of them:
+//!
+//! for each group of `w` tokens, for each sub-block of 32 columns, a record of `13 w` words:
+//! `q[8][w]` (four columns in a word), `scale[w]` f32, `scaled_sum[w]` f32, `sum[w]` i32, `sum16[2][w]` i32.
+#![expect(unsafe_code, reason = "groups are written by many threads into disjoint parts of one buffer")]
+
+use crate::{
+    Buffer, Pool,
+    format::{SUB, SendPtr},
+};
+
+/// Words of a record for one token.
+pub(crate) const RECORD: usize = 13;
+/// Where the parts of a record begin, in units of `w` words.
+pub(crate) const SCALE: usize = 8;
+pub(crate) const SCALED_SUM: usize = 9;
+pub(crate) const SUM: usize = 10;
+pub(crate) const SUM16: usize = 11;
+
+/// Tokens quantized for a kernel of `width` tokens.
+#[derive(Debug)]
+pub(crate) struct Quantized {
+    pub tokens: usize,
+    pub cols: usize,
+    pub width: usize,
+    data: Buffer,
+}
+
+impl Quantized {
+    pub fn empty(width: usize) -> Self {
+        Self { tokens: 0, cols: 0, width, data: Buffer::zeroed(0) }
+    }
+
+    /// Where the records of group `group` begin.
+    pub fn group(&self, group: usize) -> *const i32 {
+        // Groups before it are full.
+        let words = group * self.width * self.cols / SUB * RECORD;
+        self.data.as_ptr().cast::<i32>().wrapping_add(words)
+    }
+
+    /// Quantizes `x [tokens, cols]`; `cols` is a multiple of 32.
+    pub fn fill(&mut self, x: &[f32], cols: usize, pool: &Pool) {
+        debug_assert_eq!(cols % SUB, 0, "whole sub-blocks");
+        let tokens = x.len() / cols;
+        let bytes = tokens * cols / SUB * RECORD * 4;
+        if self.data.len() < bytes {
+            self.data = Buffer::zeroed(bytes.next_power_of_two());
+        }
+        (self.tokens, self.cols) = (tokens, cols);
+        let width = self.width;
+        let start = SendPtr(self.data.as_mut_ptr().cast::<i32>());
+        // A few tokens are done before a helper would have come.
+        let grain = if tokens * cols < 1 << 15 { tokens } else { width };
+        let groups = tokens.div_ceil(width);
+        pool.ranges(groups, grain.div_ceil(width), |range| {
+            for group in range {
+                let first = group * width;
+                let w = width.min(tokens - first);
+                for m in 0..w {
+                    let row = &x[(first + m) * cols..][..cols];
+                    // SAFETY: the records of a group are its own, and inside the buffer.
+                    unsafe { token(row, start.at(first * cols / SUB * RECORD), w, m) };
+                }
+            }
+        });
+    }
+}
+
+/// Writes token `m` of a group of `w` whose records begin at `out`.
+///
+/// # Safety
+/// `out` has room for the group, and nobody else writes this token.
+unsafe fn token(row: &[f32], out: *mut i32, w: usize, m: usize) {
+    for (s, x) in row.as_chunks::<SUB>().0.iter().enumerate() {
+        let most = x.iter().fold(0f32, |most, x| if x.abs() > most { x.abs() } else { most });
+        let scale = most / 127.0;
+        let inverse = if most > 0.0 { 127.0 / most } else { 0.0 };
+        let mut q = [0i8; SUB];
+        let mut sums = [0i32; 2];
+        for half in 0..2 {
+            for i in half * 16..half * 16 + 16 {
+                // Adding and taking away 1.5 * 2^23 rounds to even without a call.
+                let whole = (x[i] * inverse + 12_582_912.0) - 12_582_912.0;
+                q[i] = whole as i8;
+                sums[half] += whole as i32;
+            }
+        }
+        let sum = sums[0] + sums[1];
+        // SAFETY: the caller's.
+        unsafe {
+            let record = out.add(s * RECORD * w + m);
+            for (quad, q) in q.as_chunks::<4>().0.iter().enumerate() {
+                record.add(quad * w).write(i32::from_le_bytes(q.map(|q| q as u8)));
+            }
+            record.add(SCALE * w).write(scale.to_bits() as i32);
+            record.add(SCALED_SUM * w).write((scale * sum as f32).to_bits() as i32);
+            record.add(SUM * w).write(sum);
+            record.add(SUM16 * w).write(sums[0]);
+            record.add((SUM16 + 1) * w).write(sums[1]);
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! AVX2 with FMA and F16C: sixteen lanes are two registers.
+#![expect(clippy::missing_safety_doc, reason = "`Simd` has it")]
+
+use std::arch::x86_64::*;
+
+use super::Simd;
+
+#[derive(Clone, Copy)]
+pub(crate) struct Lanes;
+
+/// Four products added up in each of eight lanes; `a` unsigned, `b` signed, and no pair of products beyond an i16.
+#[inline(always)]
+unsafe fn quads(a: __m256i, b: __m256i) -> __m256i {
+    unsafe { _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1)) }
+}
+
+// SAFETY: instructions only, as the trait asks.
+unsafe impl Simd for Lanes {
+    type F = (__m256, __m256);
+    type I = (__m256i, __m256i);
+    const TOKENS: usize = 2;
+    const RAISED: bool = false;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self::F {
+        unsafe { (_mm256_set1_ps(x), _mm256_set1_ps(x)) }
+    }
+    #[inline(always)]
+    unsafe fn load(at: *const f32) -> Self::F {
+        unsafe { (_mm256_loadu_ps(at), _mm256_loadu_ps(at.add(8))) }
+    }
+    #[inline(always)]
+    unsafe fn store(at: *mut f32, x: Self::F) {
+        unsafe {
+            _mm256_storeu_ps(at, x.0);
+            _mm256_storeu_ps(at.add(8), x.1);
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(at: *const u16) -> Self::F {
+        unsafe {
+            let low = _mm256_cvtph_ps(_mm_loadu_si128(at.cast()));
+            (low, _mm256_cvtph_ps(_mm_loadu_si128(at.add(8).cast())))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(at: *const u16) -> Self::F {
+        unsafe {
+            let low = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast())));
+            let high = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(at.add(8).cast())));
+            (_mm256_castsi256_ps(low), _mm256_castsi256_ps(high))
+        }
+    }
+    #[inline(always)]
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
+        unsafe { (_mm256_add_ps(a.0, b.0), _mm256_add_ps(a.1, b.1)) }
+    }
+    #[inline(always)]
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F {
+        unsafe { (_mm256_mul_ps(a.0, b.0), _mm256_mul_ps(a.1, b.1)) }
+    }
+    #[inline(always)]
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F {
+        unsafe { (_mm256_max_ps(a.0, b.0), _mm256_max_ps(a.1, b.1)) }
+    }
+    #[inline(always)]
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        unsafe { (_mm256_fmadd_ps(a.0, b.0, c.0), _mm256_fmadd_ps(a.1, b.1, c.1)) }
+    }
+    #[inline(always)]
+    unsafe fn fnma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        unsafe { (_mm256_fnmadd_ps(a.0, b.0, c.0), _mm256_fnmadd_ps(a.1, b.1, c.1)) }
+    }
+    #[inline(always)]
+    unsafe fn round(x: Self::F) -> Self::F {
+        const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+        unsafe { (_mm256_round_ps::<NEAREST>(x.0), _mm256_round_ps::<NEAREST>(x.1)) }
+    }
+    #[inline(always)]
+    unsafe fn scale2(x: Self::F, n: Self::F) -> Self::F {
+        unsafe {
+            let power = |n: __m256| {
+                let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+            };
+            (_mm256_mul_ps(x.0, power(n.0)), _mm256_mul_ps(x.1, power(n.1)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn isplat(x: i32) -> Self::I {
+        unsafe { (_mm256_set1_epi32(x), _mm256_set1_epi32(x)) }
+    }
+    #[inline(always)]
+    unsafe fn to_f(x: Self::I) -> Self::F {
+        unsafe { (_mm256_cvtepi32_ps(x.0), _mm256_cvtepi32_ps(x.1)) }
+    }
+    #[inline(always)]
+    unsafe fn dot(sum: Self::I, weights: *const u8, x: i32) -> Self::I {
+        unsafe {
+            let x = _mm256_set1_epi32(x);
+            let (low, high) = (_mm256_loadu_si256(weights.cast()), _mm256_loadu_si256(weights.add(32).cast()));
+            (_mm256_add_epi32(sum.0, quads(low, x)), _mm256_add_epi32(sum.1, quads(high, x)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_wide(sum: Self::I, weights: *const u8, x: i32) -> Self::I {
+        // |w| * (x with the sign of w): both stay in 8 bits, and 2 * 128 * 127 fits an i16.
+        unsafe {
+            let x = _mm256_set1_epi32(x);
+            let (low, high) = (_mm256_loadu_si256(weights.cast()), _mm256_loadu_si256(weights.add(32).cast()));
+            let low = quads(_mm256_abs_epi8(low), _mm256_sign_epi8(x, low));
+            let high = quads(_mm256_abs_epi8(high), _mm256_sign_epi8(x, high));
+            (_mm256_add_epi32(sum.0, low), _mm256_add_epi32(sum.1, high))
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Plain loops over sixteen lanes; the compiler makes vectors of them. The reference for the other levels.
+#![expect(clippy::missing_safety_doc, reason = "`Simd` has it")]
+
+use std::array::from_fn;
+
+use half::{bf16, f16};
+
+use super::Simd;
+
+#[derive(Clone, Copy)]
+pub(crate) struct Lanes;
+
+// SAFETY: reads and writes just the elements that the trait names.
+unsafe impl Simd for Lanes {
+    type F = [f32; 16];
+    type I = [i32; 16];
+    const TOKENS: usize = 2;
+    const RAISED: bool = false;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self::F {
+        [x; 16]
+    }
+    #[inline(always)]
+    unsafe fn load(at: *const f32) -> Self::F {
+        from_fn(|i| unsafe { at.add(i).read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn store(at: *mut f32, x: Self::F) {
+        for (i, x) in x.into_iter().enumerate() {
+            unsafe { at.add(i).write_unaligned(x) };
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(at: *const u16) -> Self::F {
+        from_fn(|i| f16::from_bits(unsafe { at.add(i).read_unaligned() }).to_f32())
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(at: *const u16) -> Self::F {
+        from_fn(|i| bf16::from_bits(unsafe { at.add(i).read_unaligned() }).to_f32())
+    }
+    #[inline(always)]
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
+        from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F {
+        from_fn(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F {
+        from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        // Without the instruction `mul_add` is a call into the C library.
+        if cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
+            from_fn(|i| a[i].mul_add(b[i], c[i]))
+        } else {
+            from_fn(|i| a[i] * b[i] + c[i])
+        }
+    }
+    #[inline(always)]
+    unsafe fn fnma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        unsafe { Self::fma(from_fn(|i| -a[i]), b, c) }
+    }
+    #[inline(always)]
+    unsafe fn round(x: Self::F) -> Self::F {
+        from_fn(|i| x[i].round_ties_even())
+    }
+    #[inline(always)]
+    unsafe fn scale2(x: Self::F, n: Self::F) -> Self::F {
+        from_fn(|i| x[i] * f32::from_bits(((n[i] as i32 + 127) << 23) as u32))
+    }
+    #[inline(always)]
+    unsafe fn isplat(x: i32) -> Self::I {
+        [x; 16]
+    }
+    #[inline(always)]
+    unsafe fn to_f(x: Self::I) -> Self::F {
+        from_fn(|i| x[i] as f32)
+    }
+    #[inline(always)]
+    unsafe fn dot(sum: Self::I, weights: *const u8, x: i32) -> Self::I {
+        let x = x.to_le_bytes();
+        from_fn(|i| {
+            let four = (0..4).map(|j| i32::from(unsafe { *weights.add(4 * i + j) }) * i32::from(x[j] as i8));
+            sum[i] + four.sum::<i32>()
+        })
+    }
+    #[inline(always)]
+    unsafe fn dot_wide(sum: Self::I, weights: *const u8, x: i32) -> Self::I {
+        let x = x.to_le_bytes();
+        from_fn(|i| {
+            let four = (0..4).map(|j| i32::from(unsafe { *weights.add(4 * i + j) } as i8) * i32::from(x[j] as i8));
+            sum[i] + four.sum::<i32>()
+        })
+    }
+}
