@@ -13,11 +13,11 @@ pub(crate) unsafe trait Element: Copy {
 
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-pub(crate) struct Half(#[expect(dead_code, reason = "read by vector instructions")] u16);
+pub(crate) struct Half(u16);
 
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-pub(crate) struct Brain(#[expect(dead_code, reason = "read by vector instructions")] u16);
+pub(crate) struct Brain(u16);
 
 // SAFETY: sixteen elements.
 unsafe impl Element for f32 {
@@ -63,7 +63,10 @@ pub(crate) unsafe fn tiles<S: Simd, E: Element, const R: usize, const M: usize>(
     // SAFETY: the caller's.
     unsafe {
         for i in 0..k {
-            let w: [S::F; R] = std::array::from_fn(|r| E::load::<S>(weights[r].add(i * step)));
+            let mut w = [S::splat(0.0); R];
+            for r in 0..R {
+                w[r] = E::load::<S>(weights[r].add(i * step));
+            }
             for m in 0..M {
                 let x = S::splat(*x[m].add(i));
                 for r in 0..R {

@@ -14,6 +14,7 @@ mod float;
 mod format;
 mod isa;
 mod matmul;
+pub mod measure;
 mod pool;
 mod quantize;
 mod rows;

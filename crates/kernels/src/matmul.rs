@@ -239,36 +239,49 @@ unsafe fn float_kernel<S: Simd, E: Element, const R: usize, const M: usize>(
 
 // ---- integers ----
 
-/// A unit as the kernel reads it.
+const Q8: u8 = 0;
+const Q4: u8 = 1;
+const K4: u8 = 2;
+const K5: u8 = 3;
+const K6: u8 = 4;
+
+/// Tokens up to which a kernel takes quants from where they are packed, one tile at a time.
+const FEW: usize = 4;
+/// Tiles that many tokens meet at once, at most.
+const TILES_MAX: usize = 2;
+
+/// A unit as the kernel for many tokens reads it.
 #[repr(align(64))]
 struct Expanded {
     /// `[8 sub-blocks][8 quads of columns][16 rows][4]`.
     quants: [u8; UNIT * TILE],
+    scales: Scales,
+}
+
+/// Float scales of a unit.
+#[repr(align(64))]
+struct Scales {
     /// `[sub-block][16]`, or `[half of a sub-block][16]` for `Q6_K`.
     scales: [f32; UNIT / 16 * TILE],
     /// `[sub-block][16]`.
     mins: [f32; UNIT / SUB * TILE],
 }
 
+const NO_SCALES: Scales = Scales { scales: [0.0; UNIT / 16 * TILE], mins: [0.0; UNIT / SUB * TILE] };
+
 #[inline(always)]
 unsafe fn quantized_tiles<S: Simd>(weights: &Packed, x: &Quantized, range: std::ops::Range<usize>, out: Out) {
     // SAFETY: the caller's.
     unsafe {
         match weights.format() {
-            Format::Q8_0 => quantized_range::<S, { Q8 }>(weights, x, range, out),
-            Format::Q4_0 => quantized_range::<S, { Q4 }>(weights, x, range, out),
-            Format::Q4K => quantized_range::<S, { K4 }>(weights, x, range, out),
-            Format::Q5K => quantized_range::<S, { K5 }>(weights, x, range, out),
-            _ => quantized_range::<S, { K6 }>(weights, x, range, out),
+            Format::Q8_0 => quantized_range::<S, Q8>(weights, x, range, out),
+            Format::Q4_0 => quantized_range::<S, Q4>(weights, x, range, out),
+            Format::Q4K => quantized_range::<S, K4>(weights, x, range, out),
+            Format::Q5K => quantized_range::<S, K5>(weights, x, range, out),
+            _ => quantized_range::<S, K6>(weights, x, range, out),
         }
     }
 }
-
-const Q8: u8 = 0;
-const Q4: u8 = 1;
-const K4: u8 = 2;
-const K5: u8 = 3;
-const K6: u8 = 4;
 
 #[inline(always)]
 unsafe fn quantized_range<S: Simd, const KIND: u8>(
@@ -277,197 +290,329 @@ unsafe fn quantized_range<S: Simd, const KIND: u8>(
     range: std::ops::Range<usize>,
     out: Out,
 ) {
-    let format = weights.format();
-    let cols = weights.cols();
-    let groups = x.tokens.div_ceil(x.width);
-    let mut unit = Expanded { quants: [0; UNIT * TILE], scales: [0.0; UNIT / 16 * TILE], mins: [0.0; UNIT / SUB * TILE] };
-    let mut few = [0f32; 8 * TILE];
-    let mut many = Vec::new();
-    let sums: &mut [f32] = if x.tokens <= 8 {
-        &mut few[..x.tokens * TILE]
-    } else {
-        many.resize(x.tokens * TILE, 0.0);
-        &mut many
-    };
-    for tile in range {
-        sums.fill(0.0);
-        let mut source = weights.tile(tile);
-        let mut col = 0;
-        while col < cols {
-            let subs = (cols - col).min(UNIT) / SUB;
-            // SAFETY: the caller's; the records of a group go on from sub-block to sub-block.
-            unsafe {
-                let quants = expand::<S, KIND>(source, subs, &mut unit);
-                for group in 0..groups {
-                    let m = x.width.min(x.tokens - group * x.width);
-                    let records = x.group(group).add(col / SUB * RECORD * m);
-                    let sums = sums.as_mut_ptr().add(group * x.width * TILE);
-                    let (quants, unit) = (quants, &raw const unit);
-                    match m {
-                        1 => tokens::<S, KIND, 1>(quants, unit, subs, records, sums),
-                        2 => tokens::<S, KIND, 2>(quants, unit, subs, records, sums),
-                        3 => tokens::<S, KIND, 3>(quants, unit, subs, records, sums),
-                        4 => tokens::<S, KIND, 4>(quants, unit, subs, records, sums),
-                        5 => tokens::<S, KIND, 5>(quants, unit, subs, records, sums),
-                        6 => tokens::<S, KIND, 6>(quants, unit, subs, records, sums),
-                        7 => tokens::<S, KIND, 7>(quants, unit, subs, records, sums),
-                        _ => tokens::<S, KIND, 8>(quants, unit, subs, records, sums),
+    // SAFETY: the caller's.
+    unsafe {
+        match x.tokens {
+            1 => range.for_each(|tile| few::<S, KIND, 1>(weights, x, tile, out)),
+            2 => range.for_each(|tile| few::<S, KIND, 2>(weights, x, tile, out)),
+            3 if S::TOKENS > 2 => range.for_each(|tile| few::<S, KIND, 3>(weights, x, tile, out)),
+            4 if S::TOKENS > 2 => range.for_each(|tile| few::<S, KIND, FEW>(weights, x, tile, out)),
+            _ => {
+                let mut sums = vec![0f32; x.tokens * TILE * TILES_MAX];
+                let mut tile = range.start;
+                while tile < range.end {
+                    if S::TILES == 2 && range.end - tile >= 2 {
+                        many::<S, KIND, 2>(weights, x, tile, &mut sums, out);
+                        tile += 2;
+                    } else {
+                        many::<S, KIND, 1>(weights, x, tile, &mut sums, out);
+                        tile += 1;
                     }
                 }
-                source = source.add(format.unit_bytes(subs));
             }
-            col += subs * SUB;
-        }
-        for token in 0..x.tokens {
-            // SAFETY: the caller's.
-            unsafe { out.put::<S>(tile, token, S::load(sums.as_ptr().add(token * TILE))) };
         }
     }
 }
 
-/// Bytes and float scales of a unit; gives where the bytes lie.
+/// Units of a row: first column and sub-blocks of each.
+fn units(cols: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..cols).step_by(UNIT).map(move |col| (col, (cols - col).min(UNIT) / SUB))
+}
+
+/// One tile for `M` tokens, straight from the packed bytes.
 #[inline(always)]
-unsafe fn expand<S: Simd, const KIND: u8>(source: *const u8, subs: usize, unit: &mut Expanded) -> *const u8 {
+unsafe fn few<S: Simd, const KIND: u8, const M: usize>(weights: &Packed, x: &Quantized, tile: usize, out: Out) {
+    let mut source = weights.tile(tile);
+    let mut scales = NO_SCALES;
+    // SAFETY: the caller's; units lie one after another, and so do the records of a group.
+    unsafe {
+        let mut sums = [[S::splat(0.0); M]; 1];
+        for (col, subs) in units(weights.cols()) {
+            floats::<S, KIND>(source, subs, &mut scales);
+            let data = source.add(head_bytes(KIND, subs));
+            let records = x.group(0).add(col / SUB * RECORD * M);
+            let one = [(data, &raw const scales)];
+            unit::<S, KIND, 1, M, false>(one, subs, records, M, &mut sums);
+            source = source.add(weights.format().unit_bytes(subs));
+        }
+        for (m, sum) in sums[0].iter().enumerate() {
+            out.put::<S>(tile, m, *sum);
+        }
+    }
+}
+
+/// `R` tiles for many tokens: each unit is expanded into the first cache and meets them all. `sums` is room.
+#[inline(always)]
+unsafe fn many<S: Simd, const KIND: u8, const R: usize>(
+    weights: &Packed,
+    x: &Quantized,
+    tile: usize,
+    sums: &mut [f32],
+    out: Out,
+) {
+    let mut expanded: [Expanded; R] =
+        std::array::from_fn(|_| Expanded { quants: [0; UNIT * TILE], scales: NO_SCALES });
+    let mut sources: [*const u8; R] = std::array::from_fn(|r| weights.tile(tile + r));
+    sums.fill(0.0);
+    let sums = sums.as_mut_ptr();
+    // SAFETY: the caller's.
+    unsafe {
+        for (col, subs) in units(weights.cols()) {
+            let mut both = [(sources[0], std::ptr::null::<Scales>()); R];
+            for r in 0..R {
+                let to = &mut expanded[r];
+                floats::<S, KIND>(sources[r], subs, &mut to.scales);
+                let data = sources[r].add(head_bytes(KIND, subs));
+                sources[r] = sources[r].add(weights.format().unit_bytes(subs));
+                both[r] = (to.quants.as_ptr(), &raw const to.scales);
+                if KIND == Q8 && S::RAISED {
+                    both[r].0 = data;
+                    continue;
+                }
+                for s in 0..subs {
+                    let quads = quads::<S, KIND>(data, subs, s);
+                    for (quad, x) in quads.iter().enumerate() {
+                        S::store_bytes(to.quants.as_mut_ptr().add(s * 512 + quad * 64), *x);
+                    }
+                }
+            }
+            for first in (0..x.tokens).step_by(x.width) {
+                let width = x.width.min(x.tokens - first);
+                let records = x.group(first / x.width).add(col / SUB * RECORD * width);
+                let mut m = 0;
+                while m < width {
+                    let (records, sums) = (records.add(m), sums.add((first + m) * TILE * R));
+                    match width - m {
+                        1 => grouped::<S, KIND, R, 1>(both, subs, records, width, sums),
+                        2 => grouped::<S, KIND, R, 2>(both, subs, records, width, sums),
+                        3 if S::TOKENS > 2 => grouped::<S, KIND, R, 3>(both, subs, records, width, sums),
+                        _ if S::TOKENS > 2 => grouped::<S, KIND, R, 4>(both, subs, records, width, sums),
+                        _ => grouped::<S, KIND, R, 2>(both, subs, records, width, sums),
+                    }
+                    m += if S::TOKENS > 2 { 4 } else { 2 };
+                }
+            }
+        }
+        for token in 0..x.tokens {
+            for r in 0..R {
+                out.put::<S>(tile + r, token, S::load(sums.add((token * R + r) * TILE)));
+            }
+        }
+    }
+}
+
+/// A unit of `R` tiles for `M` tokens whose sums `[M][R][16]` lie in memory.
+#[inline(always)]
+unsafe fn grouped<S: Simd, const KIND: u8, const R: usize, const M: usize>(
+    tiles: [(*const u8, *const Scales); R],
+    subs: usize,
+    records: *const i32,
+    width: usize,
+    sums: *mut f32,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut acc = [[S::splat(0.0); M]; R];
+        for (r, acc) in acc.iter_mut().enumerate() {
+            for (m, acc) in acc.iter_mut().enumerate() {
+                *acc = S::load(sums.add((m * R + r) * TILE));
+            }
+        }
+        unit::<S, KIND, R, M, true>(tiles, subs, records, width, &mut acc);
+        for (r, acc) in acc.iter().enumerate() {
+            for (m, acc) in acc.iter().enumerate() {
+                S::store(sums.add((m * R + r) * TILE), *acc);
+            }
+        }
+    }
+}
+
+/// Bytes in front of a unit's quants.
+#[inline(always)]
+fn head_bytes(kind: u8, subs: usize) -> usize {
+    match kind {
+        Q8 | Q4 => scale_bytes(subs),
+        K4 | K5 => K_HEAD,
+        _ => Q6_HEAD,
+    }
+}
+
+/// Float scales of a unit.
+#[inline(always)]
+unsafe fn floats<S: Simd, const KIND: u8>(source: *const u8, subs: usize, to: &mut Scales) {
+    let (scales, mins) = (to.scales.as_mut_ptr(), to.mins.as_mut_ptr());
     // SAFETY: the caller gives a whole unit.
     unsafe {
         match KIND {
             Q8 | Q4 => {
                 for s in 0..subs {
-                    S::store(unit.scales.as_mut_ptr().add(s * TILE), S::load_f16(source.add(s * 32).cast()));
-                }
-                let data = source.add(scale_bytes(subs));
-                if KIND == Q4 {
-                    halves(data, subs, &mut unit.quants);
-                } else if S::RAISED {
-                    return data;
-                } else {
-                    for i in 0..subs * 512 {
-                        unit.quants[i] = *data.add(i) ^ 0x80;
-                    }
+                    S::store(scales.add(s * TILE), S::load_f16(source.add(s * 32).cast()));
                 }
             }
             K4 | K5 => {
                 let (d, dmin) = (S::load_f16(source.cast()), S::load_f16(source.add(32).cast()));
                 for s in 0..UNIT / SUB {
-                    S::store(unit.scales.as_mut_ptr().add(s * TILE), S::mul(d, bytes::<S>(source.add(64 + s * TILE))));
-                    S::store(unit.mins.as_mut_ptr().add(s * TILE), S::mul(dmin, bytes::<S>(source.add(192 + s * TILE))));
-                }
-                halves(source.add(K_HEAD), subs, &mut unit.quants);
-                if KIND == K5 {
-                    let high = source.add(K_HEAD + 2048);
-                    for s in 0..UNIT / SUB {
-                        for part in 0..8 {
-                            for i in 0..64 {
-                                unit.quants[s * 512 + part * 64 + i] |= (*high.add(s * 64 + i) >> part & 1) << 4;
-                            }
-                        }
-                    }
+                    S::store(scales.add(s * TILE), S::mul(d, S::load_u8(source.add(64 + s * TILE))));
+                    S::store(mins.add(s * TILE), S::mul(dmin, S::load_u8(source.add(192 + s * TILE))));
                 }
             }
             _ => {
                 let d = S::load_f16(source.cast());
                 for s in 0..UNIT / 16 {
-                    let scale: [f32; TILE] = std::array::from_fn(|r| f32::from(*source.add(64 + s * TILE + r) as i8));
-                    S::store(unit.scales.as_mut_ptr().add(s * TILE), S::mul(d, S::load(scale.as_ptr())));
-                }
-                halves(source.add(Q6_HEAD), subs, &mut unit.quants);
-                let high = source.add(Q6_HEAD + 2048);
-                for s in 0..UNIT / SUB {
-                    for part in 0..4 {
-                        for i in 0..128 {
-                            unit.quants[s * 512 + part * 128 + i] |= (*high.add(s * 128 + i) >> (2 * part) & 3) << 4;
-                        }
-                    }
+                    S::store(scales.add(s * TILE), S::mul(d, S::load_i8(source.add(64 + s * TILE))));
                 }
             }
         }
-        unit.quants.as_ptr()
     }
 }
 
-/// Half bytes to bytes.
-#[inline(always)]
-unsafe fn halves(data: *const u8, subs: usize, quants: &mut [u8; UNIT * TILE]) {
-    for s in 0..subs {
-        for i in 0..256 {
-            // SAFETY: the caller gives `subs` sub-blocks.
-            let both = unsafe { *data.add(s * 256 + i) };
-            quants[s * 512 + i] = both & 15;
-            quants[s * 512 + 256 + i] = both >> 4;
-        }
-    }
-}
+// No closures below: a closure is compiled without its caller's instructions, and where the compiler does not inline it,
+// each vector instruction becomes a call.
 
+/// The eight quads of sub-block `s`, as bytes, in order; `data` are the unit's quants.
 #[inline(always)]
-unsafe fn bytes<S: Simd>(at: *const u8) -> S::F {
-    // SAFETY: the caller gives sixteen bytes.
+unsafe fn quads<S: Simd, const KIND: u8>(data: *const u8, subs: usize, s: usize) -> [S::B; 8] {
+    // SAFETY: the caller gives the quants of a whole unit.
     unsafe {
-        let wide: [f32; TILE] = std::array::from_fn(|r| f32::from(*at.add(r)));
-        S::load(wide.as_ptr())
+        if KIND == Q8 {
+            let at = data.add(s * 512);
+            let mut all = [S::load_bytes(at); 8];
+            for (quad, x) in all.iter_mut().enumerate() {
+                *x = S::load_bytes(at.add(quad * 64));
+                if !S::RAISED {
+                    *x = S::xor(*x, 0x80);
+                }
+            }
+            return all;
+        }
+        let at = data.add(s * 256);
+        let mut q = [S::load_bytes(at); 8];
+        for i in 0..4 {
+            let both = S::load_bytes(at.add(i * 64));
+            q[i] = S::and(both, 15);
+            q[4 + i] = S::and(S::shr::<4>(both), 15);
+        }
+        if KIND == K5 {
+            let fifth = S::load_bytes(data.add(subs * 256 + s * 64));
+            q[0] = S::or(q[0], S::shl::<4>(S::and(fifth, 1)));
+            q[1] = S::or(q[1], S::shl::<3>(S::and(fifth, 2)));
+            q[2] = S::or(q[2], S::shl::<2>(S::and(fifth, 4)));
+            q[3] = S::or(q[3], S::shl::<1>(S::and(fifth, 8)));
+            q[4] = S::or(q[4], S::and(fifth, 16));
+            q[5] = S::or(q[5], S::shr::<1>(S::and(fifth, 32)));
+            q[6] = S::or(q[6], S::shr::<2>(S::and(fifth, 64)));
+            q[7] = S::or(q[7], S::shr::<3>(S::and(fifth, 128)));
+        }
+        if KIND == K6 {
+            let at = data.add(subs * 256 + s * 128);
+            for i in 0..2 {
+                let upper = S::load_bytes(at.add(i * 64));
+                q[i] = S::or(q[i], S::shl::<4>(S::and(upper, 3)));
+                q[2 + i] = S::or(q[2 + i], S::shl::<2>(S::and(upper, 12)));
+                q[4 + i] = S::or(q[4 + i], S::and(upper, 48));
+                q[6 + i] = S::or(q[6 + i], S::shr::<2>(S::and(upper, 192)));
+            }
+        }
+        q
     }
 }
 
-/// Adds the products of a unit with `M` tokens to `sums [M][16]`.
+/// One part of a sub-block's record, as a float of token `m`.
 #[inline(always)]
-unsafe fn tokens<S: Simd, const KIND: u8, const M: usize>(
-    quants: *const u8,
-    unit: *const Expanded,
+unsafe fn float<S: Simd>(record: *const i32, part: usize, width: usize, m: usize) -> S::F {
+    // SAFETY: the caller gives a record.
+    unsafe { S::splat(f32::from_bits(*record.add(part * width + m) as u32)) }
+}
+
+/// Adds the products of a unit of `R` tiles with `M` tokens to `sums`. The records of the tokens are `width` wide.
+#[inline(always)]
+unsafe fn unit<S: Simd, const KIND: u8, const R: usize, const M: usize, const EXPANDED: bool>(
+    tiles: [(*const u8, *const Scales); R],
     subs: usize,
     records: *const i32,
-    sums: *mut f32,
+    width: usize,
+    sums: &mut [[S::F; M]; R],
 ) {
     // SAFETY: the caller's: `subs` sub-blocks and records of `M` tokens.
     unsafe {
-        let (scales, mins) = ((&raw const (*unit).scales).cast::<f32>(), (&raw const (*unit).mins).cast::<f32>());
-        let mut sum: [S::F; M] = std::array::from_fn(|m| S::load(sums.add(m * TILE)));
         for s in 0..subs {
-            let q = quants.add(s * 512);
-            let record = records.add(s * RECORD * M);
-            let scale_of = |m: usize| S::splat(f32::from_bits(*record.add(quantize::SCALE * M + m) as u32));
-            if KIND == K6 {
-                for half in 0..2 {
-                    let mut dots: [S::I; M] =
-                        std::array::from_fn(|m| S::isplat(*record.add((quantize::SUM16 + half) * M + m) * -32));
-                    for quad in 0..4 {
-                        for (m, dot) in dots.iter_mut().enumerate() {
-                            *dot = S::dot(*dot, q.add(half * 256 + quad * 64), *record.add((half * 4 + quad) * M + m));
+            let record = records.add(s * RECORD * width);
+            let mut dots = [[S::isplat(0); M]; R];
+            for m in 0..M {
+                // What a raised weight adds too much is where the sum begins.
+                let start = match KIND {
+                    Q8 if S::RAISED => S::ishl::<7>(S::isplat(*record.add(quantize::MINUS_SUM * width + m))),
+                    Q4 => S::ishl::<3>(S::isplat(*record.add(quantize::MINUS_SUM * width + m))),
+                    K6 => S::ishl::<5>(S::isplat(*record.add(quantize::MINUS_SUM16 * width + m))),
+                    _ => S::isplat(0),
+                };
+                for dots in &mut dots {
+                    dots[m] = start;
+                }
+            }
+            let mut w = [[S::load_bytes(tiles[0].0); 8]; R];
+            for r in 0..R {
+                if !EXPANDED {
+                    w[r] = quads::<S, KIND>(tiles[r].0, subs, s);
+                }
+            }
+            for quad in 0..8 {
+                if KIND == K6 && quad == 4 {
+                    for r in 0..R {
+                        scaled::<S, M>(&dots[r], record, width, scale::<S>(tiles[r].1, s * 2), &mut sums[r]);
+                        for m in 0..M {
+                            let minus = *record.add((quantize::MINUS_SUM16 + 1) * width + m);
+                            dots[r][m] = S::ishl::<5>(S::isplat(minus));
                         }
                     }
-                    let scale = S::load(scales.add((s * 2 + half) * TILE));
-                    for m in 0..M {
-                        sum[m] = S::fma(S::mul(S::to_f(dots[m]), scale_of(m)), scale, sum[m]);
+                }
+                if EXPANDED {
+                    for r in 0..R {
+                        w[r][quad] = S::load_bytes(tiles[r].0.add(s * 512 + quad * 64));
                     }
                 }
-                continue;
-            }
-            let raised = match KIND {
-                Q8 if S::RAISED => 128,
-                Q4 => 8,
-                _ => 0,
-            };
-            let mut dots: [S::I; M] = std::array::from_fn(|m| {
-                if raised == 0 { S::isplat(0) } else { S::isplat(*record.add(quantize::SUM * M + m) * -raised) }
-            });
-            for quad in 0..8 {
-                for (m, dot) in dots.iter_mut().enumerate() {
-                    let (w, x) = (q.add(quad * 64), *record.add(quad * M + m));
-                    *dot = if KIND == Q8 { S::dot_wide(*dot, w, x) } else { S::dot(*dot, w, x) };
+                for m in 0..M {
+                    let x = *record.add(quad * width + m);
+                    for r in 0..R {
+                        let (dot, w) = (dots[r][m], w[r][quad]);
+                        dots[r][m] = if KIND == Q8 { S::dot_wide(dot, w, x) } else { S::dot(dot, w, x) };
+                    }
                 }
             }
-            let scale = S::load(scales.add(s * TILE));
-            for m in 0..M {
-                sum[m] = S::fma(S::mul(S::to_f(dots[m]), scale_of(m)), scale, sum[m]);
-            }
-            if KIND == K4 || KIND == K5 {
-                let min = S::load(mins.add(s * TILE));
-                for (m, sum) in sum.iter_mut().enumerate() {
-                    let x = S::splat(f32::from_bits(*record.add(quantize::SCALED_SUM * M + m) as u32));
-                    *sum = S::fnma(min, x, *sum);
+            for r in 0..R {
+                let last = if KIND == K6 { s * 2 + 1 } else { s };
+                scaled::<S, M>(&dots[r], record, width, scale::<S>(tiles[r].1, last), &mut sums[r]);
+                if KIND == K4 || KIND == K5 {
+                    let min = S::load((&raw const (*tiles[r].1).mins).cast::<f32>().add(s * TILE));
+                    for m in 0..M {
+                        sums[r][m] = S::fnma(min, float::<S>(record, quantize::SCALED_SUM, width, m), sums[r][m]);
+                    }
                 }
             }
         }
-        for (m, sum) in sum.iter().enumerate() {
-            S::store(sums.add(m * TILE), *sum);
+    }
+}
+
+#[inline(always)]
+unsafe fn scale<S: Simd>(scales: *const Scales, i: usize) -> S::F {
+    // SAFETY: the caller gives a scale's place.
+    unsafe { S::load((&raw const (*scales).scales).cast::<f32>().add(i * TILE)) }
+}
+
+/// Adds integer sums times both scales.
+#[inline(always)]
+unsafe fn scaled<S: Simd, const M: usize>(
+    dots: &[S::I; M],
+    record: *const i32,
+    width: usize,
+    scale: S::F,
+    sums: &mut [S::F; M],
+) {
+    // SAFETY: instructions only, and a record.
+    unsafe {
+        for m in 0..M {
+            let x = float::<S>(record, quantize::SCALE, width, m);
+            sums[m] = S::fma(S::mul(S::to_f(dots[m]), x), scale, sums[m]);
         }
     }
 }

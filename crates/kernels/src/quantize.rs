@@ -4,7 +4,8 @@
 //! in groups as wide as the kernel, side by side, so that one pointer walks through all of them:
 //!
 //! for each group of `w` tokens, for each sub-block of 32 columns, a record of `13 w` words:
-//! `q[8][w]` (four columns in a word), `scale[w]` f32, `scaled_sum[w]` f32, `sum[w]` i32, `sum16[2][w]` i32.
+//! `q[8][w]` (four columns in a word), `scale[w]` f32, `scaled_sum[w]` f32, and the sums with their sign turned,
+//! `minus_sum[w]` i32, `minus_sum16[2][w]` i32.
 #![expect(unsafe_code, reason = "groups are written by many threads into disjoint parts of one buffer")]
 
 use crate::{
@@ -17,8 +18,8 @@ pub(crate) const RECORD: usize = 13;
 /// Where the parts of a record begin, in units of `w` words.
 pub(crate) const SCALE: usize = 8;
 pub(crate) const SCALED_SUM: usize = 9;
-pub(crate) const SUM: usize = 10;
-pub(crate) const SUM16: usize = 11;
+pub(crate) const MINUS_SUM: usize = 10;
+pub(crate) const MINUS_SUM16: usize = 11;
 
 /// Tokens quantized for a kernel of `width` tokens.
 #[derive(Debug)]
@@ -97,9 +98,9 @@ unsafe fn token(row: &[f32], out: *mut i32, w: usize, m: usize) {
             }
             record.add(SCALE * w).write(scale.to_bits() as i32);
             record.add(SCALED_SUM * w).write((scale * sum as f32).to_bits() as i32);
-            record.add(SUM * w).write(sum);
-            record.add(SUM16 * w).write(sums[0]);
-            record.add((SUM16 + 1) * w).write(sums[1]);
+            record.add(MINUS_SUM * w).write(-sum);
+            record.add(MINUS_SUM16 * w).write(-sums[0]);
+            record.add((MINUS_SUM16 + 1) * w).write(-sums[1]);
         }
     }
 }

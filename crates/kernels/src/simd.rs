@@ -17,9 +17,13 @@ pub(crate) unsafe trait Simd: Copy {
     type F: Copy;
     /// 16 × `i32`.
     type I: Copy;
+    /// 64 bytes: four columns of sixteen rows.
+    type B: Copy;
 
-    /// Tokens an integer kernel keeps in registers at once.
+    /// Tokens whose sums a kernel keeps in registers at once.
     const TOKENS: usize;
+    /// Tiles that an integer kernel works on at once, where there are many tokens.
+    const TILES: usize;
     /// Whether [`Simd::dot_wide`] takes weights raised by 128 (and its caller subtracts 128 × the sum of the others).
     const RAISED: bool;
 
@@ -45,12 +49,28 @@ pub(crate) unsafe trait Simd: Copy {
     unsafe fn scale2(x: Self::F, n: Self::F) -> Self::F;
 
     unsafe fn isplat(x: i32) -> Self::I;
+    unsafe fn ishl<const N: u32>(x: Self::I) -> Self::I;
     unsafe fn to_f(x: Self::I) -> Self::F;
-    /// Adds to each lane the products of its four bytes at `weights` (64 bytes, unsigned, at most 127) with the four
-    /// signed bytes of `x`.
-    unsafe fn dot(sum: Self::I, weights: *const u8, x: i32) -> Self::I;
+    /// Adds to each lane the products of its four bytes of `weights` (unsigned, at most 127) with the four signed
+    /// bytes of `x`.
+    unsafe fn dot(sum: Self::I, weights: Self::B, x: i32) -> Self::I;
     /// The same for weights of eight bits: raised by 128 where [`Simd::RAISED`], else signed.
-    unsafe fn dot_wide(sum: Self::I, weights: *const u8, x: i32) -> Self::I;
+    unsafe fn dot_wide(sum: Self::I, weights: Self::B, x: i32) -> Self::I;
+
+    /// 64 bytes.
+    unsafe fn load_bytes(at: *const u8) -> Self::B;
+    /// 64 bytes.
+    unsafe fn store_bytes(at: *mut u8, x: Self::B);
+    unsafe fn and(a: Self::B, mask: u8) -> Self::B;
+    unsafe fn or(a: Self::B, b: Self::B) -> Self::B;
+    unsafe fn xor(a: Self::B, mask: u8) -> Self::B;
+    /// Shifts that may carry bits from byte to byte: what would cross is masked away before or after.
+    unsafe fn shl<const N: u32>(x: Self::B) -> Self::B;
+    unsafe fn shr<const N: u32>(x: Self::B) -> Self::B;
+    /// Sixteen unsigned bytes.
+    unsafe fn load_u8(at: *const u8) -> Self::F;
+    /// Sixteen signed bytes.
+    unsafe fn load_i8(at: *const u8) -> Self::F;
 }
 
 /// `e^x` for `x <= 0`, within 2 units of the last place; 0 below -87.

@@ -18,7 +18,9 @@ unsafe fn quads(a: __m256i, b: __m256i) -> __m256i {
 unsafe impl Simd for Lanes {
     type F = (__m256, __m256);
     type I = (__m256i, __m256i);
+    type B = (__m256i, __m256i);
     const TOKENS: usize = 2;
+    const TILES: usize = 1;
     const RAISED: bool = false;
 
     #[inline(always)]
@@ -95,22 +97,83 @@ unsafe impl Simd for Lanes {
         unsafe { (_mm256_cvtepi32_ps(x.0), _mm256_cvtepi32_ps(x.1)) }
     }
     #[inline(always)]
-    unsafe fn dot(sum: Self::I, weights: *const u8, x: i32) -> Self::I {
+    unsafe fn ishl<const N: u32>(x: Self::I) -> Self::I {
+        unsafe { (_mm256_sll_epi32(x.0, _mm_cvtsi32_si128(N as i32)), _mm256_sll_epi32(x.1, _mm_cvtsi32_si128(N as i32))) }
+    }
+    #[inline(always)]
+    unsafe fn dot(sum: Self::I, weights: Self::B, x: i32) -> Self::I {
         unsafe {
             let x = _mm256_set1_epi32(x);
-            let (low, high) = (_mm256_loadu_si256(weights.cast()), _mm256_loadu_si256(weights.add(32).cast()));
-            (_mm256_add_epi32(sum.0, quads(low, x)), _mm256_add_epi32(sum.1, quads(high, x)))
+            (_mm256_add_epi32(sum.0, quads(weights.0, x)), _mm256_add_epi32(sum.1, quads(weights.1, x)))
         }
     }
     #[inline(always)]
-    unsafe fn dot_wide(sum: Self::I, weights: *const u8, x: i32) -> Self::I {
+    unsafe fn dot_wide(sum: Self::I, weights: Self::B, x: i32) -> Self::I {
         // |w| * (x with the sign of w): both stay in 8 bits, and 2 * 128 * 127 fits an i16.
         unsafe {
             let x = _mm256_set1_epi32(x);
-            let (low, high) = (_mm256_loadu_si256(weights.cast()), _mm256_loadu_si256(weights.add(32).cast()));
-            let low = quads(_mm256_abs_epi8(low), _mm256_sign_epi8(x, low));
-            let high = quads(_mm256_abs_epi8(high), _mm256_sign_epi8(x, high));
+            let low = quads(_mm256_abs_epi8(weights.0), _mm256_sign_epi8(x, weights.0));
+            let high = quads(_mm256_abs_epi8(weights.1), _mm256_sign_epi8(x, weights.1));
             (_mm256_add_epi32(sum.0, low), _mm256_add_epi32(sum.1, high))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(at: *const u8) -> Self::B {
+        unsafe { (_mm256_loadu_si256(at.cast()), _mm256_loadu_si256(at.add(32).cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(at: *mut u8, x: Self::B) {
+        unsafe {
+            _mm256_storeu_si256(at.cast(), x.0);
+            _mm256_storeu_si256(at.add(32).cast(), x.1);
+        }
+    }
+    #[inline(always)]
+    unsafe fn and(a: Self::B, mask: u8) -> Self::B {
+        unsafe {
+            let mask = _mm256_set1_epi8(mask as i8);
+            (_mm256_and_si256(a.0, mask), _mm256_and_si256(a.1, mask))
+        }
+    }
+    #[inline(always)]
+    unsafe fn or(a: Self::B, b: Self::B) -> Self::B {
+        unsafe { (_mm256_or_si256(a.0, b.0), _mm256_or_si256(a.1, b.1)) }
+    }
+    #[inline(always)]
+    unsafe fn xor(a: Self::B, mask: u8) -> Self::B {
+        unsafe {
+            let mask = _mm256_set1_epi8(mask as i8);
+            (_mm256_xor_si256(a.0, mask), _mm256_xor_si256(a.1, mask))
+        }
+    }
+    #[inline(always)]
+    unsafe fn shl<const N: u32>(x: Self::B) -> Self::B {
+        unsafe {
+            let n = _mm_cvtsi32_si128(N as i32);
+            (_mm256_sll_epi16(x.0, n), _mm256_sll_epi16(x.1, n))
+        }
+    }
+    #[inline(always)]
+    unsafe fn shr<const N: u32>(x: Self::B) -> Self::B {
+        unsafe {
+            let n = _mm_cvtsi32_si128(N as i32);
+            (_mm256_srl_epi16(x.0, n), _mm256_srl_epi16(x.1, n))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_u8(at: *const u8) -> Self::F {
+        unsafe {
+            let x = _mm_loadu_si128(at.cast());
+            let (low, high) = (_mm256_cvtepu8_epi32(x), _mm256_cvtepu8_epi32(_mm_srli_si128::<8>(x)));
+            (_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(at: *const u8) -> Self::F {
+        unsafe {
+            let x = _mm_loadu_si128(at.cast());
+            let (low, high) = (_mm256_cvtepi8_epi32(x), _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(x)));
+            (_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high))
         }
     }
 }

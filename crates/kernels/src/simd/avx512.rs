@@ -12,7 +12,9 @@ pub(crate) struct Lanes;
 unsafe impl Simd for Lanes {
     type F = __m512;
     type I = __m512i;
+    type B = __m512i;
     const TOKENS: usize = 8;
+    const TILES: usize = 2;
     const RAISED: bool = true;
 
     #[inline(always)]
@@ -75,11 +77,51 @@ unsafe impl Simd for Lanes {
         unsafe { _mm512_cvtepi32_ps(x) }
     }
     #[inline(always)]
-    unsafe fn dot(sum: __m512i, weights: *const u8, x: i32) -> __m512i {
-        unsafe { _mm512_dpbusd_epi32(sum, _mm512_loadu_si512(weights.cast()), _mm512_set1_epi32(x)) }
+    unsafe fn ishl<const N: u32>(x: __m512i) -> __m512i {
+        unsafe { _mm512_slli_epi32::<N>(x) }
     }
     #[inline(always)]
-    unsafe fn dot_wide(sum: __m512i, weights: *const u8, x: i32) -> __m512i {
+    unsafe fn dot(sum: __m512i, weights: __m512i, x: i32) -> __m512i {
+        unsafe { _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(x)) }
+    }
+    #[inline(always)]
+    unsafe fn dot_wide(sum: __m512i, weights: __m512i, x: i32) -> __m512i {
         unsafe { Self::dot(sum, weights, x) }
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(at: *const u8) -> __m512i {
+        unsafe { _mm512_loadu_si512(at.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(at: *mut u8, x: __m512i) {
+        unsafe { _mm512_storeu_si512(at.cast(), x) }
+    }
+    #[inline(always)]
+    unsafe fn and(a: __m512i, mask: u8) -> __m512i {
+        unsafe { _mm512_and_si512(a, _mm512_set1_epi8(mask as i8)) }
+    }
+    #[inline(always)]
+    unsafe fn or(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_or_si512(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn xor(a: __m512i, mask: u8) -> __m512i {
+        unsafe { _mm512_xor_si512(a, _mm512_set1_epi8(mask as i8)) }
+    }
+    #[inline(always)]
+    unsafe fn shl<const N: u32>(x: __m512i) -> __m512i {
+        unsafe { _mm512_slli_epi16::<N>(x) }
+    }
+    #[inline(always)]
+    unsafe fn shr<const N: u32>(x: __m512i) -> __m512i {
+        unsafe { _mm512_srli_epi16::<N>(x) }
+    }
+    #[inline(always)]
+    unsafe fn load_u8(at: *const u8) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(at.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(at: *const u8) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast()))) }
     }
 }

@@ -14,7 +14,9 @@ pub(crate) struct Lanes;
 unsafe impl Simd for Lanes {
     type F = [f32; 16];
     type I = [i32; 16];
+    type B = [u8; 64];
     const TOKENS: usize = 2;
+    const TILES: usize = 1;
     const RAISED: bool = false;
 
     #[inline(always)]
@@ -81,19 +83,59 @@ unsafe impl Simd for Lanes {
         from_fn(|i| x[i] as f32)
     }
     #[inline(always)]
-    unsafe fn dot(sum: Self::I, weights: *const u8, x: i32) -> Self::I {
+    unsafe fn ishl<const N: u32>(x: Self::I) -> Self::I {
+        x.map(|x| x << N)
+    }
+    #[inline(always)]
+    unsafe fn dot(sum: Self::I, weights: Self::B, x: i32) -> Self::I {
         let x = x.to_le_bytes();
         from_fn(|i| {
-            let four = (0..4).map(|j| i32::from(unsafe { *weights.add(4 * i + j) }) * i32::from(x[j] as i8));
+            let four = (0..4).map(|j| i32::from(weights[4 * i + j]) * i32::from(x[j] as i8));
             sum[i] + four.sum::<i32>()
         })
     }
     #[inline(always)]
-    unsafe fn dot_wide(sum: Self::I, weights: *const u8, x: i32) -> Self::I {
+    unsafe fn dot_wide(sum: Self::I, weights: Self::B, x: i32) -> Self::I {
         let x = x.to_le_bytes();
         from_fn(|i| {
-            let four = (0..4).map(|j| i32::from(unsafe { *weights.add(4 * i + j) } as i8) * i32::from(x[j] as i8));
+            let four = (0..4).map(|j| i32::from(weights[4 * i + j] as i8) * i32::from(x[j] as i8));
             sum[i] + four.sum::<i32>()
         })
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(at: *const u8) -> Self::B {
+        unsafe { at.cast::<[u8; 64]>().read() }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(at: *mut u8, x: Self::B) {
+        unsafe { at.cast::<[u8; 64]>().write(x) };
+    }
+    #[inline(always)]
+    unsafe fn and(a: Self::B, mask: u8) -> Self::B {
+        a.map(|x| x & mask)
+    }
+    #[inline(always)]
+    unsafe fn or(a: Self::B, b: Self::B) -> Self::B {
+        from_fn(|i| a[i] | b[i])
+    }
+    #[inline(always)]
+    unsafe fn xor(a: Self::B, mask: u8) -> Self::B {
+        a.map(|x| x ^ mask)
+    }
+    #[inline(always)]
+    unsafe fn shl<const N: u32>(x: Self::B) -> Self::B {
+        x.map(|x| x << N)
+    }
+    #[inline(always)]
+    unsafe fn shr<const N: u32>(x: Self::B) -> Self::B {
+        x.map(|x| x >> N)
+    }
+    #[inline(always)]
+    unsafe fn load_u8(at: *const u8) -> Self::F {
+        from_fn(|i| f32::from(unsafe { *at.add(i) }))
+    }
+    #[inline(always)]
+    unsafe fn load_i8(at: *const u8) -> Self::F {
+        from_fn(|i| f32::from(unsafe { *at.add(i) } as i8))
     }
 }
