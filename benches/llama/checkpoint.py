@@ -49,7 +49,7 @@ def write(path: Path) -> None:
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     names = byte_names()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    words = [f"{names[ord(' ')]}w{i}" for i in range(VOCAB - len(names) - len(special))]
+    words = [f"{names[ord(' ')]}w{i or ''}" for i in range(VOCAB - len(names) - len(special))]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list(names + words + special)

@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use covey_kernels::{Activations, Format, Isa, Packed, Pool, matmul};
+use covey_kernels::{Activations, Format, Isa, Packed, Pool, Target, matmul};
 
 /// Layers, and the matrices `(rows, cols)` of each, in the shape of Qwen3-0.6B.
 const LAYERS: usize = 14;
@@ -41,7 +41,7 @@ fn main() {
                 let start = Instant::now();
                 for layer in &layers {
                     for (w, x) in layer.iter().zip(&mut x) {
-                        matmul(w, x, &mut y[..tokens * w.rows()], false, &pool);
+                        matmul(w, x, Target::whole(&mut y[..tokens * w.rows()], w.rows()), &pool);
                     }
                 }
                 best = best.min(start.elapsed().as_secs_f64());

@@ -21,9 +21,27 @@ pub struct Sampling {
     /// Candidates kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top_k: Option<usize>,
+    /// Candidates less likely than this times the likeliest are left out, [0, 1].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_p: Option<f64>,
+    /// Taken from the logits of tokens that were made already, [-2, 2].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub presence_penalty: Option<f64>,
+    /// Taken from the logits of tokens for each time they were made, [-2, 2].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frequency_penalty: Option<f64>,
+    /// Divides positive and multiplies negative logits of tokens of prompt and answer; 1 = off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repetition_penalty: Option<f64>,
+    /// Added to the logits of single tokens, [-100, 100].
+    #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub logit_bias: std::collections::BTreeMap<u32, f64>,
     /// Same seed, same answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
+    /// Goes on after the model's own end of answer, up to `max_tokens`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub ignore_eos: bool,
     /// Texts that end the answer and are not part of it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stop: Vec<String>,
@@ -59,6 +77,22 @@ pub struct InferRequest {
     pub work: Work,
 }
 
+/// A raw prompt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Prompt {
+    /// Text, tokenized by the model's tokenizer with its special tokens.
+    Text(String),
+    /// Tokens of the model's vocabulary, as they are.
+    Tokens(Vec<u32>),
+}
+
+impl From<&str> for Prompt {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
 /// What is asked of a model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "work", rename_all = "lowercase")]
@@ -77,7 +111,7 @@ pub enum Work {
     /// Text in, its continuation out.
     Complete {
         /// Raw prompt, no template.
-        prompt: String,
+        prompt: Prompt,
         /// How tokens are drawn.
         #[serde(default)]
         sampling: Sampling,

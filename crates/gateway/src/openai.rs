@@ -21,7 +21,7 @@ use axum::{
 use base64::Engine as _;
 use covey_domain::{
     Error, ErrorKind,
-    infer::{ChatMessage, Finish, InferEvent, InferRequest, Sampling, Usage, Work},
+    infer::{ChatMessage, Finish, InferEvent, InferRequest, Prompt, Sampling, Usage, Work},
 };
 use futures::{StreamExt as _, stream::BoxStream};
 use serde::Deserialize;
@@ -149,6 +149,7 @@ impl Options {
             top_k: self.top_k,
             seed: self.seed,
             stop: self.stop.map(OneOrMany::into_vec).unwrap_or_default(),
+            ..Sampling::default()
         };
         let reply = Reply { stream: self.stream, usage: self.stream_options.is_some_and(|o| o.include_usage) };
         Ok((model, sampling, reply))
@@ -188,7 +189,7 @@ async fn completions(State(cluster): Port, body: Bytes) -> Result<Response, Fail
         return Err(Error::invalid("`prompt` must be one text").into());
     };
     let (model, sampling, reply) = request.options.split()?;
-    answer(cluster, model, Work::Complete { prompt, sampling }, reply, &TEXT).await
+    answer(cluster, model, Work::Complete { prompt: Prompt::Text(prompt), sampling }, reply, &TEXT).await
 }
 
 /// A message whose content is text or a list of text parts.

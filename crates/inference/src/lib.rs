@@ -4,6 +4,7 @@
 //! [`Engine::start`] gives it a thread of its own and takes requests. Answers stream back; dropping the receiver
 //! cancels the work within one step. Batching over packed tokens comes inside the engine and changes no caller.
 
+mod cache;
 mod chat;
 mod config;
 mod decoder;
@@ -11,13 +12,18 @@ mod embed;
 mod engine;
 mod load;
 mod sampler;
+mod scheduler;
 mod text;
 mod weights;
 
-pub use engine::{Engine, Request};
-pub use load::{Discovered, discover};
+pub use engine::{Engine, EngineConfig, EngineStats, Request};
+pub use load::{Discovered, LoadOptions, discover};
 
-use std::path::Path;
+use std::{path::Path, sync::OnceLock};
+
+use covey_kernels::{BLOCK, KvStore, Pool};
+
+use decoder::step::{Token, Workspace};
 
 /// Why a model cannot be served or a request not be answered.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +45,9 @@ pub enum Error {
     /// The engine has stopped.
     #[error("the engine has stopped")]
     Stopped,
+    /// A kernel panicked; the engine goes on with the next request.
+    #[error("the model failed in the middle of a step")]
+    Broken,
     /// candle failed.
     #[error("the model failed: {0}")]
     Compute(#[from] candle_core::Error),
@@ -65,37 +74,94 @@ pub struct Generator {
 impl Model {
     /// Reads weights, tokenizer and template. Blocking.
     pub fn load(path: &Path) -> Result<Self, Error> {
-        load::load(path)
+        Self::load_with(path, &LoadOptions::default())
+    }
+
+    /// Reads weights, tokenizer and template, quantizing as told. Blocking.
+    pub fn load_with(path: &Path, options: &LoadOptions) -> Result<Self, Error> {
+        load::load(path, options)
     }
 }
 
 impl Generator {
     /// Logits of the position after `tokens`, `[vocab]`. For parity tests.
-    pub fn logits(&self, tokens: &[u32]) -> Result<Vec<f32>, Error> {
-        let mut cache = self.decoder.cache(tokens.len());
-        Ok(self.decoder.forward(tokens, &mut cache)?.to_vec1()?)
+    pub fn logits(&self, tokens: &[u32]) -> Vec<f32> {
+        self.alone(tokens, 1, |logits| logits.to_vec())
+    }
+
+    /// Logits after each of `tokens`, `[tokens, vocab]`. For perplexity.
+    pub fn all_logits(&self, tokens: &[u32]) -> Vec<f32> {
+        self.alone(tokens, tokens.len(), |logits| logits.to_vec())
+    }
+
+    fn alone<T>(&self, tokens: &[u32], wanted: usize, f: impl FnOnce(&[f32]) -> T) -> T {
+        let table: Vec<u32> = (0..tokens.len().div_ceil(BLOCK) as u32).collect();
+        let kv = KvStore::new(self.decoder.kv_shape(table.len()));
+        let mut work = Workspace::new(pool());
+        let batch: Vec<Token<'_>> = (0..tokens.len())
+            .map(|at| Token { id: tokens[at], position: at as u32, table: &table, wanted: at + wanted >= tokens.len() })
+            .collect();
+        f(self.decoder.step(&mut work, &kv, &batch))
     }
 
     /// `count` greedy tokens after `tokens`, each computed with the cache of the ones before.
-    pub fn greedy(&self, tokens: &[u32], count: usize) -> Result<Vec<u32>, Error> {
-        let mut cache = self.decoder.cache(tokens.len() + count);
-        let mut out = Vec::with_capacity(count);
-        let mut next = tokens.to_vec();
-        for _ in 0..count {
-            let logits: Vec<f32> = self.decoder.forward(&next, &mut cache)?.to_vec1()?;
-            let best = sampler::argmax(&logits);
-            out.push(best);
-            next = vec![best];
+    pub fn greedy(&self, tokens: &[u32], count: usize) -> Vec<u32> {
+        let table: Vec<u32> = (0..(tokens.len() + count).div_ceil(BLOCK) as u32).collect();
+        let kv = KvStore::new(self.decoder.kv_shape(table.len()));
+        let mut work = Workspace::new(pool());
+        let mut all = tokens.to_vec();
+        let mut from = 0;
+        while all.len() < tokens.len() + count {
+            let batch: Vec<Token<'_>> = (from..all.len())
+                .map(|at| Token { id: all[at], position: at as u32, table: &table, wanted: at + 1 == all.len() })
+                .collect();
+            let next = covey_kernels::argmax(covey_kernels::Isa::detect(), self.decoder.step(&mut work, &kv, &batch));
+            from = all.len();
+            all.push(next as u32);
         }
-        Ok(out)
+        all.split_off(tokens.len())
+    }
+
+    /// Bytes of weights in memory.
+    pub fn bytes(&self) -> usize {
+        self.decoder.bytes()
+    }
+
+    /// Bytes of weights that one decoded token reads: what memory bandwidth is divided by.
+    pub fn step_bytes(&self) -> usize {
+        self.decoder.step_bytes()
     }
 }
 
-/// Threads for the matrix kernels of this process. Call once, before the first model is loaded.
+static POOL: OnceLock<Pool> = OnceLock::new();
+
+/// Threads for the kernels of this process. Call once, before the first model is loaded; later calls change nothing.
 pub fn set_threads(count: usize) {
-    // A pool that exists already (a second worker in one process) is shared.
+    POOL.get_or_init(|| Pool::new(count));
+    // candle's encoders compute on rayon's threads. A pool that exists already is shared.
     let _ = rayon::ThreadPoolBuilder::new()
         .num_threads(count.max(1))
         .thread_name(|i| format!("covey-math-{i}"))
         .build_global();
+}
+
+/// The threads that all kernels of this process share.
+pub(crate) fn pool() -> Pool {
+    POOL.get_or_init(|| Pool::new(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))).clone()
+}
+
+/// Bytes of memory that this process could still take: the system's, or less where a control group bounds it.
+pub(crate) fn free_memory() -> u64 {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let system = read("/proc/meminfo")
+        .and_then(|text| {
+            let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?.to_owned();
+            line.split_whitespace().nth(1)?.parse::<u64>().ok()
+        })
+        .map_or(4 << 30, |kib| kib * 1024);
+    let number = |path: &str| read(path).and_then(|t| t.trim().parse::<u64>().ok());
+    let bound = number("/sys/fs/cgroup/memory.max").zip(number("/sys/fs/cgroup/memory.current"));
+    let old = number("/sys/fs/cgroup/memory/memory.limit_in_bytes")
+        .zip(number("/sys/fs/cgroup/memory/memory.usage_in_bytes"));
+    bound.or(old).map_or(system, |(most, used)| system.min(most.saturating_sub(used)))
 }

@@ -7,9 +7,24 @@ use std::{
 };
 
 use candle_core::{Device, Tensor, quantized::gguf_file::Content, quantized::tokenizer::TokenizerFromGguf as _};
+use covey_kernels::Format;
 use tokenizers::Tokenizer;
 
-use crate::{Error, Generator, Model, chat::Template, config, decoder::Decoder, embed::Embedder, weights::Source};
+use crate::{
+    Error, Generator, Model,
+    chat::Template,
+    config,
+    decoder::Decoder,
+    embed::Embedder,
+    weights::{Packing, Source},
+};
+
+/// How a model is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// Float weights become this while they are read. What is quantized on disk stays as it is.
+    pub quantize: Option<Format>,
+}
 
 /// A model found on disk, not loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,18 +86,19 @@ fn weight_files(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-pub(crate) fn load(path: &Path) -> Result<Model, Error> {
+pub(crate) fn load(path: &Path, options: &LoadOptions) -> Result<Model, Error> {
+    let packing = Packing { pool: crate::pool(), quantize: options.quantize };
     let told = |why: String| Error::Load { path: path.display().to_string(), why };
     if path.extension().is_some_and(|e| e == "gguf") {
-        return gguf(path).map_err(told);
+        return gguf(path, &packing).map_err(told);
     }
     if !path.is_dir() {
         return Err(told("there is no such folder; a model is a folder with config.json, tokenizer.json and *.safetensors, or a .gguf file".into()));
     }
-    folder(path).map_err(told)
+    folder(path, &packing).map_err(told)
 }
 
-fn folder(path: &Path) -> Result<Model, String> {
+fn folder(path: &Path, packing: &Packing) -> Result<Model, String> {
     let read = |name: &str| fs::read_to_string(path.join(name)).map_err(|e| format!("{name}: {e}"));
     let json = read("config.json")?;
     let tokenizer = Tokenizer::from_file(path.join("tokenizer.json")).map_err(|e| format!("tokenizer.json: {e}"))?;
@@ -90,19 +106,19 @@ fn folder(path: &Path) -> Result<Model, String> {
     if files.is_empty() {
         return Err("no *.safetensors file in it".into());
     }
-    let mut tensors: HashMap<String, Tensor> = HashMap::new();
-    for file in files {
-        let name = file.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-        let part = candle_core::safetensors::load(&file, &Device::Cpu)
-            .map_err(|e| format!("{name} is damaged or cut short ({e}); copy it again"))?;
-        tensors.extend(part);
-    }
     let raw: serde_json::Value = serde_json::from_str(&json).map_err(|e| format!("config.json: {e}"))?;
     if raw["model_type"] == "bert" {
+        let mut tensors: HashMap<String, Tensor> = HashMap::new();
+        for file in files {
+            let name = file.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+            let part = candle_core::safetensors::load(&file, &Device::Cpu)
+                .map_err(|e| format!("{name} is damaged or cut short ({e}); copy it again"))?;
+            tensors.extend(part);
+        }
         return Ok(Model::Embed(Box::new(Embedder::load(path, &json, tensors, tokenizer)?)));
     }
-    let shape = config::from_hf(&json)?;
-    let decoder = Decoder::load(shape, &mut Source::Safetensors(tensors)).map_err(|e| e.to_string())?;
+    let shape = config::from_hf(&raw)?;
+    let decoder = Decoder::load(shape, &mut Source::safetensors(&files)?, packing)?;
     let settings: serde_json::Value = fs::read_to_string(path.join("tokenizer_config.json"))
         .ok()
         .and_then(|text| serde_json::from_str(&text).ok())
@@ -126,7 +142,7 @@ fn folder(path: &Path) -> Result<Model, String> {
     Ok(Model::Generate(Box::new(Generator { decoder, tokenizer, template, eos })))
 }
 
-fn gguf(path: &Path) -> Result<Model, String> {
+fn gguf(path: &Path, packing: &Packing) -> Result<Model, String> {
     let mut file = fs::File::open(path).map_err(|e| e.to_string())?;
     let content = Content::read(&mut file).map_err(|e| format!("it is damaged or cut short ({e}); copy it again"))?;
     let shape = config::from_gguf(&content)?;
@@ -137,7 +153,7 @@ fn gguf(path: &Path) -> Result<Model, String> {
     let (bos, eos) = (token(id("tokenizer.ggml.bos_token_id")), token(id("tokenizer.ggml.eos_token_id")));
     let template = text("tokenizer.chat_template").map(|s| Template::new(&s, bos, eos)).transpose()?;
     let eos = id("tokenizer.ggml.eos_token_id").into_iter().chain(id("tokenizer.ggml.eot_token_id")).collect();
-    let decoder = Decoder::load(shape, &mut Source::Gguf(Box::new(content), file))
+    let decoder = Decoder::load(shape, &mut Source::Gguf(Box::new(content), file), packing)
         .map_err(|e| format!("it is damaged or cut short ({e}); copy it again"))?;
     Ok(Model::Generate(Box::new(Generator { decoder, tokenizer, template, eos })))
 }

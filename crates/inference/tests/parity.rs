@@ -7,11 +7,11 @@ use candle_core::{
     Device,
     quantized::{GgmlDType, QTensor, gguf_file},
 };
-use covey_domain::infer::{ChatMessage, Finish, InferEvent, Sampling, Work};
+use covey_domain::infer::{ChatMessage, Finish, InferEvent, Prompt, Sampling, Work};
 use covey_inference::{Engine, Error, Generator, Model};
 
-/// Largest difference of a logit from transformers' in float32.
-const LOGIT_TOLERANCE: f32 = 2e-3;
+/// Largest difference of a logit from transformers' in float32: keys and values are held in 16 bits here.
+const LOGIT_TOLERANCE: f32 = 8e-3;
 
 fn goldens() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens")
@@ -36,10 +36,10 @@ fn agrees(name: &str, model: &Generator) {
     for (at, case) in json(goldens().join(name).join("golden.json"))["cases"].as_array().unwrap().iter().enumerate() {
         let prompt: Vec<u32> = numbers(&case["prompt"]);
         let want: Vec<f32> = numbers(&case["logits"]);
-        let got = model.logits(&prompt).unwrap();
+        let got = model.logits(&prompt);
         let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(worst < LOGIT_TOLERANCE, "{name} case {at}: logits differ by {worst}");
-        assert_eq!(model.greedy(&prompt, 12).unwrap(), numbers::<Vec<u32>>(&case["greedy"]), "{name} case {at}");
+        assert_eq!(model.greedy(&prompt, 12), numbers::<Vec<u32>>(&case["greedy"]), "{name} case {at}");
     }
 }
 
@@ -141,7 +141,7 @@ fn permuted_llama_rows_of_gguf_rotate_as_the_plain_ones() {
     fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
     let (plain, permuted) = (generator(Model::load(dir.path()).unwrap()), generator(Model::load(&path).unwrap()));
     let prompt: Vec<u32> = (3..40).collect();
-    assert_eq!(plain.greedy(&prompt, 20).unwrap(), permuted.greedy(&prompt, 20).unwrap());
+    assert_eq!(plain.greedy(&prompt, 20), permuted.greedy(&prompt, 20));
 }
 
 #[test]
@@ -274,7 +274,7 @@ fn the_layout_of_the_hugging_face_cache_is_found_and_loads() {
 fn a_prompt_that_does_not_fit_is_refused_and_the_engine_lives() {
     let engine = tiny();
     let mut events =
-        engine.ask(Work::Complete { prompt: "moon ".repeat(3_000), sampling: Sampling::default() }).unwrap();
+        engine.ask(Work::Complete { prompt: Prompt::Text("moon ".repeat(3_000)), sampling: Sampling::default() }).unwrap();
     assert!(matches!(events.blocking_recv().unwrap(), Err(Error::Request(why)) if why.contains("tokens")));
     let mut events = engine.ask(Work::Embed { texts: vec!["x".into()] }).unwrap();
     assert!(events.blocking_recv().unwrap().is_err());

@@ -184,7 +184,6 @@ impl Plan {
                             }
                             _ => chunks.push(Chunk { first, blocks, rows: row..row + 1 }),
                         }
-                        let _ = position;
                     }
                 }
                 Group { rows, chunks }
@@ -202,6 +201,10 @@ impl Plan {
 /// What differs between layers and models.
 #[derive(Clone, Copy, Debug)]
 pub struct Attention {
+    /// Instructions.
+    pub isa: Isa,
+    /// Which layer of the store.
+    pub layer: usize,
     /// Heads of queries.
     pub heads: usize,
     /// Scores are multiplied by this.
@@ -210,28 +213,21 @@ pub struct Attention {
     pub window: Option<usize>,
 }
 
-/// `softmax(q kᵀ) v` for every token of the plan: `q` and `out` are `[tokens, heads * head_dim]`.
+/// `softmax(q kᵀ) v` for every token of the plan. `q` is `[tokens, stride]`, its first `heads * head_dim` columns the
+/// queries; `out` is `[tokens, heads * head_dim]`.
 ///
 /// # Panics
 /// When the shapes do not fit.
-pub fn attend(
-    isa: Isa,
-    attention: Attention,
-    kv: &KvStore,
-    layer: usize,
-    plan: &Plan,
-    q: &[f32],
-    out: &mut [f32],
-    pool: &Pool,
-) {
+pub fn attend(attention: Attention, kv: &KvStore, plan: &Plan, q: &[f32], stride: usize, out: &mut [f32], pool: &Pool) {
     let KvShape { kv_heads, head_dim, .. } = kv.shape;
     let width = attention.heads * head_dim;
     let tokens = plan.groups.iter().map(|g| g.rows.len()).sum::<usize>();
-    assert!(q.len() == tokens * width && out.len() == q.len(), "a query for each token");
+    assert!(stride >= width && q.len() == tokens * stride && out.len() == tokens * width, "a query for each token");
     assert_eq!(attention.heads % kv_heads, 0, "heads share keys evenly");
     let out = SendPtr(out.as_mut_ptr());
+    let isa = attention.isa;
     pool.run(plan.groups.len() * kv_heads, |piece| {
-        let job = Job { attention, kv, layer, group: &plan.groups[piece / kv_heads], head: piece % kv_heads, q, out };
+        let job = Job { attention, kv, group: &plan.groups[piece / kv_heads], head: piece % kv_heads, q, stride, out };
         // SAFETY: detected instructions; a piece writes its own heads of its own tokens.
         unsafe { dispatch!(isa, work(job: Job<'_>)) }
     });
@@ -241,10 +237,10 @@ pub fn attend(
 struct Job<'a> {
     attention: Attention,
     kv: &'a KvStore,
-    layer: usize,
     group: &'a Group,
     head: usize,
     q: &'a [f32],
+    stride: usize,
     out: SendPtr<f32>,
 }
 
@@ -310,7 +306,7 @@ unsafe fn work<S: Simd>(job: Job<'_>) {
 unsafe fn vectors_of<S: Simd, const M: usize, const R: usize>(job: &Job<'_>, chunk: &Chunk, at: usize, state: &mut State) {
     let KvShape { kv_heads, head_dim, .. } = job.kv.shape;
     let padded = job.kv.shape.padded();
-    let (heads, share) = (job.attention.heads, job.attention.heads / kv_heads);
+    let share = job.attention.heads / kv_heads;
     let mut scores = [[0f32; CHUNK]; M];
     let mut seen = [(0usize, 0usize); M];
     let q: [*const f32; M] = std::array::from_fn(|m| {
@@ -319,7 +315,7 @@ unsafe fn vectors_of<S: Simd, const M: usize, const R: usize>(job: &Job<'_>, chu
         let from = job.attention.window.map_or(0, |w| (position as usize + 1).saturating_sub(w));
         seen[m] = (from.saturating_sub(chunk.first as usize).min(until), until);
         let head = job.head * share + (at + m) % share;
-        &raw const job.q[(token as usize * heads + head) * head_dim]
+        &raw const job.q[token as usize * job.stride + head * head_dim]
     });
     if seen.iter().all(|(from, until)| from == until) {
         return;
@@ -332,7 +328,7 @@ unsafe fn vectors_of<S: Simd, const M: usize, const R: usize>(job: &Job<'_>, chu
         while b < blocks {
             if blocks - b >= R {
                 let keys: [*const Half; R] =
-                    std::array::from_fn(|r| job.kv.key(job.layer, chunk.blocks[b + r], job.head));
+                    std::array::from_fn(|r| job.kv.key(job.attention.layer, chunk.blocks[b + r], job.head));
                 let mut dots = [[S::splat(0.0); M]; R];
                 tiles::<S, Half, R, M>(keys, BLOCK, q, head_dim, &mut dots);
                 for (r, dots) in dots.iter().enumerate() {
@@ -343,7 +339,7 @@ unsafe fn vectors_of<S: Simd, const M: usize, const R: usize>(job: &Job<'_>, chu
                 b += R;
             } else {
                 let mut dots = [[S::splat(0.0); M]; 1];
-                tiles::<S, Half, 1, M>([job.kv.key(job.layer, chunk.blocks[b], job.head)], BLOCK, q, head_dim, &mut dots);
+                tiles::<S, Half, 1, M>([job.kv.key(job.attention.layer, chunk.blocks[b], job.head)], BLOCK, q, head_dim, &mut dots);
                 for (m, dot) in dots[0].iter().enumerate() {
                     S::store(scores[m].as_mut_ptr().add(b * BLOCK), S::mul(*dot, scale));
                 }
@@ -436,7 +432,7 @@ unsafe fn weigh<S: Simd, const M: usize, const R: usize>(
             std::array::from_fn(|m| S::mul(S::load(sums.add(m * padded + i + r * TILE)), S::splat(shrink[m])))
         });
         for b in 0..blocks {
-            let values = job.kv.value(job.layer, chunk.blocks[b], job.head).add(i);
+            let values = job.kv.value(job.attention.layer, chunk.blocks[b], job.head).add(i);
             let w: [*const Half; R] = std::array::from_fn(|r| values.add(r * TILE));
             tiles::<S, Half, R, M>(w, padded, std::array::from_fn(|m| p[m].add(b * BLOCK)), BLOCK, &mut acc);
         }

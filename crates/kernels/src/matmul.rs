@@ -15,6 +15,7 @@ use crate::{
 };
 
 /// Inputs of one or several matmuls, `[tokens, cols]`: the floats, and their quantized form where a matmul wants it.
+/// Made for one level of instructions.
 #[derive(Debug)]
 pub struct Activations {
     isa: Isa,
@@ -65,24 +66,43 @@ fn tokens_of(isa: Isa) -> usize {
     }
 }
 
-/// Writes `x × weightsᵀ` to `y [tokens, rows]`, or adds it where `add` is set.
+/// Where a matmul's results go: columns `at..at + rows` of `y [tokens, cols]`.
+#[derive(Debug)]
+pub struct Target<'a> {
+    /// All numbers.
+    pub y: &'a mut [f32],
+    /// Width of a row of `y`.
+    pub cols: usize,
+    /// First column.
+    pub at: usize,
+    /// Whether results are added to what is there.
+    pub add: bool,
+}
+
+impl<'a> Target<'a> {
+    /// The whole of `y [tokens, cols]`.
+    pub fn whole(y: &'a mut [f32], cols: usize) -> Self {
+        Self { y, cols, at: 0, add: false }
+    }
+
+    /// Adds to the whole of `y [tokens, cols]`.
+    pub fn add(y: &'a mut [f32], cols: usize) -> Self {
+        Self { y, cols, at: 0, add: true }
+    }
+}
+
+/// `x × weightsᵀ`, with the instructions that `x` was made for.
 ///
 /// # Panics
 /// When the shapes do not fit.
-pub fn matmul(weights: &Packed, x: &mut Activations, y: &mut [f32], add: bool, pool: &Pool) {
-    matmul_with(x.isa, weights, x, y, add, pool);
-}
-
-/// [`matmul`] with the instructions of `isa`, which are those `x` was made for.
-///
-/// # Panics
-/// As [`matmul`], and when `isa` is not that of `x`.
-pub fn matmul_with(isa: Isa, weights: &Packed, x: &mut Activations, y: &mut [f32], add: bool, pool: &Pool) {
-    let tokens = x.tokens();
-    assert_eq!(isa, x.isa, "activations are laid out for one level of instructions");
+pub fn matmul(weights: &Packed, x: &mut Activations, target: Target<'_>, pool: &Pool) {
+    let (isa, tokens) = (x.isa, x.tokens());
     assert_eq!(x.cols, weights.cols(), "inputs are as wide as the matrix");
-    assert_eq!(y.len(), tokens * weights.rows(), "outputs are as many as the matrix has rows");
-    let out = Out { y: SendPtr(y.as_mut_ptr()), rows: weights.rows(), add };
+    assert!(target.at + weights.rows() <= target.cols, "outputs have room for the rows of the matrix");
+    assert_eq!(target.y.len(), tokens * target.cols, "outputs for each token");
+    let at = target.at.min(target.y.len());
+    let y = SendPtr(target.y[at..].as_mut_ptr());
+    let out = Out { y, stride: target.cols, rows: weights.rows(), add: target.add };
     let tiles = weights.rows().div_ceil(TILE);
     if weights.format().is_float() {
         let x = &x.floats;
@@ -93,7 +113,7 @@ pub fn matmul_with(isa: Isa, weights: &Packed, x: &mut Activations, y: &mut [f32
     } else {
         x.quantize(pool);
         let x = &x.quantized;
-        pool.ranges(tiles, 1, |range| {
+        pool.ranges(tiles, TILES_MAX, |range| {
             // SAFETY: as above.
             unsafe {
                 dispatch!(isa, quantized_tiles(weights: &Packed, x: &Quantized, range: std::ops::Range<usize>, out: Out))
@@ -106,6 +126,7 @@ pub fn matmul_with(isa: Isa, weights: &Packed, x: &mut Activations, y: &mut [f32
 #[derive(Clone, Copy)]
 struct Out {
     y: SendPtr<f32>,
+    stride: usize,
     rows: usize,
     add: bool,
 }
@@ -119,7 +140,7 @@ impl Out {
     unsafe fn put<S: Simd>(self, tile: usize, token: usize, sums: S::F) {
         // SAFETY: the caller's.
         unsafe {
-            let at = self.y.at(token * self.rows + tile * TILE);
+            let at = self.y.at(token * self.stride + tile * TILE);
             let room = self.rows - tile * TILE;
             if room >= TILE {
                 let sums = if self.add { S::add(S::load(at), sums) } else { sums };

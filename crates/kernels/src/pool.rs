@@ -6,6 +6,7 @@
 //! waits for a helper that has not begun.
 #![expect(unsafe_code, reason = "a region borrows the caller's closure for exactly as long as helpers are inside it")]
 
+use crate::format::SendPtr;
 use std::{
     cell::UnsafeCell,
     sync::{
@@ -131,6 +132,20 @@ impl Pool {
         // Six for each thread: small enough that a late thread costs little, large enough to stream.
         let size = len.div_ceil(self.threads() * 6).max(grain.max(1));
         self.run(len.div_ceil(size), |i| work(i * size..((i + 1) * size).min(len)));
+    }
+}
+
+impl Pool {
+    /// Calls `work(i, row)` for each row of `data [rows, width]`, on several threads where there are more than `grain`.
+    pub fn rows(&self, data: &mut [f32], width: usize, grain: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+        let rows = data.len() / width;
+        let start = SendPtr(data.as_mut_ptr());
+        self.ranges(rows, grain, |range| {
+            for i in range {
+                // SAFETY: rows are disjoint, and inside `data`.
+                work(i, unsafe { std::slice::from_raw_parts_mut(start.at(i * width), width) });
+            }
+        });
     }
 }
 

@@ -104,14 +104,17 @@ fn gated<S: Simd>(
     }
 }
 
-/// Cosines and sines `[positions, 2, half]` of the angles `position * frequency`, in double precision until the end.
-pub fn rope_table(frequencies: &[f64], positions: usize, factor: f64) -> Vec<f32> {
-    let mut table = Vec::with_capacity(positions * frequencies.len() * 2);
-    for p in 0..positions {
-        table.extend(frequencies.iter().map(|f| ((p as f64 * f).cos() * factor) as f32));
-        table.extend(frequencies.iter().map(|f| ((p as f64 * f).sin() * factor) as f32));
+/// Writes the cosines and then the sines of `position * frequency`, times `factor`: in double precision until the end.
+///
+/// # Panics
+/// When `out` is not twice as long as `frequencies`.
+pub fn rope_angles(frequencies: &[f64], position: u32, factor: f64, out: &mut [f32]) {
+    assert_eq!(out.len(), frequencies.len() * 2, "a cosine and a sine for each");
+    let (cos, sin) = out.split_at_mut(frequencies.len());
+    for ((f, cos), sin) in frequencies.iter().zip(cos).zip(sin) {
+        let (s, c) = (f64::from(position) * f).sin_cos();
+        (*cos, *sin) = ((c * factor) as f32, (s * factor) as f32);
     }
-    table
 }
 
 /// Rotates a head: number `i` with number `i + half` (Hugging Face's convention). `angles` are the cosines and sines.

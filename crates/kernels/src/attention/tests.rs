@@ -39,7 +39,7 @@ fn world(head_dim: usize, lengths: &[usize], shared: usize, window: Option<usize
         keys.push(k);
         values.push(v);
     }
-    let attention = Attention { heads: HEADS, scale: (head_dim as f32).powf(-0.5), window };
+    let attention = Attention { isa: Isa::Portable, layer: 1, heads: HEADS, scale: (head_dim as f32).powf(-0.5), window };
     World { kv, attention, tables, keys, values }
 }
 
@@ -68,7 +68,8 @@ fn plainly(world: &World, sequence: usize, position: usize, head: usize, q: &[f3
 fn run(isa: Isa, world: &World, tokens: &[(usize, usize)], q: &[f32], pool: &Pool) -> Vec<f32> {
     let rows: Vec<_> = tokens.iter().map(|(s, at)| (*at as u32, world.tables[*s].as_slice())).collect();
     let mut out = vec![f32::NAN; q.len()];
-    attend(isa, world.attention, &world.kv, 1, &Plan::new(&rows), q, &mut out, pool);
+    let attention = Attention { isa, ..world.attention };
+    attend(attention, &world.kv, &Plan::new(&rows), q, HEADS * world.kv.shape.head_dim, &mut out, pool);
     out
 }
 

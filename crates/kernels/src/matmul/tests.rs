@@ -43,7 +43,7 @@ fn product(isa: Isa, weights: &Packed, x: &[f32], pool: &Pool) -> Vec<f32> {
     let mut activations = Activations::new(isa);
     activations.reset(tokens, weights.cols()).copy_from_slice(x);
     let mut y = vec![0f32; tokens * weights.rows()];
-    matmul_with(isa, weights, &mut activations, &mut y, false, pool);
+    matmul(weights, &mut activations, Target::whole(&mut y, weights.rows()), pool);
     y
 }
 
@@ -116,6 +116,9 @@ fn stacked_matrices_give_stacked_results_and_results_add_up() {
     let mut activations = Activations::new(isa);
     activations.reset(1, 64).copy_from_slice(&x);
     let mut y = vec![1f32; 56];
-    matmul(&both, &mut activations, &mut y, true, &pool);
+    matmul(&both, &mut activations, Target::add(&mut y, 56), &pool);
     assert!(y.iter().zip(&whole).all(|(y, w)| *y == 1.0 + w));
+    let mut wide = vec![7f32; 60];
+    matmul(&b, &mut activations, Target { y: &mut wide, cols: 60, at: 36, add: false }, &pool);
+    assert_eq!(wide, [vec![7f32; 36], whole[32..].to_vec()].concat());
 }

@@ -1,0 +1,87 @@
+//! Covey's side of `make bench-llama`: the engine, without HTTP.
+//!
+//! ```text
+//! engine MODEL THREADS roof                                    what the machine could do
+//! engine MODEL THREADS prefill LENGTH                          tokens/s of one prompt
+//! engine MODEL THREADS decode BATCH PROMPT NEW                 tokens/s of a prompt each, and of greedy decoding
+//! engine MODEL THREADS swarm AGENTS SYSTEM OWN NEW             a whole job
+//! ```
+//! Prints one JSON object.
+
+use std::{path::Path, time::Instant};
+
+use covey_domain::infer::{InferEvent, Prompt, Sampling, Work};
+use covey_inference::{Engine, EngineConfig, Model};
+use covey_kernels::{Pool, measure};
+use serde_json::json;
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    let number = |i: usize| args.get(i).and_then(|a| a.parse::<usize>().ok()).unwrap_or_else(|| panic!("argument {i} is a number"));
+    let threads = number(2);
+    covey_inference::set_threads(threads);
+    if args[3] == "roof" {
+        let pool = Pool::new(threads);
+        let (read, int, float) = (measure::read_bandwidth(&pool), measure::integer_peak(&pool), measure::float_peak(&pool));
+        let Ok(Model::Generate(model)) = Model::load(Path::new(&args[1])) else { panic!("a decoder") };
+        println!("{}", json!({"bandwidth": read, "int8": int, "f32": float, "step_bytes": model.step_bytes()}));
+        return;
+    }
+    let model = Model::load(Path::new(&args[1])).unwrap_or_else(|e| panic!("{e}"));
+    let engine = Engine::start_with("bench", model, EngineConfig { kv_bytes: Some(4 << 30), ..EngineConfig::default() })
+        .expect("a thread");
+    run(&engine, vec![prompt(9, 64)], 4);
+    let result = match args[3].as_str() {
+        "prefill" => {
+            let seconds = run(&engine, vec![prompt(1, number(4))], 1);
+            json!({"prefill": number(4) as f64 / seconds})
+        }
+        "decode" => {
+            let (batch, length, new) = (number(4), number(5), number(6));
+            let prompts = |salt: usize| (0..batch).map(|s| prompt(s + 1 + salt, length)).collect::<Vec<_>>();
+            let first = run(&engine, prompts(0), 1);
+            let whole = run(&engine, prompts(1000), new + 1);
+            json!({"prefill": (batch * length) as f64 / first, "decode": (batch * new) as f64 / (whole - first)})
+        }
+        _ => {
+            let (agents, system, own, new) = (number(4), number(5), number(6), number(7));
+            let common = prompt(0, system);
+            let prompts = (0..agents).map(|s| [common.clone(), prompt(s + 1, own)].concat()).collect();
+            let seconds = run(&engine, prompts, new);
+            let stats = engine.stats();
+            json!({"seconds": seconds, "computed_prompt_tokens": stats.prompt_tokens, "found": stats.found_tokens})
+        }
+    };
+    println!("{result}");
+}
+
+/// The same prompts as the peer's.
+fn prompt(seed: usize, length: usize) -> Vec<u32> {
+    (0..length).map(|i| ((seed * 7919 + i * 104_729) % (151_936 - 1000)) as u32).collect()
+}
+
+/// Seconds until all prompts have `new` tokens.
+fn run(engine: &Engine, prompts: Vec<Vec<u32>>, new: usize) -> f64 {
+    let sampling = Sampling { max_tokens: Some(new as u32), ignore_eos: true, ..Sampling::default() };
+    let start = Instant::now();
+    let answers: Vec<_> = prompts
+        .into_iter()
+        .map(|tokens| {
+            let work = Work::Complete { prompt: Prompt::Tokens(tokens), sampling: sampling.clone() };
+            engine.ask(work).expect("room in the queue")
+        })
+        .collect();
+    for mut answer in answers {
+        loop {
+            match answer.blocking_recv() {
+                Some(Ok(InferEvent::Done { usage, .. })) => {
+                    assert_eq!(usage.output, new as u64, "all tokens were made");
+                    break;
+                }
+                Some(Ok(_)) => {}
+                other => panic!("the engine ended: {other:?}"),
+            }
+        }
+    }
+    start.elapsed().as_secs_f64()
+}

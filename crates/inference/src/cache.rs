@@ -1,0 +1,312 @@
+//! Who holds which blocks of keys and values, and which of them begin a prompt that was seen before.
+//!
+//! Pure bookkeeping over block numbers. A sequence holds a path of nodes (full blocks that a radix tree knows by their
+//! tokens and may share) and then blocks of its own, the last of them not full. The tree (after SGLang's RadixAttention,
+//! arXiv 2312.07104) has one edge a block of 16 tokens; each tenant's salt has a root of its own. A node nobody holds
+//! stays until its block is needed: the one unused for longest goes first, leaves before their parents.
+
+use std::collections::{BTreeSet, HashMap};
+
+use covey_kernels::BLOCK;
+
+/// A block's tokens.
+type Key = [u32; BLOCK];
+
+type NodeId = u32;
+
+#[derive(Debug)]
+struct Node {
+    /// `None` below a root.
+    parent: Option<NodeId>,
+    salt: u64,
+    key: Key,
+    block: u32,
+    children: HashMap<Key, NodeId>,
+    /// Sequences whose path goes through it.
+    holders: u32,
+    last_used: u64,
+}
+
+/// What a sequence holds.
+#[derive(Debug, Default)]
+pub(crate) struct Holding {
+    salt: u64,
+    path: Vec<NodeId>,
+    /// Blocks of all positions in order: those of the path, then its own.
+    table: Vec<u32>,
+}
+
+impl Holding {
+    /// A sequence of a tenant that holds nothing.
+    pub fn new(salt: u64) -> Self {
+        Self { salt, ..Self::default() }
+    }
+
+    /// Blocks in order of positions.
+    pub fn table(&self) -> &[u32] {
+        &self.table
+    }
+
+    /// Positions there is room for.
+    pub fn room(&self) -> usize {
+        self.table.len() * BLOCK
+    }
+}
+
+/// Numbers for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CacheStats {
+    pub blocks: usize,
+    /// In nobody's hands and not known to the tree.
+    pub free: usize,
+    /// Known to the tree, held by nobody.
+    pub cached: usize,
+    /// Tokens looked up, and those found.
+    pub asked_tokens: u64,
+    pub found_tokens: u64,
+    pub evictions: u64,
+}
+
+/// All blocks of one engine.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    free: Vec<u32>,
+    nodes: HashMap<NodeId, Node>,
+    roots: HashMap<(u64, Key), NodeId>,
+    /// Nodes without holders and children, by last use.
+    idle: BTreeSet<(u64, NodeId)>,
+    next: NodeId,
+    clock: u64,
+    stats: CacheStats,
+}
+
+/// There is no block left that nobody holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Exhausted;
+
+impl Cache {
+    /// `blocks` free blocks.
+    pub fn new(blocks: usize) -> Self {
+        Self {
+            free: (0..blocks as u32).rev().collect(),
+            nodes: HashMap::new(),
+            roots: HashMap::new(),
+            idle: BTreeSet::new(),
+            next: 0,
+            clock: 0,
+            stats: CacheStats { blocks, ..CacheStats::default() },
+        }
+    }
+
+    /// Numbers for metrics.
+    pub fn stats(&self) -> CacheStats {
+        let cached = self.nodes.values().filter(|n| n.holders == 0).count();
+        CacheStats { free: self.free.len(), cached, ..self.stats }
+    }
+
+    /// Blocks that a new holder could get.
+    pub fn available(&self) -> usize {
+        self.free.len() + self.stats.blocks - self.free.len() - self.held()
+    }
+
+    fn held(&self) -> usize {
+        // Own blocks of sequences are neither free nor in the tree.
+        let tree = self.nodes.len();
+        let own = self.stats.blocks - self.free.len() - tree;
+        own + self.nodes.values().filter(|n| n.holders > 0).count()
+    }
+
+    /// How many whole blocks of `tokens` the tree knows.
+    pub fn known(&self, salt: u64, tokens: &[u32]) -> usize {
+        self.walk(salt, tokens).count()
+    }
+
+    fn walk<'a>(&'a self, salt: u64, tokens: &'a [u32]) -> impl Iterator<Item = NodeId> + 'a {
+        let mut at: Option<NodeId> = None;
+        tokens.as_chunks::<BLOCK>().0.iter().map_while(move |key| {
+            at = Some(self.child(salt, at, key)?);
+            at
+        })
+    }
+
+    fn child(&self, salt: u64, parent: Option<NodeId>, key: &Key) -> Option<NodeId> {
+        match parent {
+            None => self.roots.get(&(salt, *key)).copied(),
+            Some(parent) => self.nodes.get(&parent)?.children.get(key).copied(),
+        }
+    }
+
+    /// Gives an empty holding the blocks that the tree knows of `tokens`, and returns how many positions those are.
+    pub fn attach(&mut self, holding: &mut Holding, tokens: &[u32]) -> usize {
+        debug_assert!(holding.table.is_empty(), "only an empty holding takes a beginning");
+        self.clock += 1;
+        let path: Vec<NodeId> = self.walk(holding.salt, tokens).collect();
+        for id in &path {
+            self.hold(*id);
+            holding.table.push(self.nodes[id].block);
+        }
+        holding.path = path;
+        holding.path.len() * BLOCK
+    }
+
+    /// Counts a prompt that was looked up, and how much of it was there.
+    pub fn count(&mut self, asked: usize, found: usize) {
+        self.stats.asked_tokens += asked as u64;
+        self.stats.found_tokens += found as u64;
+    }
+
+    /// Takes over what others made known of `tokens` behind the `computed` positions, instead of computing it once
+    /// more; returns how many positions are there now. A sequence that is in the middle of a block takes nothing.
+    pub fn advance(&mut self, holding: &mut Holding, tokens: &[u32], computed: usize) -> usize {
+        if computed != holding.path.len() * BLOCK {
+            return computed;
+        }
+        self.clock += 1;
+        for (i, key) in tokens.as_chunks::<BLOCK>().0.iter().enumerate().skip(holding.path.len()) {
+            let Some(id) = self.child(holding.salt, holding.path.last().copied(), key) else { break };
+            self.hold(id);
+            let block = self.nodes[&id].block;
+            match holding.table.get_mut(i) {
+                Some(own) => self.free.push(std::mem::replace(own, block)),
+                None => holding.table.push(block),
+            }
+            holding.path.push(id);
+            self.stats.found_tokens += BLOCK as u64;
+        }
+        holding.path.len() * BLOCK
+    }
+
+    fn hold(&mut self, id: NodeId) {
+        let clock = self.clock;
+        let node = self.nodes.get_mut(&id).expect("a path names nodes of the tree");
+        if node.holders == 0 && node.children.is_empty() {
+            self.idle.remove(&(node.last_used, id));
+        }
+        node.holders += 1;
+        node.last_used = clock;
+    }
+
+    /// Gives room for `positions`; all or nothing.
+    pub fn grow(&mut self, holding: &mut Holding, positions: usize) -> Result<(), Exhausted> {
+        let missing = positions.div_ceil(BLOCK).saturating_sub(holding.table.len());
+        while self.free.len() < missing {
+            self.evict()?;
+        }
+        for _ in 0..missing {
+            holding.table.push(self.free.pop().ok_or(Exhausted)?);
+        }
+        Ok(())
+    }
+
+    fn evict(&mut self) -> Result<(), Exhausted> {
+        let (_, id) = self.idle.pop_first().ok_or(Exhausted)?;
+        let node = self.nodes.remove(&id).expect("an idle node is in the tree");
+        self.free.push(node.block);
+        self.stats.evictions += 1;
+        match node.parent {
+            None => {
+                self.roots.remove(&(node.salt, node.key));
+            }
+            Some(parent) => {
+                let above = self.nodes.get_mut(&parent).expect("a parent outlives its children");
+                above.children.remove(&node.key);
+                if above.holders == 0 && above.children.is_empty() {
+                    self.idle.insert((above.last_used, parent));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the full blocks of `tokens`, which are (or in this step will be) computed, known to the tree.
+    ///
+    /// Where another sequence made the same block known first, this one lets its own go and shares that.
+    pub fn publish(&mut self, holding: &mut Holding, tokens: &[u32]) {
+        let keys = tokens.as_chunks::<BLOCK>().0;
+        self.clock += 1;
+        for (i, key) in keys.iter().enumerate().skip(holding.path.len()) {
+            let parent = holding.path.last().copied();
+            let id = match self.child(holding.salt, parent, key) {
+                Some(id) => {
+                    self.free.push(holding.table[i]);
+                    holding.table[i] = self.nodes[&id].block;
+                    id
+                }
+                None => self.insert(holding.salt, parent, *key, holding.table[i]),
+            };
+            self.hold(id);
+            holding.path.push(id);
+        }
+    }
+
+    fn insert(&mut self, salt: u64, parent: Option<NodeId>, key: Key, block: u32) -> NodeId {
+        while self.nodes.contains_key(&self.next) {
+            self.next = self.next.wrapping_add(1);
+        }
+        let id = self.next;
+        self.next = self.next.wrapping_add(1);
+        let node = Node { parent, salt, key, block, children: HashMap::new(), holders: 0, last_used: self.clock };
+        self.nodes.insert(id, node);
+        self.idle.insert((self.clock, id));
+        match parent {
+            None => {
+                self.roots.insert((salt, key), id);
+            }
+            Some(parent) => {
+                let above = self.nodes.get_mut(&parent).expect("a path names nodes of the tree");
+                if above.holders == 0 && above.children.is_empty() {
+                    self.idle.remove(&(above.last_used, parent));
+                }
+                above.children.insert(key, id);
+            }
+        }
+        id
+    }
+
+    /// A second holder of the same positions. Blocks of the path are shared; of the others, copies are needed:
+    /// pairs `(from, to)`.
+    pub fn fork(&mut self, holding: &Holding) -> Result<(Holding, Vec<(u32, u32)>), Exhausted> {
+        let own = &holding.table[holding.path.len()..];
+        while self.free.len() < own.len() {
+            self.evict()?;
+        }
+        self.clock += 1;
+        for id in &holding.path {
+            self.hold(*id);
+        }
+        let mut copies = Vec::new();
+        let mut table = holding.table[..holding.path.len()].to_vec();
+        for from in own {
+            let to = self.free.pop().ok_or(Exhausted)?;
+            copies.push((*from, to));
+            table.push(to);
+        }
+        Ok((Holding { salt: holding.salt, path: holding.path.clone(), table }, copies))
+    }
+
+    /// Takes everything back. What the tree knows stays known until its block is needed.
+    pub fn release(&mut self, holding: &mut Holding) {
+        self.clock += 1;
+        let own = holding.table.split_off(holding.path.len());
+        self.free.extend(own.into_iter().rev());
+        // From the end, so that of one path the later blocks are older and go first.
+        for id in holding.path.drain(..).rev() {
+            let node = self.nodes.get_mut(&id).expect("a path names nodes of the tree");
+            node.holders -= 1;
+            node.last_used = self.clock;
+            if node.holders == 0 && node.children.is_empty() {
+                self.idle.insert((node.last_used, id));
+            }
+        }
+        holding.table.clear();
+    }
+
+    /// Forgets every beginning that nobody holds.
+    pub fn clear(&mut self) {
+        while self.evict().is_ok() {}
+        self.stats.evictions = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests;
