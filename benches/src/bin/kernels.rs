@@ -1,6 +1,6 @@
 //! The kernels alone: what the machine could do, and what each format reaches of it at several batch sizes.
 //!
-//! `kernels [threads]` prints a table. Weights are those of a 0.6B model's layers, so they do not fit the caches.
+//! `kernels [threads] [format] [tokens]` prints a table. Weights are those of a 0.6B model's layers, so they do not fit the caches.
 
 use std::time::Instant;
 
@@ -20,13 +20,20 @@ fn main() {
     let float = covey_kernels::measure::float_peak(&pool);
     println!("read {:.1} GB/s, 8-bit products {:.0} G/s, f32 multiply-adds {:.0} G/s", bandwidth / 1e9, integer / 1e9, float / 1e9);
     println!("{:6} {:>6} {:>10} {:>8} {:>10} {:>8}", "format", "tokens", "us/layer", "GB/s", "G mul/s", "of roof");
+    let only = (std::env::args().nth(2), std::env::args().nth(3).and_then(|n| n.parse::<usize>().ok()));
     for format in [Format::Q4_0, Format::Q8_0, Format::Q4K, Format::Q5K, Format::Q6K, Format::F16, Format::Bf16] {
+        if only.0.as_ref().is_some_and(|name| *name != format!("{format:?}")) {
+            continue;
+        }
         let layers: Vec<Vec<Packed>> = (0..LAYERS)
             .map(|layer| MATRICES.iter().map(|(rows, cols)| random(format, *rows, *cols, layer, &pool)).collect())
             .collect();
         let bytes: usize = layers.iter().flatten().map(Packed::bytes).sum();
         let products: usize = layers.iter().flatten().map(|w| w.rows() * w.cols()).sum();
         for tokens in [1, 2, 4, 8, 16, 64, 512] {
+            if only.1.is_some_and(|n| n != tokens) {
+                continue;
+            }
             let mut x: Vec<Activations> = MATRICES
                 .iter()
                 .map(|(_, cols)| {
@@ -37,7 +44,7 @@ fn main() {
                 .collect();
             let mut y = vec![0f32; tokens * 6144];
             let mut best = f64::MAX;
-            for _ in 0..(if tokens > 64 { 2 } else { 6 }) {
+            for _ in 0..(if tokens > 64 { 2 } else { 12 }) {
                 let start = Instant::now();
                 for layer in &layers {
                     for (w, x) in layer.iter().zip(&mut x) {

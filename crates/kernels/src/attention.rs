@@ -330,7 +330,7 @@ unsafe fn vectors_of<S: Simd, const M: usize, const R: usize>(job: &Job<'_>, chu
                 let keys: [*const Half; R] =
                     std::array::from_fn(|r| job.kv.key(job.attention.layer, chunk.blocks[b + r], job.head));
                 let mut dots = [[S::splat(0.0); M]; R];
-                tiles::<S, Half, R, M>(keys, BLOCK, q, head_dim, &mut dots);
+                tiles::<S, Half, R, M, false>(keys, BLOCK, q, head_dim, &mut dots);
                 for (r, dots) in dots.iter().enumerate() {
                     for (m, dot) in dots.iter().enumerate() {
                         S::store(scores[m].as_mut_ptr().add((b + r) * BLOCK), S::mul(*dot, scale));
@@ -339,7 +339,7 @@ unsafe fn vectors_of<S: Simd, const M: usize, const R: usize>(job: &Job<'_>, chu
                 b += R;
             } else {
                 let mut dots = [[S::splat(0.0); M]; 1];
-                tiles::<S, Half, 1, M>([job.kv.key(job.attention.layer, chunk.blocks[b], job.head)], BLOCK, q, head_dim, &mut dots);
+                tiles::<S, Half, 1, M, false>([job.kv.key(job.attention.layer, chunk.blocks[b], job.head)], BLOCK, q, head_dim, &mut dots);
                 for (m, dot) in dots[0].iter().enumerate() {
                     S::store(scores[m].as_mut_ptr().add(b * BLOCK), S::mul(*dot, scale));
                 }
@@ -377,8 +377,10 @@ unsafe fn soften<S: Simd>(scores: &mut [f32; CHUNK], seen: (usize, usize), most:
     scores[until..].fill(f32::NEG_INFINITY);
     // SAFETY: the chunk's scores; the instructions are the caller's.
     unsafe {
-        let part = |i: usize| S::load(scores.as_ptr().add(i * TILE));
-        let peak = fold::<S>(S::max(S::max(part(0), part(1)), S::max(part(2), part(3))), |a, b| if b > a { b } else { a });
+        let at = scores.as_ptr();
+        let low = S::max(S::load(at), S::load(at.add(TILE)));
+        let high = S::max(S::load(at.add(2 * TILE)), S::load(at.add(3 * TILE)));
+        let peak = fold::<S>(S::max(low, high), |a, b| if b > a { b } else { a });
         let new = if peak > *most { peak } else { *most };
         let mut old = [0f32; TILE];
         S::store(old.as_mut_ptr(), simd::exp::<S>(S::splat(*most - new)));
@@ -390,8 +392,10 @@ unsafe fn soften<S: Simd>(scores: &mut [f32; CHUNK], seen: (usize, usize), most:
         // `exp` has no zero; what a token does not see must weigh nothing at all.
         scores[..from].fill(0.0);
         scores[until..].fill(0.0);
-        let part = |i: usize| S::load(scores.as_ptr().add(i * TILE));
-        let sum = fold::<S>(S::add(S::add(part(0), part(1)), S::add(part(2), part(3))), |a, b| a + b);
+        let at = scores.as_ptr();
+        let low = S::add(S::load(at), S::load(at.add(TILE)));
+        let high = S::add(S::load(at.add(2 * TILE)), S::load(at.add(3 * TILE)));
+        let sum = fold::<S>(S::add(low, high), |a, b| a + b);
         *total = *total * old[0] + sum;
         *most = new;
         old[0]
@@ -428,13 +432,22 @@ unsafe fn weigh<S: Simd, const M: usize, const R: usize>(
     let padded = job.kv.shape.padded();
     // SAFETY: the caller's.
     unsafe {
-        let mut acc: [[S::F; M]; R] = std::array::from_fn(|r| {
-            std::array::from_fn(|m| S::mul(S::load(sums.add(m * padded + i + r * TILE)), S::splat(shrink[m])))
-        });
+        let mut acc = [[S::splat(0.0); M]; R];
+        for (r, acc) in acc.iter_mut().enumerate() {
+            for (m, acc) in acc.iter_mut().enumerate() {
+                *acc = S::mul(S::load(sums.add(m * padded + i + r * TILE)), S::splat(shrink[m]));
+            }
+        }
         for b in 0..blocks {
             let values = job.kv.value(job.attention.layer, chunk.blocks[b], job.head).add(i);
-            let w: [*const Half; R] = std::array::from_fn(|r| values.add(r * TILE));
-            tiles::<S, Half, R, M>(w, padded, std::array::from_fn(|m| p[m].add(b * BLOCK)), BLOCK, &mut acc);
+            let (mut w, mut x) = ([values; R], p);
+            for (r, w) in w.iter_mut().enumerate() {
+                *w = values.add(r * TILE);
+            }
+            for x in &mut x {
+                *x = x.add(b * BLOCK);
+            }
+            tiles::<S, Half, R, M, false>(w, padded, x, BLOCK, &mut acc);
         }
         for (r, acc) in acc.iter().enumerate() {
             for (m, acc) in acc.iter().enumerate() {

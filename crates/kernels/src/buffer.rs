@@ -6,16 +6,16 @@ use std::{
     ptr::NonNull,
 };
 
-/// Bytes from which a buffer is worth large pages; their size on x86-64 and most arm64 systems.
+/// Bytes from which a buffer is mapped, in large pages where the system has them; their size on x86-64 and most arm64.
 const HUGE_PAGE: usize = 2 << 20;
 const CACHE_LINE: usize = 64;
 
-/// Zeroed bytes at an address that is a multiple of 64. Pages are only taken from the system when they are touched.
+/// Zeroed bytes at an address that is a multiple of 64. Pages of a large buffer are only taken from the system when they
+/// are touched: a cache may promise more than it uses.
 #[derive(Debug)]
 pub struct Buffer {
     start: NonNull<u8>,
     len: usize,
-    align: usize,
 }
 
 // SAFETY: a buffer owns its bytes like a `Vec<u8>` does.
@@ -26,18 +26,13 @@ unsafe impl Sync for Buffer {}
 impl Buffer {
     /// `len` zero bytes.
     pub fn zeroed(len: usize) -> Self {
-        let align = if len >= HUGE_PAGE { HUGE_PAGE } else { CACHE_LINE };
-        let layout = Layout::from_size_align(len.max(1), align).expect("a buffer is smaller than the address space");
-        // SAFETY: the layout has a size above zero.
-        let start = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
-        #[cfg(target_os = "linux")]
         if len >= HUGE_PAGE {
-            // Advice only: walking 4 KiB pages costs a third of the bandwidth of one core. Nothing depends on it.
-            // SAFETY: the range was just allocated.
-            unsafe { libc::madvise(start.as_ptr().cast(), len, libc::MADV_HUGEPAGE) };
+            return Self { start: map(len), len };
         }
-        Self { start, len, align }
+        // SAFETY: the layout has a size above zero.
+        let start = unsafe { alloc_zeroed(layout(len)) };
+        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout(len)) };
+        Self { start, len }
     }
 
     /// Where it begins.
@@ -75,8 +70,33 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let layout = Layout::from_size_align(self.len.max(1), self.align).expect("it was a layout before");
-        // SAFETY: allocated by `zeroed` with this layout.
-        unsafe { dealloc(self.start.as_ptr(), layout) };
+        if self.len >= HUGE_PAGE {
+            // SAFETY: mapped by `map` with this length.
+            unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+        } else {
+            // SAFETY: allocated by `zeroed` with this layout.
+            unsafe { dealloc(self.start.as_ptr(), layout(self.len)) };
+        }
     }
+}
+
+fn layout(len: usize) -> Layout {
+    Layout::from_size_align(len.max(1), CACHE_LINE).expect("a small buffer fits the address space")
+}
+
+/// Memory from the system, zero when first touched. The allocator would zero an aligned block by writing it.
+fn map(len: usize) -> NonNull<u8> {
+    let (protection, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a new private mapping touches nothing else.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, kind, -1, 0) };
+    if start == libc::MAP_FAILED {
+        handle_alloc_error(Layout::from_size_align(len, CACHE_LINE).expect("a size that a mapping can have"));
+    }
+    #[cfg(target_os = "linux")]
+    // Advice only: walking 4 KiB pages costs a third of the bandwidth of one core. Nothing depends on it.
+    // SAFETY: the range was just mapped.
+    unsafe {
+        libc::madvise(start, len, libc::MADV_HUGEPAGE);
+    }
+    NonNull::new(start.cast()).expect("a mapping that did not fail is somewhere")
 }

@@ -46,14 +46,18 @@ unsafe impl Element for Brain {
     }
 }
 
+/// Columns that are asked for ahead of the one that is multiplied.
+const AHEAD: usize = 64;
+
 /// Adds to `sums[r][m]` the products of `k` columns of tile `r` with token `m`: the columns of a tile are `step`
 /// elements apart, the numbers of a token lie side by side. One sum a number, columns in order: the result does not
 /// depend on `R` and `M`.
+/// `STREAM` where the tile comes from memory, column after column.
 ///
 /// # Safety
 /// The instructions of `S`; `k` columns at each `weights`, `k` numbers at each `x`.
 #[inline(always)]
-pub(crate) unsafe fn tiles<S: Simd, E: Element, const R: usize, const M: usize>(
+pub(crate) unsafe fn tiles<S: Simd, E: Element, const R: usize, const M: usize, const STREAM: bool>(
     weights: [*const E; R],
     step: usize,
     x: [*const f32; M],
@@ -65,7 +69,12 @@ pub(crate) unsafe fn tiles<S: Simd, E: Element, const R: usize, const M: usize>(
         for i in 0..k {
             let mut w = [S::splat(0.0); R];
             for r in 0..R {
-                w[r] = E::load::<S>(weights[r].add(i * step));
+                let at = weights[r].add(i * step);
+                w[r] = E::load::<S>(at);
+                // Many tokens hide the memory behind their products; for few we say what comes.
+                if STREAM && M <= 4 {
+                    S::prefetch(at.wrapping_add(AHEAD * step).cast());
+                }
             }
             for m in 0..M {
                 let x = S::splat(*x[m].add(i));

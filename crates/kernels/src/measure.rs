@@ -92,7 +92,7 @@ unsafe fn products<S: Simd>() -> f32 {
         let mut sums = [[S::splat(0.0); 6]; 2];
         for _ in 0..ROUNDS / COLS {
             let w = [weights.as_ptr(), weights.as_ptr().add(COLS * TILE)];
-            float::tiles::<S, f32, 2, 6>(w, TILE, [x.as_ptr(); 6], COLS, &mut sums);
+            float::tiles::<S, f32, 2, 6, false>(w, TILE, [x.as_ptr(); 6], COLS, &mut sums);
         }
         let mut out = [0f32; TILE];
         sums.iter().flatten().for_each(|sum| S::store(out.as_mut_ptr(), *sum));

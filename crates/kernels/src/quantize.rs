@@ -9,8 +9,10 @@
 #![expect(unsafe_code, reason = "groups are written by many threads into disjoint parts of one buffer")]
 
 use crate::{
-    Buffer, Pool,
+    Buffer, Isa, Pool,
     format::{SUB, SendPtr},
+    isa::dispatch,
+    simd::Simd,
 };
 
 /// Words of a record for one token.
@@ -43,7 +45,7 @@ impl Quantized {
     }
 
     /// Quantizes `x [tokens, cols]`; `cols` is a multiple of 32.
-    pub fn fill(&mut self, x: &[f32], cols: usize, pool: &Pool) {
+    pub fn fill(&mut self, isa: Isa, x: &[f32], cols: usize, pool: &Pool) {
         debug_assert_eq!(cols % SUB, 0, "whole sub-blocks");
         let tokens = x.len() / cols;
         let bytes = tokens * cols / SUB * RECORD * 4;
@@ -63,7 +65,10 @@ impl Quantized {
                 for m in 0..w {
                     let row = &x[(first + m) * cols..][..cols];
                     // SAFETY: the records of a group are its own, and inside the buffer.
-                    unsafe { token(row, start.at(first * cols / SUB * RECORD), w, m) };
+                    unsafe {
+                        let out = start.at(first * cols / SUB * RECORD);
+                        dispatch!(isa, token(row: &[f32], out: *mut i32, w: usize, m: usize));
+                    }
                 }
             }
         });
@@ -74,27 +79,44 @@ impl Quantized {
 ///
 /// # Safety
 /// `out` has room for the group, and nobody else writes this token.
-unsafe fn token(row: &[f32], out: *mut i32, w: usize, m: usize) {
+#[inline(always)]
+unsafe fn token<S: Simd>(row: &[f32], out: *mut i32, w: usize, m: usize) {
     for (s, x) in row.as_chunks::<SUB>().0.iter().enumerate() {
-        let most = x.iter().fold(0f32, |most, x| if x.abs() > most { x.abs() } else { most });
+        let mut lanes = [0f32; 16];
+        for i in 0..16 {
+            let (a, b) = (x[i].abs(), x[16 + i].abs());
+            lanes[i] = if a > b { a } else { b };
+        }
+        let mut width = 16;
+        while width > 1 {
+            width /= 2;
+            for i in 0..width {
+                lanes[i] = if lanes[i] > lanes[i + width] { lanes[i] } else { lanes[i + width] };
+            }
+        }
+        let most = lanes[0];
         let scale = most / 127.0;
         let inverse = if most > 0.0 { 127.0 / most } else { 0.0 };
-        let mut q = [0i8; SUB];
+        let mut whole = [0i32; SUB];
+        for i in 0..SUB {
+            // Adding 1.5 * 2^23 rounds to even, and leaves the whole number in the low bits.
+            whole[i] = (x[i] * inverse + 12_582_912.0).to_bits() as i32 - 0x4B40_0000;
+        }
+        let mut q = [0u8; SUB];
+        for i in 0..SUB {
+            q[i] = whole[i] as u8;
+        }
         let mut sums = [0i32; 2];
-        for half in 0..2 {
-            for i in half * 16..half * 16 + 16 {
-                // Adding and taking away 1.5 * 2^23 rounds to even without a call.
-                let whole = (x[i] * inverse + 12_582_912.0) - 12_582_912.0;
-                q[i] = whole as i8;
-                sums[half] += whole as i32;
-            }
+        for i in 0..16 {
+            sums[0] += whole[i];
+            sums[1] += whole[16 + i];
         }
         let sum = sums[0] + sums[1];
         // SAFETY: the caller's.
         unsafe {
             let record = out.add(s * RECORD * w + m);
             for (quad, q) in q.as_chunks::<4>().0.iter().enumerate() {
-                record.add(quad * w).write(i32::from_le_bytes(q.map(|q| q as u8)));
+                record.add(quad * w).write(i32::from_le_bytes(*q));
             }
             record.add(SCALE * w).write(scale.to_bits() as i32);
             record.add(SCALED_SUM * w).write((scale * sum as f32).to_bits() as i32);

@@ -67,6 +67,8 @@ pub(crate) unsafe trait Simd: Copy {
     /// Shifts that may carry bits from byte to byte: what would cross is masked away before or after.
     unsafe fn shl<const N: u32>(x: Self::B) -> Self::B;
     unsafe fn shr<const N: u32>(x: Self::B) -> Self::B;
+    /// Says that the cache line there will be read. The address may be anything.
+    unsafe fn prefetch(at: *const u8);
     /// Sixteen unsigned bytes.
     unsafe fn load_u8(at: *const u8) -> Self::F;
     /// Sixteen signed bytes.

@@ -161,6 +161,10 @@ unsafe impl Simd for Lanes {
         }
     }
     #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+    #[inline(always)]
     unsafe fn load_u8(at: *const u8) -> Self::F {
         unsafe {
             let x = _mm_loadu_si128(at.cast());

@@ -131,6 +131,8 @@ unsafe impl Simd for Lanes {
         x.map(|x| x >> N)
     }
     #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
+    #[inline(always)]
     unsafe fn load_u8(at: *const u8) -> Self::F {
         from_fn(|i| f32::from(unsafe { *at.add(i) }))
     }
