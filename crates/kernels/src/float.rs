@@ -1,7 +1,7 @@
 //! Dot products of float weights: tiles of sixteen outputs, a few tokens at a time.
 #![expect(unsafe_code, reason = "raw tiles of memory")]
 
-use crate::simd::Simd;
+use crate::{TILE, simd::Simd};
 
 /// How a float tile is read.
 ///
@@ -14,10 +14,6 @@ pub(crate) unsafe trait Element: Copy {
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(crate) struct Half(u16);
-
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-pub(crate) struct Brain(u16);
 
 // SAFETY: sixteen elements.
 unsafe impl Element for f32 {
@@ -34,15 +30,6 @@ unsafe impl Element for Half {
     unsafe fn load<S: Simd>(at: *const Self) -> S::F {
         // SAFETY: the caller's.
         unsafe { S::load_f16(at.cast()) }
-    }
-}
-
-// SAFETY: sixteen elements.
-unsafe impl Element for Brain {
-    #[inline(always)]
-    unsafe fn load<S: Simd>(at: *const Self) -> S::F {
-        // SAFETY: the caller's.
-        unsafe { S::load_bf16(at.cast()) }
     }
 }
 
@@ -80,6 +67,35 @@ pub(crate) unsafe fn tiles<S: Simd, E: Element, const R: usize, const M: usize, 
                 let x = S::splat(*x[m].add(i));
                 for r in 0..R {
                     sums[r][m] = S::fma(w[r], x, sums[r][m]);
+                }
+            }
+        }
+    }
+}
+
+/// As [`tiles`], for pairs of columns of brain floats, sixteen pairs beside each other.
+///
+/// # Safety
+/// As for [`tiles`].
+#[inline(always)]
+pub(crate) unsafe fn pairs<S: Simd, const R: usize, const M: usize>(
+    weights: [*const u32; R],
+    x: [*const f32; M],
+    pairs: usize,
+    sums: &mut [[S::F; M]; R],
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        for i in 0..pairs {
+            for r in 0..R {
+                let at = weights[r].add(i * TILE);
+                let (first, second) = S::load_pairs(at);
+                if M <= 4 {
+                    S::prefetch(at.wrapping_add(AHEAD / 2 * TILE).cast());
+                }
+                for m in 0..M {
+                    sums[r][m] = S::fma(first, S::splat(*x[m].add(2 * i)), sums[r][m]);
+                    sums[r][m] = S::fma(second, S::splat(*x[m].add(2 * i + 1)), sums[r][m]);
                 }
             }
         }

@@ -13,7 +13,8 @@
 //! | `Q4_K` | `d`, `dmin` f16 `[16]`, scales u8 `[8][16]`, mins u8 `[8][16]` | as `Q4_0`, not raised |
 //! | `Q5_K` | as `Q4_K` | as `Q4_0`, then the fifth bits `[8][64]` |
 //! | `Q6_K` | `d` f16 `[16]`, scales i8 `[16][16]` | as `Q4_0`, then bits five and six `[8][128]`, raised by 32 |
-//! | `F32` `F16` `BF16` | | `[cols][16]` |
+//! | `F32` `F16` | | `[cols][16]` |
+//! | `BF16` | | `[cols / 2][16][2]` |
 //!
 //! The source formats are llama.cpp's (`ggml-common.h`), as GGUF files hold them.
 #![expect(unsafe_code, reason = "tiles are written by many threads into disjoint parts of one buffer")]
@@ -79,8 +80,7 @@ impl Format {
     /// Bytes of a packed unit of `subs` sub-blocks.
     pub(crate) fn unit_bytes(self, subs: usize) -> usize {
         match self {
-            Self::F32 => subs * SUB * TILE * 4,
-            Self::F16 | Self::Bf16 => subs * SUB * TILE * 2,
+            Self::F32 | Self::F16 | Self::Bf16 => subs * SUB * TILE * self.block_bytes(),
             Self::Q4_0 => scale_bytes(subs) + subs * 256,
             Self::Q8_0 => scale_bytes(subs) + subs * 512,
             Self::Q4K => K_HEAD + 2048,
@@ -91,6 +91,7 @@ impl Format {
 
     fn tile_bytes(self, cols: usize) -> usize {
         if self.is_float() {
+            let cols = if self == Self::Bf16 { cols.next_multiple_of(2) } else { cols };
             return cols * TILE * self.block_bytes();
         }
         let tail = cols % UNIT / SUB;
@@ -195,8 +196,15 @@ impl Packed {
 }
 
 /// A pointer that pieces on other threads write through, each into its own part.
-#[derive(Clone, Copy)]
 pub(crate) struct SendPtr<T>(pub *mut T);
+
+impl<T> Clone for SendPtr<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for SendPtr<T> {}
 
 // SAFETY: whoever makes one answers for disjoint parts.
 unsafe impl<T> Send for SendPtr<T> {}
@@ -227,6 +235,11 @@ fn place(r: usize, col: usize) -> usize {
     col / 4 * 64 + r * 4 + col % 4
 }
 
+/// Where column `col` of row `r` lies in a tile of floats.
+fn float_place(format: Format, r: usize, col: usize) -> usize {
+    if format == Format::Bf16 { (col / 2 * TILE + r) * 2 + col % 2 } else { col * TILE + r }
+}
+
 fn put_nibble(quants: &mut [u8], r: usize, col: usize, q: u8) {
     let i = place(r, col);
     quants[i % 256] |= (q & 15) << if i < 256 { 0 } else { 4 };
@@ -250,7 +263,7 @@ fn pack_row(format: Format, r: usize, cols: usize, source: &[u8], out: &mut [u8]
     let block = format.block_bytes();
     if format.is_float() {
         for (col, x) in source.chunks_exact(block).enumerate() {
-            out[(col * TILE + r) * block..][..block].copy_from_slice(x);
+            out[float_place(format, r, col) * block..][..block].copy_from_slice(x);
         }
         return;
     }
@@ -332,7 +345,7 @@ fn unpack_row(format: Format, r: usize, tile: &[u8], out: &mut [f32]) {
         }
         Format::Bf16 => {
             for (col, x) in out.iter_mut().enumerate() {
-                let at = (col * TILE + r) * 2;
+                let at = float_place(format, r, col) * 2;
                 *x = bf16::from_le_bytes([tile[at], tile[at + 1]]).to_f32();
             }
         }

@@ -9,6 +9,7 @@
 //! compiler vectorizes.
 
 mod attention;
+mod brain;
 mod buffer;
 mod float;
 mod format;

@@ -6,8 +6,8 @@
 #![expect(unsafe_code, reason = "vector kernels over raw tiles of memory")]
 
 use crate::{
-    Format, Isa, Packed, Pool, TILE,
-    float::{self, Brain, Element, Half},
+    Format, Isa, Packed, Pool, TILE, brain,
+    float::{self, Element, Half},
     format::{K_HEAD, Q6_HEAD, SUB, SendPtr, UNIT, scale_bytes},
     isa::dispatch,
     quantize::{self, Quantized, RECORD},
@@ -23,18 +23,21 @@ pub struct Activations {
     cols: usize,
     quantized: Quantized,
     is_quantized: bool,
+    /// The same as pairs of brain floats, where a matmul wants them.
+    pairs: Vec<u32>,
+    is_paired: bool,
 }
 
 impl Activations {
     /// Room for activations of a machine with `isa`.
     pub fn new(isa: Isa) -> Self {
-        Self { isa, floats: Vec::new(), cols: 1, quantized: Quantized::empty(tokens_of(isa)), is_quantized: false }
+        Self { isa, floats: Vec::new(), cols: 1, quantized: Quantized::empty(tokens_of(isa)), is_quantized: false, pairs: Vec::new(), is_paired: false }
     }
 
     /// Room for `tokens × cols` numbers, to be written; what was there is gone.
     pub fn reset(&mut self, tokens: usize, cols: usize) -> &mut [f32] {
         self.cols = cols;
-        self.is_quantized = false;
+        (self.is_quantized, self.is_paired) = (false, false);
         self.floats.resize(tokens * cols, 0.0);
         &mut self.floats
     }
@@ -53,6 +56,18 @@ impl Activations {
         if !std::mem::replace(&mut self.is_quantized, true) {
             self.quantized.fill(self.isa, &self.floats, self.cols, pool);
         }
+    }
+}
+
+impl Activations {
+    fn pair(&mut self, pool: &Pool) {
+        if std::mem::replace(&mut self.is_paired, true) {
+            return;
+        }
+        let (tokens, half) = (self.tokens(), self.cols.div_ceil(2));
+        self.pairs.resize(tokens * half, 0);
+        let (x, cols) = (&self.floats, self.cols);
+        pool.rows(&mut self.pairs, half, 16, |t, row| brain::pair(&x[t * cols..][..cols], row));
     }
 }
 
@@ -104,7 +119,14 @@ pub fn matmul(weights: &Packed, x: &mut Activations, target: Target<'_>, pool: &
     let y = SendPtr(target.y[at..].as_mut_ptr());
     let out = Out { y, stride: target.cols, rows: weights.rows(), add: target.add };
     let tiles = weights.rows().div_ceil(TILE);
-    if weights.format().is_float() {
+    if weights.format() == Format::Bf16 && isa == Isa::Avx512 && brain::available() {
+        x.pair(pool);
+        let (x, half) = (&x.pairs, weights.cols().div_ceil(2));
+        pool.ranges(tiles, FLOAT_TILES_MAX, |range| {
+            // SAFETY: just detected; tiles and tokens are inside their matrices; ranges are disjoint.
+            unsafe { brain::tiles(weights, x, half, range, out) };
+        });
+    } else if weights.format().is_float() {
         let x = &x.floats;
         pool.ranges(tiles, FLOAT_TILES_MAX, |range| {
             // SAFETY: `isa` was detected; tiles and tokens are inside their matrices; ranges are disjoint.
@@ -124,7 +146,7 @@ pub fn matmul(weights: &Packed, x: &mut Activations, target: Target<'_>, pool: &
 
 /// Where results go.
 #[derive(Clone, Copy)]
-struct Out {
+pub(crate) struct Out {
     y: SendPtr<f32>,
     stride: usize,
     rows: usize,
@@ -137,7 +159,7 @@ impl Out {
     /// # Safety
     /// The instructions of `S`; the tile and the token are inside; nobody else writes them.
     #[inline(always)]
-    unsafe fn put<S: Simd>(self, tile: usize, token: usize, sums: S::F) {
+    pub unsafe fn put<S: Simd>(self, tile: usize, token: usize, sums: S::F) {
         // SAFETY: the caller's.
         unsafe {
             let at = self.y.at(token * self.stride + tile * TILE);
@@ -169,7 +191,7 @@ unsafe fn float_tiles<S: Simd>(weights: &Packed, x: &[f32], range: std::ops::Ran
         match weights.format() {
             Format::F32 => float_range::<S, f32>(weights, x, range, out),
             Format::F16 => float_range::<S, Half>(weights, x, range, out),
-            _ => float_range::<S, Brain>(weights, x, range, out),
+            _ => brain_range::<S>(weights, x, range, out),
         }
     }
 }
@@ -196,6 +218,49 @@ unsafe fn float_range<S: Simd, E: Element>(weights: &Packed, x: &[f32], range: s
                 float_tokens::<S, E, 1, 4>(weights, x, tile, out);
                 tile += 1;
             }
+        }
+    }
+}
+
+/// Brain floats where the machine cannot multiply them: widened.
+#[inline(always)]
+unsafe fn brain_range<S: Simd>(weights: &Packed, x: &[f32], range: std::ops::Range<usize>, out: Out) {
+    let tokens = x.len() / weights.cols();
+    for tile in range {
+        let mut token = 0;
+        // SAFETY: the caller's.
+        unsafe {
+            while token < tokens {
+                if tokens - token >= 4 {
+                    brain_kernel::<S, 4>(weights, x, tile, token, out);
+                    token += 4;
+                } else {
+                    brain_kernel::<S, 1>(weights, x, tile, token, out);
+                    token += 1;
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn brain_kernel<S: Simd, const M: usize>(weights: &Packed, x: &[f32], tile: usize, token: usize, out: Out) {
+    let cols = weights.cols();
+    // SAFETY: the caller's; an odd last column has a pair of its own.
+    unsafe {
+        let mut sums = [[S::splat(0.0); M]; 1];
+        let at = weights.tile(tile).cast::<u32>();
+        let mut rows = [x.as_ptr(); M];
+        for (m, row) in rows.iter_mut().enumerate() {
+            *row = x.as_ptr().add((token + m) * cols);
+        }
+        float::pairs::<S, 1, M>([at], rows, cols / 2, &mut sums);
+        for m in 0..M {
+            if cols % 2 == 1 {
+                let (last, _) = S::load_pairs(at.add(cols / 2 * TILE));
+                sums[0][m] = S::fma(last, S::splat(*rows[m].add(cols - 1)), sums[0][m]);
+            }
+            out.put::<S>(tile, token + m, sums[0][m]);
         }
     }
 }

@@ -137,7 +137,7 @@ impl Pool {
 
 impl Pool {
     /// Calls `work(i, row)` for each row of `data [rows, width]`, on several threads where there are more than `grain`.
-    pub fn rows(&self, data: &mut [f32], width: usize, grain: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+    pub fn rows<T: Send>(&self, data: &mut [T], width: usize, grain: usize, work: impl Fn(usize, &mut [T]) + Sync) {
         let rows = data.len() / width;
         let start = SendPtr(data.as_mut_ptr());
         self.ranges(rows, grain, |range| {

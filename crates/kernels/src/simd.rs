@@ -34,8 +34,8 @@ pub(crate) unsafe trait Simd: Copy {
     unsafe fn store(at: *mut f32, x: Self::F);
     /// 16 elements.
     unsafe fn load_f16(at: *const u16) -> Self::F;
-    /// 16 elements.
-    unsafe fn load_bf16(at: *const u16) -> Self::F;
+    /// 16 pairs of brain floats: the first of each, and the second.
+    unsafe fn load_pairs(at: *const u32) -> (Self::F, Self::F);
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn max(a: Self::F, b: Self::F) -> Self::F;

@@ -52,7 +52,7 @@ fn every_format_on_every_level_is_near_the_plain_product_and_the_same_in_any_bat
     let mut rng = StdRng::seed_from_u64(1);
     let pool = Pool::new(3);
     for format in ALL {
-        for (rows, cols) in [(16, 256), (37, 512), (150, 768), (16, if format.block_cols() <= 32 { 96 } else { 256 })] {
+        for (rows, cols) in [(16, 256), (37, 512), (150, 768), (16, if format.block_cols() <= 32 { 96 } else { 256 }), (33, if format.is_float() { 51 } else { 256 })] {
             let weights = Packed::pack(format, rows, cols, &source(format, rows, cols, &mut rng), &pool);
             let tokens = 21;
             let x: Vec<f32> = (0..tokens * cols).map(|_| rng.random_range(-2f32..2.0)).collect();
@@ -71,7 +71,8 @@ fn every_format_on_every_level_is_near_the_plain_product_and_the_same_in_any_bat
                 let error = got.iter().zip(&want).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum::<f64>();
                 let relative = (error / want.len() as f64).sqrt() / size;
                 // Eight bits an activation cost about half a percent; floats only their rounding.
-                let bound = if format.is_float() { 1e-5 } else { 1e-2 };
+                let rounded = format == Format::Bf16 && isa == Isa::Avx512;
+                let bound = if format.is_float() && !rounded { 1e-5 } else { 1e-2 };
                 assert!(relative < bound, "{format:?} {isa:?} {rows}x{cols}: off by {relative}");
                 for (from, until) in [(0, 1), (3, 5), (4, 12), (20, 21), (1, 21)] {
                     let part = product(isa, &weights, &x[from * cols..until * cols], &pool);

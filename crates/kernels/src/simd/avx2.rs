@@ -46,11 +46,16 @@ unsafe impl Simd for Lanes {
         }
     }
     #[inline(always)]
-    unsafe fn load_bf16(at: *const u16) -> Self::F {
+    unsafe fn load_pairs(at: *const u32) -> (Self::F, Self::F) {
         unsafe {
-            let low = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast())));
-            let high = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(at.add(8).cast())));
-            (_mm256_castsi256_ps(low), _mm256_castsi256_ps(high))
+            let (low, high) = (_mm256_loadu_si256(at.cast()), _mm256_loadu_si256(at.add(8).cast()));
+            let mask = _mm256_set1_epi32(0xFFFF_0000_u32 as i32);
+            let first = (_mm256_slli_epi32::<16>(low), _mm256_slli_epi32::<16>(high));
+            let second = (_mm256_and_si256(low, mask), _mm256_and_si256(high, mask));
+            (
+                (_mm256_castsi256_ps(first.0), _mm256_castsi256_ps(first.1)),
+                (_mm256_castsi256_ps(second.0), _mm256_castsi256_ps(second.1)),
+            )
         }
     }
     #[inline(always)]

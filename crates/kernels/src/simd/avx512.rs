@@ -34,10 +34,11 @@ unsafe impl Simd for Lanes {
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())) }
     }
     #[inline(always)]
-    unsafe fn load_bf16(at: *const u16) -> __m512 {
+    unsafe fn load_pairs(at: *const u32) -> (__m512, __m512) {
         unsafe {
-            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(at.cast()));
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+            let both = _mm512_loadu_si512(at.cast());
+            let second = _mm512_and_si512(both, _mm512_set1_epi32(0xFFFF_0000_u32 as i32));
+            (_mm512_castsi512_ps(_mm512_slli_epi32::<16>(both)), _mm512_castsi512_ps(second))
         }
     }
     #[inline(always)]

@@ -3,7 +3,7 @@
 
 use std::array::from_fn;
 
-use half::{bf16, f16};
+use half::f16;
 
 use super::Simd;
 
@@ -38,8 +38,9 @@ unsafe impl Simd for Lanes {
         from_fn(|i| f16::from_bits(unsafe { at.add(i).read_unaligned() }).to_f32())
     }
     #[inline(always)]
-    unsafe fn load_bf16(at: *const u16) -> Self::F {
-        from_fn(|i| bf16::from_bits(unsafe { at.add(i).read_unaligned() }).to_f32())
+    unsafe fn load_pairs(at: *const u32) -> (Self::F, Self::F) {
+        let both: [u32; 16] = from_fn(|i| unsafe { at.add(i).read_unaligned() });
+        (both.map(|b| f32::from_bits(b << 16)), both.map(|b| f32::from_bits(b & 0xFFFF_0000)))
     }
     #[inline(always)]
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
