@@ -43,6 +43,8 @@ const KV_BLOCKS_MIN: usize = 64;
 pub struct EngineConfig {
     /// Bytes for keys and values; a quarter of the free memory by default.
     pub kv_bytes: Option<u64>,
+    /// Blocks of 16 positions that it has at least; 64 by default.
+    pub kv_blocks_min: Option<usize>,
     /// Tokens of a step; 512 by default.
     pub step_tokens_max: Option<usize>,
     /// Sequences that hold blocks at once; 256 by default.
@@ -189,7 +191,7 @@ impl<'a> Loop<'a> {
         let one = generator.decoder.kv_shape(1).block_bytes() as u64;
         let room = config.kv_bytes.unwrap_or_else(|| (crate::free_memory() as f64 * KV_SHARE) as u64);
         let most = generator.decoder.shape.context.div_ceil(covey_kernels::BLOCK) * limits.running_max;
-        let blocks = ((room / one) as usize).clamp(KV_BLOCKS_MIN.min(most), most);
+        let blocks = ((room / one) as usize).clamp(config.kv_blocks_min.unwrap_or(KV_BLOCKS_MIN).clamp(1, most), most);
         Self {
             generator,
             scheduler: Scheduler::new(blocks, limits),

@@ -122,6 +122,11 @@ impl Generator {
         all.split_off(tokens.len())
     }
 
+    /// Text of `tokens`, special tokens left out.
+    pub fn decode(&self, tokens: &[u32]) -> String {
+        self.tokenizer.decode(tokens, true).unwrap_or_default()
+    }
+
     /// Bytes of weights in memory.
     pub fn bytes(&self) -> usize {
         self.decoder.bytes()

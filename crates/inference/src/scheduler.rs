@@ -1,7 +1,7 @@
 //! Which sequences the next step computes, and how many tokens of each. Pure: blocks and tokens in, a plan out.
 //!
 //! Rows that decode go first, one token each; what is left of the step's budget goes to prompts, in chunks. Prompts are
-//! taken by priority, then from the caller who was served least, then by deadline and arrival (fair queueing by tokens,
+//! taken by priority, then from the caller who was served least, each caller's within its share of the step, then by deadline and arrival (fair queueing by tokens,
 //! after VTC, arXiv 2401.00588). When blocks run out, the least urgent and youngest sequence gives its blocks back and is
 //! computed again later, mostly from what the cache still knows. A prompt's blocks are published when they are planned,
 //! so that sequences with the same beginning share it in the very same step.
@@ -61,7 +61,6 @@ pub(crate) struct Sequence {
     /// Its reader is slow, or its request is over: it is not planned.
     pub paused: bool,
     admitted: bool,
-    salt: u64,
 }
 
 impl Sequence {
@@ -132,7 +131,7 @@ impl Scheduler {
         self.served.entry(rank.caller.clone()).or_insert(least);
         let holding = Holding::new(salt);
         let sequence =
-            Sequence { tokens, guessed: 0, computed: 0, holding, rank, paused: false, admitted: false, salt };
+            Sequence { tokens, guessed: 0, computed: 0, holding, rank, paused: false, admitted: false };
         self.sequences.insert(id, sequence);
         id
     }
@@ -186,7 +185,6 @@ impl Scheduler {
             rank: from.rank.clone(),
             paused: from.paused,
             admitted: from.admitted,
-            salt: from.salt,
         };
         let fork = SequenceId(self.next);
         self.next += 1;
@@ -269,6 +267,10 @@ impl Scheduler {
         let mut order: Vec<SequenceId> =
             self.sequences.iter().filter(|(_, s)| !s.decodes() && !s.paused).map(|(id, _)| *id).collect();
         let mut served = self.served.clone();
+        // A long prompt leaves a part of the step to every other caller.
+        let callers: std::collections::HashSet<&str> =
+            order.iter().map(|id| self.sequences[id].rank.caller.as_str()).collect();
+        let share_max = (*budget / callers.len().max(1) / BLOCK * BLOCK).max(BLOCK);
         while *budget > 0 && !order.is_empty() {
             // Each chunk changes who was served least.
             let best = order
@@ -303,7 +305,7 @@ impl Scheduler {
                     continue;
                 }
             }
-            let mut count = s.left().min(*budget);
+            let mut count = s.left().min(*budget).min(share_max);
             if count < s.left() {
                 // Chunks end with a block, so that others can take it over.
                 let end = (s.computed + count) / BLOCK * BLOCK;

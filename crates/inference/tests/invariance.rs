@@ -1,0 +1,151 @@
+//! One wrong token is a failure: an answer is the same alone or in a batch, with its prompt whole or in chunks, from a
+//! cached prefix or computed, before and after its blocks were taken away, on one thread or several.
+
+use std::path::{Path, PathBuf};
+
+use covey_domain::infer::{Finish, InferEvent, Prompt, Sampling, Work};
+use covey_inference::{Engine, EngineConfig, EngineStats, Generator, Model};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn load(path: &Path) -> Box<Generator> {
+    match Model::load(path).unwrap() {
+        Model::Generate(generator) => generator,
+        Model::Embed(_) => panic!("a decoder was expected"),
+    }
+}
+
+fn engine(path: &Path, config: EngineConfig) -> Engine {
+    Engine::start_with("test", Model::Generate(load(path)), config).unwrap()
+}
+
+fn work(tokens: &[u32], sampling: &Sampling) -> Work {
+    Work::Complete { prompt: Prompt::Tokens(tokens.to_vec()), sampling: sampling.clone() }
+}
+
+/// Texts of all prompts, asked at once.
+fn all_at_once(engine: &Engine, prompts: &[Vec<u32>], sampling: &Sampling) -> Vec<String> {
+    let answers: Vec<_> = prompts.iter().map(|tokens| engine.ask(work(tokens, sampling)).unwrap()).collect();
+    answers
+        .into_iter()
+        .map(|mut events| {
+            let mut text = String::new();
+            loop {
+                match events.blocking_recv().expect("an end").unwrap() {
+                    InferEvent::Delta { text: more } => text.push_str(&more),
+                    InferEvent::Done { finish, usage } => {
+                        assert_eq!((finish, usage.output), (Finish::Length, u64::from(sampling.max_tokens.unwrap())));
+                        return text;
+                    }
+                    InferEvent::Vectors { .. } => panic!("text was asked for"),
+                }
+            }
+        })
+        .collect()
+}
+
+/// Prompts of many lengths; most begin like another one.
+fn prompts(count: usize, vocab: u32, rng: &mut StdRng) -> Vec<Vec<u32>> {
+    let row = |length: usize, rng: &mut StdRng| (0..length).map(|_| rng.random_range(3..vocab)).collect::<Vec<_>>();
+    let beginnings: Vec<Vec<u32>> = (0..3).map(|i| row(20 + 45 * i, rng)).collect();
+    (0..count)
+        .map(|i| {
+            let length = rng.random_range(1..50);
+            let own = row(length, rng);
+            if i % 4 == 3 { own } else { [beginnings[i % 3].clone(), own].concat() }
+        })
+        .collect()
+}
+
+fn invariant(path: &Path, vocab: u32) -> Vec<EngineStats> {
+    let mut rng = StdRng::seed_from_u64(11);
+    let prompts = prompts(24, vocab, &mut rng);
+    let greedy = Sampling { max_tokens: Some(24), ignore_eos: true, ..Sampling::default() };
+    let warm = Sampling { temperature: Some(1.2), top_p: Some(0.9), seed: Some(5), ..greedy.clone() };
+    let alone = engine(path, EngineConfig { running_max: Some(1), ..EngineConfig::default() });
+    let reference: Vec<Vec<String>> = [&greedy, &warm]
+        .map(|s| prompts.iter().map(|p| all_at_once(&alone, std::slice::from_ref(p), s).remove(0)).collect())
+        .to_vec();
+    // The plain loop over the same weights knows nothing of batches and blocks.
+    let plain = load(path);
+    let tokens = plain.greedy(&prompts[0], 24);
+    assert_eq!(plain.decode(&tokens), reference[0][0], "the engine says what the plain loop says");
+    let block = alone.stats().kv_block_bytes;
+    let configs = [
+        ("a batch", EngineConfig::default()),
+        ("chunks of 16", EngineConfig { step_tokens_max: Some(16), ..EngineConfig::default() }),
+        ("chunks of 7", EngineConfig { step_tokens_max: Some(7), ..EngineConfig::default() }),
+        ("few blocks", EngineConfig { kv_bytes: Some(block * 20), kv_blocks_min: Some(1), ..EngineConfig::default() }),
+    ];
+    configs
+        .into_iter()
+        .map(|(name, config)| {
+            let engine = engine(path, config);
+            for (sampling, want) in [&greedy, &warm].into_iter().zip(&reference) {
+                // Twice: the second time the cache knows the prompts.
+                for round in 0..2 {
+                    let got = all_at_once(&engine, &prompts, sampling);
+                    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+                        assert_eq!(got, want, "{name}, round {round}, prompt {i}");
+                    }
+                }
+            }
+            engine.stats()
+        })
+        .collect()
+}
+
+#[test]
+fn answers_do_not_depend_on_company_chunks_caches_or_preemption() {
+    let stats = invariant(&root().join("../../models/tiny"), 1000);
+    assert!(stats[0].found_tokens > 24 * 20, "prefixes were shared: {:?}", stats[0]);
+    assert!(stats[3].preemptions > 0 && stats[3].evictions > 0, "blocks were short: {:?}", stats[3]);
+}
+
+#[test]
+fn nor_in_the_other_families() {
+    for name in ["llama", "qwen2", "qwen3"] {
+        invariant(&root().join("tests/goldens").join(name), 90);
+    }
+}
+
+#[test]
+fn two_thousand_cancels_at_random_times_leave_every_block_free() {
+    let engine = engine(&root().join("../../models/tiny"), EngineConfig::default());
+    let mut rng = StdRng::seed_from_u64(2);
+    let prompts = prompts(50, 1000, &mut rng);
+    let sampling = Sampling { max_tokens: Some(200), ignore_eos: true, ..Sampling::default() };
+    let mut open = Vec::new();
+    for i in 0..2_000 {
+        match engine.ask(work(&prompts[i % 50], &sampling)) {
+            Ok(events) => open.push(events),
+            Err(covey_inference::Error::Full) => open.clear(),
+            Err(error) => panic!("{error}"),
+        }
+        while open.len() > 40 || (!open.is_empty() && rng.random_bool(0.4)) {
+            let mut events = open.swap_remove(rng.random_range(0..open.len()));
+            for _ in 0..rng.random_range(0..4) {
+                let _ = events.try_recv();
+            }
+        }
+        if rng.random_bool(0.05) {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
+    drop(open);
+    let last = all_at_once(&engine, &prompts[..1], &Sampling { max_tokens: Some(3), ..sampling });
+    assert_eq!(last.len(), 1);
+    // The engine tells its numbers after each step; the one that ended the last request may not be told yet.
+    for _ in 0..500 {
+        let stats = engine.stats();
+        if stats.running == 0 && stats.waiting == 0 {
+            assert_eq!(stats.kv_free + stats.kv_cached, stats.kv_blocks, "{stats:?}");
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    panic!("sequences are left: {:?}", engine.stats());
+}
