@@ -17,19 +17,23 @@ use serde_json::json;
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
-    let number = |i: usize| args.get(i).and_then(|a| a.parse::<usize>().ok()).unwrap_or_else(|| panic!("argument {i} is a number"));
+    let number = |i: usize| {
+        args.get(i).and_then(|a| a.parse::<usize>().ok()).unwrap_or_else(|| panic!("argument {i} is a number"))
+    };
     let threads = number(2);
     covey_inference::set_threads(threads);
     if args[3] == "roof" {
         let pool = Pool::new(threads);
-        let (read, int, float) = (measure::read_bandwidth(&pool), measure::integer_peak(&pool), measure::float_peak(&pool));
+        let (read, int, float) =
+            (measure::read_bandwidth(&pool), measure::integer_peak(&pool), measure::float_peak(&pool));
         let Ok(Model::Generate(model)) = Model::load(Path::new(&args[1])) else { panic!("a decoder") };
         println!("{}", json!({"bandwidth": read, "int8": int, "f32": float, "step_bytes": model.step_bytes()}));
         return;
     }
     let model = Model::load(Path::new(&args[1])).unwrap_or_else(|e| panic!("{e}"));
-    let engine = Engine::start_with("bench", model, EngineConfig { kv_bytes: Some(4 << 30), ..EngineConfig::default() })
-        .expect("a thread");
+    let engine =
+        Engine::start_with("bench", model, EngineConfig { kv_bytes: Some(4 << 30), ..EngineConfig::default() })
+            .expect("a thread");
     run(&engine, vec![prompt(777, 64)], 4);
     let result = match args[3].as_str() {
         "prefill" => {

@@ -18,7 +18,12 @@ fn main() {
     let bandwidth = covey_kernels::measure::read_bandwidth(&pool);
     let integer = covey_kernels::measure::integer_peak(&pool);
     let float = covey_kernels::measure::float_peak(&pool);
-    println!("read {:.1} GB/s, 8-bit products {:.0} G/s, f32 multiply-adds {:.0} G/s", bandwidth / 1e9, integer / 1e9, float / 1e9);
+    println!(
+        "read {:.1} GB/s, 8-bit products {:.0} G/s, f32 multiply-adds {:.0} G/s",
+        bandwidth / 1e9,
+        integer / 1e9,
+        float / 1e9
+    );
     println!("{:6} {:>6} {:>10} {:>8} {:>10} {:>8}", "format", "tokens", "us/layer", "GB/s", "G mul/s", "of roof");
     let only = (std::env::args().nth(2), std::env::args().nth(3).and_then(|n| n.parse::<usize>().ok()));
     for format in [Format::Q4_0, Format::Q8_0, Format::Q4K, Format::Q5K, Format::Q6K, Format::F16, Format::Bf16] {
@@ -38,7 +43,10 @@ fn main() {
                 .iter()
                 .map(|(_, cols)| {
                     let mut x = Activations::new(Isa::detect());
-                    x.reset(tokens, *cols).iter_mut().enumerate().for_each(|(i, x)| *x = ((i * 37) % 101) as f32 / 50.0 - 1.0);
+                    x.reset(tokens, *cols)
+                        .iter_mut()
+                        .enumerate()
+                        .for_each(|(i, x)| *x = ((i * 37) % 101) as f32 / 50.0 - 1.0);
                     x
                 })
                 .collect();

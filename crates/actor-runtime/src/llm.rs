@@ -40,8 +40,10 @@ impl Behavior for Llm {
                 let event = event.inspect_err(|error| span.fail(error))?;
                 crate::models::count(&mut span, &event);
                 match event {
-                    InferEvent::Delta { text } => sink.text(&text).await,
+                    InferEvent::Delta { text, .. } => sink.text(&text).await,
                     InferEvent::Done { usage, .. } => sink.used(&model, usage),
+                    // An agent answers once.
+                    InferEvent::Ended { .. } => {}
                     InferEvent::Vectors { .. } => {
                         return Err(Error::invalid(format!("model `{model}` makes vectors, not text")));
                     }

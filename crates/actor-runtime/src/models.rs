@@ -138,7 +138,7 @@ fn told(error: covey_inference::Error) -> Error {
         E::Request(_) => ErrorKind::InvalidArgument,
         E::Full => ErrorKind::Overloaded,
         E::Stopped => ErrorKind::Unavailable,
-        E::Compute(_) => ErrorKind::Internal,
+        E::Compute(_) | E::Broken => ErrorKind::Internal,
     };
     Error::new(kind, error.to_string())
 }
@@ -170,7 +170,7 @@ fn ask_upstream(upstream: Upstream, work: Work) -> BoxStream<'static, Result<Inf
             let chunk: serde_json::Value = chunk.map_err(failed)?;
             let choice = &chunk["choices"][0];
             if let Some(text) = choice["delta"]["content"].as_str().filter(|t| !t.is_empty()) {
-                yield InferEvent::Delta { text: text.to_owned() };
+                yield InferEvent::text(text);
             }
             if choice["finish_reason"] == "length" {
                 finish = Finish::Length;

@@ -39,6 +39,12 @@ pub struct Sampling {
     /// Same seed, same answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
+    /// Answers to make, each with dice of its own (seed, seed + 1, …); 1 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub n: Option<u32>,
+    /// Tells the logarithm of each token's probability, and of so many likeliest ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<u8>,
     /// Goes on after the model's own end of answer, up to `max_tokens`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ignore_eos: bool,
@@ -143,14 +149,50 @@ pub struct Usage {
     pub output: u64,
 }
 
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+/// How likely a token was.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenLogprob {
+    /// Its text; a part of a character shows as U+FFFD.
+    pub token: String,
+    /// Natural logarithm of its probability, before temperature.
+    pub logprob: f32,
+    /// The likeliest tokens of its place, the best first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub top: Vec<(String, f32)>,
+}
+
+impl InferEvent {
+    /// Text of the only answer.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self::Delta { text: text.into(), choice: 0, logprobs: Vec::new() }
+    }
+}
+
 /// What comes back, in order; exactly one `Done` ends a request that did not fail.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "lowercase")]
 pub enum InferEvent {
-    /// More text, at least one character.
+    /// More text; at least one character, or logarithms of tokens whose text is held back.
     Delta {
         /// The text.
         text: String,
+        /// Which answer, from 0.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        choice: u32,
+        /// The tokens of this piece, where asked for.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        logprobs: Vec<TokenLogprob>,
+    },
+    /// One of several answers has ended. With one answer only `Done` comes.
+    Ended {
+        /// Which answer.
+        choice: u32,
+        /// Why.
+        finish: Finish,
     },
     /// Vectors, row-major; `data.len() = texts * dims`.
     Vectors {

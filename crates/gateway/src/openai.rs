@@ -267,9 +267,9 @@ async fn answer(
     let (mut text, mut end) = (String::new(), None);
     while let Some(event) = events.next().await {
         match event? {
-            InferEvent::Delta { text: more } => text.push_str(&more),
+            InferEvent::Delta { text: more, .. } => text.push_str(&more),
             InferEvent::Done { finish, usage } => end = Some((finish, usage)),
-            InferEvent::Vectors { .. } => {}
+            InferEvent::Ended { .. } | InferEvent::Vectors { .. } => {}
         }
     }
     let (finish, usage) = end.ok_or_else(|| Error::unavailable("the model's worker was lost"))?;
@@ -317,7 +317,7 @@ fn stream(
         let mut first = true;
         while let Some(event) = events.next().await {
             match event {
-                Ok(InferEvent::Delta { text }) => {
+                Ok(InferEvent::Delta { text, .. }) => {
                     yield frame((shape.delta)(Some(&text), std::mem::take(&mut first)), None).to_string();
                 }
                 Ok(InferEvent::Done { finish, usage }) => {
@@ -334,7 +334,7 @@ fn stream(
                     yield "[DONE]".to_owned();
                     return;
                 }
-                Ok(InferEvent::Vectors { .. }) => {}
+                Ok(InferEvent::Ended { .. } | InferEvent::Vectors { .. }) => {}
                 Err(error) => {
                     yield error_body(&error).to_string();
                     return;
@@ -376,7 +376,7 @@ async fn embeddings(State(cluster): Port, body: Bytes) -> Result<Response, Faile
         match event? {
             InferEvent::Vectors { dims, data } => vectors = Some((dims, data)),
             InferEvent::Done { usage, .. } => tokens = usage.input,
-            InferEvent::Delta { .. } => {}
+            InferEvent::Delta { .. } | InferEvent::Ended { .. } => {}
         }
     }
     let (dims, data) = vectors.ok_or_else(|| Error::unavailable("the model's worker was lost"))?;

@@ -42,14 +42,14 @@ impl Holding {
         Self { salt, ..Self::default() }
     }
 
+    /// Whose beginnings it may share.
+    pub fn salt(&self) -> u64 {
+        self.salt
+    }
+
     /// Blocks in order of positions.
     pub fn table(&self) -> &[u32] {
         &self.table
-    }
-
-    /// Positions there is room for.
-    pub fn room(&self) -> usize {
-        self.table.len() * BLOCK
     }
 }
 
@@ -114,11 +114,6 @@ impl Cache {
         let tree = self.nodes.len();
         let own = self.stats.blocks - self.free.len() - tree;
         own + self.nodes.values().filter(|n| n.holders > 0).count()
-    }
-
-    /// How many whole blocks of `tokens` the tree knows.
-    pub fn known(&self, salt: u64, tokens: &[u32]) -> usize {
-        self.walk(salt, tokens).count()
     }
 
     fn walk<'a>(&'a self, salt: u64, tokens: &'a [u32]) -> impl Iterator<Item = NodeId> + 'a {
@@ -299,12 +294,6 @@ impl Cache {
             }
         }
         holding.table.clear();
-    }
-
-    /// Forgets every beginning that nobody holds.
-    pub fn clear(&mut self) {
-        while self.evict().is_ok() {}
-        self.stats.evictions = 0;
     }
 }
 

@@ -75,9 +75,20 @@ pub(crate) enum Scaling {
     /// All frequencies divided by this.
     Linear(f64),
     /// Llama 3.1: low frequencies divided, high ones kept, a ramp between.
-    Llama3 { factor: f64, low: f64, high: f64, original: f64 },
+    Llama3 {
+        factor: f64,
+        low: f64,
+        high: f64,
+        original: f64,
+    },
     /// YaRN (arXiv 2309.00071): as above by wave lengths, and cosines and sines multiplied.
-    Yarn { factor: f64, fast: f64, slow: f64, original: f64, attention: f64 },
+    Yarn {
+        factor: f64,
+        fast: f64,
+        slow: f64,
+        original: f64,
+        attention: f64,
+    },
 }
 
 impl Rope {
@@ -105,7 +116,8 @@ impl Rope {
             }
             Scaling::Yarn { factor, fast, slow, original, attention } => {
                 let pair = |rotations: f64| {
-                    head_dim as f64 * (original / (rotations * 2.0 * std::f64::consts::PI)).ln() / (2.0 * self.theta.ln())
+                    head_dim as f64 * (original / (rotations * 2.0 * std::f64::consts::PI)).ln()
+                        / (2.0 * self.theta.ln())
                 };
                 let from = pair(fast).floor().max(0.0);
                 let to = pair(slow).ceil().min(head_dim as f64 - 1.0);
@@ -133,14 +145,16 @@ pub(crate) fn from_hf(json: &Value) -> Result<Shape, String> {
         return Err(format!("model type `{family}` is not served; {SERVED} are"));
     }
     let int = |key: &str| c[key].as_u64().map(|n| n as usize);
-    let need = |key: &str| int(key).filter(|n| *n > 0).ok_or_else(|| format!("config.json: `{key}` is missing or zero"));
+    let need =
+        |key: &str| int(key).filter(|n| *n > 0).ok_or_else(|| format!("config.json: `{key}` is missing or zero"));
     let float = |key: &str| c[key].as_f64();
     let gemma = family.starts_with("gemma3");
     let (hidden, heads, count) = (need("hidden_size")?, need("num_attention_heads")?, need("num_hidden_layers")?);
     let head_dim = int("head_dim").unwrap_or(hidden / heads);
     let context = int("max_position_embeddings").unwrap_or(2048);
     // transformers 5 writes `rope_parameters` with theta and scaling in one place, Gemma one for each kind of layer.
-    let told = [&c["rope_parameters"], &c["rope_scaling"]].into_iter().find(|v| v.is_object()).cloned().unwrap_or_default();
+    let told =
+        [&c["rope_parameters"], &c["rope_scaling"]].into_iter().find(|v| v.is_object()).cloned().unwrap_or_default();
     let theta = float("rope_theta").unwrap_or(10_000.0);
     let ropes = if gemma {
         let (local, global) = (&told["sliding_attention"], &told["full_attention"]);
@@ -175,8 +189,8 @@ pub(crate) fn from_hf(json: &Value) -> Result<Shape, String> {
                     _ => true,
                 },
             };
-            let silent = family == "smollm3"
-                && c["no_rope_layers"][i].as_u64().map_or((i + 1) % 4 == 0, |rotated| rotated == 0);
+            let silent =
+                family == "smollm3" && c["no_rope_layers"][i].as_u64().map_or((i + 1) % 4 == 0, |rotated| rotated == 0);
             LayerShape {
                 window: if sliding { window } else { None },
                 rope: if silent { None } else { Some(usize::from(gemma && !sliding)) },
@@ -223,7 +237,11 @@ fn rope(told: &Value, theta: f64, context: usize) -> Result<Rope, String> {
             fast: told["beta_fast"].as_f64().unwrap_or(32.0),
             slow: told["beta_slow"].as_f64().unwrap_or(1.0),
             original,
-            attention: told["attention_factor"].as_f64().unwrap_or(if factor > 1.0 { 0.1 * factor.ln() + 1.0 } else { 1.0 }),
+            attention: told["attention_factor"].as_f64().unwrap_or(if factor > 1.0 {
+                0.1 * factor.ln() + 1.0
+            } else {
+                1.0
+            }),
         },
         Some(other) => return Err(format!("rope scaling `{other}` is not served; linear, llama3 and yarn are")),
     };
@@ -239,7 +257,8 @@ pub(crate) fn from_gguf(content: &Content) -> Result<Shape, String> {
         return Err(format!("architecture `{arch}` is not served; {} are", known.join(", ")));
     }
     let get = |key: &str| content.metadata.get(&format!("{arch}.{key}"));
-    let int = |key: &str| get(key).and_then(|v| v.to_u64().or_else(|_| v.to_u32().map(u64::from)).ok()).map(|v| v as usize);
+    let int =
+        |key: &str| get(key).and_then(|v| v.to_u64().or_else(|_| v.to_u32().map(u64::from)).ok()).map(|v| v as usize);
     let need = |key: &str| int(key).filter(|n| *n > 0).ok_or_else(|| format!("no {arch}.{key}"));
     let float = |key: &str| get(key).and_then(|v| v.to_f32().ok()).map(f64::from);
     let gemma = arch == "gemma3";

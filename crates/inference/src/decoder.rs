@@ -66,7 +66,8 @@ impl Decoder {
                 shape.hidden
             ));
         }
-        let layers = (0..shape.layers.len()).map(|i| Layer::load(&shape, i, source, packing)).collect::<Result<_, _>>()?;
+        let layers =
+            (0..shape.layers.len()).map(|i| Layer::load(&shape, i, source, packing)).collect::<Result<_, _>>()?;
         let norm = source.vector("model.norm.weight")?;
         let head = if source.has("lm_head.weight") {
             source.linear(&["lm_head".into()], packing)?

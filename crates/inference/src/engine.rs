@@ -4,15 +4,15 @@
 //! pauses its own sequence only (B-2). The queue is bounded and says no when full (B-1).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
 use covey_domain::{
     caps,
-    infer::{Finish, InferEvent, Prompt, Sampling, Usage, Work},
+    infer::{Finish, InferEvent, Prompt, Sampling, TokenLogprob, Usage, Work},
 };
 use covey_kernels::KvStore;
 use parking_lot::RwLock;
@@ -69,6 +69,10 @@ pub struct EngineStats {
     pub prompt_tokens: u64,
     /// Tokens made.
     pub made_tokens: u64,
+    /// Tokens guessed by prompt lookup, and those that were right.
+    pub guessed_tokens: u64,
+    /// Of those, right.
+    pub right_guesses: u64,
     /// Tokens of prompts looked up in the prefix cache, and those found.
     pub asked_tokens: u64,
     /// Of those, found.
@@ -109,7 +113,11 @@ impl Engine {
     /// Gives a model its thread, with bounds.
     pub fn start_with(name: &str, model: Model, config: EngineConfig) -> std::io::Result<Self> {
         let (requests, rx) = mpsc::channel(caps::MODEL_QUEUE_DEPTH_MAX);
-        let stats = Arc::new(RwLock::new(EngineStats::default()));
+        let kv_block_bytes = match &model {
+            Model::Generate(generator) => generator.decoder.kv_shape(1).block_bytes() as u64,
+            Model::Embed(_) => 0,
+        };
+        let stats = Arc::new(RwLock::new(EngineStats { kv_block_bytes, ..EngineStats::default() }));
         let told = stats.clone();
         std::thread::Builder::new().name(format!("covey-model-{name}")).spawn(move || match model {
             Model::Generate(generator) => Loop::new(&generator, &config, told).run(rx),
@@ -154,26 +162,54 @@ fn embed(embedder: &crate::embed::Embedder, mut requests: mpsc::Receiver<Request
     }
 }
 
-/// One answer in the making.
-struct Stream {
+/// Which request.
+type AnswerId = u64;
+
+/// What one request gets back.
+struct Answer {
     events: mpsc::Sender<Result<InferEvent, Error>>,
+    /// Made but not taken by the reader yet.
+    unsent: VecDeque<InferEvent>,
+    usage: Usage,
+    /// Why the first choice ended.
+    finish: Finish,
+    choices: u32,
+    sequences: Vec<SequenceId>,
+}
+
+/// One choice of an answer in the making.
+#[derive(Clone)]
+struct Stream {
+    answer: AnswerId,
+    choice: u32,
     sampler: Sampler,
+    logprobs: Option<usize>,
     detokenizer: text::Detokenizer,
     stops: text::Stops,
-    usage: Usage,
+    made: u64,
     room: u64,
     ignore_eos: bool,
-    /// Made but not taken by the reader yet.
-    unsent: Option<InferEvent>,
-    finish: Option<Finish>,
 }
+
+/// A sequence whose logits were computed.
+struct Row {
+    sequence: SequenceId,
+    guesses: Vec<u32>,
+    /// Position of the first token to draw.
+    position: usize,
+}
+
+/// Rows of a step that cost no more than one: guesses fill what is left of them.
+const ROWS_FOR_ONE: usize = 4;
 
 struct Loop<'a> {
     generator: &'a Generator,
     scheduler: Scheduler,
     kv: KvStore,
     work: Workspace,
+    answers: BTreeMap<AnswerId, Answer>,
     streams: BTreeMap<SequenceId, Stream>,
+    next: AnswerId,
     limits: Limits,
     stats: EngineStats,
     told: Arc<RwLock<EngineStats>>,
@@ -197,7 +233,9 @@ impl<'a> Loop<'a> {
             scheduler: Scheduler::new(blocks, limits),
             kv: KvStore::new(generator.decoder.kv_shape(blocks)),
             work: Workspace::new(crate::pool()),
+            answers: BTreeMap::new(),
             streams: BTreeMap::new(),
+            next: 0,
             limits,
             stats: EngineStats { kv_block_bytes: one, ..EngineStats::default() },
             told,
@@ -207,7 +245,7 @@ impl<'a> Loop<'a> {
     fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         self.tell();
         loop {
-            if self.streams.is_empty() {
+            if self.answers.is_empty() {
                 match requests.blocking_recv() {
                     Some(request) => self.admit(request),
                     None => return,
@@ -220,7 +258,8 @@ impl<'a> Loop<'a> {
                 }
             }
             self.flush();
-            if self.step() == 0 && !self.streams.is_empty() {
+            self.guess();
+            if self.step() == 0 && !self.answers.is_empty() {
                 // All readers are slow: there is nothing to compute until one of them reads.
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -247,28 +286,42 @@ impl<'a> Loop<'a> {
 
     fn admit(&mut self, request: Request) {
         let Request { work, events } = request;
-        match self.begin(work) {
-            Ok((tokens, sampling)) => {
-                let context = self.generator.decoder.shape.context;
-                let room = sampling.max_tokens.map_or(DEFAULT_NEW_TOKENS, |n| n as usize).min(context - tokens.len());
-                let stream = Stream {
-                    events,
-                    sampler: Sampler::new(&sampling, &tokens),
-                    detokenizer: text::Detokenizer::default(),
-                    stops: text::Stops::new(&sampling.stop),
-                    usage: Usage { input: tokens.len() as u64, output: 0 },
-                    room: room as u64,
-                    ignore_eos: sampling.ignore_eos,
-                    unsent: None,
-                    finish: (room == 0).then_some(Finish::Length),
-                };
-                let id = self.scheduler.add(tokens, 0, Rank::default());
-                self.streams.insert(id, stream);
-            }
+        let (tokens, sampling) = match self.begin(work) {
+            Ok(begun) => begun,
             Err(error) => {
-                let _ = events.blocking_send(Err(error));
+                let _ = events.try_send(Err(error));
+                return;
             }
+        };
+        let context = self.generator.decoder.shape.context;
+        let room = sampling.max_tokens.map_or(DEFAULT_NEW_TOKENS, |n| n as usize).min(context - tokens.len());
+        let id = self.next;
+        self.next += 1;
+        let mut answer = Answer {
+            events,
+            unsent: VecDeque::new(),
+            usage: Usage { input: tokens.len() as u64, output: 0 },
+            finish: Finish::Length,
+            choices: sampling.n.unwrap_or(1).max(1),
+            sequences: Vec::new(),
+        };
+        if room > 0 {
+            let stream = Stream {
+                answer: id,
+                choice: 0,
+                sampler: Sampler::new(&sampling, &tokens),
+                logprobs: sampling.logprobs.map(usize::from),
+                detokenizer: text::Detokenizer::default(),
+                stops: text::Stops::new(&sampling.stop),
+                made: 0,
+                room: room as u64,
+                ignore_eos: sampling.ignore_eos,
+            };
+            let sequence = self.scheduler.add(tokens, 0, Rank::default());
+            answer.sequences.push(sequence);
+            self.streams.insert(sequence, stream);
         }
+        self.answers.insert(id, answer);
     }
 
     fn begin(&self, work: Work) -> Result<(Vec<u32>, Sampling), Error> {
@@ -310,44 +363,60 @@ impl<'a> Loop<'a> {
     /// Sends what is unsent, ends what is over, and pauses who does not read.
     fn flush(&mut self) {
         let mut over = Vec::new();
-        for (id, stream) in &mut self.streams {
-            if stream.events.is_closed() {
-                over.push(*id);
-                continue;
-            }
-            loop {
-                let event = match (stream.unsent.take(), stream.finish) {
-                    (Some(event), _) => event,
-                    (None, Some(finish)) => InferEvent::Done { finish, usage: stream.usage },
-                    (None, None) => break,
-                };
-                let last = matches!(event, InferEvent::Done { .. });
-                match stream.events.try_send(Ok(event)) {
-                    Ok(()) if last => {
-                        over.push(*id);
-                        break;
-                    }
+        for (id, answer) in &mut self.answers {
+            let mut closed = answer.events.is_closed();
+            while let Some(event) = answer.unsent.pop_front() {
+                match answer.events.try_send(Ok(event)) {
                     Ok(()) => {}
                     Err(TrySendError::Full(event)) => {
-                        stream.unsent = event.ok();
+                        answer.unsent.extend(event.ok());
+                        answer.unsent.rotate_right(1);
                         break;
                     }
                     Err(TrySendError::Closed(_)) => {
-                        over.push(*id);
+                        closed = true;
                         break;
                     }
                 }
             }
-            self.scheduler.pause(*id, stream.unsent.is_some() || stream.finish.is_some());
+            if !closed && answer.sequences.is_empty() && answer.unsent.is_empty() {
+                let done = InferEvent::Done { finish: answer.finish, usage: answer.usage };
+                closed = !matches!(answer.events.try_send(Ok(done)), Err(TrySendError::Full(_)));
+            }
+            for sequence in &answer.sequences {
+                self.scheduler.pause(*sequence, !answer.unsent.is_empty());
+            }
+            if closed {
+                over.push(*id);
+            }
         }
         for id in over {
-            self.end(id);
+            for sequence in self.answers.remove(&id).into_iter().flat_map(|a| a.sequences) {
+                self.streams.remove(&sequence);
+                self.scheduler.remove(sequence);
+            }
         }
     }
 
-    fn end(&mut self, id: SequenceId) {
-        self.streams.remove(&id);
-        self.scheduler.remove(id);
+    /// Guesses what follows, where a step has rows to spare: agents repeat what stands in their prompts (prompt lookup).
+    fn guess(&mut self) {
+        let decoding: Vec<SequenceId> = self
+            .streams
+            .keys()
+            .copied()
+            .filter(|id| self.scheduler.get(*id).is_some_and(|s| s.decodes() && s.guessed == 0))
+            .collect();
+        let spare = (ROWS_FOR_ONE / decoding.len().max(1)).saturating_sub(1);
+        if spare == 0 {
+            return;
+        }
+        for id in decoding {
+            let (Some(stream), Some(sequence)) = (self.streams.get(&id), self.scheduler.get(id)) else { continue };
+            let room = (stream.room - stream.made).saturating_sub(1) as usize;
+            let guesses = text::look_up(&sequence.tokens, spare.min(room));
+            self.stats.guessed_tokens += guesses.len() as u64;
+            self.scheduler.guess(id, &guesses);
+        }
     }
 
     /// Computes a step; gives the tokens in it.
@@ -357,15 +426,21 @@ impl<'a> Loop<'a> {
             return 0;
         }
         let mut tokens = Vec::new();
+        let mut rows = Vec::new();
         for part in &plan {
             let Some(sequence) = self.scheduler.get(part.sequence) else { continue };
             let end = part.from + part.count;
+            let position = end - sequence.guessed;
             tokens.extend((part.from..end).map(|at| Token {
                 id: sequence.tokens[at],
                 position: at as u32,
                 table: sequence.table(),
-                wanted: part.last && at + 1 == end,
+                wanted: part.last && at + 1 >= position,
             }));
+            if part.last {
+                let guesses = sequence.tokens[position..].to_vec();
+                rows.push(Row { sequence: part.sequence, guesses, position });
+            }
         }
         let count = tokens.len();
         let (decoder, kv, work) = (&self.generator.decoder, &self.kv, &mut self.work);
@@ -378,67 +453,156 @@ impl<'a> Loop<'a> {
         }
         self.stats.steps += 1;
         self.stats.batch = plan.len() as u64;
-        self.stats.prompt_tokens += (count - plan.iter().filter(|p| p.last).count()) as u64;
-        let last: Vec<SequenceId> = plan.iter().filter(|p| p.last).map(|p| p.sequence).collect();
-        for (id, drawn) in last.iter().zip(self.draw(&last)) {
-            self.take(*id, drawn);
+        self.stats.prompt_tokens += count as u64 - rows.iter().map(|r| 1 + r.guesses.len() as u64).sum::<u64>();
+        let forks = self.fork(&rows);
+        let drawn = self.draw(&rows);
+        for (row, drawn) in rows.iter().zip(drawn) {
+            let right = drawn.len().saturating_sub(1);
+            self.stats.right_guesses += right as u64;
+            self.scheduler.judge(row.sequence, right);
+            for (i, drawn) in drawn.into_iter().enumerate() {
+                self.take(row.sequence, drawn, i < right);
+            }
+        }
+        for (sequence, drawn) in forks {
+            self.take(sequence, drawn, false);
         }
         count
     }
 
-    /// Draws a token for each row of logits, on all threads.
-    fn draw(&mut self, rows: &[SequenceId]) -> Vec<Drawn> {
+    /// Answers with several choices part where the first token is drawn: they share the prompt's blocks.
+    fn fork(&mut self, rows: &[Row]) -> Vec<(SequenceId, Drawn)> {
         let vocab = self.generator.decoder.logits();
-        let drawn: Vec<Mutex<Drawn>> = rows.iter().map(|_| Mutex::default()).collect();
-        let (streams, scheduler) = (&self.streams, &self.scheduler);
-        let samplers: Vec<(&Sampler, usize)> = rows
-            .iter()
-            .filter_map(|id| Some((&streams.get(id)?.sampler, scheduler.get(*id)?.tokens.len())))
-            .collect();
-        let pool = self.work.pool().clone();
-        pool.rows(self.work.logits(), vocab, 1, |i, logits| {
-            if let Some((sampler, position)) = samplers.get(i) {
-                *drawn[i].lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
-                    sampler.draw(logits, *position, None);
+        let mut first = 0;
+        let mut forks = Vec::new();
+        for row in rows {
+            let at = first;
+            first += 1 + row.guesses.len();
+            let Some(leader) = self.streams.get(&row.sequence).filter(|s| s.made == 0 && s.choice == 0).cloned() else {
+                continue;
+            };
+            let Some(answer) = self.answers.get_mut(&leader.answer) else { continue };
+            for choice in 1..answer.choices {
+                let mut fork = Stream { choice, ..leader.clone() };
+                fork.sampler.seed = fork.sampler.seed.wrapping_add(u64::from(choice));
+                let id = match self.scheduler.fork(row.sequence) {
+                    Ok((id, copies)) => {
+                        copies.into_iter().for_each(|(from, to)| self.kv.copy(from, to));
+                        let mut logits = self.work.logits()[at * vocab..(at + 1) * vocab].to_vec();
+                        let drawn = fork.sampler.draw(&mut logits, row.position, fork.logprobs);
+                        fork.sampler.saw(drawn.token);
+                        forks.push((id, drawn));
+                        id
+                    }
+                    // No blocks for a copy now: it waits its turn like any prompt, and draws the same.
+                    Err(_) => match self.scheduler.again(row.sequence) {
+                        Some(id) => id,
+                        None => continue,
+                    },
+                };
+                answer.sequences.push(id);
+                self.streams.insert(id, fork);
             }
-        });
-        drawn.into_iter().map(|d| d.into_inner().unwrap_or_default()).collect()
+        }
+        forks
     }
 
-    /// Puts a drawn token behind its sequence and into its reader's stream.
-    fn take(&mut self, id: SequenceId, drawn: Drawn) {
+    /// Draws for each row of logits, on all threads: the guesses that are right, and the token behind them.
+    fn draw(&mut self, rows: &[Row]) -> Vec<Vec<Drawn>> {
+        struct Job<'j> {
+            sampler: Option<&'j mut Sampler>,
+            tops: Option<usize>,
+            logits: &'j mut [f32],
+            drawn: Vec<Drawn>,
+        }
+        let vocab = self.generator.decoder.logits();
+        let pool = self.work.pool().clone();
+        let mut samplers: BTreeMap<SequenceId, (&mut Sampler, Option<usize>)> =
+            self.streams.iter_mut().map(|(id, s)| (*id, (&mut s.sampler, s.logprobs))).collect();
+        let mut rest = self.work.logits();
+        let mut jobs: Vec<Job<'_>> = Vec::with_capacity(rows.len());
+        for row in rows {
+            let (logits, after) = std::mem::take(&mut rest).split_at_mut((1 + row.guesses.len()) * vocab);
+            rest = after;
+            let (sampler, tops) = samplers.remove(&row.sequence).unzip();
+            jobs.push(Job { sampler, tops: tops.flatten(), logits, drawn: Vec::new() });
+        }
+        pool.rows(&mut jobs, 1, 1, |i, job| {
+            let Some(sampler) = &mut job[0].sampler else { return };
+            let (row, tops) = (&rows[i], job[0].tops);
+            for (k, logits) in job[0].logits.chunks_mut(vocab).enumerate() {
+                let drawn = sampler.draw(logits, row.position + k, tops);
+                sampler.saw(drawn.token);
+                let right = row.guesses.get(k) == Some(&drawn.token);
+                job[0].drawn.push(drawn);
+                if !right {
+                    break;
+                }
+            }
+        });
+        jobs.into_iter().map(|job| job.drawn).collect()
+    }
+
+    /// Puts a drawn token behind its sequence (a right guess is there already) and into its reader's stream.
+    fn take(&mut self, id: SequenceId, drawn: Drawn, guessed: bool) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(answer) = self.answers.get_mut(&stream.answer) else { return };
+        let tokenizer = &self.generator.tokenizer;
         let token = drawn.token;
         self.stats.made_tokens += 1;
-        stream.usage.output += 1;
-        stream.sampler.saw(token);
-        let mut shown = String::new();
-        if !stream.ignore_eos && self.generator.eos.contains(&token) {
-            stream.finish = Some(Finish::Stop);
-        } else {
-            let piece = stream.detokenizer.push(&self.generator.tokenizer, token);
-            let (text, stopped) = stream.stops.push(&piece);
-            shown = text;
+        stream.made += 1;
+        answer.usage.output += 1;
+        if !guessed {
             self.scheduler.push(id, token);
+        }
+        let (mut text, mut finish) = (String::new(), None);
+        if !stream.ignore_eos && self.generator.eos.contains(&token) {
+            finish = Some(Finish::Stop);
+        } else {
+            let (shown, stopped) = stream.stops.push(&stream.detokenizer.push(tokenizer, token));
+            text = shown;
             if stopped {
-                stream.finish = Some(Finish::Stop);
-            } else if stream.usage.output >= stream.room {
-                stream.finish = Some(Finish::Length);
+                finish = Some(Finish::Stop);
+            } else if stream.made >= stream.room {
+                finish = Some(Finish::Length);
             }
         }
-        if stream.finish.is_some() {
-            shown.push_str(&stream.stops.flush());
+        if finish.is_some() {
+            text.push_str(&stream.stops.flush());
         }
-        if !shown.is_empty() {
-            stream.unsent = Some(InferEvent::Delta { text: shown });
+        let name = |token: u32| tokenizer.decode(&[token], false).unwrap_or_default();
+        let logprobs: Vec<TokenLogprob> = drawn
+            .logprob
+            .filter(|_| finish != Some(Finish::Stop))
+            .map(|logprob| TokenLogprob {
+                token: name(token),
+                logprob,
+                top: drawn.top.iter().map(|(token, logprob)| (name(*token), *logprob)).collect(),
+            })
+            .into_iter()
+            .collect();
+        if !text.is_empty() || !logprobs.is_empty() {
+            answer.unsent.push_back(InferEvent::Delta { text, choice: stream.choice, logprobs });
+        }
+        if let Some(finish) = finish {
+            if answer.choices > 1 {
+                answer.unsent.push_back(InferEvent::Ended { choice: stream.choice, finish });
+            }
+            if stream.choice == 0 {
+                answer.finish = finish;
+            }
+            answer.sequences.retain(|s| *s != id);
+            self.streams.remove(&id);
+            self.scheduler.remove(id);
         }
     }
 
     /// A kernel broke: everyone is told, and the engine begins anew.
     fn fail(&mut self) {
-        for (_, stream) in std::mem::take(&mut self.streams) {
-            let _ = stream.events.try_send(Err(Error::Broken));
+        for (_, answer) in std::mem::take(&mut self.answers) {
+            let _ = answer.events.try_send(Err(Error::Broken));
         }
+        self.streams.clear();
         let blocks = self.kv.shape().blocks;
         self.scheduler = Scheduler::new(blocks, self.limits);
         self.work = Workspace::new(crate::pool());

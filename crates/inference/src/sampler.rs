@@ -13,7 +13,7 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 const PORTION: usize = 256;
 
 /// One request's way to draw.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Sampler {
     temperature: f64,
     top_p: f64,
@@ -86,7 +86,8 @@ impl Sampler {
                 *logit += by;
             }
         }
-        let token = if self.temperature <= 0.0 { argmax(self.isa, logits) as u32 } else { self.throw(logits, position) };
+        let token =
+            if self.temperature <= 0.0 { argmax(self.isa, logits) as u32 } else { self.throw(logits, position) };
         let Some(tops) = tops else { return Drawn { token, ..Drawn::default() } };
         let total = log_sum_exp(logits);
         let mut top = best(logits, tops);

@@ -73,7 +73,8 @@ impl Sequence {
         self.tokens.len() - self.computed
     }
 
-    fn decodes(&self) -> bool {
+    /// Whether its next step computes a token that was just drawn (and guesses behind it).
+    pub fn decodes(&self) -> bool {
         self.admitted && self.left() == 1 + self.guessed
     }
 }
@@ -130,8 +131,7 @@ impl Scheduler {
         let least = self.served.values().min().copied().unwrap_or(0);
         self.served.entry(rank.caller.clone()).or_insert(least);
         let holding = Holding::new(salt);
-        let sequence =
-            Sequence { tokens, guessed: 0, computed: 0, holding, rank, paused: false, admitted: false };
+        let sequence = Sequence { tokens, guessed: 0, computed: 0, holding, rank, paused: false, admitted: false };
         self.sequences.insert(id, sequence);
         id
     }
@@ -192,6 +192,13 @@ impl Scheduler {
         Ok((fork, copies))
     }
 
+    /// Another sequence with the same tokens and rank, computed anew when its turn comes.
+    pub fn again(&mut self, id: SequenceId) -> Option<SequenceId> {
+        let from = self.sequences.get(&id)?;
+        let (tokens, salt, rank) = (from.tokens.clone(), from.holding.salt(), from.rank.clone());
+        Some(self.add(tokens, salt, rank))
+    }
+
     /// Ends a sequence and takes its blocks back.
     pub fn remove(&mut self, id: SequenceId) {
         let Some(mut sequence) = self.sequences.remove(&id) else { return };
@@ -239,9 +246,8 @@ impl Scheduler {
         // When blocks run out, the most urgent have theirs already.
         rows.sort_by_key(|id| (Reverse(self.sequences[id].rank.priority), *id));
         for id in rows {
-            loop {
-                // An earlier row may have taken this one's blocks.
-                let Some(s) = self.sequences.get_mut(&id).filter(|s| s.decodes()) else { break };
+            // An earlier row may have taken this one's blocks.
+            while let Some(s) = self.sequences.get_mut(&id).filter(|s| s.decodes()) {
                 // Blocks that decoding filled are complete only now.
                 let computed = s.computed;
                 self.cache.publish(&mut s.holding, &s.tokens[..computed]);

@@ -3,7 +3,7 @@
 use tokenizers::Tokenizer;
 
 /// Turns a growing list of tokens into text; holds back bytes of an unfinished character.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Detokenizer {
     ids: Vec<u32>,
     prefix: usize,
@@ -26,7 +26,7 @@ impl Detokenizer {
 }
 
 /// Finds stop texts in streamed text; holds back what may be the beginning of one.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Stops {
     stops: Vec<String>,
     held: String,
@@ -60,6 +60,31 @@ impl Stops {
     pub fn flush(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
+}
+
+/// Tokens whose repetition is looked for, at most and at least.
+const LOOKED_FOR: std::ops::RangeInclusive<usize> = 2..=4;
+
+/// Guesses up to `count` tokens behind `tokens`: what followed when their end stood there before, the last time.
+/// (Prompt lookup decoding, Saxena 2023.)
+pub(crate) fn look_up(tokens: &[u32], count: usize) -> Vec<u32> {
+    /// Tokens searched backwards: 4,096 cost some microseconds.
+    const FAR: usize = 4096;
+    if count == 0 {
+        return Vec::new();
+    }
+    let tokens = &tokens[tokens.len().saturating_sub(FAR)..];
+    for length in LOOKED_FOR.rev() {
+        if tokens.len() <= length {
+            continue;
+        }
+        let (before, end) = tokens.split_at(tokens.len() - length);
+        let found = (0..before.len()).rev().find(|at| tokens[*at..at + length] == *end);
+        if let Some(at) = found {
+            return tokens[at + length..].iter().take(count).copied().collect();
+        }
+    }
+    Vec::new()
 }
 
 #[cfg(test)]

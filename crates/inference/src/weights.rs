@@ -129,7 +129,11 @@ impl Source {
         let raw = self.raw(name)?;
         let [count, rows, cols] = raw.dims[..] else { return Err(format!("tensor `{name}` is no stack of matrices")) };
         let size = raw.bytes.len() / count;
-        let part = |i: usize| Raw { kind: raw.kind, dims: vec![rows, cols], bytes: Cow::Borrowed(&raw.bytes[i * size..(i + 1) * size]) };
+        let part = |i: usize| Raw {
+            kind: raw.kind,
+            dims: vec![rows, cols],
+            bytes: Cow::Borrowed(&raw.bytes[i * size..(i + 1) * size]),
+        };
         (0..count).map(|i| part(i).pack(rows, cols, packing)).collect()
     }
 
@@ -222,7 +226,8 @@ impl Linear {
     pub fn new(parts: Vec<Packed>, bias: Vec<f32>) -> Self {
         let rows = parts.iter().map(Packed::rows).sum();
         // One matrix is one parallel region.
-        let alike = parts.windows(2).all(|w| w[0].format() == w[1].format() && w[0].rows().is_multiple_of(covey_kernels::TILE));
+        let alike =
+            parts.windows(2).all(|w| w[0].format() == w[1].format() && w[0].rows().is_multiple_of(covey_kernels::TILE));
         let parts = if parts.len() > 1 && alike {
             vec![Arc::new(Packed::stack(&parts.iter().collect::<Vec<_>>()))]
         } else {

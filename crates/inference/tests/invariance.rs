@@ -35,12 +35,12 @@ fn all_at_once(engine: &Engine, prompts: &[Vec<u32>], sampling: &Sampling) -> Ve
             let mut text = String::new();
             loop {
                 match events.blocking_recv().expect("an end").unwrap() {
-                    InferEvent::Delta { text: more } => text.push_str(&more),
+                    InferEvent::Delta { text: more, .. } => text.push_str(&more),
                     InferEvent::Done { finish, usage } => {
                         assert_eq!((finish, usage.output), (Finish::Length, u64::from(sampling.max_tokens.unwrap())));
                         return text;
                     }
-                    InferEvent::Vectors { .. } => panic!("text was asked for"),
+                    InferEvent::Ended { .. } | InferEvent::Vectors { .. } => panic!("text was asked for"),
                 }
             }
         })
@@ -107,9 +107,80 @@ fn answers_do_not_depend_on_company_chunks_caches_or_preemption() {
 
 #[test]
 fn nor_in_the_other_families() {
-    for name in ["llama", "qwen2", "qwen3"] {
+    for name in ["llama", "qwen2", "qwen3", "mistral", "smollm3", "qwen3_moe", "gemma3"] {
         invariant(&root().join("tests/goldens").join(name), 90);
     }
+}
+
+/// Texts and ends of all choices of one request.
+fn choices(engine: &Engine, tokens: &[u32], sampling: &Sampling) -> (Vec<String>, Vec<Finish>) {
+    let n = sampling.n.unwrap_or(1) as usize;
+    let (mut texts, mut ends) = (vec![String::new(); n], vec![Finish::Length; n]);
+    let mut events = engine.ask(work(tokens, sampling)).unwrap();
+    loop {
+        match events.blocking_recv().expect("an end").unwrap() {
+            InferEvent::Delta { text, choice, .. } => texts[choice as usize].push_str(&text),
+            InferEvent::Ended { choice, finish } => ends[choice as usize] = finish,
+            InferEvent::Done { usage, finish } => {
+                assert!(n == 1 || finish == ends[0], "the whole ends like the first choice");
+                assert_eq!(usage.input, tokens.len() as u64);
+                return (texts, ends);
+            }
+            InferEvent::Vectors { .. } => panic!("text was asked for"),
+        }
+    }
+}
+
+#[test]
+fn forked_choices_are_those_of_single_requests_also_where_blocks_are_short() {
+    let path = root().join("../../models/tiny");
+    let mut rng = StdRng::seed_from_u64(4);
+    let prompts = prompts(6, 1000, &mut rng);
+    let one = Sampling { temperature: Some(1.0), max_tokens: Some(30), seed: Some(40), ..Sampling::default() };
+    let block = engine(&path, EngineConfig::default()).stats().kv_block_bytes;
+    let short = EngineConfig { kv_bytes: Some(block * 14), kv_blocks_min: Some(1), ..EngineConfig::default() };
+    for config in [EngineConfig::default(), short] {
+        let engine = engine(&path, config);
+        for prompt in &prompts {
+            let (texts, _) = choices(&engine, prompt, &Sampling { n: Some(5), ..one.clone() });
+            for (i, text) in texts.iter().enumerate() {
+                let single = Sampling { seed: Some(40 + i as u64), ..one.clone() };
+                assert_eq!(*text, choices(&engine, prompt, &single).0[0], "choice {i}");
+            }
+        }
+    }
+}
+
+#[test]
+fn guesses_are_made_and_change_nothing() {
+    let engine = engine(&root().join("../../models/tiny"), EngineConfig::default());
+    // The plain loop guesses nothing.
+    let plain = load(&root().join("../../models/tiny"));
+    for kind in 0..8u32 {
+        let prompt: Vec<u32> = (0..60).map(|i| 100 + kind * 20 + i % 7).collect();
+        let sampling = Sampling { max_tokens: Some(80), ignore_eos: true, ..Sampling::default() };
+        let text = all_at_once(&engine, std::slice::from_ref(&prompt), &sampling).remove(0);
+        assert_eq!(text, plain.decode(&plain.greedy(&prompt, 80)));
+    }
+    let stats = engine.stats();
+    assert!(stats.right_guesses > 50, "{stats:?}");
+}
+
+#[test]
+fn logprobs_are_those_of_the_logits() {
+    let path = root().join("../../models/tiny");
+    let (engine, plain) = (engine(&path, EngineConfig::default()), load(&path));
+    let prompt: Vec<u32> = (20..50).collect();
+    let sampling = Sampling { max_tokens: Some(1), ignore_eos: true, logprobs: Some(3), ..Sampling::default() };
+    let mut events = engine.ask(work(&prompt, &sampling)).unwrap();
+    let Ok(InferEvent::Delta { logprobs, .. }) = events.blocking_recv().unwrap() else {
+        panic!("a token was asked for")
+    };
+    let logits = plain.logits(&prompt);
+    let total = logits.iter().map(|l| f64::from(*l).exp()).sum::<f64>().ln();
+    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    assert!((f64::from(logprobs[0].logprob) - (f64::from(most) - total)).abs() < 1e-4);
+    assert_eq!((logprobs[0].top.len(), logprobs[0].top[0].1), (3, logprobs[0].logprob));
 }
 
 #[test]

@@ -10,8 +10,9 @@ use candle_core::{
 use covey_domain::infer::{ChatMessage, Finish, InferEvent, Prompt, Sampling, Work};
 use covey_inference::{Engine, Error, Generator, Model};
 
-/// Largest difference of a logit from transformers' in float32: keys and values are held in 16 bits here.
-const LOGIT_TOLERANCE: f32 = 8e-3;
+/// Largest difference of a logit from transformers' in float32, in units of the logits' root mean square: keys and
+/// values are held in 16 bits here.
+const LOGIT_TOLERANCE: f32 = 6e-3;
 
 fn goldens() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens")
@@ -37,7 +38,8 @@ fn agrees(name: &str, model: &Generator) {
         let prompt: Vec<u32> = numbers(&case["prompt"]);
         let want: Vec<f32> = numbers(&case["logits"]);
         let got = model.logits(&prompt);
-        let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let size = (want.iter().map(|x| x * x).sum::<f32>() / want.len() as f32).sqrt();
+        let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / size;
         assert!(worst < LOGIT_TOLERANCE, "{name} case {at}: logits differ by {worst}");
         assert_eq!(model.greedy(&prompt, 12), numbers::<Vec<u32>>(&case["greedy"]), "{name} case {at}");
     }
@@ -45,7 +47,7 @@ fn agrees(name: &str, model: &Generator) {
 
 #[test]
 fn decoders_agree_with_transformers() {
-    for name in ["llama", "qwen2", "qwen3"] {
+    for name in ["llama", "qwen2", "qwen3", "qwen3_yarn", "mistral", "smollm3", "qwen3_moe", "gemma3"] {
         agrees(name, &generator(Model::load(&goldens().join(name)).unwrap()));
     }
 }
@@ -169,9 +171,9 @@ fn ask(engine: &Engine, work: Work) -> (String, Finish) {
     let mut text = String::new();
     loop {
         match events.blocking_recv().expect("an end").unwrap() {
-            InferEvent::Delta { text: more } => text.push_str(&more),
+            InferEvent::Delta { text: more, .. } => text.push_str(&more),
             InferEvent::Done { finish, .. } => return (text, finish),
-            InferEvent::Vectors { .. } => panic!("text was asked for"),
+            InferEvent::Ended { .. } | InferEvent::Vectors { .. } => panic!("text was asked for"),
         }
     }
 }
@@ -273,8 +275,9 @@ fn the_layout_of_the_hugging_face_cache_is_found_and_loads() {
 #[test]
 fn a_prompt_that_does_not_fit_is_refused_and_the_engine_lives() {
     let engine = tiny();
-    let mut events =
-        engine.ask(Work::Complete { prompt: Prompt::Text("moon ".repeat(3_000)), sampling: Sampling::default() }).unwrap();
+    let mut events = engine
+        .ask(Work::Complete { prompt: Prompt::Text("moon ".repeat(3_000)), sampling: Sampling::default() })
+        .unwrap();
     assert!(matches!(events.blocking_recv().unwrap(), Err(Error::Request(why)) if why.contains("tokens")));
     let mut events = engine.ask(Work::Embed { texts: vec!["x".into()] }).unwrap();
     assert!(events.blocking_recv().unwrap().is_err());

@@ -258,11 +258,8 @@ unsafe fn work<S: Simd>(job: Job<'_>) {
     let padded = job.kv.shape.padded();
     let share = job.attention.heads / kv_heads;
     let vectors = job.group.rows.len() * share;
-    let mut state = State {
-        most: vec![f32::NEG_INFINITY; vectors],
-        total: vec![0.0; vectors],
-        sums: vec![0.0; vectors * padded],
-    };
+    let mut state =
+        State { most: vec![f32::NEG_INFINITY; vectors], total: vec![0.0; vectors], sums: vec![0.0; vectors * padded] };
     for chunk in &job.group.chunks {
         let (mut at, end) = (chunk.rows.start as usize * share, chunk.rows.end as usize * share);
         // SAFETY: vectors of the chunk's rows; the instructions are the caller's.
@@ -303,7 +300,12 @@ unsafe fn work<S: Simd>(job: Job<'_>) {
 
 /// `M` query vectors from `at` meet a chunk, `R` tiles of keys or values at a time.
 #[inline(always)]
-unsafe fn vectors_of<S: Simd, const M: usize, const R: usize>(job: &Job<'_>, chunk: &Chunk, at: usize, state: &mut State) {
+unsafe fn vectors_of<S: Simd, const M: usize, const R: usize>(
+    job: &Job<'_>,
+    chunk: &Chunk,
+    at: usize,
+    state: &mut State,
+) {
     let KvShape { kv_heads, head_dim, .. } = job.kv.shape;
     let padded = job.kv.shape.padded();
     let share = job.attention.heads / kv_heads;
@@ -339,7 +341,13 @@ unsafe fn vectors_of<S: Simd, const M: usize, const R: usize>(job: &Job<'_>, chu
                 b += R;
             } else {
                 let mut dots = [[S::splat(0.0); M]; 1];
-                tiles::<S, Half, 1, M, false>([job.kv.key(job.attention.layer, chunk.blocks[b], job.head)], BLOCK, q, head_dim, &mut dots);
+                tiles::<S, Half, 1, M, false>(
+                    [job.kv.key(job.attention.layer, chunk.blocks[b], job.head)],
+                    BLOCK,
+                    q,
+                    head_dim,
+                    &mut dots,
+                );
                 for (m, dot) in dots[0].iter().enumerate() {
                     S::store(scores[m].as_mut_ptr().add(b * BLOCK), S::mul(*dot, scale));
                 }

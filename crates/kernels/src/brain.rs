@@ -125,7 +125,8 @@ unsafe fn kernel<const R: usize, const M: usize>(
             for m in 0..M {
                 let x = _mm512_set1_epi32(*x.add(m * pairs + i) as i32);
                 for r in 0..R {
-                    let (w, x) = (std::mem::transmute::<__m512i, __m512bh>(w[r]), std::mem::transmute::<__m512i, __m512bh>(x));
+                    let (w, x) =
+                        (std::mem::transmute::<__m512i, __m512bh>(w[r]), std::mem::transmute::<__m512i, __m512bh>(x));
                     sums[r][m] = _mm512_dpbf16_ps(sums[r][m], w, x);
                 }
             }

@@ -368,9 +368,7 @@ fn unpack_sub(format: Format, r: usize, unit: &[u8], subs: usize, s: usize, out:
     for (col, x) in out.iter_mut().enumerate() {
         let i = place(r, col);
         *x = match format {
-            Format::Q8_0 => {
-                get16(unit, (s * TILE + r) * 2) * (f32::from(unit[head + s * 512 + i]) - 128.0)
-            }
+            Format::Q8_0 => get16(unit, (s * TILE + r) * 2) * (f32::from(unit[head + s * 512 + i]) - 128.0),
             Format::Q4_0 => {
                 get16(unit, (s * TILE + r) * 2) * (f32::from(nibble(&unit[head + s * 256..], r, col)) - 8.0)
             }

@@ -8,6 +8,8 @@
 //! Instructions are chosen at run time ([`Isa::detect`]): AVX-512 with VNNI, AVX2 with FMA, or portable code that the
 //! compiler vectorizes.
 
+#![expect(clippy::needless_range_loop, reason = "kernels walk several arrays of registers by one index")]
+
 mod attention;
 mod brain;
 mod buffer;

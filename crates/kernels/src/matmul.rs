@@ -31,7 +31,15 @@ pub struct Activations {
 impl Activations {
     /// Room for activations of a machine with `isa`.
     pub fn new(isa: Isa) -> Self {
-        Self { isa, floats: Vec::new(), cols: 1, quantized: Quantized::empty(tokens_of(isa)), is_quantized: false, pairs: Vec::new(), is_paired: false }
+        Self {
+            isa,
+            floats: Vec::new(),
+            cols: 1,
+            quantized: Quantized::empty(tokens_of(isa)),
+            is_quantized: false,
+            pairs: Vec::new(),
+            is_paired: false,
+        }
     }
 
     /// Room for `tokens × cols` numbers, to be written; what was there is gone.
@@ -443,8 +451,7 @@ unsafe fn many<S: Simd, const KIND: u8, const R: usize>(
     sums: &mut [f32],
     out: Out,
 ) {
-    let mut expanded: [Expanded; R] =
-        std::array::from_fn(|_| Expanded { quants: [0; UNIT * TILE], scales: NO_SCALES });
+    let mut expanded: [Expanded; R] = std::array::from_fn(|_| Expanded { quants: [0; UNIT * TILE], scales: NO_SCALES });
     let mut sources: [*const u8; R] = std::array::from_fn(|r| weights.tile(tile + r));
     sums.fill(0.0);
     let sums = sums.as_mut_ptr();

@@ -54,10 +54,16 @@ unsafe fn silu<S: Simd>(both: &[f32], out: &mut [f32]) {
     let n = out.len();
     let (gate, up) = both.split_at(n);
     // 1 / (1 + e^-x), by e^-|x| so that nothing overflows.
-    gated::<S>(gate, up, out, |x, decay| {
-        let positive = 1.0 / (1.0 + decay);
-        x * if x >= 0.0 { positive } else { decay * positive }
-    }, |x| x.abs());
+    gated::<S>(
+        gate,
+        up,
+        out,
+        |x, decay| {
+            let positive = 1.0 / (1.0 + decay);
+            x * if x >= 0.0 { positive } else { decay * positive }
+        },
+        |x| x.abs(),
+    );
 }
 
 /// `gelu(gate) * up` (by `tanh`, as Gemma has it) for `both = [gate.., up..]`, written to `out`.
@@ -75,22 +81,22 @@ unsafe fn gelu<S: Simd>(both: &[f32], out: &mut [f32]) {
     let n = out.len();
     let (gate, up) = both.split_at(n);
     // x * sigmoid(2 z), z = sqrt(2 / pi) (x + 0.044715 x^3), equals x (1 + tanh z) / 2.
-    let twice_z = |x: f32| 1.595_769_1 * (x + 0.044_715 * x * x * x);
-    gated::<S>(gate, up, out, |x, decay| {
-        let positive = 1.0 / (1.0 + decay);
-        x * if x >= 0.0 { positive } else { decay * positive }
-    }, |x| twice_z(x).abs());
+    let twice_z = |x: f32| 1.595_769 * (x + 0.044_715 * x * x * x);
+    gated::<S>(
+        gate,
+        up,
+        out,
+        |x, decay| {
+            let positive = 1.0 / (1.0 + decay);
+            x * if x >= 0.0 { positive } else { decay * positive }
+        },
+        |x| twice_z(x).abs(),
+    );
 }
 
 /// `f(gate, e^-size(gate)) * up`.
 #[inline(always)]
-fn gated<S: Simd>(
-    gate: &[f32],
-    up: &[f32],
-    out: &mut [f32],
-    f: impl Fn(f32, f32) -> f32,
-    size: impl Fn(f32) -> f32,
-) {
+fn gated<S: Simd>(gate: &[f32], up: &[f32], out: &mut [f32], f: impl Fn(f32, f32) -> f32, size: impl Fn(f32) -> f32) {
     for ((gate, up), out) in gate.chunks(TILE).zip(up.chunks(TILE)).zip(out.chunks_mut(TILE)) {
         let mut decay = [0f32; TILE];
         for (d, x) in decay.iter_mut().zip(gate) {

@@ -12,7 +12,8 @@ const MAY_USE: &[(&str, &str, &[&str])] = &[
     ("cluster-core", "crates/cluster-core", &["domain"]),
     ("proto", "proto", &["domain"]),
     ("store", "crates/store", &["domain"]),
-    ("inference", "crates/inference", &["domain"]),
+    ("kernels", "crates/kernels", &[]),
+    ("inference", "crates/inference", &["domain", "kernels"]),
     ("node", "crates/node", &["domain"]),
     ("trace", "crates/trace", &["domain"]),
     ("mesh", "crates/mesh", &["domain", "node"]),
@@ -43,7 +44,7 @@ const MAY_USE: &[(&str, &str, &[&str])] = &[
         ],
     ),
     ("testbed", "crates/testbed", &["domain", "cluster-core"]),
-    ("benches", "benches", &["client", "cluster-core", "domain", "proto"]),
+    ("benches", "benches", &["client", "cluster-core", "domain", "inference", "kernels", "proto"]),
 ];
 
 /// An outside crate and the crates of ours that may name it.

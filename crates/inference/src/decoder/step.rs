@@ -1,7 +1,8 @@
 //! One pass over packed tokens.
 
 use covey_kernels::{
-    Activations, Attention, BLOCK, Isa, KvStore, Plan, Pool, attend, gelu_mul, rms_norm, rope_angles, rope_pairs, rotate, silu_mul,
+    Activations, Attention, BLOCK, Isa, KvStore, Plan, Pool, attend, gelu_mul, rms_norm, rope_angles, rope_pairs,
+    rotate, silu_mul,
 };
 
 use super::{Decoder, Gated, Layer, Mlp};

@@ -1,6 +1,6 @@
 """Makes the checkpoints and golden outputs beside this file. Needs torch, transformers, tokenizers, safetensors.
 
-    python crates/inference/tests/goldens/make.py
+    python crates/inference/tests/goldens/make.py [NAME ...]
 
 Tiny random-weight models of each served family, seeded, with the logits and greedy tokens that `transformers` computes
 in float32; and held-out examples of the shipped tiny model. The tests need only the files.
@@ -32,8 +32,10 @@ def save(name, model, config):
     return out
 
 
-def decoder(name, config):
-    torch.manual_seed(1)
+def decoder(name, config, seed=1):
+    if len(sys.argv) > 1 and name not in sys.argv[1:]:
+        return
+    torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(config).float()
     for p in model.parameters():
         # Larger than the usual init, so that a wrong rotation or norm shows in the logits.
@@ -85,5 +87,18 @@ if __name__ == "__main__":
     decoder("llama", transformers.LlamaConfig(**SMALL, num_key_value_heads=2, rope_parameters=llama3, tie_word_embeddings=False))
     decoder("qwen2", transformers.Qwen2Config(**SMALL, num_key_value_heads=2, tie_word_embeddings=True))
     decoder("qwen3", transformers.Qwen3Config(**SMALL, num_key_value_heads=2, head_dim=16, tie_word_embeddings=True))
-    bert()
-    held_out()
+    yarn = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+    decoder("qwen3_yarn", transformers.Qwen3Config(**SMALL, num_key_value_heads=2, head_dim=16, rope_parameters=yarn, tie_word_embeddings=True))
+    # A window shorter than the longest prompt.
+    decoder("mistral", transformers.MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=24, tie_word_embeddings=False))
+    smol = {**SMALL, "num_hidden_layers": 4}
+    decoder("smollm3", transformers.SmolLM3Config(**smol, num_key_value_heads=2, tie_word_embeddings=True, pad_token_id=0))
+    moe = dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=32, norm_topk_prob=True)
+    # A seed where no two experts are within rounding of 16-bit keys and values of each other.
+    decoder("qwen3_moe", transformers.Qwen3MoeConfig(**SMALL, **moe, num_key_value_heads=2, head_dim=16, tie_word_embeddings=False), seed=3)
+    gemma = {**SMALL, "num_hidden_layers": 3}
+    kinds = ["sliding_attention", "sliding_attention", "full_attention"]
+    decoder("gemma3", transformers.Gemma3TextConfig(**gemma, num_key_value_heads=2, head_dim=16, sliding_window=24, layer_types=kinds, query_pre_attn_scalar=20, pad_token_id=0))
+    if len(sys.argv) == 1:
+        bert()
+        held_out()

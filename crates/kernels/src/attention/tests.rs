@@ -39,7 +39,8 @@ fn world(head_dim: usize, lengths: &[usize], shared: usize, window: Option<usize
         keys.push(k);
         values.push(v);
     }
-    let attention = Attention { isa: Isa::Portable, layer: 1, heads: HEADS, scale: (head_dim as f32).powf(-0.5), window };
+    let attention =
+        Attention { isa: Isa::Portable, layer: 1, heads: HEADS, scale: (head_dim as f32).powf(-0.5), window };
     World { kv, attention, tables, keys, values }
 }
 
@@ -91,7 +92,10 @@ fn attention_is_that_of_the_formula_and_the_same_in_any_batch() {
                     let at = t * width + head * head_dim;
                     let want = plainly(&world, *sequence, *position, head, &q[at..at + head_dim]);
                     for (a, b) in got[at..].iter().zip(&want) {
-                        assert!((f64::from(*a) - b).abs() < 2e-5, "{isa:?} dim {head_dim} token {t} head {head}: {a} {b}");
+                        assert!(
+                            (f64::from(*a) - b).abs() < 2e-5,
+                            "{isa:?} dim {head_dim} token {t} head {head}: {a} {b}"
+                        );
                     }
                 }
                 let alone = run(isa, &world, &[(*sequence, *position)], &q[t * width..(t + 1) * width], &pool);

@@ -3,16 +3,8 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use super::*;
 
-const ALL: [Format; 8] = [
-    Format::F32,
-    Format::F16,
-    Format::Bf16,
-    Format::Q4_0,
-    Format::Q8_0,
-    Format::Q4K,
-    Format::Q5K,
-    Format::Q6K,
-];
+const ALL: [Format; 8] =
+    [Format::F32, Format::F16, Format::Bf16, Format::Q4_0, Format::Q8_0, Format::Q4K, Format::Q5K, Format::Q6K];
 
 /// Random quants with scales near 0.01, as bytes of a file.
 fn source(format: Format, rows: usize, cols: usize, rng: &mut StdRng) -> Vec<u8> {
@@ -52,7 +44,13 @@ fn every_format_on_every_level_is_near_the_plain_product_and_the_same_in_any_bat
     let mut rng = StdRng::seed_from_u64(1);
     let pool = Pool::new(3);
     for format in ALL {
-        for (rows, cols) in [(16, 256), (37, 512), (150, 768), (16, if format.block_cols() <= 32 { 96 } else { 256 }), (33, if format.is_float() { 51 } else { 256 })] {
+        for (rows, cols) in [
+            (16, 256),
+            (37, 512),
+            (150, 768),
+            (16, if format.block_cols() <= 32 { 96 } else { 256 }),
+            (33, if format.is_float() { 51 } else { 256 }),
+        ] {
             let weights = Packed::pack(format, rows, cols, &source(format, rows, cols, &mut rng), &pool);
             let tokens = 21;
             let x: Vec<f32> = (0..tokens * cols).map(|_| rng.random_range(-2f32..2.0)).collect();
@@ -105,9 +103,8 @@ fn extremes_do_not_overflow() {
 fn stacked_matrices_give_stacked_results_and_results_add_up() {
     let mut rng = StdRng::seed_from_u64(2);
     let pool = Pool::new(2);
-    let part = |rows, rng: &mut StdRng| {
-        Packed::pack(Format::Q8_0, rows, 64, &source(Format::Q8_0, rows, 64, rng), &pool)
-    };
+    let part =
+        |rows, rng: &mut StdRng| Packed::pack(Format::Q8_0, rows, 64, &source(Format::Q8_0, rows, 64, rng), &pool);
     let (a, b) = (part(32, &mut rng), part(24, &mut rng));
     let both = Packed::stack(&[&a, &b]);
     let x: Vec<f32> = (0..64).map(|i| (i as f32).sin()).collect();

@@ -1,6 +1,4 @@
 //! AVX2 with FMA and F16C: sixteen lanes are two registers.
-#![expect(clippy::missing_safety_doc, reason = "`Simd` has it")]
-
 use std::arch::x86_64::*;
 
 use super::Simd;
@@ -103,7 +101,9 @@ unsafe impl Simd for Lanes {
     }
     #[inline(always)]
     unsafe fn ishl<const N: u32>(x: Self::I) -> Self::I {
-        unsafe { (_mm256_sll_epi32(x.0, _mm_cvtsi32_si128(N as i32)), _mm256_sll_epi32(x.1, _mm_cvtsi32_si128(N as i32))) }
+        unsafe {
+            (_mm256_sll_epi32(x.0, _mm_cvtsi32_si128(N as i32)), _mm256_sll_epi32(x.1, _mm_cvtsi32_si128(N as i32)))
+        }
     }
     #[inline(always)]
     unsafe fn dot(sum: Self::I, weights: Self::B, x: i32) -> Self::I {

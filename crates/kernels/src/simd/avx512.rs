@@ -1,6 +1,4 @@
 //! AVX-512 with VNNI: sixteen lanes are one register.
-#![expect(clippy::missing_safety_doc, reason = "`Simd` has it")]
-
 use std::arch::x86_64::*;
 
 use super::Simd;

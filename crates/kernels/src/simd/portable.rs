@@ -1,6 +1,4 @@
 //! Plain loops over sixteen lanes; the compiler makes vectors of them. The reference for the other levels.
-#![expect(clippy::missing_safety_doc, reason = "`Simd` has it")]
-
 use std::array::from_fn;
 
 use half::f16;
