@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 DIR ?=
 export COVEY_BIN := $(VENV)/bin/covey
 
-.PHONY: build demo test lint bench bench-ray clean venv minilm a2a-clients
+.PHONY: build demo test lint bench bench-ray bench-llama clean venv minilm a2a-clients
 
 build: venv
 	cargo build --release -p covey-cli -p covey-python
@@ -65,6 +65,17 @@ bench-ray: build $(CACHE)/ray/.ready
 	cargo build --release -p covey-benches
 	$(PY) benches/ray_table.py $(CACHE)/ray/bin/python
 	$(PY) benches/alone_table.py $(TARGET)/release
+
+# llama.cpp in a venv of its own, built for this machine, and random-weight checkpoints (3.4 GB) for both.
+$(CACHE)/llama/.ready:
+	$(PYTHON) -m venv $(CACHE)/llama
+	$(CACHE)/llama/bin/python -m pip install --quiet --disable-pip-version-check llama-cpp-python gguf numpy
+	touch $@
+
+bench-llama: $(CACHE)/llama/.ready
+	cargo build --release -p covey-benches --bin engine
+	$(CACHE)/llama/bin/python benches/llama/checkpoint.py $(CACHE)/llama/checkpoints
+	$(PYTHON) benches/llama/table.py $(TARGET)/release/engine $(CACHE)/llama/bin/python $(CACHE)/llama/checkpoints
 
 clean:
 	rm -rf $(VENV) $(CACHE)

@@ -24,10 +24,16 @@ fn main() {
     covey_inference::set_threads(threads);
     if args[3] == "roof" {
         let pool = Pool::new(threads);
-        let (read, int, float) =
-            (measure::read_bandwidth(&pool), measure::integer_peak(&pool), measure::float_peak(&pool));
         let Ok(Model::Generate(model)) = Model::load(Path::new(&args[1])) else { panic!("a decoder") };
-        println!("{}", json!({"bandwidth": read, "int8": int, "f32": float, "step_bytes": model.step_bytes()}));
+        let roof = json!({
+            "bandwidth": measure::read_bandwidth(&pool),
+            "int8": measure::integer_peak(&pool),
+            "f32": measure::float_peak(&pool),
+            "bf16": measure::brain_peak(&pool),
+            "step_bytes": model.step_bytes(),
+            "products": model.step_products(),
+        });
+        println!("{roof}");
         return;
     }
     let model = Model::load(Path::new(&args[1])).unwrap_or_else(|e| panic!("{e}"));

@@ -92,29 +92,30 @@ impl Decoder {
 
     /// Bytes of weights that a step over one token reads.
     pub fn step_bytes(&self) -> usize {
-        let gated = |g: &Gated| g.gate_up.bytes() + g.down.bytes();
-        let used = self.shape.experts.map_or(0, |e| e.used);
-        let layers = self.layers.iter().map(|l| {
-            let mlp = match &l.mlp {
-                Mlp::Dense(one) => gated(one),
-                Mlp::Sparse { router, experts } => router.bytes() + experts.iter().take(used).map(gated).sum::<usize>(),
-            };
-            l.qkv.bytes() + l.o.bytes() + mlp
-        });
-        layers.sum::<usize>() + self.head.bytes()
+        self.sum(self.shape.experts.map_or(0, |e| e.used), Linear::bytes)
+    }
+
+    /// Products of a step over one token.
+    pub fn step_products(&self) -> usize {
+        self.sum(self.shape.experts.map_or(0, |e| e.used), Linear::products)
     }
 
     /// Bytes of all weights.
     pub fn bytes(&self) -> usize {
-        let gated = |g: &Gated| g.gate_up.bytes() + g.down.bytes();
+        self.sum(usize::MAX, Linear::bytes) + self.embedding.bytes()
+    }
+
+    /// What all linear maps come to, with `experts` of each mixture.
+    fn sum(&self, experts: usize, of: impl Fn(&Linear) -> usize) -> usize {
+        let gated = |g: &Gated| of(&g.gate_up) + of(&g.down);
         let layers = self.layers.iter().map(|l| {
             let mlp = match &l.mlp {
                 Mlp::Dense(one) => gated(one),
-                Mlp::Sparse { router, experts } => router.bytes() + experts.iter().map(gated).sum::<usize>(),
+                Mlp::Sparse { router, experts: all } => of(router) + all.iter().take(experts).map(gated).sum::<usize>(),
             };
-            l.qkv.bytes() + l.o.bytes() + mlp
+            of(&l.qkv) + of(&l.o) + mlp
         });
-        layers.sum::<usize>() + self.head.bytes() + self.embedding.bytes()
+        layers.sum::<usize>() + of(&self.head)
     }
 
     /// The shape of a cache with `blocks` blocks.

@@ -132,6 +132,11 @@ impl Generator {
         self.decoder.bytes()
     }
 
+    /// Products that one token costs in the weights, its logits included.
+    pub fn step_products(&self) -> usize {
+        self.decoder.step_products()
+    }
+
     /// Bytes of weights that one decoded token reads: what memory bandwidth is divided by.
     pub fn step_bytes(&self) -> usize {
         self.decoder.step_bytes()

@@ -251,6 +251,11 @@ impl Linear {
         self.parts.iter().map(|p| p.bytes()).sum()
     }
 
+    /// Products for one token.
+    pub fn products(&self) -> usize {
+        self.parts.iter().map(|p| p.rows() * p.cols()).sum()
+    }
+
     /// Writes to `y [t, out]`, or adds to it.
     pub fn forward(&self, x: &mut Activations, y: &mut [f32], add: bool, pool: &Pool) {
         let mut at = 0;

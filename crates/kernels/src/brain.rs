@@ -138,3 +138,29 @@ unsafe fn kernel<const R: usize, const M: usize>(
         }
     }
 }
+
+/// `rounds` times eight products of registers, for [`crate::measure`].
+///
+/// # Safety
+/// The machine has the instructions.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(crate) unsafe fn peak(rounds: usize) -> f32 {
+    use std::{arch::x86_64::*, hint::black_box};
+    let one = black_box(_mm512_set1_epi32(0x3F80_3F80));
+    // SAFETY: both are 512 bits.
+    let one = unsafe { std::mem::transmute::<__m512i, __m512bh>(one) };
+    let mut sums = [_mm512_setzero_ps(); 8];
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = _mm512_dpbf16_ps(*sum, one, one);
+        }
+    }
+    sums.iter().map(|sum| _mm512_reduce_add_ps(*sum)).sum()
+}
+
+/// Never called: see [`available`].
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) unsafe fn peak(_: usize) -> f32 {
+    0.0
+}

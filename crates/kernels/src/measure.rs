@@ -3,7 +3,7 @@
 
 use std::{hint::black_box, time::Instant};
 
-use crate::{Buffer, Isa, Pool, TILE, float, isa::dispatch, simd::Simd};
+use crate::{Buffer, Isa, Pool, TILE, brain, float, isa::dispatch, simd::Simd};
 
 /// Bytes read a second from memory that no cache holds, all threads together; the best of several passes.
 pub fn read_bandwidth(pool: &Pool) -> f64 {
@@ -98,6 +98,20 @@ unsafe fn products<S: Simd>() -> f32 {
         sums.iter().flatten().for_each(|sum| S::store(out.as_mut_ptr(), *sum));
         out[0]
     }
+}
+
+/// Products of two brain floats a second; those of `f32` where the machine has no others.
+pub fn brain_peak(pool: &Pool) -> f64 {
+    if !brain::available() {
+        return float_peak(pool);
+    }
+    best_of(3, || {
+        pool.run(pool.threads() * 4, |_| {
+            // SAFETY: just detected.
+            black_box(unsafe { brain::peak(ROUNDS * 4) });
+        });
+        (pool.threads() * 4 * ROUNDS * 4 * 8 * 2 * TILE) as f64
+    })
 }
 
 fn best_of(times: usize, mut work: impl FnMut() -> f64) -> f64 {
