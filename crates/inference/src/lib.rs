@@ -9,6 +9,7 @@ mod chat;
 mod config;
 mod decoder;
 mod embed;
+mod encoder;
 mod engine;
 mod load;
 mod sampler;

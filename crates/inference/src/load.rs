@@ -1,12 +1,11 @@
 //! Finding models on disk and reading them. Every error says which file and what to do.
 
 use std::{
-    collections::HashMap,
     fs,
     path::{Path, PathBuf},
 };
 
-use candle_core::{Device, Tensor, quantized::gguf_file::Content, quantized::tokenizer::TokenizerFromGguf as _};
+use candle_core::{quantized::gguf_file::Content, quantized::tokenizer::TokenizerFromGguf as _};
 use covey_kernels::Format;
 use tokenizers::Tokenizer;
 
@@ -108,14 +107,8 @@ fn folder(path: &Path, packing: &Packing) -> Result<Model, String> {
     }
     let raw: serde_json::Value = serde_json::from_str(&json).map_err(|e| format!("config.json: {e}"))?;
     if raw["model_type"] == "bert" {
-        let mut tensors: HashMap<String, Tensor> = HashMap::new();
-        for file in files {
-            let name = file.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-            let part = candle_core::safetensors::load(&file, &Device::Cpu)
-                .map_err(|e| format!("{name} is damaged or cut short ({e}); copy it again"))?;
-            tensors.extend(part);
-        }
-        return Ok(Model::Embed(Box::new(Embedder::load(path, &json, tensors, tokenizer)?)));
+        let embedder = Embedder::load(path, &raw, &mut Source::safetensors(&files)?, tokenizer)?;
+        return Ok(Model::Embed(Box::new(embedder)));
     }
     let shape = config::from_hf(&raw)?;
     let decoder = Decoder::load(shape, &mut Source::safetensors(&files)?, packing)?;

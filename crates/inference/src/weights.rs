@@ -190,6 +190,15 @@ impl Raw<'_> {
             }
         };
         match packing.quantize {
+            Some(Format::Bf16) if format == Format::F32 => {
+                let brains: Vec<u8> =
+                    (self.floats()?.iter()).flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect();
+                Ok(Packed::pack(Format::Bf16, rows, cols, &brains, &packing.pool))
+            }
+            // Floats of another size stay what they are.
+            Some(Format::F32 | Format::F16 | Format::Bf16) => {
+                Ok(Packed::pack(format, rows, cols, &self.bytes, &packing.pool))
+            }
             Some(wanted) if format.is_float() && cols.is_multiple_of(wanted.block_cols()) => {
                 let quantized = QTensor::quantize(&self.tensor()?, ggml(wanted)).map_err(failed)?;
                 Ok(Packed::pack(wanted, rows, cols, &quantized.data().map_err(failed)?, &packing.pool))

@@ -29,7 +29,9 @@ pub use format::{Format, Packed};
 pub use isa::Isa;
 pub use matmul::{Activations, Target, matmul};
 pub use pool::Pool;
-pub use rows::{argmax, gelu_mul, log_sum_exp, rms_norm, rope_angles, rope_pairs, rotate, silu_mul};
+pub use rows::{
+    argmax, gelu_erf, gelu_mul, layer_norm, log_sum_exp, rms_norm, rope_angles, rope_pairs, rotate, silu_mul,
+};
 
 /// Rows of a weight matrix that are packed together: one 512-bit register of `f32`.
 pub const TILE: usize = 16;

@@ -179,3 +179,129 @@ pub fn log_sum_exp(x: &[f32]) -> f32 {
     let sum: f64 = x.iter().map(|x| f64::from(x - most).exp()).sum();
     most + sum.ln() as f32
 }
+
+/// `(x - mean) / deviation * weight + bias`, written over `x`.
+///
+/// # Panics
+/// When the lengths differ.
+pub fn layer_norm(isa: Isa, x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
+    assert!(x.len() == weight.len() && x.len() == bias.len(), "a weight and a bias for each number");
+    // SAFETY: detected instructions.
+    unsafe { dispatch!(isa, center(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32)) }
+}
+
+#[inline(always)]
+unsafe fn center<S: Simd>(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
+    let count = x.len() as f32;
+    let mean = sum_of(x, |x| x) / count;
+    let inverse = 1.0 / (sum_of(x, |x| (x - mean) * (x - mean)) / count + eps).sqrt();
+    for ((x, w), b) in x.iter_mut().zip(weight).zip(bias) {
+        *x = (*x - mean) * inverse * w + b;
+    }
+}
+
+/// Sums `f` over sixteen lanes and then over those, in a fixed order.
+#[inline(always)]
+fn sum_of(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0f32; TILE];
+    let (whole, rest) = x.as_chunks::<TILE>();
+    for x in whole {
+        for i in 0..TILE {
+            lanes[i] += f(x[i]);
+        }
+    }
+    lanes.iter().copied().chain(rest.iter().map(|x| f(*x))).fold(0.0, |a, b| a + b)
+}
+
+/// `x (1 + erf(x / sqrt 2)) / 2`, written over `x`; the error function within 1.5e-7 (Abramowitz and Stegun 7.1.26).
+pub fn gelu_erf(isa: Isa, x: &mut [f32]) {
+    // SAFETY: detected instructions.
+    unsafe { dispatch!(isa, erf(x: &mut [f32])) }
+}
+
+#[inline(always)]
+unsafe fn erf<S: Simd>(x: &mut [f32]) {
+    for x in x.chunks_mut(TILE) {
+        let mut decay = [0f32; TILE];
+        for (d, x) in decay.iter_mut().zip(&*x) {
+            *d = -0.5 * x * x;
+        }
+        // SAFETY: sixteen lanes; the instructions are the caller's.
+        unsafe { S::store(decay.as_mut_ptr(), simd::exp::<S>(S::load(decay.as_ptr()))) };
+        for (x, d) in x.iter_mut().zip(decay) {
+            let t = 1.0 / (1.0 + 0.327_591_1 * std::f32::consts::FRAC_1_SQRT_2 * x.abs());
+            let p = t * (0.254_829_6 + t * (-0.284_496_74 + t * (1.421_413_7 + t * (-1.453_152 + t * 1.061_405_4))));
+            let half = 0.5 * (1.0 - p * d);
+            *x *= 0.5 + if *x >= 0.0 { half } else { -half };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn norms_and_gates_are_those_of_the_formulas() {
+        let x: Vec<f32> = (0..53).map(|i| (i as f32 * 0.7).sin() * 3.0).collect();
+        let (w, b): (Vec<f32>, Vec<f32>) = (0..53).map(|i| (1.0 + i as f32 * 0.01, i as f32 * 0.1)).unzip();
+        let mean = x.iter().sum::<f32>() / 53.0;
+        let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / 53.0;
+        let square = x.iter().map(|x| x * x).sum::<f32>() / 53.0;
+        // Integral of the density, by small steps.
+        let phi = |x: f64| {
+            let n = 4000;
+            let step = x / f64::from(n);
+            let density = |t: f64| (-t * t / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
+            0.5 + (0..n).map(|i| density((f64::from(i) + 0.5) * step) * step).sum::<f64>()
+        };
+        for isa in Isa::available() {
+            let (mut layer, mut rms, mut gelu) = (x.clone(), x.clone(), x.clone());
+            layer_norm(isa, &mut layer, &w, &b, 1e-5);
+            rms_norm(isa, &mut rms, &w, 1e-5, 1.0);
+            gelu_erf(isa, &mut gelu);
+            let both: Vec<f32> = x.iter().chain(&b).copied().collect();
+            let (mut silu, mut tanh) = (vec![0f32; 53], vec![0f32; 53]);
+            silu_mul(isa, &both, &mut silu);
+            gelu_mul(isa, &both, &mut tanh);
+            for i in 0..53 {
+                let near = |got: f32, want: f32, what: &str| {
+                    assert!((got - want).abs() < 2e-5 * (1.0 + want.abs()), "{isa:?} {what} {i}: {got}, not {want}");
+                };
+                near(layer[i], (x[i] - mean) / (variance + 1e-5).sqrt() * w[i] + b[i], "layer norm");
+                near(rms[i], x[i] / (square + 1e-5).sqrt() * (w[i] + 1.0), "rms norm");
+                near(gelu[i], (f64::from(x[i]) * phi(f64::from(x[i]))) as f32, "gelu");
+                near(silu[i], x[i] / (1.0 + (-x[i]).exp()) * b[i], "silu");
+                let z = 0.797_884_6 * (x[i] + 0.044_715 * x[i].powi(3));
+                near(tanh[i], 0.5 * x[i] * (1.0 + z.tanh()) * b[i], "gelu by tanh");
+            }
+        }
+    }
+
+    #[test]
+    fn rotations_keep_lengths_and_turn_by_the_angle() {
+        let mut angles = vec![0f32; 8];
+        rope_angles(&[0.5, 0.25, 0.1, 0.01], 3, 1.0, &mut angles);
+        let head: Vec<f32> = (1..=8).map(|x| x as f32).collect();
+        let (mut halves, mut pairs) = (head.clone(), head.clone());
+        rotate(&mut halves, &angles);
+        rope_pairs(&mut pairs, &angles);
+        let (s, c) = 1.5f32.sin_cos();
+        assert!((halves[0] - (c - 5.0 * s)).abs() < 1e-5 && (halves[4] - (5.0 * c + s)).abs() < 1e-5);
+        assert!((pairs[0] - (c - 2.0 * s)).abs() < 1e-5 && (pairs[1] - (2.0 * c + s)).abs() < 1e-5);
+    }
+
+    #[test]
+    fn the_first_of_the_largest_wins() {
+        for isa in Isa::available() {
+            for n in [1, 15, 16, 300, 1000] {
+                let mut x: Vec<f32> = (0..n).map(|i| -(i as f32)).collect();
+                assert_eq!(argmax(isa, &x), 0);
+                x[n - 1] = 5.0;
+                x[n / 2] = 5.0;
+                assert_eq!(argmax(isa, &x), n / 2);
+            }
+            assert_eq!(argmax(isa, &[f32::NAN, f32::NEG_INFINITY, 1.0, f32::NAN]), 2);
+        }
+    }
+}

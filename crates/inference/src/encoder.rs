@@ -1,0 +1,180 @@
+//! BERT on our kernels: tokens of many texts packed into one matrix, no padding.
+//!
+//! Matrices are held as brain floats (cosine to float32 above 0.9999); attention sees both ways because every token is
+//! given its text's last position.
+
+use covey_kernels::{
+    Activations, Attention, BLOCK, Format, Isa, KvShape, KvStore, Packed, Plan, Pool, attend, gelu_erf, gelu_mul,
+    layer_norm,
+};
+use serde_json::Value;
+
+use crate::weights::{Linear, Packing, Source};
+
+/// Tokens of one pass: their activations stay in the second-level cache.
+pub(crate) const PASS_TOKENS: usize = 512;
+
+#[derive(Debug)]
+pub(crate) struct Encoder {
+    pub hidden: usize,
+    heads: usize,
+    eps: f32,
+    act: Act,
+    words: Packed,
+    /// `[positions, hidden]`, the embedding of the first kind of text added.
+    positions: Vec<f32>,
+    norm: Norm,
+    layers: Vec<Layer>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Act {
+    Gelu,
+    GeluTanh,
+    Relu,
+}
+
+#[derive(Debug)]
+struct Norm {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+#[derive(Debug)]
+struct Layer {
+    qkv: Linear,
+    out: Linear,
+    attention_norm: Norm,
+    up: Linear,
+    down: Linear,
+    norm: Norm,
+}
+
+impl Encoder {
+    /// Reads a BERT by the names of Hugging Face, with or without `bert.` in front.
+    pub fn load(config: &Value, source: &mut Source, pool: &Pool) -> Result<Self, String> {
+        let need = |key: &str| {
+            config[key]
+                .as_u64()
+                .filter(|n| *n > 0)
+                .map(|n| n as usize)
+                .ok_or(format!("config.json: `{key}` is missing"))
+        };
+        let (hidden, heads) = (need("hidden_size")?, need("num_attention_heads")?);
+        let act = match config["hidden_act"].as_str().unwrap_or("gelu") {
+            "gelu" => Act::Gelu,
+            "gelu_new" | "gelu_approximate" | "gelu_pytorch_tanh" => Act::GeluTanh,
+            "relu" => Act::Relu,
+            other => return Err(format!("activation `{other}` is not served; gelu and relu are")),
+        };
+        let prefix = if source.has("embeddings.word_embeddings.weight") { "" } else { "bert." };
+        let packing = Packing { pool: pool.clone(), quantize: Some(Format::Bf16) };
+        let norm = |source: &mut Source, name: &str| {
+            // Checkpoints from TensorFlow say gamma and beta.
+            let (weight, bias) =
+                if source.has(&format!("{name}.gamma")) { ("gamma", "beta") } else { ("weight", "bias") };
+            let mut part = |part: &str| source.vector(&format!("{name}.{part}"));
+            Ok::<_, String>(Norm { weight: part(weight)?, bias: part(bias)? })
+        };
+        let words = source.matrix(&format!("{prefix}embeddings.word_embeddings.weight"), &packing)?;
+        let mut positions = source.vector(&format!("{prefix}embeddings.position_embeddings.weight"))?;
+        let kinds = source.vector(&format!("{prefix}embeddings.token_type_embeddings.weight"))?;
+        for row in positions.chunks_mut(hidden) {
+            row.iter_mut().zip(&kinds).for_each(|(x, k)| *x += k);
+        }
+        let layers = (0..need("num_hidden_layers")?)
+            .map(|i| {
+                let name = |part: &str| format!("{prefix}encoder.layer.{i}.{part}");
+                let attention = ["query", "key", "value"].map(|p| name(&format!("attention.self.{p}")));
+                Ok(Layer {
+                    qkv: source.linear(&attention, &packing)?,
+                    out: source.linear(&[name("attention.output.dense")], &packing)?,
+                    attention_norm: norm(source, &name("attention.output.LayerNorm"))?,
+                    up: source.linear(&[name("intermediate.dense")], &packing)?,
+                    down: source.linear(&[name("output.dense")], &packing)?,
+                    norm: norm(source, &name("output.LayerNorm"))?,
+                })
+            })
+            .collect::<Result<_, String>>()?;
+        let norm = norm(source, &format!("{prefix}embeddings.LayerNorm"))?;
+        let eps = config["layer_norm_eps"].as_f64().unwrap_or(1e-12) as f32;
+        Ok(Self { hidden, heads, eps, act, words, positions, norm, layers })
+    }
+
+    /// Most tokens of a text.
+    pub fn context(&self) -> usize {
+        self.positions.len() / self.hidden
+    }
+
+    /// Last hidden states of all texts, `[tokens, hidden]`, one text after another. Each has 1 to `context` tokens.
+    pub fn forward(&self, texts: &[&[u32]], pool: &Pool) -> Vec<f32> {
+        let (hidden, isa) = (self.hidden, Isa::detect());
+        let head_dim = hidden / self.heads;
+        let mut blocks = 0u32;
+        let tables: Vec<Vec<u32>> = texts
+            .iter()
+            .map(|text| {
+                let first = blocks;
+                blocks += text.len().div_ceil(BLOCK) as u32;
+                (first..blocks).collect()
+            })
+            .collect();
+        let rows: Vec<(usize, usize, u32)> = texts
+            .iter()
+            .enumerate()
+            .flat_map(|(t, text)| text.iter().enumerate().map(move |(at, id)| (t, at, *id)))
+            .collect();
+        // Each layer writes over the keys and values of the one before.
+        let kv = KvStore::new(KvShape { layers: 1, kv_heads: self.heads, head_dim, blocks: blocks as usize });
+        let plan = Plan::new(
+            &rows.iter().map(|(t, ..)| (texts[*t].len() as u32 - 1, tables[*t].as_slice())).collect::<Vec<_>>(),
+        );
+        let attention =
+            Attention { isa, layer: 0, heads: self.heads, scale: (head_dim as f32).powf(-0.5), window: None };
+        let mut x = vec![0f32; rows.len() * hidden];
+        pool.rows(&mut x, hidden, 16, |i, row| {
+            let (_, at, id) = rows[i];
+            self.words.row(id as usize, row);
+            row.iter_mut().zip(&self.positions[at * hidden..]).for_each(|(x, p)| *x += p);
+            layer_norm(isa, row, &self.norm.weight, &self.norm.bias, self.eps);
+        });
+        let (mut input, mut inner) = (Activations::new(isa), Activations::new(isa));
+        let (mut qkv, mut up) = (Vec::new(), Vec::new());
+        for layer in &self.layers {
+            input.reset(rows.len(), hidden).copy_from_slice(&x);
+            qkv.resize(rows.len() * 3 * hidden, 0.0);
+            layer.qkv.forward(&mut input, &mut qkv, false, pool);
+            pool.rows(&mut qkv, 3 * hidden, 16, |i, row| {
+                let (t, at, _) = rows[i];
+                let (k, v) = row[hidden..].split_at(hidden);
+                kv.write(0, tables[t][at / BLOCK], at % BLOCK, k, v);
+            });
+            attend(attention, &kv, &plan, &qkv, 3 * hidden, inner.reset(rows.len(), hidden), pool);
+            layer.out.forward(&mut inner, &mut x, true, pool);
+            self.normed(&mut x, &layer.attention_norm, isa, pool);
+            input.reset(rows.len(), hidden).copy_from_slice(&x);
+            let wide = layer.up.rows();
+            up.resize(rows.len() * wide, 0.0);
+            layer.up.forward(&mut input, &mut up, false, pool);
+            let up = &up;
+            pool.rows(inner.reset(rows.len(), wide), wide, 4, |i, row| {
+                row.copy_from_slice(&up[i * wide..][..wide]);
+                match self.act {
+                    Act::Gelu => gelu_erf(isa, row),
+                    Act::Relu => row.iter_mut().for_each(|x| *x = x.max(0.0)),
+                    Act::GeluTanh => {
+                        let both: Vec<f32> = row.iter().copied().chain(std::iter::repeat_n(1.0, wide)).collect();
+                        gelu_mul(isa, &both, row);
+                    }
+                }
+            });
+            layer.down.forward(&mut inner, &mut x, true, pool);
+            self.normed(&mut x, &layer.norm, isa, pool);
+        }
+        x
+    }
+
+    fn normed(&self, x: &mut [f32], norm: &Norm, isa: Isa, pool: &Pool) {
+        pool.rows(x, self.hidden, 16, |_, row| layer_norm(isa, row, &norm.weight, &norm.bias, self.eps));
+    }
+}
