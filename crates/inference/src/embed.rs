@@ -1,22 +1,36 @@
 //! Sentence vectors: tokens through an encoder, pooled, unit length.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tokenizers::{Tokenizer, TruncationParams};
 
 use crate::{
     Error,
-    encoder::{Encoder, PASS_TOKENS},
+    encoder::{
+        Encoder, PASS_TOKENS,
+        foreign::{self, Foreign},
+    },
     weights::Source,
 };
+
+/// Families of encoders, by `model_type`.
+pub(crate) const FAMILIES: [&str; 5] = ["bert", "roberta", "xlm-roberta", "distilbert", "modernbert"];
 
 /// An encoder, its tokenizer, and how its tokens become one vector.
 #[derive(Debug)]
 pub struct Embedder {
-    encoder: Encoder,
+    states: States,
+    dims: usize,
     tokenizer: Tokenizer,
     pooling: Pooling,
+}
+
+/// Who computes hidden states.
+#[derive(Debug)]
+enum States {
+    Ours(Box<Encoder>),
+    Candle(Foreign),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,27 +44,36 @@ impl Embedder {
     pub(crate) fn load(
         path: &Path,
         config: &Value,
-        source: &mut Source,
+        files: &[PathBuf],
         mut tokenizer: Tokenizer,
     ) -> Result<Self, String> {
-        let encoder = Encoder::load(config, source, &crate::pool())?;
+        let mut source = Source::safetensors(files)?;
+        let family = config["model_type"].as_str().unwrap_or_default();
+        let (states, dims, context) = if matches!(family, "bert" | "roberta" | "xlm-roberta") {
+            let encoder = Box::new(Encoder::load(config, &mut source, &crate::pool())?);
+            let (dims, context) = (encoder.hidden, encoder.context());
+            (States::Ours(encoder), dims, context)
+        } else {
+            let (model, dims, context) = Foreign::load(family, config, files)?;
+            (States::Candle(model), dims, context)
+        };
         let json = |name: &str| {
             let text = std::fs::read_to_string(path.join(name)).ok()?;
             serde_json::from_str::<Value>(&text).ok()
         };
         let limit = json("sentence_bert_config.json").and_then(|v| v["max_seq_length"].as_u64());
-        let limit = limit.map_or(encoder.context(), |n| (n as usize).min(encoder.context()));
+        let limit = limit.map_or(context, |n| (n as usize).min(context));
         let truncation = TruncationParams { max_length: limit, ..TruncationParams::default() };
         tokenizer.with_truncation(Some(truncation)).map_err(|e| format!("tokenizer: {e}"))?;
         tokenizer.with_padding(None);
         let pooling = json("1_Pooling/config.json").unwrap_or_default();
         let pooling = if pooling["pooling_mode_cls_token"] == true { Pooling::First } else { Pooling::Mean };
-        Ok(Self { encoder, tokenizer, pooling })
+        Ok(Self { states, dims, tokenizer, pooling })
     }
 
     /// Length of each vector.
     pub fn dims(&self) -> usize {
-        self.encoder.hidden
+        self.dims
     }
 
     /// One unit vector for each text, row-major, and the tokens read. `go_on` is asked before each pass.
@@ -64,27 +87,43 @@ impl Embedder {
             encoded.iter().map(|e| if e.get_ids().is_empty() { &[0][..] } else { e.get_ids() }).collect();
         let dims = self.dims();
         let mut data = vec![0f32; texts.len() * dims];
-        let mut first = 0;
-        while first < texts.len() {
+        let mut order: Vec<usize> = (0..texts.len()).collect();
+        if matches!(self.states, States::Candle(_)) {
+            order.sort_by_key(|i| ids[*i].len());
+        }
+        let mut rest = &order[..];
+        while !rest.is_empty() {
             if !go_on() {
                 return Ok(None);
             }
-            // As many whole texts as a pass takes, one at least.
-            let (mut end, mut tokens) = (first, 0);
-            while end < texts.len() && (end == first || tokens + ids[end].len() <= PASS_TOKENS) {
-                tokens += ids[end].len();
-                end += 1;
-            }
-            let states = self.encoder.forward(&ids[first..end], &crate::pool());
+            let (pass, after) = rest.split_at(self.pass(rest, &ids));
+            rest = after;
+            let batch: Vec<&[u32]> = pass.iter().map(|i| ids[*i]).collect();
+            let states = match &self.states {
+                States::Ours(encoder) => encoder.forward(&batch, &crate::pool()),
+                States::Candle(model) => model.forward(&batch, dims)?,
+            };
             let mut at = 0;
-            for (i, out) in data[first * dims..end * dims].chunks_mut(dims).enumerate() {
-                let count = ids[first + i].len();
-                self.pool(&states[at * dims..(at + count) * dims], out);
+            for i in pass {
+                let count = ids[*i].len();
+                self.pool(&states[at * dims..(at + count) * dims], &mut data[i * dims..(i + 1) * dims]);
                 at += count;
             }
-            first = end;
         }
         Ok(Some((data, ids.iter().map(|ids| ids.len() as u64).sum())))
+    }
+
+    /// How many of `rest` one pass takes: whole texts, one at least.
+    fn pass(&self, rest: &[usize], ids: &[&[u32]]) -> usize {
+        if matches!(self.states, States::Candle(_)) {
+            return rest.len().min(foreign::BATCH);
+        }
+        let mut tokens = 0;
+        let fit = rest.iter().take_while(|i| {
+            tokens += ids[**i].len();
+            tokens <= PASS_TOKENS
+        });
+        fit.count().max(1)
     }
 
     fn pool(&self, states: &[f32], out: &mut [f32]) {

@@ -1,7 +1,9 @@
-//! BERT on our kernels: tokens of many texts packed into one matrix, no padding.
+//! BERT, RoBERTa and XLM-RoBERTa on our kernels: tokens of many texts packed into one matrix, no padding.
 //!
 //! Matrices are held as brain floats (cosine to float32 above 0.9999); attention sees both ways because every token is
 //! given its text's last position.
+
+pub(crate) mod foreign;
 
 use covey_kernels::{
     Activations, Attention, BLOCK, Format, Isa, KvShape, KvStore, Packed, Plan, Pool, attend, gelu_erf, gelu_mul,
@@ -67,7 +69,10 @@ impl Encoder {
             "relu" => Act::Relu,
             other => return Err(format!("activation `{other}` is not served; gelu and relu are")),
         };
-        let prefix = if source.has("embeddings.word_embeddings.weight") { "" } else { "bert." };
+        let prefix = ["", "bert.", "roberta."]
+            .into_iter()
+            .find(|prefix| source.has(&format!("{prefix}embeddings.word_embeddings.weight")))
+            .ok_or("no tensor `embeddings.word_embeddings.weight`")?;
         let packing = Packing { pool: pool.clone(), quantize: Some(Format::Bf16) };
         let norm = |source: &mut Source, name: &str| {
             // Checkpoints from TensorFlow say gamma and beta.
@@ -79,6 +84,11 @@ impl Encoder {
         let words = source.matrix(&format!("{prefix}embeddings.word_embeddings.weight"), &packing)?;
         let mut positions = source.vector(&format!("{prefix}embeddings.position_embeddings.weight"))?;
         let kinds = source.vector(&format!("{prefix}embeddings.token_type_embeddings.weight"))?;
+        if config["model_type"] != "bert" {
+            // RoBERTa counts positions from behind the padding token's number.
+            let skipped = config["pad_token_id"].as_u64().unwrap_or(1) as usize + 1;
+            positions.drain(..(skipped * hidden).min(positions.len()));
+        }
         for row in positions.chunks_mut(hidden) {
             row.iter_mut().zip(&kinds).for_each(|(x, k)| *x += k);
         }

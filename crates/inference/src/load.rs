@@ -14,7 +14,7 @@ use crate::{
     chat::Template,
     config,
     decoder::Decoder,
-    embed::Embedder,
+    embed::{Embedder, FAMILIES},
     weights::{Packing, Source},
 };
 
@@ -73,7 +73,7 @@ pub fn discover(dir: &Path) -> Vec<Discovered> {
 fn describe(name: String, path: PathBuf) -> Option<Discovered> {
     let text = fs::read_to_string(path.join("config.json")).ok()?;
     let family = serde_json::from_str::<serde_json::Value>(&text).ok()?["model_type"].as_str()?.to_owned();
-    let task = if family == "bert" { "embed" } else { "generate" };
+    let task = if FAMILIES.contains(&family.as_str()) { "embed" } else { "generate" };
     let bytes = weight_files(&path).iter().filter_map(|f| fs::metadata(f).ok()).map(|m| m.len()).sum();
     Some(Discovered { name, path, family, task, bytes })
 }
@@ -106,8 +106,8 @@ fn folder(path: &Path, packing: &Packing) -> Result<Model, String> {
         return Err("no *.safetensors file in it".into());
     }
     let raw: serde_json::Value = serde_json::from_str(&json).map_err(|e| format!("config.json: {e}"))?;
-    if raw["model_type"] == "bert" {
-        let embedder = Embedder::load(path, &raw, &mut Source::safetensors(&files)?, tokenizer)?;
+    if raw["model_type"].as_str().is_some_and(|family| FAMILIES.contains(&family)) {
+        let embedder = Embedder::load(path, &raw, &files, tokenizer)?;
         return Ok(Model::Embed(Box::new(embedder)));
     }
     let shape = config::from_hf(&raw)?;

@@ -147,17 +147,20 @@ fn permuted_llama_rows_of_gguf_rotate_as_the_plain_ones() {
 }
 
 #[test]
-fn bert_agrees_with_transformers() {
-    let golden = json(goldens().join("bert/golden.json"));
-    let Model::Embed(bert) = Model::load(&goldens().join("bert")).unwrap() else { panic!("BERT makes vectors") };
-    let texts: Vec<String> = numbers(&golden["texts"]);
-    let (data, tokens) = bert.embed(&texts, || true).unwrap().unwrap();
-    assert_eq!(tokens, 44);
-    for (row, want) in golden["vectors"].as_array().unwrap().iter().enumerate() {
-        let want: Vec<f32> = numbers(want);
-        let got = &data[row * bert.dims()..(row + 1) * bert.dims()];
-        let cosine: f32 = got.iter().zip(&want).map(|(a, b)| a * b).sum();
-        assert!(cosine > 0.9999, "text {row}: cosine {cosine}");
+fn encoders_agree_with_transformers() {
+    for name in ["bert", "xlm_roberta", "distilbert"] {
+        let golden = json(goldens().join(name).join("golden.json"));
+        let Model::Embed(model) = Model::load(&goldens().join(name)).unwrap() else { panic!("{name} makes vectors") };
+        let texts: Vec<String> = numbers(&golden["texts"]);
+        let (data, tokens) = model.embed(&texts, || true).unwrap().unwrap();
+        assert_eq!(tokens, 44);
+        for (row, want) in golden["vectors"].as_array().unwrap().iter().enumerate() {
+            let want: Vec<f32> = numbers(want);
+            let got = &data[row * model.dims()..(row + 1) * model.dims()];
+            let cosine: f32 = got.iter().zip(&want).map(|(a, b)| a * b).sum();
+            assert!(cosine > 0.9999, "{name} text {row}: cosine {cosine}");
+        }
+        assert!(model.embed(&texts, || false).unwrap().is_none(), "a cancelled request stops before its first pass");
     }
 }
 

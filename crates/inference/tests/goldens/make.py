@@ -54,19 +54,20 @@ def decoder(name, config, seed=1):
     (out / "golden.json").write_text(json.dumps({"transformers": transformers.__version__, "cases": cases}))
 
 
-def bert():
+def encoder(name, config, classes):
+    if len(sys.argv) > 1 and name not in sys.argv[1:]:
+        return
     torch.manual_seed(1)
-    config = transformers.BertConfig(**SMALL)
-    model = transformers.BertModel(config, add_pooling_layer=False).float()
+    model = classes(config).float()
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.2) if p.ndim > 1 else torch.nn.init.uniform_(p, 0.5, 1.5)
-    out = save("bert", model, config)
-    texts = ["w1 w2 w3", "w9", " ".join(f"w{i}" for i in range(10, 50))]
+    out = save(name, model, config)
+    texts = ["w4 w2 w3", "w9", " ".join(f"w{i}" for i in range(10, 50))]
     vectors = []
     with torch.no_grad():
         for text in texts:
             ids = torch.tensor([[int(w[1:]) for w in text.split()]])
-            v = model(ids).last_hidden_state[0].mean(0)
+            v = model(ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0].mean(0)
             vectors.append([round(x, 6) for x in (v / v.norm()).tolist()])
     (out / "golden.json").write_text(json.dumps({"transformers": transformers.__version__, "texts": texts, "vectors": vectors}))
 
@@ -99,6 +100,10 @@ if __name__ == "__main__":
     gemma = {**SMALL, "num_hidden_layers": 3}
     kinds = ["sliding_attention", "sliding_attention", "full_attention"]
     decoder("gemma3", transformers.Gemma3TextConfig(**gemma, num_key_value_heads=2, head_dim=16, sliding_window=24, layer_types=kinds, query_pre_attn_scalar=20, pad_token_id=0))
+    T = transformers
+    encoder("bert", T.BertConfig(**SMALL), lambda c: T.BertModel(c, add_pooling_layer=False))
+    encoder("xlm_roberta", T.XLMRobertaConfig(**SMALL, pad_token_id=1), lambda c: T.XLMRobertaModel(c, add_pooling_layer=False))
+    distil = dict(vocab_size=96, dim=48, n_layers=2, n_heads=4, hidden_dim=80, max_position_embeddings=256)
+    encoder("distilbert", T.DistilBertConfig(**distil), T.DistilBertModel)
     if len(sys.argv) == 1:
-        bert()
         held_out()
