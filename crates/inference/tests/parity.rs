@@ -148,7 +148,7 @@ fn permuted_llama_rows_of_gguf_rotate_as_the_plain_ones() {
 
 #[test]
 fn encoders_agree_with_transformers() {
-    for name in ["bert", "xlm_roberta", "distilbert"] {
+    for name in ["bert", "xlm_roberta", "distilbert", "modernbert"] {
         let golden = json(goldens().join(name).join("golden.json"));
         let Model::Embed(model) = Model::load(&goldens().join(name)).unwrap() else { panic!("{name} makes vectors") };
         let texts: Vec<String> = numbers(&golden["texts"]);

@@ -46,7 +46,7 @@ impl Foreign {
             return Ok((Self::Distil(model), dims, context));
         }
         let dims = size_of_vectors(&config, "hidden_size")?;
-        let config = serde_json::from_value(config).map_err(read)?;
+        let config = serde_json::from_value(modern(config)).map_err(read)?;
         let vars = if bare { vars.rename_f(|name: &str| name.trim_start_matches("model.").to_owned()) } else { vars };
         let model = modernbert::ModernBert::load(vars, &config).map_err(|e| e.to_string())?;
         Ok((Self::Modern(model), dims, context))
@@ -76,6 +76,22 @@ impl Foreign {
         let rows = padded.chunks(width * dims).zip(texts);
         Ok(rows.flat_map(|(row, text)| row[..text.len() * dims].iter().copied()).collect())
     }
+}
+
+/// A ModernBERT's settings under the names that candle-transformers reads.
+fn modern(mut config: Value) -> Value {
+    let theta = |kind: &str, old: &str, default: f64| {
+        config["rope_parameters"][kind]["rope_theta"].as_f64().or(config[old].as_f64()).unwrap_or(default)
+    };
+    let (global, local) = (
+        theta("full_attention", "global_rope_theta", 160_000.0),
+        theta("sliding_attention", "local_rope_theta", 10_000.0),
+    );
+    let eps = config["norm_eps"].as_f64().or(config["layer_norm_eps"].as_f64()).unwrap_or(1e-5);
+    config["global_rope_theta"] = global.into();
+    config["local_rope_theta"] = local.into();
+    config["layer_norm_eps"] = eps.into();
+    config
 }
 
 fn size_of_vectors(config: &Value, key: &str) -> Result<usize, String> {

@@ -105,5 +105,8 @@ if __name__ == "__main__":
     encoder("xlm_roberta", T.XLMRobertaConfig(**SMALL, pad_token_id=1), lambda c: T.XLMRobertaModel(c, add_pooling_layer=False))
     distil = dict(vocab_size=96, dim=48, n_layers=2, n_heads=4, hidden_dim=80, max_position_embeddings=256)
     encoder("distilbert", T.DistilBertConfig(**distil), T.DistilBertModel)
+    # Three layers, the middle ones local with a window of 16.
+    modern = dict(SMALL, num_hidden_layers=3, global_attn_every_n_layers=3, local_attention=16, pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2)
+    encoder("modernbert", T.ModernBertConfig(**modern), T.ModernBertModel)
     if len(sys.argv) == 1:
         held_out()
