@@ -45,12 +45,29 @@ pub struct Sampling {
     /// Tells the logarithm of each token's probability, and of so many likeliest ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logprobs: Option<u8>,
+    /// What the answer must look like.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub constraint: Option<Constraint>,
     /// Goes on after the model's own end of answer, up to `max_tokens`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ignore_eos: bool,
     /// Texts that end the answer and are not part of it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stop: Vec<String>,
+}
+
+/// What an answer must look like. The model can make nothing else.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Constraint {
+    /// JSON that this JSON Schema allows; `{"type": "object"}` for any object.
+    JsonSchema(Value),
+    /// Text that this regular expression (of Rust's syntax, without anchors and look-around) matches as a whole.
+    Regex(String),
+    /// Text of a context-free grammar in Lark's syntax, from the rule `start`.
+    Lark(String),
+    /// One of these texts.
+    Choice(Vec<String>),
 }
 
 /// One message of a chat. Content is text; other fields pass to the chat template as they are.

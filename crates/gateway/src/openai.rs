@@ -21,7 +21,7 @@ use axum::{
 use base64::Engine as _;
 use covey_domain::{
     Error, ErrorKind,
-    infer::{ChatMessage, Finish, InferEvent, InferRequest, Prompt, Sampling, Usage, Work},
+    infer::{ChatMessage, Constraint, Finish, InferEvent, InferRequest, Prompt, Sampling, Usage, Work},
 };
 use futures::{StreamExt as _, stream::BoxStream};
 use serde::Deserialize;
@@ -80,6 +80,19 @@ struct Options {
     top_k: Option<usize>,
     seed: Option<u64>,
     stop: Option<OneOrMany>,
+    min_p: Option<f64>,
+    presence_penalty: Option<f64>,
+    frequency_penalty: Option<f64>,
+    repetition_penalty: Option<f64>,
+    #[serde(default)]
+    logit_bias: Option<std::collections::BTreeMap<String, f64>>,
+    response_format: Option<Value>,
+    guided_json: Option<Value>,
+    guided_regex: Option<String>,
+    guided_choice: Option<Vec<String>>,
+    guided_grammar: Option<String>,
+    #[serde(default)]
+    ignore_eos: bool,
     #[serde(default)]
     stream: bool,
     stream_options: Option<StreamOptions>,
@@ -136,11 +149,54 @@ fn read<T: serde::de::DeserializeOwned>(body: &Bytes) -> Result<T, Failed> {
 }
 
 impl Options {
+    /// What the answer must look like: OpenAI's `response_format`, or vLLM's `guided_*`.
+    fn constraint(&self) -> Result<Option<Constraint>, Error> {
+        let guided = [
+            self.guided_json.clone().map(Constraint::JsonSchema),
+            self.guided_regex.clone().map(Constraint::Regex),
+            self.guided_choice.clone().map(Constraint::Choice),
+            self.guided_grammar.clone().map(Constraint::Lark),
+        ];
+        let mut all: Vec<Constraint> = guided.into_iter().flatten().collect();
+        if let Some(format) = self.response_format.as_ref().filter(|f| !f.is_null()) {
+            match format["type"].as_str() {
+                Some("text") => {}
+                Some("json_object") => all.push(Constraint::JsonSchema(json!({"type": "object"}))),
+                Some("json_schema") => {
+                    let schema = &format["json_schema"]["schema"];
+                    if !schema.is_object() {
+                        return Err(Error::invalid("`response_format.json_schema.schema` is missing"));
+                    }
+                    all.push(Constraint::JsonSchema(schema.clone()));
+                }
+                _ => return Err(Error::invalid("`response_format.type` must be text, json_object or json_schema")),
+            }
+        }
+        if all.len() > 1 {
+            return Err(Error::invalid("only one of `response_format` and `guided_*` may be given"));
+        }
+        Ok(all.pop())
+    }
+
     fn split(self) -> Result<(String, Sampling, Reply), Failed> {
         let check = |ok: bool, why: &str| if ok { Ok(()) } else { Err(Error::invalid(why)) };
         check(self.n.unwrap_or(1) == 1, "`n` must be 1")?;
         check(self.temperature.is_none_or(|t| (0.0..=100.0).contains(&t)), "`temperature` must be between 0 and 100")?;
         check(self.top_p.is_none_or(|p| p > 0.0 && p <= 1.0), "`top_p` must be above 0 and at most 1")?;
+        let within = |x: Option<f64>, from: f64, to: f64| x.is_none_or(|x| (from..=to).contains(&x));
+        check(within(self.min_p, 0.0, 1.0), "`min_p` must be between 0 and 1")?;
+        check(within(self.presence_penalty, -2.0, 2.0), "`presence_penalty` must be between -2 and 2")?;
+        check(within(self.frequency_penalty, -2.0, 2.0), "`frequency_penalty` must be between -2 and 2")?;
+        check(within(self.repetition_penalty, 0.01, 10.0), "`repetition_penalty` must be between 0.01 and 10")?;
+        let constraint = self.constraint()?;
+        let mut logit_bias = std::collections::BTreeMap::new();
+        for (token, by) in self.logit_bias.unwrap_or_default() {
+            let id = token
+                .parse()
+                .map_err(|_| Error::invalid(format!("`logit_bias` has `{token}`, which is no token id")))?;
+            check((-100.0..=100.0).contains(&by), "`logit_bias` must be between -100 and 100")?;
+            logit_bias.insert(id, by);
+        }
         let model = self.model.filter(|m| !m.is_empty()).ok_or_else(|| Error::invalid("`model` is missing"))?;
         let sampling = Sampling {
             max_tokens: self.max_completion_tokens.or(self.max_tokens),
@@ -149,6 +205,13 @@ impl Options {
             top_k: self.top_k,
             seed: self.seed,
             stop: self.stop.map(OneOrMany::into_vec).unwrap_or_default(),
+            min_p: self.min_p,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            repetition_penalty: self.repetition_penalty,
+            logit_bias,
+            constraint,
+            ignore_eos: self.ignore_eos,
             ..Sampling::default()
         };
         let reply = Reply { stream: self.stream, usage: self.stream_options.is_some_and(|o| o.include_usage) };

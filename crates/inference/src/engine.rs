@@ -183,6 +183,7 @@ struct Stream {
     answer: AnswerId,
     choice: u32,
     sampler: Sampler,
+    matcher: Option<llguidance::Matcher>,
     logprobs: Option<usize>,
     detokenizer: text::Detokenizer,
     stops: text::Stops,
@@ -286,7 +287,11 @@ impl<'a> Loop<'a> {
 
     fn admit(&mut self, request: Request) {
         let Request { work, events } = request;
-        let (tokens, sampling) = match self.begin(work) {
+        let begun = self.begin(work).and_then(|(tokens, sampling)| {
+            let matcher = sampling.constraint.as_ref().map(|c| self.generator.constrain(c)).transpose()?;
+            Ok((tokens, sampling, matcher))
+        });
+        let (tokens, sampling, matcher) = match begun {
             Ok(begun) => begun,
             Err(error) => {
                 let _ = events.try_send(Err(error));
@@ -310,6 +315,7 @@ impl<'a> Loop<'a> {
                 answer: id,
                 choice: 0,
                 sampler: Sampler::new(&sampling, &tokens),
+                matcher,
                 logprobs: sampling.logprobs.map(usize::from),
                 detokenizer: text::Detokenizer::default(),
                 stops: text::Stops::new(&sampling.stop),
@@ -489,8 +495,9 @@ impl<'a> Loop<'a> {
                     Ok((id, copies)) => {
                         copies.into_iter().for_each(|(from, to)| self.kv.copy(from, to));
                         let mut logits = self.work.logits()[at * vocab..(at + 1) * vocab].to_vec();
-                        let drawn = fork.sampler.draw(&mut logits, row.position, fork.logprobs);
-                        fork.sampler.saw(drawn.token);
+                        let Stream { sampler, matcher, logprobs, .. } = &mut fork;
+                        let drawn =
+                            draw(sampler, matcher.as_mut(), &self.generator.eos, &mut logits, row.position, *logprobs);
                         forks.push((id, drawn));
                         id
                     }
@@ -510,31 +517,28 @@ impl<'a> Loop<'a> {
     /// Draws for each row of logits, on all threads: the guesses that are right, and the token behind them.
     fn draw(&mut self, rows: &[Row]) -> Vec<Vec<Drawn>> {
         struct Job<'j> {
-            sampler: Option<&'j mut Sampler>,
-            tops: Option<usize>,
+            stream: Option<&'j mut Stream>,
             logits: &'j mut [f32],
             drawn: Vec<Drawn>,
         }
         let vocab = self.generator.decoder.logits();
-        let pool = self.work.pool().clone();
-        let mut samplers: BTreeMap<SequenceId, (&mut Sampler, Option<usize>)> =
-            self.streams.iter_mut().map(|(id, s)| (*id, (&mut s.sampler, s.logprobs))).collect();
+        let (pool, eos) = (self.work.pool().clone(), &self.generator.eos);
+        let mut streams: BTreeMap<SequenceId, &mut Stream> = self.streams.iter_mut().map(|(id, s)| (*id, s)).collect();
         let mut rest = self.work.logits();
         let mut jobs: Vec<Job<'_>> = Vec::with_capacity(rows.len());
         for row in rows {
             let (logits, after) = std::mem::take(&mut rest).split_at_mut((1 + row.guesses.len()) * vocab);
             rest = after;
-            let (sampler, tops) = samplers.remove(&row.sequence).unzip();
-            jobs.push(Job { sampler, tops: tops.flatten(), logits, drawn: Vec::new() });
+            jobs.push(Job { stream: streams.remove(&row.sequence), logits, drawn: Vec::new() });
         }
         pool.rows(&mut jobs, 1, 1, |i, job| {
-            let Some(sampler) = &mut job[0].sampler else { return };
-            let (row, tops) = (&rows[i], job[0].tops);
-            for (k, logits) in job[0].logits.chunks_mut(vocab).enumerate() {
-                let drawn = sampler.draw(logits, row.position + k, tops);
-                sampler.saw(drawn.token);
-                let right = row.guesses.get(k) == Some(&drawn.token);
-                job[0].drawn.push(drawn);
+            let Job { stream: Some(stream), logits, drawn } = &mut job[0] else { return };
+            let row = &rows[i];
+            let Stream { sampler, matcher, logprobs, .. } = &mut **stream;
+            for (k, logits) in logits.chunks_mut(vocab).enumerate() {
+                let next = draw(sampler, matcher.as_mut(), eos, logits, row.position + k, *logprobs);
+                let right = row.guesses.get(k) == Some(&next.token) && !next.ended;
+                drawn.push(next);
                 if !right {
                     break;
                 }
@@ -556,12 +560,13 @@ impl<'a> Loop<'a> {
             self.scheduler.push(id, token);
         }
         let (mut text, mut finish) = (String::new(), None);
-        if !stream.ignore_eos && self.generator.eos.contains(&token) {
+        let ends = self.generator.eos.contains(&token);
+        if ends && (drawn.ended || !stream.ignore_eos) {
             finish = Some(Finish::Stop);
         } else {
             let (shown, stopped) = stream.stops.push(&stream.detokenizer.push(tokenizer, token));
             text = shown;
-            if stopped {
+            if stopped || drawn.ended {
                 finish = Some(Finish::Stop);
             } else if stream.made >= stream.room {
                 finish = Some(Finish::Length);
@@ -607,4 +612,41 @@ impl<'a> Loop<'a> {
         self.scheduler = Scheduler::new(blocks, self.limits);
         self.work = Workspace::new(crate::pool());
     }
+}
+
+/// Draws one token, of those that the grammar allows.
+fn draw(
+    sampler: &mut Sampler,
+    matcher: Option<&mut llguidance::Matcher>,
+    eos: &[u32],
+    logits: &mut [f32],
+    position: usize,
+    tops: Option<usize>,
+) -> Drawn {
+    let Some(matcher) = matcher else {
+        let drawn = sampler.draw(logits, position, tops);
+        sampler.saw(drawn.token);
+        return drawn;
+    };
+    let end = eos.first().copied().unwrap_or(logits.len() as u32 - 1);
+    // A grammar that fails (a bound of its parser was met) ends the answer where it stands.
+    let Ok(allowed) = matcher.compute_mask_or_eos() else {
+        return Drawn { token: end, ended: true, ..Drawn::default() };
+    };
+    let may_end = allowed.is_allowed(end);
+    for (token, logit) in logits.iter_mut().enumerate() {
+        let token = token as u32;
+        if !(allowed.is_allowed(token) || may_end && eos.contains(&token)) {
+            *logit = f32::NEG_INFINITY;
+        }
+    }
+    let mut drawn = sampler.draw(logits, position, tops);
+    sampler.saw(drawn.token);
+    if eos.contains(&drawn.token) || drawn.token == end {
+        drawn.token = end;
+        drawn.ended = true;
+    } else {
+        drawn.ended = matcher.consume_token(drawn.token).is_err() || matcher.is_stopped();
+    }
+    drawn
 }

@@ -7,6 +7,7 @@
 mod cache;
 mod chat;
 mod config;
+mod constraint;
 mod decoder;
 mod embed;
 mod encoder;
@@ -70,6 +71,8 @@ pub struct Generator {
     pub(crate) tokenizer: tokenizers::Tokenizer,
     pub(crate) template: Option<chat::Template>,
     pub(crate) eos: Vec<u32>,
+    /// Made at the first constrained request.
+    pub(crate) grammars: OnceLock<constraint::Grammars>,
 }
 
 impl Model {
@@ -85,6 +88,18 @@ impl Model {
 }
 
 impl Generator {
+    /// A matcher for a fresh answer.
+    pub(crate) fn constrain(&self, to: &covey_domain::infer::Constraint) -> Result<llguidance::Matcher, Error> {
+        let grammars = match self.grammars.get() {
+            Some(grammars) => grammars,
+            None => {
+                let made = constraint::Grammars::new(&self.tokenizer, self.decoder.logits(), &self.eos)?;
+                self.grammars.get_or_init(|| made)
+            }
+        };
+        grammars.start(to)
+    }
+
     /// Logits of the position after `tokens`, `[vocab]`. For parity tests.
     pub fn logits(&self, tokens: &[u32]) -> Vec<f32> {
         self.alone(tokens, 1, |logits| logits.to_vec())

@@ -132,7 +132,7 @@ fn folder(path: &Path, packing: &Packing) -> Result<Model, String> {
     eos.extend(tokenizer.token_to_id(&special("eos_token")));
     eos.sort_unstable();
     eos.dedup();
-    Ok(Model::Generate(Box::new(Generator { decoder, tokenizer, template, eos })))
+    Ok(Model::Generate(Box::new(Generator { decoder, tokenizer, template, eos, grammars: Default::default() })))
 }
 
 fn gguf(path: &Path, packing: &Packing) -> Result<Model, String> {
@@ -148,7 +148,7 @@ fn gguf(path: &Path, packing: &Packing) -> Result<Model, String> {
     let eos = id("tokenizer.ggml.eos_token_id").into_iter().chain(id("tokenizer.ggml.eot_token_id")).collect();
     let decoder = Decoder::load(shape, &mut Source::Gguf(Box::new(content), file), packing)
         .map_err(|e| format!("it is damaged or cut short ({e}); copy it again"))?;
-    Ok(Model::Generate(Box::new(Generator { decoder, tokenizer, template, eos })))
+    Ok(Model::Generate(Box::new(Generator { decoder, tokenizer, template, eos, grammars: Default::default() })))
 }
 
 fn ids(value: &serde_json::Value) -> Vec<u32> {

@@ -38,6 +38,8 @@ pub(crate) struct Drawn {
     pub logprob: Option<f32>,
     /// The likeliest tokens and theirs.
     pub top: Vec<(u32, f32)>,
+    /// Nothing may follow: the grammar is at its end.
+    pub ended: bool,
 }
 
 impl Sampler {
@@ -92,7 +94,12 @@ impl Sampler {
         let total = log_sum_exp(logits);
         let mut top = best(logits, tops);
         top.iter_mut().for_each(|(_, l)| *l -= total);
-        Drawn { token, logprob: Some(logits.get(token as usize).map_or(f32::NEG_INFINITY, |l| l - total)), top }
+        Drawn {
+            token,
+            logprob: Some(logits.get(token as usize).map_or(f32::NEG_INFINITY, |l| l - total)),
+            top,
+            ended: false,
+        }
     }
 
     fn throw(&self, logits: &[f32], position: usize) -> u32 {
