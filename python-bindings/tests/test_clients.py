@@ -219,6 +219,50 @@ def test_openai_chat_completions_and_models(openai):
     assert "tiny" in [m.id for m in openai.models.list()]
 
 
+def test_openai_choices_logprobs_and_token_prompts(openai):
+    asked = [{"role": "user", "content": "Repeat: sun moon star"}]
+    warm = dict(model="tiny", messages=asked, n=3, seed=7, temperature=4.0, max_tokens=30)
+    whole = openai.chat.completions.create(**warm)
+    assert [c.index for c in whole.choices] == [0, 1, 2] and len({c.message.content for c in whole.choices}) > 1
+    alone = openai.chat.completions.create(**{**warm, "n": 1, "seed": 8})
+    assert alone.choices[0].message.content == whole.choices[1].message.content
+    texts, ends = ["", "", ""], {}
+    for chunk in openai.chat.completions.create(**warm, stream=True):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+            ends.update({choice.index: choice.finish_reason} if choice.finish_reason else {})
+    assert texts == [c.message.content for c in whole.choices]
+    assert ends == {c.index: c.finish_reason for c in whole.choices}
+    told = openai.chat.completions.create(model="tiny", messages=asked, logprobs=True, top_logprobs=2).choices[0]
+    assert "".join(t.token for t in told.logprobs.content).strip() == "sun moon star"
+    assert all(t.logprob <= 0 and t.top_logprobs[0].logprob == t.logprob for t in told.logprobs.content)
+    prompts = ["<|user|>Repeat: blue<|end|><|assistant|>", "<|user|>Repeat: red<|end|><|assistant|>"]
+    both = openai.completions.create(model="tiny", prompt=prompts, logprobs=1)
+    assert [c.text for c in both.choices] == ["blue", "red"] and both.choices[0].logprobs.text_offset[0] == 0
+    assert openai.completions.create(model="tiny", prompt=[5, 6, 7], max_tokens=2).usage.prompt_tokens == 3
+    with pytest.raises(BadRequestError, match="vocabulary"):
+        openai.completions.create(model="tiny", prompt=[10**6])
+
+
+def test_openai_structured_output(openai):
+    from pydantic import BaseModel
+
+    class Place(BaseModel):
+        name: str
+        rivers: list[int]
+
+    asked = [{"role": "user", "content": "Where does the river run?"}]
+    parsed = openai.beta.chat.completions.parse(model="tiny", messages=asked, response_format=Place, max_tokens=200, temperature=1.2, seed=4)
+    if parsed.choices[0].finish_reason == "stop":
+        assert isinstance(parsed.choices[0].message.parsed, Place)
+    free = openai.chat.completions.create(
+        model="tiny", messages=asked, temperature=1.5, seed=1, extra_body={"guided_choice": ["north", "south"]}
+    )
+    assert free.choices[0].message.content in ("north", "south")
+    with pytest.raises(BadRequestError, match="constraint is wrong"):
+        openai.chat.completions.create(model="tiny", messages=asked, extra_body={"guided_regex": "("})
+
+
 def test_openai_errors_have_their_shape(openai):
     with pytest.raises(NotFoundError) as caught:
         openai.chat.completions.create(model="none", messages=[{"role": "user", "content": "x"}])
@@ -226,7 +270,7 @@ def test_openai_errors_have_their_shape(openai):
     with pytest.raises(BadRequestError):
         openai.chat.completions.create(model="tiny", messages=[])
     with pytest.raises(BadRequestError):
-        openai.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "x"}], n=3)
+        openai.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "x"}], n=1000)
 
 
 def test_an_upstream_is_a_model_like_any_other(nodes, tmp_path):

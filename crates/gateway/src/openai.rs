@@ -4,30 +4,39 @@
 //! it is absent, which small local models want; everything else means what OpenAI says, and what is not served is an
 //! error in OpenAI's shape.
 
-use std::{
-    convert::Infallible,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
 use axum::{
     Json, Router,
     body::Bytes,
     extract::State,
     http::StatusCode,
-    response::{IntoResponse as _, Response, Sse, sse},
+    response::{IntoResponse as _, Response},
     routing::{get, post},
 };
 use base64::Engine as _;
 use covey_domain::{
     Error, ErrorKind,
-    infer::{ChatMessage, Constraint, Finish, InferEvent, InferRequest, Prompt, Sampling, Usage, Work},
+    infer::{ChatMessage, Constraint, InferEvent, InferRequest, Prompt, Sampling, Work},
 };
-use futures::{StreamExt as _, stream::BoxStream};
+use futures::StreamExt as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::Cluster;
+
+mod answer;
+
+use answer::{CHAT, TEXT, answer};
+
+/// Answers to one request, at most.
+const CHOICES_MAX: u32 = 128;
+
+/// Likeliest tokens told for each token, at most.
+const TOP_LOGPROBS_MAX: u64 = 20;
+
+/// Prompts of one completion request, at most.
+const PROMPTS_MAX: usize = 64;
 
 type Port = State<Arc<dyn Cluster>>;
 
@@ -97,6 +106,8 @@ struct Options {
     stream: bool,
     stream_options: Option<StreamOptions>,
     n: Option<u32>,
+    logprobs: Option<Value>,
+    top_logprobs: Option<u8>,
 }
 
 #[derive(Deserialize)]
@@ -134,7 +145,28 @@ struct ChatRequest {
 struct CompletionRequest {
     #[serde(flatten)]
     options: Options,
-    prompt: OneOrMany,
+    prompt: Prompts,
+}
+
+/// One text or several, the tokens of one or of several.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Prompts {
+    Text(String),
+    Texts(Vec<String>),
+    Tokens(Vec<u32>),
+    Many(Vec<Vec<u32>>),
+}
+
+impl Prompts {
+    fn into_vec(self) -> Vec<Prompt> {
+        match self {
+            Self::Text(text) => vec![Prompt::Text(text)],
+            Self::Texts(all) => all.into_iter().map(Prompt::Text).collect(),
+            Self::Tokens(tokens) => vec![Prompt::Tokens(tokens)],
+            Self::Many(all) => all.into_iter().map(Prompt::Tokens).collect(),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -180,7 +212,15 @@ impl Options {
 
     fn split(self) -> Result<(String, Sampling, Reply), Failed> {
         let check = |ok: bool, why: &str| if ok { Ok(()) } else { Err(Error::invalid(why)) };
-        check(self.n.unwrap_or(1) == 1, "`n` must be 1")?;
+        check((1..=CHOICES_MAX).contains(&self.n.unwrap_or(1)), "`n` must be between 1 and 128")?;
+        let logprobs = match &self.logprobs {
+            None | Some(Value::Null | Value::Bool(false)) => None,
+            Some(Value::Bool(true)) => Some(u64::from(self.top_logprobs.unwrap_or(0))),
+            Some(other) => {
+                Some(other.as_u64().ok_or_else(|| Error::invalid("`logprobs` must be true, false or a number"))?)
+            }
+        };
+        check(logprobs.is_none_or(|n| n <= TOP_LOGPROBS_MAX), "`top_logprobs` must be at most 20")?;
         check(self.temperature.is_none_or(|t| (0.0..=100.0).contains(&t)), "`temperature` must be between 0 and 100")?;
         check(self.top_p.is_none_or(|p| p > 0.0 && p <= 1.0), "`top_p` must be above 0 and at most 1")?;
         let within = |x: Option<f64>, from: f64, to: f64| x.is_none_or(|x| (from..=to).contains(&x));
@@ -211,10 +251,15 @@ impl Options {
             repetition_penalty: self.repetition_penalty,
             logit_bias,
             constraint,
+            n: self.n.filter(|n| *n > 1),
+            logprobs: logprobs.map(|n| n as u8),
             ignore_eos: self.ignore_eos,
-            ..Sampling::default()
         };
-        let reply = Reply { stream: self.stream, usage: self.stream_options.is_some_and(|o| o.include_usage) };
+        let reply = Reply {
+            stream: self.stream,
+            usage: self.stream_options.is_some_and(|o| o.include_usage),
+            choices: self.n.unwrap_or(1),
+        };
         Ok((model, sampling, reply))
     }
 }
@@ -222,6 +267,8 @@ impl Options {
 struct Reply {
     stream: bool,
     usage: bool,
+    /// Answers to each prompt.
+    choices: u32,
 }
 
 async fn models(State(cluster): Port) -> Json<Value> {
@@ -242,17 +289,18 @@ async fn chat(State(cluster): Port, body: Bytes) -> Result<Response, Failed> {
     }
     let (model, sampling, reply) = request.options.split()?;
     let work = Work::Chat { messages, tools: request.tools, sampling };
-    answer(cluster, model, work, reply, &CHAT).await
+    answer(cluster, model, vec![work], reply, &CHAT).await
 }
 
 async fn completions(State(cluster): Port, body: Bytes) -> Result<Response, Failed> {
     let request: CompletionRequest = read(&body)?;
-    let mut prompts = request.prompt.into_vec();
-    let (Some(prompt), true) = (prompts.pop(), prompts.is_empty()) else {
-        return Err(Error::invalid("`prompt` must be one text").into());
-    };
+    let prompts = request.prompt.into_vec();
+    if prompts.is_empty() || prompts.len() > PROMPTS_MAX {
+        return Err(Error::invalid("`prompt` must be one text or up to 64").into());
+    }
     let (model, sampling, reply) = request.options.split()?;
-    answer(cluster, model, Work::Complete { prompt: Prompt::Text(prompt), sampling }, reply, &TEXT).await
+    let works = prompts.into_iter().map(|prompt| Work::Complete { prompt, sampling: sampling.clone() }).collect();
+    answer(cluster, model, works, reply, &TEXT).await
 }
 
 /// A message whose content is text or a list of text parts.
@@ -279,145 +327,6 @@ fn message(value: Value) -> Result<ChatMessage, Failed> {
         Some(_) => return Err(wrong("`content` is neither text nor a list of parts")),
     };
     Ok(ChatMessage { role, content, extra: fields })
-}
-
-/// What differs between the two endpoints.
-struct Shape {
-    prefix: &'static str,
-    object: &'static str,
-    chunk: &'static str,
-    whole: fn(&str) -> Value,
-    delta: fn(Option<&str>, bool) -> Value,
-}
-
-const CHAT: Shape = Shape {
-    prefix: "chatcmpl",
-    object: "chat.completion",
-    chunk: "chat.completion.chunk",
-    whole: |text| json!({"message": {"role": "assistant", "content": text, "refusal": null}}),
-    delta: |text, first| match (text, first) {
-        (Some(text), true) => json!({"delta": {"role": "assistant", "content": text}}),
-        (Some(text), false) => json!({"delta": {"content": text}}),
-        (None, _) => json!({"delta": {}}),
-    },
-};
-
-const TEXT: Shape = Shape {
-    prefix: "cmpl",
-    object: "text_completion",
-    chunk: "text_completion",
-    whole: |text| json!({"text": text}),
-    delta: |text, _| json!({"text": text.unwrap_or_default()}),
-};
-
-async fn answer(
-    cluster: Arc<dyn Cluster>,
-    model: String,
-    work: Work,
-    reply: Reply,
-    shape: &'static Shape,
-) -> Result<Response, Failed> {
-    let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
-    let head = Head { id: format!("{}-{nanos:x}", shape.prefix), created, model: model.clone() };
-    let mut events = cluster.infer(InferRequest { model: model.into(), work });
-    if reply.stream {
-        // The first event decides between an HTTP error and a stream.
-        let first = events.next().await.unwrap_or_else(|| Err(Error::internal("the model gave no answer")))?;
-        let events = futures::stream::iter([Ok(first)]).chain(events).boxed();
-        return Ok(stream(head, events, reply.usage, shape));
-    }
-    let (mut text, mut end) = (String::new(), None);
-    while let Some(event) = events.next().await {
-        match event? {
-            InferEvent::Delta { text: more, .. } => text.push_str(&more),
-            InferEvent::Done { finish, usage } => end = Some((finish, usage)),
-            InferEvent::Ended { .. } | InferEvent::Vectors { .. } => {}
-        }
-    }
-    let (finish, usage) = end.ok_or_else(|| Error::unavailable("the model's worker was lost"))?;
-    let mut choice = (shape.whole)(&text);
-    choice["index"] = json!(0);
-    choice["logprobs"] = Value::Null;
-    choice["finish_reason"] = json!(reason(finish));
-    let mut body = head.body(shape.object);
-    body["choices"] = json!([choice]);
-    body["usage"] = usage_body(usage);
-    Ok(Json(body).into_response())
-}
-
-struct Head {
-    id: String,
-    created: u64,
-    model: String,
-}
-
-impl Head {
-    fn body(&self, object: &str) -> Value {
-        json!({"id": self.id, "object": object, "created": self.created, "model": self.model})
-    }
-}
-
-fn stream(
-    head: Head,
-    mut events: BoxStream<'static, Result<InferEvent, Error>>,
-    with_usage: bool,
-    shape: &'static Shape,
-) -> Response {
-    let frames = async_stream::stream! {
-        let frame = |delta: Value, finish: Option<&str>| {
-            let mut choice = delta;
-            choice["index"] = json!(0);
-            choice["logprobs"] = Value::Null;
-            choice["finish_reason"] = json!(finish);
-            let mut body = head.body(shape.chunk);
-            body["choices"] = json!([choice]);
-            if with_usage {
-                body["usage"] = Value::Null;
-            }
-            body
-        };
-        let mut first = true;
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(InferEvent::Delta { text, .. }) => {
-                    yield frame((shape.delta)(Some(&text), std::mem::take(&mut first)), None).to_string();
-                }
-                Ok(InferEvent::Done { finish, usage }) => {
-                    if std::mem::take(&mut first) {
-                        yield frame((shape.delta)(Some(""), true), None).to_string();
-                    }
-                    yield frame((shape.delta)(None, false), Some(reason(finish))).to_string();
-                    if with_usage {
-                        let mut body = head.body(shape.chunk);
-                        body["choices"] = json!([]);
-                        body["usage"] = usage_body(usage);
-                        yield body.to_string();
-                    }
-                    yield "[DONE]".to_owned();
-                    return;
-                }
-                Ok(InferEvent::Ended { .. } | InferEvent::Vectors { .. }) => {}
-                Err(error) => {
-                    yield error_body(&error).to_string();
-                    return;
-                }
-            }
-        }
-        yield error_body(&Error::unavailable("the model's worker was lost")).to_string();
-    };
-    Sse::new(frames.map(|data| Ok::<_, Infallible>(sse::Event::default().data(data)))).into_response()
-}
-
-fn reason(finish: Finish) -> &'static str {
-    match finish {
-        Finish::Stop => "stop",
-        Finish::Length => "length",
-    }
-}
-
-fn usage_body(usage: Usage) -> Value {
-    json!({"prompt_tokens": usage.input, "completion_tokens": usage.output, "total_tokens": usage.input + usage.output})
 }
 
 async fn embeddings(State(cluster): Port, body: Bytes) -> Result<Response, Failed> {

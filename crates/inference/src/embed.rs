@@ -30,7 +30,7 @@ pub struct Embedder {
 #[derive(Debug)]
 enum States {
     Ours(Box<Encoder>),
-    Candle(Foreign),
+    Candle(Box<Foreign>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl Embedder {
             (States::Ours(encoder), dims, context)
         } else {
             let (model, dims, context) = Foreign::load(family, config, files)?;
-            (States::Candle(model), dims, context)
+            (States::Candle(Box::new(model)), dims, context)
         };
         let json = |name: &str| {
             let text = std::fs::read_to_string(path.join(name)).ok()?;

@@ -52,6 +52,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("candle-core", &["inference"]),
     ("candle-nn", &["inference"]),
     ("candle-transformers", &["inference"]),
+    ("llguidance", &["inference"]),
     ("kameo", &["actor-runtime"]),
     ("async-openai", &["actor-runtime"]),
     ("sqlx", &["store"]),

@@ -1,0 +1,250 @@
+//! What goes back: whole answers and streams of chunks, of one prompt or several, with one choice each or several.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use axum::{
+    Json,
+    response::{IntoResponse as _, Response, Sse, sse},
+};
+use covey_domain::{
+    Error,
+    infer::{Finish, InferEvent, InferRequest, TokenLogprob, Usage, Work},
+};
+use futures::{
+    StreamExt as _,
+    stream::{self, BoxStream},
+};
+use serde_json::{Map, Value, json};
+
+use super::{Failed, Reply, error_body};
+use crate::Cluster;
+
+/// What differs between the two endpoints.
+pub(super) struct Shape {
+    prefix: &'static str,
+    object: &'static str,
+    chunk: &'static str,
+    whole: fn(&str) -> Value,
+    delta: fn(Option<&str>, bool) -> Value,
+    logprobs: fn(&[TokenLogprob]) -> Value,
+}
+
+pub(super) const CHAT: Shape = Shape {
+    prefix: "chatcmpl",
+    object: "chat.completion",
+    chunk: "chat.completion.chunk",
+    whole: |text| json!({"message": {"role": "assistant", "content": text, "refusal": null}}),
+    delta: |text, first| match (text, first) {
+        (Some(text), true) => json!({"delta": {"role": "assistant", "content": text}}),
+        (Some(text), false) => json!({"delta": {"content": text}}),
+        (None, _) => json!({"delta": {}}),
+    },
+    logprobs: |tokens| {
+        let one = |token: &str, logprob: f32| json!({"token": token, "logprob": logprob, "bytes": token.as_bytes()});
+        let content = tokens.iter().map(|t| {
+            let mut told = one(&t.token, t.logprob);
+            told["top_logprobs"] = t.top.iter().map(|(token, logprob)| one(token, *logprob)).collect();
+            told
+        });
+        json!({"content": content.collect::<Vec<_>>(), "refusal": null})
+    },
+};
+
+pub(super) const TEXT: Shape = Shape {
+    prefix: "cmpl",
+    object: "text_completion",
+    chunk: "text_completion",
+    whole: |text| json!({"text": text}),
+    delta: |text, _| json!({"text": text.unwrap_or_default()}),
+    logprobs: |tokens| {
+        let top = |t: &TokenLogprob| t.top.iter().map(|(token, p)| (token.clone(), json!(p))).collect::<Map<_, _>>();
+        let mut at = 0;
+        let offsets: Vec<usize> = tokens
+            .iter()
+            .map(|t| {
+                let here = at;
+                at += t.token.chars().count();
+                here
+            })
+            .collect();
+        json!({
+            "tokens": tokens.iter().map(|t| &t.token).collect::<Vec<_>>(),
+            "token_logprobs": tokens.iter().map(|t| t.logprob).collect::<Vec<_>>(),
+            "top_logprobs": tokens.iter().map(top).collect::<Vec<_>>(),
+            "text_offset": offsets,
+        })
+    },
+};
+
+/// An event, and the number of its prompt's first choice.
+type Told = Result<(u32, InferEvent), Error>;
+
+/// Asks the model for all `works`, and answers in `shape`.
+pub(super) async fn answer(
+    cluster: Arc<dyn Cluster>,
+    model: String,
+    works: Vec<Work>,
+    reply: Reply,
+    shape: &'static Shape,
+) -> Result<Response, Failed> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let head =
+        Head { id: format!("{}-{:x}", shape.prefix, now.as_nanos()), created: now.as_secs(), model: model.clone() };
+    let prompts = works.len();
+    let asked = works.into_iter().enumerate().map(|(i, work)| {
+        let first = i as u32 * reply.choices;
+        let events = cluster.infer(InferRequest { model: model.as_str().into(), work });
+        events.map(move |event| event.map(|event| (first, event))).boxed()
+    });
+    let mut events = stream::select_all(asked.collect::<Vec<_>>()).boxed();
+    if reply.stream {
+        // The first event decides between an HTTP error and a stream.
+        let first = events.next().await.unwrap_or_else(|| Err(Error::internal("the model gave no answer")))?;
+        let events = stream::iter([Ok(first)]).chain(events).boxed();
+        return Ok(chunks(head, events, prompts, reply, shape));
+    }
+    let mut choices = vec![Choice::default(); prompts * reply.choices as usize];
+    let (mut usage, mut done) = (Usage::default(), 0);
+    while let Some(event) = events.next().await {
+        let (first, event) = event?;
+        match event {
+            InferEvent::Delta { text, choice, logprobs } => {
+                if let Some(choice) = choices.get_mut((first + choice) as usize) {
+                    choice.text.push_str(&text);
+                    choice.logprobs.extend(logprobs);
+                }
+            }
+            InferEvent::Ended { choice, finish } => {
+                if let Some(choice) = choices.get_mut((first + choice) as usize) {
+                    choice.finish = Some(finish);
+                }
+            }
+            InferEvent::Done { finish, usage: used } => {
+                if let Some(choice) = choices.get_mut(first as usize) {
+                    choice.finish.get_or_insert(finish);
+                }
+                usage.input += used.input;
+                usage.output += used.output;
+                done += 1;
+            }
+            InferEvent::Vectors { .. } => {}
+        }
+    }
+    if done < prompts {
+        return Err(Error::unavailable("the model's worker was lost").into());
+    }
+    let rows = choices.iter().enumerate().map(|(index, choice)| {
+        let mut row = (shape.whole)(&choice.text);
+        row["index"] = json!(index);
+        row["logprobs"] = if choice.logprobs.is_empty() { Value::Null } else { (shape.logprobs)(&choice.logprobs) };
+        row["finish_reason"] = json!(reason(choice.finish.unwrap_or(Finish::Stop)));
+        row
+    });
+    let mut body = head.body(shape.object);
+    body["choices"] = rows.collect();
+    body["usage"] = usage_body(usage);
+    Ok(Json(body).into_response())
+}
+
+#[derive(Clone, Default)]
+struct Choice {
+    text: String,
+    logprobs: Vec<TokenLogprob>,
+    finish: Option<Finish>,
+}
+
+struct Head {
+    id: String,
+    created: u64,
+    model: String,
+}
+
+impl Head {
+    fn body(&self, object: &str) -> Value {
+        json!({"id": self.id, "object": object, "created": self.created, "model": self.model})
+    }
+}
+
+fn chunks(
+    head: Head,
+    mut events: BoxStream<'static, Told>,
+    prompts: usize,
+    reply: Reply,
+    shape: &'static Shape,
+) -> Response {
+    let frames = async_stream::stream! {
+        let frame = |index: u32, delta: Value, logprobs: &[TokenLogprob], finish: Option<Finish>| {
+            let mut choice = delta;
+            choice["index"] = json!(index);
+            choice["logprobs"] = if logprobs.is_empty() { Value::Null } else { (shape.logprobs)(logprobs) };
+            choice["finish_reason"] = json!(finish.map(reason));
+            let mut body = head.body(shape.chunk);
+            body["choices"] = json!([choice]);
+            if reply.usage {
+                body["usage"] = Value::Null;
+            }
+            body.to_string()
+        };
+        let mut begun = vec![false; prompts * reply.choices as usize];
+        let (mut usage, mut done) = (Usage::default(), 0);
+        while let Some(event) = events.next().await {
+            let (first, event) = match event {
+                Ok(told) => told,
+                Err(error) => {
+                    yield error_body(&error).to_string();
+                    return;
+                }
+            };
+            let ended = match event {
+                InferEvent::Delta { text, choice, logprobs } => {
+                    let index = first + choice;
+                    let new = begun.get_mut(index as usize).is_some_and(|b| !std::mem::replace(b, true));
+                    yield frame(index, (shape.delta)(Some(&text), new), &logprobs, None);
+                    None
+                }
+                InferEvent::Ended { choice, finish } => Some((first + choice, finish)),
+                InferEvent::Done { finish, usage: used } => {
+                    usage.input += used.input;
+                    usage.output += used.output;
+                    done += 1;
+                    // With several choices each has told its own end.
+                    (reply.choices == 1).then_some((first, finish))
+                }
+                InferEvent::Vectors { .. } => None,
+            };
+            if let Some((index, finish)) = ended {
+                if begun.get_mut(index as usize).is_some_and(|b| !std::mem::replace(b, true)) {
+                    yield frame(index, (shape.delta)(Some(""), true), &[], None);
+                }
+                yield frame(index, (shape.delta)(None, false), &[], Some(finish));
+            }
+            if done == prompts {
+                if reply.usage {
+                    let mut body = head.body(shape.chunk);
+                    body["choices"] = json!([]);
+                    body["usage"] = usage_body(usage);
+                    yield body.to_string();
+                }
+                yield "[DONE]".to_owned();
+                return;
+            }
+        }
+        yield error_body(&Error::unavailable("the model's worker was lost")).to_string();
+    };
+    Sse::new(frames.map(|data| Ok::<_, Infallible>(sse::Event::default().data(data)))).into_response()
+}
+
+fn reason(finish: Finish) -> &'static str {
+    match finish {
+        Finish::Stop => "stop",
+        Finish::Length => "length",
+    }
+}
+
+fn usage_body(usage: Usage) -> Value {
+    json!({"prompt_tokens": usage.input, "completion_tokens": usage.output, "total_tokens": usage.input + usage.output})
+}
