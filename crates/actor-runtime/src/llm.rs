@@ -5,7 +5,7 @@ use std::sync::Arc;
 use covey_domain::{
     Error, ModelName,
     agent::LlmAgent,
-    infer::{ChatMessage, InferEvent, InferRequest, Work},
+    infer::{ChatMessage, InferEvent, InferRequest, Terms, Work},
 };
 use covey_proto::v1::Payload;
 use futures::{StreamExt as _, future::BoxFuture};
@@ -13,6 +13,8 @@ use futures::{StreamExt as _, future::BoxFuture};
 use crate::{Behavior, Invocation, Models, Sink};
 
 pub(crate) struct Llm {
+    /// The agent's name: turns at the model are fair between agents.
+    pub name: String,
     pub agent: LlmAgent,
     pub model: ModelName,
     pub models: Arc<Models>,
@@ -35,7 +37,11 @@ impl Behavior for Llm {
             messages.push(ChatMessage::new("user", invocation.text()?));
             let work = Work::Chat { messages, tools: Vec::new(), sampling: self.agent.sampling.clone() };
             let mut span = crate::models::span(model.as_str(), &sink.traceparent());
-            let mut events = self.models.infer(InferRequest { model: model.clone(), work });
+            let mut events = self.models.infer(InferRequest {
+                model: model.clone(),
+                work,
+                terms: Terms { caller: self.name.clone(), ..Terms::default() },
+            });
             while let Some(event) = events.next().await {
                 let event = event.inspect_err(|error| span.fail(error))?;
                 crate::models::count(&mut span, &event);

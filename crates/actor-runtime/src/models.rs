@@ -111,7 +111,7 @@ impl Models {
             if fresh {
                 this.changed.notify_one();
             }
-            let mut events = engine.ask(request.work).map_err(told)?;
+            let mut events = engine.ask_with(request.work, request.terms).map_err(told)?;
             while let Some(event) = events.recv().await {
                 yield event.map_err(told)?;
             }
@@ -138,6 +138,7 @@ fn told(error: covey_inference::Error) -> Error {
         E::Request(_) => ErrorKind::InvalidArgument,
         E::Full => ErrorKind::Overloaded,
         E::Stopped => ErrorKind::Unavailable,
+        E::Late(_) => ErrorKind::DeadlineExceeded,
         E::Compute(_) | E::Broken => ErrorKind::Internal,
     };
     Error::new(kind, error.to_string())

@@ -323,6 +323,7 @@ impl Runtime {
                 self.inner.registry.make(implementation, init)?
             }
             AgentKind::Llm(agent) => Arc::new(Llm {
+                name: spec.name.to_string(),
                 agent: agent.clone(),
                 model: spec.model.clone().unwrap_or_else(|| "tiny".into()),
                 models: self.inner.models.clone(),

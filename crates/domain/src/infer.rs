@@ -98,6 +98,32 @@ pub struct InferRequest {
     /// What is asked.
     #[serde(flatten)]
     pub work: Work,
+    /// How it is ranked.
+    #[serde(default, skip_serializing_if = "Terms::is_default")]
+    pub terms: Terms,
+}
+
+/// How a request is ranked among others of a model.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Terms {
+    /// Turns are fair between callers.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub caller: String,
+    /// Beginnings of prompts are shared within a tenant only: else one could measure what another has asked.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub tenant: String,
+    /// Higher goes first; 0 by default.
+    pub priority: i32,
+    /// Milliseconds from its arrival at the model until it fails with what it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+}
+
+impl Terms {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// A raw prompt.

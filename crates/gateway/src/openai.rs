@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     body::Bytes,
     extract::State,
     http::StatusCode,
@@ -16,14 +16,14 @@ use axum::{
 };
 use base64::Engine as _;
 use covey_domain::{
-    Error, ErrorKind,
-    infer::{ChatMessage, Constraint, InferEvent, InferRequest, Prompt, Sampling, Work},
+    CallerId, Error, ErrorKind,
+    infer::{ChatMessage, Constraint, InferEvent, InferRequest, Prompt, Sampling, Terms, Work},
 };
 use futures::StreamExt as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::Cluster;
+use crate::{Caller, Cluster};
 
 mod answer;
 
@@ -108,6 +108,9 @@ struct Options {
     n: Option<u32>,
     logprobs: Option<Value>,
     top_logprobs: Option<u8>,
+    user: Option<String>,
+    /// As vLLM's: lower goes first.
+    priority: Option<i32>,
 }
 
 #[derive(Deserialize)]
@@ -210,7 +213,7 @@ impl Options {
         Ok(all.pop())
     }
 
-    fn split(self) -> Result<(String, Sampling, Reply), Failed> {
+    fn split(self, caller: &CallerId) -> Result<(String, Sampling, Reply), Failed> {
         let check = |ok: bool, why: &str| if ok { Ok(()) } else { Err(Error::invalid(why)) };
         check((1..=CHOICES_MAX).contains(&self.n.unwrap_or(1)), "`n` must be between 1 and 128")?;
         let logprobs = match &self.logprobs {
@@ -259,6 +262,13 @@ impl Options {
             stream: self.stream,
             usage: self.stream_options.is_some_and(|o| o.include_usage),
             choices: self.n.unwrap_or(1),
+            terms: Terms {
+                // Users of one key take turns; the key's owner is who shares beginnings with itself.
+                caller: format!("{}/{}", caller.as_str(), self.user.unwrap_or_default()),
+                tenant: caller.as_str().to_owned(),
+                priority: self.priority.map_or(0, i32::saturating_neg),
+                timeout_ms: None,
+            },
         };
         Ok((model, sampling, reply))
     }
@@ -269,6 +279,8 @@ struct Reply {
     usage: bool,
     /// Answers to each prompt.
     choices: u32,
+    /// How the model ranks it.
+    terms: Terms,
 }
 
 async fn models(State(cluster): Port) -> Json<Value> {
@@ -281,24 +293,32 @@ async fn models(State(cluster): Port) -> Json<Value> {
     Json(json!({"object": "list", "data": data}))
 }
 
-async fn chat(State(cluster): Port, body: Bytes) -> Result<Response, Failed> {
+async fn chat(
+    State(cluster): Port,
+    Extension(Caller(caller)): Extension<Caller>,
+    body: Bytes,
+) -> Result<Response, Failed> {
     let request: ChatRequest = read(&body)?;
     let messages = request.messages.into_iter().map(message).collect::<Result<Vec<_>, _>>()?;
     if messages.is_empty() {
         return Err(Error::invalid("`messages` is empty").into());
     }
-    let (model, sampling, reply) = request.options.split()?;
+    let (model, sampling, reply) = request.options.split(&caller)?;
     let work = Work::Chat { messages, tools: request.tools, sampling };
     answer(cluster, model, vec![work], reply, &CHAT).await
 }
 
-async fn completions(State(cluster): Port, body: Bytes) -> Result<Response, Failed> {
+async fn completions(
+    State(cluster): Port,
+    Extension(Caller(caller)): Extension<Caller>,
+    body: Bytes,
+) -> Result<Response, Failed> {
     let request: CompletionRequest = read(&body)?;
     let prompts = request.prompt.into_vec();
     if prompts.is_empty() || prompts.len() > PROMPTS_MAX {
         return Err(Error::invalid("`prompt` must be one text or up to 64").into());
     }
-    let (model, sampling, reply) = request.options.split()?;
+    let (model, sampling, reply) = request.options.split(&caller)?;
     let works = prompts.into_iter().map(|prompt| Work::Complete { prompt, sampling: sampling.clone() }).collect();
     answer(cluster, model, works, reply, &TEXT).await
 }
@@ -329,7 +349,11 @@ fn message(value: Value) -> Result<ChatMessage, Failed> {
     Ok(ChatMessage { role, content, extra: fields })
 }
 
-async fn embeddings(State(cluster): Port, body: Bytes) -> Result<Response, Failed> {
+async fn embeddings(
+    State(cluster): Port,
+    Extension(Caller(caller)): Extension<Caller>,
+    body: Bytes,
+) -> Result<Response, Failed> {
     let request: EmbeddingRequest = read(&body)?;
     let texts = request.input.into_vec();
     if texts.is_empty() {
@@ -342,7 +366,11 @@ async fn embeddings(State(cluster): Port, body: Bytes) -> Result<Response, Faile
             return Err(Error::invalid(format!("encoding_format `{other}` is not known; float and base64 are")).into());
         }
     };
-    let mut events = cluster.infer(InferRequest { model: request.model.as_str().into(), work: Work::Embed { texts } });
+    let mut events = cluster.infer(InferRequest {
+        model: request.model.as_str().into(),
+        work: Work::Embed { texts },
+        terms: Terms { caller: caller.as_str().to_owned(), ..Terms::default() },
+    });
     let (mut vectors, mut tokens) = (None, 0);
     while let Some(event) = events.next().await {
         match event? {

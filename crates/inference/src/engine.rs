@@ -7,12 +7,12 @@ use std::{
     collections::{BTreeMap, VecDeque},
     panic::AssertUnwindSafe,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use covey_domain::{
     caps,
-    infer::{Finish, InferEvent, Prompt, Sampling, TokenLogprob, Usage, Work},
+    infer::{Finish, InferEvent, Prompt, Sampling, Terms, TokenLogprob, Usage, Work},
 };
 use covey_kernels::KvStore;
 use parking_lot::RwLock;
@@ -56,6 +56,8 @@ pub struct EngineConfig {
 pub struct Request {
     /// What is asked.
     pub work: Work,
+    /// How it is ranked.
+    pub terms: Terms,
     /// Where the answer goes.
     pub events: mpsc::Sender<Result<InferEvent, Error>>,
 }
@@ -128,8 +130,13 @@ impl Engine {
 
     /// Asks; the answer streams from the receiver, and dropping that cancels the work.
     pub fn ask(&self, work: Work) -> Result<mpsc::Receiver<Result<InferEvent, Error>>, Error> {
+        self.ask_with(work, Terms::default())
+    }
+
+    /// Asks as somebody, with a priority and a bound of time.
+    pub fn ask_with(&self, work: Work, terms: Terms) -> Result<mpsc::Receiver<Result<InferEvent, Error>>, Error> {
         let (events, rx) = mpsc::channel(UNREAD_MAX);
-        match self.requests.try_send(Request { work, events }) {
+        match self.requests.try_send(Request { work, terms, events }) {
             Ok(()) => Ok(rx),
             Err(TrySendError::Full(_)) => Err(Error::Full),
             Err(TrySendError::Closed(_)) => Err(Error::Stopped),
@@ -143,7 +150,7 @@ impl Engine {
 }
 
 fn embed(embedder: &crate::embed::Embedder, mut requests: mpsc::Receiver<Request>) {
-    while let Some(Request { work, events }) = requests.blocking_recv() {
+    while let Some(Request { work, events, .. }) = requests.blocking_recv() {
         let Work::Embed { texts } = work else {
             let _ = events.blocking_send(Err(Error::Request("this model makes vectors, not text".into())));
             continue;
@@ -174,6 +181,10 @@ struct Answer {
     /// Why the first choice ended.
     finish: Finish,
     choices: u32,
+    /// When its time is up, and how long that was.
+    deadline: Option<(Instant, u64)>,
+    /// That time, once it was up.
+    late: Option<u64>,
     sequences: Vec<SequenceId>,
 }
 
@@ -211,6 +222,8 @@ struct Loop<'a> {
     answers: BTreeMap<AnswerId, Answer>,
     streams: BTreeMap<SequenceId, Stream>,
     next: AnswerId,
+    /// Deadlines are told to the scheduler in milliseconds from here.
+    began: Instant,
     limits: Limits,
     stats: EngineStats,
     told: Arc<RwLock<EngineStats>>,
@@ -237,6 +250,7 @@ impl<'a> Loop<'a> {
             answers: BTreeMap::new(),
             streams: BTreeMap::new(),
             next: 0,
+            began: Instant::now(),
             limits,
             stats: EngineStats { kv_block_bytes: one, ..EngineStats::default() },
             told,
@@ -286,7 +300,7 @@ impl<'a> Loop<'a> {
     }
 
     fn admit(&mut self, request: Request) {
-        let Request { work, events } = request;
+        let Request { work, terms, events } = request;
         let begun = self.begin(work).and_then(|(tokens, sampling)| {
             let matcher = sampling.constraint.as_ref().map(|c| self.generator.constrain(c)).transpose()?;
             Ok((tokens, sampling, matcher))
@@ -308,6 +322,8 @@ impl<'a> Loop<'a> {
             usage: Usage { input: tokens.len() as u64, output: 0 },
             finish: Finish::Length,
             choices: sampling.n.unwrap_or(1).max(1),
+            late: None,
+            deadline: terms.timeout_ms.map(|ms| (Instant::now() + Duration::from_millis(ms), ms)),
             sequences: Vec::new(),
         };
         if room > 0 {
@@ -323,7 +339,15 @@ impl<'a> Loop<'a> {
                 room: room as u64,
                 ignore_eos: sampling.ignore_eos,
             };
-            let sequence = self.scheduler.add(tokens, 0, Rank::default());
+            let sequence = self.scheduler.add(
+                tokens,
+                salt(&terms.tenant),
+                Rank {
+                    caller: terms.caller,
+                    priority: terms.priority,
+                    deadline_ms: terms.timeout_ms.map(|ms| self.began.elapsed().as_millis() as u64 + ms),
+                },
+            );
             answer.sequences.push(sequence);
             self.streams.insert(sequence, stream);
         }
@@ -368,9 +392,17 @@ impl<'a> Loop<'a> {
 
     /// Sends what is unsent, ends what is over, and pauses who does not read.
     fn flush(&mut self) {
-        let mut over = Vec::new();
+        let (mut over, mut ended) = (Vec::new(), Vec::new());
         for (id, answer) in &mut self.answers {
             let mut closed = answer.events.is_closed();
+            if let Some((deadline, ms)) = answer.deadline
+                && !answer.sequences.is_empty()
+                && Instant::now() >= deadline
+            {
+                answer.late = Some(ms);
+                ended.append(&mut answer.sequences);
+                answer.unsent.clear();
+            }
             while let Some(event) = answer.unsent.pop_front() {
                 match answer.events.try_send(Ok(event)) {
                     Ok(()) => {}
@@ -386,8 +418,11 @@ impl<'a> Loop<'a> {
                 }
             }
             if !closed && answer.sequences.is_empty() && answer.unsent.is_empty() {
-                let done = InferEvent::Done { finish: answer.finish, usage: answer.usage };
-                closed = !matches!(answer.events.try_send(Ok(done)), Err(TrySendError::Full(_)));
+                let last = match answer.late {
+                    Some(ms) => Err(Error::Late(ms)),
+                    None => Ok(InferEvent::Done { finish: answer.finish, usage: answer.usage }),
+                };
+                closed = !matches!(answer.events.try_send(last), Err(TrySendError::Full(_)));
             }
             for sequence in &answer.sequences {
                 self.scheduler.pause(*sequence, !answer.unsent.is_empty());
@@ -396,11 +431,10 @@ impl<'a> Loop<'a> {
                 over.push(*id);
             }
         }
-        for id in over {
-            for sequence in self.answers.remove(&id).into_iter().flat_map(|a| a.sequences) {
-                self.streams.remove(&sequence);
-                self.scheduler.remove(sequence);
-            }
+        ended.extend(over.iter().filter_map(|id| self.answers.remove(id)).flat_map(|a| a.sequences));
+        for sequence in ended {
+            self.streams.remove(&sequence);
+            self.scheduler.remove(sequence);
         }
     }
 
@@ -612,6 +646,15 @@ impl<'a> Loop<'a> {
         self.scheduler = Scheduler::new(blocks, self.limits);
         self.work = Workspace::new(crate::pool());
     }
+}
+
+/// What keeps tenants' beginnings apart in the cache.
+fn salt(tenant: &str) -> u64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    use std::sync::OnceLock;
+    // Keyed, so that nobody can choose a name that falls together with another's.
+    static KEYS: OnceLock<RandomState> = OnceLock::new();
+    if tenant.is_empty() { 0 } else { KEYS.get_or_init(RandomState::new).hash_one(tenant) }
 }
 
 /// Draws one token, of those that the grammar allows.

@@ -47,6 +47,9 @@ pub enum Error {
     /// The engine has stopped.
     #[error("the engine has stopped")]
     Stopped,
+    /// The request's time was up before its answer ended.
+    #[error("the model did not answer within {0} ms")]
+    Late(u64),
     /// A kernel panicked; the engine goes on with the next request.
     #[error("the model failed in the middle of a step")]
     Broken,

@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use covey_domain::infer::{Finish, InferEvent, Prompt, Sampling, Work};
-use covey_inference::{Engine, EngineConfig, EngineStats, Generator, Model};
+use covey_domain::infer::{Finish, InferEvent, Prompt, Sampling, Terms, Work};
+use covey_inference::{Engine, EngineConfig, EngineStats, Error, Generator, Model};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 fn root() -> PathBuf {
@@ -184,6 +184,31 @@ fn logprobs_are_those_of_the_logits() {
 }
 
 #[test]
+fn tenants_share_nothing_and_time_is_kept() {
+    let engine = engine(&root().join("../../models/tiny"), EngineConfig::default());
+    let prompt: Vec<u32> = (100..200).collect();
+    let sampling = Sampling { max_tokens: Some(2), ignore_eos: true, ..Sampling::default() };
+    let found = |tenant: &str| {
+        let before = engine.stats().found_tokens;
+        let terms = Terms { tenant: tenant.into(), ..Terms::default() };
+        let mut events = engine.ask_with(work(&prompt, &sampling), terms).unwrap();
+        while events.blocking_recv().is_some() {}
+        // The numbers are told after the step that ended the request.
+        all_at_once(&engine, &[vec![5]], &sampling);
+        engine.stats().found_tokens - before
+    };
+    assert_eq!((found("a"), found("b"), found("a"), found("")), (0, 0, 96, 0));
+    let long = Sampling { max_tokens: Some(900), ignore_eos: true, ..Sampling::default() };
+    let terms = Terms { timeout_ms: Some(20), ..Terms::default() };
+    let mut events = engine.ask_with(work(&prompt, &long), terms).unwrap();
+    let mut last = None;
+    while let Some(event) = events.blocking_recv() {
+        last = Some(event);
+    }
+    assert!(matches!(last, Some(Err(Error::Late(20)))), "{last:?}");
+}
+
+#[test]
 fn two_thousand_cancels_at_random_times_leave_every_block_free() {
     let engine = engine(&root().join("../../models/tiny"), EngineConfig::default());
     let mut rng = StdRng::seed_from_u64(2);
@@ -193,7 +218,7 @@ fn two_thousand_cancels_at_random_times_leave_every_block_free() {
     for i in 0..2_000 {
         match engine.ask(work(&prompts[i % 50], &sampling)) {
             Ok(events) => open.push(events),
-            Err(covey_inference::Error::Full) => open.clear(),
+            Err(Error::Full) => open.clear(),
             Err(error) => panic!("{error}"),
         }
         while open.len() > 40 || (!open.is_empty() && rng.random_bool(0.4)) {

@@ -97,7 +97,7 @@ pub(super) async fn answer(
     let prompts = works.len();
     let asked = works.into_iter().enumerate().map(|(i, work)| {
         let first = i as u32 * reply.choices;
-        let events = cluster.infer(InferRequest { model: model.as_str().into(), work });
+        let events = cluster.infer(InferRequest { model: model.as_str().into(), work, terms: reply.terms.clone() });
         events.map(move |event| event.map(|event| (first, event))).boxed()
     });
     let mut events = stream::select_all(asked.collect::<Vec<_>>()).boxed();
