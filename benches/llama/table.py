@@ -1,6 +1,6 @@
 """`make bench-llama`: our engine beside llama.cpp, same weights, threads, prompts and tokens, in turns.
 
-    python table.py ENGINE PEER_PYTHON CHECKPOINTS [--quick]
+    python table.py ENGINE PEER_PYTHON CHECKPOINTS [--quick]      (--quick: two rounds, the swarm with one format)
 
 ENGINE is the binary `engine` of this folder's crate, PEER_PYTHON a Python with llama-cpp-python and gguf. Every number is
 the median of several runs of each side, taken in turns, since the machine may be shared. Prints markdown.
@@ -32,7 +32,7 @@ def run(*command: object) -> dict:
 def main() -> None:
     engine, peer, folder = sys.argv[1:4]
     quick = "--quick" in sys.argv
-    rounds = 1 if quick else ROUNDS
+    rounds = 2 if quick else ROUNDS
     threads = len(os.sched_getaffinity(0))
     version = subprocess.run([peer, "-c", "import llama_cpp; print(llama_cpp.__version__)"], capture_output=True, text=True)
     models = {f: Path(folder) / f"random-0.6b-{f}.gguf" for f in FORMATS}
