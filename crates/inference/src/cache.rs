@@ -77,6 +77,7 @@ pub(crate) struct Cache {
     idle: BTreeSet<(u64, NodeId)>,
     next: NodeId,
     clock: u64,
+    /// `free` is told by its list.
     stats: CacheStats,
 }
 
@@ -100,20 +101,12 @@ impl Cache {
 
     /// Numbers for metrics.
     pub fn stats(&self) -> CacheStats {
-        let cached = self.nodes.values().filter(|n| n.holders == 0).count();
-        CacheStats { free: self.free.len(), cached, ..self.stats }
+        CacheStats { free: self.free.len(), ..self.stats }
     }
 
-    /// Blocks that a new holder could get.
+    /// Blocks that a new holder could get: below a node that nobody holds there is none that somebody holds.
     pub fn available(&self) -> usize {
-        self.free.len() + self.stats.blocks - self.free.len() - self.held()
-    }
-
-    fn held(&self) -> usize {
-        // Own blocks of sequences are neither free nor in the tree.
-        let tree = self.nodes.len();
-        let own = self.stats.blocks - self.free.len() - tree;
-        own + self.nodes.values().filter(|n| n.holders > 0).count()
+        self.free.len() + self.stats.cached
     }
 
     fn walk<'a>(&'a self, salt: u64, tokens: &'a [u32]) -> impl Iterator<Item = NodeId> + 'a {
@@ -177,6 +170,7 @@ impl Cache {
         if node.holders == 0 && node.children.is_empty() {
             self.idle.remove(&(node.last_used, id));
         }
+        self.stats.cached -= usize::from(node.holders == 0);
         node.holders += 1;
         node.last_used = clock;
     }
@@ -197,6 +191,7 @@ impl Cache {
         let (_, id) = self.idle.pop_first().ok_or(Exhausted)?;
         let node = self.nodes.remove(&id).expect("an idle node is in the tree");
         self.free.push(node.block);
+        self.stats.cached -= 1;
         self.stats.evictions += 1;
         match node.parent {
             None => {
@@ -242,6 +237,7 @@ impl Cache {
         self.next = self.next.wrapping_add(1);
         let node = Node { parent, salt, key, block, children: HashMap::new(), holders: 0, last_used: self.clock };
         self.nodes.insert(id, node);
+        self.stats.cached += 1;
         self.idle.insert((self.clock, id));
         match parent {
             None => {
@@ -289,6 +285,7 @@ impl Cache {
             let node = self.nodes.get_mut(&id).expect("a path names nodes of the tree");
             node.holders -= 1;
             node.last_used = self.clock;
+            self.stats.cached += usize::from(node.holders == 0);
             if node.holders == 0 && node.children.is_empty() {
                 self.idle.insert((node.last_used, id));
             }

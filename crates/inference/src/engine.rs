@@ -518,10 +518,11 @@ impl<'a> Loop<'a> {
         for row in rows {
             let at = first;
             first += 1 + row.guesses.len();
-            let Some(leader) = self.streams.get(&row.sequence).filter(|s| s.made == 0 && s.choice == 0).cloned() else {
+            let Some(leader) = self.streams.get(&row.sequence).filter(|s| s.made == 0 && s.choice == 0) else {
                 continue;
             };
-            let Some(answer) = self.answers.get_mut(&leader.answer) else { continue };
+            let Some(answer) = self.answers.get_mut(&leader.answer).filter(|a| a.choices > 1) else { continue };
+            let leader = leader.clone();
             for choice in 1..answer.choices {
                 let mut fork = Stream { choice, ..leader.clone() };
                 fork.sampler.seed = fork.sampler.seed.wrapping_add(u64::from(choice));
@@ -593,13 +594,16 @@ impl<'a> Loop<'a> {
         if !guessed {
             self.scheduler.push(id, token);
         }
+        // The end of an answer and what belongs to a stop text are no part of it.
         let (mut text, mut finish) = (String::new(), None);
+        let shown;
         let ends = self.generator.eos.contains(&token);
         if ends && (drawn.ended || !stream.ignore_eos) {
-            finish = Some(Finish::Stop);
+            (finish, shown) = (Some(Finish::Stop), false);
         } else {
-            let (shown, stopped) = stream.stops.push(&stream.detokenizer.push(tokenizer, token));
-            text = shown;
+            let stopped;
+            (text, stopped) = stream.stops.push(&stream.detokenizer.push(tokenizer, token));
+            shown = !stopped;
             if stopped || drawn.ended {
                 finish = Some(Finish::Stop);
             } else if stream.made >= stream.room {
@@ -612,7 +616,7 @@ impl<'a> Loop<'a> {
         let name = |token: u32| tokenizer.decode(&[token], false).unwrap_or_default();
         let logprobs: Vec<TokenLogprob> = drawn
             .logprob
-            .filter(|_| finish != Some(Finish::Stop))
+            .filter(|_| shown)
             .map(|logprob| TokenLogprob {
                 token: name(token),
                 logprob,

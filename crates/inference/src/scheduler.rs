@@ -98,14 +98,24 @@ pub(crate) struct Load {
     pub preemptions: u64,
 }
 
+/// Somebody with sequences here.
+#[derive(Debug)]
+struct Caller {
+    sequences: usize,
+    /// Tokens computed.
+    served: u64,
+}
+
 /// All sequences of an engine.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
     limits: Limits,
     pub cache: Cache,
     sequences: BTreeMap<SequenceId, Sequence>,
-    /// Tokens computed for each caller with sequences here.
-    served: HashMap<String, u64>,
+    /// Of those with sequences here.
+    callers: HashMap<String, Caller>,
+    /// Sequences that hold blocks.
+    running: usize,
     next: u64,
     preemptions: u64,
 }
@@ -116,7 +126,8 @@ impl Scheduler {
             limits,
             cache: Cache::new(blocks),
             sequences: BTreeMap::new(),
-            served: HashMap::new(),
+            callers: HashMap::new(),
+            running: 0,
             next: 0,
             preemptions: 0,
         }
@@ -125,13 +136,22 @@ impl Scheduler {
     /// Takes a prompt. It is not empty.
     pub fn add(&mut self, tokens: Vec<u32>, salt: u64, rank: Rank) -> SequenceId {
         debug_assert!(!tokens.is_empty(), "a prompt has tokens");
+        let holding = Holding::new(salt);
+        self.insert(Sequence { tokens, guessed: 0, computed: 0, holding, rank, paused: false, admitted: false })
+    }
+
+    fn insert(&mut self, sequence: Sequence) -> SequenceId {
         let id = SequenceId(self.next);
         self.next += 1;
-        // Who comes anew has been served as much as the one served least: nobody saves turns up.
-        let least = self.served.values().min().copied().unwrap_or(0);
-        self.served.entry(rank.caller.clone()).or_insert(least);
-        let holding = Holding::new(salt);
-        let sequence = Sequence { tokens, guessed: 0, computed: 0, holding, rank, paused: false, admitted: false };
+        match self.callers.get_mut(&sequence.rank.caller) {
+            Some(caller) => caller.sequences += 1,
+            None => {
+                // Who comes anew has been served as much as the one served least: nobody saves turns up.
+                let served = self.callers.values().map(|c| c.served).min().unwrap_or(0);
+                self.callers.insert(sequence.rank.caller.clone(), Caller { sequences: 1, served });
+            }
+        }
+        self.running += usize::from(sequence.admitted);
         self.sequences.insert(id, sequence);
         id
     }
@@ -186,10 +206,7 @@ impl Scheduler {
             paused: from.paused,
             admitted: from.admitted,
         };
-        let fork = SequenceId(self.next);
-        self.next += 1;
-        self.sequences.insert(fork, sequence);
-        Ok((fork, copies))
+        Ok((self.insert(sequence), copies))
     }
 
     /// Another sequence with the same tokens and rank, computed anew when its turn comes.
@@ -203,15 +220,18 @@ impl Scheduler {
     pub fn remove(&mut self, id: SequenceId) {
         let Some(mut sequence) = self.sequences.remove(&id) else { return };
         self.cache.release(&mut sequence.holding);
-        let caller = &sequence.rank.caller;
-        if !self.sequences.values().any(|s| s.rank.caller == *caller) {
-            self.served.remove(caller);
+        self.running -= usize::from(sequence.admitted);
+        if let Some(caller) = self.callers.get_mut(&sequence.rank.caller) {
+            caller.sequences -= 1;
+            if caller.sequences == 0 {
+                self.callers.remove(&sequence.rank.caller);
+            }
         }
     }
 
     /// Numbers for metrics.
     pub fn load(&self) -> Load {
-        let running = self.sequences.values().filter(|s| s.admitted).count();
+        let running = self.running;
         Load { waiting: self.sequences.len() - running, running, preemptions: self.preemptions }
     }
 
@@ -234,7 +254,9 @@ impl Scheduler {
         for part in &plan {
             let s = self.sequences.get_mut(&part.sequence).expect("planned sequences are there");
             s.computed += part.count;
-            *self.served.entry(s.rank.caller.clone()).or_default() += part.count as u64;
+            if let Some(caller) = self.callers.get_mut(&s.rank.caller) {
+                caller.served += part.count as u64;
+            }
         }
         plan
     }
@@ -269,10 +291,12 @@ impl Scheduler {
     }
 
     fn prompts(&mut self, plan: &mut Vec<Part>, budget: &mut usize) {
-        let mut running = self.sequences.values().filter(|s| s.admitted).count();
         let mut order: Vec<SequenceId> =
             self.sequences.iter().filter(|(_, s)| !s.decodes() && !s.paused).map(|(id, _)| *id).collect();
-        let mut served = self.served.clone();
+        if order.is_empty() {
+            return;
+        }
+        let mut served: HashMap<String, u64> = self.callers.iter().map(|(name, c)| (name.clone(), c.served)).collect();
         // A long prompt leaves a part of the step to every other caller.
         let callers: std::collections::HashSet<&str> =
             order.iter().map(|id| self.sequences[id].rank.caller.as_str()).collect();
@@ -290,9 +314,9 @@ impl Scheduler {
                 .map(|(i, _)| i);
             let Some(best) = best else { return };
             let id = order.swap_remove(best);
-            let reserve = running;
+            let reserve = self.running;
             let s = self.sequences.get_mut(&id).expect("just listed");
-            if !s.admitted && running >= self.limits.running_max {
+            if !s.admitted && reserve >= self.limits.running_max {
                 continue;
             }
             // At least the last token is computed, for its logits.
@@ -325,7 +349,7 @@ impl Scheduler {
                 continue;
             }
             if !s.admitted {
-                running += 1;
+                self.running += 1;
                 self.cache.count(s.tokens.len(), s.computed);
             }
             s.admitted = true;
@@ -340,8 +364,7 @@ impl Scheduler {
     /// Takes the blocks of the least urgent, youngest sequence that is not planned; false when there is none.
     fn preempt(&mut self, planned: Option<&[Part]>) -> bool {
         let planned = planned.unwrap_or_default();
-        let admitted = self.sequences.values().filter(|s| s.admitted).count();
-        if admitted < 2 {
+        if self.running < 2 {
             return false;
         }
         let victim = self
@@ -355,6 +378,7 @@ impl Scheduler {
         self.cache.release(&mut s.holding);
         s.computed = 0;
         s.admitted = false;
+        self.running -= 1;
         // What was only guessed is not worth a prefill.
         s.tokens.truncate(s.tokens.len() - s.guessed);
         s.guessed = 0;

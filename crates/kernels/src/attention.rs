@@ -163,7 +163,9 @@ impl Plan {
         // Beside each other: who shares most of its beginning.
         order.sort_by(|a, b| {
             let ((at, left), (bt, right)) = (tokens[*a as usize], tokens[*b as usize]);
-            left.cmp(right).then(at.cmp(&bt)).then(a.cmp(b))
+            // Tokens of one sequence have the very same table.
+            let tables = if std::ptr::eq(left, right) { std::cmp::Ordering::Equal } else { left.cmp(right) };
+            tables.then(at.cmp(&bt)).then(a.cmp(b))
         });
         let groups = order
             .chunks(GROUP_TOKENS)

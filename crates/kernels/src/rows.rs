@@ -19,21 +19,7 @@ pub fn rms_norm(isa: Isa, x: &mut [f32], weight: &[f32], eps: f32, offset: f32) 
 
 #[inline(always)]
 unsafe fn norm<S: Simd>(x: &mut [f32], weight: &[f32], eps: f32, offset: f32) {
-    let mut lanes = [0f32; TILE];
-    let (whole, rest) = x.as_chunks::<TILE>();
-    for x in whole {
-        for i in 0..TILE {
-            lanes[i] += x[i] * x[i];
-        }
-    }
-    let mut sum = 0f32;
-    for lane in lanes {
-        sum += lane;
-    }
-    for x in rest {
-        sum += x * x;
-    }
-    let inverse = 1.0 / (sum / x.len() as f32 + eps).sqrt();
+    let inverse = 1.0 / (sum_of(x, |x| x * x) / x.len() as f32 + eps).sqrt();
     for (x, w) in x.iter_mut().zip(weight) {
         *x = *x * inverse * (w + offset);
     }
@@ -53,17 +39,7 @@ pub fn silu_mul(isa: Isa, both: &[f32], out: &mut [f32]) {
 unsafe fn silu<S: Simd>(both: &[f32], out: &mut [f32]) {
     let n = out.len();
     let (gate, up) = both.split_at(n);
-    // 1 / (1 + e^-x), by e^-|x| so that nothing overflows.
-    gated::<S>(
-        gate,
-        up,
-        out,
-        |x, decay| {
-            let positive = 1.0 / (1.0 + decay);
-            x * if x >= 0.0 { positive } else { decay * positive }
-        },
-        |x| x.abs(),
-    );
+    gated::<S>(gate, up, out, |x| x);
 }
 
 /// `gelu(gate) * up` (by `tanh`, as Gemma has it) for `both = [gate.., up..]`, written to `out`.
@@ -81,31 +57,22 @@ unsafe fn gelu<S: Simd>(both: &[f32], out: &mut [f32]) {
     let n = out.len();
     let (gate, up) = both.split_at(n);
     // x * sigmoid(2 z), z = sqrt(2 / pi) (x + 0.044715 x^3), equals x (1 + tanh z) / 2.
-    let twice_z = |x: f32| 1.595_769 * (x + 0.044_715 * x * x * x);
-    gated::<S>(
-        gate,
-        up,
-        out,
-        |x, decay| {
-            let positive = 1.0 / (1.0 + decay);
-            x * if x >= 0.0 { positive } else { decay * positive }
-        },
-        |x| twice_z(x).abs(),
-    );
+    gated::<S>(gate, up, out, |x| 1.595_769 * (x + 0.044_715 * x * x * x));
 }
 
-/// `f(gate, e^-size(gate)) * up`.
+/// `gate * sigmoid(z(gate)) * up`, where `z` has the sign of its argument; by `e^-|z|`, so that nothing overflows.
 #[inline(always)]
-fn gated<S: Simd>(gate: &[f32], up: &[f32], out: &mut [f32], f: impl Fn(f32, f32) -> f32, size: impl Fn(f32) -> f32) {
+fn gated<S: Simd>(gate: &[f32], up: &[f32], out: &mut [f32], z: impl Fn(f32) -> f32) {
     for ((gate, up), out) in gate.chunks(TILE).zip(up.chunks(TILE)).zip(out.chunks_mut(TILE)) {
         let mut decay = [0f32; TILE];
         for (d, x) in decay.iter_mut().zip(gate) {
-            *d = -size(*x);
+            *d = -z(*x).abs();
         }
         // SAFETY: sixteen lanes; the instructions are the caller's.
         unsafe { S::store(decay.as_mut_ptr(), simd::exp::<S>(S::load(decay.as_ptr()))) };
         for (((out, x), up), d) in out.iter_mut().zip(gate).zip(up).zip(decay) {
-            *out = f(*x, d) * up;
+            let positive = 1.0 / (1.0 + d);
+            *out = x * if *x >= 0.0 { positive } else { d * positive } * up;
         }
     }
 }

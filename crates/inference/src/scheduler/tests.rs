@@ -131,7 +131,7 @@ fn in_random_worlds_every_token_sees_its_own_past_and_nothing_leaks() {
         }
         world.scheduler.cache.clear();
         assert_eq!(world.scheduler.cache.stats().free, blocks, "seed {seed} leaks blocks");
-        assert!(world.scheduler.served.is_empty(), "nobody is remembered who has nothing here");
+        assert!(world.scheduler.callers.is_empty(), "nobody is remembered who has nothing here");
     }
 }
 
