@@ -216,7 +216,9 @@ def test_openai_chat_completions_and_models(openai):
     assert short.choices[0].finish_reason == "length"
     done = openai.completions.create(model="tiny", prompt="<|user|>Repeat: blue<|end|><|assistant|>")
     assert done.choices[0].text == "blue"
-    assert "tiny" in [m.id for m in openai.models.list()]
+    assert "tiny" in [m.id for m in openai.models.list()] and openai.models.retrieve("tiny").id == "tiny"
+    with pytest.raises(NotFoundError):
+        openai.models.retrieve("no/such")
 
 
 def test_openai_choices_logprobs_and_token_prompts(openai):
@@ -263,6 +265,86 @@ def test_openai_structured_output(openai):
         openai.chat.completions.create(model="tiny", messages=asked, extra_body={"guided_regex": "("})
 
 
+def function(name, **properties):
+    parameters = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    return {"type": "function", "function": {"name": name, "description": f"{name} it", "parameters": parameters}}
+
+
+TOOLS = [function("weather", city={"type": "string"}), function("timer", minutes={"type": "integer"})]
+
+
+def test_openai_tools_whole_and_streamed(openai):
+    asked = [{"role": "user", "content": "weather in Oslo"}]
+    whole = openai.chat.completions.create(model="tiny", messages=asked, tools=TOOLS).choices[0]
+    assert whole.finish_reason == "tool_calls" and whole.message.content is None
+    (call,) = whole.message.tool_calls
+    assert (call.type, call.function.name, json.loads(call.function.arguments)) == ("function", "weather", {"city": "Oslo"})
+    chunks = list(openai.chat.completions.create(model="tiny", messages=asked, tools=TOOLS, stream=True))
+    pieces = [c.choices[0].delta.tool_calls[0] for c in chunks if c.choices[0].delta.tool_calls]
+    assert pieces[0].id and pieces[0].function.name == "weather" and len(pieces) > 1
+    assert json.loads("".join(p.function.arguments for p in pieces)) == {"city": "Oslo"}
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+    # What the tool says goes back in; this model was not taught what to make of it.
+    asked += [whole.message, {"role": "tool", "tool_call_id": call.id, "content": "rain"}]
+    assert openai.chat.completions.create(model="tiny", messages=asked, tools=TOOLS, max_tokens=5).choices[0]
+    named = {"type": "function", "function": {"name": "timer"}}
+    forced = openai.chat.completions.create(model="tiny", messages=asked[:1], tools=TOOLS, tool_choice=named, max_tokens=60)
+    assert isinstance(json.loads(forced.choices[0].message.tool_calls[0].function.arguments)["minutes"], int)
+    for wrong, why in [
+        (dict(tool_choice={"type": "function", "function": {"name": "none"}}), "not among"),
+        (dict(tools=[{"type": "web_search"}]), "not served"),
+        (dict(tools=TOOLS + TOOLS), "twice"),
+        (dict(tools=[], tool_choice="required"), "no `tools`"),
+    ]:
+        with pytest.raises(BadRequestError, match=why):
+            openai.chat.completions.create(**{**dict(model="tiny", messages=asked[:1], tools=TOOLS), **wrong})
+
+
+def test_openai_responses(openai):
+    first = openai.responses.create(model="tiny", input="Repeat: sun moon star")
+    assert first.output_text == "sun moon star" and first.status == "completed" and first.usage.output_tokens > 0
+    assert openai.responses.retrieve(first.id).output_text == "sun moon star"
+    assert [i.content[0].text for i in openai.responses.input_items.list(first.id)] == ["Repeat: sun moon star"]
+    cut = openai.responses.create(model="tiny", input="Repeat: sun moon star", max_output_tokens=1, store=False)
+    assert cut.status == "incomplete" and cut.incomplete_details.reason == "max_output_tokens"
+    with pytest.raises(NotFoundError):
+        openai.responses.retrieve(cut.id)
+    with openai.responses.stream(model="tiny", input=[{"role": "user", "content": "Repeat: red blue"}]) as stream:
+        kinds = [event.type for event in stream]
+        assert stream.get_final_response().output_text == "red blue"
+    assert kinds[:2] == ["response.created", "response.in_progress"] and kinds[-1] == "response.completed"
+    assert {"response.output_item.added", "response.output_text.delta", "response.output_text.done"} <= set(kinds)
+    # Functions are flat here, and what was said before is remembered.
+    flat = [{"type": "function", **t["function"], "strict": True} for t in TOOLS]
+    called = openai.responses.create(model="tiny", input="weather in Oslo", tools=flat)
+    (call,) = called.output
+    assert (call.type, call.name, json.loads(call.arguments)) == ("function_call", "weather", {"city": "Oslo"})
+    back = [{"type": "function_call_output", "call_id": call.call_id, "output": "rain"}]
+    after = openai.responses.create(model="tiny", input=back, previous_response_id=called.id, tools=flat, max_output_tokens=5)
+    assert after.usage.input_tokens > called.usage.input_tokens
+    forced = {"type": "function", "name": "timer"}
+    events = list(openai.responses.create(model="tiny", input="x", tools=flat, tool_choice=forced, stream=True, max_output_tokens=60))
+    done = next(e for e in events if e.type == "response.function_call_arguments.done")
+    assert "minutes" in json.loads(done.arguments) and [e.sequence_number for e in events] == list(range(len(events)))
+    openai.responses.delete(first.id)
+    for wrong, why in [
+        (dict(previous_response_id=first.id), "no response"),
+        (dict(background=True), "background"),
+        (dict(tools=[{"type": "web_search"}]), "not served"),
+        (dict(input=[]), "input"),
+    ]:
+        with pytest.raises((BadRequestError, NotFoundError), match=why):
+            openai.responses.create(**{**dict(model="tiny", input="x"), **wrong})
+
+    from pydantic import BaseModel
+
+    class Place(BaseModel):
+        good: bool
+
+    parsed = openai.responses.parse(model="tiny", input="Where?", text_format=Place, max_output_tokens=60)
+    assert isinstance(parsed.output_parsed, Place)
+
+
 def test_openai_errors_have_their_shape(openai):
     with pytest.raises(NotFoundError) as caught:
         openai.chat.completions.create(model="none", messages=[{"role": "user", "content": "x"}])
@@ -306,3 +388,11 @@ def test_openai_embeddings_with_the_real_minilm(nodes, tmp_path):
     dot = lambda a, b: sum(x * y for x, y in zip(a, b))  # noqa: E731
     assert abs(dot(vectors[0], vectors[0]) - 1) < 1e-4
     assert dot(vectors[0], vectors[1]) > 0.5 > dot(vectors[0], vectors[2])
+    short = client.embeddings.create(model="minilm", input=texts, dimensions=32, encoding_format="float").data[0].embedding
+    assert len(short) == 32 and abs(dot(short, short) - 1) < 1e-4
+    with pytest.raises(BadRequestError, match="384"):
+        client.embeddings.create(model="minilm", input=texts, dimensions=999)
+    headers = {"Authorization": f"Bearer {nodes.keys['admin_key']}"}
+    asked = {"model": "minilm", "query": texts[0], "documents": [texts[2], {"text": texts[1]}], "top_n": 1, "return_documents": True}
+    ranked = httpx.post(f"http://{nodes.keys['address']}/v1/rerank", json=asked, headers=headers).json()["results"]
+    assert [(r["index"], r["document"]["text"]) for r in ranked] == [(1, texts[1])] and ranked[0]["relevance_score"] > 0.5

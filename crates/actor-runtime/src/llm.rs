@@ -5,7 +5,7 @@ use std::sync::Arc;
 use covey_domain::{
     Error, ModelName,
     agent::LlmAgent,
-    infer::{ChatMessage, InferEvent, InferRequest, Terms, Work},
+    infer::{Chat, ChatMessage, InferEvent, InferRequest, Terms, Work},
 };
 use covey_proto::v1::Payload;
 use futures::{StreamExt as _, future::BoxFuture};
@@ -35,18 +35,19 @@ impl Behavior for Llm {
                 }
             }
             messages.push(ChatMessage::new("user", invocation.text()?));
-            let work = Work::Chat { messages, tools: Vec::new(), sampling: self.agent.sampling.clone() };
+            let work = Work::Chat(Chat { messages, sampling: self.agent.sampling.clone(), ..Chat::default() });
             let mut span = crate::models::span(model.as_str(), &sink.traceparent());
             let mut events = self.models.infer(InferRequest {
                 model: model.clone(),
                 work,
                 terms: Terms { caller: self.name.clone(), ..Terms::default() },
+                made: Vec::new(),
             });
             while let Some(event) = events.next().await {
                 let event = event.inspect_err(|error| span.fail(error))?;
                 crate::models::count(&mut span, &event);
                 match event {
-                    InferEvent::Delta { text, .. } => sink.text(&text).await,
+                    InferEvent::Delta(delta) => sink.text(&delta.text).await,
                     InferEvent::Done { usage, .. } => sink.used(&model, usage),
                     // An agent answers once.
                     InferEvent::Ended { .. } => {}

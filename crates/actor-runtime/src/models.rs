@@ -2,35 +2,22 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use async_openai::{Client, config::OpenAIConfig};
 use covey_domain::{
     Error, ErrorKind,
-    infer::{Finish, InferEvent, InferRequest, Usage, Work},
+    infer::{InferEvent, InferRequest},
     status::ModelStatus,
 };
 use covey_inference::{Discovered, Engine, Model};
 use futures::{StreamExt as _, stream::BoxStream};
 use parking_lot::Mutex;
-use serde::Deserialize;
 use tokio::sync::{Notify, OnceCell};
+
+mod upstream;
+
+pub use upstream::Upstream;
 
 /// Asks the head for a model this worker does not have.
 pub type RemoteInfer = Arc<dyn Fn(InferRequest) -> BoxStream<'static, Result<InferEvent, Error>> + Send + Sync>;
-
-/// An OpenAI-compatible server elsewhere, offered as a model. Off unless configured.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Upstream {
-    /// Name here.
-    pub name: String,
-    /// Base URL, up to and with `/v1`.
-    pub url: String,
-    /// Name there.
-    pub model: String,
-    /// Environment variable that holds the key.
-    #[serde(default)]
-    pub api_key_env: Option<String>,
-}
 
 /// All models a worker can serve.
 pub struct Models {
@@ -99,7 +86,7 @@ impl Models {
         async_stream::try_stream! {
             let name = request.model.as_str();
             if let Some(upstream) = this.upstreams.get(name) {
-                let mut answer = ask_upstream(upstream.clone(), request.work);
+                let mut answer = upstream::ask(upstream.clone(), request.work);
                 while let Some(event) = answer.next().await {
                     yield event?;
                 }
@@ -111,7 +98,7 @@ impl Models {
             if fresh {
                 this.changed.notify_one();
             }
-            let mut events = engine.ask_with(request.work, request.terms).map_err(told)?;
+            let mut events = engine.ask_with(request.work, request.terms, request.made).map_err(told)?;
             while let Some(event) = events.recv().await {
                 yield event.map_err(told)?;
             }
@@ -142,47 +129,6 @@ fn told(error: covey_inference::Error) -> Error {
         E::Compute(_) | E::Broken => ErrorKind::Internal,
     };
     Error::new(kind, error.to_string())
-}
-
-/// Chat through `async-openai`; untyped JSON in and out, so that upstreams with their own fields work.
-fn ask_upstream(upstream: Upstream, work: Work) -> BoxStream<'static, Result<InferEvent, Error>> {
-    async_stream::try_stream! {
-        let Work::Chat { messages, tools, sampling } = work else {
-            Err(Error::invalid(format!("upstream `{}` takes chat requests only", upstream.name)))?;
-            return;
-        };
-        let key = upstream.api_key_env.as_ref().and_then(|v| std::env::var(v).ok()).unwrap_or_default();
-        let config = OpenAIConfig::new().with_api_base(&upstream.url).with_api_key(key);
-        let mut body = serde_json::json!({
-            "model": upstream.model, "messages": messages, "stream": true, "stream_options": {"include_usage": true},
-        });
-        let mut set = |key: &str, value: Option<serde_json::Value>| if let Some(value) = value { body[key] = value };
-        set("max_tokens", sampling.max_tokens.map(Into::into));
-        set("temperature", sampling.temperature.map(Into::into));
-        set("top_p", sampling.top_p.map(Into::into));
-        set("seed", sampling.seed.map(Into::into));
-        set("stop", (!sampling.stop.is_empty()).then(|| sampling.stop.clone().into()));
-        set("tools", (!tools.is_empty()).then(|| tools.into()));
-        let failed = |e: async_openai::error::OpenAIError| Error::unavailable(format!("upstream `{}` failed: {e}", upstream.name));
-        let client = Client::with_config(config);
-        let mut stream = client.chat().create_stream_byot::<_, serde_json::Value>(body).await.map_err(failed)?;
-        let (mut finish, mut usage) = (Finish::Stop, Usage::default());
-        while let Some(chunk) = stream.next().await {
-            let chunk: serde_json::Value = chunk.map_err(failed)?;
-            let choice = &chunk["choices"][0];
-            if let Some(text) = choice["delta"]["content"].as_str().filter(|t| !t.is_empty()) {
-                yield InferEvent::text(text);
-            }
-            if choice["finish_reason"] == "length" {
-                finish = Finish::Length;
-            }
-            if let Some(n) = chunk["usage"]["prompt_tokens"].as_u64() {
-                usage = Usage { input: n, output: chunk["usage"]["completion_tokens"].as_u64().unwrap_or(0) };
-            }
-        }
-        yield InferEvent::Done { finish, usage };
-    }
-    .boxed()
 }
 
 /// The span of one request to a model, under the names of OpenTelemetry's conventions for generative models.

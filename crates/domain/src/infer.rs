@@ -101,6 +101,22 @@ pub struct InferRequest {
     /// How it is ranked.
     #[serde(default, skip_serializing_if = "Terms::is_default")]
     pub terms: Terms,
+    /// What another worker made of it before it was lost: the answer goes on behind that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub made: Vec<Made>,
+}
+
+/// What was made of one choice, by the tokens of its deltas.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    /// Which answer, from 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub choice: u32,
+    /// Its tokens, all of which its reader was told.
+    pub tokens: Vec<u32>,
+    /// Why it ended, if it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Finish>,
 }
 
 /// How a request is ranked among others of a model.
@@ -147,16 +163,7 @@ impl From<&str> for Prompt {
 #[serde(tag = "work", rename_all = "lowercase")]
 pub enum Work {
     /// Messages in, one assistant message out.
-    Chat {
-        /// The conversation so far.
-        messages: Vec<ChatMessage>,
-        /// Tool definitions, for the template.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        tools: Vec<Value>,
-        /// How tokens are drawn.
-        #[serde(default)]
-        sampling: Sampling,
-    },
+    Chat(Chat),
     /// Text in, its continuation out.
     Complete {
         /// Raw prompt, no template.
@@ -170,6 +177,56 @@ pub enum Work {
         /// Texts; each is cut at the model's length.
         texts: Vec<String>,
     },
+    /// A question and texts in, how well each text answers it out: vectors of one number.
+    Rank {
+        /// The question.
+        query: String,
+        /// Texts; question and text together are cut at the model's length.
+        texts: Vec<String>,
+    },
+}
+
+/// A conversation that wants its next message.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Chat {
+    /// The conversation so far.
+    pub messages: Vec<ChatMessage>,
+    /// Functions that the model may call, as OpenAI declares them (`{"type": "function", "function": {…}}`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<Value>,
+    /// Whether it must call one.
+    #[serde(skip_serializing_if = "ToolChoice::is_auto")]
+    pub tool_choice: ToolChoice,
+    /// At most one call in an answer.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub one_call: bool,
+    /// More names that the model's chat template reads (`enable_thinking`).
+    #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
+    pub template: serde_json::Map<String, Value>,
+    /// How tokens are drawn.
+    pub sampling: Sampling,
+}
+
+/// Whether a model calls tools.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToolChoice {
+    /// As it likes.
+    #[default]
+    Auto,
+    /// It does not.
+    None,
+    /// It must.
+    Required,
+    /// It must call this one.
+    Function(String),
+}
+
+impl ToolChoice {
+    fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
 }
 
 /// Why an answer ended.
@@ -180,6 +237,8 @@ pub enum Finish {
     Stop,
     /// `max_tokens` or the context's end.
     Length,
+    /// It calls tools and waits for what they say.
+    ToolCalls,
 }
 
 /// Tokens counted.
@@ -208,10 +267,50 @@ pub struct TokenLogprob {
     pub top: Vec<(String, f32)>,
 }
 
+/// More of an answer. Some field beside `choice` is not empty.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Delta {
+    /// Which answer, from 0.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub choice: u32,
+    /// More of its text.
+    pub text: String,
+    /// More of what the model thinks before it answers.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reasoning: String,
+    /// More of its calls of tools.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<CallDelta>,
+    /// The tokens of this piece, where asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub logprobs: Vec<TokenLogprob>,
+    /// All tokens that were made since the last delta of this answer, told or held back: with them another worker can
+    /// go on from here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tokens: Vec<u32>,
+}
+
+/// More of a call of a tool.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CallDelta {
+    /// Which call of the answer, from 0.
+    pub index: u32,
+    /// Its id; in its first piece only.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub id: String,
+    /// The function; in its first piece only.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// More of the arguments, a JSON object in the end.
+    pub arguments: String,
+}
+
 impl InferEvent {
     /// Text of the only answer.
     pub fn text(text: impl Into<String>) -> Self {
-        Self::Delta { text: text.into(), choice: 0, logprobs: Vec::new() }
+        Self::Delta(Delta { text: text.into(), ..Delta::default() })
     }
 }
 
@@ -219,17 +318,8 @@ impl InferEvent {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "lowercase")]
 pub enum InferEvent {
-    /// More text; at least one character, or logarithms of tokens whose text is held back.
-    Delta {
-        /// The text.
-        text: String,
-        /// Which answer, from 0.
-        #[serde(default, skip_serializing_if = "is_zero")]
-        choice: u32,
-        /// The tokens of this piece, where asked for.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        logprobs: Vec<TokenLogprob>,
-    },
+    /// More of an answer.
+    Delta(Delta),
     /// One of several answers has ended. With one answer only `Done` comes.
     Ended {
         /// Which answer.

@@ -55,7 +55,7 @@ impl Grammars {
 }
 
 /// The schema, with blanks as Python's `json.dumps` sets them: a small model that may add blanks adds them for ever.
-fn compact(schema: &Value) -> Value {
+pub(crate) fn compact(schema: &Value) -> Value {
     let mut schema = if schema.is_object() { schema.clone() } else { json!({"allOf": [schema]}) };
     if schema["x-guidance"].is_null() {
         schema["x-guidance"] = json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "});
@@ -72,7 +72,9 @@ fn words(tokenizer: &Tokenizer, vocab: usize) -> Vec<Vec<u8>> {
         .map(|id| {
             let Some(token) = tokenizer.id_to_token(id) else { return Vec::new() };
             match added.get(&id) {
-                Some(added) if added.special => [&[TokTrie::SPECIAL_TOKEN_MARKER], token.as_bytes()].concat(),
+                Some(added) if added.special && !crate::dialect::MARKS.contains(&token.as_str()) => {
+                    [&[TokTrie::SPECIAL_TOKEN_MARKER], token.as_bytes()].concat()
+                }
                 Some(_) => token.into_bytes(),
                 None if byte_level => token.chars().flat_map(byte_of).collect(),
                 None => fallback_byte(&token).unwrap_or_else(|| token.replace('\u{2581}', " ").into_bytes()),

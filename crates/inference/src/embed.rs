@@ -76,8 +76,63 @@ impl Embedder {
         self.dims
     }
 
+    /// How well each text answers `query`, in (0, 1) by a cross-encoder, by other models the cosine of their vectors;
+    /// and the tokens read. `go_on` is asked before each pass.
+    pub fn rank(
+        &self,
+        query: &str,
+        texts: &[String],
+        go_on: impl Fn() -> bool,
+    ) -> Result<Option<(Vec<f32>, u64)>, Error> {
+        let States::Ours(encoder) = &self.states else { return self.compare(query, texts, go_on) };
+        if !encoder.ranks() {
+            return self.compare(query, texts, go_on);
+        }
+        let encoded = self
+            .tokenizer
+            .encode_batch_fast(texts.iter().map(|text| (query, text.as_str())).collect(), true)
+            .map_err(|e| Error::Request(format!("failed to tokenize: {e}")))?;
+        let ids: Vec<&[u32]> = encoded.iter().map(|e| e.get_ids()).collect();
+        let order: Vec<usize> = (0..texts.len()).collect();
+        let (mut scores, mut rest) = (Vec::with_capacity(texts.len()), &order[..]);
+        while !rest.is_empty() {
+            if !go_on() {
+                return Ok(None);
+            }
+            let (pass, after) = rest.split_at(self.pass(rest, &ids));
+            rest = after;
+            let batch: Vec<&[u32]> = pass.iter().map(|i| ids[*i]).collect();
+            let kinds: Vec<&[u32]> = pass.iter().map(|i| encoded[*i].get_type_ids()).collect();
+            let states = encoder.forward(&batch, &kinds, &crate::pool());
+            let (mut first, mut at) = (Vec::with_capacity(batch.len() * self.dims), 0);
+            for text in &batch {
+                first.extend_from_slice(&states[at * self.dims..(at + 1) * self.dims]);
+                at += text.len();
+            }
+            scores.extend(encoder.judge(&first, &crate::pool()).iter().map(|x| 1.0 / (1.0 + (-x).exp())));
+        }
+        Ok(Some((scores, ids.iter().map(|ids| ids.len() as u64).sum())))
+    }
+
+    /// The cosine of each text's vector with that of `query`.
+    fn compare(
+        &self,
+        query: &str,
+        texts: &[String],
+        go_on: impl Fn() -> bool,
+    ) -> Result<Option<(Vec<f32>, u64)>, Error> {
+        let all: Vec<String> = std::iter::once(query.to_owned()).chain(texts.iter().cloned()).collect();
+        let Some((vectors, tokens)) = self.embed(&all, go_on)? else { return Ok(None) };
+        let (query, texts) = vectors.split_at(self.dims);
+        let cosine = |text: &[f32]| text.iter().zip(query).map(|(a, b)| a * b).sum();
+        Ok(Some((texts.chunks(self.dims).map(cosine).collect(), tokens)))
+    }
+
     /// One unit vector for each text, row-major, and the tokens read. `go_on` is asked before each pass.
     pub fn embed(&self, texts: &[String], go_on: impl Fn() -> bool) -> Result<Option<(Vec<f32>, u64)>, Error> {
+        if matches!(&self.states, States::Ours(encoder) if encoder.ranks()) {
+            return Err(Error::Request("this model ranks texts by a question; it makes no vectors of them".into()));
+        }
         let encoded = self
             .tokenizer
             .encode_batch_fast(texts.iter().map(String::as_str).collect(), true)
@@ -100,7 +155,7 @@ impl Embedder {
             rest = after;
             let batch: Vec<&[u32]> = pass.iter().map(|i| ids[*i]).collect();
             let states = match &self.states {
-                States::Ours(encoder) => encoder.forward(&batch, &crate::pool()),
+                States::Ours(encoder) => encoder.forward(&batch, &[], &crate::pool()),
                 States::Candle(model) => model.forward(&batch, dims)?,
             };
             let mut at = 0;

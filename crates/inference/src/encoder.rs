@@ -25,8 +25,18 @@ pub(crate) struct Encoder {
     words: Packed,
     /// `[positions, hidden]`, the embedding of the first kind of text added.
     positions: Vec<f32>,
+    /// `[hidden]`: what the embedding of the second kind of text has more; empty where there is one kind.
+    second: Vec<f32>,
     norm: Norm,
     layers: Vec<Layer>,
+    judge: Option<Judge>,
+}
+
+/// The head of a cross-encoder: one number from the first token's state.
+#[derive(Debug)]
+struct Judge {
+    dense: Linear,
+    out: Linear,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -92,6 +102,8 @@ impl Encoder {
         for row in positions.chunks_mut(hidden) {
             row.iter_mut().zip(&kinds).for_each(|(x, k)| *x += k);
         }
+        let (first, rest) = kinds.split_at(hidden.min(kinds.len()));
+        let second = rest.iter().zip(first).map(|(b, a)| b - a).take(hidden).collect();
         let layers = (0..need("num_hidden_layers")?)
             .map(|i| {
                 let name = |part: &str| format!("{prefix}encoder.layer.{i}.{part}");
@@ -108,7 +120,27 @@ impl Encoder {
             .collect::<Result<_, String>>()?;
         let norm = norm(source, &format!("{prefix}embeddings.LayerNorm"))?;
         let eps = config["layer_norm_eps"].as_f64().unwrap_or(1e-12) as f32;
-        Ok(Self { hidden, heads, eps, act, words, positions, norm, layers })
+        let judge = judge(source, prefix, pool)?;
+        Ok(Self { hidden, heads, eps, act, words, positions, second, norm, layers, judge })
+    }
+
+    /// Whether it has the head of a cross-encoder.
+    pub fn ranks(&self) -> bool {
+        self.judge.is_some()
+    }
+
+    /// One number of each text from its first token's state, as a cross-encoder gives it. `[texts, hidden]` in.
+    pub fn judge(&self, first: &[f32], pool: &Pool) -> Vec<f32> {
+        let Some(judge) = &self.judge else { return Vec::new() };
+        let texts = first.len() / self.hidden;
+        let mut input = Activations::new(Isa::detect());
+        input.reset(texts, self.hidden).copy_from_slice(first);
+        let mut inner = vec![0f32; texts * self.hidden];
+        judge.dense.forward(&mut input, &mut inner, false, pool);
+        input.reset(texts, self.hidden).iter_mut().zip(&inner).for_each(|(x, y)| *x = y.tanh());
+        let mut scores = vec![0f32; texts];
+        judge.out.forward(&mut input, &mut scores, false, pool);
+        scores
     }
 
     /// Most tokens of a text.
@@ -116,8 +148,9 @@ impl Encoder {
         self.positions.len() / self.hidden
     }
 
-    /// Last hidden states of all texts, `[tokens, hidden]`, one text after another. Each has 1 to `context` tokens.
-    pub fn forward(&self, texts: &[&[u32]], pool: &Pool) -> Vec<f32> {
+    /// Last hidden states of all texts, `[tokens, hidden]`, one text after another. Each has 1 to `context` tokens, and
+    /// as many `kinds` (0 or 1: of the first or the second text of a pair) where there are any.
+    pub fn forward(&self, texts: &[&[u32]], kinds: &[&[u32]], pool: &Pool) -> Vec<f32> {
         let (hidden, isa) = (self.hidden, Isa::detect());
         let head_dim = hidden / self.heads;
         let mut blocks = 0u32;
@@ -143,8 +176,11 @@ impl Encoder {
             Attention { isa, layer: 0, heads: self.heads, scale: (head_dim as f32).powf(-0.5), window: None };
         let mut x = vec![0f32; rows.len() * hidden];
         pool.rows(&mut x, hidden, 16, |i, row| {
-            let (_, at, id) = rows[i];
+            let (t, at, id) = rows[i];
             self.words.row(id as usize, row);
+            if kinds.get(t).is_some_and(|kinds| kinds[at] > 0) {
+                row.iter_mut().zip(&self.second).for_each(|(x, k)| *x += k);
+            }
             row.iter_mut().zip(&self.positions[at * hidden..]).for_each(|(x, p)| *x += p);
             layer_norm(isa, row, &self.norm.weight, &self.norm.bias, self.eps);
         });
@@ -186,5 +222,23 @@ impl Encoder {
 
     fn normed(&self, x: &mut [f32], norm: &Norm, isa: Isa, pool: &Pool) {
         pool.rows(x, self.hidden, 16, |_, row| layer_norm(isa, row, &norm.weight, &norm.bias, self.eps));
+    }
+}
+
+/// BERT keeps the first layer of a classifier in its pooler, RoBERTa in the classifier.
+fn judge(source: &mut Source, prefix: &str, pool: &Pool) -> Result<Option<Judge>, String> {
+    let pooler = format!("{prefix}pooler.dense");
+    let (dense, out) = if source.has("classifier.out_proj.weight") {
+        ("classifier.dense", "classifier.out_proj")
+    } else if source.has("classifier.weight") && source.has(&format!("{pooler}.weight")) {
+        (pooler.as_str(), "classifier")
+    } else {
+        return Ok(None);
+    };
+    let packing = Packing { pool: pool.clone(), quantize: None };
+    let (dense, out) = (source.linear(&[dense.to_owned()], &packing)?, source.linear(&[out.to_owned()], &packing)?);
+    match out.rows() {
+        1 => Ok(Some(Judge { dense, out })),
+        n => Err(format!("it sorts texts into {n} classes; only models with one score are served")),
     }
 }

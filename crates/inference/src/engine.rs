@@ -12,7 +12,7 @@ use std::{
 
 use covey_domain::{
     caps,
-    infer::{Finish, InferEvent, Prompt, Sampling, Terms, TokenLogprob, Usage, Work},
+    infer::{Constraint, Delta, Finish, InferEvent, Made, Prompt, Sampling, Terms, TokenLogprob, Usage, Work},
 };
 use covey_kernels::KvStore;
 use parking_lot::RwLock;
@@ -21,6 +21,7 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 use crate::{
     Error, Generator, Model,
     decoder::step::{Token, Workspace},
+    dialect::Reader,
     sampler::{Drawn, Sampler},
     scheduler::{Limits, Rank, Scheduler, SequenceId},
     text,
@@ -58,6 +59,8 @@ pub struct Request {
     pub work: Work,
     /// How it is ranked.
     pub terms: Terms,
+    /// What was made of it before, elsewhere.
+    pub made: Vec<Made>,
     /// Where the answer goes.
     pub events: mpsc::Sender<Result<InferEvent, Error>>,
 }
@@ -130,13 +133,18 @@ impl Engine {
 
     /// Asks; the answer streams from the receiver, and dropping that cancels the work.
     pub fn ask(&self, work: Work) -> Result<mpsc::Receiver<Result<InferEvent, Error>>, Error> {
-        self.ask_with(work, Terms::default())
+        self.ask_with(work, Terms::default(), Vec::new())
     }
 
-    /// Asks as somebody, with a priority and a bound of time.
-    pub fn ask_with(&self, work: Work, terms: Terms) -> Result<mpsc::Receiver<Result<InferEvent, Error>>, Error> {
+    /// Asks as somebody, with a priority and a bound of time; goes on behind what was `made` elsewhere.
+    pub fn ask_with(
+        &self,
+        work: Work,
+        terms: Terms,
+        made: Vec<Made>,
+    ) -> Result<mpsc::Receiver<Result<InferEvent, Error>>, Error> {
         let (events, rx) = mpsc::channel(UNREAD_MAX);
-        match self.requests.try_send(Request { work, terms, events }) {
+        match self.requests.try_send(Request { work, terms, made, events }) {
             Ok(()) => Ok(rx),
             Err(TrySendError::Full(_)) => Err(Error::Full),
             Err(TrySendError::Closed(_)) => Err(Error::Stopped),
@@ -151,14 +159,19 @@ impl Engine {
 
 fn embed(embedder: &crate::embed::Embedder, mut requests: mpsc::Receiver<Request>) {
     while let Some(Request { work, events, .. }) = requests.blocking_recv() {
-        let Work::Embed { texts } = work else {
-            let _ = events.blocking_send(Err(Error::Request("this model makes vectors, not text".into())));
-            continue;
+        let made = match &work {
+            Work::Embed { texts } => {
+                embedder.embed(texts, || !events.is_closed()).map(|m| m.map(|(v, n)| (embedder.dims(), v, n)))
+            }
+            Work::Rank { query, texts } => {
+                embedder.rank(query, texts, || !events.is_closed()).map(|m| m.map(|(v, n)| (1, v, n)))
+            }
+            _ => Err(Error::Request("this model makes vectors, not text".into())),
         };
-        match embedder.embed(&texts, || !events.is_closed()) {
+        match made {
             Ok(None) => {}
-            Ok(Some((data, input))) => {
-                let _ = events.blocking_send(Ok(InferEvent::Vectors { dims: embedder.dims(), data }));
+            Ok(Some((dims, data, input))) => {
+                let _ = events.blocking_send(Ok(InferEvent::Vectors { dims, data }));
                 let done = InferEvent::Done { finish: Finish::Stop, usage: Usage { input, output: 0 } };
                 let _ = events.blocking_send(Ok(done));
             }
@@ -181,11 +194,25 @@ struct Answer {
     /// Why the first choice ended.
     finish: Finish,
     choices: u32,
+    /// Whether each choice has a sequence of its own from the beginning.
+    parted: bool,
     /// When its time is up, and how long that was.
     deadline: Option<(Instant, u64)>,
     /// That time, once it was up.
     late: Option<u64>,
     sequences: Vec<SequenceId>,
+}
+
+impl Answer {
+    /// A choice is over; its reader is told unless it knows.
+    fn end(&mut self, choice: u32, finish: Finish, tell: bool) {
+        if self.choices > 1 && tell {
+            self.unsent.push_back(InferEvent::Ended { choice, finish });
+        }
+        if choice == 0 {
+            self.finish = finish;
+        }
+    }
 }
 
 /// One choice of an answer in the making.
@@ -195,12 +222,41 @@ struct Stream {
     choice: u32,
     sampler: Sampler,
     matcher: Option<llguidance::Matcher>,
+    /// What the answer must look like once its thoughts are over.
+    pending: Option<Constraint>,
+    /// What a call of a tool must look like from its opening mark on.
+    call: Option<Constraint>,
+    /// Whether `matcher` is of a call, behind which plain text goes on.
+    in_call: bool,
+    /// Whether an answer ends with its first call.
+    one_call: bool,
+    reader: Option<Reader>,
+    /// Made since the last delta.
+    untold: Vec<u32>,
     logprobs: Option<usize>,
     detokenizer: text::Detokenizer,
     stops: text::Stops,
     made: u64,
     room: u64,
     ignore_eos: bool,
+}
+
+/// A request that was understood.
+struct Begun {
+    tokens: Vec<u32>,
+    sampling: Sampling,
+    reader: Option<Reader>,
+    constraint: Option<Constraint>,
+    call: Option<Constraint>,
+    one_call: bool,
+}
+
+/// What a token brought.
+struct Digested {
+    delta: Delta,
+    finish: Option<Finish>,
+    /// Whether the token is a part of the answer.
+    shown: bool,
 }
 
 /// A sequence whose logits were computed.
@@ -300,20 +356,19 @@ impl<'a> Loop<'a> {
     }
 
     fn admit(&mut self, request: Request) {
-        let Request { work, terms, events } = request;
-        let begun = self.begin(work).and_then(|(tokens, sampling)| {
-            let matcher = sampling.constraint.as_ref().map(|c| self.generator.constrain(c)).transpose()?;
-            Ok((tokens, sampling, matcher))
+        let Request { work, terms, made, events } = request;
+        let begun = self.begin(work).and_then(|begun| {
+            let stream = self.stream(&begun)?;
+            Ok((begun, stream))
         });
-        let (tokens, sampling, matcher) = match begun {
+        let (begun, stream) = match begun {
             Ok(begun) => begun,
             Err(error) => {
                 let _ = events.try_send(Err(error));
                 return;
             }
         };
-        let context = self.generator.decoder.shape.context;
-        let room = sampling.max_tokens.map_or(DEFAULT_NEW_TOKENS, |n| n as usize).min(context - tokens.len());
+        let Begun { tokens, sampling, .. } = begun;
         let id = self.next;
         self.next += 1;
         let mut answer = Answer {
@@ -322,28 +377,35 @@ impl<'a> Loop<'a> {
             usage: Usage { input: tokens.len() as u64, output: 0 },
             finish: Finish::Length,
             choices: sampling.n.unwrap_or(1).max(1),
+            parted: !made.is_empty(),
             late: None,
             deadline: terms.timeout_ms.map(|ms| (Instant::now() + Duration::from_millis(ms), ms)),
             sequences: Vec::new(),
         };
-        if room > 0 {
-            let stream = Stream {
-                answer: id,
-                choice: 0,
-                sampler: Sampler::new(&sampling, &tokens),
-                matcher,
-                logprobs: sampling.logprobs.map(usize::from),
-                detokenizer: text::Detokenizer::default(),
-                stops: text::Stops::new(&sampling.stop),
-                made: 0,
-                room: room as u64,
-                ignore_eos: sampling.ignore_eos,
-            };
+        // Choices part where the first token is drawn, unless an earlier worker had parted them.
+        let streams = if answer.parted { answer.choices } else { 1 };
+        for choice in 0..streams {
+            let mut stream = Stream { answer: id, choice, ..stream.clone() };
+            stream.sampler.seed = stream.sampler.seed.wrapping_add(u64::from(choice));
+            let made = made.iter().find(|m| m.choice == choice).cloned().unwrap_or_default();
+            answer.usage.output += made.tokens.len() as u64;
+            let replayed = made.tokens.iter().find_map(|token| {
+                let ended = stream.matcher.as_mut().is_some_and(|m| m.consume_token(*token).is_err() || m.is_stopped());
+                stream.sampler.saw(*token);
+                // Its reader was told already.
+                self.digest(&mut stream, *token, ended).finish
+            });
+            stream.untold.clear();
+            let nothing = (stream.made >= stream.room).then_some(Finish::Length);
+            if let Some(finish) = made.ended.or(replayed).or(nothing) {
+                answer.end(choice, finish, made.ended.is_none());
+                continue;
+            }
             let sequence = self.scheduler.add(
-                tokens,
+                [&tokens[..], &made.tokens].concat(),
                 salt(&terms.tenant),
                 Rank {
-                    caller: terms.caller,
+                    caller: terms.caller.clone(),
                     priority: terms.priority,
                     deadline_ms: terms.timeout_ms.map(|ms| self.began.elapsed().as_millis() as u64 + ms),
                 },
@@ -354,40 +416,86 @@ impl<'a> Loop<'a> {
         self.answers.insert(id, answer);
     }
 
-    fn begin(&self, work: Work) -> Result<(Vec<u32>, Sampling), Error> {
+    /// The beginning of an answer's first choice.
+    fn stream(&self, begun: &Begun) -> Result<Stream, Error> {
+        let Begun { tokens, sampling, reader, constraint, call, one_call } = begun;
+        let matcher = constraint.as_ref().map(|c| self.generator.constrain(c)).transpose()?;
+        let thinks = reader.as_ref().is_some_and(Reader::thinks);
+        let context = self.generator.decoder.shape.context;
+        let room = sampling.max_tokens.map_or(DEFAULT_NEW_TOKENS, |n| n as usize).min(context - tokens.len());
+        Ok(Stream {
+            answer: 0,
+            choice: 0,
+            sampler: Sampler::new(sampling, tokens),
+            // A model thinks as it likes; the constraint was only checked.
+            matcher: matcher.filter(|_| !thinks),
+            pending: constraint.clone().filter(|_| thinks),
+            call: call.clone(),
+            in_call: false,
+            one_call: *one_call,
+            reader: reader.clone(),
+            untold: Vec::new(),
+            logprobs: sampling.logprobs.map(usize::from),
+            detokenizer: text::Detokenizer::default(),
+            stops: text::Stops::new(&sampling.stop),
+            made: 0,
+            room: room as u64,
+            ignore_eos: sampling.ignore_eos,
+        })
+    }
+
+    fn begin(&self, work: Work) -> Result<Begun, Error> {
         let generator = self.generator;
-        let encode = |text: String, special: bool| {
+        let encode = |text: &str, special: bool| {
             let encoded = generator.tokenizer.encode(text, special);
             let encoded = encoded.map_err(|e| Error::Request(format!("failed to tokenize: {e}")))?;
             Ok::<_, Error>(encoded.get_ids().to_vec())
         };
-        let (tokens, sampling) = match work {
-            Work::Chat { messages, tools, sampling } => {
+        let plain = |tokens: Vec<u32>, sampling: Sampling| Begun {
+            tokens,
+            constraint: sampling.constraint.clone(),
+            sampling,
+            reader: None,
+            call: None,
+            one_call: false,
+        };
+        let begun = match work {
+            Work::Chat(chat) => {
                 let template = generator
                     .template
                     .as_ref()
                     .ok_or_else(|| Error::Request("this model has no chat template; use completions".into()))?;
-                (encode(template.render(&messages, &tools)?, false)?, sampling)
+                let prompt = template.render(&chat)?;
+                Begun {
+                    tokens: encode(&prompt, false)?,
+                    reader: Some(template.dialect.reader(&prompt, &chat)),
+                    constraint: template.dialect.whole(&chat),
+                    call: template.dialect.call_body(&chat),
+                    one_call: chat.one_call,
+                    sampling: chat.sampling,
+                }
             }
-            Work::Complete { prompt: Prompt::Text(prompt), sampling } => (encode(prompt, true)?, sampling),
+            Work::Complete { prompt: Prompt::Text(prompt), sampling } => plain(encode(&prompt, true)?, sampling),
             Work::Complete { prompt: Prompt::Tokens(tokens), sampling } => {
                 let vocab = generator.decoder.shape.vocab;
                 if let Some(token) = tokens.iter().find(|t| **t as usize >= vocab) {
                     return Err(Error::Request(format!("token {token} is not in the vocabulary of {vocab}")));
                 }
-                (tokens, sampling)
+                plain(tokens, sampling)
             }
-            Work::Embed { .. } => return Err(Error::Request("this model makes text, not vectors".into())),
+            Work::Embed { .. } | Work::Rank { .. } => {
+                return Err(Error::Request("this model makes text, not vectors".into()));
+            }
         };
         let context = generator.decoder.shape.context.min(self.scheduler.cache.stats().blocks * covey_kernels::BLOCK);
-        if tokens.is_empty() {
+        let count = begun.tokens.len();
+        if count == 0 {
             return Err(Error::Request("the prompt is empty".into()));
         }
-        if tokens.len() >= context {
-            let why = format!("the prompt has {} tokens, the model takes {}", tokens.len(), context - 1);
-            return Err(Error::Request(why));
+        if count >= context {
+            return Err(Error::Request(format!("the prompt has {count} tokens, the model takes {}", context - 1)));
         }
-        Ok((tokens, sampling))
+        Ok(begun)
     }
 
     /// Sends what is unsent, ends what is over, and pauses who does not read.
@@ -521,7 +629,9 @@ impl<'a> Loop<'a> {
             let Some(leader) = self.streams.get(&row.sequence).filter(|s| s.made == 0 && s.choice == 0) else {
                 continue;
             };
-            let Some(answer) = self.answers.get_mut(&leader.answer).filter(|a| a.choices > 1) else { continue };
+            let Some(answer) = self.answers.get_mut(&leader.answer).filter(|a| a.choices > 1 && !a.parted) else {
+                continue;
+            };
             let leader = leader.clone();
             for choice in 1..answer.choices {
                 let mut fork = Stream { choice, ..leader.clone() };
@@ -558,6 +668,7 @@ impl<'a> Loop<'a> {
         }
         let vocab = self.generator.decoder.logits();
         let (pool, eos) = (self.work.pool().clone(), &self.generator.eos);
+        let dialect = self.generator.template.as_ref().map(|t| &t.dialect);
         let mut streams: BTreeMap<SequenceId, &mut Stream> = self.streams.iter_mut().map(|(id, s)| (*id, s)).collect();
         let mut rest = self.work.logits();
         let mut jobs: Vec<Job<'_>> = Vec::with_capacity(rows.len());
@@ -569,10 +680,13 @@ impl<'a> Loop<'a> {
         pool.rows(&mut jobs, 1, 1, |i, job| {
             let Job { stream: Some(stream), logits, drawn } = &mut job[0] else { return };
             let row = &rows[i];
-            let Stream { sampler, matcher, logprobs, .. } = &mut **stream;
+            let Stream { sampler, matcher, logprobs, pending, call, .. } = &mut **stream;
+            // A constraint may begin behind a mark: nothing is taken for granted there.
+            let waits = matcher.is_none() && (pending.is_some() || call.is_some());
+            let turns = |token| waits && dialect.is_some_and(|d| d.may_turn(token));
             for (k, logits) in logits.chunks_mut(vocab).enumerate() {
                 let next = draw(sampler, matcher.as_mut(), eos, logits, row.position + k, *logprobs);
-                let right = row.guesses.get(k) == Some(&next.token) && !next.ended;
+                let right = row.guesses.get(k) == Some(&next.token) && !next.ended && !turns(next.token);
                 drawn.push(next);
                 if !right {
                     break;
@@ -584,60 +698,94 @@ impl<'a> Loop<'a> {
 
     /// Puts a drawn token behind its sequence (a right guess is there already) and into its reader's stream.
     fn take(&mut self, id: SequenceId, drawn: Drawn, guessed: bool) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        let Some(answer) = self.answers.get_mut(&stream.answer) else { return };
-        let tokenizer = &self.generator.tokenizer;
-        let token = drawn.token;
-        self.stats.made_tokens += 1;
-        stream.made += 1;
-        answer.usage.output += 1;
-        if !guessed {
-            self.scheduler.push(id, token);
+        let Some(mut stream) = self.streams.remove(&id) else { return };
+        if !self.answers.contains_key(&stream.answer) {
+            return;
         }
-        // The end of an answer and what belongs to a stop text are no part of it.
-        let (mut text, mut finish) = (String::new(), None);
+        if !guessed {
+            self.scheduler.push(id, drawn.token);
+        }
+        self.stats.made_tokens += 1;
+        let Digested { mut delta, finish, shown } = self.digest(&mut stream, drawn.token, drawn.ended);
+        let Some(answer) = self.answers.get_mut(&stream.answer) else { return };
+        answer.usage.output += 1;
+        if let Some(logprob) = drawn.logprob.filter(|_| shown) {
+            let name = |token: u32| self.generator.tokenizer.decode(&[token], false).unwrap_or_default();
+            let top = drawn.top.iter().map(|(token, logprob)| (name(*token), *logprob)).collect();
+            delta.logprobs.push(TokenLogprob { token: name(drawn.token), logprob, top });
+        }
+        // The last tokens of a choice are told also where they bring nothing, so that another worker counts right.
+        if delta != Delta::default() || finish.is_some() && answer.choices > 1 {
+            let tokens = std::mem::take(&mut stream.untold);
+            answer.unsent.push_back(InferEvent::Delta(Delta { choice: stream.choice, tokens, ..delta }));
+        }
+        let Some(finish) = finish else {
+            self.streams.insert(id, stream);
+            return;
+        };
+        answer.end(stream.choice, finish, true);
+        answer.sequences.retain(|s| *s != id);
+        self.scheduler.remove(id);
+    }
+
+    /// Reads a token into its answer: its text, what that means, and what may follow it.
+    fn digest(&self, stream: &mut Stream, token: u32, ended: bool) -> Digested {
+        let generator = self.generator;
+        stream.made += 1;
+        stream.untold.push(token);
+        let mut delta = Delta::default();
+        let mut finish = None;
         let shown;
-        let ends = self.generator.eos.contains(&token);
-        if ends && (drawn.ended || !stream.ignore_eos) {
-            (finish, shown) = (Some(Finish::Stop), false);
+        if generator.eos.contains(&token) && (ended || !stream.ignore_eos) {
+            // The end of an answer and what belongs to a stop text are no part of it.
+            finish = Some(Finish::Stop);
+            shown = false;
         } else {
-            let stopped;
-            (text, stopped) = stream.stops.push(&stream.detokenizer.push(tokenizer, token));
+            let dialect = stream.reader.as_ref().and(generator.template.as_ref()).map(|t| &t.dialect);
+            let piece = match dialect.and_then(|d| d.mark(token)) {
+                Some(mark) => mark.to_owned(),
+                None => stream.detokenizer.push(&generator.tokenizer, token),
+            };
+            let (text, stopped) = stream.stops.push(&piece);
             shown = !stopped;
-            if stopped || drawn.ended {
+            match &mut stream.reader {
+                Some(reader) => reader.push(&text, &mut delta),
+                None => delta.text = text,
+            }
+            let call_over = ended && std::mem::take(&mut stream.in_call);
+            if call_over {
+                stream.matcher = None;
+            }
+            if stopped || ended && (!call_over || stream.one_call) {
                 finish = Some(Finish::Stop);
             } else if stream.made >= stream.room {
                 finish = Some(Finish::Length);
             }
         }
         if finish.is_some() {
-            text.push_str(&stream.stops.flush());
-        }
-        let name = |token: u32| tokenizer.decode(&[token], false).unwrap_or_default();
-        let logprobs: Vec<TokenLogprob> = drawn
-            .logprob
-            .filter(|_| shown)
-            .map(|logprob| TokenLogprob {
-                token: name(token),
-                logprob,
-                top: drawn.top.iter().map(|(token, logprob)| (name(*token), *logprob)).collect(),
-            })
-            .into_iter()
-            .collect();
-        if !text.is_empty() || !logprobs.is_empty() {
-            answer.unsent.push_back(InferEvent::Delta { text, choice: stream.choice, logprobs });
-        }
-        if let Some(finish) = finish {
-            if answer.choices > 1 {
-                answer.unsent.push_back(InferEvent::Ended { choice: stream.choice, finish });
+            let rest = stream.stops.flush();
+            match &mut stream.reader {
+                Some(reader) => {
+                    reader.push(&rest, &mut delta);
+                    reader.flush(&mut delta);
+                    if reader.calls() > 0 && finish == Some(Finish::Stop) {
+                        finish = Some(Finish::ToolCalls);
+                    }
+                }
+                None => delta.text.push_str(&rest),
             }
-            if stream.choice == 0 {
-                answer.finish = finish;
+        } else if let Some(reader) = stream.reader.as_ref().filter(|_| stream.matcher.is_none()) {
+            if !reader.thinks()
+                && let Some(constraint) = stream.pending.take()
+            {
+                stream.matcher = generator.constrain(&constraint).ok();
+            } else if let Some(call) = stream.call.as_ref().filter(|_| reader.at_call()) {
+                // Schemas that cannot be compiled leave the model to itself.
+                stream.matcher = generator.constrain(call).ok();
+                stream.in_call = stream.matcher.is_some();
             }
-            answer.sequences.retain(|s| *s != id);
-            self.streams.remove(&id);
-            self.scheduler.remove(id);
         }
+        Digested { delta, finish, shown }
     }
 
     /// A kernel broke: everyone is told, and the engine begins anew.

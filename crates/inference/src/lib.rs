@@ -9,6 +9,7 @@ mod chat;
 mod config;
 mod constraint;
 mod decoder;
+mod dialect;
 mod embed;
 mod encoder;
 mod engine;

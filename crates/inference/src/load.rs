@@ -14,6 +14,7 @@ use crate::{
     chat::Template,
     config,
     decoder::Decoder,
+    dialect::Dialect,
     embed::{Embedder, FAMILIES},
     weights::{Packing, Source},
 };
@@ -34,7 +35,7 @@ pub struct Discovered {
     pub path: PathBuf,
     /// `llama`, `qwen2`, `qwen3`, `bert`, `gguf`.
     pub family: String,
-    /// `generate` or `embed`.
+    /// `generate`, `embed` or `rank`.
     pub task: &'static str,
     /// Bytes of weights.
     pub bytes: u64,
@@ -72,8 +73,14 @@ pub fn discover(dir: &Path) -> Vec<Discovered> {
 
 fn describe(name: String, path: PathBuf) -> Option<Discovered> {
     let text = fs::read_to_string(path.join("config.json")).ok()?;
-    let family = serde_json::from_str::<serde_json::Value>(&text).ok()?["model_type"].as_str()?.to_owned();
-    let task = if FAMILIES.contains(&family.as_str()) { "embed" } else { "generate" };
+    let config = serde_json::from_str::<serde_json::Value>(&text).ok()?;
+    let family = config["model_type"].as_str()?.to_owned();
+    let judges = config["architectures"][0].as_str().is_some_and(|a| a.ends_with("ForSequenceClassification"));
+    let task = match FAMILIES.contains(&family.as_str()) {
+        true if judges => "rank",
+        true => "embed",
+        false => "generate",
+    };
     let bytes = weight_files(&path).iter().filter_map(|f| fs::metadata(f).ok()).map(|m| m.len()).sum();
     Some(Discovered { name, path, family, task, bytes })
 }
@@ -122,7 +129,11 @@ fn folder(path: &Path, packing: &Packing) -> Result<Model, String> {
         .as_str()
         .map(str::to_owned)
         .or_else(|| fs::read_to_string(path.join("chat_template.jinja")).ok());
-    let template = source.map(|s| Template::new(&s, special("bos_token"), special("eos_token"))).transpose()?;
+    let template = source.map(|source| {
+        let dialect = Dialect::new(&source, &tokenizer, decoder.shape.vocab);
+        Template::new(&source, special("bos_token"), special("eos_token"), dialect)
+    });
+    let template = template.transpose()?;
     let generation: serde_json::Value = fs::read_to_string(path.join("generation_config.json"))
         .ok()
         .and_then(|text| serde_json::from_str(&text).ok())
@@ -144,7 +155,11 @@ fn gguf(path: &Path, packing: &Packing) -> Result<Model, String> {
     let id = |key: &str| content.metadata.get(key).and_then(|v| v.to_u32().ok());
     let token = |id: Option<u32>| id.and_then(|id| tokenizer.id_to_token(id)).unwrap_or_default();
     let (bos, eos) = (token(id("tokenizer.ggml.bos_token_id")), token(id("tokenizer.ggml.eos_token_id")));
-    let template = text("tokenizer.chat_template").map(|s| Template::new(&s, bos, eos)).transpose()?;
+    let template = text("tokenizer.chat_template").map(|source| {
+        let dialect = Dialect::new(&source, &tokenizer, shape.vocab);
+        Template::new(&source, bos, eos, dialect)
+    });
+    let template = template.transpose()?;
     let eos = id("tokenizer.ggml.eos_token_id").into_iter().chain(id("tokenizer.ggml.eot_token_id")).collect();
     let decoder = Decoder::load(shape, &mut Source::Gguf(Box::new(content), file), packing)
         .map_err(|e| format!("it is damaged or cut short ({e}); copy it again"))?;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use covey_domain::infer::{ChatMessage, Constraint, Finish, InferEvent, Sampling, Work};
+use covey_domain::infer::{Chat, ChatMessage, Constraint, Finish, InferEvent, Sampling, Work};
 use covey_inference::{Engine, Error, Model};
 use serde_json::{Value, json};
 
@@ -15,10 +15,10 @@ fn ask(engine: &Engine, constraint: Constraint, sampling: Sampling) -> Result<(V
     let sampling = Sampling { constraint: Some(constraint), max_tokens: Some(300), ..sampling };
     let messages = vec![ChatMessage::new("user", "Say anything about the river and the moon")];
     let mut texts = vec![String::new(); sampling.n.unwrap_or(1) as usize];
-    let mut events = engine.ask(Work::Chat { messages, tools: vec![], sampling }).unwrap();
+    let mut events = engine.ask(Work::Chat(Chat { messages, sampling, ..Chat::default() })).unwrap();
     loop {
         match events.blocking_recv().expect("an end")? {
-            InferEvent::Delta { text, choice, .. } => texts[choice as usize].push_str(&text),
+            InferEvent::Delta(delta) => texts[delta.choice as usize].push_str(&delta.text),
             InferEvent::Ended { .. } => {}
             InferEvent::Done { finish, .. } => return Ok((texts, finish)),
             InferEvent::Vectors { .. } => panic!("text was asked for"),

@@ -3,7 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use covey_domain::infer::{Finish, InferEvent, Prompt, Sampling, Terms, Work};
+use covey_domain::infer::{
+    Chat, ChatMessage, Constraint, Delta, Finish, InferEvent, Made, Prompt, Sampling, Terms, Work,
+};
 use covey_inference::{Engine, EngineConfig, EngineStats, Error, Generator, Model};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
@@ -35,7 +37,7 @@ fn all_at_once(engine: &Engine, prompts: &[Vec<u32>], sampling: &Sampling) -> Ve
             let mut text = String::new();
             loop {
                 match events.blocking_recv().expect("an end").unwrap() {
-                    InferEvent::Delta { text: more, .. } => text.push_str(&more),
+                    InferEvent::Delta(delta) => text.push_str(&delta.text),
                     InferEvent::Done { finish, usage } => {
                         assert_eq!((finish, usage.output), (Finish::Length, u64::from(sampling.max_tokens.unwrap())));
                         return text;
@@ -119,7 +121,7 @@ fn choices(engine: &Engine, tokens: &[u32], sampling: &Sampling) -> (Vec<String>
     let mut events = engine.ask(work(tokens, sampling)).unwrap();
     loop {
         match events.blocking_recv().expect("an end").unwrap() {
-            InferEvent::Delta { text, choice, .. } => texts[choice as usize].push_str(&text),
+            InferEvent::Delta(delta) => texts[delta.choice as usize].push_str(&delta.text),
             InferEvent::Ended { choice, finish } => ends[choice as usize] = finish,
             InferEvent::Done { usage, finish } => {
                 assert!(n == 1 || finish == ends[0], "the whole ends like the first choice");
@@ -173,7 +175,7 @@ fn logprobs_are_those_of_the_logits() {
     let prompt: Vec<u32> = (20..50).collect();
     let sampling = Sampling { max_tokens: Some(1), ignore_eos: true, logprobs: Some(3), ..Sampling::default() };
     let mut events = engine.ask(work(&prompt, &sampling)).unwrap();
-    let Ok(InferEvent::Delta { logprobs, .. }) = events.blocking_recv().unwrap() else {
+    let Ok(InferEvent::Delta(Delta { logprobs, .. })) = events.blocking_recv().unwrap() else {
         panic!("a token was asked for")
     };
     let logits = plain.logits(&prompt);
@@ -191,7 +193,7 @@ fn tenants_share_nothing_and_time_is_kept() {
     let found = |tenant: &str| {
         let before = engine.stats().found_tokens;
         let terms = Terms { tenant: tenant.into(), ..Terms::default() };
-        let mut events = engine.ask_with(work(&prompt, &sampling), terms).unwrap();
+        let mut events = engine.ask_with(work(&prompt, &sampling), terms, vec![]).unwrap();
         while events.blocking_recv().is_some() {}
         // The numbers are told after the step that ended the request.
         all_at_once(&engine, &[vec![5]], &sampling);
@@ -200,7 +202,7 @@ fn tenants_share_nothing_and_time_is_kept() {
     assert_eq!((found("a"), found("b"), found("a"), found("")), (0, 0, 96, 0));
     let long = Sampling { max_tokens: Some(900), ignore_eos: true, ..Sampling::default() };
     let terms = Terms { timeout_ms: Some(20), ..Terms::default() };
-    let mut events = engine.ask_with(work(&prompt, &long), terms).unwrap();
+    let mut events = engine.ask_with(work(&prompt, &long), terms, vec![]).unwrap();
     let mut last = None;
     while let Some(event) = events.blocking_recv() {
         last = Some(event);
@@ -244,4 +246,80 @@ fn two_thousand_cancels_at_random_times_leave_every_block_free() {
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
     panic!("sequences are left: {:?}", engine.stats());
+}
+
+/// All events of an answer, and what they say: text, calls and end of each choice.
+type Said = (Vec<(String, String, Option<Finish>)>, Finish, u64);
+
+fn said(choices: usize, events: impl Iterator<Item = InferEvent>) -> Said {
+    let mut all = vec![(String::new(), String::new(), None); choices];
+    for event in events {
+        match event {
+            InferEvent::Delta(delta) => {
+                let one = &mut all[delta.choice as usize];
+                one.0.push_str(&delta.text);
+                delta.calls.iter().for_each(|c| one.1.extend([c.name.as_str(), c.arguments.as_str()]));
+            }
+            InferEvent::Ended { choice, finish } => all[choice as usize].2 = Some(finish),
+            InferEvent::Done { finish, usage } => return (all, finish, usage.output),
+            InferEvent::Vectors { .. } => panic!("text was asked for"),
+        }
+    }
+    panic!("an answer ends")
+}
+
+#[test]
+fn an_answer_goes_on_elsewhere_as_if_nothing_had_happened() {
+    let path = root().join("../../models/tiny");
+    let [one, other] = [(); 2].map(|()| engine(&path, EngineConfig::default()));
+    let say = |text: &str| vec![ChatMessage::new("user", text)];
+    let schema = serde_json::json!({"type": "object", "properties": {"a": {"type": "string", "maxLength": 9}},
+        "required": ["a"], "additionalProperties": false});
+    let tool = serde_json::json!({"type": "function", "function": {"name": "add", "parameters": {"type": "object",
+        "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}, "required": ["a", "b"]}}});
+    let warm = Sampling {
+        temperature: Some(1.1),
+        top_p: Some(0.95),
+        seed: Some(3),
+        frequency_penalty: Some(0.4),
+        max_tokens: Some(40),
+        ..Sampling::default()
+    };
+    let works = [
+        Chat { messages: say("Repeat: sun moon é star"), sampling: warm.clone(), ..Chat::default() },
+        Chat {
+            messages: say("river"),
+            sampling: Sampling { n: Some(3), ignore_eos: true, stop: vec!["e".into()], ..warm.clone() },
+            ..Chat::default()
+        },
+        Chat {
+            messages: say("moon"),
+            sampling: Sampling { constraint: Some(Constraint::JsonSchema(schema)), n: Some(2), ..warm.clone() },
+            ..Chat::default()
+        },
+        Chat { messages: say("add 17 and 4"), tools: vec![tool], sampling: warm, ..Chat::default() },
+    ];
+    let mut cuts = 0;
+    for chat in works {
+        let choices = chat.sampling.n.unwrap_or(1) as usize;
+        let work = Work::Chat(chat);
+        let mut events = one.ask(work.clone()).unwrap();
+        let all: Vec<InferEvent> = std::iter::from_fn(|| events.blocking_recv()).map(Result::unwrap).collect();
+        let whole = said(choices, all.iter().cloned());
+        for cut in 1..all.len() {
+            let mut made: Vec<Made> = (0..choices as u32).map(|choice| Made { choice, ..Made::default() }).collect();
+            for event in &all[..cut] {
+                match event {
+                    InferEvent::Delta(d) => made[d.choice as usize].tokens.extend(&d.tokens),
+                    InferEvent::Ended { choice, finish } => made[*choice as usize].ended = Some(*finish),
+                    _ => panic!("the end comes last"),
+                }
+            }
+            let mut rest = other.ask_with(work.clone(), Terms::default(), made).unwrap();
+            let rest = std::iter::from_fn(|| rest.blocking_recv()).map(Result::unwrap);
+            assert_eq!(said(choices, all[..cut].iter().cloned().chain(rest)), whole, "cut after {cut} of {work:?}");
+            cuts += 1;
+        }
+    }
+    assert!(cuts > 60, "only {cuts} places were tried");
 }

@@ -7,7 +7,7 @@ use candle_core::{
     Device,
     quantized::{GgmlDType, QTensor, gguf_file},
 };
-use covey_domain::infer::{ChatMessage, Finish, InferEvent, Prompt, Sampling, Work};
+use covey_domain::infer::{Chat, ChatMessage, Finish, InferEvent, Prompt, Sampling, Work};
 use covey_inference::{Engine, Error, Generator, Model};
 
 /// Largest difference of a logit from transformers' in float32, in units of the logits' root mean square: keys and
@@ -164,6 +164,29 @@ fn encoders_agree_with_transformers() {
     }
 }
 
+#[test]
+fn cross_encoders_agree_with_transformers() {
+    for name in ["bert_ranker", "roberta_ranker"] {
+        let golden = json(goldens().join(name).join("golden.json"));
+        let Model::Embed(model) = Model::load(&goldens().join(name)).unwrap() else { panic!("{name} ranks") };
+        let texts: Vec<String> = numbers(&golden["texts"]);
+        let want: Vec<f32> = numbers(&golden["scores"]);
+        let (got, _) = model.rank(golden["query"].as_str().unwrap(), &texts, || true).unwrap().unwrap();
+        let logit = |p: &f32| (p / (1.0 - p)).ln();
+        // Matrices are held in 16 bits, and the head makes much of little.
+        let (least, most) = want.iter().map(logit).fold((f32::MAX, f32::MIN), |(a, b), x| (a.min(x), b.max(x)));
+        assert!(most - least > 0.9, "the goldens differ: {want:?}");
+        for (got, want) in got.iter().zip(&want) {
+            assert!((logit(got) - logit(want)).abs() < 0.2, "{name}: {got} is not {want}");
+        }
+        assert!(model.embed(&texts, || true).is_err(), "a cross-encoder makes no vectors");
+    }
+    let plain = Model::load(&goldens().join("bert")).unwrap();
+    let Model::Embed(model) = plain else { panic!("bert makes vectors") };
+    let (scores, _) = model.rank("w4 w2", &["w7 w8".into(), "w4 w2".into()], || true).unwrap().unwrap();
+    assert!((scores[1] - 1.0).abs() < 1e-4 && scores[0] < scores[1], "others compare vectors: {scores:?}");
+}
+
 fn tiny() -> Engine {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
     Engine::start("tiny", Model::load(&path).unwrap()).unwrap()
@@ -174,7 +197,7 @@ fn ask(engine: &Engine, work: Work) -> (String, Finish) {
     let mut text = String::new();
     loop {
         match events.blocking_recv().expect("an end").unwrap() {
-            InferEvent::Delta { text: more, .. } => text.push_str(&more),
+            InferEvent::Delta(delta) => text.push_str(&delta.text),
             InferEvent::Done { finish, .. } => return (text, finish),
             InferEvent::Ended { .. } | InferEvent::Vectors { .. } => panic!("text was asked for"),
         }
@@ -182,7 +205,7 @@ fn ask(engine: &Engine, work: Work) -> (String, Finish) {
 }
 
 fn chat(messages: Vec<ChatMessage>, sampling: Sampling) -> Work {
-    Work::Chat { messages, tools: vec![], sampling }
+    Work::Chat(Chat { messages, sampling, ..Chat::default() })
 }
 
 #[test]

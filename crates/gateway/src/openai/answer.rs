@@ -12,7 +12,7 @@ use axum::{
 };
 use covey_domain::{
     Error,
-    infer::{Finish, InferEvent, InferRequest, TokenLogprob, Usage, Work},
+    infer::{CallDelta, Delta, Finish, InferEvent, InferRequest, TokenLogprob, Usage, Work},
 };
 use futures::{
     StreamExt as _,
@@ -20,7 +20,7 @@ use futures::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{Failed, Reply, error_body};
+use super::{Failed, error_body, options::Reply};
 use crate::Cluster;
 
 /// What differs between the two endpoints.
@@ -28,38 +28,54 @@ pub(super) struct Shape {
     prefix: &'static str,
     object: &'static str,
     chunk: &'static str,
-    whole: fn(&str) -> Value,
-    delta: fn(Option<&str>, bool) -> Value,
+    whole: fn(&Choice) -> Value,
+    /// Its pieces; with `true` the first one, with nothing the last.
+    delta: fn(Option<&Delta>, bool) -> Value,
     logprobs: fn(&[TokenLogprob]) -> Value,
 }
 
 pub(super) const CHAT: Shape = Shape {
-    prefix: "chatcmpl",
+    prefix: "chatcmpl-",
     object: "chat.completion",
     chunk: "chat.completion.chunk",
-    whole: |text| json!({"message": {"role": "assistant", "content": text, "refusal": null}}),
-    delta: |text, first| match (text, first) {
-        (Some(text), true) => json!({"delta": {"role": "assistant", "content": text}}),
-        (Some(text), false) => json!({"delta": {"content": text}}),
-        (None, _) => json!({"delta": {}}),
+    whole: |choice| {
+        // Who calls tools and says nothing has no content.
+        let content = (!choice.text.is_empty() || choice.calls.is_empty()).then_some(&choice.text);
+        let mut message = json!({"role": "assistant", "content": content, "refusal": null});
+        if !choice.reasoning.is_empty() {
+            message["reasoning_content"] = json!(choice.reasoning);
+        }
+        if !choice.calls.is_empty() {
+            message["tool_calls"] = choice.calls.iter().map(|call| call_body(call, false)).collect();
+        }
+        json!({"message": message})
     },
-    logprobs: |tokens| {
-        let one = |token: &str, logprob: f32| json!({"token": token, "logprob": logprob, "bytes": token.as_bytes()});
-        let content = tokens.iter().map(|t| {
-            let mut told = one(&t.token, t.logprob);
-            told["top_logprobs"] = t.top.iter().map(|(token, logprob)| one(token, *logprob)).collect();
-            told
-        });
-        json!({"content": content.collect::<Vec<_>>(), "refusal": null})
+    delta: |delta, first| {
+        let Some(delta) = delta else { return json!({"delta": {}}) };
+        let mut body = json!({});
+        if first {
+            body["role"] = json!("assistant");
+        }
+        if !delta.text.is_empty() || first && delta.reasoning.is_empty() && delta.calls.is_empty() {
+            body["content"] = json!(delta.text);
+        }
+        if !delta.reasoning.is_empty() {
+            body["reasoning_content"] = json!(delta.reasoning);
+        }
+        if !delta.calls.is_empty() {
+            body["tool_calls"] = delta.calls.iter().map(|call| call_body(call, true)).collect();
+        }
+        json!({"delta": body})
     },
+    logprobs: |tokens| json!({"content": tokens.iter().map(token_body).collect::<Vec<_>>(), "refusal": null}),
 };
 
 pub(super) const TEXT: Shape = Shape {
-    prefix: "cmpl",
+    prefix: "cmpl-",
     object: "text_completion",
     chunk: "text_completion",
-    whole: |text| json!({"text": text}),
-    delta: |text, _| json!({"text": text.unwrap_or_default()}),
+    whole: |choice| json!({"text": choice.text}),
+    delta: |delta, _| json!({"text": delta.map_or("", |d| &d.text)}),
     logprobs: |tokens| {
         let top = |t: &TokenLogprob| t.top.iter().map(|(token, p)| (token.clone(), json!(p))).collect::<Map<_, _>>();
         let mut at = 0;
@@ -80,6 +96,28 @@ pub(super) const TEXT: Shape = Shape {
     },
 };
 
+/// A token and the likeliest ones in its place.
+pub(super) fn token_body(told: &TokenLogprob) -> Value {
+    let one = |token: &str, logprob: f32| json!({"token": token, "logprob": logprob, "bytes": token.as_bytes()});
+    let mut body = one(&told.token, told.logprob);
+    body["top_logprobs"] = told.top.iter().map(|(token, logprob)| one(token, *logprob)).collect();
+    body
+}
+
+/// A call of a tool, whole or a piece of one.
+fn call_body(call: &CallDelta, piece: bool) -> Value {
+    let mut body = json!({"function": {"arguments": call.arguments}});
+    if !call.name.is_empty() {
+        body["id"] = json!(call.id);
+        body["type"] = json!("function");
+        body["function"]["name"] = json!(call.name);
+    }
+    if piece {
+        body["index"] = json!(call.index);
+    }
+    body
+}
+
 /// An event, and the number of its prompt's first choice.
 type Told = Result<(u32, InferEvent), Error>;
 
@@ -91,13 +129,16 @@ pub(super) async fn answer(
     reply: Reply,
     shape: &'static Shape,
 ) -> Result<Response, Failed> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let head =
-        Head { id: format!("{}-{:x}", shape.prefix, now.as_nanos()), created: now.as_secs(), model: model.clone() };
+    let head = Head { id: fresh_id(shape.prefix), created: now_s(), model: model.clone() };
     let prompts = works.len();
     let asked = works.into_iter().enumerate().map(|(i, work)| {
         let first = i as u32 * reply.choices;
-        let events = cluster.infer(InferRequest { model: model.as_str().into(), work, terms: reply.terms.clone() });
+        let events = cluster.infer(InferRequest {
+            model: model.as_str().into(),
+            work,
+            terms: reply.terms.clone(),
+            made: Vec::new(),
+        });
         events.map(move |event| event.map(|event| (first, event))).boxed()
     });
     let mut events = stream::select_all(asked.collect::<Vec<_>>()).boxed();
@@ -112,10 +153,9 @@ pub(super) async fn answer(
     while let Some(event) = events.next().await {
         let (first, event) = event?;
         match event {
-            InferEvent::Delta { text, choice, logprobs } => {
-                if let Some(choice) = choices.get_mut((first + choice) as usize) {
-                    choice.text.push_str(&text);
-                    choice.logprobs.extend(logprobs);
+            InferEvent::Delta(delta) => {
+                if let Some(choice) = choices.get_mut((first + delta.choice) as usize) {
+                    choice.add(delta);
                 }
             }
             InferEvent::Ended { choice, finish } => {
@@ -138,7 +178,7 @@ pub(super) async fn answer(
         return Err(Error::unavailable("the model's worker was lost").into());
     }
     let rows = choices.iter().enumerate().map(|(index, choice)| {
-        let mut row = (shape.whole)(&choice.text);
+        let mut row = (shape.whole)(choice);
         row["index"] = json!(index);
         row["logprobs"] = if choice.logprobs.is_empty() { Value::Null } else { (shape.logprobs)(&choice.logprobs) };
         row["finish_reason"] = json!(reason(choice.finish.unwrap_or(Finish::Stop)));
@@ -150,11 +190,39 @@ pub(super) async fn answer(
     Ok(Json(body).into_response())
 }
 
+/// One answer as far as it came.
 #[derive(Clone, Default)]
-struct Choice {
-    text: String,
+pub(super) struct Choice {
+    pub text: String,
+    pub reasoning: String,
+    pub calls: Vec<CallDelta>,
     logprobs: Vec<TokenLogprob>,
     finish: Option<Finish>,
+}
+
+impl Choice {
+    /// More of it.
+    pub fn add(&mut self, delta: Delta) {
+        self.text.push_str(&delta.text);
+        self.reasoning.push_str(&delta.reasoning);
+        self.logprobs.extend(delta.logprobs);
+        for call in delta.calls {
+            match self.calls.iter_mut().find(|c| c.index == call.index) {
+                Some(begun) => begun.arguments.push_str(&call.arguments),
+                None => self.calls.push(call),
+            }
+        }
+    }
+}
+
+/// An id that no other answer has.
+pub(super) fn fresh_id(prefix: &str) -> String {
+    format!("{prefix}{:x}", SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos())
+}
+
+/// Seconds since 1970.
+pub(super) fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 struct Head {
@@ -200,10 +268,12 @@ fn chunks(
                 }
             };
             let ended = match event {
-                InferEvent::Delta { text, choice, logprobs } => {
-                    let index = first + choice;
+                InferEvent::Delta(Delta { text, reasoning, calls, logprobs, .. })
+                    if text.is_empty() && reasoning.is_empty() && calls.is_empty() && logprobs.is_empty() => None,
+                InferEvent::Delta(delta) => {
+                    let index = first + delta.choice;
                     let new = begun.get_mut(index as usize).is_some_and(|b| !std::mem::replace(b, true));
-                    yield frame(index, (shape.delta)(Some(&text), new), &logprobs, None);
+                    yield frame(index, (shape.delta)(Some(&delta), new), &delta.logprobs, None);
                     None
                 }
                 InferEvent::Ended { choice, finish } => Some((first + choice, finish)),
@@ -218,7 +288,7 @@ fn chunks(
             };
             if let Some((index, finish)) = ended {
                 if begun.get_mut(index as usize).is_some_and(|b| !std::mem::replace(b, true)) {
-                    yield frame(index, (shape.delta)(Some(""), true), &[], None);
+                    yield frame(index, (shape.delta)(Some(&Delta::default()), true), &[], None);
                 }
                 yield frame(index, (shape.delta)(None, false), &[], Some(finish));
             }
@@ -242,6 +312,7 @@ fn reason(finish: Finish) -> &'static str {
     match finish {
         Finish::Stop => "stop",
         Finish::Length => "length",
+        Finish::ToolCalls => "tool_calls",
     }
 }
 

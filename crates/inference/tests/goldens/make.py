@@ -13,7 +13,7 @@ import sys
 
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[3]
@@ -72,6 +72,33 @@ def encoder(name, config, classes):
     (out / "golden.json").write_text(json.dumps({"transformers": transformers.__version__, "texts": texts, "vectors": vectors}))
 
 
+def judge(name, config, classes, seed=1):
+    """A cross-encoder, with the scores of pairs in (0, 1)."""
+    if len(sys.argv) > 1 and name not in sys.argv[1:]:
+        return
+    torch.manual_seed(seed)
+    model = classes(config).float().eval()
+    for p in model.parameters():
+        # The row of the score larger still, so that the first token's states, which differ little, do not all mean the same.
+        std = 2.5 if p.shape[0] == 1 else 0.35
+        torch.nn.init.normal_(p, std=std) if p.ndim > 1 else torch.nn.init.uniform_(p, 0.5, 1.5)
+    out = save(name, model, config)
+    tok = Tokenizer.from_file(str(out / "tokenizer.json"))
+    tok.post_processor = processors.TemplateProcessing(
+        single="w1 $A w2", pair="w1 $A w2 $B:1 w2:1", special_tokens=[("w1", 1), ("w2", 2)]
+    )
+    tok.save(str(out / "tokenizer.json"))
+    query, texts = "w4 w2 w3", ["w9", "w5 w6", " ".join(f"w{i}" for i in range(10, 50)), "w4 w2 w3"]
+    scores = []
+    with torch.no_grad():
+        for text in texts:
+            pair = tok.encode(query, text)
+            kinds = {"token_type_ids": torch.tensor([pair.type_ids])} if config.type_vocab_size > 1 else {}
+            logit = model(torch.tensor([pair.ids]), attention_mask=torch.ones(1, len(pair.ids)), **kinds).logits[0, 0]
+            scores.append(round(float(torch.sigmoid(logit)), 6))
+    (out / "golden.json").write_text(json.dumps({"transformers": transformers.__version__, "query": query, "texts": texts, "scores": scores}))
+
+
 def held_out():
     sys.path.insert(0, str(ROOT / "examples/train_tiny"))
     import tasks
@@ -110,3 +137,5 @@ if __name__ == "__main__":
     encoder("modernbert", T.ModernBertConfig(**modern), T.ModernBertModel)
     if len(sys.argv) == 1:
         held_out()
+    judge("bert_ranker", T.BertConfig(**SMALL, num_labels=1), T.BertForSequenceClassification)
+    judge("roberta_ranker", T.XLMRobertaConfig(**SMALL, num_labels=1, pad_token_id=0, type_vocab_size=1), T.XLMRobertaForSequenceClassification, seed=3)
