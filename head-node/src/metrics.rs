@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use covey_domain::status::ClusterStatus;
+use covey_domain::status::{ClusterStatus, EngineStats, LATENCY_BOUNDS_MS, Latency, NodeStatus};
 
 /// What the relay counts.
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,6 +57,7 @@ pub(crate) fn render(status: &ClusterStatus, relay: RelayCounts) -> String {
             .map(move |m| (format!("node=\"{name}\",model=\"{}\"", escape(&m.name)), f64::from(u8::from(m.loaded))))
     });
     page.many("covey_model_loaded", "gauge", "1 when a model is in a worker's memory.", models.collect());
+    engines(&mut page, &status.nodes);
     page.one("covey_relayed_calls_total", "counter", "Calls that came through the head.", relay.calls as f64);
     page.one("covey_relayed_calls_open", "gauge", "Of them, under way.", relay.open as f64);
     page.one("covey_callers", "gauge", "Streams of drivers and workers.", relay.callers as f64);
@@ -64,11 +65,103 @@ pub(crate) fn render(status: &ClusterStatus, relay: RelayCounts) -> String {
     page.0
 }
 
+/// What the engines of all models in memory do.
+fn engines(page: &mut Page, nodes: &[NodeStatus]) {
+    let mut all: Vec<(String, &EngineStats)> = Vec::new();
+    let mut memory = BTreeMap::new();
+    for node in nodes.iter().filter(|n| n.state == "live") {
+        for model in &node.models {
+            let labels = format!("node=\"{}\",model=\"{}\"", escape(&node.name), escape(&model.name));
+            if let Some(engine) = &model.engine {
+                memory.insert(labels.clone(), model.memory as f64);
+                all.push((labels, engine));
+            }
+        }
+    }
+    let of = |value: &dyn Fn(&EngineStats) -> u64| {
+        all.iter().map(|(labels, stats)| (labels.clone(), value(stats) as f64)).collect::<BTreeMap<_, _>>()
+    };
+    let kinds = |kinds: &[(&str, &dyn Fn(&EngineStats) -> u64)]| {
+        let each = |(kind, value): &(&str, &dyn Fn(&EngineStats) -> u64)| {
+            all.iter().map(|(l, s)| (format!("{l},kind=\"{kind}\""), value(s) as f64)).collect::<Vec<_>>()
+        };
+        kinds.iter().flat_map(each).collect::<BTreeMap<_, _>>()
+    };
+    page.many("covey_model_memory_bytes", "gauge", "Weights, keys and values of a model in memory.", memory);
+    let tokens = kinds(&[
+        ("prompt", &|s| s.prompt_tokens),
+        ("made", &|s| s.made_tokens),
+        ("guessed", &|s| s.guessed_tokens),
+        ("guessed_right", &|s| s.right_guesses),
+    ]);
+    page.many(
+        "covey_model_tokens_total",
+        "counter",
+        "Tokens of prompts computed, made, guessed ahead, and guessed right.",
+        tokens,
+    );
+    let prefix = kinds(&[("asked", &|s| s.asked_tokens), ("found", &|s| s.found_tokens)]);
+    page.many(
+        "covey_model_prefix_tokens_total",
+        "counter",
+        "Tokens of prompts looked up in the prefix cache, and found.",
+        prefix,
+    );
+    page.many("covey_model_steps_total", "counter", "Steps computed.", of(&|s| s.steps));
+    page.many("covey_model_batch", "gauge", "Sequences in the last step.", of(&|s| s.batch));
+    let sequences = kinds(&[("waiting", &|s| s.waiting), ("running", &|s| s.running)]);
+    page.many("covey_model_sequences", "gauge", "Sequences that wait, and that hold blocks.", sequences);
+    let blocks = kinds(&[
+        ("free", &|s| s.kv_free),
+        ("cached", &|s| s.kv_cached),
+        ("held", &|s| s.kv_blocks.saturating_sub(s.kv_free + s.kv_cached)),
+    ]);
+    page.many("covey_model_kv_blocks", "gauge", "Blocks of 16 positions for keys and values.", blocks);
+    page.many(
+        "covey_model_preemptions_total",
+        "counter",
+        "Times that a sequence gave its blocks back.",
+        of(&|s| s.preemptions),
+    );
+    page.many(
+        "covey_model_evictions_total",
+        "counter",
+        "Blocks of the prefix cache given up for others.",
+        of(&|s| s.evictions),
+    );
+    let first = |s: &EngineStats| s.first_token;
+    page.latency("covey_model_first_token_seconds", "From a request's arrival to its first token.", &all, first);
+    let between = |s: &EngineStats| s.between_tokens;
+    page.latency("covey_model_between_tokens_seconds", "Between two tokens of an answer.", &all, between);
+}
+
 struct Page(String);
 
 impl Page {
     fn one(&mut self, name: &str, kind: &str, help: &str, value: f64) {
         self.many(name, kind, help, BTreeMap::from([(String::new(), value)]));
+    }
+
+    fn latency(
+        &mut self,
+        name: &str,
+        help: &str,
+        all: &[(String, &EngineStats)],
+        of: impl Fn(&EngineStats) -> Latency,
+    ) {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} histogram");
+        for (labels, stats) in all {
+            let latency = of(stats);
+            let mut count = 0;
+            for (bound, n) in LATENCY_BOUNDS_MS.iter().zip(latency.buckets) {
+                count += n;
+                let _ = writeln!(self.0, "{name}_bucket{{{labels},le=\"{}\"}} {count}", *bound as f64 / 1e3);
+            }
+            let count = latency.count();
+            let _ = writeln!(self.0, "{name}_bucket{{{labels},le=\"+Inf\"}} {count}");
+            let _ = writeln!(self.0, "{name}_sum{{{labels}}} {}", latency.sum_us as f64 / 1e6);
+            let _ = writeln!(self.0, "{name}_count{{{labels}}} {count}");
+        }
     }
 
     fn many(&mut self, name: &str, kind: &str, help: &str, values: BTreeMap<String, f64>) {

@@ -23,6 +23,10 @@ use tokio::sync::mpsc;
 
 use crate::{metrics::RelayCounts, owner::Input};
 
+mod models;
+
+use models::{Beginnings, ModelCall};
+
 /// Actors that are over and whose end late callers are still told.
 const GONE_MAX: usize = 100_000;
 
@@ -64,6 +68,8 @@ struct State {
     topics: HashMap<String, Members>,
     /// Origins that want to know who listens.
     topic_watchers: HashMap<String, HashSet<u64>>,
+    /// Where beginnings of requests to models were seen.
+    beginnings: Beginnings,
 }
 
 struct Link {
@@ -87,16 +93,19 @@ struct Call {
 }
 
 enum Place {
+    /// It is refused at once.
+    Nowhere,
     Waiting(ActorId),
     Actor(NodeId, ActorId),
-    Model(NodeId, String),
+    Model(Box<ModelCall>),
 }
 
 impl Call {
     fn node(&self) -> Option<&NodeId> {
         match &self.place {
-            Place::Waiting(_) => None,
-            Place::Actor(node, _) | Place::Model(node, _) => Some(node),
+            Place::Nowhere | Place::Waiting(_) => None,
+            Place::Actor(node, _) => Some(node),
+            Place::Model(known) => Some(&known.node),
         }
     }
 }
@@ -119,6 +128,7 @@ impl Relay {
             gone: VecDeque::new(),
             topics: HashMap::new(),
             topic_watchers: HashMap::new(),
+            beginnings: Beginnings::default(),
         };
         Self { state: Arc::new(Mutex::new(state)), owner }
     }
@@ -251,13 +261,24 @@ impl Relay {
     /// A frame from a worker: an answer to a call we passed on.
     pub fn take_from_worker(&self, node: &NodeId, frame: CallFrame) {
         let mut state = self.state.lock();
-        let Some(call) = state.calls.get(&frame.id) else { return };
+        let Some(call) = state.calls.get_mut(&frame.id) else { return };
         if call.node() != Some(node) {
             return;
         }
         let (origin, id) = (call.origin, call.id);
+        if let (Place::Model(known), Some(Body::Item(item))) = (&mut call.place, &frame.body)
+            && !known.passes(item)
+        {
+            return;
+        }
         match frame.body {
             Some(Body::End(end)) => {
+                if let Some(v1::call_end::Result::Failure(failure)) = &end.result
+                    && State::is_of_the_worker(&Error::from(failure.clone()))
+                    && state.elsewhere(frame.id)
+                {
+                    return;
+                }
                 state.forget(frame.id);
                 state.answer(origin, id, end);
             }
@@ -364,8 +385,10 @@ impl Relay {
         let mut state = self.state.lock();
         let open: Vec<_> = state.calls.iter().filter(|(_, c)| c.node() == Some(node)).map(|(id, _)| *id).collect();
         for id in open {
-            let error = Error::new(ErrorKind::ActorDied, format!("the link to worker `{node}` broke")).executed(None);
-            state.fail(id, error);
+            if !state.elsewhere(id) {
+                let why = format!("the link to worker `{node}` broke");
+                state.fail(id, Error::new(ErrorKind::ActorDied, why).executed(None));
+            }
         }
     }
 
@@ -434,22 +457,10 @@ impl State {
             Some(Target::Model(model)) => {
                 let model = model.clone();
                 self.by_origin.insert((origin, id), call);
-                match self.pick(&model) {
-                    Ok(node) => {
-                        if let Some(link) = self.links.get_mut(&node) {
-                            *link.model_calls.entry(model.clone()).or_default() += 1;
-                        }
-                        self.calls.insert(call, Call { origin, id, place: Place::Model(node.clone(), model) });
-                        self.to_node(&node, CallFrame { id: call, body: Some(Body::Open(open)) });
-                    }
-                    Err(error) => {
-                        self.calls.insert(call, Call { origin, id, place: Place::Waiting(ActorId::from("")) });
-                        self.fail(call, error);
-                    }
-                }
+                self.open_model(call, (origin, id), model, open);
             }
             Some(Target::Pool(_) | Target::Topic(_)) | None => {
-                self.calls.insert(call, Call { origin, id, place: Place::Waiting(ActorId::from("")) });
+                self.calls.insert(call, Call { origin, id, place: Place::Nowhere });
                 self.by_origin.insert((origin, id), call);
                 self.fail(call, Error::invalid("a call without a target"));
             }
@@ -536,32 +547,6 @@ impl State {
         }
     }
 
-    /// The worker with the fewest requests for the model; one that has it in memory counts as half a request less.
-    fn pick(&self, model: &str) -> Result<NodeId, Error> {
-        let mut best: Option<(usize, &NodeId)> = None;
-        let mut known = HashSet::new();
-        for (node, link) in &self.links {
-            for m in &link.models {
-                known.insert(m.name.as_str());
-                if m.name == model {
-                    let load = link.model_calls.get(model).copied().unwrap_or(0) * 2 + usize::from(!m.loaded);
-                    if best.is_none_or(|(least, at)| (load, node) < (least, at)) {
-                        best = Some((load, node));
-                    }
-                }
-            }
-        }
-        best.map(|(_, node)| node.clone()).ok_or_else(|| {
-            let mut known: Vec<_> = known.into_iter().collect();
-            known.sort_unstable();
-            let hint = match known.as_slice() {
-                [] => "no worker has a model; put one into a worker's models folder".to_owned(),
-                _ => format!("served: {}", known.join(", ")),
-            };
-            Error::not_found("model", model).hint(hint)
-        })
-    }
-
     fn cancel(&mut self, call: u64, reason: &str) {
         if let Some(node) = self.calls.get(&call).and_then(Call::node).cloned() {
             let body = Body::Cancel(v1::CallCancel { reason: reason.to_owned() });
@@ -577,6 +562,7 @@ impl State {
     }
 
     fn forget(&mut self, call: u64) -> Option<(u64, u64)> {
+        self.leave_model(call);
         let known = self.calls.remove(&call)?;
         self.by_origin.remove(&(known.origin, known.id));
         if let Some(origin) = self.origins.get_mut(&known.origin) {
@@ -588,11 +574,7 @@ impl State {
                     queue.retain(|(id, _)| *id != call);
                 }
             }
-            Place::Model(node, model) => {
-                if let Some(count) = self.links.get_mut(node).and_then(|l| l.model_calls.get_mut(model)) {
-                    *count = count.saturating_sub(1);
-                }
-            }
+            Place::Nowhere | Place::Model(_) => {}
             Place::Actor(_, actor) => {
                 if let Some(calls) = self.on_actor.get_mut(actor) {
                     calls.remove(&call);

@@ -54,6 +54,8 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
     /// Folders with models; the first of a name holds.
     pub models: Vec<PathBuf>,
+    /// Bytes that models in memory may take; three quarters of its memory by default.
+    pub model_memory: Option<u64>,
     /// Models served elsewhere.
     pub upstreams: Vec<Upstream>,
     /// Interpreter for Python agents.
@@ -84,6 +86,7 @@ impl Config {
             gpus: 0.0,
             labels: BTreeMap::new(),
             models: Vec::new(),
+            model_memory: None,
             upstreams: Vec::new(),
             python: None,
             registry: Registry::default(),
@@ -120,11 +123,12 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
     let cpus = config.cpus.unwrap_or_else(machine::cpus);
     covey_inference::set_threads(cpus.floor().max(1.0) as usize);
     let python = covey_actor_runtime::find_python(config.python.clone()).await;
-    let models = Arc::new(Models::new(&config.models, config.upstreams.clone()));
+    let memory_bytes = config.memory.unwrap_or_else(machine::memory);
+    let model_memory = config.model_memory.unwrap_or(memory_bytes / 4 * 3);
+    let models = Arc::new(Models::new(&config.models, config.upstreams.clone(), model_memory));
     let (reports, rx) = mpsc::unbounded_channel();
     // A short path: Unix sockets take 107 bytes.
     let folder = std::env::temp_dir().join(format!("covey-{}-{:x}", std::process::id(), rand::random::<u16>()));
-    let memory_bytes = config.memory.unwrap_or_else(machine::memory);
     let objects = Objects::new(ObjectsConfig {
         memory: machine::memory_folder().join(folder.file_name().unwrap_or_default()),
         memory_bytes_max: machine::room_for_objects(&machine::memory_folder(), memory_bytes),
@@ -203,6 +207,7 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
             keeper.make_room();
         }
     });
+    tokio::spawn(watch_models(models.clone()));
     tokio::spawn(hand_over(asked, shutdown.clone(), config.hand_over, cluster, runtime.clone(), facts.node.clone()));
     tokio::spawn(door.clone().renew());
     let result = link::Link::new(door, facts, runtime.clone(), models, rx).run(shutdown).await;
@@ -210,6 +215,22 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
     objects.clear();
     let _ = std::fs::remove_dir_all(folder);
     result
+}
+
+/// Tells the head of models that came or went, and of what they do.
+async fn watch_models(models: Arc<Models>) {
+    /// Seconds between two looks into the folders.
+    const LOOK_S: u64 = 3;
+    let mut every = tokio::time::interval(std::time::Duration::from_secs(1));
+    for second in 0u64.. {
+        every.tick().await;
+        if second % LOOK_S == 0 {
+            let models = models.clone();
+            // Only a panic ends it early, and that is told by the runtime.
+            let _ = tokio::task::spawn_blocking(move || models.scan()).await;
+        }
+        models.report();
+    }
 }
 
 /// Into the mesh, through the head.

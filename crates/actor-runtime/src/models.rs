@@ -1,16 +1,25 @@
-//! Models of a worker: those on its disk, loaded on first use; upstreams, where configured; all others by the head.
+//! Models of a worker: those on its disk, loaded on first use or by order; upstreams, where configured; all others by
+//! the head.
+//!
+//! Loaded models share a budget of memory. Who needs more than is left takes it from models that have nothing to do, the
+//! one unused for longest first; models at work keep theirs.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Instant,
+};
 
 use covey_domain::{
     Error, ErrorKind,
     infer::{InferEvent, InferRequest},
     status::ModelStatus,
 };
-use covey_inference::{Discovered, Engine, Model};
+use covey_inference::{Discovered, Engine, EngineConfig, Model};
 use futures::{StreamExt as _, stream::BoxStream};
-use parking_lot::Mutex;
-use tokio::sync::{Notify, OnceCell};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
 
 mod upstream;
 
@@ -19,29 +28,103 @@ pub use upstream::Upstream;
 /// Asks the head for a model this worker does not have.
 pub type RemoteInfer = Arc<dyn Fn(InferRequest) -> BoxStream<'static, Result<InferEvent, Error>> + Send + Sync>;
 
+/// Share of the budget's rest that a model's keys and values may take.
+const KV_SHARE: f64 = 0.25;
+
+/// Bytes in memory for a byte of weights on disk, before a model is loaded and known better: tiles are padded.
+const WEIGHTS_SHARE: f64 = 1.1;
+
 /// All models a worker can serve.
 pub struct Models {
-    local: BTreeMap<String, Local>,
+    folders: Vec<PathBuf>,
+    local: RwLock<BTreeMap<String, Arc<Local>>>,
     upstreams: BTreeMap<String, Upstream>,
     remote: Mutex<Option<RemoteInfer>>,
-    /// Told when a model was loaded.
+    /// Bytes that loaded models may take.
+    budget: u64,
+    /// One model is loaded at a time.
+    loads: tokio::sync::Mutex<()>,
+    reported: Mutex<Vec<ModelStatus>>,
+    /// Told when something about the models changed.
     pub changed: Notify,
 }
 
 struct Local {
     found: Discovered,
-    engine: OnceCell<Engine>,
+    loaded: Mutex<Option<Loaded>>,
+}
+
+struct Loaded {
+    engine: Engine,
+    weights: u64,
+    /// Requests that it answers.
+    busy: usize,
+    used: Instant,
+}
+
+impl Loaded {
+    fn bytes(&self) -> u64 {
+        let stats = self.engine.stats();
+        self.weights + stats.kv_blocks * stats.kv_block_bytes
+    }
+}
+
+/// Use of a loaded model; it is not taken from memory meanwhile.
+struct Busy {
+    local: Arc<Local>,
+    engine: Engine,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        if let Some(loaded) = &mut *self.local.loaded.lock() {
+            loaded.busy = loaded.busy.saturating_sub(1);
+            loaded.used = Instant::now();
+        }
+    }
+}
+
+impl Local {
+    fn new(found: Discovered) -> Arc<Self> {
+        Arc::new(Self { found, loaded: Mutex::default() })
+    }
+
+    fn enter(self: &Arc<Self>) -> Option<Busy> {
+        let mut loaded = self.loaded.lock();
+        let loaded = loaded.as_mut()?;
+        loaded.busy += 1;
+        Some(Busy { local: self.clone(), engine: loaded.engine.clone() })
+    }
+
+    fn status(&self) -> ModelStatus {
+        let loaded = self.loaded.lock();
+        ModelStatus {
+            name: self.found.name.clone(),
+            family: self.found.family.clone(),
+            task: self.found.task.to_owned(),
+            loaded: loaded.is_some(),
+            bytes: self.found.bytes,
+            memory: loaded.as_ref().map_or(0, Loaded::bytes),
+            engine: loaded.as_ref().map(|l| Box::new(l.engine.stats())),
+        }
+    }
 }
 
 impl Models {
-    /// Models found in `folders` (the first of a name holds) and upstreams.
-    pub fn new(folders: &[PathBuf], upstreams: Vec<Upstream>) -> Self {
-        let mut local = BTreeMap::new();
-        for found in folders.iter().flat_map(|f| covey_inference::discover(f)) {
-            local.entry(found.name.clone()).or_insert(Local { found, engine: OnceCell::new() });
-        }
-        let upstreams = upstreams.into_iter().map(|u| (u.name.clone(), u)).collect();
-        Self { local, upstreams, remote: Mutex::new(None), changed: Notify::new() }
+    /// Models found in `folders` (the first of a name holds) and upstreams; those in memory take up to `budget` bytes.
+    pub fn new(folders: &[PathBuf], upstreams: Vec<Upstream>, budget: u64) -> Self {
+        let models = Self {
+            folders: folders.to_vec(),
+            local: RwLock::default(),
+            upstreams: upstreams.into_iter().map(|u| (u.name.clone(), u)).collect(),
+            remote: Mutex::new(None),
+            budget,
+            loads: tokio::sync::Mutex::default(),
+            reported: Mutex::default(),
+            changed: Notify::new(),
+        };
+        models.scan();
+        models
     }
 
     /// Where to ask for models that are not here.
@@ -49,28 +132,47 @@ impl Models {
         *self.remote.lock() = Some(remote);
     }
 
+    /// Looks into the folders again. Blocking. What is loaded stays, also when its files are gone.
+    pub fn scan(&self) {
+        let mut found: BTreeMap<String, Discovered> = BTreeMap::new();
+        for model in self.folders.iter().flat_map(|f| covey_inference::discover(f)) {
+            found.entry(model.name.clone()).or_insert(model);
+        }
+        let mut local = self.local.write();
+        local.retain(|name, model| model.loaded.lock().is_some() || found.get(name) == Some(&model.found));
+        for (name, model) in found {
+            local.entry(name).or_insert_with(|| Local::new(model));
+        }
+    }
+
     /// What this worker can serve.
     pub fn status(&self) -> Vec<ModelStatus> {
-        let local = self.local.values().map(|m| ModelStatus {
-            name: m.found.name.clone(),
-            family: m.found.family.clone(),
-            task: m.found.task.to_owned(),
-            loaded: m.engine.initialized(),
-            bytes: m.found.bytes,
-        });
         let upstreams = self.upstreams.values().map(|u| ModelStatus {
             name: u.name.clone(),
             family: "upstream".into(),
             task: "generate".into(),
             loaded: true,
             bytes: 0,
+            memory: 0,
+            engine: None,
         });
-        local.chain(upstreams).collect()
+        self.local.read().values().map(|m| m.status()).chain(upstreams).collect()
+    }
+
+    /// Tells of changes since it was asked last.
+    pub fn report(&self) {
+        let status = self.status();
+        let mut reported = self.reported.lock();
+        if *reported != status {
+            *reported = status;
+            self.changed.notify_one();
+        }
     }
 
     /// Asks a model: here, upstream, or through the head. Dropping the stream cancels the work.
     pub fn infer(self: &Arc<Self>, request: InferRequest) -> BoxStream<'static, Result<InferEvent, Error>> {
-        if self.local.contains_key(request.model.as_str()) || self.upstreams.contains_key(request.model.as_str()) {
+        let name = request.model.as_str();
+        if self.local.read().contains_key(name) || self.upstreams.contains_key(name) {
             return self.infer_here(request);
         }
         let remote = self.remote.lock().clone();
@@ -92,30 +194,113 @@ impl Models {
                 }
                 return;
             }
-            let local = this.local.get(name).ok_or_else(|| Error::not_found("model", name))?;
-            let fresh = !local.engine.initialized();
-            let engine = local.engine.get_or_try_init(|| load(local.found.clone())).await?;
-            if fresh {
-                this.changed.notify_one();
-            }
-            let mut events = engine.ask_with(request.work, request.terms, request.made).map_err(told)?;
+            let busy = this.enter(name).await?;
+            let mut events = busy.engine.ask_with(request.work, request.terms, request.made).map_err(told)?;
             while let Some(event) = events.recv().await {
                 yield event.map_err(told)?;
             }
         }
         .boxed()
     }
+
+    /// Brings a model into memory.
+    pub async fn load(&self, name: &str) -> Result<(), Error> {
+        if self.upstreams.contains_key(name) {
+            return Ok(());
+        }
+        self.enter(name).await.map(drop)
+    }
+
+    /// Takes a model out of memory; answers that it makes are made to their end.
+    pub fn unload(&self, name: &str) -> Result<(), Error> {
+        let local = self.find(name)?;
+        let had = local.loaded.lock().take();
+        if had.is_some() {
+            tracing::info!(model = name, "model unloaded");
+            self.changed.notify_one();
+        }
+        Ok(())
+    }
+
+    fn find(&self, name: &str) -> Result<Arc<Local>, Error> {
+        self.local.read().get(name).cloned().ok_or_else(|| Error::not_found("model", name))
+    }
+
+    async fn enter(&self, name: &str) -> Result<Busy, Error> {
+        let local = self.find(name)?;
+        if let Some(busy) = local.enter() {
+            return Ok(busy);
+        }
+        let _one = self.loads.lock().await;
+        if let Some(busy) = local.enter() {
+            return Ok(busy);
+        }
+        let left = self.make_room(&local.found)?;
+        let loaded = load(local.found.clone(), (left as f64 * KV_SHARE) as u64).await?;
+        *local.loaded.lock() = Some(loaded);
+        self.changed.notify_one();
+        local.enter().ok_or_else(|| Error::unavailable(format!("model `{name}` was unloaded")))
+    }
+
+    /// Takes idle models out of memory until there is room for another; gives what is left beside it.
+    fn make_room(&self, found: &Discovered) -> Result<u64, Error> {
+        let need = (found.bytes as f64 * WEIGHTS_SHARE) as u64;
+        if need > self.budget {
+            let why = format!("model `{}` takes {}; models may take {}", found.name, mib(need), mib(self.budget));
+            return Err(
+                Error::new(ErrorKind::FailedPrecondition, why).hint("start the worker with more --model-memory-mib")
+            );
+        }
+        loop {
+            let all: Vec<Arc<Local>> = self.local.read().values().cloned().collect();
+            let (mut used, mut oldest, mut at_work) = (0, None, BTreeSet::new());
+            for local in &all {
+                let Some(loaded) = &*local.loaded.lock() else { continue };
+                used += loaded.bytes();
+                if loaded.busy > 0 {
+                    at_work.insert(local.found.name.clone());
+                } else if oldest.as_ref().is_none_or(|(at, _)| loaded.used < *at) {
+                    oldest = Some((loaded.used, local.clone()));
+                }
+            }
+            if used + need <= self.budget {
+                return Ok(self.budget - used - need);
+            }
+            let Some((_, idle)) = oldest else {
+                let names: Vec<String> = at_work.into_iter().collect();
+                let why = format!(
+                    "model `{}` takes {}, and {} of {} are taken by models at work: {}",
+                    found.name,
+                    mib(need),
+                    mib(used),
+                    mib(self.budget),
+                    names.join(", ")
+                );
+                return Err(Error::new(ErrorKind::Overloaded, why));
+            };
+            tracing::info!(model = idle.found.name, "{} makes room for {}", idle.found.name, found.name);
+            *idle.loaded.lock() = None;
+        }
+    }
 }
 
-async fn load(found: Discovered) -> Result<Engine, Error> {
-    let started = std::time::Instant::now();
-    let name = found.name.clone();
+fn mib(bytes: u64) -> String {
+    format!("{:.0} MiB", bytes as f64 / 1048576.0)
+}
+
+async fn load(found: Discovered, kv_bytes: u64) -> Result<Loaded, Error> {
+    let started = Instant::now();
+    let (name, bytes) = (found.name.clone(), found.bytes);
     let model = tokio::task::spawn_blocking(move || Model::load(&found.path))
         .await
         .map_err(|_| Error::internal("loading the model panicked"))?
         .map_err(told)?;
+    let weights = model.bytes().unwrap_or(bytes);
     tracing::info!(model = name, ms = started.elapsed().as_millis() as u64, "model loaded");
-    Engine::start(&name, model).map_err(|e| Error::internal(format!("failed to start a model thread: {e}")))
+    let config = EngineConfig { kv_bytes: Some(kv_bytes), ..EngineConfig::default() };
+    let engine = Engine::start_with(&name, model, config)
+        .map_err(|e| Error::internal(format!("failed to start a model thread: {e}")))?;
+    Ok(Loaded { engine, weights, busy: 0, used: Instant::now() })
 }
 
 fn told(error: covey_inference::Error) -> Error {
@@ -142,5 +327,77 @@ pub(crate) fn count(span: &mut covey_trace::Span, event: &InferEvent) {
     if let InferEvent::Done { usage, .. } = event {
         span.set("gen_ai.usage.input_tokens", usage.input as i64);
         span.set("gen_ai.usage.output_tokens", usage.output as i64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use covey_domain::infer::{Chat, ChatMessage, Sampling, Work};
+
+    use super::*;
+
+    fn folder(models: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let tiny = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
+        for name in models {
+            std::os::unix::fs::symlink(&tiny, dir.path().join(name)).unwrap();
+        }
+        dir
+    }
+
+    fn names(models: &Models) -> Vec<String> {
+        models.status().into_iter().filter(|m| m.loaded).map(|m| m.name).collect()
+    }
+
+    #[tokio::test]
+    async fn models_share_their_memory_and_those_at_work_keep_theirs() {
+        let dir = folder(&["a", "b", "c"]);
+        let bytes = covey_inference::discover(dir.path())[0].bytes;
+        // Room for the weights of two; keys and values are a quarter of what is left each time.
+        let models = Arc::new(Models::new(&[dir.path().into()], vec![], bytes * 4));
+        models.load("a").await.unwrap();
+        models.load("b").await.unwrap();
+        let request = |name: &str| InferRequest {
+            model: name.into(),
+            work: Work::Chat(Chat {
+                messages: vec![ChatMessage::new("user", "Repeat: sun")],
+                sampling: Sampling { max_tokens: Some(400), ignore_eos: true, ..Sampling::default() },
+                ..Chat::default()
+            }),
+            terms: Default::default(),
+            made: vec![],
+        };
+        let mut busy = models.infer_here(request("a"));
+        busy.next().await.unwrap().unwrap();
+        models.load("c").await.unwrap();
+        let loaded = names(&models);
+        assert!(loaded.contains(&"a".to_owned()) && loaded.contains(&"c".to_owned()), "{loaded:?}");
+        assert!(!loaded.contains(&"b".to_owned()), "what has nothing to do makes room: {loaded:?}");
+        let used: u64 = models.status().iter().map(|m| m.memory).sum();
+        assert!(used <= bytes * 4, "{used} of {}", bytes * 4);
+        // An unloaded model answers to the end who it had begun to answer, and comes back for who asks next.
+        models.unload("a").unwrap();
+        assert!(!names(&models).contains(&"a".to_owned()));
+        assert!(matches!(busy.collect::<Vec<_>>().await.pop(), Some(Ok(InferEvent::Done { .. }))));
+        models.load("a").await.unwrap();
+        let small = Models::new(&[dir.path().into()], vec![], bytes / 2);
+        assert_eq!(small.load("a").await.unwrap_err().kind, ErrorKind::FailedPrecondition);
+        assert_eq!(models.load("none").await.unwrap_err().kind, ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn folders_are_looked_into_again() {
+        let dir = folder(&["a"]);
+        let models = Models::new(&[dir.path().into()], vec![], 1 << 30);
+        let gone = folder(&["b"]);
+        std::fs::rename(gone.path().join("b"), dir.path().join("b")).unwrap();
+        models.scan();
+        assert_eq!(models.status().len(), 2);
+        models.load("b").await.unwrap();
+        std::fs::remove_file(dir.path().join("b")).unwrap();
+        std::fs::remove_file(dir.path().join("a")).unwrap();
+        models.scan();
+        assert_eq!(names(&models), ["b"], "a loaded model stays, also without its files");
+        assert_eq!(models.status().len(), 1);
     }
 }

@@ -1,5 +1,6 @@
 //! The commands, a file each.
 
+pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod dead_letters;
 pub(crate) mod drain;

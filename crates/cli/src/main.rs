@@ -63,9 +63,12 @@ enum Command {
     JobExec(commands::job::Exec),
     /// Print the join token, or the admin key
     Token(commands::token::Args),
-    /// List models, or add one to the models folder
+    /// List models, add one to the models folder, bring one into memory or out of it
     #[command(subcommand)]
     Model(commands::model::Command),
+    /// Measure
+    #[command(subcommand)]
+    Bench(commands::bench::Command),
 }
 
 fn main() -> std::process::ExitCode {
@@ -109,6 +112,7 @@ fn main() -> std::process::ExitCode {
             Command::JobExec(args) => commands::job::exec(&args),
             Command::Token(args) => commands::token::run(&args),
             Command::Model(command) => commands::model::run(command).await,
+            Command::Bench(command) => commands::bench::run(command).await,
         }
     });
     covey_trace::flush();

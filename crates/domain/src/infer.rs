@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::ModelName;
+use crate::{ModelName, NodeId};
 
 /// How tokens are drawn.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -104,6 +104,15 @@ pub struct InferRequest {
     /// What another worker made of it before it was lost: the answer goes on behind that.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub made: Vec<Made>,
+}
+
+/// Brings a model into a worker's memory, or out of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelOrder {
+    /// Which.
+    pub model: ModelName,
+    /// Which worker.
+    pub node: NodeId,
 }
 
 /// What was made of one choice, by the tokens of its deltas.

@@ -80,6 +80,82 @@ pub struct ModelStatus {
     pub loaded: bool,
     /// Bytes of weights on disk.
     pub bytes: u64,
+    /// Bytes of memory for weights, keys and values, while it is loaded.
+    #[serde(default)]
+    pub memory: u64,
+    /// What its engine has done since it was loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<Box<EngineStats>>,
+}
+
+/// What an engine has done and holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EngineStats {
+    /// Steps computed.
+    pub steps: u64,
+    /// Tokens of prompts computed.
+    pub prompt_tokens: u64,
+    /// Tokens made.
+    pub made_tokens: u64,
+    /// Tokens guessed ahead.
+    pub guessed_tokens: u64,
+    /// Of those, right.
+    pub right_guesses: u64,
+    /// Tokens of prompts looked up in the prefix cache.
+    pub asked_tokens: u64,
+    /// Of those, found.
+    pub found_tokens: u64,
+    /// Sequences in the last step.
+    pub batch: u64,
+    /// Sequences that wait.
+    pub waiting: u64,
+    /// Sequences that hold blocks.
+    pub running: u64,
+    /// Times that a sequence had to give its blocks back.
+    pub preemptions: u64,
+    /// Blocks of 16 positions.
+    pub kv_blocks: u64,
+    /// In nobody's hands, unknown to the prefix cache.
+    pub kv_free: u64,
+    /// Kept by the prefix cache for who comes.
+    pub kv_cached: u64,
+    /// Bytes of a block.
+    pub kv_block_bytes: u64,
+    /// Prefix blocks given up for others.
+    pub evictions: u64,
+    /// From the arrival of a request to the first token of its answer.
+    pub first_token: Latency,
+    /// Between two tokens of an answer.
+    pub between_tokens: Latency,
+}
+
+/// Upper bounds of a [`Latency`]'s buckets, milliseconds; one more bucket holds what is above.
+pub const LATENCY_BOUNDS_MS: [u64; 13] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000];
+
+/// How often something took how long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Latency {
+    /// Times in each bucket of [`LATENCY_BOUNDS_MS`], and above.
+    pub buckets: [u64; 14],
+    /// Sum of all times, microseconds.
+    pub sum_us: u64,
+}
+
+impl Latency {
+    /// Counts one.
+    pub fn add(&mut self, took: std::time::Duration) {
+        let ms = took.as_secs_f64() * 1e3;
+        let bucket = LATENCY_BOUNDS_MS.iter().position(|bound| ms <= *bound as f64);
+        self.buckets[bucket.unwrap_or(LATENCY_BOUNDS_MS.len())] += 1;
+        self.sum_us += took.as_micros() as u64;
+    }
+
+    /// How many.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
 }
 
 /// One actor.

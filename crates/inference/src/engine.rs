@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use covey_domain::status::EngineStats;
 use covey_domain::{
     caps,
     infer::{Constraint, Delta, Finish, InferEvent, Made, Prompt, Sampling, Terms, TokenLogprob, Usage, Work},
@@ -61,45 +62,10 @@ pub struct Request {
     pub terms: Terms,
     /// What was made of it before, elsewhere.
     pub made: Vec<Made>,
+    /// When.
+    pub at: Instant,
     /// Where the answer goes.
     pub events: mpsc::Sender<Result<InferEvent, Error>>,
-}
-
-/// What an engine has done and holds, for metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct EngineStats {
-    /// Steps computed.
-    pub steps: u64,
-    /// Tokens of prompts computed.
-    pub prompt_tokens: u64,
-    /// Tokens made.
-    pub made_tokens: u64,
-    /// Tokens guessed by prompt lookup, and those that were right.
-    pub guessed_tokens: u64,
-    /// Of those, right.
-    pub right_guesses: u64,
-    /// Tokens of prompts looked up in the prefix cache, and those found.
-    pub asked_tokens: u64,
-    /// Of those, found.
-    pub found_tokens: u64,
-    /// Sequences in the last step.
-    pub batch: u64,
-    /// Sequences that wait, and those that hold blocks.
-    pub waiting: u64,
-    /// Sequences that hold blocks.
-    pub running: u64,
-    /// Sequences that had to give blocks back.
-    pub preemptions: u64,
-    /// Blocks of 16 positions.
-    pub kv_blocks: u64,
-    /// In nobody's hands, unknown to the prefix cache.
-    pub kv_free: u64,
-    /// Kept by the prefix cache for who comes.
-    pub kv_cached: u64,
-    /// Bytes of a block.
-    pub kv_block_bytes: u64,
-    /// Prefix blocks given up for others.
-    pub evictions: u64,
 }
 
 /// A way to a model's thread. The thread ends when the last clone is gone.
@@ -144,7 +110,7 @@ impl Engine {
         made: Vec<Made>,
     ) -> Result<mpsc::Receiver<Result<InferEvent, Error>>, Error> {
         let (events, rx) = mpsc::channel(UNREAD_MAX);
-        match self.requests.try_send(Request { work, terms, made, events }) {
+        match self.requests.try_send(Request { work, terms, made, at: Instant::now(), events }) {
             Ok(()) => Ok(rx),
             Err(TrySendError::Full(_)) => Err(Error::Full),
             Err(TrySendError::Closed(_)) => Err(Error::Stopped),
@@ -239,6 +205,8 @@ struct Stream {
     made: u64,
     room: u64,
     ignore_eos: bool,
+    /// When its last token came, or its request.
+    at: Instant,
 }
 
 /// A request that was understood.
@@ -356,9 +324,9 @@ impl<'a> Loop<'a> {
     }
 
     fn admit(&mut self, request: Request) {
-        let Request { work, terms, made, events } = request;
+        let Request { work, terms, made, at, events } = request;
         let begun = self.begin(work).and_then(|begun| {
-            let stream = self.stream(&begun)?;
+            let stream = self.stream(&begun, at)?;
             Ok((begun, stream))
         });
         let (begun, stream) = match begun {
@@ -417,7 +385,7 @@ impl<'a> Loop<'a> {
     }
 
     /// The beginning of an answer's first choice.
-    fn stream(&self, begun: &Begun) -> Result<Stream, Error> {
+    fn stream(&self, begun: &Begun, at: Instant) -> Result<Stream, Error> {
         let Begun { tokens, sampling, reader, constraint, call, one_call } = begun;
         let matcher = constraint.as_ref().map(|c| self.generator.constrain(c)).transpose()?;
         let thinks = reader.as_ref().is_some_and(Reader::thinks);
@@ -441,6 +409,7 @@ impl<'a> Loop<'a> {
             made: 0,
             room: room as u64,
             ignore_eos: sampling.ignore_eos,
+            at,
         })
     }
 
@@ -707,6 +676,10 @@ impl<'a> Loop<'a> {
         }
         self.stats.made_tokens += 1;
         let Digested { mut delta, finish, shown } = self.digest(&mut stream, drawn.token, drawn.ended);
+        let took = stream.at.elapsed();
+        stream.at += took;
+        let latency = if stream.made == 1 { &mut self.stats.first_token } else { &mut self.stats.between_tokens };
+        latency.add(took);
         let Some(answer) = self.answers.get_mut(&stream.answer) else { return };
         answer.usage.output += 1;
         if let Some(logprob) = drawn.logprob.filter(|_| shown) {

@@ -19,7 +19,8 @@ mod scheduler;
 mod text;
 mod weights;
 
-pub use engine::{Engine, EngineConfig, EngineStats, Request};
+pub use covey_domain::status::EngineStats;
+pub use engine::{Engine, EngineConfig, Request};
 pub use load::{Discovered, LoadOptions, discover};
 
 use std::{path::Path, sync::OnceLock};
@@ -88,6 +89,16 @@ impl Model {
     /// Reads weights, tokenizer and template, quantizing as told. Blocking.
     pub fn load_with(path: &Path, options: &LoadOptions) -> Result<Self, Error> {
         load::load(path, options)
+    }
+}
+
+impl Model {
+    /// Bytes of weights in memory; of encoders about what their file has.
+    pub fn bytes(&self) -> Option<u64> {
+        match self {
+            Self::Generate(generator) => Some(generator.bytes() as u64),
+            Self::Embed(_) => None,
+        }
     }
 }
 

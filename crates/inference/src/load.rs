@@ -49,6 +49,10 @@ pub fn discover(dir: &Path) -> Vec<Discovered> {
     for entry in entries.flatten() {
         let path = entry.path();
         let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with('.') {
+            // A model that is being copied.
+            continue;
+        }
         if let Some(hub) = name.strip_prefix("models--") {
             let revision = fs::read_to_string(path.join("refs/main")).ok();
             let snapshots = fs::read_dir(path.join("snapshots")).into_iter().flatten().flatten().map(|e| e.path());

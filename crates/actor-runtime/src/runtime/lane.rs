@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use covey_domain::{ActorId, Error, infer::InferRequest};
+use covey_domain::{
+    ActorId, Error,
+    infer::{InferRequest, ModelOrder},
+};
 use covey_proto::{
     from_json, infer_payload,
     v1::{self, CallFrame, CallOpen, Codec, Payload, call_frame::Body, call_open::Target},
@@ -176,6 +179,18 @@ impl Behavior for ModelCall {
         sink: &'a Sink,
     ) -> futures::future::BoxFuture<'a, Result<Option<Payload>, Error>> {
         Box::pin(async move {
+            match invocation.method.as_str() {
+                "load" | "unload" => {
+                    let order: ModelOrder = from_json("the order", &invocation.args.body)?;
+                    if invocation.method == "load" {
+                        self.0.load(order.model.as_str()).await?;
+                    } else {
+                        self.0.unload(order.model.as_str())?;
+                    }
+                    return Ok(None);
+                }
+                _ => {}
+            }
             let request: InferRequest = from_json("the model request", &invocation.args.body)?;
             let mut events = self.0.infer_here(request);
             while let Some(event) = events.next().await {

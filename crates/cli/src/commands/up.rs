@@ -82,6 +82,9 @@ pub(crate) struct WorkerArgs {
     /// A folder with models; may be given again [default: $COVEY_MODELS, ./models, <home>/models]
     #[arg(long = "models")]
     models: Vec<PathBuf>,
+    /// Memory that loaded models may take, MiB [default: three quarters of what is offered]
+    #[arg(long)]
+    model_memory_mib: Option<u64>,
     /// TOML file with [[upstream]] tables: name, url, model, api_key_env
     #[arg(long)]
     upstreams: Option<PathBuf>,
@@ -173,6 +176,7 @@ fn worker_config(args: WorkerArgs, head: PinnedAddress, secret: String) -> Resul
     config.name = args.name;
     config.cpus = args.cpus;
     config.memory = args.memory_mib.map(|m| m << 20);
+    config.model_memory = args.model_memory_mib.map(|m| m << 20);
     config.gpus = args.gpus;
     config.labels = args.labels.into_iter().collect::<BTreeMap<_, _>>();
     config.python = args.python;
