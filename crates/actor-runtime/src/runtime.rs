@@ -324,6 +324,10 @@ impl Runtime {
             }
             AgentKind::Llm(agent) => Arc::new(Llm {
                 name: spec.name.to_string(),
+                actor: start.actor.as_str().into(),
+                node: self.inner.node.clone(),
+                outward: self.inner.outward.clone(),
+                tools: Default::default(),
                 agent: agent.clone(),
                 model: spec.model.clone().unwrap_or_else(|| "tiny".into()),
                 models: self.inner.models.clone(),

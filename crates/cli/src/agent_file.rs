@@ -7,6 +7,8 @@
 //! model = "tiny"
 //! system = "Be brief."
 //! sampling = { temperature = 0.2, max_tokens = 64 }
+//! budget = { steps = 4, tokens = 20000, ms = 60000 }
+//! tools = [{ agent = { agent = "Searcher", skill = "find" } }, { mcp = { command = ["uvx", "mcp-server-time"] } }]
 //! concurrency = 4
 //! ```
 
@@ -14,7 +16,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use covey_domain::{
     AgentKind, AgentSpec, Digest, Error, Resources, Skill,
-    agent::{LlmAgent, PythonAgent, PythonCode, Snapshot, Strategy},
+    agent::{Budget, LlmAgent, PythonAgent, PythonCode, Snapshot, Strategy, ToolSource},
     infer::Sampling,
 };
 use serde::Deserialize;
@@ -31,6 +33,10 @@ struct File {
     system: String,
     #[serde(default)]
     sampling: Sampling,
+    #[serde(default)]
+    tools: Vec<ToolSource>,
+    #[serde(default)]
+    budget: Budget,
     file: Option<String>,
     class: Option<String>,
     #[serde(default)]
@@ -79,7 +85,12 @@ fn read(path: &Path) -> Result<Declared, Error> {
     let file: File = toml::from_str(&text).map_err(|e| wrong(e.to_string().trim_end().to_owned()))?;
     let mut code = None;
     let kind = match file.kind.as_str() {
-        "llm" => AgentKind::Llm(LlmAgent { system: file.system, sampling: file.sampling }),
+        "llm" => AgentKind::Llm(LlmAgent {
+            system: file.system,
+            sampling: file.sampling,
+            tools: file.tools,
+            budget: file.budget,
+        }),
         "native" => AgentKind::Native { implementation: file.implementation.unwrap_or_else(|| file.name.clone()) },
         "python" => {
             let (Some(source), Some(class)) = (file.file, file.class) else {

@@ -129,6 +129,73 @@ pub struct LlmAgent {
     /// How tokens are drawn.
     #[serde(default)]
     pub sampling: Sampling,
+    /// What it may call.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<ToolSource>,
+    /// What one turn may take.
+    #[serde(default, skip_serializing_if = "Budget::is_default")]
+    pub budget: Budget,
+}
+
+/// Where tools come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToolSource {
+    /// A skill of an agent of the cluster. Functions of a driver are skills of an agent made for them.
+    Agent {
+        /// Which agent.
+        agent: AgentName,
+        /// Which skill; its default one if nothing is said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        skill: Option<String>,
+        /// The tool's name; made of agent and skill if nothing is said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+    },
+    /// A server of the Model Context Protocol.
+    Mcp(McpServer),
+}
+
+/// How a server of the Model Context Protocol is reached: by a process of its own on the worker, or by HTTP.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct McpServer {
+    /// Program and arguments; it speaks on its standard streams.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// Environment of the program, beside the little that is passed on.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// URL of a streamable HTTP endpoint.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub url: String,
+    /// Headers of each request.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// Names of the tools that may be called; empty = all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub only: Vec<String>,
+}
+
+/// What one turn of a prompt around a model may take.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Budget {
+    /// Requests to the model; in the last one it can call no tool. 8 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u32>,
+    /// Tokens read and made, after which no tool is called any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    /// Milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ms: Option<u64>,
+}
+
+impl Budget {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// A Python class.

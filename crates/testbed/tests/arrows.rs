@@ -55,6 +55,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("llguidance", &["inference"]),
     ("kameo", &["actor-runtime"]),
     ("async-openai", &["actor-runtime"]),
+    ("rmcp", &["actor-runtime"]),
     ("sqlx", &["store"]),
     ("pyo3", &["python"]),
     ("bincode", &["proto"]),

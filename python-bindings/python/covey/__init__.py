@@ -17,11 +17,12 @@
 from collections.abc import Iterator
 
 from . import errors, llm
-from ._agent import Agent, Handle, agent, agents, gang, get_actor, llm_agent, method, remote_agent
+from ._agent import Agent, Handle, agent, agents, gang, get_actor, method, remote_agent
 from ._context import Context, deadline
 from ._context import current as current_context
 from ._functions import Executor, Pool, RemoteFunction, task
 from ._future import Future, Stream, as_completed, get, wait
+from ._llm_agent import Mcp, llm_agent
 from ._objects import Ref, put
 from ._session import Session, bridge_call, connect, current, init, shutdown
 from ._task import Task, submit
@@ -60,7 +61,7 @@ def actors(agent: str = "", state: str = "", node: str = "") -> Iterator[dict]:
 
 __all__ = [
     "ActorDied", "Agent", "Cancelled", "ConnectionLost", "Context", "CoveyError", "DeadlineExceeded", "Future", "Handle",
-    "Executor", "Overloaded", "Pool", "Ref", "RemoteFunction", "Session", "Stream", "Task", "Topic", "Unauthenticated", "Unschedulable", "actors", "agent", "agents", "as_completed",
+    "Executor", "Mcp", "Overloaded", "Pool", "Ref", "RemoteFunction", "Session", "Stream", "Task", "Topic", "Unauthenticated", "Unschedulable", "actors", "agent", "agents", "as_completed",
     "connect", "current", "current_context", "deadline", "embed", "errors", "gang", "get", "get_actor", "init", "llm", "llm_agent", "method", "put", "remote_agent", "shutdown",
     "status", "submit", "task", "topic", "topics", "wait",
 ]  # fmt: skip

@@ -16,6 +16,7 @@ from . import _codec, _session, errors
 from ._context import Context
 from ._env import KEYS, Environment
 from ._future import Future, Stream
+from ._schema import of_parameters
 
 P = ParamSpec("P")
 C = TypeVar("C")
@@ -77,32 +78,13 @@ def _options(options: dict[str, Any]) -> dict[str, Any]:
     return spec
 
 
-_JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object", type(None): "null"}
-
-
-def _schema(method: Any) -> dict[str, Any]:
-    try:
-        hints = typing.get_type_hints(method)
-    except Exception:
-        hints = {}
-    properties, required = {}, []
-    for p in list(inspect.signature(method).parameters.values())[1:]:
-        if p.name == "ctx" or hints.get(p.name) is Context or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
-            continue
-        kind = _JSON_TYPES.get(typing.get_origin(hints.get(p.name)) or hints.get(p.name, object))
-        properties[p.name] = {"type": kind} if kind else {}
-        if p.default is p.empty:
-            required.append(p.name)
-    return {"type": "object", "properties": properties, "required": required}
-
-
 def _skills(cls: type) -> list[dict[str, Any]]:
     skills = []
     for name, method in inspect.getmembers(cls, inspect.isfunction):
         if not name.startswith("_"):
             streams = inspect.isasyncgenfunction(method) or inspect.isgeneratorfunction(method)
             text = inspect.getdoc(method) or ""
-            skills.append({"id": name, "name": name, "description": text, "input_schema": _schema(method), "streaming": streams})
+            skills.append({"id": name, "name": name, "description": text, "input_schema": of_parameters(method, 1), "streaming": streams})
     # The order of the source, so that the first method is the default skill.
     order = {name: i for i, name in enumerate(vars(cls))}
     return sorted(skills, key=lambda s: order.get(s["id"], len(order)))
@@ -423,18 +405,4 @@ def remote_agent(name: str, *args: Any, **kwargs: Any) -> Handle:
     return Handle(made[0], json.loads(made[3]))
 
 
-def llm_agent(name: str, *, system: str = "", model: str = "tiny", description: str = "", concurrency: int = 16, **sampling: Any) -> str:
-    """Declares a prompt around a model as an agent; gives its name. Sampling: max_tokens, temperature, top_p, …"""
-    session = _session.current()
-    spec = {
-        "name": name,
-        "description": description,
-        "kind": {"type": "llm", "system": system, "sampling": sampling},
-        "model": model,
-        "concurrency": concurrency,
-    }
-    _session.bridge_call(session.client.register, json.dumps(spec), b"")
-    return name
-
-
-__all__ = ["Agent", "Bound", "Future", "Handle", "Method", "Stream", "agent", "agents", "gang", "get_actor", "llm_agent", "remote_agent"]
+__all__ = ["Agent", "Bound", "Future", "Handle", "Method", "Stream", "agent", "agents", "gang", "get_actor", "remote_agent"]

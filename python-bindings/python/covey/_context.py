@@ -8,6 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 turn_owner: contextvars.ContextVar[str] = contextvars.ContextVar("covey_owner")
@@ -102,6 +103,11 @@ class Context:
                     self.tokens[key] += event["usage"][key]
             yield event
 
+    async def rank(self, query: str, texts: list[str], model: str) -> list[float]:
+        """How well each text answers `query`, higher is better."""
+        request = {"model": model, "work": "rank", "query": query, "texts": list(texts)}
+        return [row[0] async for event in self._ask(request) if isinstance(event, bytes) for row in unpack_vectors(event)]
+
     async def embed(self, texts: list[str], model: str = "minilm") -> list[list[float]]:
         """One unit vector for each text."""
         vectors: list[list[float]] = []
@@ -109,6 +115,33 @@ class Context:
             if isinstance(event, bytes):
                 vectors = unpack_vectors(event)
         return vectors
+
+
+@dataclass
+class Message:
+    """What a model answered."""
+
+    text: str = ""
+    reasoning: str = ""
+    """What it thought before it answered, where the model tells."""
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    """Tools it calls: id, name, and arguments as JSON text."""
+    finish: str = ""
+    """`stop`, `length` or `tool_calls`."""
+    usage: dict[str, int] = field(default_factory=dict)
+    """Tokens in and out."""
+
+    def take(self, event: Any) -> None:
+        """One event of the answer."""
+        if event["is"] == "done":
+            self.finish, self.usage = event["finish"], event["usage"]
+        elif event["is"] == "delta":
+            self.text += event["text"]
+            self.reasoning += event.get("reasoning", "")
+            for call in event.get("calls", ()):
+                if call.get("name"):
+                    self.calls.append({"id": call["id"], "name": call["name"], "arguments": ""})
+                self.calls[call["index"]]["arguments"] += call["arguments"]
 
 
 class ContextLlm:
@@ -120,25 +153,59 @@ class ContextLlm:
     async def stream(self, prompt: str | list[dict[str, Any]], *, model: str | None = None, **sampling: Any) -> AsyncIterator[str]:
         """Text while it is made. `prompt` is a user's text or a list of chat messages."""
         async for event in self._context._ask(chat_request(prompt, model or self._context._model or "tiny", sampling)):
-            if isinstance(event, dict) and event["is"] == "delta":
+            if isinstance(event, dict) and event["is"] == "delta" and event["text"]:
                 yield event["text"]
+
+    async def chat(self, prompt: str | list[dict[str, Any]], *, model: str | None = None, **options: Any) -> Message:
+        """The whole answer with what was thought and which tools it calls. `tools` are declared as OpenAI does."""
+        message = Message()
+        async for event in self._context._ask(chat_request(prompt, model or self._context._model or "tiny", options)):
+            message.take(event)
+        return message
 
     async def complete(self, prompt: str | list[dict[str, Any]], *, model: str | None = None, **sampling: Any) -> str:
         """The whole answer."""
         return "".join([text async for text in self.stream(prompt, model=model, **sampling)])
 
 
-SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "seed", "stop")
+SAMPLING = (
+    "max_tokens", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty",
+    "logit_bias", "seed", "stop", "ignore_eos",
+)  # fmt: skip
+CONSTRAINTS = {"json_schema": "json_schema", "regex": "regex", "choice": "choice", "grammar": "lark"}
 
 
-def chat_request(prompt: str | list[dict[str, Any]], model: str, sampling: dict[str, Any]) -> dict[str, Any]:
-    unknown = set(sampling) - set(SAMPLING)
+def sampling_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a request, checked and as the model takes them. Of `json_schema` (a dict or a pydantic model), `regex`, `choice`, `grammar` one at most."""
+    unknown = set(options) - set(SAMPLING) - set(CONSTRAINTS)
     if unknown:
-        raise TypeError(f"unknown sampling option {sorted(unknown)[0]!r}; known: {', '.join(SAMPLING)}")
+        raise TypeError(f"unknown sampling option {sorted(unknown)[0]!r}; known: {', '.join((*SAMPLING, *CONSTRAINTS))}")
+    sampling = {k: v for k, v in options.items() if k in SAMPLING and v is not None}
     if isinstance(sampling.get("stop"), str):
-        sampling = {**sampling, "stop": [sampling["stop"]]}
+        sampling["stop"] = [sampling["stop"]]
+    if "logit_bias" in sampling:
+        sampling["logit_bias"] = {str(token): by for token, by in sampling["logit_bias"].items()}
+    asked = {k: v for k, v in options.items() if k in CONSTRAINTS and v is not None}
+    if len(asked) > 1:
+        raise TypeError(f"only one of {', '.join(sorted(asked))} can be asked for")
+    for key, value in asked.items():
+        schema = value.model_json_schema() if hasattr(value, "model_json_schema") else value
+        sampling["constraint"] = {CONSTRAINTS[key]: schema}
+    return sampling
+
+
+def chat_request(prompt: str | list[dict[str, Any]], model: str, options: dict[str, Any]) -> dict[str, Any]:
+    """A request to a model: a user's text or messages; `tools`, `tool_choice`, `think` beside the sampling options."""
+    chat: dict[str, Any] = {}
+    if tools := options.pop("tools", None):
+        chat["tools"] = list(tools)
+    choice = options.pop("tool_choice", None)
+    if choice is not None:
+        chat["tool_choice"] = choice if choice in ("auto", "none", "required") else {"function": choice}
+    if (think := options.pop("think", None)) is not None:
+        chat["template"] = {"enable_thinking": think}
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-    return {"model": model, "work": "chat", "messages": messages, "sampling": sampling}
+    return {"model": model, "work": "chat", "messages": messages, **chat, "sampling": sampling_of(options)}
 
 
 def unpack_vectors(body: bytes) -> list[list[float]]:

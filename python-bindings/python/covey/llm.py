@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from . import _bridge, _session
-from ._context import chat_request, unpack_vectors
+from ._context import Message, chat_request, unpack_vectors
 from ._future import Stream
 
 
@@ -22,7 +22,7 @@ class TextStream:
     def _text(self, event: Any) -> str | None:
         if event["is"] == "done":
             self.usage = event["usage"]
-        return event["text"] if event["is"] == "delta" else None
+        return (event["text"] or None) if event["is"] == "delta" else None
 
     def __iter__(self) -> Iterator[str]:
         for event in self._events:
@@ -40,7 +40,11 @@ class TextStream:
 
 
 def stream(prompt: str | list[dict[str, Any]], *, model: str = "tiny", **sampling: Any) -> TextStream:
-    """Text while it is made. Sampling: max_tokens, temperature, top_p, top_k, seed, stop."""
+    """Text while it is made.
+
+    Sampling: max_tokens, temperature, top_p, top_k, min_p, presence_penalty, frequency_penalty, repetition_penalty,
+    logit_bias, seed, stop, ignore_eos; what the answer must look like: json_schema, regex, choice, grammar; `think=False`.
+    """
     body = json.dumps(chat_request(prompt, model, sampling)).encode()
     return TextStream(_session.current().call("model", model, "infer", (_bridge.JSON, body, []), None, True))
 
@@ -48,6 +52,22 @@ def stream(prompt: str | list[dict[str, Any]], *, model: str = "tiny", **samplin
 def complete(prompt: str | list[dict[str, Any]], *, model: str = "tiny", **sampling: Any) -> str:
     """The whole answer."""
     return "".join(stream(prompt, model=model, **sampling))
+
+
+def chat(prompt: str | list[dict[str, Any]], *, model: str = "tiny", **options: Any) -> Message:
+    """The whole answer with what was thought and which tools are called. `tools` are declared as OpenAI does."""
+    message = Message()
+    body = json.dumps(chat_request(prompt, model, options)).encode()
+    for event in _session.current().call("model", model, "infer", (_bridge.JSON, body, []), None, True):
+        message.take(event)
+    return message
+
+
+def rank(query: str, texts: list[str], *, model: str) -> list[float]:
+    """How well each text answers `query`, higher is better: in (0, 1) by a cross-encoder, else the cosine of vectors."""
+    body = json.dumps({"model": model, "work": "rank", "query": query, "texts": list(texts)}).encode()
+    events = _session.current().call("model", model, "infer", (_bridge.JSON, body, []), None, True)
+    return [row[0] for event in events if isinstance(event, bytes) for row in unpack_vectors(event)]
 
 
 def embed(texts: list[str], *, model: str = "minilm") -> list[list[float]]:

@@ -1,0 +1,123 @@
+//! Servers of the Model Context Protocol as tools, through its official SDK.
+
+use std::{collections::HashMap, process::Stdio, time::Duration};
+
+use covey_domain::{Error, ErrorKind, agent::McpServer};
+use rmcp::{
+    RoleClient, ServiceExt as _,
+    model::{CallToolRequestParams, ContentBlock},
+    service::RunningService,
+    transport::{
+        StreamableHttpClientTransport, TokioChildProcess, streamable_http_client::StreamableHttpClientTransportConfig,
+    },
+};
+use serde_json::{Map, Value};
+use tokio::sync::Mutex;
+
+/// A server that has not said hello after this time will not.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a server's process sees of the worker's environment, as the SDKs of other languages have it: the rest may be
+/// secrets.
+const ENVIRONMENT: [&str; 7] = ["PATH", "HOME", "LANG", "LOGNAME", "SHELL", "TERM", "USER"];
+
+/// A connection to a server, made when it is needed and again when it broke.
+pub(super) struct Server {
+    config: McpServer,
+    running: Mutex<Option<RunningService<RoleClient, ()>>>,
+}
+
+/// Name, description and schema of a tool.
+type Offered = (String, String, Value);
+
+impl Server {
+    pub fn new(config: McpServer) -> Self {
+        Self { config, running: Mutex::default() }
+    }
+
+    fn name(&self) -> String {
+        if self.config.url.is_empty() { self.config.command.join(" ") } else { self.config.url.clone() }
+    }
+
+    fn failed(&self, what: &str, error: impl std::fmt::Display) -> Error {
+        Error::unavailable(format!("the MCP server `{}` {what}: {error}", self.name()))
+    }
+
+    async fn connect(&self) -> Result<RunningService<RoleClient, ()>, Error> {
+        let hello = async {
+            if self.config.url.is_empty() {
+                let Some((program, arguments)) = self.config.command.split_first() else {
+                    return Err(Error::invalid("an MCP server needs a `command` or a `url`"));
+                };
+                let mut command = tokio::process::Command::new(program);
+                let seen = ENVIRONMENT.iter().filter_map(|name| Some((*name, std::env::var_os(name)?)));
+                command.args(arguments).env_clear().envs(seen).envs(&self.config.env);
+                let (process, _) = TokioChildProcess::builder(command)
+                    .stderr(Stdio::null())
+                    .spawn()
+                    .map_err(|e| self.failed("could not be started", e))?;
+                ().serve(process).await.map_err(|e| self.failed("did not say hello", e))
+            } else {
+                let mut headers = HashMap::new();
+                for (name, value) in &self.config.headers {
+                    let wrong = |_| Error::invalid(format!("`{name}` is not a header that can be sent"));
+                    let name = name.as_str().try_into().map_err(|_| wrong(()))?;
+                    headers.insert(name, value.as_str().try_into().map_err(|_| wrong(()))?);
+                }
+                let config =
+                    StreamableHttpClientTransportConfig::with_uri(self.config.url.as_str()).custom_headers(headers);
+                let transport = StreamableHttpClientTransport::from_config(config);
+                ().serve(transport).await.map_err(|e| self.failed("did not say hello", e))
+            }
+        };
+        tokio::time::timeout(HELLO_TIMEOUT, hello)
+            .await
+            .unwrap_or_else(|_| Err(self.failed("did not say hello", format!("{} s", HELLO_TIMEOUT.as_secs()))))
+    }
+
+    /// A way to the server; calls go side by side over it.
+    async fn peer(&self) -> Result<rmcp::Peer<RoleClient>, Error> {
+        let mut running = self.running.lock().await;
+        if let Some(service) = running.as_ref().filter(|s| !s.is_closed() && !s.is_transport_closed()) {
+            return Ok(service.peer().clone());
+        }
+        let fresh = self.connect().await?;
+        let peer = fresh.peer().clone();
+        *running = Some(fresh);
+        Ok(peer)
+    }
+
+    /// What it offers.
+    pub async fn tools(&self) -> Result<Vec<Offered>, Error> {
+        let tools = self.peer().await?.list_all_tools().await.map_err(|e| self.failed("did not list its tools", e))?;
+        let offered = tools.into_iter().map(|tool| {
+            let about = tool.description.unwrap_or_default().into_owned();
+            (tool.name.into_owned(), about, Value::Object((*tool.input_schema).clone()))
+        });
+        Ok(offered.collect())
+    }
+
+    /// What a tool says: its texts, or its structured answer as JSON where it has none.
+    pub async fn call(&self, name: &str, arguments: Map<String, Value>) -> Result<String, Error> {
+        let params = CallToolRequestParams::new(name.to_owned()).with_arguments(arguments);
+        let peer = self.peer().await?;
+        let result = peer.call_tool(params).await.map_err(|e| self.failed("did not answer", e))?;
+        let mut texts: Vec<String> = Vec::new();
+        for block in result.content {
+            texts.push(match block {
+                ContentBlock::Text(text) => text.text,
+                ContentBlock::Image(_) => "[an image]".to_owned(),
+                ContentBlock::Audio(_) => "[a sound]".to_owned(),
+                other => serde_json::to_string(&other).unwrap_or_default(),
+            });
+        }
+        if texts.is_empty() {
+            texts.extend(result.structured_content.map(|value| value.to_string()));
+        }
+        let said = texts.join("\n");
+        if result.is_error == Some(true) {
+            return Err(Error::new(ErrorKind::Application, said));
+        }
+        Ok(said)
+    }
+}

@@ -1,0 +1,104 @@
+"""Agents that are a prompt around a model, and the tools they may call."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from . import _session
+from ._agent import Agent, parse_seconds
+from ._context import sampling_of
+
+
+class Mcp:
+    """A server of the Model Context Protocol, as a tool of an agent."""
+
+    def __init__(self, *command: str, url: str = "", env: dict[str, str] | None = None, headers: dict[str, str] | None = None, only: Iterable[str] = ()):
+        if bool(command) == bool(url):
+            raise ValueError("an MCP server is reached by a command or by a url: Mcp('uvx', 'mcp-server-time'), Mcp(url='http://…/mcp')")
+        self._spec = {"command": list(command), "url": url, "env": env or {}, "headers": headers or {}, "only": list(only)}
+
+
+Tool = Callable[..., Any] | Agent[Any, Any] | Mcp | str
+
+
+def llm_agent(
+    name: str,
+    *,
+    system: str = "",
+    model: str = "tiny",
+    description: str = "",
+    tools: Iterable[Tool] = (),
+    steps: int | None = None,
+    tokens: int | None = None,
+    time: float | str | None = None,
+    concurrency: int = 16,
+    **sampling: Any,
+) -> str:
+    """Declares a prompt around a model as an agent; gives its name.
+
+    `tools`: Python functions (run by actors of an agent `<name>-tools`), agent classes (all their skills), names of
+    agents (`"Searcher"`, `"Searcher.find"`), and `Mcp` servers. Calls of one answer run side by side. The budget of a
+    turn: `steps` requests to the model (default 8; in the last one it can call no tool), `tokens` read and made, `time`
+    ("2m"). Sampling: max_tokens, temperature, top_p, …
+    """
+    session = _session.current()
+    functions = [t for t in tools if inspect.isfunction(t)]
+    sources: list[dict[str, Any]] = []
+    if functions:
+        made = _agent_of(f"{name}-tools", functions)
+        made.register()
+        sources += [{"agent": {"agent": f"{name}-tools", "skill": f.__name__, "name": f.__name__}} for f in functions]
+    for tool in tools:
+        if isinstance(tool, Mcp):
+            sources.append({"mcp": tool._spec})
+        elif isinstance(tool, Agent):
+            agent = tool.register()
+            sources += [{"agent": {"agent": agent, "skill": s["id"]}} for s in tool.spec()[0]["skills"]]
+        elif isinstance(tool, str):
+            agent, _, skill = tool.partition(".")
+            sources.append({"agent": {"agent": agent, **({"skill": skill} if skill else {})}})
+        elif not inspect.isfunction(tool):
+            raise TypeError(f"a tool is a function, an agent, an agent's name or an Mcp server, not {tool!r}")
+    seconds = parse_seconds(time)
+    budget = {"steps": steps, "tokens": tokens, "ms": None if seconds is None else round(seconds * 1000)}
+    spec = {
+        "name": name,
+        "description": description,
+        "kind": {"type": "llm", "system": system, "sampling": sampling_of(sampling), "tools": sources, "budget": budget},
+        "model": model,
+        "concurrency": concurrency,
+    }
+    _session.bridge_call(session.client.register, json.dumps(spec), b"")
+    return name
+
+
+def _agent_of(name: str, functions: list[Callable[..., Any]]) -> Agent[Any, Any]:
+    """An agent with a method for each function."""
+    methods = {f.__name__: _as_method(f) for f in functions}
+    if len(methods) < len(functions):
+        raise ValueError("two tools have the same name")
+    if hidden := next((n for n in methods if n.startswith("_")), None):
+        raise ValueError(f"a tool's name begins with a letter, unlike {hidden!r}")
+    made = type("Tools", (), {"__doc__": f"Functions of {name.removesuffix('-tools')}.", **methods})
+    return Agent(made, {"name": name, "concurrency": 16})
+
+
+def _as_method(function: Callable[..., Any]) -> Callable[..., Any]:
+    if inspect.iscoroutinefunction(function):
+
+        async def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return await function(*args, **kwargs)
+    else:
+
+        def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+    functools.update_wrapper(method, function)
+    signature = inspect.signature(function)
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    method.__signature__ = signature.replace(parameters=[own, *signature.parameters.values()])  # type: ignore[attr-defined]
+    return method
