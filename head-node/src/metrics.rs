@@ -65,6 +65,9 @@ pub(crate) fn render(status: &ClusterStatus, relay: RelayCounts) -> String {
     page.0
 }
 
+/// One of an engine's numbers.
+type Number<'a> = &'a dyn Fn(&EngineStats) -> u64;
+
 /// What the engines of all models in memory do.
 fn engines(page: &mut Page, nodes: &[NodeStatus]) {
     let mut all: Vec<(String, &EngineStats)> = Vec::new();
@@ -78,11 +81,11 @@ fn engines(page: &mut Page, nodes: &[NodeStatus]) {
             }
         }
     }
-    let of = |value: &dyn Fn(&EngineStats) -> u64| {
+    let of = |value: Number<'_>| {
         all.iter().map(|(labels, stats)| (labels.clone(), value(stats) as f64)).collect::<BTreeMap<_, _>>()
     };
-    let kinds = |kinds: &[(&str, &dyn Fn(&EngineStats) -> u64)]| {
-        let each = |(kind, value): &(&str, &dyn Fn(&EngineStats) -> u64)| {
+    let kinds = |kinds: &[(&str, Number<'_>)]| {
+        let each = |(kind, value): &(&str, Number<'_>)| {
             all.iter().map(|(l, s)| (format!("{l},kind=\"{kind}\""), value(s) as f64)).collect::<Vec<_>>()
         };
         kinds.iter().flat_map(each).collect::<BTreeMap<_, _>>()

@@ -14,7 +14,7 @@ use std::{
     sync::Arc,
 };
 
-use covey_actor_runtime::{Models, Objects, ObjectsConfig, Registry, Runtime, RuntimeConfig, Upstream};
+use covey_actor_runtime::{Models, ModelsConfig, Objects, ObjectsConfig, Registry, Runtime, RuntimeConfig};
 use covey_client::Client;
 use covey_domain::{Error, NodeId, Resources};
 use covey_mesh::{Enter, Inbound, Member};
@@ -52,12 +52,8 @@ pub struct Config {
     pub gpus: f64,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// Folders with models; the first of a name holds.
-    pub models: Vec<PathBuf>,
-    /// Bytes that models in memory may take; three quarters of its memory by default.
-    pub model_memory: Option<u64>,
-    /// Models served elsewhere.
-    pub upstreams: Vec<Upstream>,
+    /// Which models it serves, and how. Of memory they may take three quarters of what it offers where 0 is said.
+    pub models: ModelsConfig,
     /// Interpreter for Python agents.
     pub python: Option<PathBuf>,
     /// Native agents.
@@ -85,9 +81,7 @@ impl Config {
             memory: None,
             gpus: 0.0,
             labels: BTreeMap::new(),
-            models: Vec::new(),
-            model_memory: None,
-            upstreams: Vec::new(),
+            models: ModelsConfig::default(),
             python: None,
             registry: Registry::default(),
             guard: None,
@@ -124,8 +118,11 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
     covey_inference::set_threads(cpus.floor().max(1.0) as usize);
     let python = covey_actor_runtime::find_python(config.python.clone()).await;
     let memory_bytes = config.memory.unwrap_or_else(machine::memory);
-    let model_memory = config.model_memory.unwrap_or(memory_bytes / 4 * 3);
-    let models = Arc::new(Models::new(&config.models, config.upstreams.clone(), model_memory));
+    let mut model_config = config.models.clone();
+    if model_config.memory == 0 {
+        model_config.memory = memory_bytes / 4 * 3;
+    }
+    let models = Arc::new(Models::new(model_config));
     let (reports, rx) = mpsc::unbounded_channel();
     // A short path: Unix sockets take 107 bytes.
     let folder = std::env::temp_dir().join(format!("covey-{}-{:x}", std::process::id(), rand::random::<u16>()));

@@ -19,8 +19,9 @@ mod runtime;
 mod turn;
 
 pub use behavior::{Behavior, Invocation};
+pub use covey_inference::Format;
 pub use job::JobSpec;
-pub use models::{Models, RemoteInfer, Upstream};
+pub use models::{Models, ModelsConfig, RemoteInfer, Upstream};
 pub use native::Registry;
 pub use objects::{Objects, ObjectsConfig};
 pub use outward::Outward;

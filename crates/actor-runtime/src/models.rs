@@ -16,7 +16,7 @@ use covey_domain::{
     infer::{InferEvent, InferRequest},
     status::ModelStatus,
 };
-use covey_inference::{Discovered, Engine, EngineConfig, Model};
+use covey_inference::{Discovered, Engine, EngineConfig, Format, LoadOptions, Model};
 use futures::{StreamExt as _, stream::BoxStream};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
@@ -34,14 +34,27 @@ const KV_SHARE: f64 = 0.25;
 /// Bytes in memory for a byte of weights on disk, before a model is loaded and known better: tiles are padded.
 const WEIGHTS_SHARE: f64 = 1.1;
 
+/// Which models a worker serves, and how.
+#[derive(Clone, Debug, Default)]
+pub struct ModelsConfig {
+    /// Where models are; the first of a name holds.
+    pub folders: Vec<PathBuf>,
+    /// Models served elsewhere.
+    pub upstreams: Vec<Upstream>,
+    /// Bytes that models in memory may take.
+    pub memory: u64,
+    /// Smaller models of the same vocabulary that guess ahead for others, by the names of those.
+    pub drafts: BTreeMap<String, String>,
+    /// What float weights become while they are read, by the names of models.
+    pub quantize: BTreeMap<String, Format>,
+}
+
 /// All models a worker can serve.
 pub struct Models {
-    folders: Vec<PathBuf>,
+    config: ModelsConfig,
     local: RwLock<BTreeMap<String, Arc<Local>>>,
     upstreams: BTreeMap<String, Upstream>,
     remote: Mutex<Option<RemoteInfer>>,
-    /// Bytes that loaded models may take.
-    budget: u64,
     /// One model is loaded at a time.
     loads: tokio::sync::Mutex<()>,
     reported: Mutex<Vec<ModelStatus>>,
@@ -111,14 +124,13 @@ impl Local {
 }
 
 impl Models {
-    /// Models found in `folders` (the first of a name holds) and upstreams; those in memory take up to `budget` bytes.
-    pub fn new(folders: &[PathBuf], upstreams: Vec<Upstream>, budget: u64) -> Self {
+    /// Models found in the folders, and upstreams.
+    pub fn new(config: ModelsConfig) -> Self {
         let models = Self {
-            folders: folders.to_vec(),
             local: RwLock::default(),
-            upstreams: upstreams.into_iter().map(|u| (u.name.clone(), u)).collect(),
+            upstreams: config.upstreams.iter().map(|u| (u.name.clone(), u.clone())).collect(),
             remote: Mutex::new(None),
-            budget,
+            config,
             loads: tokio::sync::Mutex::default(),
             reported: Mutex::default(),
             changed: Notify::new(),
@@ -135,7 +147,7 @@ impl Models {
     /// Looks into the folders again. Blocking. What is loaded stays, also when its files are gone.
     pub fn scan(&self) {
         let mut found: BTreeMap<String, Discovered> = BTreeMap::new();
-        for model in self.folders.iter().flat_map(|f| covey_inference::discover(f)) {
+        for model in self.config.folders.iter().flat_map(|f| covey_inference::discover(f)) {
             found.entry(model.name.clone()).or_insert(model);
         }
         let mut local = self.local.write();
@@ -235,18 +247,21 @@ impl Models {
         if let Some(busy) = local.enter() {
             return Ok(busy);
         }
-        let left = self.make_room(&local.found)?;
-        let loaded = load(local.found.clone(), (left as f64 * KV_SHARE) as u64).await?;
+        let draft = self.config.drafts.get(name).map(|draft| self.find(draft)).transpose()?;
+        let draft = draft.map(|d| d.found.clone());
+        let need = local.found.bytes + draft.as_ref().map_or(0, |d| d.bytes);
+        let left = self.make_room(name, (need as f64 * WEIGHTS_SHARE) as u64)?;
+        let options = LoadOptions { quantize: self.config.quantize.get(name).copied() };
+        let loaded = load(local.found.clone(), draft, options, (left as f64 * KV_SHARE) as u64).await?;
         *local.loaded.lock() = Some(loaded);
         self.changed.notify_one();
         local.enter().ok_or_else(|| Error::unavailable(format!("model `{name}` was unloaded")))
     }
 
     /// Takes idle models out of memory until there is room for another; gives what is left beside it.
-    fn make_room(&self, found: &Discovered) -> Result<u64, Error> {
-        let need = (found.bytes as f64 * WEIGHTS_SHARE) as u64;
-        if need > self.budget {
-            let why = format!("model `{}` takes {}; models may take {}", found.name, mib(need), mib(self.budget));
+    fn make_room(&self, name: &str, need: u64) -> Result<u64, Error> {
+        if need > self.config.memory {
+            let why = format!("model `{name}` takes {}; models may take {}", mib(need), mib(self.config.memory));
             return Err(
                 Error::new(ErrorKind::FailedPrecondition, why).hint("start the worker with more --model-memory-mib")
             );
@@ -263,22 +278,21 @@ impl Models {
                     oldest = Some((loaded.used, local.clone()));
                 }
             }
-            if used + need <= self.budget {
-                return Ok(self.budget - used - need);
+            if used + need <= self.config.memory {
+                return Ok(self.config.memory - used - need);
             }
             let Some((_, idle)) = oldest else {
                 let names: Vec<String> = at_work.into_iter().collect();
                 let why = format!(
-                    "model `{}` takes {}, and {} of {} are taken by models at work: {}",
-                    found.name,
+                    "model `{name}` takes {}, and {} of {} are taken by models at work: {}",
                     mib(need),
                     mib(used),
-                    mib(self.budget),
+                    mib(self.config.memory),
                     names.join(", ")
                 );
                 return Err(Error::new(ErrorKind::Overloaded, why));
             };
-            tracing::info!(model = idle.found.name, "{} makes room for {}", idle.found.name, found.name);
+            tracing::info!(model = idle.found.name, "{} makes room for {name}", idle.found.name);
             *idle.loaded.lock() = None;
         }
     }
@@ -288,17 +302,31 @@ fn mib(bytes: u64) -> String {
     format!("{:.0} MiB", bytes as f64 / 1048576.0)
 }
 
-async fn load(found: Discovered, kv_bytes: u64) -> Result<Loaded, Error> {
+async fn load(
+    found: Discovered,
+    draft: Option<Discovered>,
+    options: LoadOptions,
+    kv_bytes: u64,
+) -> Result<Loaded, Error> {
     let started = Instant::now();
-    let (name, bytes) = (found.name.clone(), found.bytes);
-    let model = tokio::task::spawn_blocking(move || Model::load(&found.path))
+    let name = found.name.clone();
+    let disk = found.bytes;
+    let read = move || {
+        let model = Model::load_with(&found.path, &options)?;
+        let draft = draft.map(|d| Model::load(&d.path)).transpose()?;
+        if let Some(draft) = &draft {
+            model.takes_draft(draft)?;
+        }
+        Ok((model, draft))
+    };
+    let (model, draft) = tokio::task::spawn_blocking(read)
         .await
         .map_err(|_| Error::internal("loading the model panicked"))?
         .map_err(told)?;
-    let weights = model.bytes().unwrap_or(bytes);
+    let weights = model.bytes().unwrap_or(disk) + draft.as_ref().and_then(Model::bytes).unwrap_or(0);
     tracing::info!(model = name, ms = started.elapsed().as_millis() as u64, "model loaded");
     let config = EngineConfig { kv_bytes: Some(kv_bytes), ..EngineConfig::default() };
-    let engine = Engine::start_with(&name, model, config)
+    let engine = Engine::start_with_draft(&name, model, draft, config)
         .map_err(|e| Error::internal(format!("failed to start a model thread: {e}")))?;
     Ok(Loaded { engine, weights, busy: 0, used: Instant::now() })
 }
@@ -345,6 +373,10 @@ mod tests {
         dir
     }
 
+    fn models_in(folder: &std::path::Path, memory: u64) -> Models {
+        Models::new(ModelsConfig { folders: vec![folder.into()], memory, ..ModelsConfig::default() })
+    }
+
     fn names(models: &Models) -> Vec<String> {
         models.status().into_iter().filter(|m| m.loaded).map(|m| m.name).collect()
     }
@@ -354,7 +386,7 @@ mod tests {
         let dir = folder(&["a", "b", "c"]);
         let bytes = covey_inference::discover(dir.path())[0].bytes;
         // Room for the weights of two; keys and values are a quarter of what is left each time.
-        let models = Arc::new(Models::new(&[dir.path().into()], vec![], bytes * 4));
+        let models = Arc::new(models_in(dir.path(), bytes * 4));
         models.load("a").await.unwrap();
         models.load("b").await.unwrap();
         let request = |name: &str| InferRequest {
@@ -380,15 +412,47 @@ mod tests {
         assert!(!names(&models).contains(&"a".to_owned()));
         assert!(matches!(busy.collect::<Vec<_>>().await.pop(), Some(Ok(InferEvent::Done { .. }))));
         models.load("a").await.unwrap();
-        let small = Models::new(&[dir.path().into()], vec![], bytes / 2);
+        let small = models_in(dir.path(), bytes / 2);
         assert_eq!(small.load("a").await.unwrap_err().kind, ErrorKind::FailedPrecondition);
         assert_eq!(models.load("none").await.unwrap_err().kind, ErrorKind::NotFound);
     }
 
     #[tokio::test]
+    async fn a_model_is_quantized_while_it_is_read_and_has_another_one_guess_for_it() {
+        let dir = folder(&["big", "small"]);
+        let config = ModelsConfig {
+            folders: vec![dir.path().into()],
+            memory: 1 << 30,
+            drafts: [("big".to_owned(), "small".to_owned())].into(),
+            quantize: [("big".to_owned(), Format::Q8_0)].into(),
+            ..ModelsConfig::default()
+        };
+        let models = Arc::new(Models::new(config));
+        let request = InferRequest {
+            model: "big".into(),
+            work: Work::Chat(Chat {
+                messages: vec![ChatMessage::new("user", "Repeat: sun moon star")],
+                ..Chat::default()
+            }),
+            terms: Default::default(),
+            made: vec![],
+        };
+        let mut text = String::new();
+        for event in models.infer_here(request).collect::<Vec<_>>().await {
+            if let InferEvent::Delta(delta) = event.unwrap() {
+                text.push_str(&delta.text);
+            }
+        }
+        assert_eq!(text, "sun moon star");
+        let status = models.status();
+        let engine = status.iter().find(|m| m.name == "big").unwrap().engine.clone().unwrap();
+        assert!(engine.right_guesses > 0, "{engine:?}");
+    }
+
+    #[tokio::test]
     async fn folders_are_looked_into_again() {
         let dir = folder(&["a"]);
-        let models = Models::new(&[dir.path().into()], vec![], 1 << 30);
+        let models = models_in(dir.path(), 1 << 30);
         let gone = folder(&["b"]);
         std::fs::rename(gone.path().join("b"), dir.path().join("b")).unwrap();
         models.scan();

@@ -328,7 +328,7 @@ impl Runtime {
                 node: self.inner.node.clone(),
                 outward: self.inner.outward.clone(),
                 tools: Default::default(),
-                agent: agent.clone(),
+                agent: (**agent).clone(),
                 model: spec.model.clone().unwrap_or_else(|| "tiny".into()),
                 models: self.inner.models.clone(),
             }),

@@ -85,12 +85,12 @@ fn read(path: &Path) -> Result<Declared, Error> {
     let file: File = toml::from_str(&text).map_err(|e| wrong(e.to_string().trim_end().to_owned()))?;
     let mut code = None;
     let kind = match file.kind.as_str() {
-        "llm" => AgentKind::Llm(LlmAgent {
+        "llm" => AgentKind::Llm(Box::new(LlmAgent {
             system: file.system,
             sampling: file.sampling,
             tools: file.tools,
             budget: file.budget,
-        }),
+        })),
         "native" => AgentKind::Native { implementation: file.implementation.unwrap_or_else(|| file.name.clone()) },
         "python" => {
             let (Some(source), Some(class)) = (file.file, file.class) else {
@@ -169,7 +169,7 @@ pub(crate) fn builtin() -> Vec<Declared> {
         reentrant: false,
     };
     let assistant = AgentSpec {
-        kind: AgentKind::Llm(LlmAgent::default()),
+        kind: AgentKind::Llm(Default::default()),
         model: Some("tiny".into()),
         concurrency: 16,
         ..native("assistant", "Talks through the model `tiny`.", Vec::new())

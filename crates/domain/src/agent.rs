@@ -110,7 +110,7 @@ pub enum GangStrategy {
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum AgentKind {
     /// A prompt around a model.
-    Llm(LlmAgent),
+    Llm(Box<LlmAgent>),
     /// A Python class in a child process of the worker.
     Python(PythonAgent),
     /// Rust code compiled into the worker, by its registered name.

@@ -313,7 +313,8 @@ pub(crate) fn from_gguf(content: &Content) -> Result<Shape, String> {
         context,
         layers,
         ropes,
-        rope_pairs: arch == "llama",
+        // Those whose rows llama.cpp's converter permutes.
+        rope_pairs: matches!(arch.as_str(), "llama" | "smollm3"),
         qk_norm: arch.starts_with("qwen3") || gemma,
         post_norms: gemma,
         // llama.cpp's converter has added the one already.

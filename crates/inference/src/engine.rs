@@ -4,7 +4,7 @@
 //! pauses its own sequence only (B-2). The queue is bounded and says no when full (B-1).
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
@@ -23,6 +23,7 @@ use crate::{
     Error, Generator, Model,
     decoder::step::{Token, Workspace},
     dialect::Reader,
+    draft::{Draft, Wanting},
     sampler::{Drawn, Sampler},
     scheduler::{Limits, Rank, Scheduler, SequenceId},
     text,
@@ -83,6 +84,17 @@ impl Engine {
 
     /// Gives a model its thread, with bounds.
     pub fn start_with(name: &str, model: Model, config: EngineConfig) -> std::io::Result<Self> {
+        Self::start_with_draft(name, model, None, config)
+    }
+
+    /// Gives a model its thread, with bounds and perhaps a smaller model that guesses ahead (see
+    /// [`Model::takes_draft`]).
+    pub fn start_with_draft(
+        name: &str,
+        model: Model,
+        draft: Option<Model>,
+        config: EngineConfig,
+    ) -> std::io::Result<Self> {
         let (requests, rx) = mpsc::channel(caps::MODEL_QUEUE_DEPTH_MAX);
         let kv_block_bytes = match &model {
             Model::Generate(generator) => generator.decoder.kv_shape(1).block_bytes() as u64,
@@ -91,7 +103,13 @@ impl Engine {
         let stats = Arc::new(RwLock::new(EngineStats { kv_block_bytes, ..EngineStats::default() }));
         let told = stats.clone();
         std::thread::Builder::new().name(format!("covey-model-{name}")).spawn(move || match model {
-            Model::Generate(generator) => Loop::new(&generator, &config, told).run(rx),
+            Model::Generate(generator) => {
+                let draft = match draft {
+                    Some(Model::Generate(small)) => Some(Draft::new(small, crate::pool())),
+                    _ => None,
+                };
+                Loop::new(&generator, draft, &config, told).run(rx);
+            }
             Model::Embed(embedder) => embed(&embedder, rx),
         })?;
         Ok(Self { requests, stats })
@@ -231,6 +249,8 @@ struct Digested {
 struct Row {
     sequence: SequenceId,
     guesses: Vec<u32>,
+    /// Whether the small model made them.
+    drafted: bool,
     /// Position of the first token to draw.
     position: usize,
 }
@@ -240,11 +260,14 @@ const ROWS_FOR_ONE: usize = 4;
 
 struct Loop<'a> {
     generator: &'a Generator,
+    draft: Option<Draft>,
     scheduler: Scheduler,
     kv: KvStore,
     work: Workspace,
     answers: BTreeMap<AnswerId, Answer>,
     streams: BTreeMap<SequenceId, Stream>,
+    /// Sequences for which the small model guessed in this step.
+    drafted: HashSet<SequenceId>,
     next: AnswerId,
     /// Deadlines are told to the scheduler in milliseconds from here.
     began: Instant,
@@ -254,7 +277,12 @@ struct Loop<'a> {
 }
 
 impl<'a> Loop<'a> {
-    fn new(generator: &'a Generator, config: &EngineConfig, told: Arc<RwLock<EngineStats>>) -> Self {
+    fn new(
+        generator: &'a Generator,
+        draft: Option<Draft>,
+        config: &EngineConfig,
+        told: Arc<RwLock<EngineStats>>,
+    ) -> Self {
         let defaults = Limits::default();
         let step_tokens_max = config.step_tokens_max.unwrap_or(defaults.step_tokens_max).max(1);
         let limits = Limits {
@@ -268,11 +296,13 @@ impl<'a> Loop<'a> {
         let blocks = ((room / one) as usize).clamp(config.kv_blocks_min.unwrap_or(KV_BLOCKS_MIN).clamp(1, most), most);
         Self {
             generator,
+            draft,
             scheduler: Scheduler::new(blocks, limits),
             kv: KvStore::new(generator.decoder.kv_shape(blocks)),
             work: Workspace::new(crate::pool()),
             answers: BTreeMap::new(),
             streams: BTreeMap::new(),
+            drafted: HashSet::new(),
             next: 0,
             began: Instant::now(),
             limits,
@@ -511,12 +541,13 @@ impl<'a> Loop<'a> {
         ended.extend(over.iter().filter_map(|id| self.answers.remove(id)).flat_map(|a| a.sequences));
         for sequence in ended {
             self.streams.remove(&sequence);
-            self.scheduler.remove(sequence);
+            self.remove(sequence);
         }
     }
 
     /// Guesses what follows, where a step has rows to spare: agents repeat what stands in their prompts (prompt lookup).
     fn guess(&mut self) {
+        self.drafted.clear();
         let decoding: Vec<SequenceId> = self
             .streams
             .keys()
@@ -527,12 +558,31 @@ impl<'a> Loop<'a> {
         if spare == 0 {
             return;
         }
-        for id in decoding {
-            let (Some(stream), Some(sequence)) = (self.streams.get(&id), self.scheduler.get(id)) else { continue };
+        let mut wanting = Vec::new();
+        for id in &decoding {
+            let (Some(stream), Some(sequence)) = (self.streams.get(id), self.scheduler.get(*id)) else { continue };
             let room = (stream.room - stream.made).saturating_sub(1) as usize;
             let guesses = text::look_up(&sequence.tokens, spare.min(room));
+            if guesses.is_empty() && self.draft.is_some() {
+                wanting.push((*id, sequence.tokens.clone(), spare.min(room)));
+                continue;
+            }
+            self.stats.guessed_tokens += guesses.len() as u64;
+            self.scheduler.guess(*id, &guesses);
+        }
+        let Some(draft) = self.draft.as_mut().filter(|_| !wanting.is_empty()) else { return };
+        let wanting: Vec<Wanting<'_>> =
+            wanting.iter().map(|(id, tokens, count)| Wanting { sequence: *id, tokens, count: *count }).collect();
+        let guessed = std::panic::catch_unwind(AssertUnwindSafe(|| draft.guess(&wanting)));
+        let Ok(guessed) = guessed else {
+            // The answers do not need it.
+            self.draft = None;
+            return;
+        };
+        for (id, guesses) in guessed {
             self.stats.guessed_tokens += guesses.len() as u64;
             self.scheduler.guess(id, &guesses);
+            self.drafted.insert(id);
         }
     }
 
@@ -556,7 +606,8 @@ impl<'a> Loop<'a> {
             }));
             if part.last {
                 let guesses = sequence.tokens[position..].to_vec();
-                rows.push(Row { sequence: part.sequence, guesses, position });
+                let drafted = self.drafted.contains(&part.sequence);
+                rows.push(Row { sequence: part.sequence, guesses, drafted, position });
             }
         }
         let count = tokens.len();
@@ -577,6 +628,9 @@ impl<'a> Loop<'a> {
             let right = drawn.len().saturating_sub(1);
             self.stats.right_guesses += right as u64;
             self.scheduler.judge(row.sequence, right);
+            if let Some(draft) = self.draft.as_mut().filter(|_| row.drafted) {
+                draft.judge(row.sequence, row.guesses.len(), right, row.position + right);
+            }
             for (i, drawn) in drawn.into_iter().enumerate() {
                 self.take(row.sequence, drawn, i < right);
             }
@@ -698,7 +752,14 @@ impl<'a> Loop<'a> {
         };
         answer.end(stream.choice, finish, true);
         answer.sequences.retain(|s| *s != id);
-        self.scheduler.remove(id);
+        self.remove(id);
+    }
+
+    fn remove(&mut self, sequence: SequenceId) {
+        self.scheduler.remove(sequence);
+        if let Some(draft) = &mut self.draft {
+            draft.forget(sequence);
+        }
     }
 
     /// Reads a token into its answer: its text, what that means, and what may follow it.
@@ -766,7 +827,11 @@ impl<'a> Loop<'a> {
         for (_, answer) in std::mem::take(&mut self.answers) {
             let _ = answer.events.try_send(Err(Error::Broken));
         }
-        self.streams.clear();
+        for (sequence, _) in std::mem::take(&mut self.streams) {
+            if let Some(draft) = &mut self.draft {
+                draft.forget(sequence);
+            }
+        }
         let blocks = self.kv.shape().blocks;
         self.scheduler = Scheduler::new(blocks, self.limits);
         self.work = Workspace::new(crate::pool());

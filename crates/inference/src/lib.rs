@@ -10,6 +10,7 @@ mod config;
 mod constraint;
 mod decoder;
 mod dialect;
+mod draft;
 mod embed;
 mod encoder;
 mod engine;
@@ -20,6 +21,7 @@ mod text;
 mod weights;
 
 pub use covey_domain::status::EngineStats;
+pub use covey_kernels::Format;
 pub use engine::{Engine, EngineConfig, Request};
 pub use load::{Discovered, LoadOptions, discover};
 
@@ -93,6 +95,20 @@ impl Model {
 }
 
 impl Model {
+    /// Whether `draft` can guess for this model: both make text, of the very same tokens.
+    pub fn takes_draft(&self, draft: &Model) -> Result<(), Error> {
+        let (Self::Generate(large), Self::Generate(small)) = (self, draft) else {
+            return Err(Error::Request("only a model that makes text can guess for one that makes text".into()));
+        };
+        if large.tokenizer.get_vocab(true) != small.tokenizer.get_vocab(true) {
+            return Err(Error::Request("the draft model has another vocabulary".into()));
+        }
+        if small.decoder.logits() > large.decoder.logits() {
+            return Err(Error::Request("the draft model makes tokens that the model does not know".into()));
+        }
+        Ok(())
+    }
+
     /// Bytes of weights in memory; of encoders about what their file has.
     pub fn bytes(&self) -> Option<u64> {
         match self {
@@ -151,6 +167,12 @@ impl Generator {
             all.push(next as u32);
         }
         all.split_off(tokens.len())
+    }
+
+    /// Tokens of `text`, which may name special ones.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
+        let encoded = self.tokenizer.encode(text, false);
+        Ok(encoded.map_err(|e| Error::Request(format!("failed to tokenize: {e}")))?.get_ids().to_vec())
     }
 
     /// Text of `tokens`, special tokens left out.

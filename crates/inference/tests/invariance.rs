@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use covey_domain::infer::{
     Chat, ChatMessage, Constraint, Delta, Finish, InferEvent, Made, Prompt, Sampling, Terms, Work,
 };
-use covey_inference::{Engine, EngineConfig, EngineStats, Error, Generator, Model};
+use covey_inference::{Engine, EngineConfig, EngineStats, Error, Format, Generator, LoadOptions, Model};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 fn root() -> PathBuf {
@@ -246,6 +246,47 @@ fn two_thousand_cancels_at_random_times_leave_every_block_free() {
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
     panic!("sequences are left: {:?}", engine.stats());
+}
+
+#[test]
+fn a_draft_model_changes_the_speed_and_nothing_else() {
+    let path = root().join("../../models/tiny");
+    let rough = LoadOptions { quantize: Some(Format::Q4_0) };
+    let mut rng = StdRng::seed_from_u64(5);
+    let prompts = prompts(6, 1024, &mut rng);
+    // The same weights guess right, rougher ones mostly, and other numbers of blocks change nothing either.
+    for (name, draft) in [("itself", Model::load(&path).unwrap()), ("rough", Model::load_with(&path, &rough).unwrap())]
+    {
+        let plain = engine(&path, EngineConfig::default());
+        let model = Model::load(&path).unwrap();
+        model.takes_draft(&draft).unwrap();
+        let quick = Engine::start_with_draft("quick", model, Some(draft), EngineConfig::default()).unwrap();
+        for sampling in [
+            Sampling { max_tokens: Some(60), ignore_eos: true, ..Sampling::default() },
+            Sampling {
+                max_tokens: Some(60),
+                ignore_eos: true,
+                temperature: Some(0.8),
+                seed: Some(2),
+                ..Sampling::default()
+            },
+        ] {
+            for prompt in &prompts {
+                let one = std::slice::from_ref(prompt);
+                assert_eq!(all_at_once(&quick, one, &sampling), all_at_once(&plain, one, &sampling), "{name}");
+            }
+            assert_eq!(
+                all_at_once(&quick, &prompts[..2], &sampling),
+                all_at_once(&plain, &prompts[..2], &sampling),
+                "{name}"
+            );
+        }
+        let (with, without) = (quick.stats(), plain.stats());
+        assert!(with.right_guesses * 2 > with.guessed_tokens, "{name}: {with:?}");
+        assert!(with.right_guesses > without.right_guesses, "{name}: {with:?} {without:?}");
+    }
+    let other = Model::load(&root().join("tests/goldens/qwen3")).unwrap();
+    assert!(Model::load(&path).unwrap().takes_draft(&other).is_err(), "another vocabulary is refused");
 }
 
 /// All events of an answer, and what they say: text, calls and end of each choice.

@@ -8,11 +8,11 @@ use candle_core::{
     quantized::{GgmlDType, QTensor, gguf_file},
 };
 use covey_domain::infer::{Chat, ChatMessage, Finish, InferEvent, Prompt, Sampling, Work};
-use covey_inference::{Engine, Error, Generator, Model};
+use covey_inference::{Engine, Error, Format, Generator, LoadOptions, Model};
 
 /// Largest difference of a logit from transformers' in float32, in units of the logits' root mean square: keys and
-/// values are held in 16 bits here.
-const LOGIT_TOLERANCE: f32 = 6e-3;
+/// values are held in 16 bits here, as in llama.cpp, which is as far off on the deepest of them.
+const LOGIT_TOLERANCE: f32 = 1e-2;
 
 fn goldens() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens")
@@ -47,18 +47,30 @@ fn agrees(name: &str, model: &Generator) {
 
 #[test]
 fn decoders_agree_with_transformers() {
-    for name in ["llama", "qwen2", "qwen3", "qwen3_yarn", "mistral", "smollm3", "qwen3_moe", "gemma3"] {
+    for name in ["llama", "qwen2", "qwen3", "qwen3_yarn", "mistral", "smollm3", "qwen3_moe", "gemma3", "gemma3_other"] {
         agrees(name, &generator(Model::load(&goldens().join(name)).unwrap()));
     }
 }
 
-/// Writes a golden checkpoint as a GGUF file, with llama.cpp's names and, for Llama, its permuted rows.
+/// Writes a golden checkpoint as a GGUF file, with llama.cpp's names, rows permuted and norms shifted where its
+/// converter does so.
 fn as_gguf(name: &str, dtype: GgmlDType) -> (tempfile::TempDir, PathBuf) {
     let folder = goldens().join(name);
     let config = json(folder.join("config.json"));
     let heads = config["num_attention_heads"].as_u64().unwrap() as usize;
     let kv_heads = config["num_key_value_heads"].as_u64().unwrap() as usize;
-    let tensors = candle_core::safetensors::load(folder.join("model.safetensors"), &Device::Cpu).unwrap();
+    let mut tensors = candle_core::safetensors::load(folder.join("model.safetensors"), &Device::Cpu).unwrap();
+    let experts = config["num_experts"].as_u64().or(config["num_local_experts"].as_u64());
+    for layer in 0..experts.map_or(0, |_| config["num_hidden_layers"].as_u64().unwrap()) {
+        for part in ["gate_proj", "up_proj", "down_proj"] {
+            let name = |i: u64| format!("model.layers.{layer}.mlp.experts.{i}.{part}.weight");
+            let all: Vec<_> = (0..experts.unwrap()).map(|i| tensors.remove(&name(i)).unwrap()).collect();
+            let all = candle_core::Tensor::stack(&all, 0).unwrap();
+            tensors.insert(format!("model.layers.{layer}.mlp.experts_{part}.weight"), all);
+        }
+    }
+    let gemma = name == "gemma3";
+    let arch = name.replace('_', "");
     let mut out = Vec::new();
     for (hf, tensor) in tensors {
         let gguf = hf
@@ -72,32 +84,40 @@ fn as_gguf(name: &str, dtype: GgmlDType) -> (tempfile::TempDir, PathBuf) {
             .replace("self_attn.o_proj", "attn_output")
             .replace("self_attn.q_norm", "attn_q_norm")
             .replace("self_attn.k_norm", "attn_k_norm")
+            .replace("mlp.experts_gate_proj", "ffn_gate_exps")
+            .replace("mlp.experts_up_proj", "ffn_up_exps")
+            .replace("mlp.experts_down_proj", "ffn_down_exps")
+            .replace("mlp.gate.weight", "ffn_gate_inp.weight")
             .replace("mlp.gate_proj", "ffn_gate")
             .replace("mlp.up_proj", "ffn_up")
             .replace("mlp.down_proj", "ffn_down")
             .replace("input_layernorm", "attn_norm")
-            .replace("post_attention_layernorm", "ffn_norm");
+            .replace("post_attention_layernorm", if gemma { "post_attention_norm" } else { "ffn_norm" })
+            .replace("pre_feedforward_layernorm", "ffn_norm")
+            .replace("post_feedforward_layernorm", "post_ffw_norm");
+        let tensor = if gemma && gguf.ends_with("norm.weight") { (tensor + 1.0).unwrap() } else { tensor };
         let permuted = |n: usize| {
             let (rows, cols) = tensor.dims2().unwrap();
             let t = tensor.reshape((n, 2, rows / n / 2, cols)).unwrap().transpose(1, 2).unwrap();
             t.contiguous().unwrap().reshape((rows, cols)).unwrap()
         };
         let tensor = match (name, gguf.as_str()) {
-            ("llama", g) if g.contains("attn_q.") => permuted(heads),
-            ("llama", g) if g.contains("attn_k.") => permuted(kv_heads),
+            ("llama" | "smollm3", g) if g.contains("attn_q.") => permuted(heads),
+            ("llama" | "smollm3", g) if g.contains("attn_k.") => permuted(kv_heads),
             _ => tensor,
         };
-        let kind = if tensor.rank() == 2 { dtype } else { GgmlDType::F32 };
+        let kind = if tensor.rank() >= 2 { dtype } else { GgmlDType::F32 };
         out.push((gguf, QTensor::quantize(&tensor, kind).unwrap()));
     }
     let int = |key: &str| gguf_file::Value::U32(config[key].as_u64().unwrap() as u32);
     let word = |i: u32| gguf_file::Value::String(format!("w{i}"));
     let vocab = config["vocab_size"].as_u64().unwrap() as u32;
     let head_dim = config["head_dim"].as_u64().unwrap_or(config["hidden_size"].as_u64().unwrap() / heads as u64);
-    let theta = config["rope_parameters"]["rope_theta"].as_f64().unwrap_or(10_000.0);
-    let key = |k: &str| format!("{name}.{k}");
-    let meta: Vec<(String, gguf_file::Value)> = vec![
-        ("general.architecture".into(), gguf_file::Value::String(name.into())),
+    let rope = &config["rope_parameters"];
+    let theta = rope["rope_theta"].as_f64().or(rope["full_attention"]["rope_theta"].as_f64()).unwrap_or(10_000.0);
+    let key = |k: &str| format!("{arch}.{k}");
+    let mut meta: Vec<(String, gguf_file::Value)> = vec![
+        ("general.architecture".into(), gguf_file::Value::String(arch.clone())),
         (key("embedding_length"), int("hidden_size")),
         (key("block_count"), int("num_hidden_layers")),
         (key("attention.head_count"), int("num_attention_heads")),
@@ -114,6 +134,13 @@ fn as_gguf(name: &str, dtype: GgmlDType) -> (tempfile::TempDir, PathBuf) {
         ("tokenizer.ggml.merges".into(), gguf_file::Value::Array(vec![])),
         ("tokenizer.ggml.eos_token_id".into(), gguf_file::Value::U32(0)),
     ];
+    if let Some(count) = experts {
+        meta.push((key("expert_count"), gguf_file::Value::U32(count as u32)));
+        meta.push((key("expert_used_count"), int("num_experts_per_tok")));
+    }
+    if gemma {
+        meta.push((key("attention.sliding_window"), int("sliding_window")));
+    }
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(format!("{name}.gguf"));
     let meta: Vec<_> = meta.iter().map(|(k, v)| (k.as_str(), v)).collect();
@@ -125,7 +152,7 @@ fn as_gguf(name: &str, dtype: GgmlDType) -> (tempfile::TempDir, PathBuf) {
 #[test]
 fn the_same_weights_as_gguf_agree_too() {
     // The golden Llama stretches its positions, which GGUF carries in a tensor that is not read yet.
-    for name in ["qwen2", "qwen3"] {
+    for name in ["qwen2", "qwen3", "qwen3_moe", "smollm3", "gemma3"] {
         let (_dir, path) = as_gguf(name, GgmlDType::F32);
         agrees(name, &generator(Model::load(&path).unwrap()));
     }
@@ -144,6 +171,47 @@ fn permuted_llama_rows_of_gguf_rotate_as_the_plain_ones() {
     let (plain, permuted) = (generator(Model::load(dir.path()).unwrap()), generator(Model::load(&path).unwrap()));
     let prompt: Vec<u32> = (3..40).collect();
     assert_eq!(plain.greedy(&prompt, 20), permuted.greedy(&prompt, 20));
+}
+
+#[test]
+fn eight_bits_cost_less_than_a_hundredth_of_perplexity() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
+    let whole = generator(Model::load(&path).unwrap());
+    let options = |format| LoadOptions { quantize: Some(format) };
+    let held_out = json(goldens().join("tiny_held_out.json"));
+    let encode = |messages: &[serde_json::Value]| {
+        let said = |m: &serde_json::Value| {
+            format!("<|{}|>{}<|end|>", m["role"].as_str().unwrap(), m["content"].as_str().unwrap())
+        };
+        whole.encode(&messages.iter().map(said).collect::<String>()).unwrap()
+    };
+    // Prompts, and what should be answered: the model was taught nothing else.
+    let texts: Vec<(usize, Vec<u32>)> = ["copy", "lookup", "tool"]
+        .into_iter()
+        .flat_map(|kind| held_out[kind].as_array().unwrap())
+        .map(|messages| {
+            let messages = messages.as_array().unwrap();
+            (encode(&messages[..messages.len() - 1]).len() + 1, encode(messages))
+        })
+        .collect();
+    let perplexity = |model: &Generator| {
+        let (mut sum, mut count) = (0.0, 0);
+        for (prompt, tokens) in &texts {
+            let logits = model.all_logits(tokens);
+            for (row, next) in logits.chunks(logits.len() / tokens.len()).zip(&tokens[1..]).skip(prompt - 1) {
+                let total = row.iter().map(|l| f64::from(*l).exp()).sum::<f64>().ln();
+                sum += total - f64::from(row[*next as usize]);
+                count += 1;
+            }
+        }
+        (sum / f64::from(count)).exp()
+    };
+    let reference = perplexity(&whole);
+    let eight = perplexity(&generator(Model::load_with(&path, &options(Format::Q8_0)).unwrap()));
+    let four = perplexity(&generator(Model::load_with(&path, &options(Format::Q4_0)).unwrap()));
+    println!("perplexity {reference:.4}, q8_0 {eight:.4}, q4_0 {four:.4}");
+    assert!((eight / reference - 1.0).abs() < 0.01, "{eight} is not {reference}");
+    assert!(four > reference && four < reference * 1.5, "four bits are rougher: {four}");
 }
 
 #[test]

@@ -44,6 +44,26 @@ pub enum Format {
     Q6K,
 }
 
+impl std::str::FromStr for Format {
+    type Err = String;
+
+    /// By the names of GGUF, in either case, `_` or not: `q8_0`, `Q4_K`, `bf16`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let plain: String = text.chars().filter(|c| *c != '_').collect::<String>().to_lowercase();
+        Ok(match plain.as_str() {
+            "f32" => Self::F32,
+            "f16" => Self::F16,
+            "bf16" => Self::Bf16,
+            "q40" => Self::Q4_0,
+            "q80" => Self::Q8_0,
+            "q4k" => Self::Q4K,
+            "q5k" => Self::Q5K,
+            "q6k" => Self::Q6K,
+            _ => return Err(format!("`{text}` is no format; f32, f16, bf16, q4_0, q8_0, q4_k, q5_k and q6_k are")),
+        })
+    }
+}
+
 /// Columns of a unit.
 pub(crate) const UNIT: usize = 256;
 /// Columns of a sub-block: what shares a scale of the activations.

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use covey_actor_runtime::{Format, ModelsConfig};
 use covey_domain::Error;
 use covey_head_node::HeadNode;
 use covey_mesh::Relay;
@@ -85,6 +86,13 @@ pub(crate) struct WorkerArgs {
     /// Memory that loaded models may take, MiB [default: three quarters of what is offered]
     #[arg(long)]
     model_memory_mib: Option<u64>,
+    /// A smaller model of the same vocabulary that guesses ahead for a model, MODEL=DRAFT; may be given again
+    #[arg(long = "draft", value_parser = label, value_name = "MODEL=DRAFT")]
+    drafts: Vec<(String, String)>,
+    /// What a model's float weights become while they are read, MODEL=FORMAT (q8_0, q4_0, q4_k, q5_k, q6_k; bf16 for f32);
+    /// may be given again
+    #[arg(long = "quantize", value_parser = quantized, value_name = "MODEL=FORMAT")]
+    quantize: Vec<(String, Format)>,
     /// TOML file with [[upstream]] tables: name, url, model, api_key_env
     #[arg(long)]
     upstreams: Option<PathBuf>,
@@ -139,6 +147,11 @@ pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     text.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())).ok_or_else(|| "use key=value".to_owned())
 }
 
+fn quantized(text: &str) -> Result<(String, Format), String> {
+    let (model, format) = label(text)?;
+    Ok((model, format.parse()?))
+}
+
 /// Where models are looked for when no folder is named.
 pub(crate) fn model_folders() -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> =
@@ -168,15 +181,14 @@ fn head_config(args: HeadArgs) -> Result<covey_head_node::Config, Error> {
 
 fn worker_config(args: WorkerArgs, head: PinnedAddress, secret: String) -> Result<covey_worker_node::Config, Error> {
     let mut config = covey_worker_node::Config::new(head, secret);
-    config.models = if args.models.is_empty() { model_folders() } else { args.models };
-    if let Some(missing) = config.models.iter().find(|f| !f.is_dir()).filter(|f| !model_folders().contains(f)) {
+    let folders = if args.models.is_empty() { model_folders() } else { args.models };
+    if let Some(missing) = folders.iter().find(|f| !f.is_dir()).filter(|f| !model_folders().contains(f)) {
         return Err(Error::invalid(format!("there is no models folder `{}`", missing.display()))
             .hint("a models folder holds a folder with config.json for each model, or .gguf files"));
     }
     config.name = args.name;
     config.cpus = args.cpus;
     config.memory = args.memory_mib.map(|m| m << 20);
-    config.model_memory = args.model_memory_mib.map(|m| m << 20);
     config.gpus = args.gpus;
     config.labels = args.labels.into_iter().collect::<BTreeMap<_, _>>();
     config.python = args.python;
@@ -187,6 +199,13 @@ fn worker_config(args: WorkerArgs, head: PinnedAddress, secret: String) -> Resul
     };
     config.advertise = args.advertise;
     config.guard = std::env::current_exe().ok();
+    config.models = ModelsConfig {
+        folders,
+        upstreams: Vec::new(),
+        memory: args.model_memory_mib.map_or(0, |mib| mib << 20),
+        drafts: args.drafts.into_iter().collect(),
+        quantize: args.quantize.into_iter().collect(),
+    };
     if let Some(path) = &args.upstreams {
         #[derive(serde::Deserialize)]
         struct File {
@@ -195,7 +214,7 @@ fn worker_config(args: WorkerArgs, head: PinnedAddress, secret: String) -> Resul
         }
         let wrong = |e: String| Error::invalid(format!("failed to read `{}`: {e}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
-        config.upstreams = toml::from_str::<File>(&text).map_err(|e| wrong(e.to_string()))?.upstream;
+        config.models.upstreams = toml::from_str::<File>(&text).map_err(|e| wrong(e.to_string()))?.upstream;
     }
     Ok(config)
 }

@@ -124,9 +124,13 @@ if __name__ == "__main__":
     moe = dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=32, norm_topk_prob=True)
     # A seed where no two experts are within rounding of 16-bit keys and values of each other.
     decoder("qwen3_moe", transformers.Qwen3MoeConfig(**SMALL, **moe, num_key_value_heads=2, head_dim=16, tie_word_embeddings=False), seed=3)
+    # As GGUF knows it: every sixth layer sees all, scores are scaled by the size of a head.
+    gemma = {**SMALL, "num_hidden_layers": 7}
+    kinds = [*["sliding_attention"] * 5, "full_attention", "sliding_attention"]
+    decoder("gemma3", transformers.Gemma3TextConfig(**gemma, num_key_value_heads=2, head_dim=16, sliding_window=24, layer_types=kinds, query_pre_attn_scalar=16, pad_token_id=0), seed=4)
     gemma = {**SMALL, "num_hidden_layers": 3}
     kinds = ["sliding_attention", "sliding_attention", "full_attention"]
-    decoder("gemma3", transformers.Gemma3TextConfig(**gemma, num_key_value_heads=2, head_dim=16, sliding_window=24, layer_types=kinds, query_pre_attn_scalar=20, pad_token_id=0))
+    decoder("gemma3_other", transformers.Gemma3TextConfig(**gemma, num_key_value_heads=2, head_dim=16, sliding_window=24, layer_types=kinds, query_pre_attn_scalar=20, pad_token_id=0))
     T = transformers
     encoder("bert", T.BertConfig(**SMALL), lambda c: T.BertModel(c, add_pooling_layer=False))
     encoder("xlm_roberta", T.XLMRobertaConfig(**SMALL, pad_token_id=1), lambda c: T.XLMRobertaModel(c, add_pooling_layer=False))
