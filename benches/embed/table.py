@@ -16,6 +16,9 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+from child import run  # noqa: E402
+
 ROUNDS, COUNT = 5, 1024
 WORDS = """the a worker head cluster agent model stores reads sends answers after before while large small quick new old task
 stream token memory cache block prompt user person city river mountain winter music engine science history garden market
@@ -24,13 +27,6 @@ paper letter question method result number language system theory water energy l
 
 def sentence(rng: random.Random) -> str:
     return " ".join(rng.choice(WORDS) for _ in range(rng.randint(4, 60))) + "."
-
-
-def run(*command: object) -> dict:
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=1200)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(map(str, command))} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def main() -> None:

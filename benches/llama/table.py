@@ -6,7 +6,6 @@ ENGINE is the binary `engine` of this folder's crate, PEER_PYTHON a Python with 
 the median of several runs of each side, taken in turns, since the machine may be shared. Prints markdown.
 """
 
-import json
 import os
 import platform
 import statistics
@@ -15,18 +14,14 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+from child import run  # noqa: E402
+
 ROUNDS = 5
 FORMATS = ("q8_0", "q4_k_m", "f16", "bf16")
 BATCHES = (1, 4, 8, 16)
 PROMPT, NEW, PREFILL = 128, 64, 512
 AGENTS, SYSTEM, OWN, SWARM_NEW = 64, 1024, 64, 64
-
-
-def run(*command: object) -> dict:
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=1800)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(map(str, command))} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def main() -> None:

@@ -84,7 +84,9 @@ pub fn infer_payload(event: &InferEvent) -> Payload {
             data.iter().for_each(|x| body.extend_from_slice(&x.to_le_bytes()));
             Payload { codec: Codec::Raw.into(), body: body.into(), buffers: Vec::new() }
         }
-        InferEvent::Delta { .. } | InferEvent::Ended { .. } | InferEvent::Done { .. } => payload_json(event),
+        InferEvent::Delta(_) | InferEvent::Ended { .. } | InferEvent::Heard { .. } | InferEvent::Done { .. } => {
+            payload_json(event)
+        }
     }
 }
 

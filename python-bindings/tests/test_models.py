@@ -6,7 +6,7 @@ import threading
 import httpx
 import pytest
 from conftest import ROOT, eventually
-from openai import OpenAI
+from openai import BadRequestError, OpenAI
 
 import covey
 
@@ -55,6 +55,82 @@ def test_models_are_added_loaded_measured_and_unloaded(nodes, tmp_path):
     made = next(line for line in page.splitlines() if line.startswith("covey_model_tokens_total") and 'kind="made"' in line and 'model="tiny"' in line)
     assert float(made.split()[-1]) >= 16 * 17
     assert 'covey_model_first_token_seconds_bucket{node="w2",model="tiny",le="+Inf"}' in page
+
+
+def test_speech_becomes_text_in_every_format(nodes):
+    import io
+    import math
+    import struct
+    import wave
+
+    nodes.head()
+    nodes.worker("w1", "--models", str(ROOT / "crates/inference/tests/goldens"))
+    nodes.connect()
+    nodes.live(1)
+    file = io.BytesIO()
+    with wave.open(file, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(22050)
+        sound.writeframes(b"".join(struct.pack("<h", int(9000 * math.sin(i * i / 3e5))) for i in range(88200)))
+    speech = ("speech.wav", file.getvalue())
+    hear = client(nodes).audio.transcriptions
+    # This one has random weights: what it hears means nothing, but it hears the same each time.
+    whole = hear.create(model="whisper", file=speech, response_format="verbose_json", language="de")
+    assert whole.language == "de" and abs(whole.duration - 4) < 0.05
+    assert all(0 <= s.start <= s.end <= 4.05 for s in whole.segments)
+    plain = hear.create(model="whisper", file=speech, language="de")
+    assert plain.text == whole.text == hear.create(model="whisper", file=speech, response_format="text", language="de").strip()
+    srt = hear.create(model="whisper", file=speech, response_format="srt", language="de")
+    assert srt.count("-->") == len(whole.segments)
+    assert hear.create(model="whisper", file=speech, response_format="vtt", language="de").startswith("WEBVTT")
+    events = list(hear.create(model="whisper", file=speech, stream=True, language="de"))
+    assert events[-1].type == "transcript.text.done" and events[-1].text == whole.text
+    assert client(nodes).audio.translations.create(model="whisper", file=speech).text is not None
+    for wrong, why in [
+        (dict(file=("x.wav", b"nothing")), "failed to read the sound"),
+        (dict(language="xx"), "xx"),
+        (dict(response_format="pdf"), "pdf"),
+        (dict(model="tiny"), "hears nothing"),
+    ]:
+        with pytest.raises(BadRequestError, match=why):
+            hear.create(**{**dict(model="whisper", file=speech), **wrong})
+
+
+def png(side=28):
+    """A picture without a library: rows of pixels, packed as PNG wants them."""
+    import struct
+    import zlib
+
+    chunk = lambda kind, body: struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))  # noqa: E731
+    rows = b"".join(b"\0" + bytes((x * y) % 256 for x in range(side * 3)) for y in range(side))
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_a_model_that_sees_answers_about_pictures(nodes):
+    import base64
+
+    nodes.head()
+    nodes.worker("w1", "--models", str(ROOT / "crates/inference/tests/goldens"))
+    nodes.connect()
+    nodes.live(1)
+    picture = f"data:image/png;base64,{base64.b64encode(png()).decode()}"
+    ask = lambda url, model="paligemma", **more: client(nodes).chat.completions.create(  # noqa: E731
+        model=model, max_tokens=8, **more,
+        messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "w5 w9"}]}],
+    )  # fmt: skip
+    whole = ask(picture).choices[0].message.content
+    assert whole and "".join(c.choices[0].delta.content or "" for c in ask(picture, stream=True)) == whole
+    told = [{"role": "user", "content": [{"type": "input_image", "image_url": picture, "detail": "auto"}, {"type": "input_text", "text": "w5 w9"}]}]
+    assert client(nodes).responses.create(model="paligemma", input=told, max_output_tokens=8).output_text == whole
+    for url, model, why in [
+        ("http://127.0.0.1:1/x.png", "paligemma", "none is fetched"),
+        ("data:image/png;base64,bm90aGluZw==", "paligemma", "failed to read the picture"),
+        (picture, "tiny", "sees no pictures"),
+    ]:
+        with pytest.raises(BadRequestError, match=why):
+            ask(url, model)
 
 
 def test_memory_for_models_is_bounded(nodes):

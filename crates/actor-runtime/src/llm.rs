@@ -113,7 +113,7 @@ impl Behavior for Llm {
                 let results = futures::stream::iter(results).buffered(CALLS_AT_ONCE).collect::<Vec<_>>();
                 for (id, said) in within(spent.until, async { Ok(results.await) }).await? {
                     let extra = [("tool_call_id".to_owned(), json!(id))].into_iter().collect();
-                    messages.push(ChatMessage { role: "tool".into(), content: said, extra });
+                    messages.push(ChatMessage { extra, ..ChatMessage::new("tool", said) });
                 }
             }
         })
@@ -151,7 +151,7 @@ impl Llm {
                     answer.usage = usage;
                 }
                 // An agent answers once.
-                InferEvent::Ended { .. } => {}
+                InferEvent::Ended { .. } | InferEvent::Heard { .. } => {}
                 InferEvent::Vectors { .. } => {
                     return Err(Error::invalid(format!("model `{model}` makes vectors, not text")));
                 }
@@ -167,7 +167,7 @@ fn called(answer: &Answer) -> ChatMessage {
         |call| json!({"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}),
     );
     let extra = [("tool_calls".to_owned(), Value::from(calls.collect::<Vec<_>>()))].into_iter().collect();
-    ChatMessage { role: "assistant".into(), content: answer.text.clone(), extra }
+    ChatMessage { extra, ..ChatMessage::new("assistant", &answer.text) }
 }
 
 async fn within<T>(until: Option<Instant>, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {

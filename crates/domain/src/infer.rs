@@ -71,13 +71,16 @@ pub enum Constraint {
 }
 
 /// One message of a chat. Content is text; other fields pass to the chat template as they are.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ChatMessage {
     /// `system`, `user`, `assistant` or `tool`.
     pub role: String,
     /// Text.
     #[serde(default)]
     pub content: String,
+    /// Files of pictures in base64, before the text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<String>,
     /// Whatever else the template may read (`tool_calls`, `name`).
     #[serde(flatten)]
     pub extra: serde_json::Map<String, Value>,
@@ -86,7 +89,7 @@ pub struct ChatMessage {
 impl ChatMessage {
     /// A message with nothing but text.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into(), extra: Default::default() }
+        Self { role: role.into(), content: content.into(), ..Self::default() }
     }
 }
 
@@ -186,6 +189,8 @@ pub enum Work {
         /// Texts; each is cut at the model's length.
         texts: Vec<String>,
     },
+    /// Speech in, its text out, piece by piece.
+    Transcribe(Speech),
     /// A question and texts in, how well each text answers it out: vectors of one number.
     Rank {
         /// The question.
@@ -193,6 +198,25 @@ pub enum Work {
         /// Texts; question and text together are cut at the model's length.
         texts: Vec<String>,
     },
+}
+
+/// Speech that wants to be text.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Speech {
+    /// A file of sound, in base64.
+    pub sound: String,
+    /// Which language is spoken, as ISO 639-1; found out if nothing is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub language: Option<String>,
+    /// English comes out, whatever went in.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub translate: bool,
+    /// What was said before, or names that may come.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub prompt: String,
+    /// 0 = greedy.
+    pub temperature: f64,
 }
 
 /// A conversation that wants its next message.
@@ -291,6 +315,9 @@ pub struct Delta {
     /// More of its calls of tools.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub calls: Vec<CallDelta>,
+    /// Where it was said in a sound: beginning and end, seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<(f32, f32)>,
     /// The tokens of this piece, where asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub logprobs: Vec<TokenLogprob>,
@@ -335,6 +362,13 @@ pub enum InferEvent {
         choice: u32,
         /// Why.
         finish: Finish,
+    },
+    /// A sound was understood; what was said comes next.
+    Heard {
+        /// Its language, as ISO 639-1.
+        language: String,
+        /// Its length, seconds.
+        seconds: f32,
     },
     /// Vectors, row-major; `data.len() = texts * dims`.
     Vectors {

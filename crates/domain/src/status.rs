@@ -74,7 +74,7 @@ pub struct ModelStatus {
     pub name: String,
     /// `llama`, `qwen2`, `qwen3`, `bert`, `upstream`.
     pub family: String,
-    /// `generate`, `embed` or `rank`.
+    /// `generate`, `embed`, `rank` or `transcribe`.
     pub task: String,
     /// In memory.
     pub loaded: bool,

@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 use crate::{Caller, Cluster};
 
 mod answer;
+mod audio;
 mod options;
 mod responses;
 mod vectors;
@@ -45,6 +46,8 @@ pub fn router(cluster: Arc<dyn Cluster>) -> Router {
         .route("/v1/chat/completions", post(chat))
         .route("/v1/completions", post(completions))
         .route("/v1/embeddings", post(vectors::embeddings))
+        .route("/v1/audio/transcriptions", post(audio::transcriptions))
+        .route("/v1/audio/translations", post(audio::translations))
         .route("/rerank", post(vectors::rerank))
         .route("/v1/rerank", post(vectors::rerank))
         .route("/v2/rerank", post(vectors::rerank))
@@ -176,7 +179,8 @@ fn content_text(content: &Value) -> Result<String, Error> {
         Value::String(text) => Ok(text.clone()),
         Value::Null => Ok(String::new()),
         Value::Array(parts) => {
-            let texts = parts.iter().map(|part| {
+            let pictures = |part: &&Value| matches!(part["type"].as_str(), Some("image_url" | "input_image"));
+            let texts = parts.iter().filter(|part| !pictures(part)).map(|part| {
                 let kind = &part["type"];
                 part["text"]
                     .as_str()
@@ -188,7 +192,24 @@ fn content_text(content: &Value) -> Result<String, Error> {
     }
 }
 
-/// A message whose content is text or a list of text parts.
+/// Pictures among the parts, in base64. Nothing is fetched: who asks could make the head look into its own network.
+fn content_images(content: &Value) -> Result<Vec<String>, Error> {
+    let parts = content.as_array().map_or(&[][..], Vec::as_slice);
+    let urls = parts.iter().filter_map(|part| match part["type"].as_str() {
+        Some("image_url") => Some(&part["image_url"]["url"]),
+        Some("input_image") => Some(&part["image_url"]),
+        _ => None,
+    });
+    urls.map(|url| {
+        let data = url.as_str().and_then(|url| url.strip_prefix("data:")).and_then(|url| url.split_once(";base64,"));
+        let (_, body) =
+            data.ok_or_else(|| Error::invalid("a picture must be a data URL in base64; none is fetched"))?;
+        Ok(body.to_owned())
+    })
+    .collect()
+}
+
+/// A message whose content is text or a list of text and picture parts.
 fn message(value: Value) -> Result<ChatMessage, Failed> {
     let wrong = |why: &str| Failed(Error::invalid(format!("a message is wrong: {why}")));
     let Value::Object(mut fields) = value else { return Err(wrong("it is not an object")) };
@@ -202,6 +223,7 @@ fn message(value: Value) -> Result<ChatMessage, Failed> {
         }
         _ => return Err(wrong("`role` is missing")),
     };
-    let content = content_text(&fields.remove("content").unwrap_or_default())?;
-    Ok(ChatMessage { role, content, extra: fields })
+    let content = fields.remove("content").unwrap_or_default();
+    let (images, content) = (content_images(&content)?, content_text(&content)?);
+    Ok(ChatMessage { role, content, images, extra: fields })
 }

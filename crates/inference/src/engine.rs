@@ -10,10 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use covey_domain::status::EngineStats;
 use covey_domain::{
     caps,
-    infer::{Constraint, Delta, Finish, InferEvent, Made, Prompt, Sampling, Terms, TokenLogprob, Usage, Work},
+    infer::{Delta, Finish, InferEvent, Made, Terms, TokenLogprob, Usage, Work},
+    status::EngineStats,
 };
 use covey_kernels::KvStore;
 use parking_lot::RwLock;
@@ -22,12 +22,16 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 use crate::{
     Error, Generator, Model,
     decoder::step::{Token, Workspace},
-    dialect::Reader,
     draft::{Draft, Wanting},
-    sampler::{Drawn, Sampler},
+    sampler::Drawn,
     scheduler::{Limits, Rank, Scheduler, SequenceId},
     text,
 };
+
+mod alone;
+mod stream;
+
+use stream::{Begun, Digested, Stream};
 
 /// New tokens where a request names no bound.
 const DEFAULT_NEW_TOKENS: usize = 512;
@@ -98,7 +102,7 @@ impl Engine {
         let (requests, rx) = mpsc::channel(caps::MODEL_QUEUE_DEPTH_MAX);
         let kv_block_bytes = match &model {
             Model::Generate(generator) => generator.decoder.kv_shape(1).block_bytes() as u64,
-            Model::Embed(_) => 0,
+            Model::Embed(_) | Model::Hear(_) | Model::See(_) => 0,
         };
         let stats = Arc::new(RwLock::new(EngineStats { kv_block_bytes, ..EngineStats::default() }));
         let told = stats.clone();
@@ -110,7 +114,9 @@ impl Engine {
                 };
                 Loop::new(&generator, draft, &config, told).run(rx);
             }
-            Model::Embed(embedder) => embed(&embedder, rx),
+            Model::Embed(embedder) => alone::embed(&embedder, rx),
+            Model::Hear(listener) => alone::hear(*listener, rx),
+            Model::See(seer) => alone::see(*seer, rx),
         })?;
         Ok(Self { requests, stats })
     }
@@ -138,31 +144,6 @@ impl Engine {
     /// Numbers as of the last step.
     pub fn stats(&self) -> EngineStats {
         *self.stats.read()
-    }
-}
-
-fn embed(embedder: &crate::embed::Embedder, mut requests: mpsc::Receiver<Request>) {
-    while let Some(Request { work, events, .. }) = requests.blocking_recv() {
-        let made = match &work {
-            Work::Embed { texts } => {
-                embedder.embed(texts, || !events.is_closed()).map(|m| m.map(|(v, n)| (embedder.dims(), v, n)))
-            }
-            Work::Rank { query, texts } => {
-                embedder.rank(query, texts, || !events.is_closed()).map(|m| m.map(|(v, n)| (1, v, n)))
-            }
-            _ => Err(Error::Request("this model makes vectors, not text".into())),
-        };
-        match made {
-            Ok(None) => {}
-            Ok(Some((dims, data, input))) => {
-                let _ = events.blocking_send(Ok(InferEvent::Vectors { dims, data }));
-                let done = InferEvent::Done { finish: Finish::Stop, usage: Usage { input, output: 0 } };
-                let _ = events.blocking_send(Ok(done));
-            }
-            Err(error) => {
-                let _ = events.blocking_send(Err(error));
-            }
-        }
     }
 }
 
@@ -197,52 +178,6 @@ impl Answer {
             self.finish = finish;
         }
     }
-}
-
-/// One choice of an answer in the making.
-#[derive(Clone)]
-struct Stream {
-    answer: AnswerId,
-    choice: u32,
-    sampler: Sampler,
-    matcher: Option<llguidance::Matcher>,
-    /// What the answer must look like once its thoughts are over.
-    pending: Option<Constraint>,
-    /// What a call of a tool must look like from its opening mark on.
-    call: Option<Constraint>,
-    /// Whether `matcher` is of a call, behind which plain text goes on.
-    in_call: bool,
-    /// Whether an answer ends with its first call.
-    one_call: bool,
-    reader: Option<Reader>,
-    /// Made since the last delta.
-    untold: Vec<u32>,
-    logprobs: Option<usize>,
-    detokenizer: text::Detokenizer,
-    stops: text::Stops,
-    made: u64,
-    room: u64,
-    ignore_eos: bool,
-    /// When its last token came, or its request.
-    at: Instant,
-}
-
-/// A request that was understood.
-struct Begun {
-    tokens: Vec<u32>,
-    sampling: Sampling,
-    reader: Option<Reader>,
-    constraint: Option<Constraint>,
-    call: Option<Constraint>,
-    one_call: bool,
-}
-
-/// What a token brought.
-struct Digested {
-    delta: Delta,
-    finish: Option<Finish>,
-    /// Whether the token is a part of the answer.
-    shown: bool,
 }
 
 /// A sequence whose logits were computed.
@@ -355,8 +290,9 @@ impl<'a> Loop<'a> {
 
     fn admit(&mut self, request: Request) {
         let Request { work, terms, made, at, events } = request;
-        let begun = self.begin(work).and_then(|begun| {
-            let stream = self.stream(&begun, at)?;
+        let places = self.scheduler.cache.stats().blocks * covey_kernels::BLOCK;
+        let begun = Begun::read(self.generator, work, places).and_then(|begun| {
+            let stream = Stream::new(self.generator, &begun, at)?;
             Ok((begun, stream))
         });
         let (begun, stream) = match begun {
@@ -391,7 +327,7 @@ impl<'a> Loop<'a> {
                 let ended = stream.matcher.as_mut().is_some_and(|m| m.consume_token(*token).is_err() || m.is_stopped());
                 stream.sampler.saw(*token);
                 // Its reader was told already.
-                self.digest(&mut stream, *token, ended).finish
+                stream.digest(self.generator, *token, ended).finish
             });
             stream.untold.clear();
             let nothing = (stream.made >= stream.room).then_some(Finish::Length);
@@ -412,89 +348,6 @@ impl<'a> Loop<'a> {
             self.streams.insert(sequence, stream);
         }
         self.answers.insert(id, answer);
-    }
-
-    /// The beginning of an answer's first choice.
-    fn stream(&self, begun: &Begun, at: Instant) -> Result<Stream, Error> {
-        let Begun { tokens, sampling, reader, constraint, call, one_call } = begun;
-        let matcher = constraint.as_ref().map(|c| self.generator.constrain(c)).transpose()?;
-        let thinks = reader.as_ref().is_some_and(Reader::thinks);
-        let context = self.generator.decoder.shape.context;
-        let room = sampling.max_tokens.map_or(DEFAULT_NEW_TOKENS, |n| n as usize).min(context - tokens.len());
-        Ok(Stream {
-            answer: 0,
-            choice: 0,
-            sampler: Sampler::new(sampling, tokens),
-            // A model thinks as it likes; the constraint was only checked.
-            matcher: matcher.filter(|_| !thinks),
-            pending: constraint.clone().filter(|_| thinks),
-            call: call.clone(),
-            in_call: false,
-            one_call: *one_call,
-            reader: reader.clone(),
-            untold: Vec::new(),
-            logprobs: sampling.logprobs.map(usize::from),
-            detokenizer: text::Detokenizer::default(),
-            stops: text::Stops::new(&sampling.stop),
-            made: 0,
-            room: room as u64,
-            ignore_eos: sampling.ignore_eos,
-            at,
-        })
-    }
-
-    fn begin(&self, work: Work) -> Result<Begun, Error> {
-        let generator = self.generator;
-        let encode = |text: &str, special: bool| {
-            let encoded = generator.tokenizer.encode(text, special);
-            let encoded = encoded.map_err(|e| Error::Request(format!("failed to tokenize: {e}")))?;
-            Ok::<_, Error>(encoded.get_ids().to_vec())
-        };
-        let plain = |tokens: Vec<u32>, sampling: Sampling| Begun {
-            tokens,
-            constraint: sampling.constraint.clone(),
-            sampling,
-            reader: None,
-            call: None,
-            one_call: false,
-        };
-        let begun = match work {
-            Work::Chat(chat) => {
-                let template = generator
-                    .template
-                    .as_ref()
-                    .ok_or_else(|| Error::Request("this model has no chat template; use completions".into()))?;
-                let prompt = template.render(&chat)?;
-                Begun {
-                    tokens: encode(&prompt, false)?,
-                    reader: Some(template.dialect.reader(&prompt, &chat)),
-                    constraint: template.dialect.whole(&chat),
-                    call: template.dialect.call_body(&chat),
-                    one_call: chat.one_call,
-                    sampling: chat.sampling,
-                }
-            }
-            Work::Complete { prompt: Prompt::Text(prompt), sampling } => plain(encode(&prompt, true)?, sampling),
-            Work::Complete { prompt: Prompt::Tokens(tokens), sampling } => {
-                let vocab = generator.decoder.shape.vocab;
-                if let Some(token) = tokens.iter().find(|t| **t as usize >= vocab) {
-                    return Err(Error::Request(format!("token {token} is not in the vocabulary of {vocab}")));
-                }
-                plain(tokens, sampling)
-            }
-            Work::Embed { .. } | Work::Rank { .. } => {
-                return Err(Error::Request("this model makes text, not vectors".into()));
-            }
-        };
-        let context = generator.decoder.shape.context.min(self.scheduler.cache.stats().blocks * covey_kernels::BLOCK);
-        let count = begun.tokens.len();
-        if count == 0 {
-            return Err(Error::Request("the prompt is empty".into()));
-        }
-        if count >= context {
-            return Err(Error::Request(format!("the prompt has {count} tokens, the model takes {}", context - 1)));
-        }
-        Ok(begun)
     }
 
     /// Sends what is unsent, ends what is over, and pauses who does not read.
@@ -663,9 +516,7 @@ impl<'a> Loop<'a> {
                     Ok((id, copies)) => {
                         copies.into_iter().for_each(|(from, to)| self.kv.copy(from, to));
                         let mut logits = self.work.logits()[at * vocab..(at + 1) * vocab].to_vec();
-                        let Stream { sampler, matcher, logprobs, .. } = &mut fork;
-                        let drawn =
-                            draw(sampler, matcher.as_mut(), &self.generator.eos, &mut logits, row.position, *logprobs);
+                        let drawn = fork.draw(&self.generator.eos, &mut logits, row.position);
                         forks.push((id, drawn));
                         id
                     }
@@ -703,12 +554,11 @@ impl<'a> Loop<'a> {
         pool.rows(&mut jobs, 1, 1, |i, job| {
             let Job { stream: Some(stream), logits, drawn } = &mut job[0] else { return };
             let row = &rows[i];
-            let Stream { sampler, matcher, logprobs, pending, call, .. } = &mut **stream;
             // A constraint may begin behind a mark: nothing is taken for granted there.
-            let waits = matcher.is_none() && (pending.is_some() || call.is_some());
+            let waits = stream.matcher.is_none() && (stream.pending.is_some() || stream.call.is_some());
             let turns = |token| waits && dialect.is_some_and(|d| d.may_turn(token));
             for (k, logits) in logits.chunks_mut(vocab).enumerate() {
-                let next = draw(sampler, matcher.as_mut(), eos, logits, row.position + k, *logprobs);
+                let next = stream.draw(eos, logits, row.position + k);
                 let right = row.guesses.get(k) == Some(&next.token) && !next.ended && !turns(next.token);
                 drawn.push(next);
                 if !right {
@@ -729,7 +579,7 @@ impl<'a> Loop<'a> {
             self.scheduler.push(id, drawn.token);
         }
         self.stats.made_tokens += 1;
-        let Digested { mut delta, finish, shown } = self.digest(&mut stream, drawn.token, drawn.ended);
+        let Digested { mut delta, finish, shown } = stream.digest(self.generator, drawn.token, drawn.ended);
         let took = stream.at.elapsed();
         stream.at += took;
         let latency = if stream.made == 1 { &mut self.stats.first_token } else { &mut self.stats.between_tokens };
@@ -762,66 +612,6 @@ impl<'a> Loop<'a> {
         }
     }
 
-    /// Reads a token into its answer: its text, what that means, and what may follow it.
-    fn digest(&self, stream: &mut Stream, token: u32, ended: bool) -> Digested {
-        let generator = self.generator;
-        stream.made += 1;
-        stream.untold.push(token);
-        let mut delta = Delta::default();
-        let mut finish = None;
-        let shown;
-        if generator.eos.contains(&token) && (ended || !stream.ignore_eos) {
-            // The end of an answer and what belongs to a stop text are no part of it.
-            finish = Some(Finish::Stop);
-            shown = false;
-        } else {
-            let dialect = stream.reader.as_ref().and(generator.template.as_ref()).map(|t| &t.dialect);
-            let piece = match dialect.and_then(|d| d.mark(token)) {
-                Some(mark) => mark.to_owned(),
-                None => stream.detokenizer.push(&generator.tokenizer, token),
-            };
-            let (text, stopped) = stream.stops.push(&piece);
-            shown = !stopped;
-            match &mut stream.reader {
-                Some(reader) => reader.push(&text, &mut delta),
-                None => delta.text = text,
-            }
-            let call_over = ended && std::mem::take(&mut stream.in_call);
-            if call_over {
-                stream.matcher = None;
-            }
-            if stopped || ended && (!call_over || stream.one_call) {
-                finish = Some(Finish::Stop);
-            } else if stream.made >= stream.room {
-                finish = Some(Finish::Length);
-            }
-        }
-        if finish.is_some() {
-            let rest = stream.stops.flush();
-            match &mut stream.reader {
-                Some(reader) => {
-                    reader.push(&rest, &mut delta);
-                    reader.flush(&mut delta);
-                    if reader.calls() > 0 && finish == Some(Finish::Stop) {
-                        finish = Some(Finish::ToolCalls);
-                    }
-                }
-                None => delta.text.push_str(&rest),
-            }
-        } else if let Some(reader) = stream.reader.as_ref().filter(|_| stream.matcher.is_none()) {
-            if !reader.thinks()
-                && let Some(constraint) = stream.pending.take()
-            {
-                stream.matcher = generator.constrain(&constraint).ok();
-            } else if let Some(call) = stream.call.as_ref().filter(|_| reader.at_call()) {
-                // Schemas that cannot be compiled leave the model to itself.
-                stream.matcher = generator.constrain(call).ok();
-                stream.in_call = stream.matcher.is_some();
-            }
-        }
-        Digested { delta, finish, shown }
-    }
-
     /// A kernel broke: everyone is told, and the engine begins anew.
     fn fail(&mut self) {
         for (_, answer) in std::mem::take(&mut self.answers) {
@@ -845,41 +635,4 @@ fn salt(tenant: &str) -> u64 {
     // Keyed, so that nobody can choose a name that falls together with another's.
     static KEYS: OnceLock<RandomState> = OnceLock::new();
     if tenant.is_empty() { 0 } else { KEYS.get_or_init(RandomState::new).hash_one(tenant) }
-}
-
-/// Draws one token, of those that the grammar allows.
-fn draw(
-    sampler: &mut Sampler,
-    matcher: Option<&mut llguidance::Matcher>,
-    eos: &[u32],
-    logits: &mut [f32],
-    position: usize,
-    tops: Option<usize>,
-) -> Drawn {
-    let Some(matcher) = matcher else {
-        let drawn = sampler.draw(logits, position, tops);
-        sampler.saw(drawn.token);
-        return drawn;
-    };
-    let end = eos.first().copied().unwrap_or(logits.len() as u32 - 1);
-    // A grammar that fails (a bound of its parser was met) ends the answer where it stands.
-    let Ok(allowed) = matcher.compute_mask_or_eos() else {
-        return Drawn { token: end, ended: true, ..Drawn::default() };
-    };
-    let may_end = allowed.is_allowed(end);
-    for (token, logit) in logits.iter_mut().enumerate() {
-        let token = token as u32;
-        if !(allowed.is_allowed(token) || may_end && eos.contains(&token)) {
-            *logit = f32::NEG_INFINITY;
-        }
-    }
-    let mut drawn = sampler.draw(logits, position, tops);
-    sampler.saw(drawn.token);
-    if eos.contains(&drawn.token) || drawn.token == end {
-        drawn.token = end;
-        drawn.ended = true;
-    } else {
-        drawn.ended = matcher.consume_token(drawn.token).is_err() || matcher.is_stopped();
-    }
-    drawn
 }

@@ -14,16 +14,20 @@ mod draft;
 mod embed;
 mod encoder;
 mod engine;
+mod hear;
 mod load;
 mod sampler;
 mod scheduler;
+mod see;
 mod text;
 mod weights;
 
 pub use covey_domain::status::EngineStats;
 pub use covey_kernels::Format;
 pub use engine::{Engine, EngineConfig, Request};
+pub use hear::{Heard, Hearing, Listener};
 pub use load::{Discovered, LoadOptions, discover};
+pub use see::Seer;
 
 use std::{path::Path, sync::OnceLock};
 
@@ -69,6 +73,10 @@ pub enum Model {
     Generate(Box<Generator>),
     /// Makes vectors.
     Embed(Box<embed::Embedder>),
+    /// Makes text of speech.
+    Hear(Box<hear::Listener>),
+    /// Makes text of pictures and questions.
+    See(Box<see::Seer>),
 }
 
 /// A decoder with its tokenizer and template.
@@ -113,7 +121,7 @@ impl Model {
     pub fn bytes(&self) -> Option<u64> {
         match self {
             Self::Generate(generator) => Some(generator.bytes() as u64),
-            Self::Embed(_) => None,
+            Self::Embed(_) | Self::Hear(_) | Self::See(_) => None,
         }
     }
 }

@@ -16,6 +16,8 @@ use crate::{
     decoder::Decoder,
     dialect::Dialect,
     embed::{Embedder, FAMILIES},
+    hear::Listener,
+    see::Seer,
     weights::{Packing, Source},
 };
 
@@ -35,7 +37,7 @@ pub struct Discovered {
     pub path: PathBuf,
     /// `llama`, `qwen2`, `qwen3`, `bert`, `gguf`.
     pub family: String,
-    /// `generate`, `embed` or `rank`.
+    /// `generate`, `embed`, `rank` or `transcribe`.
     pub task: &'static str,
     /// Bytes of weights.
     pub bytes: u64,
@@ -81,6 +83,7 @@ fn describe(name: String, path: PathBuf) -> Option<Discovered> {
     let family = config["model_type"].as_str()?.to_owned();
     let judges = config["architectures"][0].as_str().is_some_and(|a| a.ends_with("ForSequenceClassification"));
     let task = match FAMILIES.contains(&family.as_str()) {
+        false if family == "whisper" => "transcribe",
         true if judges => "rank",
         true => "embed",
         false => "generate",
@@ -120,6 +123,12 @@ fn folder(path: &Path, packing: &Packing) -> Result<Model, String> {
     if raw["model_type"].as_str().is_some_and(|family| FAMILIES.contains(&family)) {
         let embedder = Embedder::load(path, &raw, &files, tokenizer)?;
         return Ok(Model::Embed(Box::new(embedder)));
+    }
+    if raw["model_type"] == "whisper" {
+        return Ok(Model::Hear(Box::new(Listener::load(path, &raw, &files, tokenizer)?)));
+    }
+    if raw["model_type"] == "paligemma" {
+        return Ok(Model::See(Box::new(Seer::load(&raw, &files, tokenizer)?)));
     }
     let shape = config::from_hf(&raw)?;
     let decoder = Decoder::load(shape, &mut Source::safetensors(&files)?, packing)?;

@@ -21,7 +21,7 @@ fn ask(engine: &Engine, constraint: Constraint, sampling: Sampling) -> Result<(V
             InferEvent::Delta(delta) => texts[delta.choice as usize].push_str(&delta.text),
             InferEvent::Ended { .. } => {}
             InferEvent::Done { finish, .. } => return Ok((texts, finish)),
-            InferEvent::Vectors { .. } => panic!("text was asked for"),
+            InferEvent::Vectors { .. } | InferEvent::Heard { .. } => panic!("text was asked for"),
         }
     }
 }

@@ -16,7 +16,7 @@ fn root() -> PathBuf {
 fn load(path: &Path) -> Box<Generator> {
     match Model::load(path).unwrap() {
         Model::Generate(generator) => generator,
-        Model::Embed(_) => panic!("a decoder was expected"),
+        _ => panic!("a decoder was expected"),
     }
 }
 
@@ -42,7 +42,7 @@ fn all_at_once(engine: &Engine, prompts: &[Vec<u32>], sampling: &Sampling) -> Ve
                         assert_eq!((finish, usage.output), (Finish::Length, u64::from(sampling.max_tokens.unwrap())));
                         return text;
                     }
-                    InferEvent::Ended { .. } | InferEvent::Vectors { .. } => panic!("text was asked for"),
+                    _ => panic!("text was asked for"),
                 }
             }
         })
@@ -128,7 +128,7 @@ fn choices(engine: &Engine, tokens: &[u32], sampling: &Sampling) -> (Vec<String>
                 assert_eq!(usage.input, tokens.len() as u64);
                 return (texts, ends);
             }
-            InferEvent::Vectors { .. } => panic!("text was asked for"),
+            InferEvent::Vectors { .. } | InferEvent::Heard { .. } => panic!("text was asked for"),
         }
     }
 }
@@ -303,7 +303,7 @@ fn said(choices: usize, events: impl Iterator<Item = InferEvent>) -> Said {
             }
             InferEvent::Ended { choice, finish } => all[choice as usize].2 = Some(finish),
             InferEvent::Done { finish, usage } => return (all, finish, usage.output),
-            InferEvent::Vectors { .. } => panic!("text was asked for"),
+            InferEvent::Vectors { .. } | InferEvent::Heard { .. } => panic!("text was asked for"),
         }
     }
     panic!("an answer ends")

@@ -107,6 +107,8 @@ impl ModelCall {
             Ok(InferEvent::Ended { choice, finish }) => self.choice(choice).ended = Some(finish),
             Ok(InferEvent::Vectors { .. }) => return !std::mem::replace(&mut self.told_vectors, true),
             Ok(InferEvent::Done { .. }) => self.done = true,
+            // A sound is not heard from the middle on.
+            Ok(InferEvent::Heard { .. }) => self.open = None,
             // Who reads it will find the same.
             Err(_) => {}
         }

@@ -171,7 +171,7 @@ pub(super) async fn answer(
                 usage.output += used.output;
                 done += 1;
             }
-            InferEvent::Vectors { .. } => {}
+            InferEvent::Vectors { .. } | InferEvent::Heard { .. } => {}
         }
     }
     if done < prompts {
@@ -284,7 +284,7 @@ fn chunks(
                     // With several choices each has told its own end.
                     (reply.choices == 1).then_some((first, finish))
                 }
-                InferEvent::Vectors { .. } => None,
+                InferEvent::Vectors { .. } | InferEvent::Heard { .. } => None,
             };
             if let Some((index, finish)) = ended {
                 if begun.get_mut(index as usize).is_some_and(|b| !std::mem::replace(b, true)) {

@@ -22,7 +22,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Failed, answer, content_text,
+    Failed, answer, content_images, content_text,
     options::{effort, format, tool_choice, tools},
     read,
 };
@@ -296,7 +296,7 @@ fn messages(before: Vec<ChatMessage>, items: &[Value]) -> Result<Vec<ChatMessage
             }
             _ => {
                 let extra = [("tool_calls".to_owned(), calls)].into_iter().collect();
-                all.push(ChatMessage { role: "assistant".into(), content: String::new(), extra });
+                all.push(ChatMessage { extra, ..ChatMessage::new("assistant", "") });
             }
         }
     };
@@ -309,7 +309,8 @@ fn messages(before: Vec<ChatMessage>, items: &[Value]) -> Result<Vec<ChatMessage
                     "developer" => "system",
                     role => role,
                 };
-                all.push(ChatMessage::new(role, content_text(&item["content"])?));
+                let images = content_images(&item["content"])?;
+                all.push(ChatMessage { images, ..ChatMessage::new(role, content_text(&item["content"])?) });
             }
             "function_call" => {
                 let function = json!({"name": text("name")?, "arguments": text("arguments")?});
@@ -318,7 +319,7 @@ fn messages(before: Vec<ChatMessage>, items: &[Value]) -> Result<Vec<ChatMessage
             "function_call_output" => {
                 flush(&mut all, &mut calls);
                 let extra = [("tool_call_id".to_owned(), json!(text("call_id")?))].into_iter().collect();
-                all.push(ChatMessage { role: "tool".into(), content: content_text(&item["output"])?, extra });
+                all.push(ChatMessage { extra, ..ChatMessage::new("tool", content_text(&item["output"])?) });
             }
             // What was thought is not read again, as the families' templates have it.
             "reasoning" => {}
@@ -392,7 +393,7 @@ impl Writer {
         match event {
             InferEvent::Delta(delta) => self.delta(delta),
             InferEvent::Done { finish, usage } => self.end(finish, usage),
-            InferEvent::Ended { .. } | InferEvent::Vectors { .. } => {}
+            InferEvent::Ended { .. } | InferEvent::Vectors { .. } | InferEvent::Heard { .. } => {}
         }
     }
 

@@ -45,7 +45,7 @@ async fn ask(
         match event? {
             InferEvent::Vectors { dims, data } => vectors = Some((dims, data)),
             InferEvent::Done { usage, .. } => tokens = usage.input,
-            InferEvent::Delta(_) | InferEvent::Ended { .. } => {}
+            InferEvent::Delta(_) | InferEvent::Ended { .. } | InferEvent::Heard { .. } => {}
         }
     }
     let (dims, data) = vectors.ok_or_else(|| Error::unavailable("the model's worker was lost"))?;

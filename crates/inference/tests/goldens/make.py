@@ -99,6 +99,86 @@ def judge(name, config, classes, seed=1):
     (out / "golden.json").write_text(json.dumps({"transformers": transformers.__version__, "query": query, "texts": texts, "scores": scores}))
 
 
+def whisper():
+    """A Whisper of random weights, the spectrum of two tones, and what it hears in them."""
+    if len(sys.argv) > 1 and "whisper" not in sys.argv[1:]:
+        return
+    words = [f"w{i}" for i in range(96)]
+    marks = ["endoftext", "startoftranscript", "en", "de", "translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps"]
+    ids = {f"<|{m}|>": 96 + i for i, m in enumerate(marks)}
+    vocab = 106 + 1501
+    config = transformers.WhisperConfig(
+        vocab_size=vocab, num_mel_bins=80, d_model=48, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=192, decoder_ffn_dim=192, max_source_positions=100, max_target_positions=64,
+        bos_token_id=96, eos_token_id=96, pad_token_id=96, decoder_start_token_id=97, suppress_tokens=[], begin_suppress_tokens=[3],
+    )  # fmt: skip
+    torch.manual_seed(6)
+    model = transformers.WhisperForConditionalGeneration(config).float().eval()
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.3) if p.ndim > 1 else torch.nn.init.uniform_(p, 0.5, 1.5)
+    model.generation_config = transformers.GenerationConfig(
+        bos_token_id=96, eos_token_id=96, pad_token_id=96, decoder_start_token_id=97, begin_suppress_tokens=[3], is_multilingual=True,
+        lang_to_id={"<|en|>": 98, "<|de|>": 99}, task_to_id={"translate": 100, "transcribe": 101}, no_timestamps_token_id=105,
+        max_initial_timestamp_index=50, max_length=64,
+    )  # fmt: skip
+    out = HERE / "whisper"
+    out.mkdir(exist_ok=True)
+    model.save_pretrained(out)
+    tok = Tokenizer(models.WordLevel({**{w: i for i, w in enumerate(words)}, **ids}, unk_token="w0"))
+    tok.pre_tokenizer = pre_tokenizers.Whitespace()
+    tok.add_special_tokens(list(ids))
+    tok.save(str(out / "tokenizer.json"))
+    t = torch.arange(48_000, dtype=torch.float64) / 16_000
+    tone = lambda hz: torch.sin(2 * torch.pi * hz * t * (1 + 0.2 * t))  # noqa: E731
+    sound = (0.4 * tone(220.0) + 0.2 * tone(1730.0)).float().numpy()
+    mel = torch.tensor(transformers.WhisperFeatureExtractor(feature_size=80)(sound, sampling_rate=16_000).input_features[0])
+    told = {}
+    with torch.no_grad():
+        features = mel[None, :, :200]
+        for key, times in (("plain", False), ("times", True)):
+            made = model.generate(features, language="de", task="transcribe", return_timestamps=times, max_new_tokens=32, do_sample=False)
+            made = made["sequences"] if isinstance(made, dict) else made
+            tokens = made[0].tolist()
+            prompt = 4 if not times else 3
+            tokens = tokens[prompt:] if tokens[0] == 97 else tokens
+            told[key] = [x for x in tokens if x != 96]
+    flat = mel.reshape(-1)[::97].tolist()
+    golden = {"transformers": transformers.__version__, "mel": [round(x, 5) for x in flat], **told}
+    (out / "golden.json").write_text(json.dumps(golden))
+
+
+def paligemma():
+    """A PaliGemma of random weights, a picture of 28 by 28 pixels, and what it says of it."""
+    if len(sys.argv) > 1 and "paligemma" not in sys.argv[1:]:
+        return
+    text = dict(model_type="gemma", vocab_size=96, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16, max_position_embeddings=128)
+    vision = dict(model_type="siglip_vision_model", hidden_size=24, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14, projection_dim=32)
+    config = transformers.PaliGemmaConfig(text_config=text, vision_config=vision, projection_dim=32, hidden_size=32, image_token_id=95, bos_token_id=2, eos_token_id=1, pad_token_id=0)
+    torch.manual_seed(2)
+    model = transformers.PaliGemmaForConditionalGeneration(config).float().eval()
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.3) if p.ndim > 1 else torch.nn.init.uniform_(p, 0.2, 0.8)
+    out = save("paligemma", model, config.text_config)
+    config.save_pretrained(out)
+    # Already of the model's size: how others shrink pictures is not the question.
+    x = torch.arange(28 * 28 * 3).reshape(28, 28, 3)
+    picture = ((x * 7) % 256).to(torch.uint8)
+    pixels = (picture.permute(2, 0, 1)[None].float() / 127.5) - 1
+    question = [2, 5, 9, 33]
+    ids = torch.tensor([[95] * 4 + question])
+    greedy = []
+    with torch.no_grad():
+        for _ in range(12):
+            row = torch.cat([ids, torch.tensor([greedy], dtype=torch.long)], 1)
+            kinds = torch.tensor([[0] * ids.shape[1] + [1] * len(greedy)])
+            told = model(input_ids=row, pixel_values=pixels, attention_mask=torch.ones_like(row), token_type_ids=kinds)
+            if not greedy:
+                first = told.logits[0, -1].tolist()
+            greedy.append(int(told.logits[0, -1].argmax()))
+    golden = {"transformers": transformers.__version__, "question": question, "logits": [round(v, 5) for v in first], "greedy": greedy}
+    (out / "golden.json").write_text(json.dumps(golden))
+
+
 def held_out():
     sys.path.insert(0, str(ROOT / "examples/train_tiny"))
     import tasks
@@ -143,3 +223,5 @@ if __name__ == "__main__":
         held_out()
     judge("bert_ranker", T.BertConfig(**SMALL, num_labels=1), T.BertForSequenceClassification)
     judge("roberta_ranker", T.XLMRobertaConfig(**SMALL, num_labels=1, pad_token_id=0, type_vocab_size=1), T.XLMRobertaForSequenceClassification, seed=3)
+    whisper()
+    paligemma()
