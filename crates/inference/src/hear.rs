@@ -296,7 +296,7 @@ impl Listener {
         }
         if let Some(last) = made.iter().rev().find(|t| is_time(t)) {
             // They do not go back, and a piece is not empty.
-            let ends = made.last().is_some_and(|t| is_time(t)) && made.len() > 1 && !is_time(&made[made.len() - 2]);
+            let ends = made.last().is_some_and(is_time) && made.len() > 1 && !is_time(&made[made.len() - 2]);
             hide(first_time..if ends { *last } else { last.saturating_add(1).min(all) });
         }
         // When a time is likelier than any word, it comes.
