@@ -1,24 +1,51 @@
 //! The model's own chat template (Jinja, as Hugging Face writes them), rendered by minijinja.
 
 use covey_domain::infer::{Chat, ChatMessage, ToolChoice};
-use minijinja::{Environment, ErrorKind, Value as Jinja, context, value::Kwargs};
+use minijinja::{
+    Environment, ErrorKind, Value as Jinja, context,
+    value::{Kwargs, ValueKind},
+};
 use serde::Serialize as _;
 use serde_json::{Value, ser};
 use time::OffsetDateTime;
 
 use crate::{Error, dialect::Dialect};
 
+/// What a model brings: its template, and perhaps another one for conversations with tools.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sources {
+    pub chat: String,
+    pub tools: Option<String>,
+}
+
+impl Sources {
+    /// From `chat_template` of `tokenizer_config.json`: one text, or a list of named ones.
+    pub fn of_settings(value: &Value) -> Option<Self> {
+        if let Some(text) = value.as_str() {
+            return Some(Self { chat: text.to_owned(), tools: None });
+        }
+        let named = |name: &str| {
+            let found = value.as_array()?.iter().find(|t| t["name"] == name)?;
+            found["template"].as_str().map(str::to_owned)
+        };
+        let tools = named("tool_use");
+        Some(Self { chat: named("default").or_else(|| tools.clone())?, tools })
+    }
+}
+
 /// A compiled template and the special tokens it may name.
 #[derive(Debug)]
 pub(crate) struct Template {
     environment: Environment<'static>,
+    /// Whether there is one for tools.
+    for_tools: bool,
     bos: String,
     eos: String,
     pub dialect: Dialect,
 }
 
 impl Template {
-    pub fn new(source: &str, bos: String, eos: String, dialect: Dialect) -> Result<Self, String> {
+    pub fn new(sources: &Sources, bos: String, eos: String, dialect: Dialect) -> Result<Self, String> {
         let mut environment = Environment::new();
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
@@ -28,17 +55,29 @@ impl Template {
         });
         environment.add_function("strftime_now", now);
         environment.add_filter("tojson", to_json);
-        environment.add_template_owned("chat", plain(source)).map_err(|e| format!("chat template: {e}"))?;
-        Ok(Self { environment, bos, eos, dialect })
+        // As Jinja has it: nothing is not iterable.
+        environment.add_test("iterable", |value: &Jinja| {
+            matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::String)
+        });
+        let wrong = |e: minijinja::Error| format!("chat template: {e}");
+        environment.add_template_owned("chat", plain(&sources.chat)).map_err(wrong)?;
+        if let Some(tools) = &sources.tools {
+            environment.add_template_owned("tools", plain(tools)).map_err(wrong)?;
+        }
+        Ok(Self { environment, for_tools: sources.tools.is_some(), bos, eos, dialect })
     }
 
     /// The prompt that asks for the next assistant message.
     pub fn render(&self, chat: &Chat) -> Result<String, Error> {
-        let template = self.environment.get_template("chat").map_err(|e| Error::Request(e.to_string()))?;
         let offered = !chat.tools.is_empty() && chat.tool_choice != ToolChoice::None;
+        let name = if offered && self.for_tools { "tools" } else { "chat" };
+        let template = self.environment.get_template(name).map_err(|e| Error::Request(e.to_string()))?;
         let teach = offered && !self.dialect.knows_tools;
-        let messages: Vec<ChatMessage> =
+        let mut messages: Vec<ChatMessage> =
             if teach { self.dialect.teach(chat) } else { chat.messages.iter().map(with_objects).collect() };
+        if !self.dialect.knows_system {
+            fold_system(&mut messages);
+        }
         let tools = (offered && !teach).then_some(&chat.tools);
         template
             .render(context! {
@@ -52,6 +91,14 @@ impl Template {
                 ..Jinja::from_serialize(&chat.template)
             })
             .map_err(|e| Error::Request(format!("the model's chat template refused the messages: {e}")))
+    }
+}
+
+/// Templates that know no system message take it as the beginning of what the user says first.
+fn fold_system(messages: &mut Vec<ChatMessage>) {
+    if messages.len() > 1 && messages[0].role == "system" && messages[1].role == "user" {
+        let system = messages.remove(0);
+        messages[0].content.insert_str(0, &format!("{}\n\n", system.content));
     }
 }
 
@@ -149,7 +196,8 @@ mod tests {
 
     fn template(source: &str) -> Template {
         let tokenizer = tokenizers::Tokenizer::new(tokenizers::models::bpe::BPE::default());
-        Template::new(source, "<s>".into(), "</s>".into(), Dialect::new(source, &tokenizer, 0)).unwrap()
+        let sources = Sources { chat: source.into(), tools: None };
+        Template::new(&sources, "<s>".into(), "</s>".into(), Dialect::new(&sources, &tokenizer, 0)).unwrap()
     }
 
     fn chat(messages: Value, tools: Value) -> Chat {
@@ -188,6 +236,23 @@ mod tests {
         assert!(text.ends_with("[user]<tool_response>\n7\n</tool_response>\nand?"), "{text}");
         chat.tool_choice = ToolChoice::None;
         assert!(!template(source).render(&chat).unwrap().contains("functions"));
+    }
+
+    #[test]
+    fn a_template_of_its_own_for_tools_and_one_without_system_messages() {
+        let named =
+            json!([{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "{{ tools | length }}"}]);
+        let sources = Sources::of_settings(&named).unwrap();
+        let tokenizer = tokenizers::Tokenizer::new(tokenizers::models::bpe::BPE::default());
+        let dialect = Dialect::new(&sources, &tokenizer, 0);
+        let both = Template::new(&sources, String::new(), String::new(), dialect).unwrap();
+        let tools = json!([{"type": "function", "function": {"name": "f"}}]);
+        assert_eq!(both.render(&chat(json!([]), json!([]))).unwrap(), "plain");
+        assert_eq!(both.render(&chat(json!([]), tools)).unwrap(), "1");
+        let source = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}\
+            {{ messages[0].content }}";
+        let talk = json!([{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]);
+        assert_eq!(template(source).render(&chat(talk, json!([]))).unwrap(), "Be kind.\n\nHi");
     }
 
     #[test]

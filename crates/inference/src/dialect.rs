@@ -3,10 +3,15 @@
 //! Families write calls in three forms. Template and vocabulary tell which one a model speaks; one that was never taught
 //! any is told of the first in its system message.
 
+use std::sync::Arc;
+
 use covey_domain::infer::{CallDelta, Chat, Constraint, Delta, ToolChoice};
 use serde_json::{Value, json};
 use tokenizers::Tokenizer;
 
+use crate::chat::Sources;
+
+mod functions;
 mod scan;
 
 use scan::{Found, Scan};
@@ -16,6 +21,8 @@ use scan::{Found, Scan};
 pub(crate) enum Form {
     /// `<tool_call>{"name": …, "arguments": {…}}</tool_call>`: Hermes, Qwen, SmolLM 3.
     Tagged,
+    /// `<tool_call><function=name><parameter=key>…</parameter></function></tool_call>`: Qwen3-Coder.
+    Functions,
     /// `{"name": …, "parameters": {…}}` and nothing else, with or without `<|python_tag|>`: Llama 3.
     Bare,
     /// `[TOOL_CALLS]` with a list of objects, or with a name and its arguments: Mistral.
@@ -43,6 +50,8 @@ pub(crate) struct Dialect {
     form: Form,
     /// Whether its template tells it of tools.
     pub knows_tools: bool,
+    /// Whether its template takes a system message.
+    pub knows_system: bool,
     thoughts: Option<(&'static str, &'static str)>,
     /// Special tokens among the [`MARKS`].
     marks: Vec<(u32, &'static str)>,
@@ -52,10 +61,13 @@ pub(crate) struct Dialect {
 
 impl Dialect {
     /// Reads it from a template and a vocabulary of `vocab` tokens.
-    pub fn new(template: &str, tokenizer: &Tokenizer, vocab: usize) -> Self {
+    pub fn new(sources: &Sources, tokenizer: &Tokenizer, vocab: usize) -> Self {
+        let template = &[sources.chat.as_str(), sources.tools.as_deref().unwrap_or_default()].concat();
         let token = |text: &str| tokenizer.token_to_id(text).is_some();
         let has = |text: &str| template.contains(text) || token(text);
-        let form = if template.contains(OPEN) {
+        let form = if template.contains(functions::OPEN) {
+            Form::Functions
+        } else if template.contains(OPEN) {
             Form::Tagged
         } else if has(LIST) {
             Form::Listed
@@ -71,6 +83,7 @@ impl Dialect {
         Self {
             form,
             knows_tools: template.contains("tools"),
+            knows_system: !template.contains("System role not supported"),
             thoughts: THOUGHTS.into_iter().find(|(open, _)| has(open)),
             marks,
             turns,
@@ -93,7 +106,7 @@ impl Dialect {
         let thinks = self.thoughts.is_some_and(|(open, _)| prompt.trim_end().ends_with(open));
         Reader {
             form: calls.then_some(self.form),
-            names: names(&chat.tools),
+            tools: chat.tools.clone().into(),
             thoughts: self.thoughts,
             state: if thinks { State::Think } else { State::Say },
             held: String::new(),
@@ -110,7 +123,9 @@ impl Dialect {
         let offered = !chat.tools.is_empty();
         let more = |between: &str| if chat.one_call { String::new() } else { format!(" ({between} call)*") };
         let calls = match self.form {
-            Form::Tagged => format!("calls: call{}\ncall: {} body", more(r#""\n""#), quoted(OPEN)),
+            Form::Tagged | Form::Functions => {
+                format!("calls: call{}\ncall: {} body", more(r#""\n""#), quoted(OPEN))
+            }
             Form::Bare => "calls: object".to_owned(),
             Form::Listed => format!("calls: {} body", quoted(LIST)),
         };
@@ -139,8 +154,12 @@ impl Dialect {
     }
 
     fn rules(&self, chat: &Chat, only: Option<&str>) -> String {
-        let key = if self.form == Form::Bare { "parameters" } else { "arguments" };
         let tools = chat.tools.iter().map(|t| &t["function"]).filter(|f| only.is_none_or(|name| f["name"] == name));
+        if self.form == Form::Functions {
+            let body = format!(r#"body: "\n"? object "\n"? {}"#, quoted(CLOSE));
+            return format!("{body}\n{}", functions::rules(tools));
+        }
+        let key = if self.form == Form::Bare { "parameters" } else { "arguments" };
         // A schema stands in a rule of its own.
         let (mut names, mut lines) = (Vec::new(), String::new());
         for (i, function) in tools.enumerate() {
@@ -154,7 +173,7 @@ impl Dialect {
             names.push(format!("object_{i}"));
         }
         let body = match self.form {
-            Form::Tagged => format!(r#"body: "\n"? object "\n"? {}"#, quoted(CLOSE)),
+            Form::Tagged | Form::Functions => format!(r#"body: "\n"? object "\n"? {}"#, quoted(CLOSE)),
             Form::Listed if chat.one_call => r#"body: "[" object "]""#.to_owned(),
             Form::Listed => r#"body: "[" object (", " object)* "]""#.to_owned(),
             Form::Bare => String::new(),
@@ -202,16 +221,12 @@ fn quoted(text: &str) -> String {
     Value::from(text).to_string()
 }
 
-fn names(tools: &[Value]) -> Vec<String> {
-    tools.iter().filter_map(|t| t["function"]["name"].as_str()).map(str::to_owned).collect()
-}
-
 /// Takes an answer's text piece by piece and tells it apart.
 #[derive(Clone, Debug)]
 pub(crate) struct Reader {
     /// `None` = calls are not looked for.
     form: Option<Form>,
-    names: Vec<String>,
+    tools: Arc<[Value]>,
     thoughts: Option<(&'static str, &'static str)>,
     state: State,
     /// Text whose meaning is not known yet.
@@ -269,6 +284,10 @@ impl Reader {
     pub fn flush(&mut self, delta: &mut Delta) {
         let held = std::mem::take(&mut self.held);
         match &self.state {
+            // A call that was cut short where nothing of it was told.
+            State::Open { .. } if self.form == Some(Form::Functions) => {
+                delta.text.push_str(&(std::mem::take(&mut self.raw) + &held));
+            }
             State::Say | State::Close | State::Open { .. } => delta.text.push_str(&held),
             State::Think => delta.reasoning.push_str(&held),
             State::Call { told: false, .. } => delta.text.push_str(&std::mem::take(&mut self.raw)),
@@ -304,7 +323,7 @@ impl Reader {
             }
             State::Open { list } => {
                 let list = *list;
-                self.open(list)
+                self.open(list, delta)
             }
             State::Call { .. } => self.call(delta),
             State::Close => {
@@ -327,7 +346,7 @@ impl Reader {
         }
         let opens = self.thoughts.filter(|_| !self.said && self.calls == 0).map(|(open, _)| open);
         let calls = self.form.map(|form| match form {
-            Form::Tagged => OPEN,
+            Form::Tagged | Form::Functions => OPEN,
             Form::Bare => PYTHON,
             Form::Listed => LIST,
         });
@@ -372,7 +391,7 @@ impl Reader {
     }
 
     /// Where a call may begin.
-    fn open(&mut self, list: bool) -> bool {
+    fn open(&mut self, list: bool, delta: &mut Delta) -> bool {
         let blank = self.held.len() - self.held.trim_start_matches([' ', '\n', '\t', '\r', ',', ';']).len();
         self.raw.extend(self.held.drain(..blank));
         let Some(first) = self.held.chars().next() else { return false };
@@ -393,6 +412,7 @@ impl Reader {
                 self.state = State::Call { scan: Scan::object(), list, told: false };
                 true
             }
+            ('<', Some(Form::Functions)) => self.function(delta),
             (_, Some(Form::Listed)) if !list => {
                 // A name, and behind it the arguments.
                 let Some(at) = self.held.find('{') else { return false };
@@ -416,6 +436,27 @@ impl Reader {
         }
     }
 
+    /// A call of [`Form::Functions`], told when it is whole.
+    fn function(&mut self, delta: &mut Delta) -> bool {
+        let Some(end) = self.held.find(functions::CLOSE).map(|at| at + functions::CLOSE.len()) else { return false };
+        let rest = self.held.split_off(end);
+        let call = std::mem::replace(&mut self.held, rest);
+        match functions::parse(&call, &self.tools) {
+            Some((name, arguments)) => {
+                delta.calls.push(CallDelta { index: self.calls, id: call_id(self.form), name, arguments });
+                self.calls += 1;
+                self.raw.clear();
+                self.state = State::Close;
+            }
+            None => {
+                self.held.insert_str(0, &(std::mem::take(&mut self.raw) + &call));
+                self.form = None;
+                self.state = State::Say;
+            }
+        }
+        true
+    }
+
     fn call(&mut self, delta: &mut Delta) -> bool {
         let State::Call { scan, list, told } = &mut self.state else { return false };
         let list = *list;
@@ -428,7 +469,7 @@ impl Reader {
         self.raw.push_str(&self.held[..taken]);
         let rest = self.held.split_off(taken);
         self.held = rest;
-        let known = scan.name().is_some_and(|name| self.names.iter().any(|n| n == name));
+        let known = scan.name().is_some_and(|name| self.tools.iter().any(|t| t["function"]["name"] == name));
         // A bare object that names no tool is an answer in JSON.
         let is_text =
             self.form == Some(Form::Bare) && scan.name().is_some() && !known && self.raw.starts_with(['{', ' ', '\n']);
@@ -460,7 +501,7 @@ impl Reader {
                 self.calls += 1;
                 self.raw.clear();
                 self.state = match self.form {
-                    Some(Form::Tagged) | None => State::Close,
+                    Some(Form::Tagged | Form::Functions) | None => State::Close,
                     Some(Form::Bare) => State::Open { list: false },
                     Some(Form::Listed) if list => State::Open { list: true },
                     Some(Form::Listed) => State::Say,

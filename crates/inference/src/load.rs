@@ -11,7 +11,7 @@ use tokenizers::Tokenizer;
 
 use crate::{
     Error, Generator, Model,
-    chat::Template,
+    chat::{Sources, Template},
     config,
     decoder::Decoder,
     dialect::Dialect,
@@ -138,13 +138,15 @@ fn folder(path: &Path, packing: &Packing) -> Result<Model, String> {
         .unwrap_or_default();
     let special =
         |key: &str| settings[key].as_str().or(settings[key]["content"].as_str()).unwrap_or_default().to_owned();
-    let source = settings["chat_template"]
-        .as_str()
-        .map(str::to_owned)
-        .or_else(|| fs::read_to_string(path.join("chat_template.jinja")).ok());
-    let template = source.map(|source| {
-        let dialect = Dialect::new(&source, &tokenizer, decoder.shape.vocab);
-        Template::new(&source, special("bos_token"), special("eos_token"), dialect)
+    // A file of its own goes before what the settings say, as in transformers.
+    let text = |name: &str| fs::read_to_string(path.join(name)).ok();
+    let sources = match text("chat_template.jinja") {
+        Some(chat) => Some(Sources { chat, tools: text("additional_chat_templates/tool_use.jinja") }),
+        None => Sources::of_settings(&settings["chat_template"]),
+    };
+    let template = sources.map(|sources| {
+        let dialect = Dialect::new(&sources, &tokenizer, decoder.shape.vocab);
+        Template::new(&sources, special("bos_token"), special("eos_token"), dialect)
     });
     let template = template.transpose()?;
     let generation: serde_json::Value = fs::read_to_string(path.join("generation_config.json"))
@@ -168,9 +170,10 @@ fn gguf(path: &Path, packing: &Packing) -> Result<Model, String> {
     let id = |key: &str| content.metadata.get(key).and_then(|v| v.to_u32().ok());
     let token = |id: Option<u32>| id.and_then(|id| tokenizer.id_to_token(id)).unwrap_or_default();
     let (bos, eos) = (token(id("tokenizer.ggml.bos_token_id")), token(id("tokenizer.ggml.eos_token_id")));
-    let template = text("tokenizer.chat_template").map(|source| {
-        let dialect = Dialect::new(&source, &tokenizer, shape.vocab);
-        Template::new(&source, bos, eos, dialect)
+    let template = text("tokenizer.chat_template").map(|chat| {
+        let sources = Sources { chat, tools: text("tokenizer.chat_template.tool_use") };
+        let dialect = Dialect::new(&sources, &tokenizer, shape.vocab);
+        Template::new(&sources, bos, eos, dialect)
     });
     let template = template.transpose()?;
     let eos = id("tokenizer.ggml.eos_token_id").into_iter().chain(id("tokenizer.ggml.eot_token_id")).collect();

@@ -155,21 +155,44 @@ fn dart(pool: impl Iterator<Item = (u32, f64)>, mut at: f64) -> u32 {
 /// The `count` largest, in order; of equals the first come first, so that a seed means the same on every machine.
 fn best(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
     let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-    let mut all: Vec<(u32, f32)> = logits.iter().enumerate().map(|(i, l)| (i as u32, *l)).collect();
     if count == 0 {
         return Vec::new();
     }
-    if count < all.len() {
-        all.select_nth_unstable_by(count - 1, order);
-        all.truncate(count);
+    // Twice as many are kept at most; of a large vocabulary nearly all fall under what the worst of them has.
+    let mut kept: Vec<(u32, f32)> = Vec::with_capacity(2 * count.min(logits.len()));
+    let mut least: Option<f32> = None;
+    for (i, logit) in logits.iter().enumerate() {
+        if least.is_some_and(|least| logit.total_cmp(&least).is_le()) {
+            continue;
+        }
+        kept.push((i as u32, *logit));
+        if kept.len() >= 2 * count {
+            kept.select_nth_unstable_by(count - 1, order);
+            kept.truncate(count);
+            least = kept.last().map(|(_, logit)| *logit);
+        }
     }
-    all.sort_unstable_by(order);
-    all
+    kept.sort_unstable_by(order);
+    kept.truncate(count);
+    kept
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_best_are_those_of_a_whole_sort() {
+        let mut dice = StdRng::seed_from_u64(4);
+        for count in [1, 2, 7, 64, 999, 1000, 5000] {
+            // Many are equal, so that the order among them shows.
+            let logits: Vec<f32> = (0..1000).map(|_| (dice.random_range(0..120) as f32) * 0.1 - 6.0).collect();
+            let mut all: Vec<(u32, f32)> = logits.iter().enumerate().map(|(i, l)| (i as u32, *l)).collect();
+            all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            all.truncate(count);
+            assert_eq!(best(&logits, count), all, "{count}");
+        }
+    }
 
     fn draws(sampling: Sampling, logits: &[f32], times: usize) -> Vec<u32> {
         let sampler = Sampler::new(&Sampling { seed: sampling.seed.or(Some(3)), ..sampling }, &[]);

@@ -89,7 +89,7 @@ impl Beginnings {
 pub(super) struct ModelCall {
     pub node: NodeId,
     pub model: String,
-    /// As it came; nothing for orders.
+    /// As it came; nothing where it cannot be asked again.
     open: Option<CallOpen>,
     /// Workers that had it.
     tried: Vec<NodeId>,
@@ -103,6 +103,8 @@ impl ModelCall {
     /// Takes note of what passes; false when the reader knows it already.
     pub fn passes(&mut self, item: &Payload) -> bool {
         match covey_proto::infer_event(item) {
+            // Servers elsewhere tell no tokens: nobody can go on behind what they said.
+            Ok(InferEvent::Delta(delta)) if delta.tokens.is_empty() => self.open = None,
             Ok(InferEvent::Delta(delta)) => self.choice(delta.choice).tokens.extend(delta.tokens),
             Ok(InferEvent::Ended { choice, finish }) => self.choice(choice).ended = Some(finish),
             Ok(InferEvent::Vectors { .. }) => return !std::mem::replace(&mut self.told_vectors, true),
@@ -354,6 +356,18 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_without_tokens_is_not_asked_for_twice() {
+        let mut world = world(&[true, true]);
+        world.ask(7, "hello");
+        let at = usize::from(world.got(0).is_empty());
+        world.say(at, 2, &InferEvent::text("from a server elsewhere"));
+        world.relay.drop_link(&world.workers[at].0.clone(), at as u64);
+        assert!(world.got(1 - at).is_empty(), "its reader would hear it twice");
+        let told: Vec<_> = std::iter::from_fn(|| world.answers.try_recv().ok()).collect();
+        assert!(matches!(told.last(), Some(CallFrame { body: Some(Body::End(_)), .. })));
+    }
+
+    #[test]
     fn an_answer_goes_on_at_another_worker_behind_what_was_told() {
         let mut world = world(&[true, true]);
         world.ask(7, "hello");
@@ -378,7 +392,7 @@ mod tests {
         world.say(1 - at, *again_call, &delta(0, &[5]));
         let told = std::iter::from_fn(|| world.answers.try_recv().ok()).count();
         assert_eq!(told, 5, "every piece once");
-        // Nobody is left: then it fails.
+        // What came without tokens cannot be gone on with, and nobody is left anyway: then it fails.
         world.relay.drop_link(&world.workers[1 - at].0.clone(), 1 - at as u64);
         let end = world.answers.try_recv().unwrap();
         assert!(matches!(end.body, Some(Body::End(_))));

@@ -158,7 +158,7 @@ async fn create(
         let mut messages = conversation.clone();
         messages.push(writer.message());
         let size = |value: &Value| value.to_string().len();
-        let bytes = size(&writer.body) + messages.iter().map(|m| m.content.len() + 64).sum::<usize>();
+        let bytes = size(&writer.body) + messages.iter().map(message_bytes).sum::<usize>();
         let bytes = bytes + input.iter().map(size).sum::<usize>();
         let id = writer.id.clone();
         let kept =
@@ -246,6 +246,12 @@ async fn delete(
     stored.bytes -= kept.bytes;
     stored.answers.retain(|k| !Arc::ptr_eq(k, &kept));
     Ok(Json(json!({"id": id, "object": "response", "deleted": true})))
+}
+
+/// About what a message takes in memory.
+fn message_bytes(message: &ChatMessage) -> usize {
+    let extra: usize = message.extra.values().map(|value| value.to_string().len()).sum();
+    message.content.len() + message.images.iter().map(String::len).sum::<usize>() + extra + 64
 }
 
 /// What is asked of the model.

@@ -3,7 +3,9 @@ use super::*;
 fn reader(form: Form, thinks: bool) -> Reader {
     Reader {
         form: Some(form),
-        names: vec!["add".into(), "now".into()],
+        tools: ["add", "now"]
+            .map(|name| json!({"function": {"name": name, "parameters": {"properties": {"code": {"type": "string"}}}}}))
+            .into(),
         thoughts: Some(THOUGHTS[0]),
         state: if thinks { State::Think } else { State::Say },
         held: String::new(),
@@ -97,6 +99,55 @@ fn bare_objects_are_calls_of_known_tools_only() {
     for text in [r#"{"name": "Ann", "age": 7}"#, r#"{"age": 7}"#, "{} and text", "no { call"] {
         assert_eq!(read(Form::Bare, false, text), (text.into(), String::new(), vec![]), "{text}");
     }
+}
+
+#[test]
+fn grammars_of_all_forms_take_their_calls_and_nothing_else() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
+    let Ok(crate::Model::Generate(model)) = crate::Model::load(&path) else { panic!("the tiny model makes text") };
+    let parameters = json!({"type": "object", "properties": {"a": {"type": "integer"}, "code": {"type": "string"}},
+        "required": ["a", "code"], "additionalProperties": false});
+    let tools = vec![json!({"type": "function", "function": {"name": "add", "parameters": parameters}})];
+    let json = |key: &str, a: &str| format!("{{\"name\": \"add\", \"{key}\": {{\"a\": {a}, \"code\": \"x < y\"}}}}");
+    let marks = |a: &str| {
+        format!("<function=add>\n<parameter=a>\n{a}\n</parameter>\n<parameter=code>\nx < y\n</parameter>\n</function>")
+    };
+    for (form, right, wrong) in [
+        (Form::Tagged, format!("<tool_call>\n{}\n</tool_call>", json("arguments", "1")), json("arguments", "\"b\"")),
+        (Form::Bare, json("parameters", "1"), json("arguments", "1")),
+        (Form::Listed, format!("[TOOL_CALLS][{}]", json("arguments", "1")), json("arguments", "1")),
+        (Form::Functions, format!("<tool_call>\n{}\n</tool_call>", marks("1")), marks("1").replace("add", "sub")),
+    ] {
+        let dialect =
+            Dialect { form, knows_tools: true, knows_system: true, thoughts: None, marks: vec![], turns: vec![] };
+        let chat = Chat { tools: tools.clone(), tool_choice: ToolChoice::Required, one_call: true, ..Chat::default() };
+        let constraint = dialect.whole(&chat).unwrap();
+        let takes = |text: &str| {
+            let mut matcher =
+                model.constrain(&constraint).unwrap_or_else(|e| panic!("{form:?}: {e} in {constraint:?}"));
+            let tokens = model.encode(text).unwrap();
+            tokens.iter().all(|t| matcher.consume_token(*t).is_ok()) && matcher.is_accepting().unwrap()
+        };
+        assert!(takes(&right), "{form:?}: {right} by {constraint:?}");
+        assert!(!takes(&wrong), "{form:?}: {wrong}");
+        if let Some(body) = dialect.call_body(&Chat { tool_choice: ToolChoice::Auto, ..chat }) {
+            model.constrain(&body).unwrap_or_else(|e| panic!("{form:?}: {e}"));
+        }
+    }
+}
+
+#[test]
+fn functions_have_their_arguments_between_marks() {
+    let text = "I add.\n<tool_call>\n<function=add>\n<parameter=a>\n[1, 2]\n</parameter>\n<parameter=code>\nif a < 3 {\n  \"x\"\n}\n\
+        </parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=now>\n</function>\n</tool_call>";
+    let (said, _, called) = read(Form::Functions, false, text);
+    assert_eq!(said, "I add.");
+    assert_eq!(called, calls(&[("add", r#"{"a":[1,2],"code":"if a < 3 {\n  \"x\"\n}"}"#), ("now", "{}")]));
+    // A number that the schema calls text stays text; what never closes is told as it stands.
+    let text = "<tool_call><function=add><parameter=code>7</parameter></function></tool_call>";
+    assert_eq!(read(Form::Functions, false, text).2, calls(&[("add", r#"{"code":"7"}"#)]));
+    let text = "<tool_call>\n<function=add>\n<parameter=a>";
+    assert_eq!(read(Form::Functions, false, text), (text.into(), String::new(), vec![]));
 }
 
 #[test]
