@@ -71,6 +71,8 @@ pub struct Listener {
     no_times: u32,
     silence: Option<u32>,
     before: Option<u32>,
+    /// Of its weights in memory.
+    pub(crate) bytes: u64,
 }
 
 impl std::fmt::Debug for Listener {
@@ -92,6 +94,7 @@ impl Listener {
         for file in files {
             tensors.extend(candle_core::safetensors::load(file, &Device::Cpu).map_err(|e| e.to_string())?);
         }
+        let bytes = crate::float_bytes(&tensors);
         let vars = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
         let shape: whisper::Config = serde_json::from_value(config.clone()).map_err(|e| format!("config.json: {e}"))?;
         let generation: Value = std::fs::read_to_string(path.join("generation_config.json"))
@@ -121,6 +124,7 @@ impl Listener {
             not_first: ids("begin_suppress_tokens"),
             languages,
             begin,
+            bytes,
             end: need("<|endoftext|>")?,
             no_times,
             silence: token("<|nospeech|>").or(token("<|nocaptions|>")),

@@ -121,7 +121,9 @@ impl Model {
     pub fn bytes(&self) -> Option<u64> {
         match self {
             Self::Generate(generator) => Some(generator.bytes() as u64),
-            Self::Embed(_) | Self::Hear(_) | Self::See(_) => None,
+            Self::Hear(listener) => Some(listener.bytes),
+            Self::See(seer) => Some(seer.bytes),
+            Self::Embed(_) => None,
         }
     }
 }
@@ -202,6 +204,11 @@ impl Generator {
     pub fn step_bytes(&self) -> usize {
         self.decoder.step_bytes()
     }
+}
+
+/// What tensors take as 32-bit floats.
+pub(crate) fn float_bytes(tensors: &std::collections::HashMap<String, candle_core::Tensor>) -> u64 {
+    tensors.values().map(|t| t.elem_count() as u64 * 4).sum()
 }
 
 static POOL: OnceLock<Pool> = OnceLock::new();

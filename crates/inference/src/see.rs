@@ -29,6 +29,8 @@ pub struct Seer {
     pub(crate) context: usize,
     begin: u32,
     pub(crate) end: Vec<u32>,
+    /// Of its weights in memory.
+    pub(crate) bytes: u64,
 }
 
 impl std::fmt::Debug for Seer {
@@ -70,6 +72,7 @@ impl Seer {
         let flat = !tensors.keys().any(|name| name.contains("vision_tower.vision_model."));
         let moved = tensors.keys().any(|name| name.starts_with("model.vision_tower."));
         let bare = tensors.keys().any(|name| name.contains("language_model.layers."));
+        let bytes = crate::float_bytes(&tensors);
         let vars = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
         let vars = vars.rename_f(move |name: &str| {
             let name = if bare { name.replace("language_model.model.", "language_model.") } else { name.to_owned() };
@@ -85,6 +88,7 @@ impl Seer {
                 .map_err(failed)?,
             language: gemma::Model::new(false, &text, vars.pp("language_model")).map_err(failed)?,
             hidden,
+            bytes,
             side: vision.image_size,
             context: text.max_position_embeddings,
             begin: config["bos_token_id"].as_u64().map(|id| id as u32).or(token("<bos>")).unwrap_or(2),

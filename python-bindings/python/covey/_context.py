@@ -205,7 +205,11 @@ def chat_request(prompt: str | list[dict[str, Any]], model: str, options: dict[s
     if (think := options.pop("think", None)) is not None:
         chat["template"] = {"enable_thinking": think}
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-    return {"model": model, "work": "chat", "messages": messages, **chat, "sampling": sampling_of(options)}
+    from . import _session
+
+    # Turns at a model are fair between drivers. It comes last: workers are chosen by how requests begin.
+    terms = {"caller": _session.current().owner}
+    return {"model": model, "work": "chat", "messages": messages, **chat, "sampling": sampling_of(options), "terms": terms}
 
 
 def unpack_vectors(body: bytes) -> list[list[float]]:
