@@ -19,7 +19,7 @@ UBATCH = 512
 
 
 class Peer:
-    def __init__(self, path: str, threads: int, sequences: int, context: int) -> None:
+    def __init__(self, path: str, threads: int, sequences: int, context: int, shared: bool = False) -> None:
         quiet = ll.llama_log_callback(lambda level, text, data: None)
         self.quiet = quiet
         ll.llama_log_set(quiet, ctypes.c_void_p(0))
@@ -34,7 +34,8 @@ class Peer:
         params.n_seq_max = sequences
         params.n_threads = threads
         params.n_threads_batch = threads
-        params.kv_unified = True
+        # One buffer for all sequences lets them share cells, and makes each look at the cells of all: only where they do.
+        params.kv_unified = shared
         self.context = ll.llama_init_from_model(self.model, params)
         if not self.context:
             raise SystemExit("failed to make a context")
@@ -130,7 +131,7 @@ def main() -> None:
     else:
         agents, system, own, new, shared = numbers
         cells = system + agents * (own + new) if shared else agents * (system + own + new)
-        peer = Peer(path, threads, agents, cells + 256)
+        peer = Peer(path, threads, agents, cells + 256, bool(shared))
         prefill(peer, 64)
         result = swarm(peer, agents, system, own, new, bool(shared))
     print(json.dumps(result))

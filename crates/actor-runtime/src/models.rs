@@ -207,7 +207,11 @@ impl Models {
                 return;
             }
             let busy = this.enter(name).await?;
-            let mut events = busy.engine.ask_with(request.work, request.terms, request.made).map_err(told)?;
+            let engine = busy.engine.clone();
+            // Templates, tokens and grammars take milliseconds.
+            let asked = tokio::task::spawn_blocking(move || engine.ask_with(request.work, request.terms, request.made));
+            let mut events =
+                asked.await.map_err(|_| Error::internal("reading the request panicked"))?.map_err(told)?;
             while let Some(event) = events.recv().await {
                 yield event.map_err(told)?;
             }

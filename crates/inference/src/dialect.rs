@@ -25,8 +25,10 @@ pub(crate) enum Form {
     Functions,
     /// `{"name": …, "parameters": {…}}` and nothing else, with or without `<|python_tag|>`: Llama 3.
     Bare,
-    /// `[TOOL_CALLS]` with a list of objects, or with a name and its arguments: Mistral.
+    /// `[TOOL_CALLS]` with a list of objects: Mistral.
     Listed,
+    /// `[TOOL_CALLS]name[ARGS]{…}`, once for each call: newer Mistral.
+    Named,
 }
 
 const OPEN: &str = "<tool_call>";
@@ -70,7 +72,7 @@ impl Dialect {
         } else if template.contains(OPEN) {
             Form::Tagged
         } else if has(LIST) {
-            Form::Listed
+            if template.contains(ARGS) { Form::Named } else { Form::Listed }
         } else if has(PYTHON) || template.contains("\"parameters\"") {
             Form::Bare
         } else {
@@ -128,6 +130,7 @@ impl Dialect {
             }
             Form::Bare => "calls: object".to_owned(),
             Form::Listed => format!("calls: {} body", quoted(LIST)),
+            Form::Named => format!("calls: call{}\ncall: {} body", more(""), quoted(LIST)),
         };
         match (&chat.tool_choice, &chat.sampling.constraint) {
             (ToolChoice::Required, _) if offered => {
@@ -168,14 +171,19 @@ impl Dialect {
                 _ => json!({"type": "object"}),
             };
             let schema = crate::constraint::compact(&schema);
-            let head = quoted(&format!("{{\"name\": {}, \"{key}\": ", function["name"]));
-            lines.push_str(&format!("object_{i}: {head} arguments_{i} \"}}\"\narguments_{i}: %json {schema}\n"));
+            let (head, tail) = if self.form == Form::Named {
+                (format!("{} id? {}", function["name"], quoted(ARGS)), "")
+            } else {
+                (quoted(&format!("{{\"name\": {}, \"{key}\": ", function["name"])), "\"}\"")
+            };
+            lines.push_str(&format!("object_{i}: {head} arguments_{i} {tail}\narguments_{i}: %json {schema}\n"));
             names.push(format!("object_{i}"));
         }
         let body = match self.form {
             Form::Tagged | Form::Functions => format!(r#"body: "\n"? object "\n"? {}"#, quoted(CLOSE)),
             Form::Listed if chat.one_call => r#"body: "[" object "]""#.to_owned(),
             Form::Listed => r#"body: "[" object (", " object)* "]""#.to_owned(),
+            Form::Named => format!("body: object\nid: {} /[A-Za-z0-9]{{9}}/", quoted(CALL_ID)),
             Form::Bare => String::new(),
         };
         format!("{body}\nobject: {}\n{lines}", names.join(" | "))
@@ -285,10 +293,11 @@ impl Reader {
         let held = std::mem::take(&mut self.held);
         match &self.state {
             // A call that was cut short where nothing of it was told.
-            State::Open { .. } if self.form == Some(Form::Functions) => {
+            State::Open { .. } if self.calls == 0 => {
                 delta.text.push_str(&(std::mem::take(&mut self.raw) + &held));
             }
-            State::Say | State::Close | State::Open { .. } => delta.text.push_str(&held),
+            State::Open { .. } => {}
+            State::Say | State::Close => delta.text.push_str(&held),
             State::Think => delta.reasoning.push_str(&held),
             State::Call { told: false, .. } => delta.text.push_str(&std::mem::take(&mut self.raw)),
             State::Call { .. } => {}
@@ -348,7 +357,7 @@ impl Reader {
         let calls = self.form.map(|form| match form {
             Form::Tagged | Form::Functions => OPEN,
             Form::Bare => PYTHON,
-            Form::Listed => LIST,
+            Form::Listed | Form::Named => LIST,
         });
         let marks: Vec<&'static str> = opens.into_iter().chain(calls).collect();
         let (mut text, found) = self.until(&marks);
@@ -396,7 +405,7 @@ impl Reader {
         self.raw.extend(self.held.drain(..blank));
         let Some(first) = self.held.chars().next() else { return false };
         match (first, self.form) {
-            ('[', Some(Form::Listed)) if !list => {
+            ('[', Some(Form::Listed | Form::Named)) if !list => {
                 self.raw.push(first);
                 self.held.remove(0);
                 self.state = State::Open { list: true };
@@ -413,7 +422,7 @@ impl Reader {
                 true
             }
             ('<', Some(Form::Functions)) => self.function(delta),
-            (_, Some(Form::Listed)) if !list => {
+            (_, Some(Form::Listed | Form::Named)) if !list => {
                 // A name, and behind it the arguments.
                 let Some(at) = self.held.find('{') else { return false };
                 let name = self.held[..at].trim();
@@ -503,8 +512,8 @@ impl Reader {
                 self.state = match self.form {
                     Some(Form::Tagged | Form::Functions) | None => State::Close,
                     Some(Form::Bare) => State::Open { list: false },
-                    Some(Form::Listed) if list => State::Open { list: true },
-                    Some(Form::Listed) => State::Say,
+                    Some(Form::Listed | Form::Named) if list => State::Open { list: true },
+                    Some(Form::Listed | Form::Named) => State::Say,
                 };
                 true
             }
@@ -522,7 +531,7 @@ impl Reader {
 fn call_id(form: Option<Form>) -> String {
     const LETTERS: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
     let letters = |n: usize| (0..n).map(|_| LETTERS[rand::random_range(0..LETTERS.len())] as char).collect::<String>();
-    if form == Some(Form::Listed) { letters(9) } else { format!("call_{}", letters(24)) }
+    if matches!(form, Some(Form::Listed | Form::Named)) { letters(9) } else { format!("call_{}", letters(24)) }
 }
 
 #[cfg(test)]

@@ -59,18 +59,22 @@ pub struct EngineConfig {
 }
 
 /// A request and where its answer goes.
-#[derive(Debug)]
-pub struct Request {
-    /// What is asked.
-    pub work: Work,
+struct Request {
+    asked: Asked,
     /// How it is ranked.
-    pub terms: Terms,
+    terms: Terms,
     /// What was made of it before, elsewhere.
-    pub made: Vec<Made>,
-    /// When.
-    pub at: Instant,
+    made: Vec<Made>,
     /// Where the answer goes.
-    pub events: mpsc::Sender<Result<InferEvent, Error>>,
+    events: mpsc::Sender<Result<InferEvent, Error>>,
+}
+
+/// What is asked.
+enum Asked {
+    /// As it came.
+    Work(Work),
+    /// Of a model that makes text: in tokens, with its grammar, as the asking thread has read it.
+    Read(Box<(Begun, Stream)>),
 }
 
 /// A way to a model's thread. The thread ends when the last clone is gone.
@@ -78,6 +82,8 @@ pub struct Request {
 pub struct Engine {
     requests: mpsc::Sender<Request>,
     stats: Arc<RwLock<EngineStats>>,
+    /// A model that makes text, and its positions: requests are read before they are queued.
+    reader: Option<(Arc<Generator>, usize)>,
 }
 
 impl Engine {
@@ -100,25 +106,30 @@ impl Engine {
         config: EngineConfig,
     ) -> std::io::Result<Self> {
         let (requests, rx) = mpsc::channel(caps::MODEL_QUEUE_DEPTH_MAX);
-        let kv_block_bytes = match &model {
-            Model::Generate(generator) => generator.decoder.kv_shape(1).block_bytes() as u64,
-            Model::Embed(_) | Model::Hear(_) | Model::See(_) => 0,
-        };
-        let stats = Arc::new(RwLock::new(EngineStats { kv_block_bytes, ..EngineStats::default() }));
+        let stats = Arc::new(RwLock::new(EngineStats::default()));
         let told = stats.clone();
-        std::thread::Builder::new().name(format!("covey-model-{name}")).spawn(move || match model {
+        let thread = std::thread::Builder::new().name(format!("covey-model-{name}"));
+        let mut reader = None;
+        match model {
             Model::Generate(generator) => {
-                let draft = match draft {
-                    Some(Model::Generate(small)) => Some(Draft::new(small, crate::pool())),
-                    _ => None,
-                };
-                Loop::new(&generator, draft, &config, told).run(rx);
+                let generator: Arc<Generator> = Arc::from(generator);
+                let limits = limits(&config);
+                let blocks = blocks(&generator, &config, limits);
+                stats.write().kv_block_bytes = generator.decoder.kv_shape(1).block_bytes() as u64;
+                reader = Some((generator.clone(), blocks * covey_kernels::BLOCK));
+                thread.spawn(move || {
+                    let draft = match draft {
+                        Some(Model::Generate(small)) => Some(Draft::new(small, crate::pool())),
+                        _ => None,
+                    };
+                    Loop::new(&generator, draft, limits, blocks, told).run(rx);
+                })?;
             }
-            Model::Embed(embedder) => alone::embed(&embedder, rx),
-            Model::Hear(listener) => alone::hear(*listener, rx),
-            Model::See(seer) => alone::see(*seer, rx),
-        })?;
-        Ok(Self { requests, stats })
+            Model::Embed(embedder) => drop(thread.spawn(move || alone::embed(&embedder, rx))?),
+            Model::Hear(listener) => drop(thread.spawn(move || alone::hear(*listener, rx))?),
+            Model::See(seer) => drop(thread.spawn(move || alone::see(*seer, rx))?),
+        }
+        Ok(Self { requests, stats, reader })
     }
 
     /// Asks; the answer streams from the receiver, and dropping that cancels the work.
@@ -127,6 +138,9 @@ impl Engine {
     }
 
     /// Asks as somebody, with a priority and a bound of time; goes on behind what was `made` elsewhere.
+    ///
+    /// Templates, tokens and grammars are made here, so that answers in the making do not wait for them: some
+    /// milliseconds for long prompts and many tools.
     pub fn ask_with(
         &self,
         work: Work,
@@ -134,7 +148,28 @@ impl Engine {
         made: Vec<Made>,
     ) -> Result<mpsc::Receiver<Result<InferEvent, Error>>, Error> {
         let (events, rx) = mpsc::channel(UNREAD_MAX);
-        match self.requests.try_send(Request { work, terms, made, at: Instant::now(), events }) {
+        if self.requests.capacity() == 0 {
+            return Err(Error::Full);
+        }
+        let at = Instant::now();
+        let asked = match &self.reader {
+            None => Asked::Work(work),
+            Some((generator, places)) => {
+                let read = Begun::read(generator, work, *places).and_then(|begun| {
+                    let stream = Stream::new(generator, &begun, at)?;
+                    Ok(Asked::Read(Box::new((begun, stream))))
+                });
+                match read {
+                    Ok(read) => read,
+                    Err(error) => {
+                        // There is room for one.
+                        let _ = events.try_send(Err(error));
+                        return Ok(rx);
+                    }
+                }
+            }
+        };
+        match self.requests.try_send(Request { asked, terms, made, events }) {
             Ok(()) => Ok(rx),
             Err(TrySendError::Full(_)) => Err(Error::Full),
             Err(TrySendError::Closed(_)) => Err(Error::Stopped),
@@ -193,6 +228,25 @@ struct Row {
 /// Rows of a step that cost no more than one: guesses fill what is left of them.
 const ROWS_FOR_ONE: usize = 4;
 
+/// Bounds of a scheduler for this configuration.
+fn limits(config: &EngineConfig) -> Limits {
+    let defaults = Limits::default();
+    let step_tokens_max = config.step_tokens_max.unwrap_or(defaults.step_tokens_max).max(1);
+    Limits {
+        step_tokens_max,
+        beside_decode_max: defaults.beside_decode_max.min(step_tokens_max),
+        running_max: config.running_max.unwrap_or(defaults.running_max).max(1),
+    }
+}
+
+/// Blocks of keys and values that a model gets.
+fn blocks(generator: &Generator, config: &EngineConfig, limits: Limits) -> usize {
+    let one = generator.decoder.kv_shape(1).block_bytes() as u64;
+    let room = config.kv_bytes.unwrap_or_else(|| (crate::free_memory() as f64 * KV_SHARE) as u64);
+    let most = generator.decoder.shape.context.div_ceil(covey_kernels::BLOCK) * limits.running_max;
+    ((room / one) as usize).clamp(config.kv_blocks_min.unwrap_or(KV_BLOCKS_MIN).clamp(1, most), most)
+}
+
 struct Loop<'a> {
     generator: &'a Generator,
     draft: Option<Draft>,
@@ -215,20 +269,11 @@ impl<'a> Loop<'a> {
     fn new(
         generator: &'a Generator,
         draft: Option<Draft>,
-        config: &EngineConfig,
+        limits: Limits,
+        blocks: usize,
         told: Arc<RwLock<EngineStats>>,
     ) -> Self {
-        let defaults = Limits::default();
-        let step_tokens_max = config.step_tokens_max.unwrap_or(defaults.step_tokens_max).max(1);
-        let limits = Limits {
-            step_tokens_max,
-            beside_decode_max: defaults.beside_decode_max.min(step_tokens_max),
-            running_max: config.running_max.unwrap_or(defaults.running_max).max(1),
-        };
         let one = generator.decoder.kv_shape(1).block_bytes() as u64;
-        let room = config.kv_bytes.unwrap_or_else(|| (crate::free_memory() as f64 * KV_SHARE) as u64);
-        let most = generator.decoder.shape.context.div_ceil(covey_kernels::BLOCK) * limits.running_max;
-        let blocks = ((room / one) as usize).clamp(config.kv_blocks_min.unwrap_or(KV_BLOCKS_MIN).clamp(1, most), most);
         Self {
             generator,
             draft,
@@ -289,20 +334,10 @@ impl<'a> Loop<'a> {
     }
 
     fn admit(&mut self, request: Request) {
-        let Request { work, terms, made, at, events } = request;
-        let places = self.scheduler.cache.stats().blocks * covey_kernels::BLOCK;
-        let begun = Begun::read(self.generator, work, places).and_then(|begun| {
-            let stream = Stream::new(self.generator, &begun, at)?;
-            Ok((begun, stream))
-        });
-        let (begun, stream) = match begun {
-            Ok(begun) => begun,
-            Err(error) => {
-                let _ = events.try_send(Err(error));
-                return;
-            }
-        };
-        let Begun { tokens, sampling, .. } = begun;
+        let Request { asked, terms, made, events } = request;
+        // Only models that answer one at a time are asked otherwise.
+        let Asked::Read(read) = asked else { return };
+        let (Begun { tokens, sampling, .. }, stream) = *read;
         let id = self.next;
         self.next += 1;
         let mut answer = Answer {

@@ -24,7 +24,7 @@ mod weights;
 
 pub use covey_domain::status::EngineStats;
 pub use covey_kernels::Format;
-pub use engine::{Engine, EngineConfig, Request};
+pub use engine::{Engine, EngineConfig};
 pub use hear::{Heard, Hearing, Listener};
 pub use load::{Discovered, LoadOptions, discover};
 pub use see::Seer;

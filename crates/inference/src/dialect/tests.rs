@@ -116,6 +116,12 @@ fn grammars_of_all_forms_take_their_calls_and_nothing_else() {
         (Form::Tagged, format!("<tool_call>\n{}\n</tool_call>", json("arguments", "1")), json("arguments", "\"b\"")),
         (Form::Bare, json("parameters", "1"), json("arguments", "1")),
         (Form::Listed, format!("[TOOL_CALLS][{}]", json("arguments", "1")), json("arguments", "1")),
+        (Form::Named, "[TOOL_CALLS]add[ARGS]{\"a\": 1, \"code\": \"x\"}".into(), "[TOOL_CALLS]add{}".into()),
+        (
+            Form::Named,
+            "[TOOL_CALLS]add[CALL_ID]abcDEF123[ARGS]{\"a\": 1, \"code\": \"x\"}".into(),
+            json("arguments", "1"),
+        ),
         (Form::Functions, format!("<tool_call>\n{}\n</tool_call>", marks("1")), marks("1").replace("add", "sub")),
     ] {
         let dialect =
@@ -146,8 +152,9 @@ fn functions_have_their_arguments_between_marks() {
     // A number that the schema calls text stays text; what never closes is told as it stands.
     let text = "<tool_call><function=add><parameter=code>7</parameter></function></tool_call>";
     assert_eq!(read(Form::Functions, false, text).2, calls(&[("add", r#"{"code":"7"}"#)]));
-    let text = "<tool_call>\n<function=add>\n<parameter=a>";
-    assert_eq!(read(Form::Functions, false, text), (text.into(), String::new(), vec![]));
+    for text in ["<tool_call>\n<function=add>\n<parameter=a>", "so <tool_call>\n"] {
+        assert_eq!(read(Form::Functions, false, text), (text.into(), String::new(), vec![]));
+    }
 }
 
 #[test]
@@ -159,7 +166,9 @@ fn listed_calls_are_read_in_both_forms() {
         r#"[TOOL_CALLS]add[ARGS]{"a": 1}[TOOL_CALLS]now[ARGS]{}"#,
         r#"[TOOL_CALLS]add[CALL_ID]abcdefghi[ARGS]{"a": 1}[TOOL_CALLS]now{}"#,
     ] {
-        assert_eq!(read(Form::Listed, false, text), (String::new(), String::new(), want.clone()), "{text}");
+        for form in [Form::Listed, Form::Named] {
+            assert_eq!(read(form, false, text), (String::new(), String::new(), want.clone()), "{text}");
+        }
     }
     assert_eq!(call_id(Some(Form::Listed)).len(), 9);
 }
