@@ -72,7 +72,7 @@ struct Request {
 /// What is asked.
 enum Asked {
     /// As it came.
-    Work(Work),
+    Work(Box<Work>),
     /// Of a model that makes text: in tokens, with its grammar, as the asking thread has read it.
     Read(Box<(Begun, Stream)>),
 }
@@ -153,7 +153,7 @@ impl Engine {
         }
         let at = Instant::now();
         let asked = match &self.reader {
-            None => Asked::Work(work),
+            None => Asked::Work(Box::new(work)),
             Some((generator, places)) => {
                 let read = Begun::read(generator, work, *places).and_then(|begun| {
                     let stream = Stream::new(generator, &begun, at)?;

@@ -12,7 +12,7 @@ use crate::{Error, Heard, Hearing, Listener, Seer, embed::Embedder, sampler::Sam
 /// Makes vectors and scores.
 pub(super) fn embed(embedder: &Embedder, mut requests: mpsc::Receiver<Request>) {
     while let Some(Request { asked: Asked::Work(work), events, .. }) = requests.blocking_recv() {
-        let made = match &work {
+        let made = match &*work {
             Work::Embed { texts } => {
                 embedder.embed(texts, || !events.is_closed()).map(|m| m.map(|(v, n)| (embedder.dims(), v, n)))
             }
@@ -38,7 +38,7 @@ pub(super) fn embed(embedder: &Embedder, mut requests: mpsc::Receiver<Request>) 
 /// Makes text of speech.
 pub(super) fn hear(mut listener: Listener, mut requests: mpsc::Receiver<Request>) {
     while let Some(Request { asked: Asked::Work(work), events, .. }) = requests.blocking_recv() {
-        let Work::Transcribe(speech) = work else {
+        let Work::Transcribe(speech) = *work else {
             let _ =
                 events.blocking_send(Err(Error::Request("this model makes text of speech and nothing else".into())));
             continue;
@@ -80,7 +80,7 @@ pub(super) fn hear(mut listener: Listener, mut requests: mpsc::Receiver<Request>
 /// Makes text of pictures and questions.
 pub(super) fn see(mut seer: Seer, mut requests: mpsc::Receiver<Request>) {
     while let Some(Request { asked: Asked::Work(work), made, events, .. }) = requests.blocking_recv() {
-        let seen = std::panic::catch_unwind(AssertUnwindSafe(|| look(&mut seer, work, &made, &events)));
+        let seen = std::panic::catch_unwind(AssertUnwindSafe(|| look(&mut seer, *work, &made, &events)));
         if let Err(error) = seen.unwrap_or(Err(Error::Broken)) {
             let _ = events.blocking_send(Err(error));
         }
