@@ -12,7 +12,6 @@ use covey_domain::{
 };
 use covey_proto::v1::Payload;
 use futures::{StreamExt as _, future::BoxFuture};
-use serde_json::{Value, json};
 use tokio::{sync::OnceCell, time::Instant};
 
 use crate::{Behavior, Invocation, Models, Outward, Sink};
@@ -50,13 +49,6 @@ struct Answer {
     usage: Usage,
 }
 
-/// What a turn has used of its budget.
-struct Spent {
-    steps: u32,
-    tokens: u64,
-    until: Option<Instant>,
-}
-
 impl Behavior for Llm {
     fn turn<'a>(&'a self, invocation: Invocation, sink: &'a Sink) -> BoxFuture<'a, Result<Option<Payload>, Error>> {
         Box::pin(async move {
@@ -74,48 +66,42 @@ impl Behavior for Llm {
             messages.push(ChatMessage::new("user", invocation.text()?));
             let budget = &self.agent.budget;
             let until = budget.ms.map(|ms| Instant::now() + Duration::from_millis(ms));
-            let mut spent = Spent { steps: 0, tokens: 0, until };
             let tools =
                 self.tools.get_or_try_init(|| Tools::find(&self.agent.tools, &self.outward, &self.node)).await?;
+            let chain = match invocation.chain.as_str() {
+                "" => self.actor.to_string(),
+                chain => format!("{chain}\n{}", self.actor),
+            };
             let steps = budget.steps.unwrap_or(STEPS).max(1);
-            loop {
-                spent.steps += 1;
+            let mut tokens = 0;
+            for step in 1..=steps {
                 let chat = Chat {
                     messages: messages.clone(),
                     tools: tools.declared.clone(),
                     // The last step must be an answer.
-                    tool_choice: if spent.steps < steps { ToolChoice::Auto } else { ToolChoice::None },
+                    tool_choice: if step < steps { ToolChoice::Auto } else { ToolChoice::None },
                     sampling: self.agent.sampling.clone(),
                     ..Chat::default()
                 };
-                let answer = within(spent.until, self.ask(&model, chat, sink)).await?;
-                spent.tokens += answer.usage.input + answer.usage.output;
+                let answer = within(until, self.ask(&model, chat, sink)).await?;
+                tokens += answer.usage.input + answer.usage.output;
                 if answer.calls.is_empty() {
-                    return Ok(None);
+                    break;
                 }
-                if budget.tokens.is_some_and(|most| spent.tokens >= most) {
-                    let why = format!("the agent's budget of {} tokens is spent", budget.tokens.unwrap_or_default());
+                if let Some(most) = budget.tokens.filter(|most| tokens >= *most) {
+                    let why = format!("the agent's budget of {most} tokens is spent");
                     return Err(Error::new(ErrorKind::FailedPrecondition, why));
                 }
-                messages.push(called(&answer));
-                let chain = match invocation.chain.as_str() {
-                    "" => self.actor.to_string(),
-                    chain => format!("{chain}\n{}", self.actor),
-                };
-                let results = answer.calls.into_iter().map(|call| {
-                    let chain = chain.clone();
-                    async move {
-                        let said = tools.call(&call, &chain, &sink.traceparent()).await;
-                        // The model may do something about it.
-                        (call.id, said.unwrap_or_else(|error| format!("error: {}", error.message)))
-                    }
+                messages.push(ChatMessage::calling(answer.text, &answer.calls));
+                let results = answer.calls.into_iter().map(|call| async {
+                    let said = tools.call(&call, &chain, &sink.traceparent()).await;
+                    // The model may do something about it.
+                    ChatMessage::of_tool(call.id, said.unwrap_or_else(|error| format!("error: {}", error.message)))
                 });
                 let results = futures::stream::iter(results).buffered(CALLS_AT_ONCE).collect::<Vec<_>>();
-                for (id, said) in within(spent.until, async { Ok(results.await) }).await? {
-                    let extra = [("tool_call_id".to_owned(), json!(id))].into_iter().collect();
-                    messages.push(ChatMessage { extra, ..ChatMessage::new("tool", said) });
-                }
+                messages.extend(within(until, async { Ok(results.await) }).await?);
             }
+            Ok(None)
         })
     }
 }
@@ -139,12 +125,7 @@ impl Llm {
                         sink.text(&delta.text).await;
                         answer.text.push_str(&delta.text);
                     }
-                    for call in delta.calls {
-                        match answer.calls.iter_mut().find(|c| c.index == call.index) {
-                            Some(begun) => begun.arguments.push_str(&call.arguments),
-                            None => answer.calls.push(call),
-                        }
-                    }
+                    CallDelta::gather(&mut answer.calls, delta.calls);
                 }
                 InferEvent::Done { usage, .. } => {
                     sink.used(model, usage);
@@ -159,15 +140,6 @@ impl Llm {
         }
         Ok(answer)
     }
-}
-
-/// The model's answer as the conversation has it.
-fn called(answer: &Answer) -> ChatMessage {
-    let calls = answer.calls.iter().map(
-        |call| json!({"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}),
-    );
-    let extra = [("tool_calls".to_owned(), Value::from(calls.collect::<Vec<_>>()))].into_iter().collect();
-    ChatMessage { extra, ..ChatMessage::new("assistant", &answer.text) }
 }
 
 async fn within<T>(until: Option<Instant>, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {

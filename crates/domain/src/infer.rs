@@ -1,7 +1,7 @@
 //! Requests to a model and what comes back. One shape for every protocol, engine and upstream.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{ModelName, NodeId};
 
@@ -90,6 +90,26 @@ impl ChatMessage {
     /// A message with nothing but text.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self { role: role.into(), content: content.into(), ..Self::default() }
+    }
+
+    /// What the model said and which tools it calls, as OpenAI writes calls.
+    pub fn calling(content: impl Into<String>, calls: &[CallDelta]) -> Self {
+        let mut message = Self::new("assistant", content);
+        if !calls.is_empty() {
+            let calls = calls.iter().map(|call| {
+                let function = json!({"name": call.name, "arguments": call.arguments});
+                json!({"id": call.id, "type": "function", "function": function})
+            });
+            message.extra.insert("tool_calls".into(), calls.collect());
+        }
+        message
+    }
+
+    /// What a tool said to the call of this id.
+    pub fn of_tool(call: impl Into<String>, content: impl Into<String>) -> Self {
+        let mut message = Self::new("tool", content);
+        message.extra.insert("tool_call_id".into(), Value::String(call.into()));
+        message
     }
 }
 
@@ -341,6 +361,18 @@ pub struct CallDelta {
     pub name: String,
     /// More of the arguments, a JSON object in the end.
     pub arguments: String,
+}
+
+impl CallDelta {
+    /// Puts more of some calls to `calls`, where those are whole as far as they came.
+    pub fn gather(calls: &mut Vec<Self>, more: Vec<Self>) {
+        for call in more {
+            match calls.iter_mut().find(|c| c.index == call.index) {
+                Some(begun) => begun.arguments.push_str(&call.arguments),
+                None => calls.push(call),
+            }
+        }
+    }
 }
 
 impl InferEvent {

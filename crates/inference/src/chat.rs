@@ -73,8 +73,10 @@ impl Template {
         let name = if offered && self.for_tools { "tools" } else { "chat" };
         let template = self.environment.get_template(name).map_err(|e| Error::Request(e.to_string()))?;
         let teach = offered && !self.dialect.knows_tools;
-        let mut messages: Vec<ChatMessage> =
-            if teach { self.dialect.teach(chat) } else { chat.messages.iter().map(with_objects).collect() };
+        let mut messages: Vec<ChatMessage> = chat.messages.iter().map(with_objects).collect();
+        if teach {
+            messages = self.dialect.teach(&chat.tools, messages);
+        }
         if !self.dialect.knows_system {
             fold_system(&mut messages);
         }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use covey_domain::infer::{CallDelta, Chat, Constraint, Delta, ToolChoice};
+use covey_domain::infer::{CallDelta, Chat, ChatMessage, Constraint, Delta, ToolChoice};
 use serde_json::{Value, json};
 use tokenizers::Tokenizer;
 
@@ -158,10 +158,19 @@ impl Dialect {
 
     fn rules(&self, chat: &Chat, only: Option<&str>) -> String {
         let tools = chat.tools.iter().map(|t| &t["function"]).filter(|f| only.is_none_or(|name| f["name"] == name));
-        if self.form == Form::Functions {
-            let body = format!(r#"body: "\n"? object "\n"? {}"#, quoted(CLOSE));
-            return format!("{body}\n{}", functions::rules(tools));
-        }
+        let objects = if self.form == Form::Functions { functions::rules(tools) } else { self.objects(tools) };
+        let body = match self.form {
+            Form::Tagged | Form::Functions => format!(r#"body: "\n"? object "\n"? {}"#, quoted(CLOSE)),
+            Form::Listed if chat.one_call => r#"body: "[" object "]""#.to_owned(),
+            Form::Listed => r#"body: "[" object (", " object)* "]""#.to_owned(),
+            Form::Named => format!("body: object\nid: {} /[A-Za-z0-9]{{9}}/", quoted(CALL_ID)),
+            Form::Bare => String::new(),
+        };
+        format!("{body}\n{objects}")
+    }
+
+    /// Rules of calls in JSON: `object`, and what it needs.
+    fn objects<'a>(&self, tools: impl Iterator<Item = &'a Value>) -> String {
         let key = if self.form == Form::Bare { "parameters" } else { "arguments" };
         // A schema stands in a rule of its own.
         let (mut names, mut lines) = (Vec::new(), String::new());
@@ -179,31 +188,22 @@ impl Dialect {
             lines.push_str(&format!("object_{i}: {head} arguments_{i} {tail}\narguments_{i}: %json {schema}\n"));
             names.push(format!("object_{i}"));
         }
-        let body = match self.form {
-            Form::Tagged | Form::Functions => format!(r#"body: "\n"? object "\n"? {}"#, quoted(CLOSE)),
-            Form::Listed if chat.one_call => r#"body: "[" object "]""#.to_owned(),
-            Form::Listed => r#"body: "[" object (", " object)* "]""#.to_owned(),
-            Form::Named => format!("body: object\nid: {} /[A-Za-z0-9]{{9}}/", quoted(CALL_ID)),
-            Form::Bare => String::new(),
-        };
-        format!("{body}\nobject: {}\n{lines}", names.join(" | "))
+        format!("object: {}\n{lines}", names.join(" | "))
     }
 
     /// Tells a model whose template does not, of tools: in its system message, and in messages it can read.
-    pub fn teach(&self, chat: &Chat) -> Vec<covey_domain::infer::ChatMessage> {
-        use covey_domain::infer::ChatMessage;
+    pub fn teach(&self, tools: &[Value], untaught: Vec<ChatMessage>) -> Vec<ChatMessage> {
         let mut lesson = String::from("You can call functions. They are, one in a line:\n");
-        for tool in &chat.tools {
+        for tool in tools {
             lesson.push_str(&format!("{}\n", tool["function"]));
         }
         lesson.push_str(&format!(
             "To call one, answer with\n{OPEN}\n{{\"name\": <its name>, \"arguments\": <its arguments>}}\n{CLOSE}"
         ));
         let mut messages: Vec<ChatMessage> = Vec::new();
-        for message in &chat.messages {
-            let calls = message.extra.get("tool_calls").and_then(Value::as_array).into_iter().flatten();
-            let mut text = message.content.clone();
-            for call in calls {
+        for message in untaught {
+            let mut text = message.content;
+            for call in message.extra.get("tool_calls").and_then(Value::as_array).into_iter().flatten() {
                 let call = json!({"name": call["function"]["name"], "arguments": call["function"]["arguments"]});
                 text.push_str(&format!("\n{OPEN}\n{call}\n{CLOSE}"));
             }

@@ -93,24 +93,13 @@ impl Embedder {
             .encode_batch_fast(texts.iter().map(|text| (query, text.as_str())).collect(), true)
             .map_err(|e| Error::Request(format!("failed to tokenize: {e}")))?;
         let ids: Vec<&[u32]> = encoded.iter().map(|e| e.get_ids()).collect();
-        let order: Vec<usize> = (0..texts.len()).collect();
-        let (mut scores, mut rest) = (Vec::with_capacity(texts.len()), &order[..]);
-        while !rest.is_empty() {
-            if !go_on() {
-                return Ok(None);
-            }
-            let (pass, after) = rest.split_at(self.pass(rest, &ids));
-            rest = after;
-            let batch: Vec<&[u32]> = pass.iter().map(|i| ids[*i]).collect();
-            let kinds: Vec<&[u32]> = pass.iter().map(|i| encoded[*i].get_type_ids()).collect();
-            let states = encoder.forward(&batch, &kinds, &crate::pool());
-            let (mut first, mut at) = (Vec::with_capacity(batch.len() * self.dims), 0);
-            for text in &batch {
-                first.extend_from_slice(&states[at * self.dims..(at + 1) * self.dims]);
-                at += text.len();
-            }
-            scores.extend(encoder.judge(&first, &crate::pool()).iter().map(|x| 1.0 / (1.0 + (-x).exp())));
+        let kinds: Vec<&[u32]> = encoded.iter().map(|e| e.get_type_ids()).collect();
+        let mut first = Vec::with_capacity(texts.len() * self.dims);
+        // Texts come in their order.
+        if !self.states(&ids, &kinds, go_on, |_, states| first.extend_from_slice(&states[..self.dims]))? {
+            return Ok(None);
         }
+        let scores = encoder.judge(&first, &crate::pool()).iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect();
         Ok(Some((scores, ids.iter().map(|ids| ids.len() as u64).sum())))
     }
 
@@ -142,30 +131,47 @@ impl Embedder {
             encoded.iter().map(|e| if e.get_ids().is_empty() { &[0][..] } else { e.get_ids() }).collect();
         let dims = self.dims();
         let mut data = vec![0f32; texts.len() * dims];
-        let mut order: Vec<usize> = (0..texts.len()).collect();
+        if !self.states(&ids, &[], go_on, |i, states| self.pool(states, &mut data[i * dims..(i + 1) * dims]))? {
+            return Ok(None);
+        }
+        Ok(Some((data, ids.iter().map(|ids| ids.len() as u64).sum())))
+    }
+
+    /// Gives `each` text's number and hidden states, pass by pass; false when `go_on` has said no. Ours come in order.
+    fn states(
+        &self,
+        ids: &[&[u32]],
+        kinds: &[&[u32]],
+        go_on: impl Fn() -> bool,
+        mut each: impl FnMut(usize, &[f32]),
+    ) -> Result<bool, Error> {
+        let mut order: Vec<usize> = (0..ids.len()).collect();
         if matches!(self.states, States::Candle(_)) {
             order.sort_by_key(|i| ids[*i].len());
         }
         let mut rest = &order[..];
         while !rest.is_empty() {
             if !go_on() {
-                return Ok(None);
+                return Ok(false);
             }
-            let (pass, after) = rest.split_at(self.pass(rest, &ids));
+            let (pass, after) = rest.split_at(self.pass(rest, ids));
             rest = after;
             let batch: Vec<&[u32]> = pass.iter().map(|i| ids[*i]).collect();
             let states = match &self.states {
-                States::Ours(encoder) => encoder.forward(&batch, &[], &crate::pool()),
-                States::Candle(model) => model.forward(&batch, dims)?,
+                States::Ours(encoder) => {
+                    let kinds: Vec<&[u32]> = pass.iter().filter_map(|i| kinds.get(*i).copied()).collect();
+                    encoder.forward(&batch, &kinds, &crate::pool())
+                }
+                States::Candle(model) => model.forward(&batch, self.dims)?,
             };
             let mut at = 0;
             for i in pass {
-                let count = ids[*i].len();
-                self.pool(&states[at * dims..(at + count) * dims], &mut data[i * dims..(i + 1) * dims]);
-                at += count;
+                let end = at + ids[*i].len() * self.dims;
+                each(*i, &states[at..end]);
+                at = end;
             }
         }
-        Ok(Some((data, ids.iter().map(|ids| ids.len() as u64).sum())))
+        Ok(true)
     }
 
     /// How many of `rest` one pass takes: whole texts, one at least.

@@ -452,15 +452,17 @@ impl<'a> Loop<'a> {
             let room = (stream.room - stream.made).saturating_sub(1) as usize;
             let guesses = text::look_up(&sequence.tokens, spare.min(room));
             if guesses.is_empty() && self.draft.is_some() {
-                wanting.push((*id, sequence.tokens.clone(), spare.min(room)));
+                wanting.push((*id, spare.min(room)));
                 continue;
             }
             self.stats.guessed_tokens += guesses.len() as u64;
             self.scheduler.guess(*id, &guesses);
         }
         let Some(draft) = self.draft.as_mut().filter(|_| !wanting.is_empty()) else { return };
-        let wanting: Vec<Wanting<'_>> =
-            wanting.iter().map(|(id, tokens, count)| Wanting { sequence: *id, tokens, count: *count }).collect();
+        let wanting: Vec<Wanting<'_>> = wanting
+            .into_iter()
+            .filter_map(|(id, count)| Some(Wanting { sequence: id, tokens: &self.scheduler.get(id)?.tokens, count }))
+            .collect();
         let guessed = std::panic::catch_unwind(AssertUnwindSafe(|| draft.guess(&wanting)));
         let Ok(guessed) = guessed else {
             // The answers do not need it.

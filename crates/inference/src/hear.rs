@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::whisper::{self, model::Whisper};
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use covey_domain::infer::Sampling;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
-use crate::Error;
+use crate::{Error, sampler::Sampler};
 
 mod sound;
 
@@ -90,11 +90,8 @@ struct Window {
 
 impl Listener {
     pub(crate) fn load(path: &Path, config: &Value, files: &[PathBuf], tokenizer: Tokenizer) -> Result<Self, String> {
-        let mut tensors = std::collections::HashMap::new();
-        for file in files {
-            tensors.extend(candle_core::safetensors::load(file, &Device::Cpu).map_err(|e| e.to_string())?);
-        }
-        let bytes = crate::float_bytes(&tensors);
+        let tensors = crate::weights::tensors(files)?;
+        let bytes = crate::weights::float_bytes(&tensors);
         let vars = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
         let shape: whisper::Config = serde_json::from_value(config.clone()).map_err(|e| format!("config.json: {e}"))?;
         let generation: Value = std::fs::read_to_string(path.join("generation_config.json"))
@@ -240,7 +237,8 @@ impl Listener {
         }
         let prompt = tokens.len();
         let room = (self.model.config.max_target_positions / 2).min(self.model.config.max_target_positions - prompt);
-        let mut dice = StdRng::seed_from_u64(0);
+        let sampling = Sampling { temperature: Some(asked.temperature), seed: Some(0), ..Sampling::default() };
+        let sampler = Sampler::new(&sampling, &[]);
         let (mut sum, mut silence) = (0.0, 0.0);
         for step in 0..room {
             let hidden = self.logits(&tokens, states, step == 0)?;
@@ -253,8 +251,7 @@ impl Listener {
             let mut logits = last.squeeze(0)?.get_on_dim(D::Minus2, 0)?.to_vec1::<f32>()?;
             self.hide(&mut logits, &tokens[prompt..], times);
             let chances = softmax(&logits);
-            let next =
-                if asked.temperature > 0.0 { throw(&logits, asked.temperature, &mut dice) } else { best(&logits) };
+            let next = sampler.draw(&mut logits, count, None).token;
             sum += chances[next as usize].max(f32::MIN_POSITIVE).ln();
             if next == self.end {
                 break;
@@ -269,6 +266,7 @@ impl Listener {
     /// Leaves only what may follow `made`.
     fn hide(&self, logits: &mut [f32], made: &[u32], times: bool) {
         let first_time = self.no_times + 1;
+        let all = logits.len() as u32;
         let is_time = |token: &u32| *token >= first_time;
         let mut hide = |tokens: std::ops::Range<u32>| {
             for token in tokens {
@@ -285,23 +283,22 @@ impl Listener {
             return;
         }
         hide(self.no_times..first_time);
-        let all = u32::MAX;
         match made {
             // A window begins with a time, and not a late one.
             [] => {
                 hide(0..first_time);
-                hide(first_time + FIRST_MAX + 1..first_time + 1502);
+                hide(first_time + FIRST_MAX + 1..all);
             }
             // Times come in twos: the end of a piece and the beginning of the next.
-            [.., a, b] if is_time(a) && is_time(b) => hide(first_time..first_time + 1502),
-            [b] if is_time(b) => hide(first_time..first_time + 1502),
+            [.., a, b] if is_time(a) && is_time(b) => hide(first_time..all),
+            [b] if is_time(b) => hide(first_time..all),
             [.., b] if is_time(b) => hide(0..self.end),
             _ => {}
         }
         if let Some(last) = made.iter().rev().find(|t| is_time(t)) {
             // They do not go back, and a piece is not empty.
             let ends = made.last().is_some_and(is_time) && made.len() > 1 && !is_time(&made[made.len() - 2]);
-            hide(first_time..if ends { *last } else { last.saturating_add(1).min(all) });
+            hide(first_time..if ends { *last } else { last + 1 });
         }
         // When a time is likelier than any word, it comes.
         let chances = softmax(logits);
@@ -357,20 +354,4 @@ fn softmax(logits: &[f32]) -> Vec<f32> {
     let sum: f32 = out.iter().sum();
     out.iter_mut().for_each(|x| *x /= sum);
     out
-}
-
-fn best(logits: &[f32]) -> u32 {
-    logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0))).map_or(0, |(i, _)| i as u32)
-}
-
-fn throw(logits: &[f32], temperature: f64, dice: &mut StdRng) -> u32 {
-    let warm: Vec<f32> = logits.iter().map(|l| l / temperature as f32).collect();
-    let mut at: f32 = dice.random();
-    for (token, chance) in softmax(&warm).into_iter().enumerate() {
-        at -= chance;
-        if at <= 0.0 && chance > 0.0 {
-            return token as u32;
-        }
-    }
-    best(logits)
 }

@@ -206,11 +206,6 @@ impl Generator {
     }
 }
 
-/// What tensors take as 32-bit floats.
-pub(crate) fn float_bytes(tensors: &std::collections::HashMap<String, candle_core::Tensor>) -> u64 {
-    tensors.values().map(|t| t.elem_count() as u64 * 4).sum()
-}
-
 static POOL: OnceLock<Pool> = OnceLock::new();
 
 /// Threads for the kernels of this process. Call once, before the first model is loaded; later calls change nothing.

@@ -64,15 +64,12 @@ impl Seer {
         let wrong = |e: serde_json::Error| format!("config.json: {e}");
         let text: gemma::Config = serde_json::from_value(text).map_err(wrong)?;
         let vision: siglip::VisionConfig = serde_json::from_value(config["vision_config"].clone()).map_err(wrong)?;
-        let mut tensors = std::collections::HashMap::new();
-        for file in files {
-            tensors.extend(candle_core::safetensors::load(file, &Device::Cpu).map_err(|e| e.to_string())?);
-        }
+        let tensors = crate::weights::tensors(files)?;
         // Versions of transformers do not agree on names.
         let flat = !tensors.keys().any(|name| name.contains("vision_tower.vision_model."));
         let moved = tensors.keys().any(|name| name.starts_with("model.vision_tower."));
         let bare = tensors.keys().any(|name| name.contains("language_model.layers."));
-        let bytes = crate::float_bytes(&tensors);
+        let bytes = crate::weights::float_bytes(&tensors);
         let vars = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
         let vars = vars.rename_f(move |name: &str| {
             let name = if bare { name.replace("language_model.model.", "language_model.") } else { name.to_owned() };

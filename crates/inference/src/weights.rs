@@ -3,6 +3,7 @@
 
 use std::{
     borrow::Cow,
+    collections::HashMap,
     fs::File,
     io::{Read as _, Seek as _, SeekFrom},
     path::PathBuf,
@@ -219,6 +220,20 @@ fn ggml(format: Format) -> GgmlDType {
         Format::Q5K => GgmlDType::Q5K,
         Format::Q6K => GgmlDType::Q6K,
     }
+}
+
+/// All tensors of some safetensors files, for models that candle computes.
+pub(crate) fn tensors(files: &[PathBuf]) -> Result<HashMap<String, Tensor>, String> {
+    let mut all = HashMap::new();
+    for file in files {
+        all.extend(candle_core::safetensors::load(file, &Device::Cpu).map_err(|e| e.to_string())?);
+    }
+    Ok(all)
+}
+
+/// What tensors take as 32-bit floats.
+pub(crate) fn float_bytes(tensors: &HashMap<String, Tensor>) -> u64 {
+    tensors.values().map(|t| t.elem_count() as u64 * 4).sum()
 }
 
 /// `x [t, in] → [t, out]`.

@@ -224,9 +224,10 @@ impl State {
 
     /// The worker that takes a request: the one that knows its beginning, unless others are much less busy.
     fn pick(&mut self, model: &str, body: &[u8], without: &[NodeId]) -> Result<NodeId, Error> {
+        let Self { links, beginnings, .. } = self;
         let mut loads: Vec<(usize, &NodeId)> = Vec::new();
         let mut known = HashSet::new();
-        for (node, link) in &self.links {
+        for (node, link) in &*links {
             for m in &link.models {
                 known.insert(m.name.as_str());
                 if m.name == model && !without.contains(node) {
@@ -245,11 +246,10 @@ impl State {
             return Err(Error::not_found("model", model).hint(hint));
         };
         let chain = Beginnings::chain(model, body);
-        let knows = self.beginnings.longest(&chain);
+        let knows = beginnings.longest(&chain);
         let near = loads.iter().find(|(load, node)| Some(*node) == knows && *load <= least + PATIENCE);
         let chosen = near.map_or(idlest, |(_, node)| node).clone();
-        let candidates: HashSet<NodeId> = loads.iter().map(|(_, node)| (*node).clone()).collect();
-        self.beginnings.remember(chain, &chosen, |node| candidates.contains(node));
+        beginnings.remember(chain, &chosen, |node| loads.iter().any(|(_, able)| *able == node));
         Ok(chosen)
     }
 }

@@ -46,6 +46,7 @@ def llm_agent(
     ("2m"). Sampling: max_tokens, temperature, top_p, …
     """
     session = _session.current()
+    tools = list(tools)
     functions = [t for t in tools if inspect.isfunction(t)]
     sources: list[dict[str, Any]] = []
     if functions:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from . import _bridge, _session
+from . import _codec, _session
 from ._context import Message, chat_request, unpack_vectors
 from ._future import Stream
 
@@ -39,14 +38,18 @@ class TextStream:
         self._events.cancel()
 
 
+def _ask(request: dict[str, Any]) -> Stream[Any]:
+    """What a model answers, event by event."""
+    return _session.current().call("model", request["model"], "infer", _codec.dump_json(request), None, True)
+
+
 def stream(prompt: str | list[dict[str, Any]], *, model: str = "tiny", **sampling: Any) -> TextStream:
     """Text while it is made.
 
     Sampling: max_tokens, temperature, top_p, top_k, min_p, presence_penalty, frequency_penalty, repetition_penalty,
     logit_bias, seed, stop, ignore_eos; what the answer must look like: json_schema, regex, choice, grammar; `think=False`.
     """
-    body = json.dumps(chat_request(prompt, model, sampling)).encode()
-    return TextStream(_session.current().call("model", model, "infer", (_bridge.JSON, body, []), None, True))
+    return TextStream(_ask(chat_request(prompt, model, sampling)))
 
 
 def complete(prompt: str | list[dict[str, Any]], *, model: str = "tiny", **sampling: Any) -> str:
@@ -57,24 +60,21 @@ def complete(prompt: str | list[dict[str, Any]], *, model: str = "tiny", **sampl
 def chat(prompt: str | list[dict[str, Any]], *, model: str = "tiny", **options: Any) -> Message:
     """The whole answer with what was thought and which tools are called. `tools` are declared as OpenAI does."""
     message = Message()
-    body = json.dumps(chat_request(prompt, model, options)).encode()
-    for event in _session.current().call("model", model, "infer", (_bridge.JSON, body, []), None, True):
+    for event in _ask(chat_request(prompt, model, options)):
         message.take(event)
     return message
 
 
 def rank(query: str, texts: list[str], *, model: str) -> list[float]:
     """How well each text answers `query`, higher is better: in (0, 1) by a cross-encoder, else the cosine of vectors."""
-    body = json.dumps({"model": model, "work": "rank", "query": query, "texts": list(texts)}).encode()
-    events = _session.current().call("model", model, "infer", (_bridge.JSON, body, []), None, True)
+    events = _ask({"model": model, "work": "rank", "query": query, "texts": list(texts)})
     return [row[0] for event in events if isinstance(event, bytes) for row in unpack_vectors(event)]
 
 
 def embed(texts: list[str], *, model: str = "minilm") -> list[list[float]]:
     """One unit vector for each text."""
-    body = json.dumps({"model": model, "work": "embed", "texts": list(texts)}).encode()
     vectors: list[list[float]] = []
-    for event in _session.current().call("model", model, "infer", (_bridge.JSON, body, []), None, True):
+    for event in _ask({"model": model, "work": "embed", "texts": list(texts)}):
         if isinstance(event, bytes):
             vectors = unpack_vectors(event)
     return vectors

@@ -179,17 +179,16 @@ impl Behavior for ModelCall {
         sink: &'a Sink,
     ) -> futures::future::BoxFuture<'a, Result<Option<Payload>, Error>> {
         Box::pin(async move {
-            match invocation.method.as_str() {
-                "load" | "unload" => {
-                    let order: ModelOrder = from_json("the order", &invocation.args.body)?;
-                    if invocation.method == "load" {
-                        self.0.load(order.model.as_str()).await?;
-                    } else {
-                        self.0.unload(order.model.as_str())?;
-                    }
-                    return Ok(None);
+            let method = invocation.method.as_str();
+            if matches!(method, "load" | "unload") {
+                let order: ModelOrder = from_json("the order", &invocation.args.body)?;
+                let model = order.model.as_str();
+                if method == "load" {
+                    self.0.load(model).await?
+                } else {
+                    self.0.unload(model)?
                 }
-                _ => {}
+                return Ok(None);
             }
             let request: InferRequest = from_json("the model request", &invocation.args.body)?;
             let mut events = self.0.infer_here(request);

@@ -115,11 +115,14 @@ fn has_it(node: &NodeStatus, model: &str) -> bool {
     node.models.iter().any(|m| m.name == model && m.loaded)
 }
 
-async fn order(client: &Client, method: &str, model: &str, node: &NodeStatus) -> Result<(), Error> {
+/// Has workers load or unload a model, one after the other.
+async fn order(client: &Client, method: &str, model: &str, nodes: &[&NodeStatus]) -> Result<(), Error> {
     let calls = client.calls(&format!("model-{}", std::process::id())).await?;
-    let order = ModelOrder { model: model.into(), node: node.id.clone() };
-    calls.value(Target::Model(model.to_owned()), method, covey_proto::payload_json(&order)).await?;
-    println!("{model} is {} the memory of {}", if method == "load" { "in" } else { "out of" }, node.name);
+    for node in nodes {
+        let order = ModelOrder { model: model.into(), node: node.id.clone() };
+        calls.value(Target::Model(model.to_owned()), method, covey_proto::payload_json(&order)).await?;
+        println!("{model} is {} the memory of {}", if method == "load" { "in" } else { "out of" }, node.name);
+    }
     Ok(())
 }
 
@@ -133,19 +136,15 @@ async fn load(model: &str, replicas: usize, on: Option<&str>) -> Result<(), Erro
     }
     // Who has it keeps it, then who has least in memory.
     serving.sort_by_key(|n| (!has_it(n, model), n.models.iter().map(|m| m.memory).sum::<u64>()));
-    for node in serving.into_iter().take(replicas) {
-        order(&client, "load", model, node).await?;
-    }
-    Ok(())
+    order(&client, "load", model, &serving[..replicas]).await
 }
 
 async fn unload(model: &str, on: Option<&str>) -> Result<(), Error> {
     let client = Client::connect_default().await?;
     let status = client.status().await?;
-    for node in serving(&status.nodes, model, on)?.into_iter().filter(|n| has_it(n, model)) {
-        order(&client, "unload", model, node).await?;
-    }
-    Ok(())
+    let mut having = serving(&status.nodes, model, on)?;
+    having.retain(|n| has_it(n, model));
+    order(&client, "unload", model, &having).await
 }
 
 /// Where the Hugging Face cache has a repository.
@@ -168,6 +167,29 @@ fn in_cache(repository: &str) -> Result<PathBuf, Error> {
     }
 }
 
+/// Copies a model's folder; of the folders in it what says how the model is used, not weights for other programs.
+fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (path, name) = (entry.path(), entry.file_name());
+        // `is_file`, `is_dir` and `copy` follow the links of a cache.
+        if path.is_file() {
+            fs::copy(&path, to.join(&name))?;
+        } else if path.is_dir() && !name.to_string_lossy().starts_with('.') {
+            for inner in fs::read_dir(&path)? {
+                let inner = inner?;
+                let says = inner.path().extension().is_some_and(|e| e == "json" || e == "jinja");
+                if says && inner.path().is_file() {
+                    fs::create_dir_all(to.join(&name))?;
+                    fs::copy(inner.path(), to.join(&name).join(inner.file_name()))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 fn add(path: &Path, name: Option<String>) -> Result<(), Error> {
     let failed = |e: std::io::Error| Error::internal(format!("failed to copy `{}`: {e}", path.display()));
     let is_gguf = path.extension().is_some_and(|e| e == "gguf");
@@ -177,6 +199,11 @@ fn add(path: &Path, name: Option<String>) -> Result<(), Error> {
     }
     let stem = if is_gguf { path.file_stem() } else { path.file_name() };
     let name = name.or_else(|| stem.map(|s| s.to_string_lossy().into_owned())).unwrap_or_else(|| "model".into());
+    let plain = |c: char| c.is_alphanumeric() || "._-".contains(c);
+    if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
+        return Err(Error::invalid(format!("`{name}` cannot be the name of a model"))
+            .hint("letters, digits, `.`, `_` and `-`; it does not begin with a dot"));
+    }
     let home = covey_node::home::root().join("models");
     fs::create_dir_all(&home).map_err(failed)?;
     // Loading it once finds what is missing or cut short before any worker does.
@@ -187,13 +214,7 @@ fn add(path: &Path, name: Option<String>) -> Result<(), Error> {
     if is_gguf {
         fs::copy(path, &draft).map_err(failed)?;
     } else {
-        fs::create_dir_all(&draft).map_err(failed)?;
-        for entry in fs::read_dir(path).map_err(failed)?.flatten() {
-            // `is_file` and `copy` follow the links of a cache.
-            if entry.path().is_file() {
-                fs::copy(entry.path(), draft.join(entry.file_name())).map_err(failed)?;
-            }
-        }
+        copy_folder(path, &draft).map_err(failed)?;
         if target.exists() {
             fs::remove_dir_all(&target).map_err(failed)?;
         }

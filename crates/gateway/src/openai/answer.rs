@@ -121,6 +121,19 @@ fn call_body(call: &CallDelta, piece: bool) -> Value {
 /// An event, and the number of its prompt's first choice.
 type Told = Result<(u32, InferEvent), Error>;
 
+/// Waits for the first event of a stream: it decides between an HTTP error and a stream.
+pub(super) async fn begun<T: Send + 'static>(
+    mut events: BoxStream<'static, Result<T, Error>>,
+) -> Result<BoxStream<'static, Result<T, Error>>, Error> {
+    let first = events.next().await.unwrap_or_else(|| Err(lost()))?;
+    Ok(stream::iter([Ok(first)]).chain(events).boxed())
+}
+
+/// A model's events have ended before its answer was whole.
+pub(super) fn lost() -> Error {
+    Error::unavailable("the model's worker was lost")
+}
+
 /// Asks the model for all `works`, and answers in `shape`.
 pub(super) async fn answer(
     cluster: Arc<dyn Cluster>,
@@ -143,10 +156,7 @@ pub(super) async fn answer(
     });
     let mut events = stream::select_all(asked.collect::<Vec<_>>()).boxed();
     if reply.stream {
-        // The first event decides between an HTTP error and a stream.
-        let first = events.next().await.unwrap_or_else(|| Err(Error::internal("the model gave no answer")))?;
-        let events = stream::iter([Ok(first)]).chain(events).boxed();
-        return Ok(chunks(head, events, prompts, reply, shape));
+        return Ok(chunks(head, begun(events).await?, prompts, reply, shape));
     }
     let mut choices = vec![Choice::default(); prompts * reply.choices as usize];
     let (mut usage, mut done) = (Usage::default(), 0);
@@ -175,7 +185,7 @@ pub(super) async fn answer(
         }
     }
     if done < prompts {
-        return Err(Error::unavailable("the model's worker was lost").into());
+        return Err(lost().into());
     }
     let rows = choices.iter().enumerate().map(|(index, choice)| {
         let mut row = (shape.whole)(choice);
@@ -206,12 +216,7 @@ impl Choice {
         self.text.push_str(&delta.text);
         self.reasoning.push_str(&delta.reasoning);
         self.logprobs.extend(delta.logprobs);
-        for call in delta.calls {
-            match self.calls.iter_mut().find(|c| c.index == call.index) {
-                Some(begun) => begun.arguments.push_str(&call.arguments),
-                None => self.calls.push(call),
-            }
-        }
+        CallDelta::gather(&mut self.calls, delta.calls);
     }
 }
 
@@ -303,7 +308,7 @@ fn chunks(
                 return;
             }
         }
-        yield error_body(&Error::unavailable("the model's worker was lost")).to_string();
+        yield error_body(&lost()).to_string();
     };
     Sse::new(frames.map(|data| Ok::<_, Infallible>(sse::Event::default().data(data)))).into_response()
 }

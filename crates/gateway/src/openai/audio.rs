@@ -15,7 +15,11 @@ use covey_domain::{
 use futures::{StreamExt as _, stream::BoxStream};
 use serde_json::{Value, json};
 
-use super::{Failed, Port, error_body};
+use super::{
+    Failed, Port,
+    answer::{begun, lost},
+    error_body,
+};
 use crate::{Caller, Cluster};
 
 /// Largest file, bytes: in base64 it must fit into a message.
@@ -104,9 +108,7 @@ async fn answer(
         made: Vec::new(),
     });
     if asked.stream {
-        // The first event decides between an HTTP error and a stream.
-        let first = events.next().await.unwrap_or_else(|| Err(Error::internal("the model gave no answer")))?;
-        return Ok(stream(futures::stream::iter([Ok(first)]).chain(events).boxed()));
+        return Ok(stream(begun(events).await?));
     }
     let (mut spoken, mut length, mut pieces, mut used) = (String::new(), 0.0, Vec::new(), None);
     while let Some(event) = events.next().await {
@@ -117,7 +119,7 @@ async fn answer(
             InferEvent::Ended { .. } | InferEvent::Vectors { .. } => {}
         }
     }
-    let usage = used.ok_or_else(|| Error::unavailable("the model's worker was lost"))?;
+    let usage = used.ok_or_else(lost)?;
     let text = pieces.iter().map(|(_, text)| text.as_str()).collect::<String>().trim().to_owned();
     Ok(match asked.format.as_str() {
         "text" => format!("{text}\n").into_response(),

@@ -101,9 +101,7 @@ impl Options {
                 Some(other.as_u64().ok_or_else(|| Error::invalid("`logprobs` must be true, false or a number"))?)
             }
         };
-        check(logprobs.is_none_or(|n| n <= TOP_LOGPROBS_MAX), "`top_logprobs` must be at most 20")?;
-        check(self.temperature.is_none_or(|t| (0.0..=100.0).contains(&t)), "`temperature` must be between 0 and 100")?;
-        check(self.top_p.is_none_or(|p| p > 0.0 && p <= 1.0), "`top_p` must be above 0 and at most 1")?;
+        check_draw(self.temperature, self.top_p, logprobs)?;
         let within = |x: Option<f64>, from: f64, to: f64| x.is_none_or(|x| (from..=to).contains(&x));
         check(within(self.min_p, 0.0, 1.0), "`min_p` must be between 0 and 1")?;
         check(within(self.presence_penalty, -2.0, 2.0), "`presence_penalty` must be between -2 and 2")?;
@@ -150,6 +148,14 @@ impl Options {
         };
         Ok((model, sampling, reply))
     }
+}
+
+/// What all endpoints know of how tokens are drawn.
+pub(super) fn check_draw(temperature: Option<f64>, top_p: Option<f64>, logprobs: Option<u64>) -> Result<(), Error> {
+    let check = |ok: bool, why: &str| if ok { Ok(()) } else { Err(Error::invalid(why)) };
+    check(temperature.is_none_or(|t| (0.0..=100.0).contains(&t)), "`temperature` must be between 0 and 100")?;
+    check(top_p.is_none_or(|p| p > 0.0 && p <= 1.0), "`top_p` must be above 0 and at most 1")?;
+    check(logprobs.is_none_or(|n| n <= TOP_LOGPROBS_MAX), "`top_logprobs` must be at most 20")
 }
 
 /// How an answer goes back.

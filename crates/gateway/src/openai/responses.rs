@@ -23,7 +23,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Failed, answer, content_images, content_text,
-    options::{effort, format, tool_choice, tools},
+    options::{check_draw, effort, format, tool_choice, tools},
     read,
 };
 use crate::{Caller, Cluster};
@@ -119,9 +119,7 @@ async fn create(
     let check = |ok: bool, why: &str| if ok { Ok(()) } else { Err(Error::invalid(why)) };
     check(!request.background, "`background` is not served; submit a task over A2A for work that outlives its caller")?;
     check(request.truncation.as_deref().is_none_or(|t| t == "disabled"), "`truncation` must be disabled")?;
-    check(request.temperature.is_none_or(|t| (0.0..=100.0).contains(&t)), "`temperature` must be between 0 and 100")?;
-    check(request.top_p.is_none_or(|p| p > 0.0 && p <= 1.0), "`top_p` must be above 0 and at most 1")?;
-    check(request.top_logprobs.is_none_or(|n| n <= 20), "`top_logprobs` must be at most 20")?;
+    check_draw(request.temperature, request.top_p, request.top_logprobs.map(u64::from))?;
     let model = request.model.clone().filter(|m| !m.is_empty()).ok_or_else(|| Error::invalid("`model` is missing"))?;
     let input = match &request.input {
         Value::String(text) => vec![json!({"type": "message", "role": "user", "content": text})],
@@ -169,18 +167,15 @@ async fn create(
         while let Some(event) = events.next().await {
             writer.take(event?);
         }
-        writer.told.clear();
         if !writer.done {
-            return Err(Error::unavailable("the model's worker was lost").into());
+            return Err(answer::lost().into());
         }
         keep(&writer);
         return Ok(Json(writer.body).into_response());
     }
-    // The first event decides between an HTTP error and a stream.
-    let first = events.next().await.unwrap_or_else(|| Err(Error::internal("the model gave no answer")))?;
+    let mut events = answer::begun(events).await?;
     let frames = async_stream::stream! {
         writer.begin();
-        writer.take(first);
         loop {
             for event in writer.told.drain(..) {
                 let name = event["type"].as_str().unwrap_or_default().to_owned();
@@ -192,7 +187,7 @@ async fn create(
             match events.next().await {
                 Some(Ok(event)) => writer.take(event),
                 Some(Err(error)) => writer.fail(&error),
-                None => writer.fail(&Error::unavailable("the model's worker was lost")),
+                None => writer.fail(&answer::lost()),
             }
             if writer.done && writer.body["status"] != "failed" {
                 keep(&writer);
@@ -290,28 +285,22 @@ fn chat(request: &Request, messages: Vec<ChatMessage>) -> Result<Chat, Error> {
 /// Items as messages behind those `before`.
 fn messages(before: Vec<ChatMessage>, items: &[Value]) -> Result<Vec<ChatMessage>, Error> {
     let mut all = before;
-    let mut calls: Vec<Value> = Vec::new();
-    let flush = |all: &mut Vec<ChatMessage>, calls: &mut Vec<Value>| {
+    let mut calls: Vec<CallDelta> = Vec::new();
+    // Calls stand in the message of the assistant that came before them.
+    let flush = |all: &mut Vec<ChatMessage>, calls: &mut Vec<CallDelta>| {
         if calls.is_empty() {
             return;
         }
-        let calls = Value::from(std::mem::take(calls));
-        match all.last_mut() {
-            Some(last) if last.role == "assistant" && !last.extra.contains_key("tool_calls") => {
-                last.extra.insert("tool_calls".into(), calls);
-            }
-            _ => {
-                let extra = [("tool_calls".to_owned(), calls)].into_iter().collect();
-                all.push(ChatMessage { extra, ..ChatMessage::new("assistant", "") });
-            }
-        }
+        let before = all.pop_if(|last| last.role == "assistant" && !last.extra.contains_key("tool_calls"));
+        let before = before.unwrap_or_else(|| ChatMessage::new("assistant", ""));
+        let calling = ChatMessage::calling(before.content, &std::mem::take(calls));
+        all.push(ChatMessage { images: before.images, ..calling });
     };
     for item in items {
-        let text = |key: &str| item[key].as_str().ok_or_else(|| Error::invalid(format!("an item has no `{key}`")));
         match item["type"].as_str().unwrap_or("message") {
             "message" => {
                 flush(&mut all, &mut calls);
-                let role = match text("role")? {
+                let role = match text_of(item, "role")? {
                     "developer" => "system",
                     role => role,
                 };
@@ -319,13 +308,11 @@ fn messages(before: Vec<ChatMessage>, items: &[Value]) -> Result<Vec<ChatMessage
                 all.push(ChatMessage { images, ..ChatMessage::new(role, content_text(&item["content"])?) });
             }
             "function_call" => {
-                let function = json!({"name": text("name")?, "arguments": text("arguments")?});
-                calls.push(json!({"id": text("call_id")?, "type": "function", "function": function}));
+                calls.push(call_of(item)?);
             }
             "function_call_output" => {
                 flush(&mut all, &mut calls);
-                let extra = [("tool_call_id".to_owned(), json!(text("call_id")?))].into_iter().collect();
-                all.push(ChatMessage { extra, ..ChatMessage::new("tool", content_text(&item["output"])?) });
+                all.push(ChatMessage::of_tool(text_of(item, "call_id")?, content_text(&item["output"])?));
             }
             // What was thought is not read again, as the families' templates have it.
             "reasoning" => {}
@@ -334,6 +321,17 @@ fn messages(before: Vec<ChatMessage>, items: &[Value]) -> Result<Vec<ChatMessage
     }
     flush(&mut all, &mut calls);
     Ok(all)
+}
+
+/// A text of an item.
+fn text_of<'a>(item: &'a Value, key: &str) -> Result<&'a str, Error> {
+    item[key].as_str().ok_or_else(|| Error::invalid(format!("an item has no `{key}`")))
+}
+
+/// A call of a tool from an item.
+fn call_of(item: &Value) -> Result<CallDelta, Error> {
+    let text = |key| text_of(item, key).map(str::to_owned);
+    Ok(CallDelta { index: 0, id: text("call_id")?, name: text("name")?, arguments: text("arguments")? })
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -357,6 +355,7 @@ struct Writer {
     id: String,
     body: Value,
     open: Option<Open>,
+    streams: bool,
     told: Vec<Value>,
     sequence: u64,
     reasoning_pieces: u64,
@@ -379,10 +378,14 @@ impl Writer {
             "tools": request.tools.clone().unwrap_or_default(), "top_p": request.top_p, "truncation": "disabled",
             "usage": null, "user": request.user, "metadata": request.metadata.clone().unwrap_or_else(|| json!({})),
         });
-        Self { id, body, open: None, told: Vec::new(), sequence: 0, reasoning_pieces: 0, done: false }
+        let streams = request.stream;
+        Self { id, body, open: None, streams, told: Vec::new(), sequence: 0, reasoning_pieces: 0, done: false }
     }
 
     fn tell(&mut self, name: &str, mut event: Value) {
+        if !self.streams {
+            return;
+        }
         event["type"] = json!(name);
         event["sequence_number"] = json!(self.sequence);
         self.sequence += 1;
@@ -533,22 +536,15 @@ impl Writer {
 
     /// The answer as a message of the conversation.
     fn message(&self) -> ChatMessage {
-        let mut message = ChatMessage::new("assistant", "");
-        let mut calls = Vec::new();
+        let (mut said, mut calls) = (String::new(), Vec::new());
         for item in self.body["output"].as_array().into_iter().flatten() {
             match item["type"].as_str() {
-                Some("message") => message.content.push_str(item["content"][0]["text"].as_str().unwrap_or_default()),
-                Some("function_call") => {
-                    let function = json!({"name": item["name"], "arguments": item["arguments"]});
-                    calls.push(json!({"id": item["call_id"], "type": "function", "function": function}));
-                }
+                Some("message") => said.push_str(item["content"][0]["text"].as_str().unwrap_or_default()),
+                Some("function_call") => calls.extend(call_of(item)),
                 _ => {}
             }
         }
-        if !calls.is_empty() {
-            message.extra.insert("tool_calls".into(), calls.into());
-        }
-        message
+        ChatMessage::calling(said, &calls)
     }
 }
 

@@ -17,7 +17,12 @@ use futures::StreamExt as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Failed, Port, options::OneOrMany, read};
+use super::{
+    Failed, Port,
+    answer::{fresh_id, lost},
+    options::OneOrMany,
+    read,
+};
 use crate::{Caller, Cluster};
 
 /// Texts of one request, at most.
@@ -48,7 +53,7 @@ async fn ask(
             InferEvent::Delta(_) | InferEvent::Ended { .. } | InferEvent::Heard { .. } => {}
         }
     }
-    let (dims, data) = vectors.ok_or_else(|| Error::unavailable("the model's worker was lost"))?;
+    let (dims, data) = vectors.ok_or_else(lost)?;
     Ok((dims, data, tokens))
 }
 
@@ -149,7 +154,7 @@ pub(super) async fn rerank(
             row
         })
         .collect();
-    let id = super::answer::fresh_id("rerank-");
+    let id = fresh_id("rerank-");
     let usage = json!({"prompt_tokens": tokens, "total_tokens": tokens});
     Ok(Json(json!({"id": id, "model": request.model, "results": rows, "usage": usage})).into_response())
 }

@@ -1,19 +1,14 @@
 use super::*;
 
+fn dialect(form: Form) -> Dialect {
+    let thoughts = Some(THOUGHTS[0]);
+    Dialect { form, knows_tools: true, knows_system: true, thoughts, marks: vec![], turns: vec![] }
+}
+
 fn reader(form: Form, thinks: bool) -> Reader {
-    Reader {
-        form: Some(form),
-        tools: ["add", "now"]
-            .map(|name| json!({"function": {"name": name, "parameters": {"properties": {"code": {"type": "string"}}}}}))
-            .into(),
-        thoughts: Some(THOUGHTS[0]),
-        state: if thinks { State::Think } else { State::Say },
-        held: String::new(),
-        said: false,
-        skips_blanks: thinks,
-        calls: 0,
-        raw: String::new(),
-    }
+    let parameters = json!({"properties": {"code": {"type": "string"}}});
+    let tools = ["add", "now"].map(|name| json!({"function": {"name": name, "parameters": parameters}})).to_vec();
+    dialect(form).reader(if thinks { "<think>\n" } else { "" }, &Chat { tools, ..Chat::default() })
 }
 
 /// What a text means, the same in whichever pieces it comes.
@@ -124,8 +119,7 @@ fn grammars_of_all_forms_take_their_calls_and_nothing_else() {
         ),
         (Form::Functions, format!("<tool_call>\n{}\n</tool_call>", marks("1")), marks("1").replace("add", "sub")),
     ] {
-        let dialect =
-            Dialect { form, knows_tools: true, knows_system: true, thoughts: None, marks: vec![], turns: vec![] };
+        let dialect = dialect(form);
         let chat = Chat { tools: tools.clone(), tool_choice: ToolChoice::Required, one_call: true, ..Chat::default() };
         let constraint = dialect.whole(&chat).unwrap();
         let takes = |text: &str| {

@@ -28,10 +28,7 @@ impl std::fmt::Debug for Foreign {
 impl Foreign {
     /// Reads the weights of a folder; gives the model, its vectors' length and most tokens.
     pub fn load(family: &str, config: &Value, files: &[PathBuf]) -> Result<(Self, usize, usize), String> {
-        let mut tensors = std::collections::HashMap::new();
-        for file in files {
-            tensors.extend(candle_core::safetensors::load(file, &Device::Cpu).map_err(|e| e.to_string())?);
-        }
+        let tensors = crate::weights::tensors(files)?;
         let size = |key: &str| config[key].as_u64().unwrap_or(0) as usize;
         let context = size("max_position_embeddings").max(1);
         // ModernBERT's names begin with `model.` where the file holds a bare encoder's without.
