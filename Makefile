@@ -8,10 +8,13 @@ PY := $(VENV)/bin/python
 DIR ?=
 export COVEY_BIN := $(VENV)/bin/covey
 
-.PHONY: build demo test lint bench bench-ray bench-llama bench-embed clean venv minilm a2a-clients
+# FEATURES=cuda (needs NVIDIA's toolkit) or FEATURES=metal: models on a card
+FEATURES ?=
+
+.PHONY: build demo test lint check-cuda bench bench-ray bench-llama bench-embed bench-gpu clean venv minilm a2a-clients
 
 build: venv
-	cargo build --release -p covey-cli -p covey-python
+	cargo build --release -p covey-cli -p covey-python $(if $(FEATURES),--features covey-cli/$(FEATURES))
 	install -m 755 $(TARGET)/release/covey $(VENV)/bin/covey
 	install -m 644 $(TARGET)/release/lib_bridge.so python-bindings/python/covey/_bridge.abi3.so
 
@@ -51,6 +54,10 @@ lint:
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
 
+# Type-checks what runs on NVIDIA's cards, also where there is none.
+check-cuda:
+	crates/inference/cuda/check.sh
+
 bench: build
 	cargo build --release -p covey-benches
 	$(PY) benches/first_table.py
@@ -86,6 +93,17 @@ $(CACHE)/embed/.ready:
 bench-embed: $(CACHE)/embed/.ready minilm
 	cargo build --release -p covey-benches --bin engine
 	$(PYTHON) benches/embed/table.py $(TARGET)/release/engine $(CACHE)/embed/bin/python $(CACHE)/models/minilm
+
+# Where an NVIDIA card is: our engine on it beside transformers on it.
+$(CACHE)/gpu/.ready:
+	$(PYTHON) -m venv $(CACHE)/gpu
+	$(CACHE)/gpu/bin/python -m pip install --quiet --disable-pip-version-check torch transformers gguf numpy
+	touch $@
+
+bench-gpu: $(CACHE)/gpu/.ready
+	cargo build --release -p covey-benches --bin engine --features cuda
+	$(CACHE)/gpu/bin/python benches/llama/checkpoint.py $(CACHE)/llama/checkpoints f16
+	$(CACHE)/gpu/bin/python benches/gpu/table.py $(TARGET)/release/engine $(CACHE)/llama/checkpoints
 
 clean:
 	rm -rf $(VENV) $(CACHE)

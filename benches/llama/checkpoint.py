@@ -1,16 +1,15 @@
-"""Writes a random-weight checkpoint in the shape of Qwen3-0.6B as GGUF, in F16, Q8_0 and Q4_K_M.
+"""Writes a random-weight checkpoint in the shape of Qwen3-0.6B as GGUF, in F16, BF16, Q8_0 and Q4_K_M.
 
 Random weights cost what trained ones cost: time depends on shapes and formats alone. The tokenizer is bytes and made-up
 words, enough for both sides to load the file.
 
-    python checkpoint.py FOLDER
+    python checkpoint.py FOLDER [FORMAT…]
 """
 
 import sys
 from pathlib import Path
 
 import gguf
-import llama_cpp
 import numpy as np
 
 LAYERS, HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FFN, VOCAB, CONTEXT = 28, 1024, 16, 8, 128, 3072, 151936, 40960
@@ -88,9 +87,11 @@ def write(path: Path) -> None:
     writer.close()
 
 
-def quantize(source: Path, target: Path, kind: int) -> None:
+def quantize(source: Path, target: Path, kind: str) -> None:
+    import llama_cpp
+
     params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = kind
+    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind.upper()}")
     params.nthread = 0
     if llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), params) != 0:
         raise SystemExit(f"failed to quantize to {target}")
@@ -99,12 +100,8 @@ def quantize(source: Path, target: Path, kind: int) -> None:
 def main() -> None:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    files = {name: folder / f"random-0.6b-{name}.gguf" for name in ("f16", "bf16", "q8_0", "q4_k_m")}
-    kinds = {
-        "bf16": llama_cpp.LLAMA_FTYPE_MOSTLY_BF16,
-        "q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0,
-        "q4_k_m": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M,
-    }
+    names = sys.argv[2:] or ("f16", "bf16", "q8_0", "q4_k_m")
+    files = {name: folder / f"random-0.6b-{name}.gguf" for name in names}
     for name, path in files.items():
         if path.exists():
             continue
@@ -112,7 +109,7 @@ def main() -> None:
         if name == "f16":
             write(part)
         else:
-            quantize(files["f16"], part, kinds[name])
+            quantize(folder / "random-0.6b-f16.gguf", part, name)
         part.rename(path)
         print(f"{path.name}: {path.stat().st_size / 1e6:.0f} MB", flush=True)
 

@@ -14,7 +14,7 @@ use std::{
     sync::Arc,
 };
 
-use covey_actor_runtime::{Models, ModelsConfig, Objects, ObjectsConfig, Registry, Runtime, RuntimeConfig};
+use covey_actor_runtime::{Compute, Models, ModelsConfig, Objects, ObjectsConfig, Registry, Runtime, RuntimeConfig};
 use covey_client::Client;
 use covey_domain::{Error, NodeId, Resources};
 use covey_mesh::{Enter, Inbound, Member};
@@ -120,7 +120,10 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
     let memory_bytes = config.memory.unwrap_or_else(machine::memory);
     let mut model_config = config.models.clone();
     if model_config.memory == 0 {
-        model_config.memory = memory_bytes / 4 * 3;
+        model_config.memory = match model_config.compute {
+            card @ Compute::Cuda(_) => card.free_memory() / 10 * 9,
+            _ => memory_bytes / 4 * 3,
+        };
     }
     let models = Arc::new(Models::new(model_config));
     let (reports, rx) = mpsc::unbounded_channel();

@@ -7,12 +7,12 @@
 //! engine MODEL THREADS swarm AGENTS SYSTEM OWN NEW             a whole job
 //! engine MODEL THREADS embed SENTENCES.json VECTORS.f32        sentences/s of an embedding model
 //! ```
-//! Prints one JSON object.
+//! Prints one JSON object. `COVEY_BENCH_DEVICE` names another device than the processor: `cuda`.
 
 use std::{path::Path, time::Instant};
 
 use covey_domain::infer::{InferEvent, Prompt, Sampling, Work};
-use covey_inference::{Engine, EngineConfig, Model};
+use covey_inference::{Compute, Engine, EngineConfig, LoadOptions, Model};
 use covey_kernels::{Pool, measure};
 use serde_json::json;
 
@@ -37,7 +37,9 @@ fn main() {
         println!("{roof}");
         return;
     }
-    let model = Model::load(Path::new(&args[1])).unwrap_or_else(|e| panic!("{e}"));
+    let compute = std::env::var("COVEY_BENCH_DEVICE").map_or(Compute::Cpu, |d| d.parse().expect("a device"));
+    let options = LoadOptions { compute, ..LoadOptions::default() };
+    let model = Model::load_with(Path::new(&args[1]), &options).unwrap_or_else(|e| panic!("{e}"));
     if args[3] == "embed" {
         println!("{}", embed(Engine::start("bench", model).expect("a thread"), &args[4], &args[5]));
         return;

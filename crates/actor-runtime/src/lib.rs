@@ -19,7 +19,7 @@ mod runtime;
 mod turn;
 
 pub use behavior::{Behavior, Invocation};
-pub use covey_inference::Format;
+pub use covey_inference::{Compute, Format};
 pub use job::JobSpec;
 pub use models::{Models, ModelsConfig, RemoteInfer, Upstream};
 pub use native::Registry;

@@ -16,7 +16,7 @@ use covey_domain::{
     infer::{InferEvent, InferRequest},
     status::ModelStatus,
 };
-use covey_inference::{Discovered, Engine, EngineConfig, Format, LoadOptions, Model};
+use covey_inference::{Compute, Discovered, Engine, EngineConfig, Format, LoadOptions, Model};
 use futures::{StreamExt as _, stream::BoxStream};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
@@ -31,6 +31,9 @@ pub type RemoteInfer = Arc<dyn Fn(InferRequest) -> BoxStream<'static, Result<Inf
 /// Share of the budget's rest that a model's keys and values may take.
 const KV_SHARE: f64 = 0.25;
 
+/// The same on a card, whose memory is for models alone.
+const KV_SHARE_OF_CARD: f64 = 0.6;
+
 /// Bytes in memory for a byte of weights on disk, before a model is loaded and known better: tiles are padded.
 const WEIGHTS_SHARE: f64 = 1.1;
 
@@ -43,6 +46,8 @@ pub struct ModelsConfig {
     pub upstreams: Vec<Upstream>,
     /// Bytes that models in memory may take.
     pub memory: u64,
+    /// What models that make text are computed on.
+    pub compute: Compute,
     /// Smaller models of the same vocabulary that guess ahead for others, by the names of those.
     pub drafts: BTreeMap<String, String>,
     /// What float weights become while they are read, by the names of models.
@@ -255,8 +260,9 @@ impl Models {
         let draft = draft.map(|d| d.found.clone());
         let need = local.found.bytes + draft.as_ref().map_or(0, |d| d.bytes);
         let left = self.make_room(name, (need as f64 * WEIGHTS_SHARE) as u64)?;
-        let options = LoadOptions { quantize: self.config.quantize.get(name).copied() };
-        let loaded = load(local.found.clone(), draft, options, (left as f64 * KV_SHARE) as u64).await?;
+        let options = LoadOptions { quantize: self.config.quantize.get(name).copied(), compute: self.config.compute };
+        let share = if options.compute == Compute::Cpu { KV_SHARE } else { KV_SHARE_OF_CARD };
+        let loaded = load(local.found.clone(), draft, options, (left as f64 * share) as u64).await?;
         *local.loaded.lock() = Some(loaded);
         self.changed.notify_one();
         local.enter().ok_or_else(|| Error::unavailable(format!("model `{name}` was unloaded")))
@@ -317,7 +323,8 @@ async fn load(
     let disk = found.bytes;
     let read = move || {
         let model = Model::load_with(&found.path, &options)?;
-        let draft = draft.map(|d| Model::load(&d.path)).transpose()?;
+        let beside = LoadOptions { quantize: None, ..options };
+        let draft = draft.map(|d| Model::load_with(&d.path, &beside)).transpose()?;
         if let Some(draft) = &draft {
             model.takes_draft(draft)?;
         }
@@ -328,7 +335,7 @@ async fn load(
         .map_err(|_| Error::internal("loading the model panicked"))?
         .map_err(told)?;
     let weights = model.bytes().unwrap_or(disk) + draft.as_ref().and_then(Model::bytes).unwrap_or(0);
-    tracing::info!(model = name, ms = started.elapsed().as_millis() as u64, "model loaded");
+    tracing::info!(model = name, device = %options.compute, ms = started.elapsed().as_millis() as u64, "model loaded");
     let config = EngineConfig { kv_bytes: Some(kv_bytes), ..EngineConfig::default() };
     let engine = Engine::start_with_draft(&name, model, draft, config)
         .map_err(|e| Error::internal(format!("failed to start a model thread: {e}")))?;

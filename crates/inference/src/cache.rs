@@ -2,15 +2,13 @@
 //!
 //! Pure bookkeeping over block numbers. A sequence holds a path of nodes (full blocks that a radix tree knows by their
 //! tokens and may share) and then blocks of its own, the last of them not full. The tree (after SGLang's RadixAttention,
-//! arXiv 2312.07104) has one edge a block of 16 tokens; each tenant's salt has a root of its own. A node nobody holds
+//! arXiv 2312.07104) has one edge a block of tokens; each tenant's salt has a root of its own. A node nobody holds
 //! stays until its block is needed: the one unused for longest goes first, leaves before their parents.
 
 use std::collections::{BTreeSet, HashMap};
 
-use covey_kernels::BLOCK;
-
 /// A block's tokens.
-type Key = [u32; BLOCK];
+type Key = Box<[u32]>;
 
 type NodeId = u32;
 
@@ -70,9 +68,11 @@ pub(crate) struct CacheStats {
 /// All blocks of one engine.
 #[derive(Debug)]
 pub(crate) struct Cache {
+    /// Positions of a block.
+    block: usize,
     free: Vec<u32>,
     nodes: HashMap<NodeId, Node>,
-    roots: HashMap<(u64, Key), NodeId>,
+    roots: HashMap<u64, HashMap<Key, NodeId>>,
     /// Nodes without holders and children, by last use.
     idle: BTreeSet<(u64, NodeId)>,
     next: NodeId,
@@ -86,9 +86,10 @@ pub(crate) struct Cache {
 pub(crate) struct Exhausted;
 
 impl Cache {
-    /// `blocks` free blocks.
-    pub fn new(blocks: usize) -> Self {
+    /// `blocks` free blocks of `block` positions.
+    pub fn new(blocks: usize, block: usize) -> Self {
         Self {
+            block,
             free: (0..blocks as u32).rev().collect(),
             nodes: HashMap::new(),
             roots: HashMap::new(),
@@ -97,6 +98,11 @@ impl Cache {
             clock: 0,
             stats: CacheStats { blocks, ..CacheStats::default() },
         }
+    }
+
+    /// Positions of a block.
+    pub fn block(&self) -> usize {
+        self.block
     }
 
     /// Numbers for metrics.
@@ -111,15 +117,15 @@ impl Cache {
 
     fn walk<'a>(&'a self, salt: u64, tokens: &'a [u32]) -> impl Iterator<Item = NodeId> + 'a {
         let mut at: Option<NodeId> = None;
-        tokens.as_chunks::<BLOCK>().0.iter().map_while(move |key| {
+        tokens.chunks_exact(self.block).map_while(move |key| {
             at = Some(self.child(salt, at, key)?);
             at
         })
     }
 
-    fn child(&self, salt: u64, parent: Option<NodeId>, key: &Key) -> Option<NodeId> {
+    fn child(&self, salt: u64, parent: Option<NodeId>, key: &[u32]) -> Option<NodeId> {
         match parent {
-            None => self.roots.get(&(salt, *key)).copied(),
+            None => self.roots.get(&salt)?.get(key).copied(),
             Some(parent) => self.nodes.get(&parent)?.children.get(key).copied(),
         }
     }
@@ -134,7 +140,7 @@ impl Cache {
             holding.table.push(self.nodes[id].block);
         }
         holding.path = path;
-        holding.path.len() * BLOCK
+        holding.path.len() * self.block
     }
 
     /// Counts a prompt that was looked up, and how much of it was there.
@@ -146,11 +152,11 @@ impl Cache {
     /// Takes over what others made known of `tokens` behind the `computed` positions, instead of computing it once
     /// more; returns how many positions are there now. A sequence that is in the middle of a block takes nothing.
     pub fn advance(&mut self, holding: &mut Holding, tokens: &[u32], computed: usize) -> usize {
-        if computed != holding.path.len() * BLOCK {
+        if computed != holding.path.len() * self.block {
             return computed;
         }
         self.clock += 1;
-        for (i, key) in tokens.as_chunks::<BLOCK>().0.iter().enumerate().skip(holding.path.len()) {
+        for (i, key) in tokens.chunks_exact(self.block).enumerate().skip(holding.path.len()) {
             let Some(id) = self.child(holding.salt, holding.path.last().copied(), key) else { break };
             self.hold(id);
             let block = self.nodes[&id].block;
@@ -159,9 +165,9 @@ impl Cache {
                 None => holding.table.push(block),
             }
             holding.path.push(id);
-            self.stats.found_tokens += BLOCK as u64;
+            self.stats.found_tokens += self.block as u64;
         }
-        holding.path.len() * BLOCK
+        holding.path.len() * self.block
     }
 
     fn hold(&mut self, id: NodeId) {
@@ -177,7 +183,7 @@ impl Cache {
 
     /// Gives room for `positions`; all or nothing.
     pub fn grow(&mut self, holding: &mut Holding, positions: usize) -> Result<(), Exhausted> {
-        let missing = positions.div_ceil(BLOCK).saturating_sub(holding.table.len());
+        let missing = positions.div_ceil(self.block).saturating_sub(holding.table.len());
         while self.free.len() < missing {
             self.evict()?;
         }
@@ -195,7 +201,12 @@ impl Cache {
         self.stats.evictions += 1;
         match node.parent {
             None => {
-                self.roots.remove(&(node.salt, node.key));
+                if let Some(beginnings) = self.roots.get_mut(&node.salt) {
+                    beginnings.remove(&node.key);
+                    if beginnings.is_empty() {
+                        self.roots.remove(&node.salt);
+                    }
+                }
             }
             Some(parent) => {
                 let above = self.nodes.get_mut(&parent).expect("a parent outlives its children");
@@ -212,9 +223,8 @@ impl Cache {
     ///
     /// Where another sequence made the same block known first, this one lets its own go and shares that.
     pub fn publish(&mut self, holding: &mut Holding, tokens: &[u32]) {
-        let keys = tokens.as_chunks::<BLOCK>().0;
         self.clock += 1;
-        for (i, key) in keys.iter().enumerate().skip(holding.path.len()) {
+        for (i, key) in tokens.chunks_exact(self.block).enumerate().skip(holding.path.len()) {
             let parent = holding.path.last().copied();
             let id = match self.child(holding.salt, parent, key) {
                 Some(id) => {
@@ -222,7 +232,7 @@ impl Cache {
                     holding.table[i] = self.nodes[&id].block;
                     id
                 }
-                None => self.insert(holding.salt, parent, *key, holding.table[i]),
+                None => self.insert(holding.salt, parent, key.into(), holding.table[i]),
             };
             self.hold(id);
             holding.path.push(id);
@@ -235,13 +245,14 @@ impl Cache {
         }
         let id = self.next;
         self.next = self.next.wrapping_add(1);
-        let node = Node { parent, salt, key, block, children: HashMap::new(), holders: 0, last_used: self.clock };
+        let node =
+            Node { parent, salt, key: key.clone(), block, children: HashMap::new(), holders: 0, last_used: self.clock };
         self.nodes.insert(id, node);
         self.stats.cached += 1;
         self.idle.insert((self.clock, id));
         match parent {
             None => {
-                self.roots.insert((salt, key), id);
+                self.roots.entry(salt).or_default().insert(key, id);
             }
             Some(parent) => {
                 let above = self.nodes.get_mut(&parent).expect("a path names nodes of the tree");

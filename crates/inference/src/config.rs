@@ -91,6 +91,21 @@ pub(crate) enum Scaling {
     },
 }
 
+impl Shape {
+    /// For each rotation: radians a position of each pair of numbers, and what cosines and sines are multiplied by.
+    /// Llama 3.1 as GGUF stretches by the `factors` of a tensor.
+    pub fn rope_tables(&self, factors: Option<&[f32]>) -> Vec<(Vec<f64>, f64)> {
+        let table = |rope: &Rope| {
+            let (mut frequencies, factor) = rope.frequencies(self.head_dim);
+            for (f, by) in frequencies.iter_mut().zip(factors.into_iter().flatten()) {
+                *f /= f64::from(*by);
+            }
+            (frequencies, factor)
+        };
+        self.ropes.iter().map(table).collect()
+    }
+}
+
 impl Rope {
     /// Radians a position of each pair of numbers, and what cosines and sines are multiplied by.
     pub fn frequencies(&self, head_dim: usize) -> (Vec<f64>, f64) {

@@ -75,18 +75,7 @@ impl Decoder {
             Linear::shared(embedding.clone())
         };
         let factors = if source.has("rope_freqs.weight") { Some(source.vector("rope_freqs.weight")?) } else { None };
-        let ropes = shape
-            .ropes
-            .iter()
-            .map(|rope| {
-                let (mut frequencies, factor) = rope.frequencies(shape.head_dim);
-                // Llama 3.1 as GGUF: the stretching is a tensor.
-                for (f, by) in frequencies.iter_mut().zip(factors.iter().flatten()) {
-                    *f /= f64::from(*by);
-                }
-                (frequencies, factor)
-            })
-            .collect();
+        let ropes = shape.rope_tables(factors.as_deref());
         Ok(Self { shape, embedding, layers, norm, head, ropes })
     }
 
@@ -125,11 +114,43 @@ impl Decoder {
     }
 }
 
+/// Names of a layer's tensors.
+pub(crate) struct Names {
+    layer: usize,
+    /// The norm behind attention, where the family has one.
+    pub after_attention: &'static str,
+    pub before_mlp: &'static str,
+}
+
+impl Names {
+    /// `post` families have norms behind attention and MLP, and other names for those before.
+    pub fn new(layer: usize, source: &Source, post: bool) -> Self {
+        Self {
+            layer,
+            after_attention: match source.is_gguf() {
+                true => "gemma.post_attention_layernorm",
+                false => "post_attention_layernorm",
+            },
+            before_mlp: if post { "pre_feedforward_layernorm" } else { "post_attention_layernorm" },
+        }
+    }
+
+    pub fn part(&self, part: &str) -> String {
+        format!("model.layers.{}.{part}", self.layer)
+    }
+
+    pub fn weight(&self, part: &str) -> String {
+        self.part(&format!("{part}.weight"))
+    }
+}
+
 impl Layer {
     fn load(shape: &Shape, i: usize, source: &mut Source, packing: &Packing) -> Result<Self, String> {
-        let name = |part: &str| format!("model.layers.{i}.{part}");
+        let post = shape.post_norms;
+        let names = Names::new(i, source, post);
+        let name = |part: &str| names.part(part);
         let norm = |source: &mut Source, part: &str, wanted: bool| {
-            if wanted { source.vector(&name(&format!("{part}.weight"))) } else { Ok(Vec::new()) }
+            if wanted { source.vector(&names.weight(part)) } else { Ok(Vec::new()) }
         };
         let attention = ["q_proj", "k_proj", "v_proj"].map(|p| name(&format!("self_attn.{p}")));
         let mlp = if shape.layers[i].sparse {
@@ -142,17 +163,14 @@ impl Layer {
                 down: source.linear(&[name("mlp.down_proj")], packing)?,
             })
         };
-        let post = shape.post_norms;
-        let after = if source.is_gguf() { "gemma.post_attention_layernorm" } else { "post_attention_layernorm" };
-        let before_mlp = if post { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
         let layer = Self {
             qkv: source.linear(&attention, packing)?,
             o: source.linear(&[name("self_attn.o_proj")], packing)?,
             q_norm: norm(source, "self_attn.q_norm", shape.qk_norm)?,
             k_norm: norm(source, "self_attn.k_norm", shape.qk_norm)?,
             before_attention: norm(source, "input_layernorm", true)?,
-            after_attention: norm(source, after, post)?,
-            before_mlp: norm(source, before_mlp, true)?,
+            after_attention: norm(source, names.after_attention, post)?,
+            before_mlp: norm(source, names.before_mlp, true)?,
             after_mlp: norm(source, "post_feedforward_layernorm", post)?,
             mlp,
         };

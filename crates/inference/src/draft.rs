@@ -3,12 +3,12 @@
 
 use std::collections::HashMap;
 
-use covey_kernels::{BLOCK, Isa, KvStore, Pool, argmax};
+use covey_kernels::{Isa, argmax};
 
 use crate::{
-    Generator,
+    Error, Generator,
+    body::{Session, Token},
     cache::{Cache, Holding},
-    decoder::step::{Token, Workspace},
     scheduler::SequenceId,
 };
 
@@ -27,9 +27,8 @@ const CONTEXTS: usize = 4;
 /// Guesses for the sequences of one engine.
 pub(crate) struct Draft {
     generator: Box<Generator>,
-    kv: KvStore,
+    session: Session,
     cache: Cache,
-    work: Workspace,
     known: HashMap<SequenceId, Known>,
 }
 
@@ -52,21 +51,17 @@ pub(crate) struct Wanting<'a> {
 }
 
 impl Draft {
-    pub fn new(generator: Box<Generator>, pool: Pool) -> Self {
-        let blocks = generator.decoder.shape.context.div_ceil(BLOCK) * CONTEXTS;
-        Self {
-            kv: KvStore::new(generator.decoder.kv_shape(blocks)),
-            cache: Cache::new(blocks),
-            work: Workspace::new(pool),
-            known: HashMap::new(),
-            generator,
-        }
+    pub fn new(generator: Box<Generator>) -> Result<Self, Error> {
+        let block = generator.body.block();
+        let blocks = generator.body.shape().context.div_ceil(block) * CONTEXTS;
+        let session = generator.body.session(blocks)?;
+        Ok(Self { session, cache: Cache::new(blocks, block), known: HashMap::new(), generator })
     }
 
     /// What may follow each sequence; nothing where it was wrong too often, or where there is no room.
-    pub fn guess(&mut self, wanting: &[Wanting<'_>]) -> HashMap<SequenceId, Vec<u32>> {
+    pub fn guess(&mut self, wanting: &[Wanting<'_>]) -> Result<HashMap<SequenceId, Vec<u32>>, Error> {
         let mut guesses: HashMap<SequenceId, Vec<u32>> = HashMap::new();
-        let context = self.generator.decoder.shape.context;
+        let context = self.generator.body.shape().context;
         for want in wanting {
             let end = want.tokens.len() + want.count;
             let fresh = || Known { holding: Holding::new(0), seen: Vec::new(), right: 1.0, again_at: 0 };
@@ -103,8 +98,8 @@ impl Draft {
             if batch.is_empty() {
                 break;
             }
-            let vocab = self.generator.decoder.logits();
-            let logits = self.generator.decoder.step(&mut self.work, &self.kv, &batch);
+            let vocab = self.generator.body.logits();
+            let logits = self.session.step(&self.generator.body, &batch)?;
             let next: Vec<u32> = logits.chunks(vocab).map(|row| argmax(Isa::detect(), row) as u32).collect();
             for (want, next) in order.into_iter().zip(next) {
                 let (Some(made), Some(known)) = (guesses.get_mut(&want.sequence), self.known.get_mut(&want.sequence))
@@ -116,7 +111,7 @@ impl Draft {
                 made.push(next);
             }
         }
-        guesses
+        Ok(guesses)
     }
 
     /// How many of its guesses were right; `tokens` the sequence has now.

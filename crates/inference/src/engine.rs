@@ -15,13 +15,13 @@ use covey_domain::{
     infer::{Delta, Finish, InferEvent, Made, Terms, TokenLogprob, Usage, Work},
     status::EngineStats,
 };
-use covey_kernels::KvStore;
 use parking_lot::RwLock;
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::{
     Error, Generator, Model,
-    decoder::step::{Token, Workspace},
+    body::{Session, Token},
+    cache::Cache,
     draft::{Draft, Wanting},
     sampler::Drawn,
     scheduler::{Limits, Rank, Scheduler, SequenceId},
@@ -50,7 +50,7 @@ const KV_BLOCKS_MIN: usize = 64;
 pub struct EngineConfig {
     /// Bytes for keys and values; a quarter of the free memory by default.
     pub kv_bytes: Option<u64>,
-    /// Blocks of 16 positions that it has at least; 64 by default.
+    /// Blocks of positions (16 on the processor) that it has at least; 64 by default.
     pub kv_blocks_min: Option<usize>,
     /// Tokens of a step; 512 by default.
     pub step_tokens_max: Option<usize>,
@@ -115,14 +115,15 @@ impl Engine {
                 let generator: Arc<Generator> = Arc::from(generator);
                 let limits = limits(&config);
                 let blocks = blocks(&generator, &config, limits);
-                stats.write().kv_block_bytes = generator.decoder.kv_shape(1).block_bytes() as u64;
-                reader = Some((generator.clone(), blocks * covey_kernels::BLOCK));
+                let session = generator.body.session(blocks).map_err(std::io::Error::other)?;
+                stats.write().kv_block_bytes = generator.body.block_bytes() as u64;
+                reader = Some((generator.clone(), blocks * generator.body.block()));
+                let draft = match draft {
+                    Some(Model::Generate(small)) => Some(Draft::new(small).map_err(std::io::Error::other)?),
+                    _ => None,
+                };
                 thread.spawn(move || {
-                    let draft = match draft {
-                        Some(Model::Generate(small)) => Some(Draft::new(small, crate::pool())),
-                        _ => None,
-                    };
-                    Loop::new(&generator, draft, limits, blocks, told).run(rx);
+                    Loop::new(&generator, draft, session, limits, blocks, told).run(rx);
                 })?;
             }
             Model::Embed(embedder) => drop(thread.spawn(move || alone::embed(&embedder, rx))?),
@@ -241,9 +242,9 @@ fn limits(config: &EngineConfig) -> Limits {
 
 /// Blocks of keys and values that a model gets.
 fn blocks(generator: &Generator, config: &EngineConfig, limits: Limits) -> usize {
-    let one = generator.decoder.kv_shape(1).block_bytes() as u64;
-    let room = config.kv_bytes.unwrap_or_else(|| (crate::free_memory() as f64 * KV_SHARE) as u64);
-    let most = generator.decoder.shape.context.div_ceil(covey_kernels::BLOCK) * limits.running_max;
+    let one = generator.body.block_bytes() as u64;
+    let room = config.kv_bytes.unwrap_or_else(|| (generator.body.free_memory() as f64 * KV_SHARE) as u64);
+    let most = generator.body.shape().context.div_ceil(generator.body.block()) * limits.running_max;
     ((room / one) as usize).clamp(config.kv_blocks_min.unwrap_or(KV_BLOCKS_MIN).clamp(1, most), most)
 }
 
@@ -251,8 +252,8 @@ struct Loop<'a> {
     generator: &'a Generator,
     draft: Option<Draft>,
     scheduler: Scheduler,
-    kv: KvStore,
-    work: Workspace,
+    session: Session,
+    blocks: usize,
     answers: BTreeMap<AnswerId, Answer>,
     streams: BTreeMap<SequenceId, Stream>,
     /// Sequences for which the small model guessed in this step.
@@ -269,17 +270,18 @@ impl<'a> Loop<'a> {
     fn new(
         generator: &'a Generator,
         draft: Option<Draft>,
+        session: Session,
         limits: Limits,
         blocks: usize,
         told: Arc<RwLock<EngineStats>>,
     ) -> Self {
-        let one = generator.decoder.kv_shape(1).block_bytes() as u64;
+        let one = generator.body.block_bytes() as u64;
         Self {
             generator,
             draft,
-            scheduler: Scheduler::new(blocks, limits),
-            kv: KvStore::new(generator.decoder.kv_shape(blocks)),
-            work: Workspace::new(crate::pool()),
+            scheduler: Scheduler::new(Cache::new(blocks, generator.body.block()), limits),
+            session,
+            blocks,
             answers: BTreeMap::new(),
             streams: BTreeMap::new(),
             drafted: HashSet::new(),
@@ -464,7 +466,7 @@ impl<'a> Loop<'a> {
             .filter_map(|(id, count)| Some(Wanting { sequence: id, tokens: &self.scheduler.get(id)?.tokens, count }))
             .collect();
         let guessed = std::panic::catch_unwind(AssertUnwindSafe(|| draft.guess(&wanting)));
-        let Ok(guessed) = guessed else {
+        let Ok(Ok(guessed)) = guessed else {
             // The answers do not need it.
             self.draft = None;
             return;
@@ -501,12 +503,10 @@ impl<'a> Loop<'a> {
             }
         }
         let count = tokens.len();
-        let (decoder, kv, work) = (&self.generator.decoder, &self.kv, &mut self.work);
-        let computed = std::panic::catch_unwind(AssertUnwindSafe(|| {
-            decoder.step(work, kv, &tokens);
-        }));
-        if computed.is_err() {
-            self.fail();
+        let (body, session) = (&self.generator.body, &mut self.session);
+        let computed = std::panic::catch_unwind(AssertUnwindSafe(|| session.step(body, &tokens).map(drop)));
+        if let Err(error) = computed.unwrap_or(Err(Error::Broken)) {
+            self.fail(&error);
             return count;
         }
         self.stats.steps += 1;
@@ -533,7 +533,7 @@ impl<'a> Loop<'a> {
 
     /// Answers with several choices part where the first token is drawn: they share the prompt's blocks.
     fn fork(&mut self, rows: &[Row]) -> Vec<(SequenceId, Drawn)> {
-        let vocab = self.generator.decoder.logits();
+        let vocab = self.generator.body.logits();
         let mut first = 0;
         let mut forks = Vec::new();
         for row in rows {
@@ -549,16 +549,22 @@ impl<'a> Loop<'a> {
             for choice in 1..answer.choices {
                 let mut fork = Stream { choice, ..leader.clone() };
                 fork.sampler.seed = fork.sampler.seed.wrapping_add(u64::from(choice));
-                let id = match self.scheduler.fork(row.sequence) {
-                    Ok((id, copies)) => {
-                        copies.into_iter().for_each(|(from, to)| self.kv.copy(from, to));
-                        let mut logits = self.work.logits()[at * vocab..(at + 1) * vocab].to_vec();
+                let forked = self.scheduler.fork(row.sequence).ok().filter(|(id, copies)| {
+                    let copied = copies.iter().all(|(from, to)| self.session.copy(*from, *to).is_ok());
+                    if !copied {
+                        self.scheduler.remove(*id);
+                    }
+                    copied
+                });
+                let id = match forked {
+                    Some((id, _)) => {
+                        let mut logits = self.session.logits()[at * vocab..(at + 1) * vocab].to_vec();
                         let drawn = fork.draw(&self.generator.eos, &mut logits, row.position);
                         forks.push((id, drawn));
                         id
                     }
                     // No blocks for a copy now: it waits its turn like any prompt, and draws the same.
-                    Err(_) => match self.scheduler.again(row.sequence) {
+                    None => match self.scheduler.again(row.sequence) {
                         Some(id) => id,
                         None => continue,
                     },
@@ -577,11 +583,11 @@ impl<'a> Loop<'a> {
             logits: &'j mut [f32],
             drawn: Vec<Drawn>,
         }
-        let vocab = self.generator.decoder.logits();
-        let (pool, eos) = (self.work.pool().clone(), &self.generator.eos);
+        let vocab = self.generator.body.logits();
+        let (pool, eos) = (crate::pool(), &self.generator.eos);
         let dialect = self.generator.template.as_ref().map(|t| &t.dialect);
         let mut streams: BTreeMap<SequenceId, &mut Stream> = self.streams.iter_mut().map(|(id, s)| (*id, s)).collect();
-        let mut rest = self.work.logits();
+        let mut rest = self.session.logits();
         let mut jobs: Vec<Job<'_>> = Vec::with_capacity(rows.len());
         for row in rows {
             let (logits, after) = std::mem::take(&mut rest).split_at_mut((1 + row.guesses.len()) * vocab);
@@ -649,19 +655,21 @@ impl<'a> Loop<'a> {
         }
     }
 
-    /// A kernel broke: everyone is told, and the engine begins anew.
-    fn fail(&mut self) {
+    /// A step failed: everyone is told, and the engine begins anew.
+    fn fail(&mut self, error: &Error) {
         for (_, answer) in std::mem::take(&mut self.answers) {
-            let _ = answer.events.try_send(Err(Error::Broken));
+            let _ = answer.events.try_send(Err(match error {
+                Error::Compute(why) => Error::Compute(candle_core::Error::Msg(why.to_string())),
+                _ => Error::Broken,
+            }));
         }
         for (sequence, _) in std::mem::take(&mut self.streams) {
             if let Some(draft) = &mut self.draft {
                 draft.forget(sequence);
             }
         }
-        let blocks = self.kv.shape().blocks;
-        self.scheduler = Scheduler::new(blocks, self.limits);
-        self.work = Workspace::new(crate::pool());
+        self.scheduler = Scheduler::new(Cache::new(self.blocks, self.generator.body.block()), self.limits);
+        self.session.clear();
     }
 }
 

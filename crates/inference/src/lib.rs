@@ -4,11 +4,13 @@
 //! [`Engine::start`] gives it a thread of its own and takes requests. Answers stream back; dropping the receiver
 //! cancels the work within one step. Batching over packed tokens comes inside the engine and changes no caller.
 
+mod body;
 mod cache;
 mod chat;
 mod config;
 mod constraint;
 mod decoder;
+mod device;
 mod dialect;
 mod draft;
 mod embed;
@@ -24,6 +26,7 @@ mod weights;
 
 pub use covey_domain::status::EngineStats;
 pub use covey_kernels::Format;
+pub use device::Compute;
 pub use engine::{Engine, EngineConfig};
 pub use hear::{Heard, Hearing, Listener};
 pub use load::{Discovered, LoadOptions, discover};
@@ -31,9 +34,8 @@ pub use see::Seer;
 
 use std::{path::Path, sync::OnceLock};
 
-use covey_kernels::{BLOCK, KvStore, Pool};
-
-use decoder::step::{Token, Workspace};
+use body::{Body, Session, Token};
+use covey_kernels::Pool;
 
 /// Why a model cannot be served or a request not be answered.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +84,7 @@ pub enum Model {
 /// A decoder with its tokenizer and template.
 #[derive(Debug)]
 pub struct Generator {
-    pub(crate) decoder: decoder::Decoder,
+    pub(crate) body: Body,
     pub(crate) tokenizer: tokenizers::Tokenizer,
     pub(crate) template: Option<chat::Template>,
     pub(crate) eos: Vec<u32>,
@@ -111,7 +113,7 @@ impl Model {
         if large.tokenizer.get_vocab(true) != small.tokenizer.get_vocab(true) {
             return Err(Error::Request("the draft model has another vocabulary".into()));
         }
-        if small.decoder.logits() > large.decoder.logits() {
+        if small.body.logits() > large.body.logits() {
             return Err(Error::Request("the draft model makes tokens that the model does not know".into()));
         }
         Ok(())
@@ -134,7 +136,7 @@ impl Generator {
         let grammars = match self.grammars.get() {
             Some(grammars) => grammars,
             None => {
-                let made = constraint::Grammars::new(&self.tokenizer, self.decoder.logits(), &self.eos)?;
+                let made = constraint::Grammars::new(&self.tokenizer, self.body.logits(), &self.eos)?;
                 self.grammars.get_or_init(|| made)
             }
         };
@@ -142,41 +144,43 @@ impl Generator {
     }
 
     /// Logits of the position after `tokens`, `[vocab]`. For parity tests.
-    pub fn logits(&self, tokens: &[u32]) -> Vec<f32> {
-        self.alone(tokens, 1, |logits| logits.to_vec())
+    pub fn logits(&self, tokens: &[u32]) -> Result<Vec<f32>, Error> {
+        self.alone(tokens, 1)
     }
 
     /// Logits after each of `tokens`, `[tokens, vocab]`. For perplexity.
-    pub fn all_logits(&self, tokens: &[u32]) -> Vec<f32> {
-        self.alone(tokens, tokens.len(), |logits| logits.to_vec())
+    pub fn all_logits(&self, tokens: &[u32]) -> Result<Vec<f32>, Error> {
+        self.alone(tokens, tokens.len())
     }
 
-    fn alone<T>(&self, tokens: &[u32], wanted: usize, f: impl FnOnce(&[f32]) -> T) -> T {
-        let table: Vec<u32> = (0..tokens.len().div_ceil(BLOCK) as u32).collect();
-        let kv = KvStore::new(self.decoder.kv_shape(table.len()));
-        let mut work = Workspace::new(pool());
+    /// Room for one sequence of some positions, and its blocks.
+    fn room(&self, positions: usize) -> Result<(Session, Vec<u32>), Error> {
+        let blocks = positions.div_ceil(self.body.block());
+        Ok((self.body.session(blocks)?, (0..blocks as u32).collect()))
+    }
+
+    fn alone(&self, tokens: &[u32], wanted: usize) -> Result<Vec<f32>, Error> {
+        let (mut session, table) = self.room(tokens.len())?;
         let batch: Vec<Token<'_>> = (0..tokens.len())
             .map(|at| Token { id: tokens[at], position: at as u32, table: &table, wanted: at + wanted >= tokens.len() })
             .collect();
-        f(self.decoder.step(&mut work, &kv, &batch))
+        Ok(session.step(&self.body, &batch)?.to_vec())
     }
 
     /// `count` greedy tokens after `tokens`, each computed with the cache of the ones before.
-    pub fn greedy(&self, tokens: &[u32], count: usize) -> Vec<u32> {
-        let table: Vec<u32> = (0..(tokens.len() + count).div_ceil(BLOCK) as u32).collect();
-        let kv = KvStore::new(self.decoder.kv_shape(table.len()));
-        let mut work = Workspace::new(pool());
+    pub fn greedy(&self, tokens: &[u32], count: usize) -> Result<Vec<u32>, Error> {
+        let (mut session, table) = self.room(tokens.len() + count)?;
         let mut all = tokens.to_vec();
         let mut from = 0;
         while all.len() < tokens.len() + count {
             let batch: Vec<Token<'_>> = (from..all.len())
                 .map(|at| Token { id: all[at], position: at as u32, table: &table, wanted: at + 1 == all.len() })
                 .collect();
-            let next = covey_kernels::argmax(covey_kernels::Isa::detect(), self.decoder.step(&mut work, &kv, &batch));
+            let next = covey_kernels::argmax(covey_kernels::Isa::detect(), session.step(&self.body, &batch)?);
             from = all.len();
             all.push(next as u32);
         }
-        all.split_off(tokens.len())
+        Ok(all.split_off(tokens.len()))
     }
 
     /// Tokens of `text`, which may name special ones.
@@ -192,17 +196,17 @@ impl Generator {
 
     /// Bytes of weights in memory.
     pub fn bytes(&self) -> usize {
-        self.decoder.bytes()
+        self.body.bytes()
     }
 
     /// Products that one token costs in the weights, its logits included.
     pub fn step_products(&self) -> usize {
-        self.decoder.step_products()
+        self.body.step_products()
     }
 
     /// Bytes of weights that one decoded token reads: what memory bandwidth is divided by.
     pub fn step_bytes(&self) -> usize {
-        self.decoder.step_bytes()
+        self.body.step_bytes()
     }
 }
 

@@ -11,9 +11,10 @@ use tokenizers::Tokenizer;
 
 use crate::{
     Error, Generator, Model,
+    body::Body,
     chat::{Sources, Template},
     config,
-    decoder::Decoder,
+    device::Compute,
     dialect::Dialect,
     embed::{Embedder, FAMILIES},
     hear::Listener,
@@ -26,6 +27,8 @@ use crate::{
 pub struct LoadOptions {
     /// Float weights become this while they are read. What is quantized on disk stays as it is.
     pub quantize: Option<Format>,
+    /// What models that make text are computed on; all others are computed on the processor.
+    pub compute: Compute,
 }
 
 /// A model found on disk, not loaded.
@@ -103,15 +106,15 @@ pub(crate) fn load(path: &Path, options: &LoadOptions) -> Result<Model, Error> {
     let packing = Packing { pool: crate::pool(), quantize: options.quantize };
     let told = |why: String| Error::Load { path: path.display().to_string(), why };
     if path.extension().is_some_and(|e| e == "gguf") {
-        return gguf(path, &packing).map_err(told);
+        return gguf(path, &packing, options.compute).map_err(told);
     }
     if !path.is_dir() {
         return Err(told("there is no such folder; a model is a folder with config.json, tokenizer.json and *.safetensors, or a .gguf file".into()));
     }
-    folder(path, &packing).map_err(told)
+    folder(path, &packing, options.compute).map_err(told)
 }
 
-fn folder(path: &Path, packing: &Packing) -> Result<Model, String> {
+fn folder(path: &Path, packing: &Packing, compute: Compute) -> Result<Model, String> {
     let read = |name: &str| fs::read_to_string(path.join(name)).map_err(|e| format!("{name}: {e}"));
     let json = read("config.json")?;
     let tokenizer = Tokenizer::from_file(path.join("tokenizer.json")).map_err(|e| format!("tokenizer.json: {e}"))?;
@@ -131,7 +134,7 @@ fn folder(path: &Path, packing: &Packing) -> Result<Model, String> {
         return Ok(Model::See(Box::new(Seer::load(&raw, &files, tokenizer)?)));
     }
     let shape = config::from_hf(&raw)?;
-    let decoder = Decoder::load(shape, &mut Source::safetensors(&files)?, packing)?;
+    let body = Body::load(shape, &mut Source::safetensors(&files)?, packing, compute)?;
     let settings: serde_json::Value = fs::read_to_string(path.join("tokenizer_config.json"))
         .ok()
         .and_then(|text| serde_json::from_str(&text).ok())
@@ -145,7 +148,7 @@ fn folder(path: &Path, packing: &Packing) -> Result<Model, String> {
         None => Sources::of_settings(&settings["chat_template"]),
     };
     let template = sources.map(|sources| {
-        let dialect = Dialect::new(&sources, &tokenizer, decoder.shape.vocab);
+        let dialect = Dialect::new(&sources, &tokenizer, body.shape().vocab);
         Template::new(&sources, special("bos_token"), special("eos_token"), dialect)
     });
     let template = template.transpose()?;
@@ -158,10 +161,10 @@ fn folder(path: &Path, packing: &Packing) -> Result<Model, String> {
     eos.extend(tokenizer.token_to_id(&special("eos_token")));
     eos.sort_unstable();
     eos.dedup();
-    Ok(Model::Generate(Box::new(Generator { decoder, tokenizer, template, eos, grammars: Default::default() })))
+    Ok(Model::Generate(Box::new(Generator { body, tokenizer, template, eos, grammars: Default::default() })))
 }
 
-fn gguf(path: &Path, packing: &Packing) -> Result<Model, String> {
+fn gguf(path: &Path, packing: &Packing, compute: Compute) -> Result<Model, String> {
     let mut file = fs::File::open(path).map_err(|e| e.to_string())?;
     let content = Content::read(&mut file).map_err(|e| format!("it is damaged or cut short ({e}); copy it again"))?;
     let shape = config::from_gguf(&content)?;
@@ -177,9 +180,9 @@ fn gguf(path: &Path, packing: &Packing) -> Result<Model, String> {
     });
     let template = template.transpose()?;
     let eos = id("tokenizer.ggml.eos_token_id").into_iter().chain(id("tokenizer.ggml.eot_token_id")).collect();
-    let decoder = Decoder::load(shape, &mut Source::Gguf(Box::new(content), file), packing)
+    let body = Body::load(shape, &mut Source::Gguf(Box::new(content), file), packing, compute)
         .map_err(|e| format!("it is damaged or cut short ({e}); copy it again"))?;
-    Ok(Model::Generate(Box::new(Generator { decoder, tokenizer, template, eos, grammars: Default::default() })))
+    Ok(Model::Generate(Box::new(Generator { body, tokenizer, template, eos, grammars: Default::default() })))
 }
 
 fn ids(value: &serde_json::Value) -> Vec<u32> {

@@ -11,8 +11,6 @@ use std::{
     collections::{BTreeMap, HashMap},
 };
 
-use covey_kernels::BLOCK;
-
 use crate::cache::{Cache, Exhausted, Holding};
 
 /// Bounds of a scheduler.
@@ -121,16 +119,8 @@ pub(crate) struct Scheduler {
 }
 
 impl Scheduler {
-    pub fn new(blocks: usize, limits: Limits) -> Self {
-        Self {
-            limits,
-            cache: Cache::new(blocks),
-            sequences: BTreeMap::new(),
-            callers: HashMap::new(),
-            running: 0,
-            next: 0,
-            preemptions: 0,
-        }
+    pub fn new(cache: Cache, limits: Limits) -> Self {
+        Self { limits, cache, sequences: BTreeMap::new(), callers: HashMap::new(), running: 0, next: 0, preemptions: 0 }
     }
 
     /// Takes a prompt. It is not empty.
@@ -300,7 +290,8 @@ impl Scheduler {
         // A long prompt leaves a part of the step to every other caller.
         let callers: std::collections::HashSet<&str> =
             order.iter().map(|id| self.sequences[id].rank.caller.as_str()).collect();
-        let share_max = (*budget / callers.len().max(1) / BLOCK * BLOCK).max(BLOCK);
+        let block = self.cache.block();
+        let share_max = (*budget / callers.len().max(1) / block * block).max(block);
         while *budget > 0 && !order.is_empty() {
             // Each chunk changes who was served least.
             let best = order
@@ -328,7 +319,7 @@ impl Scheduler {
             }
             if !s.admitted {
                 // Room for the whole prompt, and a block for each row that decodes: else it would be preempted soon.
-                let missing = s.tokens.len().div_ceil(BLOCK) - s.holding.table().len();
+                let missing = s.tokens.len().div_ceil(block) - s.holding.table().len();
                 if missing + reserve > self.cache.available() && reserve > 0 {
                     self.cache.release(&mut s.holding);
                     s.computed = 0;
@@ -338,7 +329,7 @@ impl Scheduler {
             let mut count = s.left().min(*budget).min(share_max);
             if count < s.left() {
                 // Chunks end with a block, so that others can take it over.
-                let end = (s.computed + count) / BLOCK * BLOCK;
+                let end = (s.computed + count) / block * block;
                 count = if end > s.computed { end - s.computed } else { count };
             }
             if self.cache.grow(&mut s.holding, s.computed + count).is_err() {

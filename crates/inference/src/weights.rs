@@ -12,10 +12,12 @@ use std::{
 
 use candle_core::{
     DType, Device, Tensor,
-    quantized::{GgmlDType, QTensor, gguf_file::Content},
+    quantized::{GgmlDType, QStorage, QTensor, gguf_file::Content},
     safetensors::MmapedSafetensors,
 };
 use covey_kernels::{Activations, Format, Packed, Pool, Target};
+
+use crate::device::{Matrix, Place};
 
 /// A source of named tensors.
 pub(crate) enum Source {
@@ -127,15 +129,27 @@ impl Source {
 
     /// The matrices `[count, rows, cols]` of one tensor, packed one by one.
     pub fn matrices(&mut self, name: &str, packing: &Packing) -> Result<Vec<Packed>, String> {
-        let raw = self.raw(name)?;
-        let [count, rows, cols] = raw.dims[..] else { return Err(format!("tensor `{name}` is no stack of matrices")) };
-        let size = raw.bytes.len() / count;
-        let part = |i: usize| Raw {
-            kind: raw.kind,
-            dims: vec![rows, cols],
-            bytes: Cow::Borrowed(&raw.bytes[i * size..(i + 1) * size]),
-        };
-        (0..count).map(|i| part(i).pack(rows, cols, packing)).collect()
+        self.raw(name)?.each(name, |part| part.pack(part.dims[0], part.dims[1], packing))
+    }
+
+    /// The matrix of this full name, on a device.
+    pub fn matrix_on(&mut self, name: &str, place: &Place) -> Result<Matrix, String> {
+        self.raw(name)?.on(place).map_err(|e| format!("tensor `{name}`: {e}"))
+    }
+
+    /// The matrices `[count, rows, cols]` of one tensor, on a device.
+    pub fn matrices_on(&mut self, name: &str, place: &Place) -> Result<Vec<Matrix>, String> {
+        self.raw(name)?.each(name, |part| part.on(place).map_err(|e| format!("tensor `{name}`: {e}")))
+    }
+
+    /// How a tensor's numbers are held: a float type, or blocks.
+    pub fn dtype(&mut self, name: &str) -> Result<Option<DType>, String> {
+        Ok(match self.raw(name)?.kind {
+            Kind::Ours(Format::F32) => Some(DType::F32),
+            Kind::Ours(Format::F16) => Some(DType::F16),
+            Kind::Ours(Format::Bf16) => Some(DType::BF16),
+            _ => None,
+        })
     }
 
     /// The matrices `names.weight` (and `names.bias`, where there are some) under each other, as one linear map.
@@ -156,6 +170,45 @@ impl Source {
 }
 
 impl Raw<'_> {
+    /// What `f` makes of each matrix of a stack of them.
+    fn each<T>(&self, name: &str, f: impl Fn(&Raw<'_>) -> Result<T, String>) -> Result<Vec<T>, String> {
+        let [count, rows, cols] = self.dims[..] else { return Err(format!("tensor `{name}` is no stack of matrices")) };
+        let size = self.bytes.len() / count;
+        let part = |i: usize| Raw {
+            kind: self.kind,
+            dims: vec![rows, cols],
+            bytes: Cow::Borrowed(&self.bytes[i * size..(i + 1) * size]),
+        };
+        (0..count).map(|i| f(&part(i))).collect()
+    }
+
+    /// As candle holds it on a device: floats of the device's type, or blocks as they are.
+    fn on(&self, place: &Place) -> candle_core::Result<Matrix> {
+        let blocks = |data: Cow<'_, [u8]>, kind| {
+            let storage = QStorage::from_data(data, &place.device, kind)?;
+            Ok(Matrix::Blocks(Arc::new(QTensor::new(storage, self.dims.clone())?)))
+        };
+        let float = match self.kind {
+            Kind::Ours(Format::F32) => DType::F32,
+            Kind::Ours(Format::F16) => DType::F16,
+            Kind::Ours(Format::Bf16) => DType::BF16,
+            Kind::Ours(format) => return blocks(Cow::Borrowed(&self.bytes), ggml(format)),
+            Kind::Other(kind) => return blocks(Cow::Borrowed(&self.bytes), kind),
+        };
+        let fits = |wanted: &Format| !wanted.is_float() && self.dims[1].is_multiple_of(wanted.block_cols());
+        match place.quantize.filter(fits) {
+            Some(wanted) => {
+                let tensor = Tensor::from_raw_buffer(&self.bytes, float, &self.dims, &Device::Cpu)?;
+                let quantized = QTensor::quantize(&tensor.to_dtype(DType::F32)?, ggml(wanted))?;
+                blocks(quantized.data()?, ggml(wanted))
+            }
+            None => {
+                let tensor = Tensor::from_raw_buffer(&self.bytes, float, &self.dims, &place.device)?;
+                Ok(Matrix::Floats(tensor.to_dtype(place.dtype)?))
+            }
+        }
+    }
+
     fn tensor(&self) -> Result<Tensor, String> {
         let failed = |e: candle_core::Error| e.to_string();
         let dtype = match self.kind {
@@ -170,7 +223,7 @@ impl Raw<'_> {
     }
 
     fn dequantized(&self, kind: GgmlDType) -> Result<Tensor, String> {
-        let storage = candle_core::quantized::QStorage::from_data(self.bytes.clone(), &Device::Cpu, kind);
+        let storage = QStorage::from_data(self.bytes.clone(), &Device::Cpu, kind);
         let tensor = storage.and_then(|s| QTensor::new(s, self.dims.clone()));
         tensor.and_then(|t| t.dequantize(&Device::Cpu)).map_err(|e| e.to_string())
     }

@@ -262,29 +262,15 @@ unsafe fn work<S: Simd>(job: Job<'_>) {
     let vectors = job.group.rows.len() * share;
     let mut state =
         State { most: vec![f32::NEG_INFINITY; vectors], total: vec![0.0; vectors], sums: vec![0.0; vectors * padded] };
-    for chunk in &job.group.chunks {
+    for (c, chunk) in job.group.chunks.iter().enumerate() {
         let (mut at, end) = (chunk.rows.start as usize * share, chunk.rows.end as usize * share);
+        // Who is first waits for memory, and asks for what comes next.
+        let next = job.group.chunks.get(c + 1).unwrap_or(chunk);
         // SAFETY: vectors of the chunk's rows; the instructions are the caller's.
         unsafe {
+            at += some::<S, true>(&job, chunk, next, at, end, &mut state);
             while at < end {
-                match end - at {
-                    left if S::TOKENS >= 8 && left >= 8 => {
-                        vectors_of::<S, 8, 2>(&job, chunk, at, &mut state);
-                        at += 8;
-                    }
-                    left if S::TOKENS >= 8 && left >= 4 => {
-                        vectors_of::<S, 4, 4>(&job, chunk, at, &mut state);
-                        at += 4;
-                    }
-                    left if left >= 2 => {
-                        vectors_of::<S, 2, 4>(&job, chunk, at, &mut state);
-                        at += 2;
-                    }
-                    _ => {
-                        vectors_of::<S, 1, 4>(&job, chunk, at, &mut state);
-                        at += 1;
-                    }
-                }
+                at += some::<S, false>(&job, chunk, next, at, end, &mut state);
             }
         }
     }
@@ -300,14 +286,38 @@ unsafe fn work<S: Simd>(job: Job<'_>) {
     }
 }
 
-/// `M` query vectors from `at` meet a chunk, `R` tiles of keys or values at a time.
+/// As many vectors of `at..end` as a kernel takes meet a chunk; gives how many.
 #[inline(always)]
-unsafe fn vectors_of<S: Simd, const M: usize, const R: usize>(
+unsafe fn some<S: Simd, const STREAM: bool>(
     job: &Job<'_>,
     chunk: &Chunk,
+    next: &Chunk,
+    at: usize,
+    end: usize,
+    state: &mut State,
+) -> usize {
+    // SAFETY: the caller's.
+    unsafe {
+        match end - at {
+            0 => 0,
+            left if S::TOKENS >= 8 && left >= 8 => vectors_of::<S, 8, 2, STREAM>(job, chunk, next, at, state),
+            left if S::TOKENS >= 8 && left >= 4 => vectors_of::<S, 4, 4, STREAM>(job, chunk, next, at, state),
+            1 => vectors_of::<S, 1, 4, STREAM>(job, chunk, next, at, state),
+            _ => vectors_of::<S, 2, 4, STREAM>(job, chunk, next, at, state),
+        }
+    }
+}
+
+/// `M` query vectors from `at` meet a chunk, `R` tiles of keys or values at a time. While keys are read their values are
+/// asked for, and while these are read the keys of the `next` chunk.
+#[inline(always)]
+unsafe fn vectors_of<S: Simd, const M: usize, const R: usize, const STREAM: bool>(
+    job: &Job<'_>,
+    chunk: &Chunk,
+    next: &Chunk,
     at: usize,
     state: &mut State,
-) {
+) -> usize {
     let KvShape { kv_heads, head_dim, .. } = job.kv.shape;
     let padded = job.kv.shape.padded();
     let share = job.attention.heads / kv_heads;
@@ -322,7 +332,7 @@ unsafe fn vectors_of<S: Simd, const M: usize, const R: usize>(
         &raw const job.q[token as usize * job.stride + head * head_dim]
     });
     if seen.iter().all(|(from, until)| from == until) {
-        return;
+        return M;
     }
     let blocks = seen.iter().map(|(_, until)| until.div_ceil(BLOCK)).max().unwrap_or(0);
     // SAFETY: every block that a row sees is in the store; scores and sums are local.
@@ -333,8 +343,10 @@ unsafe fn vectors_of<S: Simd, const M: usize, const R: usize>(
             if blocks - b >= R {
                 let keys: [*const Half; R] =
                     std::array::from_fn(|r| job.kv.key(job.attention.layer, chunk.blocks[b + r], job.head));
+                let values: [*const Half; R] =
+                    std::array::from_fn(|r| job.kv.value(job.attention.layer, chunk.blocks[b + r], job.head));
                 let mut dots = [[S::splat(0.0); M]; R];
-                tiles::<S, Half, R, M, false>(keys, BLOCK, q, head_dim, &mut dots);
+                tiles::<S, Half, R, M, STREAM>(keys, BLOCK, values, q, head_dim, &mut dots);
                 for (r, dots) in dots.iter().enumerate() {
                     for (m, dot) in dots.iter().enumerate() {
                         S::store(scores[m].as_mut_ptr().add((b + r) * BLOCK), S::mul(*dot, scale));
@@ -343,9 +355,11 @@ unsafe fn vectors_of<S: Simd, const M: usize, const R: usize>(
                 b += R;
             } else {
                 let mut dots = [[S::splat(0.0); M]; 1];
-                tiles::<S, Half, 1, M, false>(
-                    [job.kv.key(job.attention.layer, chunk.blocks[b], job.head)],
+                let block = chunk.blocks[b];
+                tiles::<S, Half, 1, M, STREAM>(
+                    [job.kv.key(job.attention.layer, block, job.head)],
                     BLOCK,
+                    [job.kv.value(job.attention.layer, block, job.head)],
                     q,
                     head_dim,
                     &mut dots,
@@ -365,14 +379,15 @@ unsafe fn vectors_of<S: Simd, const M: usize, const R: usize>(
         let mut i = 0;
         while i < padded {
             if padded - i >= R * TILE {
-                weigh::<S, M, R>(job, chunk, blocks, p, &shrink, sums, i);
+                weigh::<S, M, R, STREAM>(job, (chunk, next), blocks, p, &shrink, sums, i);
                 i += R * TILE;
             } else {
-                weigh::<S, M, 1>(job, chunk, blocks, p, &shrink, sums, i);
+                weigh::<S, M, 1, STREAM>(job, (chunk, next), blocks, p, &shrink, sums, i);
                 i += TILE;
             }
         }
     }
+    M
 }
 
 /// Scores to weights `e^(score - most)`, 0 where the token does not look; gives what older sums shrink by.
@@ -430,9 +445,9 @@ unsafe fn fold<S: Simd>(x: S::F, f: impl Fn(f32, f32) -> f32) -> f32 {
 
 /// Adds weighted values to the sums, `R` times sixteen numbers of the head from `i`.
 #[inline(always)]
-unsafe fn weigh<S: Simd, const M: usize, const R: usize>(
+unsafe fn weigh<S: Simd, const M: usize, const R: usize, const STREAM: bool>(
     job: &Job<'_>,
-    chunk: &Chunk,
+    (chunk, next): (&Chunk, &Chunk),
     blocks: usize,
     p: [*const f32; M],
     shrink: &[f32; M],
@@ -450,14 +465,17 @@ unsafe fn weigh<S: Simd, const M: usize, const R: usize>(
         }
         for b in 0..blocks {
             let values = job.kv.value(job.attention.layer, chunk.blocks[b], job.head).add(i);
-            let (mut w, mut x) = ([values; R], p);
-            for (r, w) in w.iter_mut().enumerate() {
-                *w = values.add(r * TILE);
+            // A block of keys is as large as one of values: as much of it as is read of those.
+            let next = job.kv.key(job.attention.layer, *next.blocks.get(b).unwrap_or(&chunk.blocks[b]), job.head);
+            let (mut w, mut keys, mut x) = ([values; R], [next; R], p);
+            for r in 0..R {
+                w[r] = values.add(r * TILE);
+                keys[r] = next.wrapping_add((i + r * TILE) * BLOCK);
             }
             for x in &mut x {
                 *x = x.add(b * BLOCK);
             }
-            tiles::<S, Half, R, M, false>(w, padded, x, BLOCK, &mut acc);
+            tiles::<S, Half, R, M, STREAM>(w, padded, keys, x, BLOCK, &mut acc);
         }
         for (r, acc) in acc.iter().enumerate() {
             for (m, acc) in acc.iter().enumerate() {

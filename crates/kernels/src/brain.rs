@@ -118,9 +118,7 @@ unsafe fn kernel<const R: usize, const M: usize>(
             for r in 0..R {
                 let at = tiles[r].add(i * TILE);
                 w[r] = _mm512_loadu_si512(at.cast());
-                if M <= 4 {
-                    _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(32 * TILE).cast());
-                }
+                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(32 * TILE).cast());
             }
             for m in 0..M {
                 let x = _mm512_set1_epi32(*x.add(m * pairs + i) as i32);
@@ -139,7 +137,10 @@ unsafe fn kernel<const R: usize, const M: usize>(
     }
 }
 
-/// `rounds` times eight products of registers, for [`crate::measure`].
+/// Sums that [`peak`] adds to in each round.
+pub(crate) const SUMS: usize = 12;
+
+/// `rounds` times [`SUMS`] products of registers, for [`crate::measure`].
 ///
 /// # Safety
 /// The machine has the instructions.
@@ -150,7 +151,10 @@ pub(crate) unsafe fn peak(rounds: usize) -> f32 {
     let one = black_box(_mm512_set1_epi32(0x3F80_3F80));
     // SAFETY: both are 512 bits.
     let one = unsafe { std::mem::transmute::<__m512i, __m512bh>(one) };
-    let mut sums = [_mm512_setzero_ps(); 8];
+    let mut sums = [_mm512_setzero_ps(); SUMS];
+    for (i, sum) in sums.iter_mut().enumerate() {
+        *sum = _mm512_set1_ps(black_box(i as f32));
+    }
     for _ in 0..rounds {
         for sum in &mut sums {
             *sum = _mm512_dpbf16_ps(*sum, one, one);

@@ -5,6 +5,8 @@
 //! the machine waits for memory and the expansion is hidden; from a few tokens on it is shared.
 #![expect(unsafe_code, reason = "vector kernels over raw tiles of memory")]
 
+use std::mem::MaybeUninit;
+
 use crate::{
     Format, Isa, Packed, Pool, TILE, brain,
     float::{self, Element, Half},
@@ -189,6 +191,9 @@ impl Out {
 
 // ---- floats ----
 
+/// Columns that are asked for ahead of the one that is multiplied.
+const COLS_AHEAD: usize = 64;
+
 /// Tiles that a float kernel works on at once.
 const FLOAT_TILES_MAX: usize = 4;
 
@@ -322,7 +327,15 @@ unsafe fn float_kernel<S: Simd, E: Element, const R: usize, const M: usize>(
     // SAFETY: the caller's.
     unsafe {
         let mut sums = [[S::splat(0.0); M]; R];
-        float::tiles::<S, E, R, M, true>(weights, TILE, std::array::from_fn(|m| x.add(m * cols)), cols, &mut sums);
+        let x = std::array::from_fn(|m| x.add(m * cols));
+        float::tiles::<S, E, R, M, true>(
+            weights,
+            TILE,
+            weights.map(|w| w.wrapping_add(COLS_AHEAD * TILE)),
+            x,
+            cols,
+            &mut sums,
+        );
         for (r, sums) in sums.iter().enumerate() {
             for (m, sum) in sums.iter().enumerate() {
                 out.put::<S>(tile + r, token + m, *sum);
@@ -362,8 +375,6 @@ struct Scales {
     /// `[sub-block][16]`.
     mins: [f32; UNIT / SUB * TILE],
 }
-
-const NO_SCALES: Scales = Scales { scales: [0.0; UNIT / 16 * TILE], mins: [0.0; UNIT / SUB * TILE] };
 
 #[inline(always)]
 unsafe fn quantized_tiles<S: Simd>(weights: &Packed, x: &Quantized, range: std::ops::Range<usize>, out: Out) {
@@ -419,21 +430,18 @@ fn units(cols: usize) -> impl Iterator<Item = (usize, usize)> {
 #[inline(always)]
 unsafe fn few<S: Simd, const KIND: u8, const M: usize>(weights: &Packed, x: &Quantized, tile: usize, out: Out) {
     let mut source = weights.tile(tile);
-    let mut scales = NO_SCALES;
+    let mut scales = MaybeUninit::<Scales>::uninit();
     // SAFETY: the caller's; units lie one after another, and so do the records of a group.
     unsafe {
         let mut sums = [[S::splat(0.0); M]; 1];
         for (col, subs) in units(weights.cols()) {
-            floats::<S, KIND>(source, subs, &mut scales);
+            floats::<S, KIND>(source, subs, scales.as_mut_ptr());
             let data = source.add(head_bytes(KIND, subs));
             let records = x.group(0).add(col / SUB * RECORD * M);
-            let one = [(data, &raw const scales)];
+            let one = [(data, scales.as_ptr())];
             let bytes = weights.format().unit_bytes(subs);
-            // The processor follows a stream within a page of 4 KiB; a unit ahead we say ourselves what comes.
-            for line in (0..bytes).step_by(64) {
-                S::prefetch(source.wrapping_add(AHEAD * bytes + line));
-            }
-            unit::<S, KIND, 1, M, false>(one, subs, records, M, &mut sums);
+            let next = Next { at: [source.wrapping_add(AHEAD * bytes)], bytes };
+            unit::<S, KIND, 1, M, false>(one, subs, records, M, next, &mut sums);
             source = source.add(bytes);
         }
         for (m, sum) in sums[0].iter().enumerate() {
@@ -451,7 +459,8 @@ unsafe fn many<S: Simd, const KIND: u8, const R: usize>(
     sums: &mut [f32],
     out: Out,
 ) {
-    let mut expanded: [Expanded; R] = std::array::from_fn(|_| Expanded { quants: [0; UNIT * TILE], scales: NO_SCALES });
+    // What is read of it was written for each unit.
+    let mut expanded = [const { MaybeUninit::<Expanded>::uninit() }; R];
     let mut sources: [*const u8; R] = std::array::from_fn(|r| weights.tile(tile + r));
     sums.fill(0.0);
     let sums = sums.as_mut_ptr();
@@ -459,16 +468,15 @@ unsafe fn many<S: Simd, const KIND: u8, const R: usize>(
     unsafe {
         for (col, subs) in units(weights.cols()) {
             let mut both = [(sources[0], std::ptr::null::<Scales>()); R];
+            let bytes = weights.format().unit_bytes(subs);
+            let mut next = Next { at: sources, bytes };
             for r in 0..R {
-                let to = &mut expanded[r];
-                floats::<S, KIND>(sources[r], subs, &mut to.scales);
+                let to = expanded[r].as_mut_ptr();
+                floats::<S, KIND>(sources[r], subs, &raw mut (*to).scales);
                 let data = sources[r].add(head_bytes(KIND, subs));
-                let bytes = weights.format().unit_bytes(subs);
-                for line in (0..bytes).step_by(64) {
-                    S::prefetch(sources[r].wrapping_add(AHEAD * bytes + line));
-                }
                 sources[r] = sources[r].add(bytes);
-                both[r] = (to.quants.as_ptr(), &raw const to.scales);
+                next.at[r] = sources[r].wrapping_add((AHEAD - 1) * bytes);
+                both[r] = ((&raw const (*to).quants).cast(), &raw const (*to).scales);
                 if KIND == Q8 && S::RAISED {
                     both[r].0 = data;
                     continue;
@@ -476,7 +484,7 @@ unsafe fn many<S: Simd, const KIND: u8, const R: usize>(
                 for s in 0..subs {
                     let quads = quads::<S, KIND>(data, subs, s);
                     for (quad, x) in quads.iter().enumerate() {
-                        S::store_bytes(to.quants.as_mut_ptr().add(s * 512 + quad * 64), *x);
+                        S::store_bytes((&raw mut (*to).quants).cast::<u8>().add(s * 512 + quad * 64), *x);
                     }
                 }
             }
@@ -487,13 +495,22 @@ unsafe fn many<S: Simd, const KIND: u8, const R: usize>(
                 while m < width {
                     let (records, sums) = (records.add(m), sums.add((first + m) * TILE * R));
                     match width - m {
-                        1 => grouped::<S, KIND, R, 1>(both, subs, records, width, sums),
-                        2 => grouped::<S, KIND, R, 2>(both, subs, records, width, sums),
-                        3 if S::TOKENS > 2 => grouped::<S, KIND, R, 3>(both, subs, records, width, sums),
-                        _ if S::TOKENS > 2 => grouped::<S, KIND, R, 4>(both, subs, records, width, sums),
-                        _ => grouped::<S, KIND, R, 2>(both, subs, records, width, sums),
+                        8 if S::TOKENS == 8 => grouped::<S, KIND, R, 8>(both, subs, records, width, next, sums),
+                        1 => grouped::<S, KIND, R, 1>(both, subs, records, width, next, sums),
+                        2 => grouped::<S, KIND, R, 2>(both, subs, records, width, next, sums),
+                        3 if S::TOKENS > 2 => grouped::<S, KIND, R, 3>(both, subs, records, width, next, sums),
+                        _ if S::TOKENS > 2 => grouped::<S, KIND, R, 4>(both, subs, records, width, next, sums),
+                        _ => grouped::<S, KIND, R, 2>(both, subs, records, width, next, sums),
                     }
-                    m += if S::TOKENS > 2 { 4 } else { 2 };
+                    // Once is enough.
+                    next.bytes = 0;
+                    m += if S::TOKENS == 8 && width - m == 8 {
+                        8
+                    } else if S::TOKENS > 2 {
+                        4
+                    } else {
+                        2
+                    };
                 }
             }
         }
@@ -512,6 +529,7 @@ unsafe fn grouped<S: Simd, const KIND: u8, const R: usize, const M: usize>(
     subs: usize,
     records: *const i32,
     width: usize,
+    next: Next<R>,
     sums: *mut f32,
 ) {
     // SAFETY: the caller's.
@@ -522,7 +540,7 @@ unsafe fn grouped<S: Simd, const KIND: u8, const R: usize, const M: usize>(
                 *acc = S::load(sums.add((m * R + r) * TILE));
             }
         }
-        unit::<S, KIND, R, M, true>(tiles, subs, records, width, &mut acc);
+        unit::<S, KIND, R, M, true>(tiles, subs, records, width, next, &mut acc);
         for (r, acc) in acc.iter().enumerate() {
             for (m, acc) in acc.iter().enumerate() {
                 S::store(sums.add((m * R + r) * TILE), *acc);
@@ -543,10 +561,10 @@ fn head_bytes(kind: u8, subs: usize) -> usize {
 
 /// Float scales of a unit.
 #[inline(always)]
-unsafe fn floats<S: Simd, const KIND: u8>(source: *const u8, subs: usize, to: &mut Scales) {
-    let (scales, mins) = (to.scales.as_mut_ptr(), to.mins.as_mut_ptr());
-    // SAFETY: the caller gives a whole unit.
+unsafe fn floats<S: Simd, const KIND: u8>(source: *const u8, subs: usize, to: *mut Scales) {
+    // SAFETY: the caller gives a whole unit, and room.
     unsafe {
+        let (scales, mins) = ((&raw mut (*to).scales).cast::<f32>(), (&raw mut (*to).mins).cast::<f32>());
         match KIND {
             Q8 | Q4 => {
                 for s in 0..subs {
@@ -628,6 +646,15 @@ unsafe fn float<S: Simd>(record: *const i32, part: usize, width: usize, m: usize
     unsafe { S::splat(f32::from_bits(*record.add(part * width + m) as u32)) }
 }
 
+/// What is read next: the processor follows a stream within a page of 4 KiB; a unit ahead we say ourselves what comes, a
+/// few lines at a time, since it keeps only some under way.
+#[derive(Clone, Copy)]
+struct Next<const R: usize> {
+    at: [*const u8; R],
+    /// None where it was said already.
+    bytes: usize,
+}
+
 /// Adds the products of a unit of `R` tiles with `M` tokens to `sums`. The records of the tokens are `width` wide.
 #[inline(always)]
 unsafe fn unit<S: Simd, const KIND: u8, const R: usize, const M: usize, const EXPANDED: bool>(
@@ -635,11 +662,18 @@ unsafe fn unit<S: Simd, const KIND: u8, const R: usize, const M: usize, const EX
     subs: usize,
     records: *const i32,
     width: usize,
+    next: Next<R>,
     sums: &mut [[S::F; M]; R],
 ) {
     // SAFETY: the caller's: `subs` sub-blocks and records of `M` tokens.
     unsafe {
+        let share = next.bytes.div_ceil(64 * subs) * 64;
         for s in 0..subs {
+            for at in next.at {
+                for line in (0..share).step_by(64) {
+                    S::prefetch(at.wrapping_add(s * share + line));
+                }
+            }
             let record = records.add(s * RECORD * width);
             let mut dots = [[S::isplat(0); M]; R];
             for m in 0..M {

@@ -3,7 +3,7 @@
 
 use std::{hint::black_box, time::Instant};
 
-use crate::{Buffer, Isa, Pool, TILE, brain, float, isa::dispatch, simd::Simd};
+use crate::{Buffer, Isa, Pool, TILE, brain, isa::dispatch, simd::Simd};
 
 /// Bytes read a second from memory that no cache holds, all threads together; the best of several passes.
 pub fn read_bandwidth(pool: &Pool) -> f64 {
@@ -36,7 +36,7 @@ unsafe fn sum<S: Simd>(bytes: &[u8]) -> u64 {
     lanes.iter().fold(0, |a, b| a ^ b)
 }
 
-/// Products of two bytes a second, from registers and the first cache.
+/// Products of a byte with a byte a second, from registers.
 pub fn integer_peak(pool: &Pool) -> f64 {
     best_of(3, || {
         pool.run(pool.threads() * 4, |_| {
@@ -44,33 +44,43 @@ pub fn integer_peak(pool: &Pool) -> f64 {
             // SAFETY: detected instructions.
             black_box(unsafe { dispatch!(isa, dots() -> f32) });
         });
-        (pool.threads() * 4 * ROUNDS * 8 * 8 * 64) as f64
+        (pool.threads() * 4 * ROUNDS * SUMS * 64) as f64
     })
 }
 
-const ROUNDS: usize = 20_000;
+const ROUNDS: usize = 100_000;
+
+/// Sums that do not wait for each other: more than a processor has multiply-adds under way.
+const SUMS: usize = 12;
 
 #[inline(always)]
 unsafe fn dots<S: Simd>() -> f32 {
-    let weights = black_box([1u8; 512]);
-    let x = black_box([0x0101_0101i32; 8]);
-    // SAFETY: 512 bytes of weights; the instructions are the caller's.
+    let weights = black_box([1u8; 64]);
+    let x = black_box(0x0101_0101i32);
+    // SAFETY: 64 bytes of weights; the instructions are the caller's.
     unsafe {
-        let mut sums = [S::isplat(0); 8];
+        let weights = S::load_bytes(weights.as_ptr());
+        // Sums that begin alike would be one sum.
+        let mut sums = [S::isplat(0); SUMS];
+        for (i, sum) in sums.iter_mut().enumerate() {
+            *sum = S::isplat(black_box(i as i32));
+        }
         for _ in 0..ROUNDS {
-            for quad in 0..8 {
-                for (m, sum) in sums.iter_mut().enumerate() {
-                    *sum = S::dot(*sum, S::load_bytes(weights.as_ptr().add(quad * 64)), x[m]);
-                }
+            for sum in &mut sums {
+                *sum = S::dot(*sum, weights, x);
             }
         }
         let mut out = [0f32; TILE];
-        sums.iter().for_each(|sum| S::store(out.as_mut_ptr(), S::to_f(*sum)));
+        let mut all = S::splat(0.0);
+        for sum in sums {
+            all = S::add(all, S::to_f(sum));
+        }
+        S::store(out.as_mut_ptr(), all);
         out[0]
     }
 }
 
-/// `f32` multiply-adds a second, from registers and the first cache.
+/// `f32` multiply-adds a second, from registers.
 pub fn float_peak(pool: &Pool) -> f64 {
     best_of(3, || {
         pool.run(pool.threads() * 4, |_| {
@@ -78,24 +88,31 @@ pub fn float_peak(pool: &Pool) -> f64 {
             // SAFETY: detected instructions.
             black_box(unsafe { dispatch!(isa, products() -> f32) });
         });
-        (pool.threads() * 4 * ROUNDS * 2 * 6 * TILE) as f64
+        (pool.threads() * 4 * ROUNDS * SUMS * TILE) as f64
     })
 }
 
 #[inline(always)]
 unsafe fn products<S: Simd>() -> f32 {
-    const COLS: usize = 200;
-    let weights = black_box([1f32; COLS * TILE * 2]);
-    let x = black_box([1f32; COLS]);
-    // SAFETY: two tiles of 200 columns; the instructions are the caller's.
+    let x = black_box([1f32; TILE]);
+    // SAFETY: sixteen numbers; the instructions are the caller's.
     unsafe {
-        let mut sums = [[S::splat(0.0); 6]; 2];
-        for _ in 0..ROUNDS / COLS {
-            let w = [weights.as_ptr(), weights.as_ptr().add(COLS * TILE)];
-            float::tiles::<S, f32, 2, 6, false>(w, TILE, [x.as_ptr(); 6], COLS, &mut sums);
+        let x = S::load(x.as_ptr());
+        let mut sums = [S::splat(0.0); SUMS];
+        for (i, sum) in sums.iter_mut().enumerate() {
+            *sum = S::splat(black_box(i as f32));
+        }
+        for _ in 0..ROUNDS {
+            for sum in &mut sums {
+                *sum = S::fma(x, x, *sum);
+            }
+        }
+        let mut all = S::splat(0.0);
+        for sum in sums {
+            all = S::add(all, sum);
         }
         let mut out = [0f32; TILE];
-        sums.iter().flatten().for_each(|sum| S::store(out.as_mut_ptr(), *sum));
+        S::store(out.as_mut_ptr(), all);
         out[0]
     }
 }
@@ -108,9 +125,9 @@ pub fn brain_peak(pool: &Pool) -> f64 {
     best_of(3, || {
         pool.run(pool.threads() * 4, |_| {
             // SAFETY: just detected.
-            black_box(unsafe { brain::peak(ROUNDS * 4) });
+            black_box(unsafe { brain::peak(ROUNDS) });
         });
-        (pool.threads() * 4 * ROUNDS * 4 * 8 * 2 * TILE) as f64
+        (pool.threads() * 4 * ROUNDS * brain::SUMS * 2 * TILE) as f64
     })
 }
 

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use covey_actor_runtime::{Format, ModelsConfig};
+use covey_actor_runtime::{Compute, Format, ModelsConfig};
 use covey_domain::Error;
 use covey_head_node::HeadNode;
 use covey_mesh::Relay;
@@ -83,7 +83,12 @@ pub(crate) struct WorkerArgs {
     /// A folder with models; may be given again [default: $COVEY_MODELS, ./models, <home>/models]
     #[arg(long = "models")]
     models: Vec<PathBuf>,
-    /// Memory that loaded models may take, MiB [default: three quarters of what is offered]
+    /// What models that make text are computed on: auto, cpu, cuda, cuda:N, metal; builds for cards have the feature
+    /// `cuda` or `metal`
+    #[arg(long, default_value = "auto", value_parser = device)]
+    device: Compute,
+    /// Memory that loaded models may take, MiB [default: three quarters of what is offered; on an NVIDIA card nine tenths
+    /// of what is free there]
     #[arg(long)]
     model_memory_mib: Option<u64>,
     /// A smaller model of the same vocabulary that guesses ahead for a model, MODEL=DRAFT; may be given again
@@ -147,6 +152,11 @@ pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     text.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())).ok_or_else(|| "use key=value".to_owned())
 }
 
+fn device(text: &str) -> Result<Compute, String> {
+    let compute: Compute = text.parse()?;
+    compute.check().map(|()| compute)
+}
+
 fn quantized(text: &str) -> Result<(String, Format), String> {
     let (model, format) = label(text)?;
     Ok((model, format.parse()?))
@@ -202,6 +212,7 @@ fn worker_config(args: WorkerArgs, head: PinnedAddress, secret: String) -> Resul
     config.models = ModelsConfig {
         folders,
         upstreams: Vec::new(),
+        compute: args.device,
         memory: args.model_memory_mib.map_or(0, |mib| mib << 20),
         drafts: args.drafts.into_iter().collect(),
         quantize: args.quantize.into_iter().collect(),

@@ -4,6 +4,8 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use super::*;
 
+const BLOCK: usize = 16;
+
 impl Cache {
     /// How many whole blocks of `tokens` the tree knows.
     fn known(&self, salt: u64, tokens: &[u32]) -> usize {
@@ -58,7 +60,7 @@ fn check(cache: &Cache, holdings: &[(Holding, Vec<u32>)]) {
 fn ten_thousand_random_operations_keep_the_invariants_and_leak_nothing() {
     for seed in 0..4 {
         let mut rng = StdRng::seed_from_u64(seed);
-        let mut cache = Cache::new(60);
+        let mut cache = Cache::new(60, BLOCK);
         let mut holdings: Vec<(Holding, Vec<u32>)> = Vec::new();
         for step in 0..10_000 {
             match rng.random_range(0..7) {
@@ -130,7 +132,7 @@ fn ten_thousand_random_operations_keep_the_invariants_and_leak_nothing() {
 
 #[test]
 fn a_beginning_is_found_again_by_its_tenant_only_and_the_oldest_goes_first() {
-    let mut cache = Cache::new(8);
+    let mut cache = Cache::new(8, BLOCK);
     let prompt = |kind: u32| vec![kind; 3 * BLOCK + 5];
     let mut first = Holding::new(1);
     assert_eq!(cache.attach(&mut first, &prompt(7)), 0);

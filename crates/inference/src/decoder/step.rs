@@ -6,18 +6,10 @@ use covey_kernels::{
 };
 
 use super::{Decoder, Gated, Layer, Mlp};
-use crate::config::{Gate, Shape};
-
-/// A token of a step.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Token<'a> {
-    pub id: u32,
-    pub position: u32,
-    /// Blocks of its sequence, up to its own position at least.
-    pub table: &'a [u32],
-    /// Whether the logits after it are wanted.
-    pub wanted: bool,
-}
+use crate::{
+    body::Token,
+    config::{Gate, Shape},
+};
 
 /// Room for a step, kept from one to the next.
 #[derive(Debug)]
@@ -63,11 +55,6 @@ impl Workspace {
             angles: Vec::new(),
             logits: Vec::new(),
         }
-    }
-
-    /// Threads that the step runs on.
-    pub fn pool(&self) -> &Pool {
-        &self.pool
     }
 }
 
@@ -249,7 +236,7 @@ impl Decoder {
 }
 
 /// The `used` largest of a softmax over `scores`, by index; the first of equals.
-fn likeliest(scores: &mut [f32], used: usize, normalized: bool) -> Vec<(usize, f32)> {
+pub(crate) fn likeliest(scores: &mut [f32], used: usize, normalized: bool) -> Vec<(usize, f32)> {
     let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     scores.iter_mut().for_each(|s| *s = (*s - most).exp());
     let total: f32 = scores.iter().sum();

@@ -12,8 +12,8 @@ pub(crate) const BATCH: usize = 16;
 
 /// An encoder that candle computes.
 pub(crate) enum Foreign {
-    Distil(distilbert::DistilBertModel),
-    Modern(modernbert::ModernBert),
+    Distil(Box<distilbert::DistilBertModel>),
+    Modern(Box<modernbert::ModernBert>),
 }
 
 impl std::fmt::Debug for Foreign {
@@ -40,13 +40,13 @@ impl Foreign {
             let dims = size_of_vectors(&config, "dim")?;
             let config = serde_json::from_value(config).map_err(read)?;
             let model = distilbert::DistilBertModel::load(vars, &config).map_err(|e| e.to_string())?;
-            return Ok((Self::Distil(model), dims, context));
+            return Ok((Self::Distil(Box::new(model)), dims, context));
         }
         let dims = size_of_vectors(&config, "hidden_size")?;
         let config = serde_json::from_value(modern(config)).map_err(read)?;
         let vars = if bare { vars.rename_f(|name: &str| name.trim_start_matches("model.").to_owned()) } else { vars };
         let model = modernbert::ModernBert::load(vars, &config).map_err(|e| e.to_string())?;
-        Ok((Self::Modern(model), dims, context))
+        Ok((Self::Modern(Box::new(model)), dims, context))
     }
 
     /// Last hidden states of a few texts, `[tokens, hidden]`, one text after another.

@@ -95,7 +95,7 @@ impl Begun {
             }
             Work::Complete { prompt: Prompt::Text(prompt), sampling } => plain(encode(&prompt, true)?, sampling),
             Work::Complete { prompt: Prompt::Tokens(tokens), sampling } => {
-                let vocab = generator.decoder.shape.vocab;
+                let vocab = generator.body.shape().vocab;
                 if let Some(token) = tokens.iter().find(|t| **t as usize >= vocab) {
                     return Err(Error::Request(format!("token {token} is not in the vocabulary of {vocab}")));
                 }
@@ -107,7 +107,7 @@ impl Begun {
                 ));
             }
         };
-        let context = generator.decoder.shape.context.min(places);
+        let context = generator.body.shape().context.min(places);
         let count = begun.tokens.len();
         if count == 0 {
             return Err(Error::Request("the prompt is empty".into()));
@@ -125,7 +125,7 @@ impl Stream {
         let Begun { tokens, sampling, reader, constraint, call, one_call } = begun;
         let matcher = constraint.as_ref().map(|c| generator.constrain(c)).transpose()?;
         let thinks = reader.as_ref().is_some_and(Reader::thinks);
-        let context = generator.decoder.shape.context;
+        let context = generator.body.shape().context;
         let room = sampling.max_tokens.map_or(DEFAULT_NEW_TOKENS, |n| n as usize).min(context - tokens.len());
         Ok(Self {
             answer: 0,

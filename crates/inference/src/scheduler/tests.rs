@@ -4,6 +4,8 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use super::*;
 
+const BLOCK: usize = 16;
+
 /// A cache that holds, for each position, a digest of all tokens up to it: what attention would read.
 struct World {
     scheduler: Scheduler,
@@ -19,7 +21,11 @@ fn digest(salt: u64, tokens: &[u32]) -> u64 {
 
 impl World {
     fn new(blocks: usize, limits: Limits) -> Self {
-        Self { scheduler: Scheduler::new(blocks, limits), kv: vec![[0; BLOCK]; blocks], salts: BTreeMap::new() }
+        Self {
+            scheduler: Scheduler::new(Cache::new(blocks, BLOCK), limits),
+            kv: vec![[0; BLOCK]; blocks],
+            salts: BTreeMap::new(),
+        }
     }
 
     fn add(&mut self, tokens: Vec<u32>, salt: u64, rank: Rank) -> SequenceId {
