@@ -2,11 +2,12 @@
 
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 from conftest import ROOT, eventually
-from openai import BadRequestError, OpenAI
+from openai import BadRequestError, OpenAI, RateLimitError
 
 import covey
 
@@ -140,6 +141,28 @@ def test_memory_for_models_is_bounded(nodes):
     nodes.live(1)
     with pytest.raises(covey.errors.CoveyError, match="model-memory-mib"):
         covey.llm.complete("x", model="tiny")
+
+
+def test_a_full_queue_says_so(nodes):
+    nodes.head()
+    nodes.worker("w1", "--model-running", "1", "--model-queue", "1")
+    nodes.connect()
+    nodes.live(1)
+    api = client(nodes)
+    covey.llm.complete("x", model="tiny")
+
+    def ask(_):
+        try:
+            return api.completions.create(model="tiny", prompt="sun", max_tokens=400, extra_body={"ignore_eos": True})
+        except RateLimitError as error:
+            return error
+
+    # One is made, one waits, and the rest is told at once when to come again.
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(ask, range(16)))
+    refused = [a for a in answers if isinstance(a, RateLimitError)]
+    assert 1 <= len(refused) <= 14, answers
+    assert all(e.response.headers["retry-after"] == "1" and "queue is full" in e.message for e in refused)
 
 
 def test_answers_go_on_when_their_worker_is_killed(nodes):

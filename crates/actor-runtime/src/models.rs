@@ -48,6 +48,11 @@ pub struct ModelsConfig {
     pub memory: u64,
     /// What models that make text are computed on.
     pub compute: Compute,
+    /// Answers that a model makes at once, and requests that wait for it before others are refused; 256 and 1,024 by
+    /// default.
+    pub running_max: Option<usize>,
+    /// See `running_max`.
+    pub waiting_max: Option<usize>,
     /// Smaller models of the same vocabulary that guess ahead for others, by the names of those.
     pub drafts: BTreeMap<String, String>,
     /// What float weights become while they are read, by the names of models.
@@ -262,7 +267,13 @@ impl Models {
         let left = self.make_room(name, (need as f64 * WEIGHTS_SHARE) as u64)?;
         let options = LoadOptions { quantize: self.config.quantize.get(name).copied(), compute: self.config.compute };
         let share = if options.compute == Compute::Cpu { KV_SHARE } else { KV_SHARE_OF_CARD };
-        let loaded = load(local.found.clone(), draft, options, (left as f64 * share) as u64).await?;
+        let engine = EngineConfig {
+            kv_bytes: Some((left as f64 * share) as u64),
+            running_max: self.config.running_max,
+            waiting_max: self.config.waiting_max,
+            ..EngineConfig::default()
+        };
+        let loaded = load(local.found.clone(), draft, options, engine).await?;
         *local.loaded.lock() = Some(loaded);
         self.changed.notify_one();
         local.enter().ok_or_else(|| Error::unavailable(format!("model `{name}` was unloaded")))
@@ -316,7 +327,7 @@ async fn load(
     found: Discovered,
     draft: Option<Discovered>,
     options: LoadOptions,
-    kv_bytes: u64,
+    config: EngineConfig,
 ) -> Result<Loaded, Error> {
     let started = Instant::now();
     let name = found.name.clone();
@@ -336,7 +347,6 @@ async fn load(
         .map_err(told)?;
     let weights = model.bytes().unwrap_or(disk) + draft.as_ref().and_then(Model::bytes).unwrap_or(0);
     tracing::info!(model = name, device = %options.compute, ms = started.elapsed().as_millis() as u64, "model loaded");
-    let config = EngineConfig { kv_bytes: Some(kv_bytes), ..EngineConfig::default() };
     let engine = Engine::start_with_draft(&name, model, draft, config)
         .map_err(|e| Error::internal(format!("failed to start a model thread: {e}")))?;
     Ok(Loaded { engine, weights, busy: 0, used: Instant::now() })

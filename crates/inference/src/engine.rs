@@ -56,6 +56,8 @@ pub struct EngineConfig {
     pub step_tokens_max: Option<usize>,
     /// Sequences that hold blocks at once; 256 by default.
     pub running_max: Option<usize>,
+    /// Requests that wait for their first step before others are refused; 1,024 by default.
+    pub waiting_max: Option<usize>,
 }
 
 /// A request and where its answer goes.
@@ -81,6 +83,7 @@ enum Asked {
 #[derive(Clone, Debug)]
 pub struct Engine {
     requests: mpsc::Sender<Request>,
+    waiting_max: usize,
     stats: Arc<RwLock<EngineStats>>,
     /// A model that makes text, and its positions: requests are read before they are queued.
     reader: Option<(Arc<Generator>, usize)>,
@@ -105,7 +108,8 @@ impl Engine {
         draft: Option<Model>,
         config: EngineConfig,
     ) -> std::io::Result<Self> {
-        let (requests, rx) = mpsc::channel(caps::MODEL_QUEUE_DEPTH_MAX);
+        let waiting_max = config.waiting_max.unwrap_or(caps::MODEL_QUEUE_DEPTH_MAX).max(1);
+        let (requests, rx) = mpsc::channel(waiting_max);
         let stats = Arc::new(RwLock::new(EngineStats::default()));
         let told = stats.clone();
         let thread = std::thread::Builder::new().name(format!("covey-model-{name}"));
@@ -123,14 +127,14 @@ impl Engine {
                     _ => None,
                 };
                 thread.spawn(move || {
-                    Loop::new(&generator, draft, session, limits, blocks, told).run(rx);
+                    Loop::new(&generator, draft, session, limits, waiting_max, blocks, told).run(rx);
                 })?;
             }
             Model::Embed(embedder) => drop(thread.spawn(move || alone::embed(&embedder, rx))?),
             Model::Hear(listener) => drop(thread.spawn(move || alone::hear(*listener, rx))?),
             Model::See(seer) => drop(thread.spawn(move || alone::see(*seer, rx))?),
         }
-        Ok(Self { requests, stats, reader })
+        Ok(Self { requests, waiting_max, stats, reader })
     }
 
     /// Asks; the answer streams from the receiver, and dropping that cancels the work.
@@ -149,7 +153,8 @@ impl Engine {
         made: Vec<Made>,
     ) -> Result<mpsc::Receiver<Result<InferEvent, Error>>, Error> {
         let (events, rx) = mpsc::channel(UNREAD_MAX);
-        if self.requests.capacity() == 0 {
+        let queued = self.requests.max_capacity() - self.requests.capacity();
+        if queued + self.stats.read().waiting as usize >= self.waiting_max {
             return Err(Error::Full);
         }
         let at = Instant::now();
@@ -262,6 +267,7 @@ struct Loop<'a> {
     /// Deadlines are told to the scheduler in milliseconds from here.
     began: Instant,
     limits: Limits,
+    waiting_max: usize,
     stats: EngineStats,
     told: Arc<RwLock<EngineStats>>,
 }
@@ -272,6 +278,7 @@ impl<'a> Loop<'a> {
         draft: Option<Draft>,
         session: Session,
         limits: Limits,
+        waiting_max: usize,
         blocks: usize,
         told: Arc<RwLock<EngineStats>>,
     ) -> Self {
@@ -288,6 +295,7 @@ impl<'a> Loop<'a> {
             next: 0,
             began: Instant::now(),
             limits,
+            waiting_max,
             stats: EngineStats { kv_block_bytes: one, ..EngineStats::default() },
             told,
         }
@@ -302,7 +310,7 @@ impl<'a> Loop<'a> {
                     None => return,
                 }
             }
-            while self.scheduler.load().waiting < caps::MODEL_QUEUE_DEPTH_MAX {
+            while self.scheduler.load().waiting < self.waiting_max {
                 match requests.try_recv() {
                     Ok(request) => self.admit(request),
                     Err(_) => break,

@@ -217,9 +217,12 @@ impl State {
         }
     }
 
-    /// Whether a worker's failure to answer lies with the worker and not with the request.
+    /// Whether a worker's failure to answer lies with the worker and not with the request: another may do better.
     pub(super) fn is_of_the_worker(error: &Error) -> bool {
-        matches!(error.kind, ErrorKind::Unavailable | ErrorKind::ActorDied | ErrorKind::Cancelled)
+        matches!(
+            error.kind,
+            ErrorKind::Unavailable | ErrorKind::ActorDied | ErrorKind::Cancelled | ErrorKind::Overloaded
+        )
     }
 
     /// The worker that takes a request: the one that knows its beginning, unless others are much less busy.
@@ -365,6 +368,28 @@ mod tests {
         assert!(world.got(1 - at).is_empty(), "its reader would hear it twice");
         let told: Vec<_> = std::iter::from_fn(|| world.answers.try_recv().ok()).collect();
         assert!(matches!(told.last(), Some(CallFrame { body: Some(Body::End(_)), .. })));
+    }
+
+    #[test]
+    fn what_a_full_worker_refuses_another_is_asked() {
+        let mut world = world(&[true, true]);
+        world.ask(7, "hello");
+        let at = usize::from(world.got(0).is_empty());
+        let refuse = |world: &World, i: usize, call: u64| {
+            let full = Error::new(ErrorKind::Overloaded, "the model's queue is full");
+            let end = CallEnd { result: Some(covey_proto::v1::call_end::Result::Failure(full.into())) };
+            world.relay.take_from_worker(&world.workers[i].0, CallFrame { id: call, body: Some(Body::End(end)) });
+        };
+        refuse(&world, at, 2);
+        let again = world.got(1 - at);
+        assert_eq!(again.len(), 1);
+        assert!(world.answers.try_recv().is_err(), "its reader has heard nothing of it");
+        refuse(&world, 1 - at, again[0].0);
+        let end = world.answers.try_recv().unwrap();
+        assert!(matches!(
+            end.body,
+            Some(Body::End(CallEnd { result: Some(covey_proto::v1::call_end::Result::Failure(_)) }))
+        ));
     }
 
     #[test]

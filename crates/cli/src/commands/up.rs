@@ -91,6 +91,12 @@ pub(crate) struct WorkerArgs {
     /// of what is free there]
     #[arg(long)]
     model_memory_mib: Option<u64>,
+    /// Answers that a model makes at once [default: 256]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    model_running: Option<u32>,
+    /// Requests that wait for a model before others are refused (429 with Retry-After) [default: 1024]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    model_queue: Option<u32>,
     /// A smaller model of the same vocabulary that guesses ahead for a model, MODEL=DRAFT; may be given again
     #[arg(long = "draft", value_parser = label, value_name = "MODEL=DRAFT")]
     drafts: Vec<(String, String)>,
@@ -214,6 +220,8 @@ fn worker_config(args: WorkerArgs, head: PinnedAddress, secret: String) -> Resul
         upstreams: Vec::new(),
         compute: args.device,
         memory: args.model_memory_mib.map_or(0, |mib| mib << 20),
+        running_max: args.model_running.map(|n| n as usize),
+        waiting_max: args.model_queue.map(|n| n as usize),
         drafts: args.drafts.into_iter().collect(),
         quantize: args.quantize.into_iter().collect(),
     };
