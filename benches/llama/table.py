@@ -1,6 +1,6 @@
 """`make bench-llama`: our engine beside llama.cpp, same weights, threads, prompts and tokens, in turns.
 
-    python table.py ENGINE PEER_PYTHON CHECKPOINTS [--quick]      (--quick: two rounds, the swarm with one format)
+    python table.py ENGINE PEER_PYTHON CHECKPOINTS [--rounds 5]
 
 ENGINE is the binary `engine` of this folder's crate, PEER_PYTHON a Python with llama-cpp-python and gguf. Every number is
 the median of several runs of each side, taken in turns, since the machine may be shared. Prints markdown.
@@ -26,8 +26,7 @@ AGENTS, SYSTEM, OWN, SWARM_NEW = 64, 1024, 64, 64
 
 def main() -> None:
     engine, peer, folder = sys.argv[1:4]
-    quick = "--quick" in sys.argv
-    rounds = 2 if quick else ROUNDS
+    rounds = int(sys.argv[sys.argv.index("--rounds") + 1]) if "--rounds" in sys.argv else ROUNDS
     threads = len(os.sched_getaffinity(0))
     version = subprocess.run([peer, "-c", "import llama_cpp; print(llama_cpp.__version__)"], capture_output=True, text=True)
     models = {f: Path(folder) / f"random-0.6b-{f}.gguf" for f in FORMATS}
@@ -72,9 +71,9 @@ def main() -> None:
     print(f"Swarm: {AGENTS} agents, {SYSTEM} tokens shared, {OWN} own, {SWARM_NEW} made; seconds for the whole job.\n")
     print("| weights | Covey | llama.cpp, every agent's prompt computed | ratio | llama.cpp, prefix shared by hand | ratio |")
     print("|---|---:|---:|---:|---:|---:|", flush=True)
-    for f in ("q8_0", "q4_k_m") if not quick else ("q4_k_m",):
+    for f in ("q8_0", "q4_k_m"):
         job = ("swarm", AGENTS, SYSTEM, OWN, SWARM_NEW)
-        x = statistics.median(ours(models[f], *job)["seconds"] for _ in range(1 if quick else 3))
+        x = statistics.median(ours(models[f], *job)["seconds"] for _ in range(3))
         shared = theirs(models[f], *job, 1)["seconds"]
         whole = theirs(models[f], *job, 0)["seconds"]
         print(f"| {f} | {x:.1f} | {whole:.0f} | {whole / x:.1f} × | {shared:.0f} | {shared / x:.1f} × |", flush=True)

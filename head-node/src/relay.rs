@@ -9,6 +9,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::Arc,
+    time::Instant,
 };
 
 use covey_cluster_core::head::{Reminder, Route};
@@ -25,7 +26,7 @@ use crate::{metrics::RelayCounts, owner::Input};
 
 mod models;
 
-use models::{Beginnings, ModelCall};
+use models::{Awaited, Beginnings, MODEL_PATIENCE, ModelCall};
 
 /// Actors that are over and whose end late callers are still told.
 const GONE_MAX: usize = 100_000;
@@ -70,6 +71,9 @@ struct State {
     topic_watchers: HashMap<String, HashSet<u64>>,
     /// Where beginnings of requests to models were seen.
     beginnings: Beginnings,
+    /// Requests for models that no worker has, and may have soon.
+    awaited: Vec<Awaited>,
+    began: Instant,
 }
 
 struct Link {
@@ -93,7 +97,7 @@ struct Call {
 }
 
 enum Place {
-    /// It is refused at once.
+    /// It is refused at once, or waits for a model.
     Nowhere,
     Waiting(ActorId),
     Actor(NodeId, ActorId),
@@ -129,6 +133,8 @@ impl Relay {
             topics: HashMap::new(),
             topic_watchers: HashMap::new(),
             beginnings: Beginnings::default(),
+            awaited: Vec::new(),
+            began: Instant::now(),
         };
         Self { state: Arc::new(Mutex::new(state)), owner }
     }
@@ -225,7 +231,17 @@ impl Relay {
                     state.open(origin, id, open);
                 }
             }
-            Some(Body::Open(open)) => state.open(origin, frame.id, open),
+            Some(Body::Open(open)) => {
+                let awaited = state.awaited.len();
+                state.open(origin, frame.id, open);
+                if let Some(call) = state.awaited.get(awaited).map(|a| a.call) {
+                    let relay = self.clone();
+                    tokio::spawn(async move {
+                        tokio::time::sleep(MODEL_PATIENCE).await;
+                        relay.state.lock().give_up(call);
+                    });
+                }
+            }
             Some(Body::Cancel(cancel)) => {
                 if let Some(id) = state.by_origin.get(&(origin, frame.id)).copied() {
                     state.cancel(id, &cancel.reason);
@@ -369,6 +385,7 @@ impl Relay {
         if old.is_some() {
             self.lost(node);
         }
+        self.state.lock().models_came();
     }
 
     /// A link is down, if `conn` is still the current one.
@@ -425,8 +442,10 @@ impl Relay {
 
     /// A worker's models changed.
     pub fn models(&self, node: &NodeId, models: Vec<ModelStatus>) {
-        if let Some(link) = self.state.lock().links.get_mut(node) {
+        let mut state = self.state.lock();
+        if let Some(link) = state.links.get_mut(node) {
             link.models = models;
+            state.models_came();
         }
     }
 }

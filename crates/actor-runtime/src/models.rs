@@ -261,7 +261,11 @@ impl Models {
         if let Some(busy) = local.enter() {
             return Ok(busy);
         }
-        let draft = self.config.drafts.get(name).map(|draft| self.find(draft)).transpose()?;
+        let draft = self.config.drafts.get(name).map(|draft| {
+            let why = format!("model `{draft}`, which guesses ahead for `{name}` (--draft), is not on this worker");
+            self.find(draft).map_err(|_| Error::new(ErrorKind::FailedPrecondition, why))
+        });
+        let draft = draft.transpose()?;
         let draft = draft.map(|d| d.found.clone());
         let need = local.found.bytes + draft.as_ref().map_or(0, |d| d.bytes);
         let left = self.make_room(name, (need as f64 * WEIGHTS_SHARE) as u64)?;

@@ -8,6 +8,7 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     hash::{DefaultHasher, Hash as _, Hasher as _},
+    time::Duration,
 };
 
 use covey_domain::{
@@ -35,6 +36,10 @@ const PATIENCE: usize = 8;
 
 /// Requests that a worker without the model in memory counts as: so many must be waiting elsewhere before it loads it.
 const LOAD_WORTH: usize = 8;
+
+/// How long a request waits for a model that no worker has, while there is no worker or the head has just begun: workers
+/// dial again within that time.
+pub(super) const MODEL_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Workers that one request is tried at.
 const TRIES_MAX: usize = 4;
@@ -83,6 +88,13 @@ impl Beginnings {
             }
         }
     }
+}
+
+/// A request that waits for a model.
+pub(super) struct Awaited {
+    pub call: u64,
+    model: String,
+    open: CallOpen,
 }
 
 /// A request to a model that is under way.
@@ -144,6 +156,10 @@ impl State {
             Ok(node) => node,
             Err(error) => {
                 self.calls.insert(call, Call { origin, id, place: Place::Nowhere });
+                let may_come = self.links.is_empty() || self.began.elapsed() < MODEL_PATIENCE;
+                if again.is_some() && may_come {
+                    return self.awaited.push(Awaited { call, model, open });
+                }
                 return self.fail(call, error.executed(Some(false)));
             }
         };
@@ -158,6 +174,25 @@ impl State {
         };
         self.calls.insert(call, Call { origin, id, place: Place::Model(Box::new(place)) });
         self.send_model(call, &node, open);
+    }
+
+    /// Workers told of models: requests that waited for one go there.
+    pub(super) fn models_came(&mut self) {
+        for Awaited { call, model, open } in std::mem::take(&mut self.awaited) {
+            // Whoever was cancelled has no call any more.
+            if let Some(Call { origin, id, .. }) = self.calls.get(&call) {
+                self.open_model(call, (*origin, *id), model, open);
+            }
+        }
+    }
+
+    /// A request has waited long enough.
+    pub(super) fn give_up(&mut self, call: u64) {
+        let Some(at) = self.awaited.iter().position(|a| a.call == call) else { return };
+        let Awaited { model, .. } = self.awaited.swap_remove(at);
+        if let Err(error) = self.pick(&model, &[], &[]) {
+            self.fail(call, error.executed(Some(false)));
+        }
     }
 
     fn send_model(&mut self, call: u64, node: &NodeId, open: CallOpen) {
@@ -368,6 +403,27 @@ mod tests {
         assert!(world.got(1 - at).is_empty(), "its reader would hear it twice");
         let told: Vec<_> = std::iter::from_fn(|| world.answers.try_recv().ok()).collect();
         assert!(matches!(told.last(), Some(CallFrame { body: Some(Body::End(_)), .. })));
+    }
+
+    #[tokio::test]
+    async fn a_request_waits_for_the_first_worker_and_not_for_ever() {
+        let mut world = world(&[]);
+        world.ask(7, "hello");
+        assert!(world.answers.try_recv().is_err(), "a worker may come");
+        let (tx, rx) = mpsc::unbounded_channel();
+        let node = NodeId::from("w0");
+        world.relay.link(&node, 0, tx, Vec::new(), Direct::default());
+        world.workers.push((node.clone(), rx));
+        assert!(world.got(0).is_empty());
+        world.relay.models(&node, vec![model(true)]);
+        assert_eq!(world.got(0).len(), 1);
+        world.relay.drop_link(&node, 0);
+        assert!(matches!(world.answers.try_recv().unwrap().body, Some(Body::End(_))), "it was under way");
+        world.ask(8, "hello");
+        let call = world.relay.state.lock().awaited[0].call;
+        world.relay.state.lock().give_up(call);
+        let end = world.answers.try_recv().unwrap();
+        assert!(end.id == 8 && matches!(end.body, Some(Body::End(_))));
     }
 
     #[test]
