@@ -175,14 +175,17 @@ fn decoders_on_a_device_agree_with_transformers() {
         let (_dir, path) = as_gguf(name, GgmlDType::F32);
         agrees(name, &on_candle(&path));
     }
-    // In blocks of eight bits both are about as far from the truth.
-    let (_dir, path) = as_gguf("qwen3", GgmlDType::Q8_0);
-    let prompt: Vec<u32> = (3..40).collect();
-    let (ours, candle) = (generator(Model::load(&path).unwrap()), on_candle(&path));
-    let (ours, candle) = (ours.logits(&prompt).unwrap(), candle.logits(&prompt).unwrap());
+    // In blocks of eight bits, too: activations are rounded otherwise.
+    let tiny = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
+    let eight = |compute| {
+        let options = LoadOptions { compute, quantize: Some(Format::Q8_0) };
+        let prompt: Vec<u32> = (3..40).collect();
+        generator(Model::load_with(&tiny, &options).unwrap()).logits(&prompt).unwrap()
+    };
+    let (ours, candle) = (eight(Compute::Cpu), eight(Compute::Candle));
     let size = (ours.iter().map(|x| x * x).sum::<f32>() / ours.len() as f32).sqrt();
     let worst = ours.iter().zip(&candle).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / size;
-    assert!(worst < 0.1, "{worst}");
+    assert!(worst > 0.0 && worst < 0.2, "{worst}");
 }
 
 #[test]
