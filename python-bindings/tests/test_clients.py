@@ -1,11 +1,13 @@
 """Unmodified third-party clients: a2a-sdk 1.3.0, 0.3.26 and 0.2.16, and openai."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
 
+import grpc.aio
 import httpx
 import pytest
 from conftest import ROOT
@@ -30,13 +32,47 @@ def run_client(cluster, version, code):
     return json.loads(out.stdout.splitlines()[-1])
 
 
-async def stream_1_3(cluster, path, text):
+def with_key(details, key):
+    """A call's details with a bearer key in its metadata."""
+    metadata = grpc.aio.Metadata(*(details.metadata or ()), ("authorization", f"Bearer {key}"))
+    return details._replace(metadata=metadata)
+
+
+class KeyOnCalls(grpc.aio.UnaryUnaryClientInterceptor):
+    def __init__(self, key):
+        self.key = key
+
+    async def intercept_unary_unary(self, continuation, details, request):
+        return await continuation(with_key(details, self.key), request)
+
+
+class KeyOnStreams(grpc.aio.UnaryStreamClientInterceptor):
+    def __init__(self, key):
+        self.key = key
+
+    async def intercept_unary_stream(self, continuation, details, request):
+        return await continuation(with_key(details, self.key), request)
+
+
+@contextlib.asynccontextmanager
+async def client_1_3(cluster, path, binding="JSONRPC"):
     from a2a.client import ClientConfig, create_client
+
+    key = cluster.keys["admin_key"]
+    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {key}"}, timeout=30) as http:
+        config = ClientConfig(
+            streaming=True,
+            httpx_client=http,
+            supported_protocol_bindings=[binding],
+            grpc_channel_factory=lambda url: grpc.aio.insecure_channel(url, interceptors=[KeyOnCalls(key), KeyOnStreams(key)]),
+        )
+        yield await create_client(f"http://{cluster.keys['address']}{path}", config)
+
+
+async def stream_1_3(cluster, path, text, binding="JSONRPC"):
     from a2a.types import Message, Part, Role, SendMessageRequest, TaskState
 
-    headers = {"Authorization": f"Bearer {cluster.keys['admin_key']}"}
-    async with httpx.AsyncClient(headers=headers, timeout=30) as http:
-        client = await create_client(f"http://{cluster.keys['address']}{path}", ClientConfig(streaming=True, httpx_client=http))
+    async with client_1_3(cluster, path, binding) as client:
         message = Message(message_id=os.urandom(8).hex(), role=Role.ROLE_USER, parts=[Part(text=text)])
         words, states, times = [], [], []
         async for event in client.send_message(SendMessageRequest(message=message)):
@@ -48,12 +84,40 @@ async def stream_1_3(cluster, path, text):
         return words, states, times
 
 
-async def test_a2a_sdk_1_3_streams_word_by_word_as_they_are_made(cluster):
-    words, states, times = await stream_1_3(cluster, "/a2a/echo", "slow: one two three")
+@pytest.mark.parametrize("binding", ["JSONRPC", "HTTP+JSON", "GRPC"])
+async def test_a2a_sdk_1_3_streams_word_by_word_as_they_are_made(cluster, binding):
+    words, states, times = await stream_1_3(cluster, "/a2a/echo", "slow: one two three", binding)
     assert words == ["one ", "two ", "three"]
     assert states == ["TASK_STATE_WORKING", "TASK_STATE_COMPLETED"]
     gaps = [b - a for a, b in zip(times, times[1:])]
     assert all(gap > 0.25 for gap in gaps), f"words came in bursts: {gaps}"
+
+
+@pytest.mark.parametrize("binding", ["JSONRPC", "HTTP+JSON", "GRPC"])
+async def test_a2a_sdk_1_3_gets_cancels_subscribes_and_is_told_what_is_wrong(cluster, binding):
+    from a2a.types import CancelTaskRequest, GetTaskRequest, Message, Part, Role, SendMessageRequest, SubscribeToTaskRequest, TaskState
+    from a2a.utils.errors import TaskNotCancelableError, TaskNotFoundError, UnsupportedOperationError
+
+    async with client_1_3(cluster, "/a2a/echo", binding) as client:
+        part = Part(text="slow: " + "x " * 40)
+        message = Message(message_id=os.urandom(8).hex(), role=Role.ROLE_USER, parts=[part])
+        stream = client.send_message(SendMessageRequest(message=message))
+        task = (await anext(stream)).task
+        assert task.history[0].parts[0].text == part.text
+        running = await client.get_task(GetTaskRequest(id=task.id, history_length=0))
+        assert running.status.state in (TaskState.TASK_STATE_SUBMITTED, TaskState.TASK_STATE_WORKING) and not running.history
+        late = client.subscribe(SubscribeToTaskRequest(id=task.id))
+        assert (await anext(late)).task.id == task.id
+        assert (await client.cancel_task(CancelTaskRequest(id=task.id))).status.state == TaskState.TASK_STATE_CANCELED
+        for events in (stream, late):
+            last = [event async for event in events][-1]
+            assert last.status_update.status.state == TaskState.TASK_STATE_CANCELED
+        with pytest.raises(TaskNotCancelableError):
+            await client.cancel_task(CancelTaskRequest(id=task.id))
+        with pytest.raises(TaskNotFoundError):
+            await client.get_task(GetTaskRequest(id="task-none"))
+        with pytest.raises(UnsupportedOperationError):
+            await anext(client.subscribe(SubscribeToTaskRequest(id=task.id)))
 
 
 async def test_an_agent_that_raises_in_mid_stream_ends_in_failed(cluster):

@@ -1,22 +1,34 @@
-//! An agent's card. One document for both versions: a 1.0 client ignores the 0.3 fields and the other way round.
+//! An agent's card, made from its spec. One document for both versions: a 1.0 client ignores the 0.3 members and the other
+//! way round.
+
+use std::collections::HashMap;
 
 use axum::{
-    Json,
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
+use covey_a2a::{old, v1};
 use covey_domain::AgentSpec;
-use serde_json::{Value, json};
+
+/// Where an agent is reached.
+pub(super) struct Place {
+    /// `http://host/a2a/agent`, or `http://host/a2a` for the default agent.
+    pub url: String,
+    /// `host:port`
+    pub authority: String,
+}
 
 /// The card as a response with an `ETag`.
-pub(super) fn response(spec: &AgentSpec, base: &str, at_root: bool, headers: &HeaderMap) -> Response {
-    let url = if at_root { format!("{base}/a2a") } else { format!("{base}/a2a/{}", spec.name) };
-    let body = card(spec, &url);
-    let tag = format!("\"{:016x}\"", fnv(body.to_string().as_bytes()));
+pub(super) fn response(spec: &AgentSpec, place: &Place, headers: &HeaderMap) -> Response {
+    let card = card(spec, place);
+    let mut body = serde_json::to_value(&card).unwrap_or_default();
+    old::onto_card(&mut body, &card);
+    let body = body.to_string();
+    let tag = format!("\"{:016x}\"", fnv(body.as_bytes()));
     if headers.get(header::IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == tag.as_bytes()) {
         return StatusCode::NOT_MODIFIED.into_response();
     }
-    let mut response = Json(body).into_response();
+    let mut response = ([(header::CONTENT_TYPE, "application/json")], body).into_response();
     if let Ok(tag) = HeaderValue::from_str(&tag) {
         response.headers_mut().insert(header::ETAG, tag);
     }
@@ -24,29 +36,51 @@ pub(super) fn response(spec: &AgentSpec, base: &str, at_root: bool, headers: &He
     response
 }
 
-fn card(spec: &AgentSpec, url: &str) -> Value {
+fn card(spec: &AgentSpec, place: &Place) -> v1::AgentCard {
     let or_name = |text: &str, name: &str| if text.is_empty() { name.to_owned() } else { text.to_owned() };
-    let skills: Vec<_> = spec
-        .skills
-        .iter()
-        .map(|s| json!({"id": s.id, "name": or_name(&s.name, &s.id), "description": or_name(&s.description, &s.id), "tags": ["covey"]}))
-        .collect();
-    json!({
-        "name": spec.name, "description": or_name(&spec.description, spec.name.as_str()),
-        "version": env!("CARGO_PKG_VERSION"),
-        "supportedInterfaces": [
-            {"url": url, "protocolBinding": "JSONRPC", "protocolVersion": "1.0"},
-            {"url": url, "protocolBinding": "JSONRPC", "protocolVersion": "0.3"},
+    let modes = || vec!["text/plain".to_owned(), "application/json".to_owned()];
+    let interface = |url: &str, binding: &str, version: &str, tenant: &str| v1::AgentInterface {
+        url: url.to_owned(),
+        protocol_binding: binding.to_owned(),
+        tenant: tenant.to_owned(),
+        protocol_version: version.to_owned(),
+    };
+    let bearer = v1::HttpAuthSecurityScheme { scheme: "Bearer".into(), ..Default::default() };
+    let scheme = v1::security_scheme::Scheme::HttpAuthSecurityScheme(bearer);
+    v1::AgentCard {
+        name: spec.name.to_string(),
+        description: or_name(&spec.description, spec.name.as_str()),
+        supported_interfaces: vec![
+            interface(&place.url, "JSONRPC", "1.0", ""),
+            interface(&place.url, "HTTP+JSON", "1.0", ""),
+            interface(&place.authority, "GRPC", "1.0", spec.name.as_str()),
+            interface(&place.url, "JSONRPC", "0.3", ""),
         ],
-        "protocolVersion": "0.3.0", "url": url, "preferredTransport": "JSONRPC",
-        "capabilities": {"streaming": true, "pushNotifications": false},
-        "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "httpAuthSecurityScheme": {"scheme": "Bearer"}}},
-        "security": [{"bearer": []}],
-        "securityRequirements": [{"schemes": {"bearer": {"list": []}}}],
-        "defaultInputModes": ["text/plain", "application/json"],
-        "defaultOutputModes": ["text/plain", "application/json"],
-        "skills": skills,
-    })
+        version: env!("CARGO_PKG_VERSION").into(),
+        capabilities: Some(v1::AgentCapabilities {
+            streaming: Some(true),
+            push_notifications: Some(false),
+            ..v1::AgentCapabilities::default()
+        }),
+        security_schemes: HashMap::from([("bearer".to_owned(), v1::SecurityScheme { scheme: Some(scheme) })]),
+        security_requirements: vec![v1::SecurityRequirement {
+            schemes: HashMap::from([("bearer".to_owned(), v1::StringList::default())]),
+        }],
+        default_input_modes: modes(),
+        default_output_modes: modes(),
+        skills: spec
+            .skills
+            .iter()
+            .map(|s| v1::AgentSkill {
+                id: s.id.clone(),
+                name: or_name(&s.name, &s.id),
+                description: or_name(&s.description, &s.id),
+                tags: vec!["covey".into()],
+                ..v1::AgentSkill::default()
+            })
+            .collect(),
+        ..v1::AgentCard::default()
+    }
 }
 
 /// FNV-1a: a tag needs no secrecy, only to change with the card.

@@ -1,0 +1,26 @@
+//! A2A's types, without a server or a client: [`v1`] as the official proto file of 1.0 has them (one type for gRPC's
+//! bytes and for ProtoJSON), [`v03`] as that of 0.3 for gRPC, and 0.3's JSON by conversion at the edge ([`old`]).
+//!
+//! Generated code is checked in; `tests/generated.rs` says how to make it anew.
+
+mod error;
+mod json;
+pub mod old;
+mod timestamp;
+
+pub use error::{Error, Kind};
+pub use json::{Fields, Json};
+pub use timestamp::Timestamp;
+
+/// Protocol 1.0, package `lf.a2a.v1`.
+#[expect(missing_docs, clippy::all, clippy::pedantic, reason = "generated; the proto file has the words")]
+pub mod v1 {
+    include!("generated/lf.a2a.v1.rs");
+    include!("generated/lf.a2a.v1.serde.rs");
+}
+
+/// Protocol 0.3, package `a2a.v1`.
+#[expect(missing_docs, clippy::all, clippy::pedantic, reason = "generated; the proto file has the words")]
+pub mod v03 {
+    include!("generated/a2a.v1.rs");
+}

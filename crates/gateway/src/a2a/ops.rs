@@ -1,0 +1,301 @@
+//! The operations, in 1.0's types: what all bindings of both versions call, and the one place that looks at who asks and for
+//! which agent.
+
+use std::sync::Arc;
+
+use covey_a2a::{Error, Fields, Kind, v1};
+use covey_domain::{AgentSpec, CallerId, Envelope, ErrorKind, TaskId, TaskRecord, TaskState, task::TaskInput};
+use futures::{StreamExt as _, stream::BoxStream};
+use v1::{send_message_response::Payload as Sent, stream_response::Payload};
+
+use super::project::{self, Projection};
+use crate::{Cluster, FoundTask, SubmitTask};
+
+/// A request as any binding brings it.
+#[derive(Clone)]
+pub(super) struct Ask {
+    pub cluster: Arc<dyn Cluster>,
+    pub agent: Arc<AgentSpec>,
+    pub caller: CallerId,
+    /// What a stream's reader has seen already.
+    pub seen: Option<Cursor>,
+}
+
+/// A place between two events of a stream: behind entry `seq` of the log and behind `more` events of the next one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Cursor {
+    pub seq: u64,
+    pub more: u32,
+}
+
+impl std::str::FromStr for Cursor {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (seq, more) = text.split_once('.').unwrap_or((text, "0"));
+        Ok(Self { seq: seq.parse().map_err(drop)?, more: more.parse().map_err(drop)? })
+    }
+}
+
+/// `12`, or `12.1` in the middle of entry 13.
+impl std::fmt::Display for Cursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.more {
+            0 => write!(f, "{}", self.seq),
+            more => write!(f, "{}.{more}", self.seq),
+        }
+    }
+}
+
+/// An event of a stream.
+#[derive(Clone, Debug)]
+pub(super) struct Told {
+    /// Where a reader stands that has it.
+    pub cursor: Cursor,
+    pub event: v1::StreamResponse,
+    /// Whether no other follows.
+    pub last: bool,
+}
+
+/// Events up to the end of the task or turn; an error where the log could not be read on.
+pub(super) type Events = BoxStream<'static, Result<Told, Error>>;
+
+/// A failure of the cluster as the protocol has it.
+pub(super) fn failed(error: covey_domain::Error) -> Error {
+    let kind = match error.kind {
+        ErrorKind::InvalidArgument | ErrorKind::TooLarge | ErrorKind::AlreadyExists => Kind::InvalidParams,
+        ErrorKind::NotFound => Kind::NotFound,
+        ErrorKind::FailedPrecondition => Kind::UnsupportedOperation,
+        ErrorKind::Overloaded => Kind::Exhausted,
+        ErrorKind::DeadlineExceeded => Kind::DeadlineExceeded,
+        ErrorKind::Unavailable | ErrorKind::ActorDied | ErrorKind::Unschedulable => Kind::Unavailable,
+        ErrorKind::Unauthenticated
+        | ErrorKind::PermissionDenied
+        | ErrorKind::Cancelled
+        | ErrorKind::Application
+        | ErrorKind::Internal => Kind::Internal,
+    };
+    let message = match &error.hint {
+        Some(hint) => format!("{} ({hint})", error.message),
+        None => error.message.clone(),
+    };
+    Error::new(kind, message).about("kind", error.kind.name())
+}
+
+fn no_task(error: covey_domain::Error, id: &str) -> Error {
+    if error.kind == ErrorKind::NotFound { Error::no_task(id) } else { failed(error) }
+}
+
+/// Whether a turn is over: the task has ended, or waits for somebody.
+fn is_over(state: TaskState) -> bool {
+    state.is_terminal() || matches!(state, TaskState::InputRequired | TaskState::AuthRequired)
+}
+
+impl Ask {
+    async fn submit(&self, request: v1::SendMessageRequest) -> Result<Arc<TaskRecord>, Error> {
+        let message = request.message.ok_or_else(|| Error::field("message", "is missing"))?;
+        match message.role() {
+            v1::Role::User => {}
+            v1::Role::Agent => return Err(Error::field("message.role", "must be that of a user")),
+            v1::Role::Unspecified => return Err(Error::field("message.role", "is missing")),
+        }
+        if message.message_id.is_empty() {
+            return Err(Error::field("message.messageId", "is missing"));
+        }
+        if message.parts.is_empty() {
+            return Err(Error::field("message.parts", "is missing or empty"));
+        }
+        if !message.task_id.is_empty() {
+            let (record, _) = self.find(&message.task_id).await?;
+            if !message.context_id.is_empty() && message.context_id != record.context.as_str() {
+                return Err(Error::field("message.contextId", "is not that of the task"));
+            }
+            let ended = record.state.is_terminal();
+            let why = if ended { "the task has ended" } else { "the task takes no further messages" };
+            return Err(Error::new(Kind::UnsupportedOperation, why).about("taskId", message.task_id));
+        }
+        let told = |name: &str| {
+            let of = |fields: &Option<Fields>| project::metadata(fields, name).map(str::to_owned);
+            of(&message.metadata).or_else(|| of(&request.metadata))
+        };
+        let (skill, model) = (told("skill"), told("model"));
+        let content = message.parts.into_iter().map(|part| {
+            project::content(part).ok_or_else(|| Error::field("message.parts", "has a part without content"))
+        });
+        let content = content.collect::<Result<_, _>>()?;
+        let submitted = self.cluster.submit(SubmitTask {
+            caller: self.caller.clone(),
+            agent: self.agent.name.clone(),
+            skill,
+            input: TaskInput { content, call: None, history: Vec::new() },
+            context: Some(message.context_id).filter(|c| !c.is_empty()).map(Into::into),
+            message_id: Some(message.message_id),
+            model: model.map(Into::into),
+            protocol: "a2a",
+            timeout_ms: None,
+        });
+        let (record, _) = submitted.await.map_err(failed)?;
+        Ok(record)
+    }
+
+    /// Sends a message; waits for the end of the turn unless that is not wanted.
+    pub async fn send(&self, request: v1::SendMessageRequest) -> Result<v1::SendMessageResponse, Error> {
+        let said = request.configuration.clone().unwrap_or_default();
+        let history = history(said.history_length)?;
+        if said.task_push_notification_config.is_some() {
+            return Err(no_pushes());
+        }
+        let record = self.submit(request).await?;
+        let projection =
+            self.replay(&record, if said.return_immediately { Until::Seq(1) } else { Until::Over }).await?;
+        Ok(v1::SendMessageResponse { payload: Some(Sent::Task(projection.task(history))) })
+    }
+
+    /// Sends a message; the turn streams back.
+    pub async fn stream(&self, request: v1::SendMessageRequest) -> Result<Events, Error> {
+        if request.configuration.as_ref().is_some_and(|c| c.task_push_notification_config.is_some()) {
+            return Err(no_pushes());
+        }
+        let record = self.submit(request).await?;
+        Ok(self.events(record, self.seen.unwrap_or_default(), 0))
+    }
+
+    /// A task as it stands.
+    pub async fn get(&self, request: &v1::GetTaskRequest) -> Result<v1::Task, Error> {
+        let history = history(request.history_length)?;
+        let (record, last) = self.find(&request.id).await?;
+        Ok(self.replay(&record, last.map_or(Until::End, Until::Seq)).await?.task(history))
+    }
+
+    /// Stops a task.
+    pub async fn cancel(&self, id: &str) -> Result<v1::Task, Error> {
+        let (record, _) = self.find(id).await?;
+        let stopped = self.cluster.cancel(&self.caller, &record.id, "cancelled by the client").await;
+        stopped.map_err(|error| match error.kind {
+            ErrorKind::FailedPrecondition => {
+                Error::new(Kind::TaskNotCancelable, format!("Task cannot be canceled: {id} has ended"))
+                    .about("taskId", id)
+            }
+            _ => no_task(error, id),
+        })?;
+        Ok(self.replay(&record, Until::End).await?.task(None))
+    }
+
+    /// What happens in a task from now on, or from where the reader was.
+    pub async fn subscribe(&self, id: &str) -> Result<Events, Error> {
+        let (record, last) = self.find(id).await?;
+        if record.state.is_terminal() && self.seen.is_none() {
+            let why = "the task has ended; send Last-Event-ID to read the rest of its log";
+            return Err(Error::new(Kind::UnsupportedOperation, why).about("taskId", id));
+        }
+        // Without a cursor the reader gets the task as it stands, then what follows.
+        Ok(match self.seen {
+            Some(seen) => self.events(record, seen, 0),
+            None => self.events(record, Cursor::default(), last.unwrap_or(1)),
+        })
+    }
+
+    /// A task of this caller with this agent; all others are not there.
+    async fn find(&self, id: &str) -> Result<FoundTask, Error> {
+        if id.is_empty() {
+            return Err(Error::field("id", "is missing"));
+        }
+        let found = self.cluster.task(&self.caller, &TaskId::from(id)).await.map_err(|e| no_task(e, id))?;
+        if found.0.agent != self.agent.name {
+            return Err(Error::no_task(id));
+        }
+        Ok(found)
+    }
+
+    async fn replay(&self, record: &Arc<TaskRecord>, until: Until) -> Result<Projection, Error> {
+        let mut projection = Projection::new(record.clone());
+        let mut events = self.cluster.events(record.id.clone(), 0);
+        loop {
+            let there = match until {
+                Until::Seq(seq) => projection.seq() >= seq,
+                Until::Over => is_over(projection.state()),
+                Until::End => false,
+            };
+            if there {
+                break;
+            }
+            let Some(event) = events.next().await else { break };
+            projection.push(&*event.map_err(failed)?);
+        }
+        Ok(projection)
+    }
+
+    /// Events behind `seen`; where `snapshot` is a number, the task as of that entry stands for all up to it.
+    fn events(&self, record: Arc<TaskRecord>, seen: Cursor, snapshot: u64) -> Events {
+        let mut log = self.cluster.events(record.id.clone(), 0);
+        let mut projection = Projection::new(record);
+        if snapshot == 0 {
+            projection.only_tell();
+        }
+        async_stream::try_stream! {
+            while let Some(entry) = log.next().await {
+                let entry: Arc<Envelope> = entry.map_err(failed)?;
+                let events = projection.push(&entry);
+                let over = projection.state().is_terminal();
+                if entry.seq < snapshot || entry.seq <= seen.seq {
+                    continue;
+                }
+                if entry.seq == snapshot {
+                    let task = v1::StreamResponse { payload: Some(Payload::Task(projection.task(None))) };
+                    projection.only_tell();
+                    yield Told { cursor: Cursor { seq: entry.seq, more: 0 }, event: task, last: over };
+                    continue;
+                }
+                let count = events.len();
+                let skipped = if entry.seq == seen.seq + 1 { seen.more as usize } else { 0 };
+                for (i, event) in events.into_iter().enumerate().skip(skipped) {
+                    let whole = i + 1 == count;
+                    let cursor = match whole {
+                        true => Cursor { seq: entry.seq, more: 0 },
+                        false => Cursor { seq: entry.seq - 1, more: i as u32 + 1 },
+                    };
+                    yield Told { cursor, event, last: whole && over };
+                }
+            }
+        }
+        .boxed()
+    }
+}
+
+/// How far a log is read.
+#[derive(Clone, Copy)]
+enum Until {
+    /// Up to this entry.
+    Seq(u64),
+    /// Up to the end of the turn.
+    Over,
+    /// Up to the end of the task.
+    End,
+}
+
+/// Notifications come with their own part of the gateway.
+pub(super) fn no_pushes() -> Error {
+    Error::new(Kind::PushNotificationNotSupported, "this agent sends no push notifications")
+}
+
+fn history(length: Option<i32>) -> Result<Option<usize>, Error> {
+    match length {
+        None => Ok(None),
+        Some(length) => {
+            usize::try_from(length).map(Some).map_err(|_| Error::field("historyLength", "must not be negative"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursors_are_read_as_they_are_written() {
+        for cursor in [Cursor::default(), Cursor { seq: 12, more: 0 }, Cursor { seq: 12, more: 3 }] {
+            assert_eq!(cursor.to_string().parse(), Ok(cursor));
+        }
+        assert!("x".parse::<Cursor>().is_err() && "1.y".parse::<Cursor>().is_err());
+    }
+}

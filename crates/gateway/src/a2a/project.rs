@@ -1,0 +1,476 @@
+//! A task's log as A2A sees it: a pure function of the log's prefix, so that every reader, binding and replay gets the same
+//! task and the same events. Types are 1.0's; 0.3 is made of them at the edge.
+
+use std::{collections::HashSet, sync::Arc};
+
+use covey_a2a::{Fields, Json, Timestamp, v1};
+use covey_domain::{
+    Envelope, PartId, TaskEvent, TaskRecord, TaskState,
+    event::{Content, Delta, InterruptKind, MediaSource, Outcome, PartKind, Phase},
+};
+use serde_json::{Value, json};
+use v1::{part::Content as Held, stream_response::Payload};
+
+/// Folds a log into a task and tells what each entry adds to it.
+#[derive(Clone, Debug)]
+pub(super) struct Projection {
+    record: Arc<TaskRecord>,
+    task: v1::Task,
+    state: TaskState,
+    /// Whether artifacts and messages are put into the task. A stream that has given its snapshot needs no more of it.
+    folds: bool,
+    /// Open parts whose text is for the reader.
+    texts: Vec<PartId>,
+    /// Artifacts that have begun, and are begun anew after a step was reset.
+    begun: HashSet<String>,
+    /// What the task asks, until it is answered.
+    asked: Option<v1::Message>,
+    seq: u64,
+}
+
+impl Projection {
+    pub fn new(record: Arc<TaskRecord>) -> Self {
+        let task = v1::Task {
+            id: record.id.to_string(),
+            context_id: record.context.to_string(),
+            history: vec![said_by_user(&record)],
+            ..v1::Task::default()
+        };
+        let mut projection = Self {
+            state: TaskState::Submitted,
+            folds: true,
+            texts: Vec::new(),
+            begun: HashSet::new(),
+            asked: None,
+            seq: 0,
+            task,
+            record,
+        };
+        projection.now(projection.record.created_ms, None);
+        projection
+    }
+
+    /// Number of the last event taken.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// Where the task stands.
+    pub fn state(&self) -> TaskState {
+        self.state
+    }
+
+    /// The task as it stands, with at most so many of its latest messages.
+    pub fn task(&self, history: Option<usize>) -> v1::Task {
+        let mut task = self.task.clone();
+        let all = task.history.len();
+        task.history.drain(..all - history.unwrap_or(all).min(all));
+        task
+    }
+
+    /// From here on events are told and not put together.
+    pub fn only_tell(&mut self) {
+        self.folds = false;
+        self.task.artifacts = Vec::new();
+    }
+
+    /// Takes an entry of the log; gives the events it makes.
+    pub fn push(&mut self, envelope: &Envelope) -> Vec<v1::StreamResponse> {
+        self.seq = envelope.seq;
+        let before = self.state;
+        self.state = self.state.after(&envelope.event);
+        let at = envelope.ts_ms;
+        match &envelope.event {
+            TaskEvent::Started { .. } => {
+                self.now(at, None);
+                vec![told(Payload::Task(self.task(None)))]
+            }
+            TaskEvent::Status { state, message } => {
+                if before == self.state && message.is_none() {
+                    return Vec::new();
+                }
+                let said = match state {
+                    Phase::Waiting => self.asked.clone(),
+                    _ => None,
+                };
+                let said = said.or_else(|| message.as_ref().map(|text| self.said(vec![text_part(text)])));
+                self.now(at, said);
+                vec![self.status_update()]
+            }
+            TaskEvent::InterruptRaised { kind, prompt, options, response_schema, .. } => {
+                let mut parts = vec![text_part(prompt)];
+                let mut about = json!({});
+                if !options.is_empty() {
+                    about["options"] = json!(options);
+                }
+                match (kind, response_schema) {
+                    (InterruptKind::Form { schema }, _) | (_, Some(schema)) => about["schema"] = schema.clone(),
+                    (InterruptKind::Url { url }, _) => about["url"] = json!(url),
+                    (InterruptKind::Custom { value }, _) => about["value"] = value.clone(),
+                    _ => {}
+                }
+                if about.as_object().is_some_and(|a| !a.is_empty()) {
+                    parts.push(v1::Part { content: Some(Held::Data(Json(about))), ..v1::Part::default() });
+                }
+                self.asked = Some(self.said(parts));
+                Vec::new()
+            }
+            TaskEvent::InterruptResolved { .. } => {
+                self.asked = None;
+                Vec::new()
+            }
+            TaskEvent::Steered { parts, .. } => {
+                if self.folds {
+                    let message = v1::Message {
+                        message_id: format!("{}-u{}", self.task.id, self.seq),
+                        role: v1::Role::User.into(),
+                        ..self.said(parts.iter().map(part).collect())
+                    };
+                    self.task.history.push(message);
+                }
+                Vec::new()
+            }
+            TaskEvent::PartOpened { part, kind: PartKind::Text, .. } => {
+                self.texts.push(part.clone());
+                Vec::new()
+            }
+            TaskEvent::PartDelta { part, delta } => match delta {
+                Delta::Text(text) if self.texts.contains(part) => vec![self.answer(text_part(text), false)],
+                Delta::Data(value) => vec![self.answer(data_part(value), false)],
+                Delta::Text(_) | Delta::Bytes(_) => Vec::new(),
+            },
+            TaskEvent::Media { mime, source, name, .. } => {
+                let content = Content::File { mime: mime.clone(), name: name.clone(), source: source.clone() };
+                vec![self.answer(part(&content), false)]
+            }
+            TaskEvent::ArtifactChunk { artifact, name, parts, append, last } => {
+                let made = v1::Artifact {
+                    artifact_id: artifact.to_string(),
+                    name: name.clone().unwrap_or_default(),
+                    parts: parts.iter().map(part).collect(),
+                    ..v1::Artifact::default()
+                };
+                vec![self.chunk(made, *append, *last)]
+            }
+            TaskEvent::StepReset { .. } => {
+                self.begun.clear();
+                self.task.artifacts.clear();
+                Vec::new()
+            }
+            TaskEvent::Finished { outcome, .. } => self.finished(outcome, at),
+            _ => Vec::new(),
+        }
+    }
+
+    fn finished(&mut self, outcome: &Outcome, at: u64) -> Vec<v1::StreamResponse> {
+        let mut events = Vec::new();
+        let said = match outcome {
+            Outcome::Completed { result: Some(result), .. } if self.begun.is_empty() && !result.is_null() => {
+                let part = match result {
+                    Value::String(text) => text_part(text),
+                    other => data_part(other),
+                };
+                events.push(self.answer(part, true));
+                None
+            }
+            Outcome::Completed { .. } => None,
+            Outcome::Interrupted { .. } => self.asked.clone(),
+            Outcome::Cancelled { reason, .. } => Some(self.said(vec![text_part(reason)])),
+            Outcome::Failed { error } => Some(self.said(vec![text_part(&error.message)])),
+        };
+        self.now(at, said);
+        events.push(self.status_update());
+        events
+    }
+
+    /// What the agent says beside its answer.
+    fn said(&self, parts: Vec<v1::Part>) -> v1::Message {
+        v1::Message {
+            message_id: format!("{}-s{}", self.task.id, self.seq),
+            context_id: self.task.context_id.clone(),
+            task_id: self.task.id.clone(),
+            role: v1::Role::Agent.into(),
+            parts,
+            ..v1::Message::default()
+        }
+    }
+
+    fn now(&mut self, at: u64, message: Option<v1::Message>) {
+        let asks = matches!(self.state, TaskState::InputRequired | TaskState::AuthRequired);
+        // A question stays in the conversation once it is answered.
+        if let Some(question) = self.task.status.take().and_then(|s| s.message).filter(|_| !asks && self.folds) {
+            self.task.history.push(question);
+        }
+        let state = state(self.state).into();
+        self.task.status = Some(v1::TaskStatus { state, message, timestamp: Some(Timestamp::from_ms(at)) });
+    }
+
+    fn status_update(&self) -> v1::StreamResponse {
+        told(Payload::StatusUpdate(v1::TaskStatusUpdateEvent {
+            task_id: self.task.id.clone(),
+            context_id: self.task.context_id.clone(),
+            status: self.task.status.clone(),
+            metadata: None,
+        }))
+    }
+
+    /// More of the one artifact that what an agent says and yields makes.
+    fn answer(&mut self, part: v1::Part, last: bool) -> v1::StreamResponse {
+        let artifact = v1::Artifact {
+            artifact_id: format!("{}-answer", self.task.id),
+            name: "answer".into(),
+            parts: vec![part],
+            ..v1::Artifact::default()
+        };
+        self.chunk(artifact, true, last)
+    }
+
+    fn chunk(&mut self, artifact: v1::Artifact, append: bool, last: bool) -> v1::StreamResponse {
+        let new = !self.begun.contains(&artifact.artifact_id);
+        if new {
+            self.begun.insert(artifact.artifact_id.clone());
+        }
+        let append = append && !new;
+        if self.folds {
+            match self.task.artifacts.iter_mut().find(|a| a.artifact_id == artifact.artifact_id) {
+                Some(known) if append => artifact.parts.iter().for_each(|part| merge(&mut known.parts, part)),
+                Some(known) => *known = artifact.clone(),
+                None => self.task.artifacts.push(artifact.clone()),
+            }
+        }
+        told(Payload::ArtifactUpdate(v1::TaskArtifactUpdateEvent {
+            task_id: self.task.id.clone(),
+            context_id: self.task.context_id.clone(),
+            artifact: Some(artifact),
+            append,
+            last_chunk: last,
+            metadata: None,
+        }))
+    }
+}
+
+fn told(payload: Payload) -> v1::StreamResponse {
+    v1::StreamResponse { payload: Some(payload) }
+}
+
+/// Neighbouring texts are one part: a snapshot shows the answer, not how it was cut.
+fn merge(parts: &mut Vec<v1::Part>, more: &v1::Part) {
+    if let (Some(v1::Part { content: Some(Held::Text(text)), metadata: None, .. }), Some(Held::Text(more))) =
+        (parts.last_mut(), &more.content)
+    {
+        return text.push_str(more);
+    }
+    parts.push(more.clone());
+}
+
+fn said_by_user(record: &TaskRecord) -> v1::Message {
+    v1::Message {
+        message_id: record.message_id.clone().unwrap_or_else(|| format!("{}-in", record.id)),
+        context_id: record.context.to_string(),
+        task_id: record.id.to_string(),
+        role: v1::Role::User.into(),
+        parts: record.input.content.iter().map(part).collect(),
+        ..v1::Message::default()
+    }
+}
+
+fn text_part(text: &str) -> v1::Part {
+    v1::Part { content: Some(Held::Text(text.to_owned())), ..v1::Part::default() }
+}
+
+fn data_part(value: &Value) -> v1::Part {
+    v1::Part { content: Some(Held::Data(Json(value.clone()))), ..v1::Part::default() }
+}
+
+/// Content as a part.
+pub(super) fn part(content: &Content) -> v1::Part {
+    match content {
+        Content::Text(text) => text_part(text),
+        Content::Data(value) => data_part(value),
+        Content::File { mime, name, source } => {
+            let held = match source {
+                // Written by us or checked when it came in.
+                MediaSource::Inline(bytes) => Held::Raw(
+                    base64::Engine::decode(&base64::engine::general_purpose::STANDARD, bytes).unwrap_or_default(),
+                ),
+                MediaSource::Url(url) | MediaSource::ProviderFile(url) => Held::Url(url.clone()),
+            };
+            let filename = name.clone().unwrap_or_default();
+            v1::Part { content: Some(held), media_type: mime.clone(), filename, metadata: None }
+        }
+    }
+}
+
+/// A part as content.
+pub(super) fn content(part: v1::Part) -> Option<Content> {
+    let file = |source| Content::File {
+        mime: if part.media_type.is_empty() { "application/octet-stream".into() } else { part.media_type.clone() },
+        name: Some(part.filename.clone()).filter(|name| !name.is_empty()),
+        source,
+    };
+    Some(match part.content? {
+        Held::Text(ref text) => Content::Text(text.clone()),
+        Held::Data(Json(ref value)) => Content::Data(value.clone()),
+        Held::Raw(ref bytes) => {
+            file(MediaSource::Inline(base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes)))
+        }
+        Held::Url(ref url) => file(MediaSource::Url(url.clone())),
+    })
+}
+
+/// A2A's name of a state.
+pub(super) fn state(state: TaskState) -> v1::TaskState {
+    match state {
+        TaskState::Submitted => v1::TaskState::Submitted,
+        TaskState::Working => v1::TaskState::Working,
+        TaskState::InputRequired => v1::TaskState::InputRequired,
+        TaskState::AuthRequired => v1::TaskState::AuthRequired,
+        TaskState::Completed => v1::TaskState::Completed,
+        TaskState::Failed => v1::TaskState::Failed,
+        TaskState::Canceled => v1::TaskState::Canceled,
+        TaskState::Rejected => v1::TaskState::Rejected,
+    }
+}
+
+/// A text of some metadata.
+pub(super) fn metadata<'a>(fields: &'a Option<Fields>, name: &str) -> Option<&'a str> {
+    fields.as_ref()?.0.get(name)?.as_str().filter(|text| !text.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use covey_domain::{InterruptId, log::Writer};
+
+    use super::*;
+
+    fn record() -> Arc<TaskRecord> {
+        Arc::new(TaskRecord {
+            id: "t".into(),
+            context: "c".into(),
+            agent: "a".into(),
+            skill: "run".into(),
+            caller: "me".into(),
+            message_id: Some("m".into()),
+            model: None,
+            protocol: "a2a".into(),
+            input: covey_domain::task::TaskInput {
+                content: vec![Content::Text("hi".into())],
+                call: None,
+                history: vec![],
+            },
+            state: TaskState::Completed,
+            created_ms: 0,
+            timeout_ms: None,
+            attempt: 1,
+        })
+    }
+
+    fn begun() -> Vec<TaskEvent> {
+        vec![
+            TaskEvent::Started {
+                agent: "a".into(),
+                context: "c".into(),
+                skill: "run".into(),
+                model: None,
+                protocol: "a2a".into(),
+                parent: None,
+                resumes: vec![],
+            },
+            TaskEvent::Status { state: Phase::Working, message: None },
+        ]
+    }
+
+    /// The events of a log, and the projection at its end.
+    fn told_of(events: Vec<TaskEvent>) -> (Vec<v1::StreamResponse>, Projection) {
+        let mut projection = Projection::new(record());
+        let mut all = Vec::new();
+        for (i, event) in events.into_iter().enumerate() {
+            let (seq, meta) = (i as u64 + 1, Default::default());
+            all.extend(projection.push(&Envelope { task: "t".into(), seq, ts_ms: 0, sub: None, event, meta }));
+        }
+        (all, projection)
+    }
+
+    /// What a client makes of a stream.
+    fn gathered(events: &[v1::StreamResponse]) -> String {
+        let mut text = String::new();
+        for event in events {
+            let Some(Payload::ArtifactUpdate(update)) = &event.payload else { continue };
+            if !update.append {
+                text.clear();
+            }
+            for part in &update.artifact.as_ref().unwrap().parts {
+                if let Some(Held::Text(more)) = &part.content {
+                    text.push_str(more);
+                }
+            }
+        }
+        text
+    }
+
+    #[test]
+    fn chunks_of_a_stream_add_up_to_the_task_also_when_a_step_was_lost() {
+        for lost in [false, true] {
+            let mut events = begun();
+            if lost {
+                events.extend(Writer::new("t".into(), 1).text("half an ans"));
+                events.push(TaskEvent::StepReset { step: 1 });
+            }
+            let mut writer = Writer::new("t".into(), 2);
+            events.extend(writer.text("hello "));
+            events.extend(writer.text("world"));
+            events
+                .extend(writer.finish(Outcome::Completed { finish: "stop".into(), result: None }, Default::default()));
+            let (told, projection) = told_of(events);
+            assert_eq!(gathered(&told), "hello world");
+            let task = projection.task(None);
+            assert_eq!(task.artifacts.len(), 1);
+            assert_eq!(task.artifacts[0].parts, [text_part("hello world")]);
+            assert_eq!(task.history.len(), 1);
+            assert_eq!(task.status.unwrap().state(), v1::TaskState::Completed);
+            assert!(projection.task(Some(0)).history.is_empty());
+            let old = covey_a2a::old::event(told.last().unwrap(), true);
+            assert_eq!(
+                (&old["kind"], &old["final"], &old["status"]["state"]),
+                (&json!("status-update"), &json!(true), &json!("completed"))
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_method_returns_is_one_whole_chunk() {
+        let mut events = begun();
+        let result = Some(json!({"n": 42}));
+        let outcome = Outcome::Completed { finish: "stop".into(), result };
+        events.push(TaskEvent::Finished { outcome, usage: Default::default() });
+        let (told, projection) = told_of(events);
+        let Some(Payload::ArtifactUpdate(update)) = &told[told.len() - 2].payload else { panic!("an artifact") };
+        assert!(update.last_chunk && !update.append);
+        assert_eq!(projection.task(None).artifacts[0].parts, [data_part(&json!({"n": 42}))]);
+    }
+
+    #[test]
+    fn questions_are_asked_in_the_status_and_stay_in_the_history() {
+        let mut events = begun();
+        events.push(TaskEvent::InterruptRaised {
+            id: InterruptId::from("i"),
+            kind: InterruptKind::Form { schema: json!({"type": "string"}) },
+            prompt: "which one?".into(),
+            options: vec![],
+            response_schema: None,
+            expires_at_ms: None,
+        });
+        events.push(TaskEvent::Status { state: Phase::Waiting, message: None });
+        let (told, mut projection) = told_of(events);
+        let Some(Payload::StatusUpdate(update)) = &told.last().unwrap().payload else { panic!("a status") };
+        let status = update.status.as_ref().unwrap();
+        assert_eq!(status.state(), v1::TaskState::InputRequired);
+        let asked = status.message.as_ref().unwrap();
+        assert_eq!(asked.parts[0], text_part("which one?"));
+        assert_eq!(asked.parts[1], data_part(&json!({"schema": {"type": "string"}})));
+        let event = TaskEvent::Status { state: Phase::Working, message: None };
+        projection.push(&Envelope { task: "t".into(), seq: 9, ts_ms: 0, sub: None, event, meta: Default::default() });
+        assert_eq!(projection.task(None).history.len(), 2);
+        assert_eq!(projection.task(Some(1)).history[0].parts, asked.parts);
+    }
+}

@@ -1,0 +1,128 @@
+//! HTTP+JSON of 1.0: paths below an agent's address, ProtoJSON in and out.
+
+use std::{collections::HashMap, convert::Infallible};
+
+use axum::{
+    body::Bytes,
+    http::{HeaderMap, Method, StatusCode, header},
+    response::{IntoResponse as _, Response, Sse, sse},
+};
+use covey_a2a::{Error, Kind, v1};
+use futures::StreamExt as _;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::ops::{Ask, Events, no_pushes};
+
+/// A request below an agent's address.
+pub(super) struct Call<'a> {
+    pub ask: Ask,
+    pub method: &'a Method,
+    /// Behind the agent's address, without the first `/`: `message:send`, `tasks/ID:cancel`.
+    pub path: &'a str,
+    pub query: &'a HashMap<String, String>,
+    pub headers: &'a HeaderMap,
+    pub body: &'a Bytes,
+}
+
+/// Media type of A2A over HTTP, since 1.0.1.
+const A2A_JSON: &str = "application/a2a+json";
+
+impl Call<'_> {
+    pub async fn serve(self) -> Response {
+        let kind = self.kind();
+        let answer = match super::check_version(self.headers) {
+            Ok(()) => self.answer().await,
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(Answer::Whole(body)) => ([(header::CONTENT_TYPE, kind)], body).into_response(),
+            Ok(Answer::Stream(events)) => stream(events),
+            Err(error) => {
+                let status = StatusCode::from_u16(error.kind.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                let mut response =
+                    (status, [(header::CONTENT_TYPE, kind)], error.http_body().to_string()).into_response();
+                if error.kind == Kind::Exhausted {
+                    response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+                }
+                response
+            }
+        }
+    }
+
+    /// What the client speaks: the media type of the specification where it names that, else plain JSON.
+    fn kind(&self) -> &'static str {
+        let names = |header| {
+            let value = self.headers.get(header).and_then(|v| v.to_str().ok());
+            value.is_some_and(|v| v.to_ascii_lowercase().contains("a2a+json"))
+        };
+        if names(header::ACCEPT) || names(header::CONTENT_TYPE) { A2A_JSON } else { "application/json" }
+    }
+
+    async fn answer(&self) -> Result<Answer, Error> {
+        let (get, post) = (self.method == Method::GET, self.method == Method::POST);
+        let parts: Vec<&str> = self.path.trim_end_matches('/').split('/').collect();
+        match parts[..] {
+            ["message:send"] if post => whole(&self.ask.send(self.read()?).await?),
+            ["message:stream"] if post => Ok(Answer::Stream(self.ask.stream(self.read()?).await?)),
+            ["tasks", named] => match named.rsplit_once(':') {
+                Some((id, "cancel")) if post => whole(&self.ask.cancel(id).await?),
+                // The proto file says GET, the specification's text POST.
+                Some((id, "subscribe")) if get || post => Ok(Answer::Stream(self.ask.subscribe(id).await?)),
+                None if get => {
+                    let history_length = self.number("historyLength")?;
+                    let request = v1::GetTaskRequest { tenant: String::new(), id: named.to_owned(), history_length };
+                    whole(&self.ask.get(&request).await?)
+                }
+                _ => Err(self.unknown()),
+            },
+            ["tasks", _, "pushNotificationConfigs", ..] => Err(no_pushes()),
+            _ => Err(self.unknown()),
+        }
+    }
+
+    fn unknown(&self) -> Error {
+        Error::new(Kind::MethodNotFound, format!("{} /{} is not served", self.method, self.path))
+    }
+
+    fn number(&self, name: &str) -> Result<Option<i32>, Error> {
+        let Some(text) = self.query.get(name) else { return Ok(None) };
+        text.parse().map(Some).map_err(|_| Error::field(name, "is no number"))
+    }
+
+    fn read<T: DeserializeOwned + Default>(&self) -> Result<T, Error> {
+        if self.body.is_empty() {
+            return Ok(T::default());
+        }
+        serde_json::from_slice(self.body).map_err(|why| {
+            let kind = if why.is_data() { Kind::InvalidParams } else { Kind::Parse };
+            Error::new(kind, format!("failed to read the request: {why}"))
+        })
+    }
+}
+
+enum Answer {
+    Whole(String),
+    Stream(Events),
+}
+
+fn whole(value: &impl Serialize) -> Result<Answer, Error> {
+    let text = serde_json::to_string(value);
+    text.map(Answer::Whole).map_err(|e| Error::new(Kind::Internal, format!("failed to write the answer: {e}")))
+}
+
+fn stream(events: Events) -> Response {
+    let frames = events.map(|told| {
+        let frame = match told {
+            Ok(told) => {
+                let body = serde_json::to_string(&told.event).unwrap_or_default();
+                sse::Event::default().id(told.cursor.to_string()).data(body)
+            }
+            Err(error) => {
+                tracing::warn!(error = error.message, "a stream ended early");
+                sse::Event::default().event("error").data(error.http_body().to_string())
+            }
+        };
+        Ok::<_, Infallible>(frame)
+    });
+    super::kept_alive(Sse::new(frames))
+}

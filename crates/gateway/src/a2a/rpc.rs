@@ -1,0 +1,137 @@
+//! JSON-RPC, both versions on the same paths. A method's name tells its version; `A2A-Version` may only say the same.
+
+use std::convert::Infallible;
+
+use axum::{
+    Json,
+    body::Bytes,
+    http::{HeaderMap, header},
+    response::{IntoResponse as _, Response, Sse, sse},
+};
+use covey_a2a::{Error, Kind, old, v1};
+use futures::StreamExt as _;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::ops::{Ask, Events, no_pushes};
+
+/// A protocol version that is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    V03,
+    V1,
+}
+
+/// Answers one request.
+pub(super) async fn serve(ask: Ask, headers: &HeaderMap, body: &Bytes) -> Response {
+    if !is_json(headers) {
+        let error = Error::new(Kind::ContentTypeNotSupported, "JSON-RPC is application/json");
+        return refused(&Value::Null, Version::V1, &error);
+    }
+    let mut request: Value = match serde_json::from_slice(body) {
+        Ok(request) => request,
+        Err(why) => {
+            let error = Error::new(Kind::Parse, format!("failed to parse JSON: {why}"));
+            return refused(&Value::Null, Version::V1, &error);
+        }
+    };
+    let (id, params) = (request["id"].take(), request["params"].take());
+    let method = request["method"].as_str().unwrap_or_default();
+    let version = if method.contains('/') { Version::V03 } else { Version::V1 };
+    let good_id = id.is_null() || id.is_string() || id.is_number();
+    if request["jsonrpc"] != "2.0" || !good_id || method.is_empty() {
+        let id = if good_id { &id } else { &Value::Null };
+        return refused(id, version, &Error::new(Kind::InvalidRequest, "not a JSON-RPC 2.0 request"));
+    }
+    if let Err(error) = super::check_version(headers) {
+        return refused(&id, Version::V1, &error);
+    }
+    if !(params.is_null() || params.is_object()) {
+        return refused(&id, version, &Error::new(Kind::InvalidParams, "`params` must be an object"));
+    }
+    match dispatch(ask, method, params).await {
+        Ok(Answer::Whole(result)) => Json(json!({"jsonrpc": "2.0", "id": id, "result": result})).into_response(),
+        Ok(Answer::Stream(events)) => stream(events, id, version),
+        Err(error) => refused(&id, version, &error),
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(kind) = headers.get(header::CONTENT_TYPE) else { return true };
+    let kind = kind.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    kind.eq_ignore_ascii_case("application/json") || kind.to_ascii_lowercase().ends_with("+json")
+}
+
+enum Answer {
+    Whole(Value),
+    Stream(Events),
+}
+
+async fn dispatch(ask: Ask, method: &str, params: Value) -> Result<Answer, Error> {
+    Ok(match method {
+        "SendMessage" => whole(&ask.send(read(params)?).await?)?,
+        "SendStreamingMessage" => Answer::Stream(ask.stream(read(params)?).await?),
+        "GetTask" => whole(&ask.get(&read(params)?).await?)?,
+        "CancelTask" => whole(&ask.cancel(&read::<v1::CancelTaskRequest>(params)?.id).await?)?,
+        "SubscribeToTask" => Answer::Stream(ask.subscribe(&read::<v1::SubscribeToTaskRequest>(params)?.id).await?),
+        "CreateTaskPushNotificationConfig"
+        | "GetTaskPushNotificationConfig"
+        | "ListTaskPushNotificationConfigs"
+        | "DeleteTaskPushNotificationConfig" => return Err(no_pushes()),
+        "message/send" => Answer::Whole(old::sent(&ask.send(wrong(old::send_in(&params))?).await?)),
+        "message/stream" => Answer::Stream(ask.stream(wrong(old::send_in(&params))?).await?),
+        "tasks/get" => Answer::Whole(old::task(&ask.get(&wrong(old::get_in(&params))?).await?)),
+        "tasks/cancel" => Answer::Whole(old::task(&ask.cancel(&wrong(old::task_in(&params))?).await?)),
+        "tasks/resubscribe" => Answer::Stream(ask.subscribe(&wrong(old::task_in(&params))?).await?),
+        name if name.starts_with("tasks/pushNotificationConfig/") => return Err(no_pushes()),
+        other => return Err(Error::new(Kind::MethodNotFound, format!("method `{other}` is not served"))),
+    })
+}
+
+fn whole(value: &impl serde::Serialize) -> Result<Answer, Error> {
+    let value = serde_json::to_value(value);
+    value.map(Answer::Whole).map_err(|e| Error::new(Kind::Internal, format!("failed to write the answer: {e}")))
+}
+
+fn read<T: DeserializeOwned + Default>(params: Value) -> Result<T, Error> {
+    if params.is_null() {
+        return Ok(T::default());
+    }
+    serde_json::from_value(params).map_err(|e| Error::new(Kind::InvalidParams, format!("`params` are wrong: {e}")))
+}
+
+fn wrong<T>(read: Result<T, old::Wrong>) -> Result<T, Error> {
+    read.map_err(|why| Error::new(Kind::InvalidParams, why))
+}
+
+fn body(id: &Value, version: Version, error: &Error) -> Value {
+    let error = if version == Version::V1 { error.rpc_body() } else { error.old_rpc_body() };
+    json!({"jsonrpc": "2.0", "id": id, "error": error})
+}
+
+fn refused(id: &Value, version: Version, error: &Error) -> Response {
+    Json(body(id, version, error)).into_response()
+}
+
+/// A stream of responses, each with the place of its event, so that `Last-Event-ID` goes on behind it.
+fn stream(events: Events, id: Value, version: Version) -> Response {
+    let frames = events.map(move |told| {
+        let frame = match told {
+            Ok(told) => {
+                let result = match version {
+                    Version::V1 => serde_json::to_value(&told.event).unwrap_or_default(),
+                    Version::V03 => old::event(&told.event, told.last),
+                };
+                let body = json!({"jsonrpc": "2.0", "id": id, "result": result});
+                sse::Event::default().id(told.cursor.to_string()).data(body.to_string())
+            }
+            // A stream that breaks off says so, and can be gone on with from its last id.
+            Err(error) => {
+                tracing::warn!(error = error.message, "a stream ended early");
+                sse::Event::default().data(body(&id, version, &error).to_string())
+            }
+        };
+        Ok::<_, Infallible>(frame)
+    });
+    super::kept_alive(Sse::new(frames))
+}
