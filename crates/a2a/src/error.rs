@@ -228,7 +228,7 @@ mod tests {
             let status = Status::from(error.clone());
             assert_eq!(status.get_details_error_info().unwrap().reason, kind.reason());
             assert_eq!(status.message(), "why");
-            assert!(error.old_rpc_body()["code"].as_i64().is_some_and(|code| code > -32_008 || code < -32_500));
+            assert!(error.old_rpc_body()["code"].as_i64().is_some_and(|code| !(-32_500..=-32_008).contains(&code)));
         }
         let wrong = Error::field("message.parts", "is empty");
         assert_eq!(wrong.rpc_body()["data"][1]["fieldViolations"][0]["field"], "message.parts");
