@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use covey_cluster_core::head::Submission;
 use covey_domain::{
-    AgentKind, AgentSpec, CallerId, ContextId, Envelope, Error, TaskId, TaskRecord, caps,
+    AgentKind, AgentName, AgentSpec, CallerId, ContextId, Envelope, Error, TaskId, TaskRecord, caps,
     infer::{ChatMessage, InferEvent, InferRequest},
     log::Answer,
     status::{ClusterStatus, ModelStatus},
 };
-use covey_gateway::{Cluster, FoundTask, SubmitTask};
+use covey_gateway::{Cluster, FoundTask, SubmitTask, TaskQuery};
 use covey_proto::{
     payload_json,
     v1::{CallCancel, CallFrame, CallOpen, call_end, call_frame::Body, call_open::Target},
@@ -84,11 +84,24 @@ impl Cluster for ClusterPort {
         .boxed()
     }
 
+    fn agent<'a>(&'a self, name: &'a AgentName) -> BoxFuture<'a, Option<Arc<AgentSpec>>> {
+        async move {
+            if name.as_str().starts_with(INTERNAL) {
+                return None;
+            }
+            self.shared.owner.ask(|tx| Input::Agent(name.clone(), tx)).await.ok().flatten()
+        }
+        .boxed()
+    }
+
     fn default_agent(&self) -> BoxFuture<'_, Option<Arc<AgentSpec>>> {
         async {
-            let agents = self.agents().await;
-            let named = self.shared.default_agent.as_ref();
-            named.and_then(|n| agents.iter().find(|a| a.name == *n)).or(agents.first()).cloned()
+            if let Some(name) = &self.shared.default_agent
+                && let Some(named) = self.agent(name).await
+            {
+                return Some(named);
+            }
+            self.agents().await.into_iter().next()
         }
         .boxed()
     }
@@ -98,7 +111,7 @@ impl Cluster for ClusterPort {
             let mut input = task.input;
             if let Some(context) = &task.context
                 && input.history.is_empty()
-                && let Some(spec) = self.agents().await.into_iter().find(|a| a.name == task.agent)
+                && let Some(spec) = self.agent(&task.agent).await
                 && matches!(spec.kind, AgentKind::Llm(_))
             {
                 input.history = self.history(context, &spec, &task.caller).await?;
@@ -131,6 +144,26 @@ impl Cluster for ClusterPort {
                 }
             };
             found.filter(|(r, _)| r.caller == *caller).ok_or_else(|| Error::not_found("task", id))
+        }
+        .boxed()
+    }
+
+    fn tasks<'a>(
+        &'a self,
+        caller: &'a CallerId,
+        query: &'a TaskQuery,
+    ) -> BoxFuture<'a, Result<(Vec<TaskRecord>, u64), Error>> {
+        async move {
+            let filter = TaskFilter {
+                agent: query.agent.as_ref().map_or("", |a| a.as_str()),
+                context: query.context.as_ref().map_or("", |c| c.as_str()),
+                state: query.state.map_or("", covey_domain::TaskState::name),
+                caller: caller.as_str(),
+                since_ms: query.since_ms,
+            };
+            let before = query.before.as_ref().map(|(at, task)| (*at, task.as_str()));
+            let found = self.shared.store.changed(filter, before, query.limit).await;
+            found.map_err(|e| Error::internal(format!("failed to list tasks: {e}")))
         }
         .boxed()
     }

@@ -38,6 +38,7 @@ type Reply<T> = oneshot::Sender<T>;
 pub(crate) enum Input {
     Register(Box<AgentSpec>, Reply<Result<bool, Error>>),
     Agents(Reply<Vec<Arc<AgentSpec>>>),
+    Agent(AgentName, Reply<Option<Arc<AgentSpec>>>),
     CreateActor(Box<CreateActor>, Reply<Result<ActorInfo, Error>>),
     CreateGang(Vec<CreateActor>, GangStrategy, Reply<Result<Vec<ActorInfo>, Error>>),
     ListActors(ActorFilter, ActorId, usize, Reply<(Vec<ActorStatus>, Option<ActorId>)>),
@@ -174,6 +175,7 @@ fn handle(head: &mut Head, input: Input, now: u64) -> Option<Effect> {
     match input {
         Input::Register(spec, tx) => later(tx, head.register(*spec, now)),
         Input::Agents(tx) => later(tx, head.agents().cloned().collect()),
+        Input::Agent(name, tx) => later(tx, head.agent(name.as_str()).ok().cloned()),
         Input::CreateActor(ask, tx) => later(tx, head.create_actor(*ask, now)),
         Input::CreateGang(asks, strategy, tx) => later(tx, head.create_gang(asks, strategy, now)),
         Input::ListActors(filter, after, limit, tx) => later(tx, head.list_actors(&filter, &after, limit)),

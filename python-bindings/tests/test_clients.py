@@ -120,29 +120,71 @@ async def test_a2a_sdk_1_3_gets_cancels_subscribes_and_is_told_what_is_wrong(clu
             await anext(client.subscribe(SubscribeToTaskRequest(id=task.id)))
 
 
+@pytest.mark.parametrize("binding", ["JSONRPC", "HTTP+JSON", "GRPC"])
+async def test_a2a_sdk_1_3_lists_tasks_page_by_page(cluster, binding):
+    from a2a.types import ListTasksRequest, Message, Part, Role, SendMessageRequest, TaskState
+    from a2a.utils.errors import InvalidParamsError
+
+    context = f"list-{binding}-{os.urandom(4).hex()}"
+    async with client_1_3(cluster, "/a2a/echo", binding) as client:
+        for i in range(5):
+            message = Message(message_id=os.urandom(8).hex(), context_id=context, role=Role.ROLE_USER, parts=[Part(text=f"n {i}")])
+            async for _ in client.send_message(SendMessageRequest(message=message)):
+                pass
+        found, token = [], ""
+        while True:
+            page = await client.list_tasks(ListTasksRequest(context_id=context, page_size=2, page_token=token))
+            assert page.total_size == 5 and page.page_size == 2 and len(page.tasks) <= 2
+            found += page.tasks
+            if not (token := page.next_page_token):
+                break
+        texts = [task.history[0].parts[0].text for task in found]
+        assert texts == [f"n {i}" for i in range(4, -1, -1)], "newest change first, each once"
+        assert all(task.status.state == TaskState.TASK_STATE_COMPLETED and not task.artifacts for task in found)
+        whole = await client.list_tasks(ListTasksRequest(context_id=context, include_artifacts=True, history_length=0))
+        assert [task.artifacts[0].parts[0].text for task in whole.tasks] == texts and not whole.tasks[0].history
+        after = found[2].status.timestamp
+        assert len((await client.list_tasks(ListTasksRequest(context_id=context, status_timestamp_after=after))).tasks) >= 3
+        assert not (await client.list_tasks(ListTasksRequest(context_id=context, status=TaskState.TASK_STATE_WORKING))).tasks
+        with pytest.raises(InvalidParamsError):
+            await client.list_tasks(ListTasksRequest(page_size=101))
+
+
 async def test_an_agent_that_raises_in_mid_stream_ends_in_failed(cluster):
     words, states, _ = await stream_1_3(cluster, "/a2a/echo", "fail: one two")
     assert words == ["one ", "two"] and states[-1] == "TASK_STATE_FAILED"
 
 
-def test_a2a_sdk_0_3_streams(cluster):
+@pytest.mark.parametrize("transport", ["JSONRPC", "HTTP+JSON", "GRPC"])
+def test_a2a_sdk_0_3_streams(cluster, transport):
     code = """
-import asyncio, json, os, httpx
+import asyncio, json, os, grpc, httpx
 from a2a.client import ClientConfig, ClientFactory, A2ACardResolver, create_text_message_object
+KEY = "Bearer " + os.environ["KEY"]
+class Keyed(grpc.aio.UnaryStreamClientInterceptor):
+    async def intercept_unary_stream(self, continuation, details, request):
+        metadata = grpc.aio.Metadata(*(details.metadata or ()), ("authorization", KEY))
+        return await continuation(details._replace(metadata=metadata), request)
 async def main():
-    headers = {"Authorization": "Bearer " + os.environ["KEY"]}
-    async with httpx.AsyncClient(headers=headers, timeout=30) as http:
-        card = await A2ACardResolver(http, os.environ["ADDRESS"] + "/a2a/echo").get_agent_card()
-        client = ClientFactory(ClientConfig(streaming=True, httpx_client=http)).create(card)
+    transport = "TRANSPORT"
+    # 0.3's gRPC names no agent: it gets to the default one.
+    path, text = ("", "Repeat: sun moon") if transport == "GRPC" else ("/a2a/echo", "a b c")
+    async with httpx.AsyncClient(headers={"Authorization": KEY}, timeout=30) as http:
+        card = await A2ACardResolver(http, os.environ["ADDRESS"] + path).get_agent_card()
+        channel = lambda url: grpc.aio.insecure_channel(url, interceptors=[Keyed()])
+        config = ClientConfig(streaming=True, httpx_client=http, supported_transports=[transport], grpc_channel_factory=channel)
+        client = ClientFactory(config).create(card)
         words, state = [], None
-        async for task, update in client.send_message(create_text_message_object(content="a b c")):
+        async for task, update in client.send_message(create_text_message_object(content=text)):
             if update is not None and update.kind == "artifact-update":
                 words.append(update.artifact.parts[0].root.text)
             state = task.status.state.value
-        print(json.dumps([words, state, task.artifacts[0].parts[0].root.text]))
+        print(json.dumps([words, state]))
 asyncio.run(main())
 """
-    assert run_client(cluster, "0.3", code)[:2] == [["a ", "b ", "c"], "completed"]
+    words, state = run_client(cluster, "0.3", code.replace("TRANSPORT", transport))
+    assert state == "completed"
+    assert words == ["a ", "b ", "c"] if transport != "GRPC" else "".join(words) == "sun moon"
 
 
 def test_a2a_sdk_0_2_tutorial_client_finds_the_default_agent(cluster):
@@ -237,6 +279,26 @@ def test_a_subscriber_who_comes_late_gets_the_task_and_then_the_rest(http):
         updates = [f.get("artifactUpdate", {}) if new else f for f in got[1:]]
         text += "".join(u["artifact"]["parts"][0]["text"] for u in updates if "artifact" in u)
         assert text == "one two three"
+
+
+def test_all_agents_are_in_the_catalogue(http):
+    found = {agent["name"]: agent for agent in http.get("/a2a").json()["agents"]}
+    card = http.get(found["echo"]["card"]).json()
+    assert card["name"] == "echo" and card["supportedInterfaces"][0]["url"] == found["echo"]["url"]
+    links = http.get("/.well-known/api-catalog")
+    assert links.headers["content-type"] == "application/linkset+json"
+    assert {link["anchor"] for link in links.json()["linkset"]} == {agent["url"] for agent in found.values()}
+
+
+def test_cards_are_cached_by_tag_and_by_time(http):
+    path = "/a2a/echo/.well-known/agent-card.json"
+    card = http.get(path)
+    tag, since = card.headers["etag"], card.headers["last-modified"]
+    for headers in ({"If-None-Match": tag}, {"If-None-Match": f'"x", W/{tag}'}, {"If-Modified-Since": since}):
+        again = http.get(path, headers=headers)
+        assert again.status_code == 304 and again.headers["etag"] == tag and not again.content, headers
+    for headers in ({"If-None-Match": '"x"'}, {"If-Modified-Since": "Thu, 01 Jan 2015 00:00:00 GMT"}):
+        assert http.get(path, headers=headers).status_code == 200
 
 
 def test_malformed_requests_get_their_codes(http):

@@ -44,11 +44,13 @@ fn generated_code_is_up_to_date() {
     };
     generate("a2a_v1.proto");
     generate("a2a_v03.proto");
-    let mut json = pbjson_build::Builder::new();
-    json.register_descriptors(&compile("a2a_v1.proto").encode_to_vec()).expect("descriptors");
-    json.out_dir(out.path()).ignore_unknown_fields();
-    json.build(&[".lf.a2a.v1"]).expect("code generation succeeds");
-    for name in ["lf.a2a.v1.rs", "lf.a2a.v1.serde.rs", "a2a.v1.rs"] {
+    for (file, package) in [("a2a_v1.proto", ".lf.a2a.v1"), ("a2a_v03.proto", ".a2a.v1")] {
+        let mut json = pbjson_build::Builder::new();
+        json.register_descriptors(&compile(file).encode_to_vec()).expect("descriptors");
+        json.out_dir(out.path()).ignore_unknown_fields();
+        json.build(&[package]).expect("code generation succeeds");
+    }
+    for name in ["lf.a2a.v1.rs", "lf.a2a.v1.serde.rs", "a2a.v1.rs", "a2a.v1.serde.rs"] {
         let fresh = fs::read_to_string(out.path().join(name)).expect("one file for each package");
         let fresh = if name.contains("serde") { with_nulls(&fresh) } else { fresh };
         let kept = root.join("src/generated").join(name);

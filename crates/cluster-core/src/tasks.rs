@@ -173,6 +173,7 @@ impl Head {
             input: ask.input,
             state: TaskState::Submitted,
             created_ms: now,
+            changed_ms: now,
             timeout_ms,
             attempt: 0,
         });
@@ -289,6 +290,7 @@ impl Head {
             ],
             now,
         );
+        let record = self.tasks.active.get(id).map_or(record, |t| t.record.clone());
         self.out.push_back(Output::Write(Write::Task(record.clone())));
         self.out.push_back(Output::Send(node, Command::Run { record, actor: actor_id.clone(), timeout_ms }));
     }
@@ -325,6 +327,7 @@ impl Head {
         task.record = record.clone();
         let agent = record.agent.clone();
         self.append(id, events, now);
+        let record = self.tasks.active.get(id).map_or(record, |t| t.record.clone());
         self.out.push_back(Output::Write(Write::Task(record)));
         self.tasks.enqueue(&agent, id.clone(), true);
     }
@@ -388,18 +391,19 @@ impl Head {
     /// Numbers events and writes them; what does not fit the log is left out.
     fn append(&mut self, id: &TaskId, events: Vec<TaskEvent>, ts_ms: Millis) {
         let Some(task) = self.tasks.active.get_mut(id) else { return };
-        let mut state = task.record.state;
+        let (mut state, mut told) = (task.record.state, false);
         for event in events {
             if task.open.push(&event).is_err() {
                 continue;
             }
             state = state.after(&event);
+            told |= matches!(event, TaskEvent::Status { .. } | TaskEvent::Finished { .. });
             task.seq += 1;
             let envelope = Envelope { task: id.clone(), seq: task.seq, ts_ms, sub: None, event, meta: BTreeMap::new() };
             self.out.push_back(Output::Write(Write::Event(Arc::new(envelope))));
         }
-        if state != task.record.state {
-            task.record = Arc::new(TaskRecord { state, ..(*task.record).clone() });
+        if state != task.record.state || told {
+            task.record = Arc::new(TaskRecord { state, changed_ms: ts_ms, ..(*task.record).clone() });
         }
     }
 

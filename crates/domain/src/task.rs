@@ -123,6 +123,9 @@ pub struct TaskRecord {
     pub state: TaskState,
     /// When it was accepted.
     pub created_ms: Millis,
+    /// When its status changed last.
+    #[serde(default)]
+    pub changed_ms: Millis,
     /// Its bound, from acceptance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,

@@ -1,4 +1,4 @@
-//! A2A: 1.0 by JSON-RPC, HTTP+JSON and gRPC, 0.3 by JSON-RPC, all on one port.
+//! A2A 1.0 and 0.3 by JSON-RPC, HTTP+JSON and gRPC, all on one port.
 //!
 //! `/a2a/<agent>` is an agent's address for JSON-RPC and HTTP+JSON, `/` and `/a2a` that of the default one; cards are below
 //! each. gRPC names the agent by the request's tenant. Every binding calls [`ops`], and every stream is a projection of
@@ -21,19 +21,24 @@ use axum::{
     response::{IntoResponse as _, Response, Sse, sse},
     routing::{any, get, post},
 };
-use covey_a2a::{Error, Kind, v1::a2a_service_server::A2aServiceServer};
+use covey_a2a::{Error, Kind, v1::a2a_service_server::A2aServiceServer, v03::a2a_service_server as old};
 use covey_domain::{AgentSpec, CallerId, caps};
 use futures::Stream;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{Caller, Cluster};
 use ops::Ask;
 
 type Port = State<Arc<dyn Cluster>>;
+type Cards = Extension<Arc<card::Known>>;
 
 /// Routes of all agents and of the default one.
 pub fn router(cluster: Arc<dyn Cluster>) -> Router {
-    let grpc = A2aServiceServer::new(grpc::Grpc { cluster: cluster.clone() })
+    let service = grpc::Grpc { cluster: cluster.clone() };
+    let old_grpc = old::A2aServiceServer::new(service.clone())
+        .max_decoding_message_size(caps::MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
+    let grpc = A2aServiceServer::new(service)
         .max_decoding_message_size(caps::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
     Router::new()
@@ -42,28 +47,37 @@ pub fn router(cluster: Arc<dyn Cluster>) -> Router {
         .route("/a2a/{agent}/.well-known/agent-card.json", get(agent_card))
         .route("/a2a/{agent}/.well-known/agent.json", get(agent_card))
         .route("/", post(default_rpc))
-        .route("/a2a", post(default_rpc))
-        .route("/a2a/", post(default_rpc))
+        .route("/.well-known/api-catalog", get(api_catalog))
+        .route("/a2a", post(default_rpc).get(catalogue))
+        .route("/a2a/", post(default_rpc).get(catalogue))
         .route("/a2a/message:send", post(default_rest))
         .route("/a2a/message:stream", post(default_rest))
+        .route("/a2a/tasks", get(default_rest))
         .route("/a2a/tasks/{*rest}", any(default_rest))
         .route("/a2a/{agent}", post(agent_rpc))
         .route("/a2a/{agent}/", post(agent_rpc))
         .route("/a2a/{agent}/{*rest}", any(agent_rest))
         .with_state(cluster)
+        .layer(Extension(Arc::new(card::Known::default())))
         .route_service("/lf.a2a.v1.A2AService/{method}", grpc)
+        .route_service("/a2a.v1.A2AService/{method}", old_grpc)
 }
 
-async fn default_card(State(cluster): Port, headers: HeaderMap) -> Response {
+async fn default_card(State(cluster): Port, Extension(known): Cards, headers: HeaderMap) -> Response {
     match cluster.default_agent().await {
-        Some(agent) => card::response(&agent, &place(&headers, None), &headers),
+        Some(agent) => card::response(&agent, &place(&headers, None), &known, &headers),
         None => missing("no agent is registered"),
     }
 }
 
-async fn agent_card(State(cluster): Port, Path(agent): Path<String>, headers: HeaderMap) -> Response {
+async fn agent_card(
+    State(cluster): Port,
+    Path(agent): Path<String>,
+    Extension(known): Cards,
+    headers: HeaderMap,
+) -> Response {
     match find(&*cluster, &agent).await {
-        Some(spec) => card::response(&spec, &place(&headers, Some(&agent)), &headers),
+        Some(spec) => card::response(&spec, &place(&headers, Some(&agent)), &known, &headers),
         None => missing(&format!("no agent `{agent}`")),
     }
 }
@@ -128,7 +142,30 @@ fn ask(cluster: Arc<dyn Cluster>, agent: Arc<AgentSpec>, caller: CallerId, heade
 }
 
 async fn find(cluster: &dyn Cluster, name: &str) -> Option<Arc<AgentSpec>> {
-    cluster.agents().await.into_iter().find(|a| a.name.as_str() == name)
+    cluster.agent(&name.into()).await
+}
+
+/// All agents: what they are, and where their cards are.
+async fn catalogue(State(cluster): Port, headers: HeaderMap) -> Json<Value> {
+    let agents = cluster.agents().await;
+    let agents = agents.iter().map(|agent| {
+        let url = place(&headers, Some(agent.name.as_str())).url;
+        let card = format!("{url}/.well-known/agent-card.json");
+        json!({"name": agent.name, "description": agent.description, "url": url, "card": card})
+    });
+    Json(json!({"agents": agents.collect::<Vec<_>>()}))
+}
+
+/// The same as a set of links (RFC 9727).
+async fn api_catalog(State(cluster): Port, headers: HeaderMap) -> Response {
+    let agents = cluster.agents().await;
+    let links = agents.iter().map(|agent| {
+        let url = place(&headers, Some(agent.name.as_str())).url;
+        let card = format!("{url}/.well-known/agent-card.json");
+        json!({"anchor": url, "service-desc": [{"href": card, "type": "application/json", "title": agent.name}]})
+    });
+    let body = json!({"linkset": links.collect::<Vec<_>>()}).to_string();
+    ([(header::CONTENT_TYPE, "application/linkset+json")], body).into_response()
 }
 
 /// Versions are told by their major number. Whoever says nothing is taken by what it says otherwise.
@@ -158,7 +195,7 @@ fn place(headers: &HeaderMap, agent: Option<&str>) -> card::Place {
     let https = headers.get("x-forwarded-proto").is_some_and(|p| p == "https");
     let base = format!("{}://{host}/a2a", if https { "https" } else { "http" });
     let url = agent.map_or_else(|| base.clone(), |agent| format!("{base}/{agent}"));
-    card::Place { url, authority: host.to_owned() }
+    card::Place { url, authority: host.to_owned(), is_default: agent.is_none() }
 }
 
 /// A stream that proxies neither hold back nor take for dead.

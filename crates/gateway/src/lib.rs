@@ -5,7 +5,7 @@ pub mod a2a;
 pub mod openai;
 mod port;
 
-pub use port::{Cluster, FoundTask, SubmitTask};
+pub use port::{Cluster, FoundTask, SubmitTask, TaskQuery};
 
 use std::sync::Arc;
 

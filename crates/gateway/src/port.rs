@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use covey_domain::{
-    AgentName, AgentSpec, CallerId, ContextId, Envelope, Error, ModelName, TaskId, TaskRecord,
+    AgentName, AgentSpec, CallerId, ContextId, Envelope, Error, ModelName, TaskId, TaskRecord, TaskState,
     infer::{InferEvent, InferRequest},
     status::{ClusterStatus, ModelStatus},
     task::TaskInput,
@@ -36,16 +36,41 @@ pub struct SubmitTask {
 /// A task, and the number of its last event while it runs (`None` once it has ended).
 pub type FoundTask = (Arc<TaskRecord>, Option<u64>);
 
+/// Which of a caller's tasks are listed.
+#[derive(Clone, Debug, Default)]
+pub struct TaskQuery {
+    /// Of this agent.
+    pub agent: Option<AgentName>,
+    /// Of this conversation.
+    pub context: Option<ContextId>,
+    /// In this state.
+    pub state: Option<TaskState>,
+    /// Whose status changed then or later, milliseconds since 1970.
+    pub since_ms: u64,
+    /// Behind this task and its last change: where the page before ended.
+    pub before: Option<(u64, TaskId)>,
+    /// At most so many.
+    pub limit: u32,
+}
+
 /// The cluster, as seen from a protocol.
 pub trait Cluster: Send + Sync + 'static {
     /// All agents by name.
     fn agents(&self) -> BoxFuture<'_, Vec<Arc<AgentSpec>>>;
+    /// One agent. Its cost does not depend on how many there are.
+    fn agent<'a>(&'a self, name: &'a AgentName) -> BoxFuture<'a, Option<Arc<AgentSpec>>>;
     /// The agent served at the root paths.
     fn default_agent(&self) -> BoxFuture<'_, Option<Arc<AgentSpec>>>;
     /// Journals a task before it answers. The flag tells whether it is new.
     fn submit(&self, task: SubmitTask) -> BoxFuture<'_, Result<(Arc<TaskRecord>, bool), Error>>;
     /// A task of this caller, and the number of its last event while it runs; another's is "not found".
     fn task<'a>(&'a self, caller: &'a CallerId, id: &'a TaskId) -> BoxFuture<'a, Result<FoundTask, Error>>;
+    /// Tasks of this caller by the last change of their status, newest first, and how many there are in all.
+    fn tasks<'a>(
+        &'a self,
+        caller: &'a CallerId,
+        query: &'a TaskQuery,
+    ) -> BoxFuture<'a, Result<(Vec<TaskRecord>, u64), Error>>;
     /// Ends a task of this caller.
     fn cancel<'a>(
         &'a self,

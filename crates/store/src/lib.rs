@@ -19,7 +19,7 @@ use tokio::sync::Mutex;
 const ROWS_PER_STATEMENT: usize = 4_000;
 
 /// Version of the tables below. A file of another version is refused.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS cursors (node TEXT NOT NULL, incarnation INTEGER NOT 
     PRIMARY KEY (node, incarnation)) STRICT;
 CREATE TABLE IF NOT EXISTS tasks (id TEXT PRIMARY KEY, agent TEXT NOT NULL, context TEXT NOT NULL,
     caller TEXT NOT NULL, state TEXT NOT NULL, created_ms INTEGER NOT NULL, ended INTEGER NOT NULL,
-    record TEXT NOT NULL) STRICT;
+    record TEXT NOT NULL, changed_ms INTEGER NOT NULL DEFAULT 0) STRICT;
 CREATE INDEX IF NOT EXISTS tasks_by_context ON tasks (context, created_ms);
 CREATE INDEX IF NOT EXISTS tasks_by_time ON tasks (created_ms);
 CREATE TABLE IF NOT EXISTS events (task TEXT NOT NULL, seq INTEGER NOT NULL, body TEXT NOT NULL,
@@ -143,6 +143,24 @@ pub struct Snapshot {
     pub listeners: Vec<(String, ActorId, String)>,
 }
 
+/// Brings a file of an older version up to this one.
+async fn raise(db: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    let found: Option<i64> =
+        sqlx::query_scalar("SELECT value FROM meta WHERE key = 'schema'").fetch_optional(&mut *db).await?;
+    if found == Some(1) {
+        // Version 2 knows when a task's status changed.
+        sqlx::raw_sql(
+            "BEGIN; ALTER TABLE tasks ADD COLUMN changed_ms INTEGER NOT NULL DEFAULT 0;
+             UPDATE tasks SET changed_ms = created_ms; UPDATE meta SET value = 2 WHERE key = 'schema'; COMMIT;",
+        )
+        .execute(&mut *db)
+        .await?;
+    }
+    // Only now the column is there in every file.
+    sqlx::raw_sql("CREATE INDEX IF NOT EXISTS tasks_by_change ON tasks (caller, changed_ms, id);").execute(db).await?;
+    Ok(())
+}
+
 /// Which tasks are listed; an empty filter takes all.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TaskFilter<'a> {
@@ -154,6 +172,8 @@ pub struct TaskFilter<'a> {
     pub state: &'a str,
     /// Asked for by this caller.
     pub caller: &'a str,
+    /// Whose status changed then or later.
+    pub since_ms: u64,
 }
 
 /// One SQLite file.
@@ -176,6 +196,7 @@ impl Store {
             .disable_statement_logging();
         let mut writer = SqliteConnection::connect_with(&options).await?;
         sqlx::raw_sql(SCHEMA).execute(&mut writer).await?;
+        raise(&mut writer).await?;
         sqlx::query("INSERT OR IGNORE INTO meta VALUES ('schema', ?)")
             .bind(SCHEMA_VERSION)
             .execute(&mut writer)
@@ -271,6 +292,7 @@ impl Store {
                 row.push_bind(t.id.as_str()).push_bind(t.agent.as_str()).push_bind(t.context.as_str());
                 row.push_bind(t.caller.as_str()).push_bind(t.state.name()).push_bind(t.created_ms as i64);
                 row.push_bind(i64::from(t.state.is_terminal())).push_bind(json(t.as_ref()));
+                row.push_bind(t.changed_ms as i64);
             });
             query.build().persistent(false).execute(&mut *tx).await?;
         }
@@ -398,6 +420,49 @@ impl Store {
         rows.iter().map(|row| parse("task", row.get(0))).collect()
     }
 
+    /// Records by the last change of their status, newest first, from below the place `before` (a change and a task) where
+    /// there is one; and how many there are in all.
+    pub async fn changed(
+        &self,
+        filter: TaskFilter<'_>,
+        before: Option<(u64, &str)>,
+        limit: u32,
+    ) -> Result<(Vec<TaskRecord>, u64), Error> {
+        let matching =
+            "caller = ?1 AND (?2 = '' OR agent = ?2) AND (?3 = '' OR context = ?3) AND (?4 = '' OR state = ?4)
+            AND changed_ms >= ?5";
+        let count = format!("SELECT count(*) FROM tasks WHERE {matching}");
+        let count = sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(count));
+        let page = format!(
+            "SELECT record FROM tasks WHERE {matching} AND (changed_ms, id) < (?6, ?7)
+             ORDER BY changed_ms DESC, id DESC LIMIT ?8"
+        );
+        let page = sqlx::query(sqlx::AssertSqlSafe(page));
+        let since = filter.since_ms as i64;
+        let all = count
+            .bind(filter.caller)
+            .bind(filter.agent)
+            .bind(filter.context)
+            .bind(filter.state)
+            .bind(since)
+            .fetch_one(&self.readers)
+            .await?;
+        let (at, task) = before.map_or((i64::MAX, ""), |(at, task)| (at as i64, task));
+        let rows = page
+            .bind(filter.caller)
+            .bind(filter.agent)
+            .bind(filter.context)
+            .bind(filter.state)
+            .bind(since)
+            .bind(at)
+            .bind(task)
+            .bind(i64::from(limit))
+            .fetch_all(&self.readers)
+            .await?;
+        let records = rows.iter().map(|row| parse("task", row.get(0))).collect::<Result<_, _>>()?;
+        Ok((records, all as u64))
+    }
+
     /// Forgets tasks that had ended and were made before `before_ms`, with their events; gives how many.
     pub async fn purge(&self, before_ms: u64) -> Result<u64, Error> {
         let mut db = self.writer.lock().await;
@@ -457,6 +522,7 @@ mod tests {
             input: TaskInput { content: vec![], call: None, history: vec![] },
             state,
             created_ms: 1,
+            changed_ms: 1,
             timeout_ms: None,
             attempt: 1,
         })
@@ -490,6 +556,42 @@ mod tests {
         assert!(store.events(&"over".into(), 0).await.unwrap().is_empty());
         assert!(store.task(&"runs".into()).await.unwrap().is_some());
         assert_eq!(store.events(&"runs".into(), 0).await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn tasks_are_listed_by_their_last_change_page_by_page() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("covey.db")).await.unwrap();
+        store.begin().await.unwrap();
+        let at = |id: &str, changed_ms: u64| {
+            Arc::new(TaskRecord { changed_ms, ..(*record(id, TaskState::Working)).clone() })
+        };
+        let tasks = vec![at("a", 5), at("b", 9), at("c", 9), at("d", 1)];
+        store.commit(&Batch { tasks, ..Batch::default() }).await.unwrap();
+        let mine = TaskFilter { caller: "me", ..TaskFilter::default() };
+        let ids = |tasks: &[TaskRecord]| tasks.iter().map(|t| t.id.to_string()).collect::<Vec<_>>();
+        let (page, all) = store.changed(mine, None, 2).await.unwrap();
+        assert_eq!((ids(&page), all), (vec!["c".to_owned(), "b".to_owned()], 4));
+        let (page, _) = store.changed(mine, Some((9, "b")), 2).await.unwrap();
+        assert_eq!(ids(&page), ["a", "d"]);
+        let (page, all) = store.changed(TaskFilter { since_ms: 5, ..mine }, None, 9).await.unwrap();
+        assert_eq!((page.len(), all), (3, 3));
+        assert_eq!(store.changed(TaskFilter { caller: "you", ..mine }, None, 9).await.unwrap().1, 0);
+    }
+
+    #[tokio::test]
+    async fn a_file_of_the_first_version_is_raised() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("covey.db");
+        drop(Store::open(&path).await.unwrap());
+        let mut db = SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap();
+        let back = "DROP INDEX tasks_by_change; ALTER TABLE tasks DROP COLUMN changed_ms; UPDATE meta SET value = 1 WHERE key = 'schema';
+            INSERT INTO tasks VALUES ('t', 'a', 'c', 'me', 'working', 7, 0, '{}')";
+        sqlx::raw_sql(back).execute(&mut db).await.unwrap();
+        drop(db);
+        let store = Store::open(&path).await.unwrap();
+        let at: i64 = sqlx::query_scalar("SELECT changed_ms FROM tasks").fetch_one(&store.readers).await.unwrap();
+        assert_eq!(at, 7);
     }
 
     #[tokio::test]

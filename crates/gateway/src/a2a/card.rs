@@ -1,14 +1,15 @@
 //! An agent's card, made from its spec. One document for both versions: a 1.0 client ignores the 0.3 members and the other
 //! way round.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::SystemTime};
 
 use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use covey_a2a::{old, v1};
-use covey_domain::AgentSpec;
+use covey_domain::{AgentName, AgentSpec};
+use parking_lot::Mutex;
 
 /// Where an agent is reached.
 pub(super) struct Place {
@@ -16,23 +17,54 @@ pub(super) struct Place {
     pub url: String,
     /// `host:port`
     pub authority: String,
+    /// Whether it is the default agent's: where 0.3's gRPC, which names no agent, gets to.
+    pub is_default: bool,
 }
 
-/// The card as a response with an `ETag`.
-pub(super) fn response(spec: &AgentSpec, place: &Place, headers: &HeaderMap) -> Response {
+/// When each agent became what it is, as far as this process knows.
+#[derive(Default)]
+pub(super) struct Known(Mutex<HashMap<AgentName, (u64, SystemTime)>>);
+
+impl Known {
+    fn since(&self, spec: &AgentSpec) -> SystemTime {
+        let tag = fnv(&serde_json::to_vec(spec).unwrap_or_default());
+        let mut all = self.0.lock();
+        let known = all.entry(spec.name.clone()).or_insert_with(|| (tag, SystemTime::now()));
+        if known.0 != tag {
+            *known = (tag, SystemTime::now());
+        }
+        known.1
+    }
+}
+
+/// The card as a response with an `ETag` and `Last-Modified`.
+pub(super) fn response(spec: &AgentSpec, place: &Place, known: &Known, headers: &HeaderMap) -> Response {
     let card = card(spec, place);
     let mut body = serde_json::to_value(&card).unwrap_or_default();
     old::onto_card(&mut body, &card);
     let body = body.to_string();
     let tag = format!("\"{:016x}\"", fnv(body.as_bytes()));
-    if headers.get(header::IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == tag.as_bytes()) {
-        return StatusCode::NOT_MODIFIED.into_response();
-    }
-    let mut response = ([(header::CONTENT_TYPE, "application/json")], body).into_response();
-    if let Ok(tag) = HeaderValue::from_str(&tag) {
-        response.headers_mut().insert(header::ETAG, tag);
-    }
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=60"));
+    let since = known.since(spec);
+    let text = |name| headers.get(name).and_then(|v| v.to_str().ok());
+    let same = match text(header::IF_NONE_MATCH) {
+        Some(tags) => tags == "*" || tags.split(',').any(|t| t.trim().trim_start_matches("W/") == tag),
+        None => {
+            let seen = text(header::IF_MODIFIED_SINCE).and_then(|at| httpdate::parse_http_date(at).ok());
+            seen.is_some_and(|seen| httpdate::fmt_http_date(since) == httpdate::fmt_http_date(seen.min(since)))
+        }
+    };
+    let mut response = match same {
+        true => StatusCode::NOT_MODIFIED.into_response(),
+        false => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
+    };
+    let mut put = |name, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            response.headers_mut().insert(name, value);
+        }
+    };
+    put(header::ETAG, &tag);
+    put(header::LAST_MODIFIED, &httpdate::fmt_http_date(since));
+    put(header::CACHE_CONTROL, "max-age=60");
     response
 }
 
@@ -47,15 +79,20 @@ fn card(spec: &AgentSpec, place: &Place) -> v1::AgentCard {
     };
     let bearer = v1::HttpAuthSecurityScheme { scheme: "Bearer".into(), ..Default::default() };
     let scheme = v1::security_scheme::Scheme::HttpAuthSecurityScheme(bearer);
+    let mut interfaces = vec![
+        interface(&place.url, "JSONRPC", "1.0", ""),
+        interface(&place.url, "HTTP+JSON", "1.0", ""),
+        interface(&place.authority, "GRPC", "1.0", spec.name.as_str()),
+        interface(&place.url, "JSONRPC", "0.3", ""),
+        interface(&place.url, "HTTP+JSON", "0.3", ""),
+    ];
+    if place.is_default {
+        interfaces.push(interface(&place.authority, "GRPC", "0.3", ""));
+    }
     v1::AgentCard {
         name: spec.name.to_string(),
         description: or_name(&spec.description, spec.name.as_str()),
-        supported_interfaces: vec![
-            interface(&place.url, "JSONRPC", "1.0", ""),
-            interface(&place.url, "HTTP+JSON", "1.0", ""),
-            interface(&place.authority, "GRPC", "1.0", spec.name.as_str()),
-            interface(&place.url, "JSONRPC", "0.3", ""),
-        ],
+        supported_interfaces: interfaces,
         version: env!("CARGO_PKG_VERSION").into(),
         capabilities: Some(v1::AgentCapabilities {
             streaming: Some(true),

@@ -1,10 +1,12 @@
-//! gRPC of 1.0. The request's tenant names the agent; without one it is the default agent.
+//! gRPC of both versions. In 1.0 the request's tenant names the agent; 0.3 has no such field, there the metadata `a2a-agent`
+//! may. Without a name it is the default agent.
 
 use std::sync::Arc;
 
 use covey_a2a::{
-    Error, Kind,
+    Error, Kind, old_proto,
     v1::{self, a2a_service_server::A2aService},
+    v03::{self, a2a_service_server::A2aService as OldService},
 };
 use futures::{StreamExt as _, stream::BoxStream};
 use tonic::{Request, Response, Status};
@@ -12,6 +14,7 @@ use tonic::{Request, Response, Status};
 use super::ops::{Ask, Events, no_pushes};
 use crate::{Caller, Cluster};
 
+#[derive(Clone)]
 pub(super) struct Grpc {
     pub cluster: Arc<dyn Cluster>,
 }
@@ -32,14 +35,112 @@ impl Grpc {
     }
 }
 
-fn stream(events: Events) -> Response<BoxStream<'static, Result<v1::StreamResponse, Status>>> {
+impl Grpc {
+    async fn old_ask<T>(&self, request: &Request<T>) -> Result<Ask, Status> {
+        let agent = request.metadata().get("a2a-agent").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+        self.ask(request, &agent).await
+    }
+}
+
+fn wrong<T>(read: Result<T, covey_a2a::old::Wrong>) -> Result<T, Error> {
+    read.map_err(|why| Error::new(Kind::InvalidParams, why))
+}
+
+type OldStream = BoxStream<'static, Result<v03::StreamResponse, Status>>;
+
+fn old_stream(events: Events) -> Response<OldStream> {
+    let events = events.map(|told| told.map(|t| old_proto::event(t.event, t.last)).map_err(Status::from));
+    Response::new(events.boxed())
+}
+
+#[tonic::async_trait]
+impl OldService for Grpc {
+    type SendStreamingMessageStream = OldStream;
+    type TaskSubscriptionStream = OldStream;
+
+    async fn send_message(
+        &self,
+        request: Request<v03::SendMessageRequest>,
+    ) -> Result<Response<v03::SendMessageResponse>, Status> {
+        let ask = self.old_ask(&request).await?;
+        let sent = ask.send(wrong(old_proto::send_in(request.into_inner()))?).await?;
+        Ok(Response::new(old_proto::sent(sent)))
+    }
+
+    async fn send_streaming_message(
+        &self,
+        request: Request<v03::SendMessageRequest>,
+    ) -> Result<Response<OldStream>, Status> {
+        let ask = self.old_ask(&request).await?;
+        Ok(old_stream(ask.stream(wrong(old_proto::send_in(request.into_inner()))?).await?))
+    }
+
+    async fn get_task(&self, request: Request<v03::GetTaskRequest>) -> Result<Response<v03::Task>, Status> {
+        let ask = self.old_ask(&request).await?;
+        let v03::GetTaskRequest { name, history_length } = request.into_inner();
+        let history_length = Some(history_length).filter(|n| *n != 0);
+        let id = wrong(old_proto::task_in(&name))?.to_owned();
+        let task = ask.get(&v1::GetTaskRequest { tenant: String::new(), id, history_length }).await?;
+        Ok(Response::new(old_proto::task(task)))
+    }
+
+    async fn cancel_task(&self, request: Request<v03::CancelTaskRequest>) -> Result<Response<v03::Task>, Status> {
+        let ask = self.old_ask(&request).await?;
+        let task = ask.cancel(wrong(old_proto::task_in(&request.get_ref().name))?).await?;
+        Ok(Response::new(old_proto::task(task)))
+    }
+
+    async fn task_subscription(
+        &self,
+        request: Request<v03::TaskSubscriptionRequest>,
+    ) -> Result<Response<OldStream>, Status> {
+        let ask = self.old_ask(&request).await?;
+        Ok(old_stream(ask.subscribe(wrong(old_proto::task_in(&request.get_ref().name))?).await?))
+    }
+
+    async fn create_task_push_notification_config(
+        &self,
+        _: Request<v03::CreateTaskPushNotificationConfigRequest>,
+    ) -> Result<Response<v03::TaskPushNotificationConfig>, Status> {
+        Err(no_pushes().into())
+    }
+
+    async fn get_task_push_notification_config(
+        &self,
+        _: Request<v03::GetTaskPushNotificationConfigRequest>,
+    ) -> Result<Response<v03::TaskPushNotificationConfig>, Status> {
+        Err(no_pushes().into())
+    }
+
+    async fn list_task_push_notification_config(
+        &self,
+        _: Request<v03::ListTaskPushNotificationConfigRequest>,
+    ) -> Result<Response<v03::ListTaskPushNotificationConfigResponse>, Status> {
+        Err(no_pushes().into())
+    }
+
+    async fn get_agent_card(&self, _: Request<v03::GetAgentCardRequest>) -> Result<Response<v03::AgentCard>, Status> {
+        Err(Error::new(Kind::UnsupportedOperation, "there is no extended card").into())
+    }
+
+    async fn delete_task_push_notification_config(
+        &self,
+        _: Request<v03::DeleteTaskPushNotificationConfigRequest>,
+    ) -> Result<Response<()>, Status> {
+        Err(no_pushes().into())
+    }
+}
+
+type Stream = BoxStream<'static, Result<v1::StreamResponse, Status>>;
+
+fn stream(events: Events) -> Response<Stream> {
     Response::new(events.map(|told| told.map(|told| told.event).map_err(Status::from)).boxed())
 }
 
 #[tonic::async_trait]
 impl A2aService for Grpc {
-    type SendStreamingMessageStream = BoxStream<'static, Result<v1::StreamResponse, Status>>;
-    type SubscribeToTaskStream = Self::SendStreamingMessageStream;
+    type SendStreamingMessageStream = Stream;
+    type SubscribeToTaskStream = Stream;
 
     async fn send_message(
         &self,
@@ -52,7 +153,7 @@ impl A2aService for Grpc {
     async fn send_streaming_message(
         &self,
         request: Request<v1::SendMessageRequest>,
-    ) -> Result<Response<Self::SendStreamingMessageStream>, Status> {
+    ) -> Result<Response<Stream>, Status> {
         let ask = self.ask(&request, &request.get_ref().tenant).await?;
         Ok(stream(ask.stream(request.into_inner()).await?))
     }
@@ -62,8 +163,12 @@ impl A2aService for Grpc {
         Ok(Response::new(ask.get(request.get_ref()).await?))
     }
 
-    async fn list_tasks(&self, _: Request<v1::ListTasksRequest>) -> Result<Response<v1::ListTasksResponse>, Status> {
-        Err(Error::new(Kind::UnsupportedOperation, "tasks are not listed yet").into())
+    async fn list_tasks(
+        &self,
+        request: Request<v1::ListTasksRequest>,
+    ) -> Result<Response<v1::ListTasksResponse>, Status> {
+        let ask = self.ask(&request, &request.get_ref().tenant).await?;
+        Ok(Response::new(ask.list(request.into_inner()).await?))
     }
 
     async fn cancel_task(&self, request: Request<v1::CancelTaskRequest>) -> Result<Response<v1::Task>, Status> {
@@ -74,7 +179,7 @@ impl A2aService for Grpc {
     async fn subscribe_to_task(
         &self,
         request: Request<v1::SubscribeToTaskRequest>,
-    ) -> Result<Response<Self::SubscribeToTaskStream>, Status> {
+    ) -> Result<Response<Stream>, Status> {
         let ask = self.ask(&request, &request.get_ref().tenant).await?;
         Ok(stream(ask.subscribe(&request.get_ref().id).await?))
     }

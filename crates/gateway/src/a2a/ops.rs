@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use covey_a2a::{Error, Fields, Kind, v1};
+use covey_a2a::{Error, Fields, Kind, Timestamp, v1};
 use covey_domain::{AgentSpec, CallerId, Envelope, ErrorKind, TaskId, TaskRecord, TaskState, task::TaskInput};
 use futures::{StreamExt as _, stream::BoxStream};
 use v1::{send_message_response::Payload as Sent, stream_response::Payload};
 
 use super::project::{self, Projection};
-use crate::{Cluster, FoundTask, SubmitTask};
+use crate::{Cluster, FoundTask, SubmitTask, TaskQuery};
 
 /// A request as any binding brings it.
 #[derive(Clone)]
@@ -167,6 +167,50 @@ impl Ask {
         Ok(self.replay(&record, last.map_or(Until::End, Until::Seq)).await?.task(history))
     }
 
+    /// The caller's tasks with this agent, newest change first.
+    pub async fn list(&self, request: v1::ListTasksRequest) -> Result<v1::ListTasksResponse, Error> {
+        let history = history(request.history_length)?;
+        let page_size = request.page_size.unwrap_or(PAGE_DEFAULT);
+        if !(1..=PAGE_MAX).contains(&page_size) {
+            return Err(Error::field("pageSize", format!("must be between 1 and {PAGE_MAX}")));
+        }
+        let before = match request.page_token.as_str() {
+            "" => None,
+            token => {
+                let place = token.split_once('-').and_then(|(at, task)| Some((at.parse().ok()?, task.into())));
+                Some(place.ok_or_else(|| Error::field("pageToken", "is none that was given"))?)
+            }
+        };
+        let query = TaskQuery {
+            agent: Some(self.agent.name.clone()),
+            context: Some(request.context_id.as_str()).filter(|c| !c.is_empty()).map(Into::into),
+            state: project::state_in(request.status()),
+            since_ms: request.status_timestamp_after.map_or(0, Timestamp::ms),
+            before,
+            limit: page_size as u32,
+        };
+        let (records, all) = self.cluster.tasks(&self.caller, &query).await.map_err(failed)?;
+        let next = records.last().filter(|_| records.len() == page_size as usize);
+        let next_page_token = next.map_or(String::new(), |last| format!("{}-{}", last.changed_ms, last.id));
+        let mut tasks = Vec::with_capacity(records.len());
+        for record in records {
+            let record = Arc::new(record);
+            // What the record does not have is in the log, which is read for those who ask for it.
+            tasks.push(if request.include_artifacts == Some(true) {
+                self.replay(&record, self.last(&record).await?).await?.task(history)
+            } else {
+                Projection::of_record(record).task(history)
+            });
+        }
+        Ok(v1::ListTasksResponse { tasks, next_page_token, page_size, total_size: all.min(i32::MAX as u64) as i32 })
+    }
+
+    /// How far the log of a task goes now.
+    async fn last(&self, record: &TaskRecord) -> Result<Until, Error> {
+        let (_, last) = self.cluster.task(&self.caller, &record.id).await.map_err(failed)?;
+        Ok(last.map_or(Until::End, Until::Seq))
+    }
+
     /// Stops a task.
     pub async fn cancel(&self, id: &str) -> Result<v1::Task, Error> {
         let (record, _) = self.find(id).await?;
@@ -261,6 +305,10 @@ impl Ask {
         .boxed()
     }
 }
+
+/// Tasks of a page where nothing is said, and at most.
+const PAGE_DEFAULT: i32 = 50;
+const PAGE_MAX: i32 = 100;
 
 /// How far a log is read.
 #[derive(Clone, Copy)]

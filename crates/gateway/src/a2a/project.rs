@@ -50,6 +50,15 @@ impl Projection {
         projection
     }
 
+    /// A task as its record alone tells it: without what it made.
+    pub fn of_record(record: Arc<TaskRecord>) -> Self {
+        let (state, at) = (record.state, record.changed_ms);
+        let mut projection = Self::new(record);
+        projection.state = state;
+        projection.now(at, None);
+        projection
+    }
+
     /// Number of the last event taken.
     pub fn seq(&self) -> u64 {
         self.seq
@@ -332,6 +341,21 @@ pub(super) fn state(state: TaskState) -> v1::TaskState {
     }
 }
 
+/// A state as a filter; none where it is not told.
+pub(super) fn state_in(state: v1::TaskState) -> Option<TaskState> {
+    Some(match state {
+        v1::TaskState::Unspecified => return None,
+        v1::TaskState::Submitted => TaskState::Submitted,
+        v1::TaskState::Working => TaskState::Working,
+        v1::TaskState::InputRequired => TaskState::InputRequired,
+        v1::TaskState::AuthRequired => TaskState::AuthRequired,
+        v1::TaskState::Completed => TaskState::Completed,
+        v1::TaskState::Failed => TaskState::Failed,
+        v1::TaskState::Canceled => TaskState::Canceled,
+        v1::TaskState::Rejected => TaskState::Rejected,
+    })
+}
+
 /// A text of some metadata.
 pub(super) fn metadata<'a>(fields: &'a Option<Fields>, name: &str) -> Option<&'a str> {
     fields.as_ref()?.0.get(name)?.as_str().filter(|text| !text.is_empty())
@@ -360,6 +384,7 @@ mod tests {
             },
             state: TaskState::Completed,
             created_ms: 0,
+            changed_ms: 0,
             timeout_ms: None,
             attempt: 1,
         })

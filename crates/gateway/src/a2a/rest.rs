@@ -1,4 +1,4 @@
-//! HTTP+JSON of 1.0: paths below an agent's address, ProtoJSON in and out.
+//! HTTP+JSON: paths below an agent's address, ProtoJSON in and out; 0.3's paths begin with `v1/`.
 
 use std::{collections::HashMap, convert::Infallible};
 
@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderMap, Method, StatusCode, header},
     response::{IntoResponse as _, Response, Sse, sse},
 };
-use covey_a2a::{Error, Kind, v1};
+use covey_a2a::{Error, Kind, Timestamp, old_proto, v1};
 use futures::StreamExt as _;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -30,13 +30,17 @@ const A2A_JSON: &str = "application/a2a+json";
 impl Call<'_> {
     pub async fn serve(self) -> Response {
         let kind = self.kind();
+        let old = self.path.strip_prefix("v1/");
         let answer = match super::check_version(self.headers) {
-            Ok(()) => self.answer().await,
+            Ok(()) => match old {
+                Some(path) => self.old_answer(path).await,
+                None => self.answer().await,
+            },
             Err(error) => Err(error),
         };
         match answer {
             Ok(Answer::Whole(body)) => ([(header::CONTENT_TYPE, kind)], body).into_response(),
-            Ok(Answer::Stream(events)) => stream(events),
+            Ok(Answer::Stream(events)) => stream(events, old.is_some()),
             Err(error) => {
                 let status = StatusCode::from_u16(error.kind.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 let mut response =
@@ -75,6 +79,58 @@ impl Call<'_> {
                 }
                 _ => Err(self.unknown()),
             },
+            ["tasks"] if get => {
+                let text = |name: &str| self.query.get(name).cloned().unwrap_or_default();
+                let status = match text("status").as_str() {
+                    "" => v1::TaskState::Unspecified,
+                    name => v1::TaskState::from_str_name(name)
+                        .ok_or_else(|| Error::field("status", format!("has no state `{name}`")))?,
+                };
+                let since = match text("statusTimestampAfter").as_str() {
+                    "" => None,
+                    at => Some(
+                        at.parse::<Timestamp>()
+                            .map_err(|why| Error::field("statusTimestampAfter", format!("is wrong: {why}")))?,
+                    ),
+                };
+                let page = self.ask.list(v1::ListTasksRequest {
+                    tenant: String::new(),
+                    context_id: text("contextId"),
+                    status: status.into(),
+                    page_size: self.number("pageSize")?,
+                    page_token: text("pageToken"),
+                    history_length: self.number("historyLength")?,
+                    status_timestamp_after: since,
+                    include_artifacts: Some(text("includeArtifacts") == "true"),
+                });
+                Ok(Answer::Whole(super::rpc::listed(&page.await?).to_string()))
+            }
+            ["tasks", _, "pushNotificationConfigs", ..] => Err(no_pushes()),
+            _ => Err(self.unknown()),
+        }
+    }
+
+    /// The same for 0.3.
+    async fn old_answer(&self, path: &str) -> Result<Answer, Error> {
+        let (get, post) = (self.method == Method::GET, self.method == Method::POST);
+        let parts: Vec<&str> = path.trim_end_matches('/').split('/').collect();
+        let send = || {
+            let request = old_proto::send_in(self.read()?);
+            request.map_err(|why| Error::new(Kind::InvalidParams, why))
+        };
+        match parts[..] {
+            ["message:send"] if post => whole(&old_proto::sent(self.ask.send(send()?).await?)),
+            ["message:stream"] if post => Ok(Answer::Stream(self.ask.stream(send()?).await?)),
+            ["tasks", named] => match named.rsplit_once(':') {
+                Some((id, "cancel")) if post => whole(&old_proto::task(self.ask.cancel(id).await?)),
+                Some((id, "subscribe")) if get || post => Ok(Answer::Stream(self.ask.subscribe(id).await?)),
+                None if get => {
+                    let history_length = self.number("historyLength")?;
+                    let request = v1::GetTaskRequest { tenant: String::new(), id: named.to_owned(), history_length };
+                    whole(&old_proto::task(self.ask.get(&request).await?))
+                }
+                _ => Err(self.unknown()),
+            },
             ["tasks", _, "pushNotificationConfigs", ..] => Err(no_pushes()),
             _ => Err(self.unknown()),
         }
@@ -110,11 +166,15 @@ fn whole(value: &impl Serialize) -> Result<Answer, Error> {
     text.map(Answer::Whole).map_err(|e| Error::new(Kind::Internal, format!("failed to write the answer: {e}")))
 }
 
-fn stream(events: Events) -> Response {
-    let frames = events.map(|told| {
+fn stream(events: Events, old: bool) -> Response {
+    let frames = events.map(move |told| {
         let frame = match told {
             Ok(told) => {
-                let body = serde_json::to_string(&told.event).unwrap_or_default();
+                let body = match old {
+                    true => serde_json::to_string(&old_proto::event(told.event, told.last)),
+                    false => serde_json::to_string(&told.event),
+                };
+                let body = body.unwrap_or_default();
                 sse::Event::default().id(told.cursor.to_string()).data(body)
             }
             Err(error) => {

@@ -50,7 +50,9 @@ pub(super) async fn serve(ask: Ask, headers: &HeaderMap, body: &Bytes) -> Respon
         return refused(&id, version, &Error::new(Kind::InvalidParams, "`params` must be an object"));
     }
     match dispatch(ask, method, params).await {
-        Ok(Answer::Whole(result)) => Json(json!({"jsonrpc": "2.0", "id": id, "result": result})).into_response(),
+        Ok(Answer::Whole(result)) => {
+            ([(header::CONTENT_TYPE, "application/json")], response(&id, &result)).into_response()
+        }
         Ok(Answer::Stream(events)) => stream(events, id, version),
         Err(error) => refused(&id, version, &error),
     }
@@ -62,8 +64,9 @@ fn is_json(headers: &HeaderMap) -> bool {
     kind.eq_ignore_ascii_case("application/json") || kind.to_ascii_lowercase().ends_with("+json")
 }
 
+/// A result as text: it is written once, and only wrapped.
 enum Answer {
-    Whole(Value),
+    Whole(String),
     Stream(Events),
 }
 
@@ -72,16 +75,17 @@ async fn dispatch(ask: Ask, method: &str, params: Value) -> Result<Answer, Error
         "SendMessage" => whole(&ask.send(read(params)?).await?)?,
         "SendStreamingMessage" => Answer::Stream(ask.stream(read(params)?).await?),
         "GetTask" => whole(&ask.get(&read(params)?).await?)?,
+        "ListTasks" => Answer::Whole(listed(&ask.list(read(params)?).await?).to_string()),
         "CancelTask" => whole(&ask.cancel(&read::<v1::CancelTaskRequest>(params)?.id).await?)?,
         "SubscribeToTask" => Answer::Stream(ask.subscribe(&read::<v1::SubscribeToTaskRequest>(params)?.id).await?),
         "CreateTaskPushNotificationConfig"
         | "GetTaskPushNotificationConfig"
         | "ListTaskPushNotificationConfigs"
         | "DeleteTaskPushNotificationConfig" => return Err(no_pushes()),
-        "message/send" => Answer::Whole(old::sent(&ask.send(wrong(old::send_in(&params))?).await?)),
+        "message/send" => Answer::Whole(old::sent(&ask.send(wrong(old::send_in(&params))?).await?).to_string()),
         "message/stream" => Answer::Stream(ask.stream(wrong(old::send_in(&params))?).await?),
-        "tasks/get" => Answer::Whole(old::task(&ask.get(&wrong(old::get_in(&params))?).await?)),
-        "tasks/cancel" => Answer::Whole(old::task(&ask.cancel(&wrong(old::task_in(&params))?).await?)),
+        "tasks/get" => Answer::Whole(old::task(&ask.get(&wrong(old::get_in(&params))?).await?).to_string()),
+        "tasks/cancel" => Answer::Whole(old::task(&ask.cancel(&wrong(old::task_in(&params))?).await?).to_string()),
         "tasks/resubscribe" => Answer::Stream(ask.subscribe(&wrong(old::task_in(&params))?).await?),
         name if name.starts_with("tasks/pushNotificationConfig/") => return Err(no_pushes()),
         other => return Err(Error::new(Kind::MethodNotFound, format!("method `{other}` is not served"))),
@@ -89,8 +93,8 @@ async fn dispatch(ask: Ask, method: &str, params: Value) -> Result<Answer, Error
 }
 
 fn whole(value: &impl serde::Serialize) -> Result<Answer, Error> {
-    let value = serde_json::to_value(value);
-    value.map(Answer::Whole).map_err(|e| Error::new(Kind::Internal, format!("failed to write the answer: {e}")))
+    let text = serde_json::to_string(value);
+    text.map(Answer::Whole).map_err(|e| Error::new(Kind::Internal, format!("failed to write the answer: {e}")))
 }
 
 fn read<T: DeserializeOwned + Default>(params: Value) -> Result<T, Error> {
@@ -104,6 +108,10 @@ fn wrong<T>(read: Result<T, old::Wrong>) -> Result<T, Error> {
     read.map_err(|why| Error::new(Kind::InvalidParams, why))
 }
 
+fn response(id: &Value, result: &str) -> String {
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#)
+}
+
 fn body(id: &Value, version: Version, error: &Error) -> Value {
     let error = if version == Version::V1 { error.rpc_body() } else { error.old_rpc_body() };
     json!({"jsonrpc": "2.0", "id": id, "error": error})
@@ -113,17 +121,26 @@ fn refused(id: &Value, version: Version, error: &Error) -> Response {
     Json(body(id, version, error)).into_response()
 }
 
+/// A page of tasks. What stands there by default is told all the same: clients read it to know that they are done.
+pub(super) fn listed(page: &v1::ListTasksResponse) -> Value {
+    let mut body = serde_json::to_value(page).unwrap_or_default();
+    body["tasks"] = if page.tasks.is_empty() { json!([]) } else { body["tasks"].take() };
+    body["nextPageToken"] = page.next_page_token.as_str().into();
+    body["pageSize"] = page.page_size.into();
+    body["totalSize"] = page.total_size.into();
+    body
+}
+
 /// A stream of responses, each with the place of its event, so that `Last-Event-ID` goes on behind it.
 fn stream(events: Events, id: Value, version: Version) -> Response {
     let frames = events.map(move |told| {
         let frame = match told {
             Ok(told) => {
                 let result = match version {
-                    Version::V1 => serde_json::to_value(&told.event).unwrap_or_default(),
-                    Version::V03 => old::event(&told.event, told.last),
+                    Version::V1 => serde_json::to_string(&told.event).unwrap_or_default(),
+                    Version::V03 => old::event(&told.event, told.last).to_string(),
                 };
-                let body = json!({"jsonrpc": "2.0", "id": id, "result": result});
-                sse::Event::default().id(told.cursor.to_string()).data(body.to_string())
+                sse::Event::default().id(told.cursor.to_string()).data(response(&id, &result))
             }
             // A stream that breaks off says so, and can be gone on with from its last id.
             Err(error) => {
