@@ -1,8 +1,8 @@
 //! A2A 1.0 and 0.3 by JSON-RPC, HTTP+JSON and gRPC, all on one port.
 //!
 //! `/a2a/<agent>` is an agent's address for JSON-RPC and HTTP+JSON, `/` and `/a2a` that of the default one; cards are below
-//! each. gRPC names the agent by the request's tenant. Every binding calls [`ops`], and every stream is a projection of
-//! the task's log ([`project`]): its SSE ids are places in the log, so `Last-Event-ID` resumes without loss.
+//! each. gRPC names the agent by the request's tenant. Every binding calls `ops`, and every stream is a projection of
+//! the task's log (`project`): its SSE ids are places in the log, so `Last-Event-ID` resumes without loss.
 
 mod card;
 mod grpc;
