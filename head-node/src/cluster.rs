@@ -159,10 +159,9 @@ impl Cluster for ClusterPort {
                 context: query.context.as_ref().map_or("", |c| c.as_str()),
                 state: query.state.map_or("", covey_domain::TaskState::name),
                 caller: caller.as_str(),
-                since_ms: query.since_ms,
             };
             let before = query.before.as_ref().map(|(at, task)| (*at, task.as_str()));
-            let found = self.shared.store.changed(filter, before, query.limit).await;
+            let found = self.shared.store.changed(filter, query.since_ms, before, query.limit).await;
             found.map_err(|e| Error::internal(format!("failed to list tasks: {e}")))
         }
         .boxed()

@@ -155,8 +155,9 @@ async def test_an_agent_that_raises_in_mid_stream_ends_in_failed(cluster):
     assert words == ["one ", "two"] and states[-1] == "TASK_STATE_FAILED"
 
 
-@pytest.mark.parametrize("transport", ["JSONRPC", "HTTP+JSON", "GRPC"])
-def test_a2a_sdk_0_3_streams(cluster, transport):
+# 0.3's gRPC names no agent: it gets to the default one.
+@pytest.mark.parametrize("transport,path", [("JSONRPC", "/a2a/echo"), ("HTTP+JSON", "/a2a/echo"), ("HTTP+JSON", ""), ("GRPC", "")])
+def test_a2a_sdk_0_3_streams(cluster, transport, path):
     code = """
 import asyncio, json, os, grpc, httpx
 from a2a.client import ClientConfig, ClientFactory, A2ACardResolver, create_text_message_object
@@ -166,9 +167,8 @@ class Keyed(grpc.aio.UnaryStreamClientInterceptor):
         metadata = grpc.aio.Metadata(*(details.metadata or ()), ("authorization", KEY))
         return await continuation(details._replace(metadata=metadata), request)
 async def main():
-    transport = "TRANSPORT"
-    # 0.3's gRPC names no agent: it gets to the default one.
-    path, text = ("", "Repeat: sun moon") if transport == "GRPC" else ("/a2a/echo", "a b c")
+    transport, path = "TRANSPORT", "PATH"
+    text = "a b c" if path else "Repeat: sun moon"
     async with httpx.AsyncClient(headers={"Authorization": KEY}, timeout=30) as http:
         card = await A2ACardResolver(http, os.environ["ADDRESS"] + path).get_agent_card()
         channel = lambda url: grpc.aio.insecure_channel(url, interceptors=[Keyed()])
@@ -182,9 +182,9 @@ async def main():
         print(json.dumps([words, state]))
 asyncio.run(main())
 """
-    words, state = run_client(cluster, "0.3", code.replace("TRANSPORT", transport))
+    words, state = run_client(cluster, "0.3", code.replace("TRANSPORT", transport).replace("PATH", path))
     assert state == "completed"
-    assert words == ["a ", "b ", "c"] if transport != "GRPC" else "".join(words) == "sun moon"
+    assert words == ["a ", "b ", "c"] if path else "".join(words) == "sun moon"
 
 
 def test_a2a_sdk_0_2_tutorial_client_finds_the_default_agent(cluster):

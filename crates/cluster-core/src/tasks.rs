@@ -391,18 +391,18 @@ impl Head {
     /// Numbers events and writes them; what does not fit the log is left out.
     fn append(&mut self, id: &TaskId, events: Vec<TaskEvent>, ts_ms: Millis) {
         let Some(task) = self.tasks.active.get_mut(id) else { return };
-        let (mut state, mut told) = (task.record.state, false);
+        let (mut state, mut changed) = (task.record.state, false);
         for event in events {
             if task.open.push(&event).is_err() {
                 continue;
             }
             state = state.after(&event);
-            told |= matches!(event, TaskEvent::Status { .. } | TaskEvent::Finished { .. });
+            changed |= matches!(event, TaskEvent::Status { .. } | TaskEvent::Finished { .. });
             task.seq += 1;
             let envelope = Envelope { task: id.clone(), seq: task.seq, ts_ms, sub: None, event, meta: BTreeMap::new() };
             self.out.push_back(Output::Write(Write::Event(Arc::new(envelope))));
         }
-        if state != task.record.state || told {
+        if changed {
             task.record = Arc::new(TaskRecord { state, changed_ms: ts_ms, ..(*task.record).clone() });
         }
     }

@@ -11,7 +11,7 @@ mod project;
 mod rest;
 mod rpc;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json, Router,
@@ -21,13 +21,17 @@ use axum::{
     response::{IntoResponse as _, Response, Sse, sse},
     routing::{any, get, post},
 };
-use covey_a2a::{Error, Kind, v1::a2a_service_server::A2aServiceServer, v03::a2a_service_server as old};
+use covey_a2a::{
+    Error, Kind,
+    v1::{self, a2a_service_server::A2aServiceServer},
+    v03::a2a_service_server as old,
+};
 use covey_domain::{AgentSpec, CallerId, caps};
-use futures::Stream;
+use futures::StreamExt as _;
 use serde_json::{Value, json};
 
 use crate::{Caller, Cluster};
-use ops::Ask;
+use ops::{Ask, Events, Told};
 
 type Port = State<Arc<dyn Cluster>>;
 type Cards = Extension<Arc<card::Known>>;
@@ -54,6 +58,8 @@ pub fn router(cluster: Arc<dyn Cluster>) -> Router {
         .route("/a2a/message:stream", post(default_rest))
         .route("/a2a/tasks", get(default_rest))
         .route("/a2a/tasks/{*rest}", any(default_rest))
+        // 0.3's paths; so no agent named `v1` is reached by HTTP+JSON.
+        .route("/a2a/v1/{*rest}", any(default_rest))
         .route("/a2a/{agent}", post(agent_rpc))
         .route("/a2a/{agent}/", post(agent_rpc))
         .route("/a2a/{agent}/{*rest}", any(agent_rest))
@@ -64,9 +70,9 @@ pub fn router(cluster: Arc<dyn Cluster>) -> Router {
 }
 
 async fn default_card(State(cluster): Port, Extension(known): Cards, headers: HeaderMap) -> Response {
-    match cluster.default_agent().await {
-        Some(agent) => card::response(&agent, &place(&headers, None), &known, &headers),
-        None => missing("no agent is registered"),
+    match find(&*cluster, None).await {
+        Ok(agent) => card::response(&agent, &place(&headers, None), &known, &headers),
+        Err(error) => missing(&error),
     }
 }
 
@@ -76,9 +82,9 @@ async fn agent_card(
     Extension(known): Cards,
     headers: HeaderMap,
 ) -> Response {
-    match find(&*cluster, &agent).await {
-        Some(spec) => card::response(&spec, &place(&headers, Some(&agent)), &known, &headers),
-        None => missing(&format!("no agent `{agent}`")),
+    match find(&*cluster, Some(&agent)).await {
+        Ok(spec) => card::response(&spec, &place(&headers, Some(&agent)), &known, &headers),
+        Err(error) => missing(&error),
     }
 }
 
@@ -88,9 +94,9 @@ async fn default_rpc(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    match cluster.default_agent().await {
-        Some(agent) => rpc::serve(ask(cluster, agent, caller, &headers), &headers, &body).await,
-        None => missing("no agent is registered"),
+    match ask(cluster, None, caller, &headers).await {
+        Ok(ask) => rpc::serve(ask, &headers, &body).await,
+        Err(error) => missing(&error),
     }
 }
 
@@ -101,9 +107,9 @@ async fn agent_rpc(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    match find(&*cluster, &agent).await {
-        Some(spec) => rpc::serve(ask(cluster, spec, caller, &headers), &headers, &body).await,
-        None => missing(&format!("no agent `{agent}`")),
+    match ask(cluster, Some(&agent), caller, &headers).await {
+        Ok(ask) => rpc::serve(ask, &headers, &body).await,
+        Err(error) => missing(&error),
     }
 }
 
@@ -116,10 +122,13 @@ async fn default_rest(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let Some(agent) = cluster.default_agent().await else { return missing("no agent is registered") };
-    let path = uri.path().trim_start_matches("/a2a/");
-    let ask = ask(cluster, agent, caller, &headers);
-    rest::Call { ask, method: &method, path, query: &query, headers: &headers, body: &body }.serve().await
+    let path = uri.path().strip_prefix("/a2a/").unwrap_or_default();
+    match ask(cluster, None, caller, &headers).await {
+        Ok(ask) => {
+            rest::Call { ask, method: &method, path, query: &query, headers: &headers, body: &body }.serve().await
+        }
+        Err(error) => missing(&error),
+    }
 }
 
 async fn agent_rest(
@@ -131,40 +140,69 @@ async fn agent_rest(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let Some(spec) = find(&*cluster, &agent).await else { return missing(&format!("no agent `{agent}`")) };
-    let ask = ask(cluster, spec, caller, &headers);
-    rest::Call { ask, method: &method, path: &path, query: &query, headers: &headers, body: &body }.serve().await
+    match ask(cluster, Some(&agent), caller, &headers).await {
+        Ok(ask) => {
+            rest::Call { ask, method: &method, path: &path, query: &query, headers: &headers, body: &body }
+                .serve()
+                .await
+        }
+        Err(error) => missing(&error),
+    }
 }
 
-fn ask(cluster: Arc<dyn Cluster>, agent: Arc<AgentSpec>, caller: CallerId, headers: &HeaderMap) -> Ask {
+/// What every binding begins with: who asks which agent, and what its reader has seen.
+async fn ask(
+    cluster: Arc<dyn Cluster>,
+    agent: Option<&str>,
+    caller: CallerId,
+    headers: &HeaderMap,
+) -> Result<Ask, Error> {
+    let agent = find(&*cluster, agent).await?;
     let seen = headers.get("last-event-id").and_then(|v| v.to_str().ok()?.parse().ok());
-    Ask { cluster, agent, caller, seen }
+    Ok(Ask { cluster, agent, caller, seen })
 }
 
-async fn find(cluster: &dyn Cluster, name: &str) -> Option<Arc<AgentSpec>> {
-    cluster.agent(&name.into()).await
+/// An agent by name, or the default one.
+async fn find(cluster: &dyn Cluster, name: Option<&str>) -> Result<Arc<AgentSpec>, Error> {
+    let (found, why) = match name {
+        Some(name) => (cluster.agent(&name.into()).await, format!("no agent `{name}`")),
+        None => (cluster.default_agent().await, "no agent is registered".to_owned()),
+    };
+    found.ok_or_else(|| Error::new(Kind::NotFound, why))
+}
+
+/// All agents: what `describe` makes of each, its address and that of its card.
+async fn each_agent(
+    cluster: &dyn Cluster,
+    headers: &HeaderMap,
+    describe: fn(&AgentSpec, String, String) -> Value,
+) -> Vec<Value> {
+    let one = |agent: &Arc<AgentSpec>| {
+        let url = place(headers, Some(agent.name.as_str())).url;
+        let card = format!("{url}/.well-known/agent-card.json");
+        describe(agent, url, card)
+    };
+    cluster.agents().await.iter().map(one).collect()
 }
 
 /// All agents: what they are, and where their cards are.
 async fn catalogue(State(cluster): Port, headers: HeaderMap) -> Json<Value> {
-    let agents = cluster.agents().await;
-    let agents = agents.iter().map(|agent| {
-        let url = place(&headers, Some(agent.name.as_str())).url;
-        let card = format!("{url}/.well-known/agent-card.json");
-        json!({"name": agent.name, "description": agent.description, "url": url, "card": card})
-    });
-    Json(json!({"agents": agents.collect::<Vec<_>>()}))
+    let agents = each_agent(
+        &*cluster,
+        &headers,
+        |agent, url, card| json!({"name": agent.name, "description": agent.description, "url": url, "card": card}),
+    );
+    Json(json!({"agents": agents.await}))
 }
 
 /// The same as a set of links (RFC 9727).
 async fn api_catalog(State(cluster): Port, headers: HeaderMap) -> Response {
-    let agents = cluster.agents().await;
-    let links = agents.iter().map(|agent| {
-        let url = place(&headers, Some(agent.name.as_str())).url;
-        let card = format!("{url}/.well-known/agent-card.json");
-        json!({"anchor": url, "service-desc": [{"href": card, "type": "application/json", "title": agent.name}]})
-    });
-    let body = json!({"linkset": links.collect::<Vec<_>>()}).to_string();
+    let links = each_agent(
+        &*cluster,
+        &headers,
+        |agent, url, card| json!({"anchor": url, "service-desc": [{"href": card, "type": "application/json", "title": agent.name}]}),
+    );
+    let body = json!({"linkset": links.await}).to_string();
     ([(header::CONTENT_TYPE, "application/linkset+json")], body).into_response()
 }
 
@@ -183,9 +221,8 @@ fn check_version(headers: &HeaderMap) -> Result<(), Error> {
     }
 }
 
-fn missing(why: &str) -> Response {
-    (StatusCode::NOT_FOUND, Json(json!({"error": {"code": 404, "status": "NOT_FOUND", "message": why}})))
-        .into_response()
+fn missing(error: &Error) -> Response {
+    (StatusCode::NOT_FOUND, Json(error.http_body())).into_response()
 }
 
 /// The address the client used, so that cards work through tunnels and other names of this machine.
@@ -198,14 +235,50 @@ fn place(headers: &HeaderMap, agent: Option<&str>) -> card::Place {
     card::Place { url, authority: host.to_owned(), is_default: agent.is_none() }
 }
 
-/// A stream that proxies neither hold back nor take for dead.
-fn kept_alive<S, E>(events: Sse<S>) -> Response
-where
-    S: Stream<Item = Result<sse::Event, E>> + Send + 'static,
-    E: Into<axum::BoxError>,
-{
+/// An operation's answer, as a binding over HTTP writes it: the text of a whole one, or a stream.
+enum Answer {
+    Whole(String),
+    Stream(Events),
+}
+
+fn whole(value: &impl serde::Serialize) -> Result<Answer, Error> {
+    let text = serde_json::to_string(value);
+    text.map(Answer::Whole).map_err(|e| Error::new(Kind::Internal, format!("failed to write the answer: {e}")))
+}
+
+/// A page of tasks. What stands there by default is told all the same: clients read it to know that they are done.
+fn listed(page: &v1::ListTasksResponse) -> Answer {
+    let mut body = serde_json::to_value(page).unwrap_or_default();
+    body["tasks"] = if page.tasks.is_empty() { json!([]) } else { body["tasks"].take() };
+    body["nextPageToken"] = page.next_page_token.as_str().into();
+    body["pageSize"] = page.page_size.into();
+    body["totalSize"] = page.total_size.into();
+    Answer::Whole(body.to_string())
+}
+
+/// What could not be read of 0.3.
+fn wrong<T>(read: Result<T, covey_a2a::old::Wrong>) -> Result<T, Error> {
+    read.map_err(|why| Error::new(Kind::InvalidParams, why))
+}
+
+/// A stream of events as `write` has them, each with its place in the log, so that `Last-Event-ID` goes on behind it. One
+/// that breaks off ends with what `fail` makes of it. Proxies neither hold it back nor take it for dead.
+fn stream(
+    events: Events,
+    write: impl Fn(Told) -> String + Send + 'static,
+    fail: impl Fn(&Error) -> sse::Event + Send + 'static,
+) -> Response {
+    let frames = events.map(move |told| {
+        Ok::<_, Infallible>(match told {
+            Ok(told) => sse::Event::default().id(told.cursor.to_string()).data(write(told)),
+            Err(error) => {
+                tracing::warn!(error = error.message, "a stream ended early");
+                fail(&error)
+            }
+        })
+    });
     let keep_alive = sse::KeepAlive::new().interval(Duration::from_secs(15)).text("keep-alive");
-    let mut response = events.keep_alive(keep_alive).into_response();
+    let mut response = Sse::new(frames).keep_alive(keep_alive).into_response();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
     response

@@ -38,17 +38,18 @@ impl Compute {
         [Self::Cuda(0), Self::Metal].into_iter().find(|c| c.device().is_ok()).unwrap_or_default()
     }
 
-    fn device(self) -> candle_core::Result<Device> {
-        match self {
+    fn device(self) -> Result<Device, String> {
+        let device = match self {
             Self::Cpu | Self::Candle => Ok(Device::Cpu),
             Self::Cuda(number) => Device::new_cuda(number),
             Self::Metal => Device::new_metal(0),
-        }
+        };
+        device.map_err(|e| format!("failed to open the device `{self}`: {e}"))
     }
 
     /// Whether it is there; else why not.
     pub fn check(self) -> Result<(), String> {
-        self.device().map(drop).map_err(|e| format!("failed to open the device `{self}`: {e}"))
+        self.device().map(drop)
     }
 
     /// Bytes of memory that are free there, about.
@@ -187,8 +188,7 @@ impl Decoder {
     /// Reads all weights onto the device.
     pub fn load(shape: Shape, source: &mut Source, quantize: Option<Format>, compute: Compute) -> Result<Self, String> {
         let failed = |e: candle_core::Error| e.to_string();
-        compute.check()?;
-        let device = compute.device().map_err(failed)?;
+        let device = compute.device()?;
         let held = source.dtype("model.layers.0.self_attn.o_proj.weight")?;
         let dtype = match (compute, held.filter(|_| quantize.is_none())) {
             // Products with blocks are made in 32 bits.

@@ -41,6 +41,26 @@ enum Kind {
     Other(GgmlDType),
 }
 
+impl Kind {
+    /// The type of its numbers, where they are floats.
+    fn float(self) -> Option<DType> {
+        match self {
+            Self::Ours(Format::F32) => Some(DType::F32),
+            Self::Ours(Format::F16) => Some(DType::F16),
+            Self::Ours(Format::Bf16) => Some(DType::BF16),
+            _ => None,
+        }
+    }
+
+    /// candle's name of it.
+    fn ggml(self) -> GgmlDType {
+        match self {
+            Self::Ours(format) => ggml(format),
+            Self::Other(kind) => kind,
+        }
+    }
+}
+
 /// How weights are packed.
 #[derive(Clone, Debug)]
 pub(crate) struct Packing {
@@ -144,12 +164,7 @@ impl Source {
 
     /// How a tensor's numbers are held: a float type, or blocks.
     pub fn dtype(&mut self, name: &str) -> Result<Option<DType>, String> {
-        Ok(match self.raw(name)?.kind {
-            Kind::Ours(Format::F32) => Some(DType::F32),
-            Kind::Ours(Format::F16) => Some(DType::F16),
-            Kind::Ours(Format::Bf16) => Some(DType::BF16),
-            _ => None,
-        })
+        Ok(self.raw(name)?.kind.float())
     }
 
     /// The matrices `names.weight` (and `names.bias`, where there are some) under each other, as one linear map.
@@ -188,13 +203,7 @@ impl Raw<'_> {
             let storage = QStorage::from_data(data, &place.device, kind)?;
             Ok(Matrix::Blocks(Arc::new(QTensor::new(storage, self.dims.clone())?)))
         };
-        let float = match self.kind {
-            Kind::Ours(Format::F32) => DType::F32,
-            Kind::Ours(Format::F16) => DType::F16,
-            Kind::Ours(Format::Bf16) => DType::BF16,
-            Kind::Ours(format) => return blocks(Cow::Borrowed(&self.bytes), ggml(format)),
-            Kind::Other(kind) => return blocks(Cow::Borrowed(&self.bytes), kind),
-        };
+        let Some(float) = self.kind.float() else { return blocks(Cow::Borrowed(&self.bytes), self.kind.ggml()) };
         let fits = |wanted: &Format| !wanted.is_float() && self.dims[1].is_multiple_of(wanted.block_cols());
         match place.quantize.filter(fits) {
             Some(wanted) => {
@@ -211,13 +220,7 @@ impl Raw<'_> {
 
     fn tensor(&self) -> Result<Tensor, String> {
         let failed = |e: candle_core::Error| e.to_string();
-        let dtype = match self.kind {
-            Kind::Ours(Format::F32) => DType::F32,
-            Kind::Ours(Format::F16) => DType::F16,
-            Kind::Ours(Format::Bf16) => DType::BF16,
-            Kind::Ours(format) => return self.dequantized(ggml(format)),
-            Kind::Other(kind) => return self.dequantized(kind),
-        };
+        let Some(dtype) = self.kind.float() else { return self.dequantized(self.kind.ggml()) };
         let tensor = Tensor::from_raw_buffer(&self.bytes, dtype, &self.dims, &Device::Cpu).map_err(failed)?;
         tensor.to_dtype(DType::F32).map_err(failed)
     }

@@ -137,10 +137,7 @@ unsafe fn kernel<const R: usize, const M: usize>(
     }
 }
 
-/// Sums that [`peak`] adds to in each round.
-pub(crate) const SUMS: usize = 12;
-
-/// `rounds` times [`SUMS`] products of registers, for [`crate::measure`].
+/// `rounds` times `SUMS` products of registers, for [`crate::measure`].
 ///
 /// # Safety
 /// The machine has the instructions.
@@ -148,6 +145,8 @@ pub(crate) const SUMS: usize = 12;
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub(crate) unsafe fn peak(rounds: usize) -> f32 {
     use std::{arch::x86_64::*, hint::black_box};
+
+    use crate::measure::SUMS;
     let one = black_box(_mm512_set1_epi32(0x3F80_3F80));
     // SAFETY: both are 512 bits.
     let one = unsafe { std::mem::transmute::<__m512i, __m512bh>(one) };

@@ -51,7 +51,7 @@ pub fn integer_peak(pool: &Pool) -> f64 {
 const ROUNDS: usize = 100_000;
 
 /// Sums that do not wait for each other: more than a processor has multiply-adds under way.
-const SUMS: usize = 12;
+pub(crate) const SUMS: usize = 12;
 
 #[inline(always)]
 unsafe fn dots<S: Simd>() -> f32 {
@@ -127,7 +127,7 @@ pub fn brain_peak(pool: &Pool) -> f64 {
             // SAFETY: just detected.
             black_box(unsafe { brain::peak(ROUNDS) });
         });
-        (pool.threads() * 4 * ROUNDS * brain::SUMS * 2 * TILE) as f64
+        (pool.threads() * 4 * ROUNDS * SUMS * 2 * TILE) as f64
     })
 }
 

@@ -172,8 +172,6 @@ pub struct TaskFilter<'a> {
     pub state: &'a str,
     /// Asked for by this caller.
     pub caller: &'a str,
-    /// Whose status changed then or later.
-    pub since_ms: u64,
 }
 
 /// One SQLite file.
@@ -420,11 +418,12 @@ impl Store {
         rows.iter().map(|row| parse("task", row.get(0))).collect()
     }
 
-    /// Records by the last change of their status, newest first, from below the place `before` (a change and a task) where
-    /// there is one; and how many there are in all.
+    /// Records by the last change of their status, newest first, of a caller's tasks that changed at `since_ms` or later;
+    /// from below the place `before` (a change and a task) where there is one. And how many there are in all.
     pub async fn changed(
         &self,
         filter: TaskFilter<'_>,
+        since_ms: u64,
         before: Option<(u64, &str)>,
         limit: u32,
     ) -> Result<(Vec<TaskRecord>, u64), Error> {
@@ -438,7 +437,7 @@ impl Store {
              ORDER BY changed_ms DESC, id DESC LIMIT ?8"
         );
         let page = sqlx::query(sqlx::AssertSqlSafe(page));
-        let since = filter.since_ms as i64;
+        let since = since_ms as i64;
         let all = count
             .bind(filter.caller)
             .bind(filter.agent)
@@ -570,13 +569,13 @@ mod tests {
         store.commit(&Batch { tasks, ..Batch::default() }).await.unwrap();
         let mine = TaskFilter { caller: "me", ..TaskFilter::default() };
         let ids = |tasks: &[TaskRecord]| tasks.iter().map(|t| t.id.to_string()).collect::<Vec<_>>();
-        let (page, all) = store.changed(mine, None, 2).await.unwrap();
+        let (page, all) = store.changed(mine, 0, None, 2).await.unwrap();
         assert_eq!((ids(&page), all), (vec!["c".to_owned(), "b".to_owned()], 4));
-        let (page, _) = store.changed(mine, Some((9, "b")), 2).await.unwrap();
+        let (page, _) = store.changed(mine, 0, Some((9, "b")), 2).await.unwrap();
         assert_eq!(ids(&page), ["a", "d"]);
-        let (page, all) = store.changed(TaskFilter { since_ms: 5, ..mine }, None, 9).await.unwrap();
+        let (page, all) = store.changed(mine, 5, None, 9).await.unwrap();
         assert_eq!((page.len(), all), (3, 3));
-        assert_eq!(store.changed(TaskFilter { caller: "you", ..mine }, None, 9).await.unwrap().1, 0);
+        assert_eq!(store.changed(TaskFilter { caller: "you", ..mine }, 0, None, 9).await.unwrap().1, 0);
     }
 
     #[tokio::test]

@@ -11,7 +11,10 @@ use covey_a2a::{
 use futures::{StreamExt as _, stream::BoxStream};
 use tonic::{Request, Response, Status};
 
-use super::ops::{Ask, Events, no_pushes};
+use super::{
+    ops::{Ask, Events, no_pushes},
+    wrong,
+};
 use crate::{Caller, Cluster};
 
 #[derive(Clone)]
@@ -25,13 +28,8 @@ impl Grpc {
         let Some(Caller(caller)) = request.extensions().get::<Caller>().cloned() else {
             return Err(Status::unauthenticated("nobody is known to ask"));
         };
-        let agent = match tenant {
-            "" => self.cluster.default_agent().await,
-            name => super::find(&*self.cluster, name).await,
-        };
-        let agent = agent.ok_or_else(|| Error::new(Kind::NotFound, format!("no agent `{tenant}`")))?;
-        let seen = request.metadata().get("last-event-id").and_then(|v| v.to_str().ok()?.parse().ok());
-        Ok(Ask { cluster: self.cluster.clone(), agent, caller, seen })
+        let agent = Some(tenant).filter(|name| !name.is_empty());
+        Ok(super::ask(self.cluster.clone(), agent, caller, request.metadata().as_ref()).await?)
     }
 }
 
@@ -40,10 +38,6 @@ impl Grpc {
         let agent = request.metadata().get("a2a-agent").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
         self.ask(request, &agent).await
     }
-}
-
-fn wrong<T>(read: Result<T, covey_a2a::old::Wrong>) -> Result<T, Error> {
-    read.map_err(|why| Error::new(Kind::InvalidParams, why))
 }
 
 type OldStream = BoxStream<'static, Result<v03::StreamResponse, Status>>;

@@ -1,17 +1,20 @@
 //! HTTP+JSON: paths below an agent's address, ProtoJSON in and out; 0.3's paths begin with `v1/`.
 
-use std::{collections::HashMap, convert::Infallible};
+use std::collections::HashMap;
 
 use axum::{
     body::Bytes,
     http::{HeaderMap, Method, StatusCode, header},
-    response::{IntoResponse as _, Response, Sse, sse},
+    response::{IntoResponse as _, Response, sse},
 };
 use covey_a2a::{Error, Kind, Timestamp, old_proto, v1};
-use futures::StreamExt as _;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 
-use super::ops::{Ask, Events, no_pushes};
+use super::{
+    Answer, listed,
+    ops::{Ask, Told, no_pushes},
+    stream, whole, wrong,
+};
 
 /// A request below an agent's address.
 pub(super) struct Call<'a> {
@@ -30,17 +33,23 @@ const A2A_JSON: &str = "application/a2a+json";
 impl Call<'_> {
     pub async fn serve(self) -> Response {
         let kind = self.kind();
-        let old = self.path.strip_prefix("v1/");
+        let (path, old) = match self.path.strip_prefix("v1/") {
+            Some(path) => (path, true),
+            None => (self.path, false),
+        };
         let answer = match super::check_version(self.headers) {
-            Ok(()) => match old {
-                Some(path) => self.old_answer(path).await,
-                None => self.answer().await,
-            },
+            Ok(()) => self.answer(path, old).await,
             Err(error) => Err(error),
         };
         match answer {
             Ok(Answer::Whole(body)) => ([(header::CONTENT_TYPE, kind)], body).into_response(),
-            Ok(Answer::Stream(events)) => stream(events, old.is_some()),
+            Ok(Answer::Stream(events)) => {
+                let write = move |told: Told| match old {
+                    true => serde_json::to_string(&old_proto::event(told.event, told.last)).unwrap_or_default(),
+                    false => serde_json::to_string(&told.event).unwrap_or_default(),
+                };
+                stream(events, write, |error| sse::Event::default().event("error").data(error.http_body().to_string()))
+            }
             Err(error) => {
                 let status = StatusCode::from_u16(error.kind.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 let mut response =
@@ -62,78 +71,56 @@ impl Call<'_> {
         if names(header::ACCEPT) || names(header::CONTENT_TYPE) { A2A_JSON } else { "application/json" }
     }
 
-    async fn answer(&self) -> Result<Answer, Error> {
+    /// Both versions have the same operations; 0.3 writes them otherwise, and lists nothing.
+    async fn answer(&self, path: &str, old: bool) -> Result<Answer, Error> {
         let (get, post) = (self.method == Method::GET, self.method == Method::POST);
-        let parts: Vec<&str> = self.path.trim_end_matches('/').split('/').collect();
+        let parts: Vec<&str> = path.trim_end_matches('/').split('/').collect();
+        let send = || if old { wrong(old_proto::send_in(self.read()?)) } else { self.read() };
+        let task = |task: v1::Task| if old { whole(&old_proto::task(task)) } else { whole(&task) };
         match parts[..] {
-            ["message:send"] if post => whole(&self.ask.send(self.read()?).await?),
-            ["message:stream"] if post => Ok(Answer::Stream(self.ask.stream(self.read()?).await?)),
+            ["message:send"] if post => {
+                let sent = self.ask.send(send()?).await?;
+                if old { whole(&old_proto::sent(sent)) } else { whole(&sent) }
+            }
+            ["message:stream"] if post => Ok(Answer::Stream(self.ask.stream(send()?).await?)),
             ["tasks", named] => match named.rsplit_once(':') {
-                Some((id, "cancel")) if post => whole(&self.ask.cancel(id).await?),
+                Some((id, "cancel")) if post => task(self.ask.cancel(id).await?),
                 // The proto file says GET, the specification's text POST.
                 Some((id, "subscribe")) if get || post => Ok(Answer::Stream(self.ask.subscribe(id).await?)),
                 None if get => {
                     let history_length = self.number("historyLength")?;
                     let request = v1::GetTaskRequest { tenant: String::new(), id: named.to_owned(), history_length };
-                    whole(&self.ask.get(&request).await?)
+                    task(self.ask.get(&request).await?)
                 }
                 _ => Err(self.unknown()),
             },
-            ["tasks"] if get => {
-                let text = |name: &str| self.query.get(name).cloned().unwrap_or_default();
-                let status = match text("status").as_str() {
-                    "" => v1::TaskState::Unspecified,
-                    name => v1::TaskState::from_str_name(name)
-                        .ok_or_else(|| Error::field("status", format!("has no state `{name}`")))?,
-                };
-                let since = match text("statusTimestampAfter").as_str() {
-                    "" => None,
-                    at => Some(
-                        at.parse::<Timestamp>()
-                            .map_err(|why| Error::field("statusTimestampAfter", format!("is wrong: {why}")))?,
-                    ),
-                };
-                let page = self.ask.list(v1::ListTasksRequest {
-                    tenant: String::new(),
-                    context_id: text("contextId"),
-                    status: status.into(),
-                    page_size: self.number("pageSize")?,
-                    page_token: text("pageToken"),
-                    history_length: self.number("historyLength")?,
-                    status_timestamp_after: since,
-                    include_artifacts: Some(text("includeArtifacts") == "true"),
-                });
-                Ok(Answer::Whole(super::rpc::listed(&page.await?).to_string()))
-            }
+            ["tasks"] if get && !old => Ok(listed(&self.ask.list(self.list()?).await?)),
             ["tasks", _, "pushNotificationConfigs", ..] => Err(no_pushes()),
             _ => Err(self.unknown()),
         }
     }
 
-    /// The same for 0.3.
-    async fn old_answer(&self, path: &str) -> Result<Answer, Error> {
-        let (get, post) = (self.method == Method::GET, self.method == Method::POST);
-        let parts: Vec<&str> = path.trim_end_matches('/').split('/').collect();
-        let send = || {
-            let request = old_proto::send_in(self.read()?);
-            request.map_err(|why| Error::new(Kind::InvalidParams, why))
+    /// A request to list, out of the query.
+    fn list(&self) -> Result<v1::ListTasksRequest, Error> {
+        let text = |name: &str| self.query.get(name).cloned().unwrap_or_default();
+        let status = match text("status").as_str() {
+            "" => v1::TaskState::Unspecified,
+            name => v1::TaskState::from_str_name(name)
+                .ok_or_else(|| Error::field("status", format!("has no state `{name}`")))?,
         };
-        match parts[..] {
-            ["message:send"] if post => whole(&old_proto::sent(self.ask.send(send()?).await?)),
-            ["message:stream"] if post => Ok(Answer::Stream(self.ask.stream(send()?).await?)),
-            ["tasks", named] => match named.rsplit_once(':') {
-                Some((id, "cancel")) if post => whole(&old_proto::task(self.ask.cancel(id).await?)),
-                Some((id, "subscribe")) if get || post => Ok(Answer::Stream(self.ask.subscribe(id).await?)),
-                None if get => {
-                    let history_length = self.number("historyLength")?;
-                    let request = v1::GetTaskRequest { tenant: String::new(), id: named.to_owned(), history_length };
-                    whole(&old_proto::task(self.ask.get(&request).await?))
-                }
-                _ => Err(self.unknown()),
-            },
-            ["tasks", _, "pushNotificationConfigs", ..] => Err(no_pushes()),
-            _ => Err(self.unknown()),
-        }
+        let since = Some(text("statusTimestampAfter")).filter(|at| !at.is_empty());
+        let since = since.map(|at| at.parse::<Timestamp>()).transpose();
+        Ok(v1::ListTasksRequest {
+            tenant: String::new(),
+            context_id: text("contextId"),
+            status: status.into(),
+            page_size: self.number("pageSize")?,
+            page_token: text("pageToken"),
+            history_length: self.number("historyLength")?,
+            status_timestamp_after: since
+                .map_err(|why| Error::field("statusTimestampAfter", format!("is wrong: {why}")))?,
+            include_artifacts: Some(text("includeArtifacts") == "true"),
+        })
     }
 
     fn unknown(&self) -> Error {
@@ -154,35 +141,4 @@ impl Call<'_> {
             Error::new(kind, format!("failed to read the request: {why}"))
         })
     }
-}
-
-enum Answer {
-    Whole(String),
-    Stream(Events),
-}
-
-fn whole(value: &impl Serialize) -> Result<Answer, Error> {
-    let text = serde_json::to_string(value);
-    text.map(Answer::Whole).map_err(|e| Error::new(Kind::Internal, format!("failed to write the answer: {e}")))
-}
-
-fn stream(events: Events, old: bool) -> Response {
-    let frames = events.map(move |told| {
-        let frame = match told {
-            Ok(told) => {
-                let body = match old {
-                    true => serde_json::to_string(&old_proto::event(told.event, told.last)),
-                    false => serde_json::to_string(&told.event),
-                };
-                let body = body.unwrap_or_default();
-                sse::Event::default().id(told.cursor.to_string()).data(body)
-            }
-            Err(error) => {
-                tracing::warn!(error = error.message, "a stream ended early");
-                sse::Event::default().event("error").data(error.http_body().to_string())
-            }
-        };
-        Ok::<_, Infallible>(frame)
-    });
-    super::kept_alive(Sse::new(frames))
 }

@@ -1,19 +1,20 @@
 //! JSON-RPC, both versions on the same paths. A method's name tells its version; `A2A-Version` may only say the same.
 
-use std::convert::Infallible;
-
 use axum::{
     Json,
     body::Bytes,
     http::{HeaderMap, header},
-    response::{IntoResponse as _, Response, Sse, sse},
+    response::{IntoResponse as _, Response, sse},
 };
 use covey_a2a::{Error, Kind, old, v1};
-use futures::StreamExt as _;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::ops::{Ask, Events, no_pushes};
+use super::{
+    Answer, listed,
+    ops::{Ask, Told, no_pushes},
+    stream, whole, wrong,
+};
 
 /// A protocol version that is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +54,18 @@ pub(super) async fn serve(ask: Ask, headers: &HeaderMap, body: &Bytes) -> Respon
         Ok(Answer::Whole(result)) => {
             ([(header::CONTENT_TYPE, "application/json")], response(&id, &result)).into_response()
         }
-        Ok(Answer::Stream(events)) => stream(events, id, version),
+        Ok(Answer::Stream(events)) => {
+            let failed = id.clone();
+            let write = move |told: Told| {
+                let result = match version {
+                    Version::V1 => serde_json::to_string(&told.event).unwrap_or_default(),
+                    Version::V03 => old::event(&told.event, told.last).to_string(),
+                };
+                response(&id, &result)
+            };
+            let fail = move |error: &Error| sse::Event::default().data(body_of(&failed, version, error).to_string());
+            stream(events, write, fail)
+        }
         Err(error) => refused(&id, version, &error),
     }
 }
@@ -64,18 +76,12 @@ fn is_json(headers: &HeaderMap) -> bool {
     kind.eq_ignore_ascii_case("application/json") || kind.to_ascii_lowercase().ends_with("+json")
 }
 
-/// A result as text: it is written once, and only wrapped.
-enum Answer {
-    Whole(String),
-    Stream(Events),
-}
-
 async fn dispatch(ask: Ask, method: &str, params: Value) -> Result<Answer, Error> {
     Ok(match method {
         "SendMessage" => whole(&ask.send(read(params)?).await?)?,
         "SendStreamingMessage" => Answer::Stream(ask.stream(read(params)?).await?),
         "GetTask" => whole(&ask.get(&read(params)?).await?)?,
-        "ListTasks" => Answer::Whole(listed(&ask.list(read(params)?).await?).to_string()),
+        "ListTasks" => listed(&ask.list(read(params)?).await?),
         "CancelTask" => whole(&ask.cancel(&read::<v1::CancelTaskRequest>(params)?.id).await?)?,
         "SubscribeToTask" => Answer::Stream(ask.subscribe(&read::<v1::SubscribeToTaskRequest>(params)?.id).await?),
         "CreateTaskPushNotificationConfig"
@@ -92,11 +98,6 @@ async fn dispatch(ask: Ask, method: &str, params: Value) -> Result<Answer, Error
     })
 }
 
-fn whole(value: &impl serde::Serialize) -> Result<Answer, Error> {
-    let text = serde_json::to_string(value);
-    text.map(Answer::Whole).map_err(|e| Error::new(Kind::Internal, format!("failed to write the answer: {e}")))
-}
-
 fn read<T: DeserializeOwned + Default>(params: Value) -> Result<T, Error> {
     if params.is_null() {
         return Ok(T::default());
@@ -104,51 +105,15 @@ fn read<T: DeserializeOwned + Default>(params: Value) -> Result<T, Error> {
     serde_json::from_value(params).map_err(|e| Error::new(Kind::InvalidParams, format!("`params` are wrong: {e}")))
 }
 
-fn wrong<T>(read: Result<T, old::Wrong>) -> Result<T, Error> {
-    read.map_err(|why| Error::new(Kind::InvalidParams, why))
-}
-
 fn response(id: &Value, result: &str) -> String {
     format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#)
 }
 
-fn body(id: &Value, version: Version, error: &Error) -> Value {
+fn body_of(id: &Value, version: Version, error: &Error) -> Value {
     let error = if version == Version::V1 { error.rpc_body() } else { error.old_rpc_body() };
     json!({"jsonrpc": "2.0", "id": id, "error": error})
 }
 
 fn refused(id: &Value, version: Version, error: &Error) -> Response {
-    Json(body(id, version, error)).into_response()
-}
-
-/// A page of tasks. What stands there by default is told all the same: clients read it to know that they are done.
-pub(super) fn listed(page: &v1::ListTasksResponse) -> Value {
-    let mut body = serde_json::to_value(page).unwrap_or_default();
-    body["tasks"] = if page.tasks.is_empty() { json!([]) } else { body["tasks"].take() };
-    body["nextPageToken"] = page.next_page_token.as_str().into();
-    body["pageSize"] = page.page_size.into();
-    body["totalSize"] = page.total_size.into();
-    body
-}
-
-/// A stream of responses, each with the place of its event, so that `Last-Event-ID` goes on behind it.
-fn stream(events: Events, id: Value, version: Version) -> Response {
-    let frames = events.map(move |told| {
-        let frame = match told {
-            Ok(told) => {
-                let result = match version {
-                    Version::V1 => serde_json::to_string(&told.event).unwrap_or_default(),
-                    Version::V03 => old::event(&told.event, told.last).to_string(),
-                };
-                sse::Event::default().id(told.cursor.to_string()).data(response(&id, &result))
-            }
-            // A stream that breaks off says so, and can be gone on with from its last id.
-            Err(error) => {
-                tracing::warn!(error = error.message, "a stream ended early");
-                sse::Event::default().data(body(&id, version, &error).to_string())
-            }
-        };
-        Ok::<_, Infallible>(frame)
-    });
-    super::kept_alive(Sse::new(frames))
+    Json(body_of(id, version, error)).into_response()
 }
