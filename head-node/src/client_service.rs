@@ -6,7 +6,7 @@ use covey_cluster_core::head::{ActorInfo, CreateActor, Owner, Reminder};
 use covey_domain::{
     ActorId, AgentSpec, CallerId, Epoch, Error, ErrorKind, NodeId, SessionId, TaskId, caps, status::ActorFilter,
 };
-use covey_gateway::{Caller, Cluster as _, SubmitTask};
+use covey_gateway::{Caller, Cluster as _, SayTask, SubmitTask};
 use covey_proto::{
     from_json, to_json, to_status,
     v1::{self, CallBatch, covey_server::Covey},
@@ -254,6 +254,18 @@ impl Covey for ClientService {
             .await
             .map_err(|e| to_status(&e))?;
         Ok(Response::new(v1::TaskReply { record: to_json(&*record), last_seq: 0 }))
+    }
+
+    async fn say_task(&self, request: Request<v1::SayTaskRequest>) -> Result<Response<v1::TaskReply>, Status> {
+        let caller = caller(&request);
+        let request = request.into_inner();
+        let said = async {
+            let parts: Vec<_> = from_json("the message", &request.parts)?;
+            let task = TaskId::from(request.task);
+            self.cluster.say(SayTask { caller, task, message_id: some(request.message_id), parts }).await
+        };
+        let (record, last_seq) = said.await.map_err(|e| to_status(&e))?;
+        Ok(Response::new(v1::TaskReply { record: to_json(&*record), last_seq }))
     }
 
     async fn subscribe(

@@ -9,7 +9,7 @@ use covey_domain::{
     log::Answer,
     status::{ClusterStatus, ModelStatus},
 };
-use covey_gateway::{Cluster, FoundTask, SubmitTask, TaskQuery};
+use covey_gateway::{Cluster, FoundTask, SayTask, SubmitTask, TaskQuery};
 use covey_proto::{
     payload_json,
     v1::{CallCancel, CallFrame, CallOpen, call_end, call_frame::Body, call_open::Target},
@@ -22,7 +22,7 @@ use crate::{Shared, fresh_id, owner::Input};
 
 /// Names of agents that are no one's business but their driver's.
 const INTERNAL: &str = "covey.";
-/// Earlier turns of a conversation handed to a prompt agent.
+/// Earlier turns of a conversation handed to an agent.
 const HISTORY_TURNS_MAX: u32 = 20;
 
 pub(crate) struct ClusterPort {
@@ -112,7 +112,7 @@ impl Cluster for ClusterPort {
             if let Some(context) = &task.context
                 && input.history.is_empty()
                 && let Some(spec) = self.agent(&task.agent).await
-                && matches!(spec.kind, AgentKind::Llm(_))
+                && matches!(spec.kind, AgentKind::Llm(_) | AgentKind::Python(_))
             {
                 input.history = self.history(context, &spec, &task.caller).await?;
             }
@@ -130,6 +130,14 @@ impl Cluster for ClusterPort {
             };
             let submitted = self.shared.owner.ask(|tx| Input::Submit(Box::new(ask), tx)).await??;
             Ok((submitted.record, submitted.created))
+        }
+        .boxed()
+    }
+
+    fn say(&self, say: SayTask) -> BoxFuture<'_, Result<(Arc<TaskRecord>, u64), Error>> {
+        async move {
+            self.task(&say.caller, &say.task).await?;
+            self.shared.owner.ask(|tx| Input::Say(Box::new(say), tx)).await?
         }
         .boxed()
     }

@@ -112,7 +112,7 @@ async fn send(store: &Store, relay: &Relay, node: &NodeId, command: Command) {
         Command::Stop { actor, epoch, drain } => {
             Body::Stop(v1::StopActor { actor: actor.to_string(), epoch: epoch.0, drain })
         }
-        Command::Run { record, actor, timeout_ms } => Body::Run(v1::RunTask {
+        Command::Run { record, actor, timeout_ms, said } => Body::Run(v1::RunTask {
             task: record.id.to_string(),
             attempt: record.attempt,
             actor: actor.to_string(),
@@ -121,7 +121,11 @@ async fn send(store: &Store, relay: &Relay, node: &NodeId, command: Command) {
             context: record.context.to_string(),
             timeout_ms: timeout_ms.unwrap_or(0),
             model: record.model.as_ref().map(ToString::to_string).unwrap_or_default(),
+            said: said.iter().map(to_json).collect(),
         }),
+        Command::Say { task, attempt, said } => {
+            Body::Say(v1::SayTask { task: task.to_string(), attempt, said: to_json(&said) })
+        }
         Command::CancelTask { task, attempt, reason } => {
             Body::Cancel(v1::CancelTask { task: task.to_string(), attempt, reason })
         }

@@ -19,6 +19,7 @@ use covey_domain::{
     caps,
     status::{ActorFilter, ActorStatus, ClusterStatus, ModelStatus},
 };
+use covey_gateway::SayTask;
 use covey_proto::v1;
 use covey_store::{Batch, DetachedActor, StoredReminder};
 use tokio::sync::{mpsc, oneshot};
@@ -51,6 +52,7 @@ pub(crate) enum Input {
     SessionEnded(SessionId),
     Submit(Box<Submission>, Reply<Result<Submitted, Error>>),
     CancelTask(TaskId, String, String, Reply<Result<Arc<TaskRecord>, Error>>),
+    Say(Box<SayTask>, Reply<Result<(Arc<TaskRecord>, u64), Error>>),
     ActiveTask(TaskId, Reply<Option<(Arc<TaskRecord>, u64)>>),
     Joined(NodeId, u64, Box<Hello>, Reply<u64>),
     Heard(NodeId),
@@ -186,6 +188,10 @@ fn handle(head: &mut Head, input: Input, now: u64) -> Option<Effect> {
         Input::StopActor(id, drain, tx) => later(tx, head.stop_actor(&id, drain, now)),
         Input::Submit(ask, tx) => later(tx, head.submit(*ask, now)),
         Input::CancelTask(id, by, reason, tx) => later(tx, head.cancel_task(&id, &by, &reason, now)),
+        Input::Say(say, tx) => {
+            let SayTask { caller, task, message_id, parts } = *say;
+            later(tx, head.say(&task, caller.as_str(), message_id, parts, now))
+        }
         Input::ActiveTask(id, tx) => later(tx, head.active_task(&id)),
         Input::ModelsKnown(tx) => later(tx, head.models_known()),
         Input::Status(tx) => later(tx, head.status()),

@@ -33,7 +33,11 @@ pub fn size_of(payload: &Payload) -> usize {
 
 /// Refuses a payload over [`caps::MESSAGE_BYTES_MAX`]; `what` names it.
 pub fn check_size(what: &str, payload: &Payload) -> Result<(), Error> {
-    let size = size_of(payload);
+    check_bytes(what, size_of(payload))
+}
+
+/// Refuses so many bytes where that is too much for one message.
+pub fn check_bytes(what: &str, size: usize) -> Result<(), Error> {
     if size > caps::MESSAGE_BYTES_MAX {
         let (has, most) = (size >> 20, caps::MESSAGE_BYTES_MAX >> 20);
         return Err(Error::new(ErrorKind::TooLarge, format!("{what} has {has} MiB, the limit is {most} MiB"))

@@ -246,6 +246,15 @@ impl Client {
         Ok(())
     }
 
+    /// A message to a task: content as JSON.
+    fn say_task(&self, py: Python<'_>, id: String, parts: String, message_id: String) -> PyResult<()> {
+        let parts = Payload { body: parts.into(), ..Payload::default() };
+        covey_proto::check_size("the message", &parts).map_err(|e| raise(&e))?;
+        let request = v1::SayTaskRequest { task: id, parts: parts.body, message_id };
+        let _: v1::TaskReply = self.backend()?.rpc(py, "SayTask", &request)?;
+        Ok(())
+    }
+
     fn status(&self, py: Python<'_>) -> PyResult<String> {
         let reply: v1::StatusReply = self.backend()?.rpc(py, "Status", &v1::StatusRequest {})?;
         Ok(text(&reply.status))

@@ -19,8 +19,8 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use covey_client::{CallEvent, NewCall, Target};
 use covey_domain::{Error, ErrorKind};
 use covey_proto::v1::{
-    CallCancel, CallFrame, CallOpen, HostBatch, HostEnd, HostFrame, HostItem, HostStarted, HostState, HostVerb,
-    Payload, call_frame::Body as Step, call_open, host_frame::Body,
+    CallCancel, CallFrame, CallOpen, HostBatch, HostEnd, HostFrame, HostItem, HostRemark, HostStarted, HostState,
+    HostVerb, Payload, call_frame::Body as Step, call_open, host_frame::Body,
 };
 use parking_lot::{Condvar, Mutex};
 use prost::Message as _;
@@ -336,8 +336,11 @@ impl Host {
                     let args = to_py(py, &c.args.unwrap_or_default());
                     let plain = !c.json
                         && c.timeout_ms == 0
+                        && c.history.is_empty()
                         && [&c.task, &c.context, &c.chain, &c.traceparent].iter().all(|text| text.is_empty());
-                    let about = (!plain).then_some((c.json, c.task, c.context, c.timeout_ms, c.chain, c.traceparent));
+                    let history = PyBytes::new(py, &c.history);
+                    let about =
+                        (!plain).then_some((c.json, c.task, c.context, c.timeout_ms, c.chain, c.traceparent, history));
                     ("call", c.call, names.0.get(py, &c.actor), names.1.get(py, &c.method), args, about)
                         .into_pyobject(py)?
                 }
@@ -351,6 +354,7 @@ impl Host {
                     ("start", s.actor, s.agent, s.digest, code, init, about).into_pyobject(py)?
                 }
                 Body::Snapshot(s) => ("snapshot", s.actor, s.number).into_pyobject(py)?,
+                Body::Say(s) => ("say", s.call, PyBytes::new(py, &s.said)).into_pyobject(py)?,
                 Body::Cancel(c) => ("cancel", c.call).into_pyobject(py)?,
                 Body::Credit(c) => ("credit", c.call, c.items).into_pyobject(py)?,
                 Body::Stop(s) => ("stop", s.actor).into_pyobject(py)?,
@@ -400,6 +404,11 @@ impl Host {
 
     fn item(&self, call: u64, codec: i32, body: &[u8], buffers: Vec<Vec<u8>>) {
         self.link.queue(Body::Item(HostItem { call, value: Some(from_py(codec, body, buffers)) }));
+    }
+
+    /// What a task's turn says beside its answer: a domain `Remark` as JSON.
+    fn remark(&self, call: u64, remark: &[u8]) {
+        self.link.queue(Body::Remark(HostRemark { call, remark: Bytes::copy_from_slice(remark) }));
     }
 
     fn value(&self, call: u64, codec: i32, body: &[u8], buffers: Vec<Vec<u8>>) {

@@ -269,6 +269,7 @@ impl Link {
                 self.held.insert((run.task.as_str().into(), run.attempt), run.actor.as_str().into());
                 runtime.run_task(run);
             }
+            head_frame::Body::Say(say) => runtime.say_task(&say),
             head_frame::Body::Cancel(cancel) => runtime.cancel_task(&cancel),
             head_frame::Body::SessionOver(session) => self.facts.objects.forget(&session),
             head_frame::Body::Call(call) => self.relayed.take(call),

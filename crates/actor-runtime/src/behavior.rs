@@ -5,7 +5,7 @@ use covey_proto::v1::{Codec, Payload};
 use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
 
-use crate::turn::Sink;
+use crate::turn::{Inbox, Sink};
 
 /// One request to an actor.
 #[derive(Clone, Debug)]
@@ -35,6 +35,8 @@ pub struct TaskTurn {
     pub input: TaskInput,
     /// Model asked for; empty = the agent's.
     pub model: String,
+    /// What is said to the task while it runs.
+    pub inbox: Inbox,
 }
 
 /// The inside of an actor. Turns run one at a time unless the agent says `concurrency`; dropping the future of a turn

@@ -27,4 +27,4 @@ pub use objects::{Objects, ObjectsConfig};
 pub use outward::Outward;
 pub use python::{Python, find as find_python};
 pub use runtime::{Lane, Report, Runtime, RuntimeConfig, Snapshot};
-pub use turn::Sink;
+pub use turn::{Inbox, Sink};

@@ -9,6 +9,7 @@ use covey_domain::{
     ActorId, Error, ErrorKind, ModelName, NodeId,
     agent::LlmAgent,
     infer::{CallDelta, Chat, ChatMessage, InferEvent, InferRequest, Terms, ToolChoice, Usage, Work},
+    task::TaskInput,
 };
 use covey_proto::v1::Payload;
 use futures::{StreamExt as _, future::BoxFuture};
@@ -75,6 +76,7 @@ impl Behavior for Llm {
             let steps = budget.steps.unwrap_or(STEPS).max(1);
             let mut tokens = 0;
             for step in 1..=steps {
+                messages.extend(heard(&invocation));
                 let chat = Chat {
                     messages: messages.clone(),
                     tools: tools.declared.clone(),
@@ -86,7 +88,15 @@ impl Behavior for Llm {
                 let answer = within(until, self.ask(&model, chat, sink)).await?;
                 tokens += answer.usage.input + answer.usage.output;
                 if answer.calls.is_empty() {
-                    break;
+                    // Who said something meanwhile has not been answered yet.
+                    let more: Vec<_> = if step < steps { heard(&invocation).collect() } else { Vec::new() };
+                    if more.is_empty() {
+                        break;
+                    }
+                    sink.text("\n\n").await;
+                    messages.push(ChatMessage::new("assistant", &answer.text));
+                    messages.extend(more);
+                    continue;
                 }
                 if let Some(most) = budget.tokens.filter(|most| tokens >= *most) {
                     let why = format!("the agent's budget of {most} tokens is spent");
@@ -140,6 +150,15 @@ impl Llm {
         }
         Ok(answer)
     }
+}
+
+/// What was said to the task since it was looked at last.
+fn heard(invocation: &Invocation) -> impl Iterator<Item = ChatMessage> {
+    let inbox = invocation.task.as_ref().map(|task| task.inbox.clone()).unwrap_or_default();
+    std::iter::from_fn(move || inbox.next()).map(|said| {
+        let input = TaskInput { content: said.parts, call: None, history: Vec::new() };
+        ChatMessage::new("user", input.text())
+    })
 }
 
 async fn within<T>(until: Option<Instant>, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {

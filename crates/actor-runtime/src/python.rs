@@ -22,6 +22,7 @@ use covey_domain::{
     caps,
     error::RUNNING,
     infer::InferRequest,
+    task::Said,
 };
 use covey_proto::v1::{
     self, CallFrame, HostBatch, HostFrame, Payload, call_frame::Body as Call, call_open, host_frame::Body,
@@ -475,6 +476,18 @@ fn take(host: &Arc<Host>, body: Body, models: &Arc<Models>) {
                 host.send(Body::Credit(v1::HostCredit { call: item.call, items: CREDIT_EVERY }));
             }
         }
+        Body::Remark(told) => {
+            let calls = host.calls.lock();
+            let Some(running) = calls.get(&told.call) else { return };
+            let size = covey_proto::check_bytes("what an agent says beside its answer", told.remark.len());
+            match size.and_then(|()| covey_proto::from_json("a remark", &told.remark)) {
+                Ok(remark) => running.sink.remark(remark),
+                Err(error) => {
+                    drop(calls);
+                    host.give_up(told.call, error);
+                }
+            }
+        }
         Body::End(end) => {
             let running = host.calls.lock().remove(&end.call);
             let Some(mut running) = running else { return };
@@ -606,6 +619,10 @@ impl Onward for Host {
     fn credit(&self, call: u64, items: u32) {
         self.send(Body::Credit(v1::HostCredit { call, items }));
     }
+
+    fn say(&self, call: u64, said: &Said) {
+        self.send(Body::Say(v1::HostSay { call, said: covey_proto::to_json(said) }));
+    }
 }
 
 impl PythonActor {
@@ -631,7 +648,11 @@ impl PythonActor {
             at_once: self.at_once,
         };
         self.host.calls.lock().insert(call, running);
-        let (task, context) = invocation.task.map_or_else(Default::default, |t| (t.task.to_string(), t.context));
+        let (task, context, history) = invocation.task.map_or_else(Default::default, |t| {
+            let history = &t.input.history;
+            let history = if history.is_empty() { Bytes::new() } else { covey_proto::to_json(history) };
+            (t.task.to_string(), t.context, history)
+        });
         self.host.send(Body::Call(v1::HostCall {
             call,
             actor: self.actor.to_string(),
@@ -640,11 +661,12 @@ impl PythonActor {
             json: invocation.json,
             task,
             context,
+            history,
             chain: invocation.chain,
             traceparent,
             timeout_ms: deadline.map_or(0, |at| at.duration_since(tokio::time::Instant::now()).as_millis() as u64),
         }));
-        let _ = control.onward.set((self.host.clone(), call));
+        control.go_on(self.host.clone(), call);
         // Cancelled, or the process died, before the two lines above could be seen by whoever does that.
         if control.token.is_cancelled() {
             self.host.cancel(call);

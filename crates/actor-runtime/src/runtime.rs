@@ -3,6 +3,7 @@
 mod lane;
 mod live;
 mod look;
+mod tasks;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,11 +19,10 @@ use covey_domain::{
     ActorId, AgentKind, AgentSpec, Epoch, Error, ErrorKind, NodeId, TaskId,
     agent::{PythonCode, Snapshot as Keep},
     caps,
-    task::TaskInput,
 };
 use covey_proto::{
     from_json,
-    v1::{self, CallFrame, Codec, Payload},
+    v1::{self, CallFrame, Payload},
 };
 use kameo::{
     actor::{ActorRef, Spawn as _},
@@ -39,14 +39,13 @@ use lane::{LaneInner, Memos};
 use live::LiveActor;
 
 use crate::{
-    Behavior, Invocation, Models, Outward, Python, Registry,
-    behavior::TaskTurn,
+    Behavior, Models, Outward, Python, Registry,
     envs::{Environments, Progress},
     job::Jobs,
     llm::Llm,
     outward::Saver,
     python::{Dead, Hosts, HostsConfig, PythonActor},
-    turn::{Control, Out, Over, Sink, Turn},
+    turn::{Control, Out, Turn},
 };
 
 /// How often idle actors are looked for.
@@ -435,57 +434,6 @@ impl Runtime {
         lanes.iter().for_each(|lane| lane.cancel_all());
     }
 
-    /// Runs a task on one of the actors here.
-    pub fn run_task(&self, run: v1::RunTask) {
-        let (task, attempt, actor) = (TaskId::from(run.task.as_str()), run.attempt, ActorId::from(run.actor.as_str()));
-        let sink = Sink::task(self.inner.reports.clone(), task.clone(), attempt);
-        let input: TaskInput = match from_json("the task's input", &run.input) {
-            Ok(input) => input,
-            Err(error) => return sink.end(Err(error)),
-        };
-        let args = match &input.call {
-            Some(call) => decode_call(call),
-            None => Ok(Payload {
-                codec: Codec::Content.into(),
-                body: covey_proto::to_json(&input.content),
-                buffers: vec![],
-            }),
-        };
-        let args = match args {
-            Ok(args) => args,
-            Err(error) => return sink.end(Err(error)),
-        };
-        let control = Control::new();
-        let key = (task.clone(), attempt);
-        self.inner.tasks.lock().insert(key.clone(), (actor.clone(), control.clone()));
-        let inner = self.inner.clone();
-        let turn = Turn {
-            invocation: Invocation {
-                method: run.skill,
-                args,
-                json: true,
-                task: Some(TaskTurn { task, attempt, context: run.context, input, model: run.model }),
-                chain: String::new(),
-            },
-            sink,
-            control,
-            deadline: deadline(run.timeout_ms, None),
-            over: Over(Some(Box::new(move || {
-                inner.tasks.lock().remove(&key);
-            }))),
-        };
-        self.inner.deliver(&actor, 0, turn);
-    }
-
-    /// Stops a task that runs here.
-    pub fn cancel_task(&self, cancel: &v1::CancelTask) {
-        let key = (TaskId::from(cancel.task.as_str()), cancel.attempt);
-        let control = self.inner.tasks.lock().get(&key).map(|(_, control)| control.clone());
-        if let Some(control) = control {
-            control.cancel();
-        }
-    }
-
     /// The stream of calls that come over the link.
     pub fn link_lane(&self) -> Lane {
         self.new_lane(Out::Link(self.inner.reports.clone()))
@@ -736,14 +684,4 @@ fn deadline(asked_ms: u64, limit_ms: Option<u64>) -> Option<tokio::time::Instant
         (asked, Some(limit)) => asked.min(limit),
     };
     Some(tokio::time::Instant::now() + Duration::from_millis(ms))
-}
-
-/// The arguments a native client put into a task: a payload in base64.
-fn decode_call(call: &str) -> Result<Payload, Error> {
-    use base64::Engine as _;
-    use prost::Message as _;
-    let bytes = base64::engine::general_purpose::STANDARD
-        .decode(call)
-        .map_err(|e| Error::invalid(format!("failed to read arguments: {e}")))?;
-    Payload::decode(&*bytes).map_err(|e| Error::invalid(format!("failed to read arguments: {e}")))
 }

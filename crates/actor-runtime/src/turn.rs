@@ -1,11 +1,17 @@
 //! One turn of an actor and where its answer goes: a caller's stream with credits, or a task's log.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, OnceLock},
 };
 
-use covey_domain::{Error, ErrorKind, ModelName, TaskId, caps, event::Outcome, infer::Usage, log::Writer};
+use covey_domain::{
+    Error, ErrorKind, InterruptId, ModelName, TaskEvent, TaskId, caps,
+    event::{Content, Decision, MESSAGE, Outcome, Phase},
+    infer::Usage,
+    log::Writer,
+    task::{Remark, Said},
+};
 use covey_proto::{
     call_end, failure, from_json, payload_json,
     v1::{CallEnd, CallFrame, Codec, Payload, call_frame::Body},
@@ -27,8 +33,21 @@ pub struct Sink {
 }
 
 enum Target {
-    Call { out: Out, id: u64, control: Arc<Control>, memo: Option<Arc<Memo>> },
-    Task { out: mpsc::UnboundedSender<Report>, task: TaskId, attempt: u32, writer: Mutex<Option<Writer>> },
+    Call {
+        out: Out,
+        id: u64,
+        control: Arc<Control>,
+        memo: Option<Arc<Memo>>,
+    },
+    Task {
+        out: mpsc::UnboundedSender<Report>,
+        task: TaskId,
+        attempt: u32,
+        writer: Mutex<Option<Writer>>,
+        inbox: Inbox,
+        /// How it will end, where the turn has said so.
+        ending: Mutex<Option<Outcome>>,
+    },
 }
 
 /// Where the frames of a caller's stream go.
@@ -57,7 +76,28 @@ pub(crate) struct Control {
     /// Items the reader can take.
     pub credits: Semaphore,
     /// Where the turn runs when that is not here.
-    pub onward: OnceLock<(Arc<dyn Onward>, u64)>,
+    onward: OnceLock<(Arc<dyn Onward>, u64)>,
+    /// Messages to its task.
+    pub inbox: Inbox,
+}
+
+/// Messages to a task that nobody has taken yet, each once however often it comes.
+#[derive(Clone, Debug, Default)]
+pub struct Inbox(Arc<Mutex<Heard>>);
+
+#[derive(Debug, Default)]
+struct Heard {
+    last: u64,
+    waiting: VecDeque<Said>,
+    /// Questions of the turn that are open.
+    asked: Vec<InterruptId>,
+}
+
+impl Inbox {
+    /// The next message.
+    pub fn next(&self) -> Option<Said> {
+        self.0.lock().waiting.pop_front()
+    }
 }
 
 /// A place outside this process that runs turns.
@@ -66,6 +106,8 @@ pub(crate) trait Onward: Send + Sync {
     fn cancel(&self, call: u64);
     /// The reader can take more items.
     fn credit(&self, call: u64, items: u32);
+    /// A message to the turn's task.
+    fn say(&self, call: u64, said: &Said);
 }
 
 impl Control {
@@ -75,7 +117,29 @@ impl Control {
             token: CancellationToken::new(),
             credits: Semaphore::new(caps::STREAM_WINDOW as usize),
             onward: OnceLock::new(),
+            inbox: Inbox::default(),
         })
+    }
+
+    /// The turn runs there from now on. What was said to its task goes there too.
+    pub fn go_on(&self, place: Arc<dyn Onward>, call: u64) {
+        let mut heard = self.inbox.0.lock();
+        heard.waiting.drain(..).for_each(|said| place.say(call, &said));
+        let _ = self.onward.set((place, call));
+    }
+
+    /// Takes a message to the turn's task.
+    pub fn say(&self, said: Said) {
+        let mut heard = self.inbox.0.lock();
+        if said.seq <= heard.last {
+            return;
+        }
+        heard.last = said.seq;
+        heard.asked.retain(|asked| Some(asked) != said.answers.as_ref());
+        match self.onward.get() {
+            Some((place, call)) => place.say(*call, &said),
+            None => heard.waiting.push_back(said),
+        }
     }
 
     pub fn cancel(&self) {
@@ -151,9 +215,9 @@ impl Sink {
         self.span.traceparent("")
     }
 
-    pub(crate) fn task(out: mpsc::UnboundedSender<Report>, task: TaskId, attempt: u32) -> Self {
+    pub(crate) fn task(out: mpsc::UnboundedSender<Report>, task: TaskId, attempt: u32, inbox: Inbox) -> Self {
         let writer = Mutex::new(Some(Writer::new(task.clone(), attempt)));
-        Self::new(Target::Task { out, task, attempt, writer })
+        Self::new(Target::Task { out, task, attempt, writer, inbox, ending: Mutex::default() })
     }
 
     fn new(target: Target) -> Self {
@@ -194,14 +258,51 @@ impl Sink {
                 out.send(*id, Body::Item(item));
             }
             Target::Task { writer, .. } => {
-                let value: serde_json::Value = from_json("an item", &item.body).unwrap_or_default();
-                let events = writer.lock().as_mut().map(|w| match value {
-                    serde_json::Value::String(text) => w.text(&text),
-                    other => w.data(other),
-                });
+                let content = contents(&item);
+                let events = writer.lock().as_mut().map(|w| content.into_iter().flat_map(|c| w.content(c)).collect());
                 self.events(events.unwrap_or_default());
             }
         }
+    }
+
+    /// What a turn says beside its answer; a turn of no task says it to nobody.
+    pub fn remark(&self, remark: Remark) {
+        let Target::Task { task, inbox, ending, .. } = &self.target else { return };
+        let events = match remark {
+            Remark::Status { message } => {
+                let state = if inbox.0.lock().asked.is_empty() { Phase::Working } else { Phase::Waiting };
+                vec![TaskEvent::Status { state, message: Some(message) }]
+            }
+            Remark::Ask { id, kind, prompt, options, schema, expires_at_ms } => {
+                inbox.0.lock().asked.push(id.clone());
+                vec![
+                    TaskEvent::InterruptRaised { id, kind, prompt, options, response_schema: schema, expires_at_ms },
+                    TaskEvent::Status { state: Phase::Waiting, message: None },
+                ]
+            }
+            Remark::Lapsed { id } => {
+                let mut heard = inbox.0.lock();
+                heard.asked.retain(|asked| *asked != id);
+                let state = if heard.asked.is_empty() { Phase::Working } else { Phase::Waiting };
+                vec![
+                    TaskEvent::InterruptResolved { id, decision: Decision::Expired, by: "time".into() },
+                    TaskEvent::Status { state, message: None },
+                ]
+            }
+            Remark::Artifact { id, name, parts, append, last } => {
+                vec![TaskEvent::ArtifactChunk { artifact: format!("{task}-{id}").into(), name, parts, append, last }]
+            }
+            Remark::Reply { parts } => {
+                let result = serde_json::to_value(parts).ok();
+                *ending.lock() = Some(Outcome::Completed { finish: MESSAGE.into(), result });
+                Vec::new()
+            }
+            Remark::Reject { reason } => {
+                *ending.lock() = Some(Outcome::Rejected { reason });
+                Vec::new()
+            }
+        };
+        self.events(events);
     }
 
     /// Tokens used on the way.
@@ -240,18 +341,25 @@ impl Sink {
                 }
                 out.send(*id, Body::End(end));
             }
-            Target::Task { writer, .. } => {
-                let outcome = match result {
-                    Ok(value) => Outcome::Completed {
+            Target::Task { writer, ending, .. } => {
+                if let Ok(Some(value)) = &result
+                    && value.codec() == Codec::Content
+                {
+                    self.push(value.clone());
+                }
+                let said = ending.lock().take();
+                let outcome = match (result, said) {
+                    (Err(error), _) if error.kind == ErrorKind::Cancelled => {
+                        Outcome::Cancelled { by: "worker".into(), reason: error.message }
+                    }
+                    (_, Some(said)) => said,
+                    (Ok(value), None) => Outcome::Completed {
                         finish: "stop".into(),
                         result: value
                             .filter(|v| v.codec() == Codec::Json)
                             .and_then(|v| from_json("a result", &v.body).ok()),
                     },
-                    Err(error) if error.kind == ErrorKind::Cancelled => {
-                        Outcome::Cancelled { by: "worker".into(), reason: error.message }
-                    }
-                    Err(error) => Outcome::Failed { error: Error { detail: None, ..error } },
+                    (Err(error), None) => Outcome::Failed { error: Error { detail: None, ..error } },
                 };
                 if let Some(writer) = writer.lock().take() {
                     let events = writer.finish(outcome, std::mem::take(&mut *self.usage.lock()));
@@ -261,12 +369,23 @@ impl Sink {
         }
     }
 
-    fn events(&self, events: Vec<covey_domain::TaskEvent>) {
+    fn events(&self, events: Vec<TaskEvent>) {
         if let Target::Task { out, task, attempt, .. } = &self.target
             && !events.is_empty()
         {
             let _ = out.send(Report::Events { task: task.clone(), attempt: *attempt, events });
         }
+    }
+}
+
+/// What an item of a task's answer holds.
+fn contents(item: &Payload) -> Vec<Content> {
+    if item.codec() == Codec::Content {
+        return from_json("an item", &item.body).unwrap_or_default();
+    }
+    match from_json("an item", &item.body).unwrap_or_default() {
+        serde_json::Value::String(text) => vec![Content::Text(text)],
+        other => vec![Content::Data(other)],
     }
 }
 
@@ -310,6 +429,25 @@ impl Drop for Over {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_is_taken_once_and_waits_for_the_place_of_its_turn() {
+        struct Place(Mutex<Vec<u64>>);
+        impl Onward for Place {
+            fn cancel(&self, _: u64) {}
+            fn credit(&self, _: u64, _: u32) {}
+            fn say(&self, _: u64, said: &Said) {
+                self.0.lock().push(said.seq);
+            }
+        }
+        let said = |seq| Said { seq, answers: None, prompt: String::new(), message_id: None, parts: vec![] };
+        let (control, place) = (Control::new(), Arc::new(Place(Mutex::default())));
+        [3, 4, 3].into_iter().for_each(|seq| control.say(said(seq)));
+        control.go_on(place.clone(), 1);
+        [4, 5].into_iter().for_each(|seq| control.say(said(seq)));
+        assert_eq!(*place.0.lock(), [3, 4, 5]);
+        assert!(control.inbox.next().is_none());
+    }
 
     #[test]
     fn a_key_is_answered_from_memory_but_a_refusal_is_none() {

@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use covey_domain::{
     AgentKind, AgentSpec, Digest, Error, Resources, Skill,
-    agent::{Budget, LlmAgent, PythonAgent, PythonCode, Snapshot, Strategy, ToolSource},
+    agent::{Budget, Face, LlmAgent, PythonAgent, PythonCode, Snapshot, Strategy, ToolSource},
     infer::Sampling,
 };
 use serde::Deserialize;
@@ -61,6 +61,8 @@ struct File {
     timeout_ms: Option<u64>,
     #[serde(default)]
     strategy: Strategy,
+    #[serde(default)]
+    a2a: Face,
 }
 
 /// An agent and the code it needs on a worker.
@@ -131,6 +133,7 @@ fn read(path: &Path) -> Result<Declared, Error> {
         snapshot: file.snapshot,
         idle_ms: file.idle_ms.unwrap_or(60_000),
         reentrant: file.reentrant,
+        a2a: file.a2a,
     };
     spec.validated().map(|spec| (spec, code)).map_err(|e| {
         let mut told = wrong(e.message);
@@ -167,6 +170,7 @@ pub(crate) fn builtin() -> Vec<Declared> {
         snapshot: Snapshot::Idle,
         idle_ms: 60_000,
         reentrant: false,
+        a2a: Face::default(),
     };
     let assistant = AgentSpec {
         kind: AgentKind::Llm(Default::default()),

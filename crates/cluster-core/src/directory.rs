@@ -5,7 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use covey_domain::{ActorId, AgentName, AgentSpec, Epoch, Millis, NodeId, SessionId, TaskId, status::ActorStatus};
+use covey_domain::{
+    ActorId, AgentName, AgentSpec, Epoch, Millis, NodeId, SessionId, TaskId, caps, status::ActorStatus,
+};
 
 use crate::scheduler::Shape;
 
@@ -85,6 +87,8 @@ pub(crate) struct Actor {
     pub live_since: Millis,
     /// Tasks that hold a turn, and which attempt of each.
     pub tasks: BTreeMap<TaskId, u32>,
+    /// Those of them that wait for an answer from outside, and hold no turn meanwhile.
+    pub resting: BTreeSet<TaskId>,
     /// Its state is in the store.
     pub saved: bool,
     /// Was told to finish what it has; then it starts on another node.
@@ -107,6 +111,24 @@ impl Actor {
             python,
             near: self.spec.near.clone(),
         }
+    }
+
+    /// There is a turn for one more task.
+    pub fn has_turn(&self) -> bool {
+        let resting = self.resting.len();
+        self.tasks.len() - resting < self.spec.concurrency as usize && resting < caps::TASKS_RESTING_MAX
+    }
+
+    /// The task is not its own any more.
+    pub fn drop_task(&mut self, task: &TaskId) {
+        self.tasks.remove(task);
+        self.resting.remove(task);
+    }
+
+    /// Takes all its tasks from it.
+    pub fn drop_tasks(&mut self) -> BTreeMap<TaskId, u32> {
+        self.resting.clear();
+        std::mem::take(&mut self.tasks)
     }
 
     /// The stable name of its state.

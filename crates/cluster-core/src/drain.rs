@@ -2,7 +2,8 @@
 //!
 //! An actor is told to stop once what it accepted is answered, and to keep its state. Callers wait meanwhile; what
 //! reaches the old place is refused unrun and comes after them. When the worker says that it stopped, it starts anew
-//! elsewhere. Actors that run tasks are let finish and are not moved: others take what is queued.
+//! elsewhere. Actors that run tasks are let finish and are not moved: others take what is queued, and what waits for an
+//! answer from outside is run again elsewhere, where it will ask the same.
 
 use covey_domain::{ActorId, Error, ErrorKind, Millis, NodeId};
 
@@ -40,7 +41,12 @@ impl Head {
                 self.end_actor(id, error, false, now);
             }
             // It ends when its last task has.
-            (_, Owner::Pool) => {}
+            (_, Owner::Pool) => {
+                for task in actor.resting.clone() {
+                    self.rest(&task, now);
+                }
+                self.end_if_emptied(id, now);
+            }
             (ActorState::Pending { .. } | ActorState::Starting | ActorState::Live, _) => {
                 actor.moving = true;
                 // No call is routed there and no task assigned any more.

@@ -13,6 +13,7 @@ use covey_domain::{
     ActorId, AgentName, AgentSpec, Envelope, Epoch, Error, ErrorKind, Millis, NodeId, SessionId, TaskId, TaskRecord,
     caps,
     status::{ActorFilter, ActorStatus, ClusterStatus, ModelStatus, NodeStatus, Pending},
+    task::Said,
 };
 
 pub use crate::{
@@ -146,6 +147,17 @@ pub enum Command {
         actor: ActorId,
         /// Time left.
         timeout_ms: Option<u64>,
+        /// Messages that came since the task began, to earlier runs of it too.
+        said: Vec<Said>,
+    },
+    /// A message to a task that runs; may come twice.
+    Say {
+        /// Which task.
+        task: TaskId,
+        /// Which attempt.
+        attempt: u32,
+        /// The message.
+        said: Said,
     },
     /// Stop running a task.
     CancelTask {
@@ -670,6 +682,7 @@ impl Head {
             streak: 0,
             live_since: 0,
             tasks: BTreeMap::new(),
+            resting: BTreeSet::new(),
             saved: false,
             moving: false,
             linked: BTreeSet::new(),
@@ -693,7 +706,7 @@ impl Head {
         }
         let was_starting = actor.state == ActorState::Starting;
         let spent = actor.spec.max_restarts.is_some_and(|most| actor.restarts >= most);
-        let tasks = std::mem::take(&mut actor.tasks);
+        let tasks = actor.drop_tasks();
         let moving = std::mem::take(&mut actor.moving);
         let pool = actor.owner == Owner::Pool;
         let agent = actor.spec.name.clone();
@@ -749,7 +762,7 @@ impl Head {
         // One that has not begun has nothing to finish.
         let (gentle, drain) = (drain, drain && actor.state == ActorState::Live);
         actor.state = ActorState::Dead { error: error.clone() };
-        let tasks = std::mem::take(&mut actor.tasks);
+        let tasks = actor.drop_tasks();
         // A virtual actor keeps its state: it is only this life that is over.
         if actor.saved && actor.owner != Owner::Virtual {
             self.out.push_back(Output::Write(Write::NoState(id.clone())));

@@ -21,6 +21,7 @@ mod recovery;
 mod reminders;
 mod tasks;
 pub mod topics;
+mod turns;
 mod virtuals;
 
 pub use head::{Head, HeadConfig, Output};

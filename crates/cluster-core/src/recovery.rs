@@ -54,8 +54,10 @@ impl Head {
                     if let Some(actor) = self.directory.actors.get_mut(&held.actor) {
                         actor.tasks.insert(held.task.clone(), held.attempt);
                     }
+                    self.say_again(node, &held.task);
+                    self.rest(&held.task, now);
                 }
-                Some(_) => {}
+                Some(_) => self.say_again(node, &held.task),
                 None => {
                     let cancel = Command::CancelTask {
                         task: held.task.clone(),
@@ -88,7 +90,7 @@ impl Head {
                 .collect();
             for task in gone {
                 if let Some(actor) = self.directory.actors.get_mut(&id) {
-                    actor.tasks.remove(&task);
+                    actor.drop_task(&task);
                 }
                 self.task_lost(&task, &Error::unavailable("the request was lost with its link"), now);
             }

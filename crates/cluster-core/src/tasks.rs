@@ -9,7 +9,7 @@ use covey_domain::{
     ActorId, AgentName, CallerId, ContextId, Envelope, Error, ErrorKind, Millis, ModelName, NodeId, TaskEvent, TaskId,
     TaskRecord, TaskState, caps,
     event::{Outcome, Phase},
-    log::OpenParts,
+    log::{OpenParts, Turns},
     task::TaskInput,
 };
 
@@ -67,6 +67,9 @@ pub(crate) struct Task {
     pub record: Arc<TaskRecord>,
     pub seq: u64,
     pub open: OpenParts,
+    pub turns: Turns,
+    /// Attempts that were lost while they waited for an answer: those say nothing against the task.
+    pub excused: u32,
     pub actor: Option<ActorId>,
     pub deadline: Option<Millis>,
     /// Brought back from the store and not yet claimed by a worker.
@@ -131,18 +134,23 @@ impl Head {
             *self.tasks.ended.entry(record.state.name()).or_default() += 1;
             return;
         }
-        let mut open = OpenParts::default();
-        for event in &stored.events {
+        let (mut open, mut turns) = (OpenParts::default(), Turns::default());
+        let (mut state, mut excused) = (TaskState::Submitted, 0);
+        for (event, seq) in stored.events.iter().zip(1..) {
             // What is stored was checked when it was taken.
             let _ = open.push(event);
+            turns.push(seq, event);
+            excused += u32::from(matches!(event, TaskEvent::StepReset { .. }) && state.waits());
+            state = state.after(event);
         }
-        let begun = record.state == TaskState::Working;
+        let begun = open.in_step();
         if !begun {
             self.tasks.enqueue(&record.agent, record.id.clone(), false);
         }
         self.recover_until = now + self.config.recovery_ms;
         let deadline = record.timeout_ms.map(|t| record.created_ms + t);
-        let task = Task { seq: stored.events.len() as u64, open, actor: None, deadline, orphan: begun, record };
+        let seq = stored.events.len() as u64;
+        let task = Task { seq, open, turns, excused, actor: None, deadline, orphan: begun, record };
         self.tasks.active.insert(task.record.id.clone(), task);
     }
 
@@ -190,6 +198,8 @@ impl Head {
             record: record.clone(),
             seq: 0,
             open: OpenParts::default(),
+            turns: Turns::default(),
+            excused: 0,
             actor: None,
             deadline: timeout_ms.map(|t| now + t),
             orphan: false,
@@ -227,8 +237,16 @@ impl Head {
         let ours =
             actor.as_ref().and_then(|a| self.directory.actors.get(a)).is_some_and(|a| a.node.as_ref() == Some(node));
         if ours {
+            let before = self.tasks.active.get(&id).map(|t| t.record.clone());
             self.append(&id, events, ts_ms);
+            if let (Some(before), Some(task)) = (before, self.tasks.active.get(&id))
+                && !Arc::ptr_eq(&before, &task.record)
+                && !task.record.state.is_terminal()
+            {
+                self.out.push_back(Output::Write(Write::Task(task.record.clone())));
+            }
             self.after_events(&id);
+            self.rest(&id, now);
         }
         if ends {
             if let Some(known) = self.nodes.get_mut(node) {
@@ -254,7 +272,7 @@ impl Head {
                             * actor.spec.concurrency as usize;
                         break;
                     }
-                    if actor.tasks.len() >= actor.spec.concurrency as usize || !self.takes_tasks(id) {
+                    if !actor.has_turn() || !self.takes_tasks(id) {
                         break;
                     }
                     let Some(task) = self.tasks.queues.get_mut(&agent).and_then(VecDeque::pop_front) else { break };
@@ -290,9 +308,10 @@ impl Head {
             ],
             now,
         );
-        let record = self.tasks.active.get(id).map_or(record, |t| t.record.clone());
+        let Some(task) = self.tasks.active.get(id) else { return };
+        let (record, said) = (task.record.clone(), task.turns.said.clone());
         self.out.push_back(Output::Write(Write::Task(record.clone())));
-        self.out.push_back(Output::Send(node, Command::Run { record, actor: actor_id.clone(), timeout_ms }));
+        self.out.push_back(Output::Send(node, Command::Run { record, actor: actor_id.clone(), timeout_ms, said }));
     }
 
     /// The actor that ran a task is gone: close what it left open, forget it, and queue the task again.
@@ -301,7 +320,8 @@ impl Head {
         task.actor = None;
         task.orphan = false;
         let attempt = task.record.attempt;
-        if attempt >= caps::TASK_ATTEMPTS_MAX {
+        task.excused += u32::from(task.record.state.waits());
+        if attempt - task.excused >= caps::TASK_ATTEMPTS_MAX {
             let error = Error { message: format!("{} (after {attempt} attempts)", error.message), ..error.clone() };
             self.dead_letters.push(DeadLetter {
                 at_ms: now,
@@ -369,7 +389,7 @@ impl Head {
     fn end_task(&mut self, id: &TaskId, outcome: Outcome, now: Millis) {
         let Some(task) = self.tasks.active.get(id) else { return };
         let reason = match &outcome {
-            Outcome::Cancelled { reason, .. } => reason.clone(),
+            Outcome::Cancelled { reason, .. } | Outcome::Rejected { reason } => reason.clone(),
             Outcome::Failed { error } => error.message.clone(),
             Outcome::Completed { .. } | Outcome::Interrupted { .. } => String::new(),
         };
@@ -389,16 +409,23 @@ impl Head {
     }
 
     /// Numbers events and writes them; what does not fit the log is left out.
-    fn append(&mut self, id: &TaskId, events: Vec<TaskEvent>, ts_ms: Millis) {
+    pub(crate) fn append(&mut self, id: &TaskId, events: Vec<TaskEvent>, ts_ms: Millis) {
         let Some(task) = self.tasks.active.get_mut(id) else { return };
         let (mut state, mut changed) = (task.record.state, false);
         for event in events {
-            if task.open.push(&event).is_err() {
+            // A run that asked again just before it heard the answer does not wait for another.
+            let late = match &event {
+                TaskEvent::InterruptRaised { id, prompt, .. } => task.turns.answered(id, prompt),
+                TaskEvent::Status { state: Phase::Waiting, .. } => task.turns.asked.is_empty(),
+                _ => false,
+            };
+            if late || task.open.push(&event).is_err() {
                 continue;
             }
             state = state.after(&event);
             changed |= matches!(event, TaskEvent::Status { .. } | TaskEvent::Finished { .. });
             task.seq += 1;
+            task.turns.push(task.seq, &event);
             let envelope = Envelope { task: id.clone(), seq: task.seq, ts_ms, sub: None, event, meta: BTreeMap::new() };
             self.out.push_back(Output::Write(Write::Event(Arc::new(envelope))));
         }
@@ -428,7 +455,7 @@ impl Head {
                 && actor.tasks.get(task) == Some(&attempt)
             {
                 // An older attempt's end says nothing about the turn that a newer one holds.
-                actor.tasks.remove(task);
+                actor.drop_task(task);
                 return Some(id.clone());
             }
         }

@@ -56,6 +56,85 @@ pub struct AgentSpec {
     /// A call that comes out of one of the actor's own turns runs at once instead of waiting for that turn.
     #[serde(default)]
     pub reentrant: bool,
+    /// How it shows itself to agent protocols.
+    #[serde(default, skip_serializing_if = "Face::is_default")]
+    pub a2a: Face,
+}
+
+/// How an agent shows itself to A2A: what its card says, and what it will and will not do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Face {
+    /// Answers can be streamed.
+    pub streaming: bool,
+    /// Webhooks are told of its tasks.
+    pub push_notifications: bool,
+    /// Whoever is known gets a card that says more.
+    pub extended_card: bool,
+    /// It may answer with a mere message, without a task. Its streams begin once that is known.
+    pub messages: bool,
+    /// The agent's own version; empty = Covey's.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub version: String,
+    /// What it speaks beside the protocol.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub extensions: Vec<Extension>,
+    /// Media types it takes; empty = all, told as text and JSON.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub input_modes: Vec<String>,
+    /// Media types it gives; empty = text and JSON.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub output_modes: Vec<String>,
+    /// Who stands behind it: a name and an address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider: Option<(String, String)>,
+    /// Where it is described.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub documentation_url: Option<String>,
+    /// Its picture.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub icon_url: Option<String>,
+    /// Words to find it by.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+}
+
+impl Face {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Default for Face {
+    fn default() -> Self {
+        Self {
+            streaming: true,
+            push_notifications: true,
+            extended_card: true,
+            messages: false,
+            version: String::new(),
+            extensions: Vec::new(),
+            input_modes: Vec::new(),
+            output_modes: Vec::new(),
+            provider: None,
+            documentation_url: None,
+            icon_url: None,
+            tags: Vec::new(),
+        }
+    }
+}
+
+/// An extension of A2A.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Extension {
+    /// Its name.
+    pub uri: String,
+    /// In words.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// Whoever does not speak it is refused.
+    pub required: bool,
 }
 
 /// When an actor's state becomes durable. It always does before sleep and before a move.

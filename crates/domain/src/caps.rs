@@ -52,3 +52,7 @@ pub const GANG_MAX: usize = 10_000;
 pub const DEAD_LETTERS_MAX: usize = 1_000;
 /// Processes that a call may end before it is not tried again.
 pub const POISON_AFTER: u32 = 3;
+/// Messages to one task while it runs.
+pub const TASK_MESSAGES_MAX: usize = 1_000;
+/// Tasks of one actor that wait for an answer from outside, beside those that run.
+pub const TASKS_RESTING_MAX: usize = 5_000;

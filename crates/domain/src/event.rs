@@ -342,6 +342,12 @@ pub enum TaskEvent {
         parts: Vec<Content>,
         /// Who.
         by: String,
+        /// The asker's own id of the message.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message_id: Option<String>,
+        /// The question it answers, if one was open.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        answers: Option<InterruptId>,
     },
     /// A word to people.
     Notice {
@@ -500,7 +506,11 @@ pub enum InterruptKind {
         url: String,
     },
     /// Log in.
-    Auth,
+    Auth {
+        /// Where.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        url: Option<String>,
+    },
     /// Something else.
     Custom {
         /// As the agent says.
@@ -571,13 +581,17 @@ pub enum Content {
     },
 }
 
+/// How a task ends whose result is content of a message.
+pub const MESSAGE: &str = "message";
+
 /// How a task ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
 pub enum Outcome {
     /// Well.
     Completed {
-        /// `stop`, `length`, `tool_calls`, `filter`, `refusal` or `max_steps`.
+        /// `stop`, `length`, `tool_calls`, `filter`, `refusal` or `max_steps`; [`MESSAGE`] where the result is content of a
+        /// message that is the whole answer.
         finish: String,
         /// What a method returned, as JSON, when it did not stream.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -592,6 +606,11 @@ pub enum Outcome {
     Cancelled {
         /// Who.
         by: String,
+        /// Why.
+        reason: String,
+    },
+    /// The agent will not do it.
+    Rejected {
         /// Why.
         reason: String,
     },

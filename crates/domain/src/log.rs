@@ -1,14 +1,15 @@
 //! Folding a task's log: what is open, what it says so far, and how to close it.
 //!
 //! The same fold runs in the worker that writes the log, in the head that keeps it and in every protocol that shows
-//! it, so they cannot disagree. [`OpenParts`] knows what must be closed before the end; [`Answer`] is the text and
-//! data a reader has in hand.
+//! it, so they cannot disagree. [`OpenParts`] knows what must be closed before the end, [`Turns`] what is asked and what
+//! was said to it; [`Answer`] is the text and data a reader has in hand.
 
 use serde_json::Value;
 
 use crate::{
-    MessageId, PartId, SubRunId, TaskId,
-    event::{Channel, Delta, Outcome, PartKind, Role, TaskEvent},
+    InterruptId, MessageId, PartId, SubRunId, TaskId,
+    event::{Channel, Content, Delta, MESSAGE, MediaSource, Outcome, PartKind, Role, TaskEvent},
+    task::{Said, TaskInput},
 };
 
 /// What is open in a log, in the order it was opened.
@@ -104,6 +105,11 @@ impl OpenParts {
             .collect()
     }
 
+    /// Whether an attempt is under way.
+    pub fn in_step(&self) -> bool {
+        self.stack.iter().any(|open| matches!(open, Open::Step(_)))
+    }
+
     fn open(&mut self, open: Open) -> Result<(), Misfit> {
         let same = |o: &Open| match (o, &open) {
             (Open::Part(a, _), Open::Part(b, _)) => a == b,
@@ -131,6 +137,47 @@ impl OpenParts {
     }
 }
 
+/// The questions of a task that nobody has answered, and what was said to it since it began.
+#[derive(Clone, Debug, Default)]
+pub struct Turns {
+    /// Ids and words of open questions, oldest first. They outlive a lost run: the next one asks them again.
+    pub asked: Vec<(InterruptId, String)>,
+    /// Messages, in order.
+    pub said: Vec<Said>,
+    prompts: Vec<(InterruptId, String)>,
+}
+
+impl Turns {
+    /// Whether this question, in these words, has its answer.
+    pub fn answered(&self, question: &InterruptId, prompt: &str) -> bool {
+        self.said.iter().any(|said| said.answers.as_ref() == Some(question) && said.prompt == prompt)
+    }
+
+    /// Takes the event of this number into account.
+    pub fn push(&mut self, seq: u64, event: &TaskEvent) {
+        match event {
+            TaskEvent::InterruptRaised { id, prompt, .. } => {
+                for known in [&mut self.asked, &mut self.prompts] {
+                    known.retain(|(other, _)| other != id);
+                    known.push((id.clone(), prompt.clone()));
+                }
+            }
+            TaskEvent::InterruptResolved { id, .. } => self.asked.retain(|(other, _)| other != id),
+            TaskEvent::Steered { parts, message_id, answers, .. } => {
+                let asked = self.prompts.iter().find(|(id, _)| Some(id) == answers.as_ref());
+                self.said.push(Said {
+                    seq,
+                    answers: answers.clone(),
+                    prompt: asked.map(|(_, prompt)| prompt.clone()).unwrap_or_default(),
+                    message_id: message_id.clone(),
+                    parts: parts.clone(),
+                });
+            }
+            _ => {}
+        }
+    }
+}
+
 /// What a reader of a log has in hand.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Answer {
@@ -140,6 +187,8 @@ pub struct Answer {
     pub data: Vec<Value>,
     /// What the method returned, if it did not stream.
     pub result: Option<Value>,
+    /// Names of all files, in order.
+    pub files: Vec<String>,
     /// How it ended.
     pub outcome: Option<Outcome>,
     parts: Vec<(PartId, bool)>,
@@ -157,6 +206,7 @@ impl Answer {
                 Delta::Data(value) => self.data.push(value.clone()),
                 Delta::Text(_) | Delta::Bytes(_) => {}
             },
+            TaskEvent::Media { mime, name, .. } => self.files.push(name.clone().unwrap_or_else(|| mime.clone())),
             TaskEvent::StepReset { .. } => *self = Self::default(),
             TaskEvent::Finished { outcome, .. } => {
                 if let Outcome::Completed { result, .. } = outcome {
@@ -168,14 +218,24 @@ impl Answer {
         }
     }
 
-    /// What to show as text: what was streamed, else what was returned.
+    /// What to show as text: what was streamed, else what was returned; files by their names.
     pub fn display(&self) -> String {
-        match (&self.text, &self.result) {
+        let shown = match (&self.text, &self.result) {
             (text, _) if !text.is_empty() => text.clone(),
+            (_, Some(content)) if self.is_message() => {
+                let content = serde_json::from_value(content.clone()).unwrap_or_default();
+                TaskInput { content, call: None, history: Vec::new() }.text()
+            }
             (_, Some(Value::String(text))) => text.clone(),
             (_, Some(value)) if !value.is_null() => value.to_string(),
             _ => self.data.iter().map(Value::to_string).collect::<Vec<_>>().join("\n"),
-        }
+        };
+        let files = self.files.iter().map(|file| format!("[{file}]"));
+        std::iter::once(shown).filter(|text| !text.is_empty()).chain(files).collect::<Vec<_>>().join("\n")
+    }
+
+    fn is_message(&self) -> bool {
+        matches!(&self.outcome, Some(Outcome::Completed { finish, .. }) if finish == MESSAGE)
     }
 }
 
@@ -211,6 +271,25 @@ impl Writer {
         self.delta(PartKind::Data { name: "yield".into() }, Delta::Data(value), 0)
     }
 
+    /// Events that add a file to the answer.
+    pub fn file(&mut self, mime: String, name: Option<String>, source: MediaSource) -> Vec<TaskEvent> {
+        let mut events = Vec::new();
+        let message = self.message(&mut events);
+        self.close_part(&mut events);
+        let part = self.next_part();
+        events.push(TaskEvent::Media { message, part, mime, source, name });
+        events
+    }
+
+    /// Events that add content of any kind.
+    pub fn content(&mut self, content: Content) -> Vec<TaskEvent> {
+        match content {
+            Content::Text(text) => self.text(&text),
+            Content::Data(value) => self.data(value),
+            Content::File { mime, name, source } => self.file(mime, name, source),
+        }
+    }
+
     /// Events that end the attempt with `outcome`.
     pub fn finish(
         mut self,
@@ -229,24 +308,10 @@ impl Writer {
 
     fn delta(&mut self, kind: PartKind, delta: Delta, len: u64) -> Vec<TaskEvent> {
         let mut events = Vec::new();
-        let message = match &self.message {
-            Some(message) => message.clone(),
-            None => {
-                let message = MessageId::from(format!("{}-m{}", self.task, self.step));
-                events.push(TaskEvent::MessageOpened {
-                    message: message.clone(),
-                    role: Role::Assistant,
-                    author: None,
-                    channel: Channel::Answer,
-                });
-                self.message = Some(message.clone());
-                message
-            }
-        };
+        let message = self.message(&mut events);
         if !matches!(&self.part, Some((_, open, _)) if *open == kind) {
             self.close_part(&mut events);
-            self.parts += 1;
-            let part = PartId::from(format!("{}-p{}.{}", self.task, self.step, self.parts));
+            let part = self.next_part();
             events.push(TaskEvent::PartOpened { message, part: part.clone(), kind: kind.clone() });
             self.part = Some((part, kind, 0));
         }
@@ -255,6 +320,27 @@ impl Writer {
             events.push(TaskEvent::PartDelta { part: part.clone(), delta });
         }
         events
+    }
+
+    /// The message of the answer, opened when there is first something to put into it.
+    fn message(&mut self, events: &mut Vec<TaskEvent>) -> MessageId {
+        if let Some(message) = &self.message {
+            return message.clone();
+        }
+        let message = MessageId::from(format!("{}-m{}", self.task, self.step));
+        events.push(TaskEvent::MessageOpened {
+            message: message.clone(),
+            role: Role::Assistant,
+            author: None,
+            channel: Channel::Answer,
+        });
+        self.message = Some(message.clone());
+        message
+    }
+
+    fn next_part(&mut self) -> PartId {
+        self.parts += 1;
+        PartId::from(format!("{}-p{}.{}", self.task, self.step, self.parts))
     }
 
     fn close_part(&mut self, events: &mut Vec<TaskEvent>) {

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AgentName, CallerId, ContextId, Millis, ModelName, TaskId,
-    event::{Content, Outcome, Phase, TaskEvent},
+    AgentName, CallerId, ContextId, InterruptId, Millis, ModelName, TaskId,
+    event::{Choice, Content, InterruptKind, Outcome, Phase, TaskEvent},
 };
 
 /// A2A's life cycle.
@@ -25,7 +25,7 @@ pub enum TaskState {
     Failed,
     /// Stopped by somebody.
     Canceled,
-    /// Never begun.
+    /// The agent would not do it.
     Rejected,
 }
 
@@ -33,6 +33,11 @@ impl TaskState {
     /// Nothing follows.
     pub fn is_terminal(self) -> bool {
         matches!(self, Self::Completed | Self::Failed | Self::Canceled | Self::Rejected)
+    }
+
+    /// Somebody outside has to do something first.
+    pub fn waits(self) -> bool {
+        matches!(self, Self::InputRequired | Self::AuthRequired)
     }
 
     /// The state after `event`. Pure, so that every reader of a log agrees.
@@ -44,11 +49,16 @@ impl TaskState {
         match event {
             TaskEvent::Status { state: Phase::Queued, .. } => Self::Submitted,
             TaskEvent::Status { state: Phase::Working, .. } => Self::Working,
+            // A question says what it waits for, and comes before the status.
+            TaskEvent::InterruptRaised { kind: InterruptKind::Auth { .. }, .. } => Self::AuthRequired,
+            TaskEvent::InterruptRaised { .. } => Self::InputRequired,
+            TaskEvent::Status { state: Phase::Waiting, .. } if self == Self::AuthRequired => self,
             TaskEvent::Status { state: Phase::Waiting | Phase::Paused, .. } => Self::InputRequired,
             TaskEvent::Finished { outcome, .. } => match outcome {
                 Outcome::Completed { .. } => Self::Completed,
                 Outcome::Interrupted { .. } => Self::InputRequired,
                 Outcome::Cancelled { .. } => Self::Canceled,
+                Outcome::Rejected { .. } => Self::Rejected,
                 Outcome::Failed { .. } => Self::Failed,
             },
             _ => self,
@@ -132,4 +142,82 @@ pub struct TaskRecord {
     /// Attempts so far; the attempt's number is its epoch.
     #[serde(default)]
     pub attempt: u32,
+}
+
+/// A message to a task that runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Said {
+    /// Its number in the task's log. Whoever has heard it takes it no second time.
+    pub seq: u64,
+    /// The question it answers, if one was open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<InterruptId>,
+    /// The words of that question: a run after a lost one asks it again, and knows it by them.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub prompt: String,
+    /// The asker's own id of the message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message_id: Option<String>,
+    /// What was said.
+    pub parts: Vec<Content>,
+}
+
+/// What a running turn says beside its answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+pub enum Remark {
+    /// How far it is, in words.
+    Status {
+        /// In words.
+        message: String,
+    },
+    /// It waits for somebody.
+    Ask {
+        /// Its id: the same for the same question of a run after a lost one.
+        id: InterruptId,
+        /// What is asked.
+        kind: InterruptKind,
+        /// In words.
+        prompt: String,
+        /// Choices.
+        #[serde(default)]
+        options: Vec<Choice>,
+        /// Schema of a good answer.
+        #[serde(default)]
+        schema: Option<serde_json::Value>,
+        /// When the question lapses.
+        #[serde(default)]
+        expires_at_ms: Option<Millis>,
+    },
+    /// Nobody answered in time.
+    Lapsed {
+        /// Which question.
+        id: InterruptId,
+    },
+    /// A piece of something produced beside the answer.
+    Artifact {
+        /// Which one, within the task.
+        id: String,
+        /// File name.
+        #[serde(default)]
+        name: Option<String>,
+        /// The piece.
+        parts: Vec<Content>,
+        /// Adds to the artifact instead of replacing it.
+        #[serde(default)]
+        append: bool,
+        /// Seals it.
+        #[serde(default)]
+        last: bool,
+    },
+    /// A message that is the whole answer; the turn's end gives it.
+    Reply {
+        /// What it says.
+        parts: Vec<Content>,
+    },
+    /// The turn will not do what was asked; its end says so.
+    Reject {
+        /// Why.
+        reason: String,
+    },
 }

@@ -5,7 +5,7 @@ pub mod a2a;
 pub mod openai;
 mod port;
 
-pub use port::{Cluster, FoundTask, SubmitTask, TaskQuery};
+pub use port::{Cluster, FoundTask, SayTask, SubmitTask, TaskQuery};
 
 use std::sync::Arc;
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use covey_domain::{
     AgentName, AgentSpec, CallerId, ContextId, Envelope, Error, ModelName, TaskId, TaskRecord, TaskState,
+    event::Content,
     infer::{InferEvent, InferRequest},
     status::{ClusterStatus, ModelStatus},
     task::TaskInput,
@@ -31,6 +32,19 @@ pub struct SubmitTask {
     pub protocol: &'static str,
     /// Bound from acceptance.
     pub timeout_ms: Option<u64>,
+}
+
+/// A message to a task that runs.
+#[derive(Clone, Debug)]
+pub struct SayTask {
+    /// Who says it.
+    pub caller: CallerId,
+    /// To which task.
+    pub task: TaskId,
+    /// The caller's id of it: the same one is taken once.
+    pub message_id: Option<String>,
+    /// What is said.
+    pub parts: Vec<Content>,
 }
 
 /// A task, and the number of its last event while it runs (`None` once it has ended).
@@ -63,6 +77,9 @@ pub trait Cluster: Send + Sync + 'static {
     fn default_agent(&self) -> BoxFuture<'_, Option<Arc<AgentSpec>>>;
     /// Journals a task before it answers. The flag tells whether it is new.
     fn submit(&self, task: SubmitTask) -> BoxFuture<'_, Result<(Arc<TaskRecord>, bool), Error>>;
+    /// Puts a message to a task of this caller into its log and its actor's mailbox: the answer to its oldest question,
+    /// or a word to what it does. Gives the number of the last event that it made.
+    fn say(&self, say: SayTask) -> BoxFuture<'_, Result<(Arc<TaskRecord>, u64), Error>>;
     /// A task of this caller, and the number of its last event while it runs; another's is "not found".
     fn task<'a>(&'a self, caller: &'a CallerId, id: &'a TaskId) -> BoxFuture<'a, Result<FoundTask, Error>>;
     /// Tasks of this caller by the last change of their status, newest first, and how many there are in all.

@@ -12,8 +12,10 @@ use covey_cluster_core::{
     link::Outbox,
 };
 use covey_domain::{
-    ActorId, AgentSpec, Envelope, Epoch, NodeId, Resources, TaskEvent, TaskId, TaskRecord, caps, event::Outcome,
-    log::Writer, task::TaskInput,
+    ActorId, AgentSpec, Envelope, Epoch, NodeId, Resources, TaskEvent, TaskId, TaskRecord, caps,
+    event::{Content, InterruptKind, Outcome, Phase},
+    log::Writer,
+    task::TaskInput,
 };
 
 /// Dice that give the same throws for the same seed (xorshift64*).
@@ -50,10 +52,27 @@ struct Worker {
     conn: u64,
     linked: bool,
     actors: BTreeMap<ActorId, Epoch>,
-    running: BTreeMap<(TaskId, u32), (ActorId, Option<Writer>, u32)>,
+    running: BTreeMap<(TaskId, u32), Attempt>,
     held: BTreeMap<(TaskId, u32), ActorId>,
     outbox: Outbox<(TaskId, u32, Vec<TaskEvent>)>,
     inbox: VecDeque<Command>,
+}
+
+/// A run of a task: it says three words, and every third task asks before the last one.
+#[derive(Debug)]
+struct Attempt {
+    actor: ActorId,
+    writer: Option<Writer>,
+    words: u32,
+    asked: bool,
+    answered: bool,
+}
+
+/// What every third task asks.
+const QUESTION: &str = "go on?";
+
+fn asks(task: &TaskId) -> bool {
+    task.as_str()[1..].parse::<usize>().is_ok_and(|number| number % 3 == 0)
 }
 
 /// The whole world.
@@ -128,6 +147,9 @@ impl World {
             53 => self.restart_head(),
             _ => self.now += 700,
         }
+        if self.dice.below(8) == 0 {
+            self.answer();
+        }
         self.head.tick(self.now);
         self.drain();
     }
@@ -144,6 +166,10 @@ impl World {
             for (at, event) in events.iter().enumerate() {
                 assert_eq!(event.seq, at as u64 + 1, "T-3: {id} has a gap");
             }
+            let answers = events.iter().filter(|e| matches!(e.event, TaskEvent::Steered { .. })).count();
+            assert!(answers <= 1, "{id} took one message {answers} times");
+            let mut late = events.iter().skip_while(|e| !matches!(e.event, TaskEvent::Steered { .. }));
+            assert!(!late.any(|e| matches!(e.event, TaskEvent::InterruptRaised { .. })), "{id} asks what it was told");
             let ends = events.iter().filter(|e| e.event.is_terminal()).count();
             assert!(ends <= 1, "T-2: {id} ended {ends} times");
             if ends == 1 {
@@ -151,10 +177,13 @@ impl World {
                 let mut answer = covey_domain::log::Answer::default();
                 events.iter().for_each(|e| answer.push(&e.event));
                 match &answer.outcome {
-                    Some(Outcome::Completed { .. }) => assert_eq!(answer.text, "one two three ", "T-5: {id}"),
+                    Some(Outcome::Completed { .. }) => {
+                        assert_eq!(answer.text, "one two three ", "T-5: {id}");
+                        assert_eq!(answers, usize::from(asks(id)), "{id} went on without its answer");
+                    }
                     // A task that takes its actor down again and again is its own fault in the end.
                     Some(Outcome::Failed { .. }) => {
-                        assert_eq!(self.disk.tasks[id].attempt, caps::TASK_ATTEMPTS_MAX, "T-1: {id} failed early");
+                        assert!(self.disk.tasks[id].attempt >= caps::TASK_ATTEMPTS_MAX, "T-1: {id} failed early");
                     }
                     other => panic!("T-1: {id} ended as {other:?}"),
                 }
@@ -190,7 +219,7 @@ impl World {
         worker.linked = true;
         worker.inbox.clear();
         let mut tasks: BTreeMap<(TaskId, u32), ActorId> =
-            worker.running.iter().map(|(key, (actor, _, _))| (key.clone(), actor.clone())).collect();
+            worker.running.iter().map(|(key, attempt)| (key.clone(), attempt.actor.clone())).collect();
         let over = |events: &[TaskEvent]| events.iter().any(TaskEvent::is_terminal);
         for (_, (task, attempt, _)) in worker.outbox.unacknowledged().filter(|(_, (_, _, events))| over(events)) {
             let key = (task.clone(), *attempt);
@@ -273,19 +302,25 @@ impl World {
                 }
                 Command::Stop { actor, .. } => {
                     worker.actors.remove(&actor);
-                    worker.running.retain(|_, (on, _, _)| *on != actor);
+                    worker.running.retain(|_, attempt| attempt.actor != actor);
                 }
-                Command::Run { record, actor, .. } => {
+                Command::Run { record, actor, said, .. } => {
                     let key = (record.id.clone(), record.attempt);
                     worker.held.insert(key.clone(), actor.clone());
-                    let writer = Writer::new(record.id.clone(), record.attempt);
-                    worker.running.insert(key, (actor, Some(writer), 0));
+                    let writer = Some(Writer::new(record.id.clone(), record.attempt));
+                    let answered = said.iter().any(|said| said.answers.is_some());
+                    worker.running.insert(key, Attempt { actor, writer, words: 0, asked: false, answered });
                 }
                 Command::CancelTask { task, attempt, .. } => {
-                    if let Some((_, writer, _)) = worker.running.remove(&(task.clone(), attempt)) {
+                    if let Some(run) = worker.running.remove(&(task.clone(), attempt)) {
                         let cancelled = Outcome::Cancelled { by: "w".into(), reason: String::new() };
-                        let events = writer.map(|w| w.finish(cancelled, BTreeMap::new())).unwrap_or_default();
+                        let events = run.writer.map(|w| w.finish(cancelled, BTreeMap::new())).unwrap_or_default();
                         self.say(name, task, attempt, events);
+                    }
+                }
+                Command::Say { task, attempt, said } => {
+                    if let Some(run) = worker.running.get_mut(&(task, attempt)) {
+                        run.answered |= said.answers.is_some();
                     }
                 }
                 Command::Durable { number } => worker.outbox.acknowledge(number),
@@ -297,21 +332,48 @@ impl World {
             return;
         }
         let key = keys[self.dice.below(keys.len() as u64) as usize].clone();
-        let Some((_, writer, said)) = worker.running.get_mut(&key) else { return };
-        let events = match *said {
+        let Some(run) = worker.running.get_mut(&key) else { return };
+        let events = match run.words {
             3 => {
                 let done = Outcome::Completed { finish: "stop".into(), result: None };
-                let events = writer.take().map(|w| w.finish(done, BTreeMap::new())).unwrap_or_default();
+                let events = run.writer.take().map(|w| w.finish(done, BTreeMap::new())).unwrap_or_default();
                 worker.running.remove(&key);
                 events
             }
+            2 if asks(&key.0) && !run.answered => {
+                if std::mem::replace(&mut run.asked, true) {
+                    return;
+                }
+                let question = TaskEvent::InterruptRaised {
+                    id: format!("{}-i1", key.0).into(),
+                    kind: InterruptKind::Custom { value: serde_json::Value::Null },
+                    prompt: QUESTION.into(),
+                    options: Vec::new(),
+                    response_schema: None,
+                    expires_at_ms: None,
+                };
+                vec![question, TaskEvent::Status { state: Phase::Waiting, message: None }]
+            }
             n => {
-                *said += 1;
+                run.words += 1;
                 let word = ["one ", "two ", "three "][n as usize];
-                writer.as_mut().map(|w| w.text(word)).unwrap_or_default()
+                run.writer.as_mut().map(|w| w.text(word)).unwrap_or_default()
             }
         };
         self.say(name, key.0, key.1, events);
+    }
+
+    /// Whoever waits for some task answers it, and does so again.
+    fn answer(&mut self) {
+        let waits = |t: &TaskRecord| t.state.waits();
+        let waiting: Vec<_> = self.disk.tasks.values().filter(|t| waits(t)).map(|t| t.id.clone()).collect();
+        if waiting.is_empty() {
+            return;
+        }
+        let id = &waiting[self.dice.below(waiting.len() as u64) as usize];
+        for _ in 0..2 {
+            self.head.say(id, "me", Some("yes".into()), vec![Content::Text("yes".into())], self.now).expect("it waits");
+        }
     }
 
     fn say(&mut self, name: &NodeId, task: TaskId, attempt: u32, events: Vec<TaskEvent>) {

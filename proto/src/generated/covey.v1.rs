@@ -1212,7 +1212,7 @@ pub struct ToWorker {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HeadFrame {
-    #[prost(oneof = "head_frame::Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "head_frame::Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub body: ::core::option::Option<head_frame::Body>,
 }
 /// Nested message and enum types in `HeadFrame`.
@@ -1240,6 +1240,8 @@ pub mod head_frame {
         /// what lived for this driver is not needed any more
         #[prost(string, tag = "9")]
         SessionOver(::prost::alloc::string::String),
+        #[prost(message, tag = "10")]
+        Say(super::SayTask),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1311,6 +1313,19 @@ pub struct RunTask {
     pub timeout_ms: u64,
     #[prost(string, tag = "8")]
     pub model: ::prost::alloc::string::String,
+    /// domain Said as JSON: messages since the task began, to earlier runs of it too
+    #[prost(bytes = "bytes", repeated, tag = "9")]
+    pub said: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+}
+/// A message to a task that runs; may come twice.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SayTask {
+    #[prost(string, tag = "1")]
+    pub task: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub attempt: u32,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub said: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CancelTask {
@@ -1890,6 +1905,17 @@ pub struct CancelTaskRequest {
     pub reason: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SayTaskRequest {
+    #[prost(string, tag = "1")]
+    pub task: ::prost::alloc::string::String,
+    /// domain \[Content\] as JSON
+    #[prost(bytes = "bytes", tag = "2")]
+    pub parts: ::prost::bytes::Bytes,
+    /// the same one is taken once
+    #[prost(string, tag = "3")]
+    pub message_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SubscribeRequest {
     #[prost(string, tag = "1")]
     pub task: ::prost::alloc::string::String,
@@ -2390,6 +2416,25 @@ pub mod covey_client {
             req.extensions_mut().insert(GrpcMethod::new("covey.v1.Covey", "CancelTask"));
             self.inner.unary(req, path, codec).await
         }
+        /// A message to a task that runs: the answer to its oldest question, or a word to what it does.
+        pub async fn say_task(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SayTaskRequest>,
+        ) -> std::result::Result<tonic::Response<super::TaskReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/covey.v1.Covey/SayTask");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("covey.v1.Covey", "SayTask"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Events of a task from a cursor to its end.
         pub async fn subscribe(
             &mut self,
@@ -2726,6 +2771,11 @@ pub mod covey_server {
         async fn cancel_task(
             &self,
             request: tonic::Request<super::CancelTaskRequest>,
+        ) -> std::result::Result<tonic::Response<super::TaskReply>, tonic::Status>;
+        /// A message to a task that runs: the answer to its oldest question, or a word to what it does.
+        async fn say_task(
+            &self,
+            request: tonic::Request<super::SayTaskRequest>,
         ) -> std::result::Result<tonic::Response<super::TaskReply>, tonic::Status>;
         /// Server streaming response type for the Subscribe method.
         type SubscribeStream: tonic::codegen::tokio_stream::Stream<
@@ -3519,6 +3569,49 @@ pub mod covey_server {
                     };
                     Box::pin(fut)
                 }
+                "/covey.v1.Covey/SayTask" => {
+                    #[allow(non_camel_case_types)]
+                    struct SayTaskSvc<T: Covey>(pub Arc<T>);
+                    impl<T: Covey> tonic::server::UnaryService<super::SayTaskRequest>
+                    for SayTaskSvc<T> {
+                        type Response = super::TaskReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SayTaskRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Covey>::say_task(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SayTaskSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/covey.v1.Covey/Subscribe" => {
                     #[allow(non_camel_case_types)]
                     struct SubscribeSvc<T: Covey>(pub Arc<T>);
@@ -4088,7 +4181,7 @@ pub struct HostBatch {
 pub struct HostFrame {
     #[prost(
         oneof = "host_frame::Body",
-        tags = "1, 2, 3, 5, 6, 8, 9, 18, 10, 11, 12, 13, 15, 19, 16, 17"
+        tags = "1, 2, 3, 5, 6, 8, 9, 18, 20, 10, 11, 12, 13, 15, 19, 16, 21, 17"
     )]
     pub body: ::core::option::Option<host_frame::Body>,
 }
@@ -4114,6 +4207,8 @@ pub mod host_frame {
         Back(super::CallFrame),
         #[prost(message, tag = "18")]
         Snapshot(super::HostSnapshot),
+        #[prost(message, tag = "20")]
+        Say(super::HostSay),
         /// process → worker
         #[prost(message, tag = "10")]
         Ready(super::HostReady),
@@ -4129,6 +4224,8 @@ pub mod host_frame {
         State(super::HostState),
         #[prost(message, tag = "16")]
         Verb(super::HostVerb),
+        #[prost(message, tag = "21")]
+        Remark(super::HostRemark),
         /// a call of a running method to another actor or a model
         #[prost(message, tag = "17")]
         Out(super::CallFrame),
@@ -4230,6 +4327,25 @@ pub struct HostCall {
     pub chain: ::prost::alloc::string::String,
     #[prost(string, tag = "10")]
     pub traceparent: ::prost::alloc::string::String,
+    /// of a task: earlier turns of its conversation, domain \[ChatMessage\] as JSON; empty = none
+    #[prost(bytes = "bytes", tag = "11")]
+    pub history: ::prost::bytes::Bytes,
+}
+/// A message to the task of a call: domain Said as JSON. Those that came before the call follow it at once.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HostSay {
+    #[prost(uint64, tag = "1")]
+    pub call: u64,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub said: ::prost::bytes::Bytes,
+}
+/// What the task of a call says beside its answer: domain Remark as JSON.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HostRemark {
+    #[prost(uint64, tag = "1")]
+    pub call: u64,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub remark: ::prost::bytes::Bytes,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HostCancel {

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 
 from . import errors, llm
 from ._agent import Agent, Handle, agent, agents, gang, get_actor, method, remote_agent
+from ._content import File, Message, Reply
 from ._context import Context, deadline
 from ._context import current as current_context
 from ._functions import Executor, Pool, RemoteFunction, task
@@ -34,6 +35,7 @@ from .errors import (
     CoveyError,
     DeadlineExceeded,
     Overloaded,
+    Rejected,
     Unauthenticated,
     Unschedulable,
 )
@@ -61,7 +63,7 @@ def actors(agent: str = "", state: str = "", node: str = "") -> Iterator[dict]:
 
 __all__ = [
     "ActorDied", "Agent", "Cancelled", "ConnectionLost", "Context", "CoveyError", "DeadlineExceeded", "Future", "Handle",
-    "Executor", "Mcp", "Overloaded", "Pool", "Ref", "RemoteFunction", "Session", "Stream", "Task", "Topic", "Unauthenticated", "Unschedulable", "actors", "agent", "agents", "as_completed",
+    "Executor", "File", "Mcp", "Message", "Overloaded", "Pool", "Ref", "Rejected", "RemoteFunction", "Reply", "Session", "Stream", "Task", "Topic", "Unauthenticated", "Unschedulable", "actors", "agent", "agents", "as_completed",
     "connect", "current", "current_context", "deadline", "embed", "errors", "gang", "get", "get_actor", "init", "llm", "llm_agent", "method", "put", "remote_agent", "shutdown",
     "status", "submit", "task", "topic", "topics", "wait",
 ]  # fmt: skip

@@ -66,7 +66,7 @@ def _options(options: dict[str, Any]) -> dict[str, Any]:
     if "snapshot" in options:
         when = options.pop("snapshot")
         spec["snapshot"] = when if when in ("idle", "turn") else {"every": round((parse_seconds(when) or 60) * 1000)}
-    for key in ("labels", "model", "concurrency", "max_restarts", "strategy", "pool", "reentrant", "own_process"):
+    for key in ("labels", "model", "concurrency", "max_restarts", "strategy", "pool", "reentrant", "own_process", "a2a"):
         if key in options:
             spec[key] = options.pop(key)
     if "node" in options:
@@ -378,7 +378,10 @@ def agent(cls: Any = None, **options: Any) -> Any:
     `pool` (actors that tasks may use at once), `own_process`, `reentrant` (a call out of an own turn does not wait for
     it), `snapshot` (when `__snapshot__` becomes durable: "idle" before sleep and moves, "turn" before each answer, or
     "30s"), `env_vars`, `working_dir` (a folder that is shipped, importable and current), `pip` (packages, installed once
-    on each node), `idle` (a virtual actor sleeps after this time, default "60s").
+    on each node), `idle` (a virtual actor sleeps after this time, default "60s"), `a2a` (how it shows itself to A2A: a dict of
+    `version`, `tags`, `provider` (name and address), `documentation_url`, `icon_url`, `input_modes`, `output_modes`,
+    `extensions` (dicts of `uri`, `description`, `required`), `messages` (it may answer without a task, see `covey.Reply`),
+    and `streaming`, `push_notifications`, `extended_card`, which are on).
     """
     if cls is not None:
         return Agent(cls, options)

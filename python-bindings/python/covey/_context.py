@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import contextvars
+import json
 import struct
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+
+from ._content import Message
+from ._turns import Answer, Conversation, artifact
 
 turn_owner: contextvars.ContextVar[str] = contextvars.ContextVar("covey_owner")
 """While an actor is made: whom it lives for, and so whatever it makes. A turn knows it by its actor."""
@@ -21,12 +26,16 @@ begins_to_wait: Any = None
 """Inside an actor's process: told of each turn that waits for a call of its own."""
 
 
+def _seconds(time: float | str | None) -> float | None:
+    from ._agent import parse_seconds
+
+    return parse_seconds(time)
+
+
 @contextlib.contextmanager
 def deadline(within: float | str) -> Iterator[None]:
     """What is called inside must be over within this time, also what the called ones call in their turn."""
-    from ._agent import parse_seconds
-
-    end = time.monotonic() + (parse_seconds(within) or 0)
+    end = time.monotonic() + (_seconds(within) or 0)
     outer = turn_deadline.get()
     token = turn_deadline.set(end if outer is None else min(end, outer))
     try:
@@ -55,6 +64,68 @@ class Context:
         self.tokens = {"input": 0, "output": 0}
         """Tokens that models read and made for this turn so far."""
         self.llm = ContextLlm(self)
+        self.conversation = Conversation(turn, task_id)
+
+    @property
+    def message(self) -> Message:
+        """What the task was asked with, as the protocol's message had it: its text, `data` and `files`."""
+        return Message.of(self._turn.content or [])
+
+    @property
+    def history(self) -> list[dict[str, str]]:
+        """Earlier turns of the conversation with this agent, oldest first: `{"role": "user" | "assistant", "content": …}`."""
+        return json.loads(self._turn.history) if self._turn.history else []
+
+    def status(self, message: str) -> None:
+        """Tells the readers of the task how far it is."""
+        self.conversation.remark({"is": "status", "message": message})
+
+    def ask(
+        self,
+        prompt: str,
+        *,
+        options: list[str] | None = None,
+        schema: Any = None,
+        url: str | None = None,
+        timeout: float | str | None = None,
+    ) -> Answer:
+        """Asks whoever the task is for: `color = await ctx.ask("which one?", options=["red", "blue"])`.
+
+        The task is "input-required" until the next message to it, which is the answer: a string with `data` and `files`.
+        `schema` (JSON schema or a pydantic model) says what is wanted, `url` where to go for it. After `timeout` it raises
+        `DeadlineExceeded`. In a method that is not async: `ctx.ask(…).result()`. Meanwhile other turns of the actor run,
+        and what it holds in memory may be lost with its worker: the method is then run again from its start, and its
+        questions are answered with the answers it had already.
+        """
+        if schema is not None and hasattr(schema, "model_json_schema"):
+            schema = schema.model_json_schema()
+        kind = {"is": "form", "schema": schema} if schema is not None else {"is": "url", "url": url} if url else {"is": "custom", "value": None}
+        return self.conversation.ask(prompt, kind, options, schema, _seconds(timeout))
+
+    def authorize(self, prompt: str, *, url: str | None = None, timeout: float | str | None = None) -> Answer:
+        """Asks for a login or a secret: as `ask`, and the task is "auth-required" until the answer."""
+        return self.conversation.ask(prompt, {"is": "auth", "url": url}, None, None, _seconds(timeout))
+
+    async def receive(self, timeout: float | str | None = None) -> Message:
+        """The next message to the task that answers no question. Raises `DeadlineExceeded` when none comes in time."""
+        from . import errors
+
+        try:
+            return await asyncio.wait_for(self.conversation.wait(), _seconds(timeout))
+        except asyncio.TimeoutError:
+            raise errors.DeadlineExceeded(f"no message came within {timeout}") from None
+
+    def receive_nowait(self) -> Message | None:
+        """A message to the task that has come already, or `None`."""
+        return self.conversation.next()
+
+    def artifact(self, id: str, *parts: Any, name: str | None = None, append: bool = False, last: bool | None = None) -> None:
+        """Gives out something beside the answer: texts, files, data, under an id within the task.
+
+        The same id again replaces it, or with `append` adds to it; `last` (where nothing is said: when it does not append)
+        tells the readers that nothing follows.
+        """
+        self.conversation.remark(artifact(id, name or (None if append else id), parts, append, not append if last is None else last))
 
     @property
     def actor_id(self) -> str:
@@ -118,7 +189,7 @@ class Context:
 
 
 @dataclass
-class Message:
+class ModelMessage:
     """What a model answered."""
 
     text: str = ""
@@ -156,9 +227,9 @@ class ContextLlm:
             if isinstance(event, dict) and event["is"] == "delta" and event["text"]:
                 yield event["text"]
 
-    async def chat(self, prompt: str | list[dict[str, Any]], *, model: str | None = None, **options: Any) -> Message:
+    async def chat(self, prompt: str | list[dict[str, Any]], *, model: str | None = None, **options: Any) -> ModelMessage:
         """The whole answer with what was thought and which tools it calls. `tools` are declared as OpenAI does."""
-        message = Message()
+        message = ModelMessage()
         async for event in self._context._ask(chat_request(prompt, model or self._context._model or "tiny", options)):
             message.take(event)
         return message

@@ -28,7 +28,8 @@ import types
 import typing
 from typing import Any
 
-from . import _bridge, _codec, _context, _session
+from . import _bridge, _codec, _context, _session, _turns, errors
+from ._content import File, Reply, content_of, dump_answer, file_of
 from ._objects import borrow, has_refs, resolve
 
 RAN_OUT = 86  # exit code of a process that got no more memory
@@ -100,6 +101,8 @@ class Turn:
     # Defaults of the class: most turns never have another value.
     as_json = False
     task_id = context_id = chain = traceparent = ""
+    history = b""
+    content: Any = None  # of a task: what its message held
     deadline = 0.0
     task: asyncio.Task[None] | None = None
     ctx: _context.Context | None = None
@@ -107,12 +110,17 @@ class Turn:
     more: Any = None
     over = False
     waits: frozenset[int] = frozenset()  # tokens of the calls it waits for
+    placed = True  # it is counted in its group
+    coming: concurrent.futures.Future[None] | None = None  # it was away, and waits for a place
 
     def __init__(self, call: int, actor: Actor, name: str, args: Any):
         self.call, self.actor, self.name, self.args = call, actor, name, args
 
-    def about(self, as_json: bool, task_id: str, context_id: str, timeout_ms: int, chain: str, traceparent: str) -> None:
+    def about(
+        self, as_json: bool, task_id: str, context_id: str, timeout_ms: int, chain: str, traceparent: str, history: bytes
+    ) -> None:
         """What most calls do not carry."""
+        self.history = history
         self.as_json, self.task_id, self.context_id, self.chain, self.traceparent = as_json, task_id, context_id, chain, traceparent
         if timeout_ms:
             self.deadline = time.monotonic() + timeout_ms / 1000
@@ -228,6 +236,7 @@ class Process:
         _session.install(HostSession(self.host.client()))
         _session.after_call = self._after_call
         _context.begins_to_wait = self.waits
+        _turns.host = self
 
     def run(self) -> None:
         self.loop.add_reader(self.host.fileno(), self._readable)
@@ -249,6 +258,10 @@ class Process:
                 turn = self.turns.get(frame[1])
                 if turn is not None:
                     self._credit(turn, frame[2])
+            elif kind == "say":
+                turn = self.turns.get(frame[1])
+                if turn is not None:
+                    turn.context_of().conversation.hear(json.loads(frame[2]))
             elif kind == "cancel":
                 turn = self.turns.get(frame[1])
                 if turn is not None:
@@ -397,8 +410,54 @@ class Process:
         for t in stuck:
             self._would_wait_for_itself(t)
 
+    def remark(self, turn: Turn, remark: bytes) -> None:
+        """On any thread: what the task of a turn says beside its answer."""
+        self.host.remark(turn.call, remark)
+        if threading.get_ident() == self.thread:
+            self._write_soon()
+        else:
+            self.host.flush()
+
+    def rest(self, turn: Turn) -> None:
+        """On any thread: the turn waits for somebody outside; another has its place."""
+        with turn.actor.lock:
+            if not turn.placed:
+                return
+            turn.placed = False
+            following = self._free(turn.group)
+        if following is not None:
+            self._hand(following)
+
+    def come_back(self, turn: Turn) -> concurrent.futures.Future[None] | None:
+        """On any thread: the turn goes on, once the future is done if there is one."""
+        group = turn.group
+        with turn.actor.lock:
+            if turn.placed or turn.over:
+                return None
+            if turn.coming is None:
+                if group.running < group.limit:
+                    group.running += 1
+                    group.current = turn
+                    turn.placed = True
+                    return None
+                turn.coming = concurrent.futures.Future()
+                group.queue.appendleft(turn)
+            return turn.coming
+
+    def _hand(self, turn: Turn) -> None:
+        if threading.get_ident() == self.thread:
+            self._begin(turn)
+        else:
+            self.loop.call_soon_threadsafe(self._begin, turn)
+
     def _begin(self, turn: Turn) -> None:
-        """On the loop's thread, with the turn counted as running."""
+        """With the turn counted as running; on the loop's thread, unless it comes back."""
+        coming = turn.coming
+        if coming is not None:
+            turn.coming, turn.placed = None, True
+            if coming.set_running_or_notify_cancel():
+                coming.set_result(None)
+            return
         if turn.method.kind >= _SYNC_VALUE:
             self.threads.submit(turn)
             return
@@ -451,24 +510,31 @@ class Process:
 
     def _next(self, turn: Turn) -> Turn | None:
         """The turn is over; gives the one that takes its place."""
-        group = turn.group
         with turn.actor.lock:
-            if group.queue:
-                group.current = group.queue.popleft()
-                return group.current
-            group.running -= 1
-            group.current = None
-            return None
+            return self._free(turn.group) if turn.placed else None
+
+    def _free(self, group: Group) -> Turn | None:
+        """Under the actor's lock: a place is free; gives the turn that takes it."""
+        if group.queue:
+            group.current = group.queue.popleft()
+            return group.current
+        group.running -= 1
+        group.current = None
+        return None
 
     def _cancel(self, turn: Turn) -> None:
         if turn.ctx is not None:
             turn.ctx.cancelled.set()
         with turn.actor.lock:
-            waiting = turn in turn.group.queue
+            turn.over = True
+            waiting, coming = turn in turn.group.queue, turn.coming
             if waiting:
                 turn.group.queue.remove(turn)
-        turn.over = True
-        if waiting:
+        if turn.task is None and turn.ctx is not None:
+            turn.ctx.conversation.cancel()
+        if coming is not None:
+            coming.cancel()
+        if waiting and coming is None:
             self.turns.pop(turn.call, None)
         elif turn.task is not None:  # where it has none, it is cancelled before it begins
             turn.task.cancel()
@@ -482,7 +548,7 @@ class Process:
 
     async def _run_async(self, turn: Turn) -> None:
         host, call = self.host, turn.call
-        dump = _codec.dump_json if turn.as_json else _codec.dump
+        dump = dump_answer if turn.as_json else _codec.dump
         self._enter(turn)
         try:
             if turn.over:
@@ -497,10 +563,13 @@ class Process:
                 args, kwargs = await self.loop.run_in_executor(self.makers, resolve, args, kwargs)
             method = getattr(turn.actor.instance, turn.name)
             if turn.method.kind == _VALUE:
-                value = dump(await method(*args, **kwargs))
+                value = self._answer(turn, await method(*args, **kwargs), dump)
                 if turn.actor.save_turns:
                     await self.loop.run_in_executor(self.makers, self._save, turn)
-                host.value(call, *value)
+                if value is None:
+                    host.done(call)
+                else:
+                    host.value(call, *value)
             else:
                 items, made = method(*args, **kwargs), 0
                 try:
@@ -539,7 +608,7 @@ class Process:
                 self.host.flush()
                 return
             self.host.flush_late()
-            if following.method.kind < _SYNC_VALUE:
+            if following.coming is not None or following.method.kind < _SYNC_VALUE:
                 self.host.flush()
                 self.loop.call_soon_threadsafe(self._begin, following)
                 return
@@ -547,7 +616,7 @@ class Process:
 
     def _one_sync(self, turn: Turn) -> None:
         host, call = self.host, turn.call
-        dump = _codec.dump_json if turn.as_json else _codec.dump
+        dump = dump_answer if turn.as_json else _codec.dump
         self._enter(turn)
         try:
             if turn.args[0] == _bridge.LENT:
@@ -556,10 +625,13 @@ class Process:
             args, kwargs = resolve(args, kwargs)
             method = getattr(turn.actor.instance, turn.name)
             if turn.method.kind == _SYNC_VALUE:
-                value = dump(method(*args, **kwargs))
+                value = self._answer(turn, method(*args, **kwargs), dump)
                 if turn.actor.save_turns:
                     self._save(turn)
-                host.value(call, *value)
+                if value is None:
+                    host.done(call)
+                else:
+                    host.value(call, *value)
                 return
             turn.more = threading.Event()
             items, made = method(*args, **kwargs), 0
@@ -582,6 +654,14 @@ class Process:
         except BaseException as error:
             self._failed(turn, error)
 
+    def _answer(self, turn: Turn, value: Any, dump: Any) -> Any:
+        """What a method returned; `None` where the task ends with a mere message, which the worker has then."""
+        if turn.as_json and isinstance(value, Reply):
+            parts = [content_of(part) for part in value.parts]
+            self.host.remark(turn.call, json.dumps({"is": "reply", "parts": parts}).encode())
+            return None
+        return dump(value)
+
     def _save(self, turn: Turn) -> None:
         """The state after this turn travels before its answer, which is given once the state is on disk."""
         snapshot = getattr(turn.actor.instance, "__snapshot__", None)
@@ -595,6 +675,8 @@ class Process:
 
     def _failed(self, turn: Turn, error: BaseException) -> None:
         self._ran_out(error)
+        if isinstance(error, errors.Rejected) and turn.task_id:
+            self.host.remark(turn.call, json.dumps({"is": "reject", "reason": str(error)}).encode())
         text = traceback.format_exc()
         self.host.failed(turn.call, "application", f"{type(error).__name__}: {error}", _codec.dump_error(error, text))
         if isinstance(error, (SystemExit, KeyboardInterrupt)):
@@ -606,7 +688,8 @@ class Process:
         method, payload = turn.method, turn.args
         turn.args = None
         if payload[0] == _bridge.CONTENT:
-            args, kwargs = from_content(_codec.load(payload) or [], method.wanted, method.hints)
+            turn.content = _codec.load(payload) or []
+            args, kwargs = from_content(turn.content, method.wanted, method.hints)
         else:
             args, kwargs = _arguments(payload)
         for name, at in method.takes.items():
@@ -626,8 +709,23 @@ def _arguments(payload: Any) -> tuple[Any, dict[str, Any]]:
     return value
 
 
+_FILES = (File, list[File])
+
+
 def from_content(content: list[dict[str, Any]], wanted: list[inspect.Parameter], hints: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """A message's parts as arguments: an object whose keys are parameters, else its text as the first."""
+    # Files go where files are asked for.
+    files = [p for p in wanted if hints.get(p.name) in _FILES]
+    if files:
+        wanted = [p for p in wanted if p not in files]
+        args, kwargs = from_content(content, wanted, hints)
+        sent = [file_of(part) for part in content if "source" in part]
+        for p in files:
+            if hints[p.name] is not File:
+                kwargs[p.name] = sent
+            elif sent:
+                kwargs[p.name] = sent[0]
+        return [], {**{p.name: arg for p, arg in zip(wanted, args)}, **kwargs}
     names = {p.name for p in wanted}
     data = [part["data"] for part in content if "data" in part]
     if len(data) == 1 and isinstance(data[0], dict) and data[0] and set(data[0]) <= names:

@@ -10,6 +10,7 @@ from typing import Any
 
 from . import _bridge, _codec, _session, errors
 from ._agent import Agent, parse_seconds
+from ._content import Message, content_of, file_of
 
 
 class Task:
@@ -26,7 +27,7 @@ class Task:
         return cls(record["id"], record["context"])
 
     def state(self) -> str:
-        """`submitted`, `working`, `completed`, `failed` or `canceled` (A2A's words)."""
+        """A2A's words: `submitted`, `working`, `input-required`, `auth-required`, `completed`, `failed`, `canceled` or `rejected`."""
         return json.loads(_session.bridge_call(_session.current().client.task, self.id))["state"].replace("_", "-")
 
     def events(self, after: int = 0) -> Iterator[dict[str, Any]]:
@@ -55,9 +56,14 @@ class Task:
             body = event["event"]
             if body["type"] == "part_delta":
                 yield next(iter(body["delta"].values()))
+            elif body["type"] == "media":
+                yield file_of(body)
 
     def result(self, timeout: float | str | None = None) -> Any:
-        """What the method returned, or all it yielded as text (values as a list). Raises what went wrong."""
+        """What the method returned, or all it yielded as text (values and files as a list). Raises what went wrong.
+
+        A task that asks something waits for `send` meanwhile; `events` tells what it asks.
+        """
         seconds = parse_seconds(timeout)
         end = None if seconds is None else time.monotonic() + seconds
         text, data, outcome = "", [], None
@@ -70,6 +76,8 @@ class Task:
                     text += body["delta"]["text"]
                 elif "data" in body["delta"]:
                     data.append(body["delta"]["data"])
+            elif body["type"] == "media":
+                data.append(file_of(body))
             elif body["type"] == "finished":
                 outcome = body["outcome"]
             if end is not None and outcome is None and time.monotonic() > end:
@@ -78,13 +86,25 @@ class Task:
         if outcome is None:
             raise errors.ConnectionLost(f"the log of task {self.id} ended early")
         if outcome["is"] == "completed":
+            if outcome["finish"] == "message":
+                return Message.of(outcome["result"])
             if text or data:
                 return text if not data else ([text] if text else []) + data
             return outcome.get("result")
+        if outcome["is"] == "rejected":
+            raise errors.Rejected(outcome["reason"])
         if outcome["is"] == "cancelled":
             raise errors.Cancelled(f"task {self.id} was cancelled: {outcome['reason']}")
         error = outcome["error"]
         raise _codec.to_exception((error["kind"], error["message"], error.get("hint"), error.get("executed"), None))
+
+    def send(self, *parts: Any, message_id: str = "") -> None:
+        """A message to the task while it runs: the answer to what it asks, or a word to what it does.
+
+        Parts are texts, files and data. The same `message_id` is taken once. `FailedPrecondition` when it has ended.
+        """
+        content = json.dumps([content_of(part) for part in parts])
+        _session.bridge_call(_session.current().client.say_task, self.id, content, message_id)
 
     def cancel(self, reason: str = "cancelled by its owner") -> None:
         """Ends the task; `FailedPrecondition` when it has ended."""
@@ -121,7 +141,7 @@ def submit(
         request: dict[str, Any] = {"call": base64.b64encode(payload).decode()}
     else:
         name = agent
-        request = {"content": [{"text": a} if isinstance(a, str) else {"data": a} for a in args]}
+        request = {"content": [content_of(a) for a in args]}
     seconds = parse_seconds(timeout)
     timeout_ms = 0 if seconds is None else max(1, int(seconds * 1000))
     made = _session.bridge_call(

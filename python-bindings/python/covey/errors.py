@@ -42,6 +42,10 @@ class DeadlineExceeded(CoveyError, TimeoutError): ...
 class Cancelled(CoveyError): ...
 
 
+class Rejected(CoveyError):
+    """Raised by an agent that will not do what a task asks: the task ends "rejected", with these words."""
+
+
 class ActorDied(CoveyError): ...
 
 

@@ -218,6 +218,7 @@ async fn logs(client: &Client, id: &TaskId, follow: bool) -> Result<(), Error> {
                 return match outcome {
                     Outcome::Completed { .. } => Ok(()),
                     Outcome::Failed { error } => Err(error),
+                    Outcome::Rejected { reason } => Err(Error::new(ErrorKind::FailedPrecondition, reason)),
                     Outcome::Cancelled { reason, .. } => {
                         Err(Error::new(ErrorKind::Cancelled, format!("stopped: {reason}")))
                     }

@@ -90,6 +90,9 @@ pub(crate) async fn show(client: &Client, id: &TaskId) -> Result<(), Error> {
             Ok(())
         }
         Some(Outcome::Failed { error }) => Err(error.clone()),
+        Some(Outcome::Rejected { reason }) => {
+            Err(Error::new(ErrorKind::FailedPrecondition, format!("rejected: {reason}")))
+        }
         Some(Outcome::Cancelled { reason, .. }) => {
             Err(Error::new(ErrorKind::Cancelled, format!("cancelled: {reason}")))
         }

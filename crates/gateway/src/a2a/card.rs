@@ -70,7 +70,6 @@ pub(super) fn response(spec: &AgentSpec, place: &Place, known: &Known, headers: 
 
 fn card(spec: &AgentSpec, place: &Place) -> v1::AgentCard {
     let or_name = |text: &str, name: &str| if text.is_empty() { name.to_owned() } else { text.to_owned() };
-    let modes = || vec!["text/plain".to_owned(), "application/json".to_owned()];
     let interface = |url: &str, binding: &str, version: &str, tenant: &str| v1::AgentInterface {
         url: url.to_owned(),
         protocol_binding: binding.to_owned(),
@@ -89,22 +88,38 @@ fn card(spec: &AgentSpec, place: &Place) -> v1::AgentCard {
     if place.is_default {
         interfaces.push(interface(&place.authority, "GRPC", "0.3", ""));
     }
+    let face = &spec.a2a;
+    let extensions = face.extensions.iter().map(|e| v1::AgentExtension {
+        uri: e.uri.clone(),
+        description: e.description.clone(),
+        required: e.required,
+        params: None,
+    });
+    let modes = |said: &[String]| {
+        let usual = || vec!["text/plain".to_owned(), "application/json".to_owned()];
+        if said.is_empty() { usual() } else { said.to_vec() }
+    };
+    let tags = if face.tags.is_empty() { vec!["covey".to_owned()] } else { face.tags.clone() };
     v1::AgentCard {
         name: spec.name.to_string(),
         description: or_name(&spec.description, spec.name.as_str()),
         supported_interfaces: interfaces,
-        version: env!("CARGO_PKG_VERSION").into(),
+        provider: face.provider.clone().map(|(organization, url)| v1::AgentProvider { organization, url }),
+        documentation_url: face.documentation_url.clone(),
+        icon_url: face.icon_url.clone(),
+        version: or_name(&face.version, env!("CARGO_PKG_VERSION")),
         capabilities: Some(v1::AgentCapabilities {
-            streaming: Some(true),
+            streaming: Some(face.streaming),
             push_notifications: Some(false),
+            extensions: extensions.collect(),
             ..v1::AgentCapabilities::default()
         }),
         security_schemes: HashMap::from([("bearer".to_owned(), v1::SecurityScheme { scheme: Some(scheme) })]),
         security_requirements: vec![v1::SecurityRequirement {
             schemes: HashMap::from([("bearer".to_owned(), v1::StringList::default())]),
         }],
-        default_input_modes: modes(),
-        default_output_modes: modes(),
+        default_input_modes: modes(&face.input_modes),
+        default_output_modes: modes(&face.output_modes),
         skills: spec
             .skills
             .iter()
@@ -112,7 +127,7 @@ fn card(spec: &AgentSpec, place: &Place) -> v1::AgentCard {
                 id: s.id.clone(),
                 name: or_name(&s.name, &s.id),
                 description: or_name(&s.description, &s.id),
-                tags: vec!["covey".into()],
+                tags: tags.clone(),
                 ..v1::AgentSkill::default()
             })
             .collect(),

@@ -4,12 +4,14 @@
 use std::sync::Arc;
 
 use covey_a2a::{Error, Fields, Kind, Timestamp, v1};
-use covey_domain::{AgentSpec, CallerId, Envelope, ErrorKind, TaskId, TaskRecord, TaskState, task::TaskInput};
+use covey_domain::{
+    AgentSpec, CallerId, Envelope, ErrorKind, TaskId, TaskRecord, TaskState, event::Content, task::TaskInput,
+};
 use futures::{StreamExt as _, stream::BoxStream};
 use v1::{send_message_response::Payload as Sent, stream_response::Payload};
 
 use super::project::{self, Projection};
-use crate::{Cluster, FoundTask, SubmitTask, TaskQuery};
+use crate::{Cluster, FoundTask, SayTask, SubmitTask, TaskQuery};
 
 /// A request as any binding brings it.
 #[derive(Clone)]
@@ -55,6 +57,8 @@ pub(super) struct Told {
     pub event: v1::StreamResponse,
     /// Whether no other follows.
     pub last: bool,
+    /// At the end of a task: the message that is the whole answer, where there is one.
+    reply: Option<v1::Message>,
 }
 
 /// Events up to the end of the task or turn; an error where the log could not be read on.
@@ -88,11 +92,18 @@ fn no_task(error: covey_domain::Error, id: &str) -> Error {
 
 /// Whether a turn is over: the task has ended, or waits for somebody.
 fn is_over(state: TaskState) -> bool {
-    state.is_terminal() || matches!(state, TaskState::InputRequired | TaskState::AuthRequired)
+    state.is_terminal() || state.waits()
+}
+
+/// A task that took a message.
+struct Taken {
+    record: Arc<TaskRecord>,
+    /// The entry of its log that the message made; 1 where it made the task.
+    at: u64,
 }
 
 impl Ask {
-    async fn submit(&self, request: v1::SendMessageRequest) -> Result<Arc<TaskRecord>, Error> {
+    async fn take(&self, request: v1::SendMessageRequest) -> Result<Taken, Error> {
         let message = request.message.ok_or_else(|| Error::field("message", "is missing"))?;
         match message.role() {
             v1::Role::User => {}
@@ -110,19 +121,26 @@ impl Ask {
             if !message.context_id.is_empty() && message.context_id != record.context.as_str() {
                 return Err(Error::field("message.contextId", "is not that of the task"));
             }
-            let ended = record.state.is_terminal();
-            let why = if ended { "the task has ended" } else { "the task takes no further messages" };
-            return Err(Error::new(Kind::UnsupportedOperation, why).about("taskId", message.task_id));
+            let say = SayTask {
+                caller: self.caller.clone(),
+                task: record.id.clone(),
+                message_id: Some(message.message_id),
+                parts: contents(message.parts)?,
+            };
+            let (record, at) = self.cluster.say(say).await.map_err(|error| match error.kind {
+                ErrorKind::FailedPrecondition => {
+                    Error::new(Kind::UnsupportedOperation, "the task has ended").about("taskId", message.task_id)
+                }
+                _ => no_task(error, &message.task_id),
+            })?;
+            return Ok(Taken { record, at });
         }
         let told = |name: &str| {
             let of = |fields: &Option<Fields>| project::metadata(fields, name).map(str::to_owned);
             of(&message.metadata).or_else(|| of(&request.metadata))
         };
         let (skill, model) = (told("skill"), told("model"));
-        let content = message.parts.into_iter().map(|part| {
-            project::content(part).ok_or_else(|| Error::field("message.parts", "has a part without content"))
-        });
-        let content = content.collect::<Result<_, _>>()?;
+        let content = contents(message.parts)?;
         let submitted = self.cluster.submit(SubmitTask {
             caller: self.caller.clone(),
             agent: self.agent.name.clone(),
@@ -135,7 +153,7 @@ impl Ask {
             timeout_ms: None,
         });
         let (record, _) = submitted.await.map_err(failed)?;
-        Ok(record)
+        Ok(Taken { record, at: 1 })
     }
 
     /// Sends a message; waits for the end of the turn unless that is not wanted.
@@ -145,9 +163,12 @@ impl Ask {
         if said.task_push_notification_config.is_some() {
             return Err(no_pushes());
         }
-        let record = self.submit(request).await?;
-        let projection =
-            self.replay(&record, if said.return_immediately { Until::Seq(1) } else { Until::Over }).await?;
+        let Taken { record, at } = self.take(request).await?;
+        let until = if said.return_immediately { Until::Seq(at) } else { Until::Over(at) };
+        let projection = self.replay(&record, until).await?;
+        if let Some(reply) = projection.reply().filter(|_| self.agent.a2a.messages) {
+            return Ok(v1::SendMessageResponse { payload: Some(Sent::Message(reply.clone())) });
+        }
         Ok(v1::SendMessageResponse { payload: Some(Sent::Task(projection.task(history))) })
     }
 
@@ -156,8 +177,11 @@ impl Ask {
         if request.configuration.as_ref().is_some_and(|c| c.task_push_notification_config.is_some()) {
             return Err(no_pushes());
         }
-        let record = self.submit(request).await?;
-        Ok(self.events(record, self.seen.unwrap_or_default(), 0))
+        let Taken { record, at } = self.take(request).await?;
+        // The reader of a task that took a message gets it as it stands, then what follows; what it has seen, no more.
+        let snapshot = if at > 1 && self.seen.is_none_or(|seen| seen.seq < at) { at } else { 0 };
+        let events = self.events(record, self.seen.unwrap_or_default(), snapshot, Some(at));
+        Ok(if self.agent.a2a.messages && at == 1 && self.seen.is_none() { message_first(events) } else { events })
     }
 
     /// A task as it stands.
@@ -234,8 +258,8 @@ impl Ask {
         }
         // Without a cursor the reader gets the task as it stands, then what follows.
         Ok(match self.seen {
-            Some(seen) => self.events(record, seen, 0),
-            None => self.events(record, Cursor::default(), last.unwrap_or(1)),
+            Some(seen) => self.events(record, seen, 0, None),
+            None => self.events(record, Cursor::default(), last.unwrap_or(1), None),
         })
     }
 
@@ -257,7 +281,7 @@ impl Ask {
         loop {
             let there = match until {
                 Until::Seq(seq) => projection.seq() >= seq,
-                Until::Over => is_over(projection.state()),
+                Until::Over(at) => projection.seq() >= at && is_over(projection.state()),
                 Until::End => false,
             };
             if there {
@@ -269,8 +293,9 @@ impl Ask {
         Ok(projection)
     }
 
-    /// Events behind `seen`; where `snapshot` is a number, the task as of that entry stands for all up to it.
-    fn events(&self, record: Arc<TaskRecord>, seen: Cursor, snapshot: u64) -> Events {
+    /// Events behind `seen`; where `snapshot` is a number, the task as of that entry stands for all up to it. They end with
+    /// the task, or with the turn that entry `turn` began.
+    fn events(&self, record: Arc<TaskRecord>, seen: Cursor, snapshot: u64, turn: Option<u64>) -> Events {
         let mut log = self.cluster.events(record.id.clone(), 0);
         let mut projection = Projection::new(record);
         if snapshot == 0 {
@@ -280,14 +305,15 @@ impl Ask {
             while let Some(entry) = log.next().await {
                 let entry: Arc<Envelope> = entry.map_err(failed)?;
                 let events = projection.push(&entry);
-                let over = projection.state().is_terminal();
+                let turned = turn.is_some_and(|at| entry.seq > at && is_over(projection.state()));
+                let over = projection.state().is_terminal() || turned;
                 if entry.seq < snapshot || entry.seq <= seen.seq {
                     continue;
                 }
                 if entry.seq == snapshot {
                     let task = v1::StreamResponse { payload: Some(Payload::Task(projection.task(None))) };
                     projection.only_tell();
-                    yield Told { cursor: Cursor { seq: entry.seq, more: 0 }, event: task, last: over };
+                    yield Told { cursor: Cursor { seq: entry.seq, more: 0 }, event: task, last: over, reply: None };
                     continue;
                 }
                 let count = events.len();
@@ -298,12 +324,57 @@ impl Ask {
                         true => Cursor { seq: entry.seq, more: 0 },
                         false => Cursor { seq: entry.seq - 1, more: i as u32 + 1 },
                     };
-                    yield Told { cursor, event, last: whole && over };
+                    yield Told { cursor, event, last: whole && over, reply: projection.reply().cloned() };
+                }
+                if turned {
+                    return;
                 }
             }
         }
         .boxed()
     }
+}
+
+/// Holds a task's first events back until it is seen whether it is answered with a mere message, which then stands for all.
+fn message_first(mut events: Events) -> Events {
+    async_stream::try_stream! {
+        let mut held = Vec::new();
+        while let Some(told) = events.next().await {
+            let told = told?;
+            if let Some(reply) = told.reply.clone() {
+                let event = v1::StreamResponse { payload: Some(Payload::Message(reply)) };
+                yield Told { event, ..told };
+                return;
+            }
+            // That it was taken and is worked on says nothing yet.
+            let quiet = match &told.event.payload {
+                Some(Payload::Task(_)) => true,
+                Some(Payload::StatusUpdate(update)) => update.status.as_ref().is_some_and(|status| {
+                    matches!(status.state(), v1::TaskState::Submitted | v1::TaskState::Working) && status.message.is_none()
+                }),
+                _ => false,
+            };
+            held.push(told);
+            if !quiet {
+                break;
+            }
+        }
+        for told in held {
+            yield told;
+        }
+        while let Some(told) = events.next().await {
+            yield told?;
+        }
+    }
+    .boxed()
+}
+
+/// Parts of a message as content.
+fn contents(parts: Vec<v1::Part>) -> Result<Vec<Content>, Error> {
+    let each = parts
+        .into_iter()
+        .map(|part| project::content(part).ok_or_else(|| Error::field("message.parts", "has a part without content")));
+    each.collect()
 }
 
 /// Tasks of a page where nothing is said, and at most.
@@ -315,8 +386,8 @@ const PAGE_MAX: i32 = 100;
 enum Until {
     /// Up to this entry.
     Seq(u64),
-    /// Up to the end of the turn.
-    Over,
+    /// Up to the end of the turn that this entry began.
+    Over(u64),
     /// Up to the end of the task.
     End,
 }

@@ -5,8 +5,8 @@ use std::{collections::HashSet, sync::Arc};
 
 use covey_a2a::{Fields, Json, Timestamp, v1};
 use covey_domain::{
-    Envelope, PartId, TaskEvent, TaskRecord, TaskState,
-    event::{Content, Delta, InterruptKind, MediaSource, Outcome, PartKind, Phase},
+    Envelope, InterruptId, PartId, TaskEvent, TaskRecord, TaskState,
+    event::{Content, Delta, InterruptKind, MESSAGE, MediaSource, Outcome, PartKind},
 };
 use serde_json::{Value, json};
 use v1::{part::Content as Held, stream_response::Payload};
@@ -24,7 +24,11 @@ pub(super) struct Projection {
     /// Artifacts that have begun, and are begun anew after a step was reset.
     begun: HashSet<String>,
     /// What the task asks, until it is answered.
-    asked: Option<v1::Message>,
+    asked: Vec<(InterruptId, v1::Message)>,
+    /// The state that was told last.
+    shown: TaskState,
+    /// The message that is the whole answer, where there is one.
+    reply: Option<v1::Message>,
     seq: u64,
 }
 
@@ -41,7 +45,9 @@ impl Projection {
             folds: true,
             texts: Vec::new(),
             begun: HashSet::new(),
-            asked: None,
+            asked: Vec::new(),
+            shown: TaskState::Submitted,
+            reply: None,
             seq: 0,
             task,
             record,
@@ -64,9 +70,14 @@ impl Projection {
         self.seq
     }
 
-    /// Where the task stands.
+    /// Where the task stands, as it was told.
     pub fn state(&self) -> TaskState {
-        self.state
+        self.shown
+    }
+
+    /// The message that is the whole answer, once the task has ended with one.
+    pub fn reply(&self) -> Option<&v1::Message> {
+        self.reply.as_ref()
     }
 
     /// The task as it stands, with at most so many of its latest messages.
@@ -86,7 +97,6 @@ impl Projection {
     /// Takes an entry of the log; gives the events it makes.
     pub fn push(&mut self, envelope: &Envelope) -> Vec<v1::StreamResponse> {
         self.seq = envelope.seq;
-        let before = self.state;
         self.state = self.state.after(&envelope.event);
         let at = envelope.ts_ms;
         match &envelope.event {
@@ -94,19 +104,17 @@ impl Projection {
                 self.now(at, None);
                 vec![told(Payload::Task(self.task(None)))]
             }
-            TaskEvent::Status { state, message } => {
-                if before == self.state && message.is_none() {
+            TaskEvent::Status { message, .. } => {
+                let question = self.asked.first().filter(|_| self.state.waits());
+                if self.shown == self.state && message.is_none() && question.is_none() {
                     return Vec::new();
                 }
-                let said = match state {
-                    Phase::Waiting => self.asked.clone(),
-                    _ => None,
-                };
+                let said = question.map(|(_, question)| question.clone());
                 let said = said.or_else(|| message.as_ref().map(|text| self.said(vec![text_part(text)])));
                 self.now(at, said);
                 vec![self.status_update()]
             }
-            TaskEvent::InterruptRaised { kind, prompt, options, response_schema, .. } => {
+            TaskEvent::InterruptRaised { id, kind, prompt, options, response_schema, .. } => {
                 let mut parts = vec![text_part(prompt)];
                 let mut about = json!({});
                 if !options.is_empty() {
@@ -114,24 +122,35 @@ impl Projection {
                 }
                 match (kind, response_schema) {
                     (InterruptKind::Form { schema }, _) | (_, Some(schema)) => about["schema"] = schema.clone(),
-                    (InterruptKind::Url { url }, _) => about["url"] = json!(url),
-                    (InterruptKind::Custom { value }, _) => about["value"] = value.clone(),
+                    (InterruptKind::Url { url } | InterruptKind::Auth { url: Some(url) }, _) => {
+                        about["url"] = json!(url)
+                    }
+                    (InterruptKind::Custom { value }, _) if !value.is_null() => about["value"] = value.clone(),
                     _ => {}
                 }
                 if about.as_object().is_some_and(|a| !a.is_empty()) {
                     parts.push(v1::Part { content: Some(Held::Data(Json(about))), ..v1::Part::default() });
                 }
-                self.asked = Some(self.said(parts));
+                let question = self.said(parts);
+                self.asked.retain(|(other, _)| other != id);
+                self.asked.push((id.clone(), question));
                 Vec::new()
             }
-            TaskEvent::InterruptResolved { .. } => {
-                self.asked = None;
+            TaskEvent::InterruptResolved { id, .. } => {
+                // A question stays in the conversation once it is answered.
+                if let Some(at) = self.asked.iter().position(|(other, _)| other == id) {
+                    let (_, question) = self.asked.remove(at);
+                    if self.folds {
+                        self.task.history.push(question);
+                    }
+                }
                 Vec::new()
             }
-            TaskEvent::Steered { parts, .. } => {
+            TaskEvent::Steered { parts, message_id, .. } => {
                 if self.folds {
+                    let own = || format!("{}-u{}", self.task.id, self.seq);
                     let message = v1::Message {
-                        message_id: format!("{}-u{}", self.task.id, self.seq),
+                        message_id: message_id.clone().unwrap_or_else(own),
                         role: v1::Role::User.into(),
                         ..self.said(parts.iter().map(part).collect())
                     };
@@ -163,6 +182,7 @@ impl Projection {
             }
             TaskEvent::StepReset { .. } => {
                 self.begun.clear();
+                self.asked.clear();
                 self.task.artifacts.clear();
                 Vec::new()
             }
@@ -174,6 +194,11 @@ impl Projection {
     fn finished(&mut self, outcome: &Outcome, at: u64) -> Vec<v1::StreamResponse> {
         let mut events = Vec::new();
         let said = match outcome {
+            Outcome::Completed { finish, result: Some(result) } if finish == MESSAGE => {
+                let parts: Vec<Content> = serde_json::from_value(result.clone()).unwrap_or_default();
+                self.reply = Some(self.said(parts.iter().map(part).collect()));
+                self.reply.clone()
+            }
             Outcome::Completed { result: Some(result), .. } if self.begun.is_empty() && !result.is_null() => {
                 let part = match result {
                     Value::String(text) => text_part(text),
@@ -183,8 +208,10 @@ impl Projection {
                 None
             }
             Outcome::Completed { .. } => None,
-            Outcome::Interrupted { .. } => self.asked.clone(),
-            Outcome::Cancelled { reason, .. } => Some(self.said(vec![text_part(reason)])),
+            Outcome::Interrupted { .. } => self.asked.first().map(|(_, question)| question.clone()),
+            Outcome::Cancelled { reason, .. } | Outcome::Rejected { reason } => {
+                Some(self.said(vec![text_part(reason)]))
+            }
             Outcome::Failed { error } => Some(self.said(vec![text_part(&error.message)])),
         };
         self.now(at, said);
@@ -205,11 +232,7 @@ impl Projection {
     }
 
     fn now(&mut self, at: u64, message: Option<v1::Message>) {
-        let asks = matches!(self.state, TaskState::InputRequired | TaskState::AuthRequired);
-        // A question stays in the conversation once it is answered.
-        if let Some(question) = self.task.status.take().and_then(|s| s.message).filter(|_| !asks && self.folds) {
-            self.task.history.push(question);
-        }
+        self.shown = self.state;
         let state = state(self.state).into();
         self.task.status = Some(v1::TaskStatus { state, message, timestamp: Some(Timestamp::from_ms(at)) });
     }
@@ -363,7 +386,11 @@ pub(super) fn metadata<'a>(fields: &'a Option<Fields>, name: &str) -> Option<&'a
 
 #[cfg(test)]
 mod tests {
-    use covey_domain::{InterruptId, log::Writer};
+    use covey_domain::{
+        InterruptId,
+        event::{Decision, Phase},
+        log::Writer,
+    };
 
     use super::*;
 
@@ -493,9 +520,19 @@ mod tests {
         let asked = status.message.as_ref().unwrap();
         assert_eq!(asked.parts[0], text_part("which one?"));
         assert_eq!(asked.parts[1], data_part(&json!({"schema": {"type": "string"}})));
-        let event = TaskEvent::Status { state: Phase::Working, message: None };
-        projection.push(&Envelope { task: "t".into(), seq: 9, ts_ms: 0, sub: None, event, meta: Default::default() });
-        assert_eq!(projection.task(None).history.len(), 2);
-        assert_eq!(projection.task(Some(1)).history[0].parts, asked.parts);
+        let decision = Decision::Accept { payload: json!("the red one"), always: false };
+        let parts = vec![Content::Text("the red one".into())];
+        let answer = [
+            TaskEvent::InterruptResolved { id: "i".into(), decision, by: "me".into() },
+            TaskEvent::Status { state: Phase::Working, message: None },
+            TaskEvent::Steered { parts, by: "me".into(), message_id: Some("m2".into()), answers: Some("i".into()) },
+        ];
+        for (event, seq) in answer.into_iter().zip(5..) {
+            projection.push(&Envelope { task: "t".into(), seq, ts_ms: 0, sub: None, event, meta: Default::default() });
+        }
+        let task = projection.task(None);
+        assert_eq!(task.status.unwrap().state(), v1::TaskState::Working);
+        assert_eq!(task.history.len(), 3);
+        assert_eq!((&task.history[1].parts, task.history[2].message_id.as_str()), (&asked.parts, "m2"));
     }
 }

@@ -1,0 +1,163 @@
+"""The conversation of a task that runs: what it asks, and what it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import concurrent.futures
+import json
+import threading
+import time
+from collections.abc import Generator
+from typing import Any
+
+from . import errors
+from ._content import Content, Message, content_of
+
+host: Any = None
+"""Inside an actor's process: what gives the places of turns."""
+
+
+class Conversation:
+    """What one turn of a task asks and hears. Any thread may use it."""
+
+    def __init__(self, turn: Any, task_id: str):
+        self._turn, self._task = turn, task_id
+        self._lock = threading.Lock()
+        self._asked = 0
+        self._waiting: dict[str, concurrent.futures.Future[Any]] = {}
+        self._answers: dict[str, dict[str, Any]] = {}
+        """Answers that earlier runs of this task got, and this one has not asked for yet."""
+        self._said: collections.deque[Message] = collections.deque()
+        self._news: concurrent.futures.Future[None] | None = None
+
+    def remark(self, remark: dict[str, Any]) -> None:
+        """Tells the worker; without a task nobody listens."""
+        if self._task:
+            host.remark(self._turn, json.dumps(remark).encode())
+
+    def hear(self, said: dict[str, Any]) -> None:
+        """A message has come."""
+        with self._lock:
+            question = said.get("answers")
+            waiting = self._waiting.pop(question, None) if question else None
+            if question is None:
+                self._said.append(Message.of(said["parts"], said.get("message_id")))
+                waiting, self._news = self._news, None
+            elif waiting is None:
+                self._answers[question] = said
+        if waiting is not None and waiting.set_running_or_notify_cancel():
+            waiting.set_result(said)
+
+    def ask(self, prompt: str, kind: dict[str, Any], options: list[str] | None, schema: Any, timeout: float | None) -> Answer:
+        if not self._task:
+            raise errors.FailedPrecondition("only a task can ask: call the agent with covey.submit, or over A2A")
+        answered: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        with self._lock:
+            self._asked += 1
+            # The same for the same question of a run after a lost one: that is how it finds the answer.
+            question = f"{self._task}-i{self._asked}"
+            known = self._answers.pop(question, None)
+            if known is not None and known.get("prompt") == prompt:
+                answered.set_result(known)
+                return Answer(self, question, answered, schema, timeout)
+            self._waiting[question] = answered
+        ask: dict[str, Any] = {"is": "ask", "id": question, "kind": kind, "prompt": prompt}
+        if options:
+            ask["options"] = [{"id": option, "label": option, "kind": "option"} for option in options]
+        if schema is not None:
+            ask["schema"] = schema
+        if timeout is not None:
+            ask["expires_at_ms"] = round((time.time() + timeout) * 1000)
+        self.remark(ask)
+        return Answer(self, question, answered, schema, timeout)
+
+    def lapse(self, question: str) -> None:
+        with self._lock:
+            self._waiting.pop(question, None)
+        self.remark({"is": "lapsed", "id": question})
+
+    def next(self) -> Message | None:
+        with self._lock:
+            return self._said.popleft() if self._said else None
+
+    async def wait(self) -> Message:
+        while True:
+            with self._lock:
+                if self._said:
+                    return self._said.popleft()
+                news = self._news = concurrent.futures.Future()
+            await asyncio.wrap_future(news)
+
+    def cancel(self) -> None:
+        """Wakes threads that wait."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, {}
+        for answered in waiting.values():
+            answered.cancel()
+
+
+class Answer:
+    """An answer to come: `await` it, or `.result()` from a method that is not async.
+
+    While it waits its turn is given to others: the actor may run them between the question and the answer.
+    """
+
+    def __init__(self, talk: Conversation, question: str, answered: Any, schema: Any, timeout: float | None):
+        self._talk, self._question, self._answered, self._schema, self._timeout = talk, question, answered, schema, timeout
+
+    def __await__(self) -> Generator[Any, None, Message]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> Message:
+        if not self._answered.done():
+            turn = self._talk._turn
+            host.rest(turn)
+            try:
+                await asyncio.wait_for(asyncio.wrap_future(self._answered), self._timeout)
+            except asyncio.TimeoutError:
+                raise self._late() from None
+            finally:
+                place = host.come_back(turn)
+                if place is not None:
+                    await asyncio.wrap_future(place)
+        return self._read()
+
+    def result(self) -> Message:
+        """Waits on this thread; `DeadlineExceeded` when nobody answers within the question's timeout."""
+        if not self._answered.done():
+            if threading.get_ident() == host.thread:
+                raise errors.FailedPrecondition("result() would block all turns here; await the answer instead")
+            turn = self._talk._turn
+            host.rest(turn)
+            try:
+                self._answered.result(self._timeout)
+            except concurrent.futures.CancelledError:
+                raise errors.Cancelled("the task was stopped while it waited for an answer") from None
+            except concurrent.futures.TimeoutError:
+                raise self._late() from None
+            finally:
+                place = host.come_back(turn)
+                if place is not None:
+                    place.result()
+        return self._read()
+
+    def _late(self) -> errors.DeadlineExceeded:
+        self._talk.lapse(self._question)
+        return errors.DeadlineExceeded(f"nobody answered within {self._timeout} s")
+
+    def _read(self) -> Message:
+        said = self._answered.result()
+        message = Message.of(said["parts"], said.get("message_id"))
+        if self._schema is not None and message.data is None:
+            try:
+                message.data = json.loads(message)
+            except ValueError:
+                message.data = str(message)
+        return message
+
+
+def artifact(id: str, name: str | None, parts: tuple[Any, ...], append: bool, last: bool) -> dict[str, Any]:
+    """A piece of an artifact as a remark."""
+    content: list[Content] = [content_of(part) for part in parts]
+    return {"is": "artifact", "id": id, "name": name, "parts": content, "append": append, "last": last}
