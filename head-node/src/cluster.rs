@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use covey_cluster_core::head::Submission;
 use covey_domain::{
-    AgentKind, AgentName, AgentSpec, CallerId, ContextId, Envelope, Error, TaskId, TaskRecord, caps,
+    AgentKind, AgentName, AgentSpec, CallerId, ContextId, Envelope, Error, Hook, HookState, TaskId, TaskRecord, caps,
     infer::{ChatMessage, InferEvent, InferRequest},
     log::Answer,
     status::{ClusterStatus, ModelStatus},
@@ -15,7 +15,7 @@ use covey_proto::{
     v1::{CallCancel, CallFrame, CallOpen, call_end, call_frame::Body, call_open::Target},
 };
 use covey_store::TaskFilter;
-use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::BoxStream};
+use futures::{FutureExt as _, StreamExt as _, TryFutureExt as _, future::BoxFuture, stream::BoxStream};
 use tokio::sync::mpsc;
 
 use crate::{Shared, fresh_id, owner::Input};
@@ -71,6 +71,10 @@ impl ClusterPort {
         }
         Ok(messages)
     }
+}
+
+fn hooks_failed(error: covey_store::Error) -> Error {
+    Error::internal(format!("failed to read or write webhooks: {error}"))
 }
 
 impl Cluster for ClusterPort {
@@ -190,6 +194,26 @@ impl Cluster for ClusterPort {
 
     fn events(&self, task: TaskId, after: u64) -> BoxStream<'static, Result<Arc<Envelope>, Error>> {
         self.shared.feed.subscribe(self.shared.store.clone(), task, after)
+    }
+
+    fn hooks<'a>(
+        &'a self,
+        task: Option<&'a TaskId>,
+        state: Option<HookState>,
+    ) -> BoxFuture<'a, Result<Vec<Hook>, Error>> {
+        self.shared.store.hooks(task, state).map_err(hooks_failed).boxed()
+    }
+
+    fn keep_hook<'a>(&'a self, hook: &'a Hook) -> BoxFuture<'a, Result<(), Error>> {
+        self.shared.store.keep_hook(hook).map_err(hooks_failed).boxed()
+    }
+
+    fn move_hooks<'a>(&'a self, hooks: &'a [Hook]) -> BoxFuture<'a, Result<(), Error>> {
+        self.shared.store.move_hooks(hooks).map_err(hooks_failed).boxed()
+    }
+
+    fn forget_hook<'a>(&'a self, task: &'a TaskId, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        self.shared.store.forget_hook(task, id).map_err(hooks_failed).boxed()
     }
 
     fn infer(&self, request: InferRequest) -> BoxStream<'static, Result<InferEvent, Error>> {

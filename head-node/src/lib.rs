@@ -27,8 +27,10 @@ use covey_cluster_core::{
     head::{Reminder, Stored, StoredActor},
 };
 use covey_domain::{AgentName, AgentSpec, Error, ErrorKind};
+pub use covey_gateway::IpNet;
+use covey_gateway::{Settings, Signer};
 use covey_node::{
-    Credentials,
+    Credentials, Identity,
     tls::{Authority, MeshEntry, PinnedAddress, Port},
 };
 use covey_store::Store;
@@ -68,6 +70,8 @@ pub struct Config {
     pub times: HeadConfig,
     /// Tasks that have ended, and what jobs printed, are kept this long.
     pub keep: Duration,
+    /// Networks that webhooks may be in although they are not public.
+    pub push_allow: Vec<IpNet>,
 }
 
 impl Config {
@@ -87,6 +91,7 @@ impl Config {
             default_agent: None,
             times: HeadConfig::default(),
             keep: Duration::from_secs(30 * 24 * 3600),
+            push_allow: Vec::new(),
         }
     }
 }
@@ -131,6 +136,11 @@ impl HeadNode {
         let authority = Authority::load_or_create(&config.data)
             .map_err(|e| io(&format!("read or write the authority in `{}`", config.data.display()), &e))?;
         let authority = Arc::new(authority);
+        let path = config.data.join("signing.key");
+        let key =
+            Identity::load_or_create(&path).map_err(|e| io(&format!("read or write `{}`", path.display()), &e))?;
+        let signer = Signer::new(key.public_key()?, move |bytes| key.sign(bytes));
+        let settings = Settings { signer, push_allow: config.push_allow };
         // Whoever is given a token speaks TLS, except on loopback and where the network is said to be private.
         let open = !config.tls && (address.ip().is_loopback() || config.allow_plaintext);
         let host = config.advertise.clone().unwrap_or_else(|| covey_node::home::reachable(address.ip()));
@@ -220,7 +230,7 @@ impl HeadNode {
             shutdown: shutdown.clone(),
         };
         tracing::info!(%address, term = snapshot.term, unfinished, "head is ready");
-        let serving = tokio::spawn(server::serve(listener, port, shared, credentials.clone(), shutdown));
+        let serving = tokio::spawn(server::serve(listener, port, shared, credentials.clone(), settings, shutdown));
         Ok(Self { address, credentials, serving })
     }
 

@@ -15,7 +15,7 @@ use axum::{
     routing::get,
 };
 use covey_domain::{Error, ErrorKind, caps};
-use covey_gateway::{Caller, Cluster as _};
+use covey_gateway::{Caller, Cluster as _, Settings};
 use covey_node::{Credentials, auth, tls::Port};
 use covey_proto::{
     to_status,
@@ -32,13 +32,15 @@ pub(crate) async fn serve(
     port: Port,
     shared: Shared,
     credentials: Credentials,
+    settings: Settings,
     shutdown: CancellationToken,
 ) {
-    let app = app(shared, credentials).map_request(|r: hyper::Request<hyper::body::Incoming>| r.map(Body::new));
+    let app =
+        app(shared, credentials, settings).map_request(|r: hyper::Request<hyper::body::Incoming>| r.map(Body::new));
     covey_node::tls::serve(listener, port, app, shutdown).await;
 }
 
-fn app(shared: Shared, credentials: Credentials) -> Router {
+fn app(shared: Shared, credentials: Credentials, settings: Settings) -> Router {
     let cluster = Arc::new(ClusterPort { shared: shared.clone() });
     let link = LinkServer::new(LinkService { shared, conns: AtomicU64::new(0) })
         .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
@@ -52,9 +54,10 @@ fn app(shared: Shared, credentials: Credentials) -> Router {
     Router::new()
         .route("/v1/cluster", get(move || async move { Json(status.status().await) }))
         .route("/metrics", get(move || async move { seen.metrics().await }))
-        .merge(covey_gateway::router(cluster))
+        .merge(covey_gateway::router(cluster, &settings))
         .merge(grpc)
         .layer(middleware::from_fn(move |request, next| check(keys.clone(), request, next)))
+        .merge(covey_gateway::open_router(&settings))
         .route("/livez", get(|| async { "ok" }))
 }
 

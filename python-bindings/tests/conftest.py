@@ -93,7 +93,7 @@ def nodes(tmp_path):
 def shared(tmp_path_factory):
     """One head and one worker that many tests use."""
     made = Nodes(tmp_path_factory.mktemp("shared"))
-    made.head()
+    made.head("--push-allow", "127.0.0.0/8")
     made.worker("w1", "--cpus", "2")
     yield made
     made.stop()

@@ -168,6 +168,103 @@ pub fn push_in(task: String, config: v03::PushNotificationConfig) -> v1::TaskPus
     }
 }
 
+/// A card, with the interfaces of 0.3.
+pub fn card(card: v1::AgentCard) -> v03::AgentCard {
+    use v1::security_scheme::Scheme;
+    let mut old = card.supported_interfaces.into_iter().filter(|i| i.protocol_version.starts_with("0."));
+    let first = old.next().unwrap_or_default();
+    let lists = |lists: std::collections::HashMap<String, v1::StringList>| {
+        lists.into_iter().map(|(name, scopes)| (name, v03::StringList { list: scopes.list })).collect()
+    };
+    let scheme = |scheme: v1::SecurityScheme| match scheme.scheme {
+        Some(Scheme::HttpAuthSecurityScheme(http)) => {
+            let http = v03::HttpAuthSecurityScheme {
+                description: http.description,
+                scheme: http.scheme,
+                bearer_format: http.bearer_format,
+            };
+            v03::SecurityScheme { scheme: Some(v03::security_scheme::Scheme::HttpAuthSecurityScheme(http)) }
+        }
+        // This gateway's cards have no other.
+        _ => v03::SecurityScheme::default(),
+    };
+    let capabilities = card.capabilities.unwrap_or_default();
+    let security = |all: Vec<v1::SecurityRequirement>| {
+        all.into_iter().map(|one| v03::Security { schemes: lists(one.schemes) }).collect::<Vec<_>>()
+    };
+    v03::AgentCard {
+        protocol_version: "0.3.0".into(),
+        name: card.name,
+        description: card.description,
+        url: first.url,
+        preferred_transport: first.protocol_binding,
+        additional_interfaces: old.map(|i| v03::AgentInterface { url: i.url, transport: i.protocol_binding }).collect(),
+        provider: card.provider.map(|p| v03::AgentProvider { url: p.url, organization: p.organization }),
+        version: card.version,
+        documentation_url: card.documentation_url.unwrap_or_default(),
+        capabilities: Some(v03::AgentCapabilities {
+            streaming: capabilities.streaming.unwrap_or_default(),
+            push_notifications: capabilities.push_notifications.unwrap_or_default(),
+            extensions: capabilities
+                .extensions
+                .into_iter()
+                .map(|e| v03::AgentExtension {
+                    uri: e.uri,
+                    description: e.description,
+                    required: e.required,
+                    params: e.params,
+                })
+                .collect(),
+        }),
+        security_schemes: card.security_schemes.into_iter().map(|(name, one)| (name, scheme(one))).collect(),
+        security: security(card.security_requirements),
+        default_input_modes: card.default_input_modes,
+        default_output_modes: card.default_output_modes,
+        skills: card
+            .skills
+            .into_iter()
+            .map(|s| v03::AgentSkill {
+                id: s.id,
+                name: s.name,
+                description: s.description,
+                tags: s.tags,
+                examples: s.examples,
+                input_modes: s.input_modes,
+                output_modes: s.output_modes,
+                security: security(s.security_requirements),
+            })
+            .collect(),
+        supports_authenticated_extended_card: capabilities.extended_agent_card.unwrap_or_default(),
+        // They are over the card as 1.0 has it.
+        signatures: Vec::new(),
+        icon_url: card.icon_url.unwrap_or_default(),
+    }
+}
+
+/// A configuration under its resource name.
+pub fn push_config(config: v1::TaskPushNotificationConfig) -> v03::TaskPushNotificationConfig {
+    v03::TaskPushNotificationConfig {
+        name: format!("tasks/{}/pushNotificationConfigs/{}", config.task_id, config.id),
+        push_notification_config: Some(v03::PushNotificationConfig {
+            id: config.id,
+            url: config.url,
+            token: config.token,
+            authentication: config
+                .authentication
+                .map(|auth| v03::AuthenticationInfo { schemes: vec![auth.scheme], credentials: auth.credentials }),
+        }),
+    }
+}
+
+/// The ids in a resource name, `tasks/ID/pushNotificationConfigs/ID`.
+pub fn push_name_in(name: &str) -> Result<(&str, &str), Wrong> {
+    let wrong = || format!("`{name}` names no configuration; tasks/ID/pushNotificationConfigs/ID does");
+    let rest = name.strip_prefix("tasks/").ok_or_else(wrong)?;
+    rest.split_once("/pushNotificationConfigs/")
+        .filter(|(task, id)| !task.is_empty() && !id.is_empty())
+        .ok_or_else(wrong)
+}
+
 /// The id in a resource name, `tasks/ID`.
 pub fn task_in(name: &str) -> Result<&str, Wrong> {
     let id = name.strip_prefix("tasks/").unwrap_or(name);

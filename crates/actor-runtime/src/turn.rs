@@ -33,21 +33,19 @@ pub struct Sink {
 }
 
 enum Target {
-    Call {
-        out: Out,
-        id: u64,
-        control: Arc<Control>,
-        memo: Option<Arc<Memo>>,
-    },
-    Task {
-        out: mpsc::UnboundedSender<Report>,
-        task: TaskId,
-        attempt: u32,
-        writer: Mutex<Option<Writer>>,
-        inbox: Inbox,
-        /// How it will end, where the turn has said so.
-        ending: Mutex<Option<Outcome>>,
-    },
+    Call { out: Out, id: u64, control: Arc<Control>, memo: Option<Arc<Memo>> },
+    Task(Box<TaskLog>),
+}
+
+/// The log of a task, from the side of the turn that runs it.
+struct TaskLog {
+    out: mpsc::UnboundedSender<Report>,
+    task: TaskId,
+    attempt: u32,
+    writer: Mutex<Option<Writer>>,
+    inbox: Inbox,
+    /// How it will end, where the turn has said so.
+    ending: Mutex<Option<Outcome>>,
 }
 
 /// Where the frames of a caller's stream go.
@@ -217,7 +215,7 @@ impl Sink {
 
     pub(crate) fn task(out: mpsc::UnboundedSender<Report>, task: TaskId, attempt: u32, inbox: Inbox) -> Self {
         let writer = Mutex::new(Some(Writer::new(task.clone(), attempt)));
-        Self::new(Target::Task { out, task, attempt, writer, inbox, ending: Mutex::default() })
+        Self::new(Target::Task(Box::new(TaskLog { out, task, attempt, writer, inbox, ending: Mutex::default() })))
     }
 
     fn new(target: Target) -> Self {
@@ -226,15 +224,15 @@ impl Sink {
 
     /// The answer goes to a task's log, which takes all there is.
     pub(crate) fn is_task(&self) -> bool {
-        matches!(self.target, Target::Task { .. })
+        matches!(self.target, Target::Task(_))
     }
 
     /// More text of the answer.
     pub async fn text(&self, text: &str) {
         match &self.target {
             Target::Call { .. } => self.item(payload_json(&text)).await,
-            Target::Task { writer, .. } => {
-                let events = writer.lock().as_mut().map(|w| w.text(text)).unwrap_or_default();
+            Target::Task(log) => {
+                let events = log.writer.lock().as_mut().map(|w| w.text(text)).unwrap_or_default();
                 self.events(events);
             }
         }
@@ -257,9 +255,10 @@ impl Sink {
                 self.streamed.store(true, std::sync::atomic::Ordering::Relaxed);
                 out.send(*id, Body::Item(item));
             }
-            Target::Task { writer, .. } => {
+            Target::Task(log) => {
                 let content = contents(&item);
-                let events = writer.lock().as_mut().map(|w| content.into_iter().flat_map(|c| w.content(c)).collect());
+                let events =
+                    log.writer.lock().as_mut().map(|w| content.into_iter().flat_map(|c| w.content(c)).collect());
                 self.events(events.unwrap_or_default());
             }
         }
@@ -267,7 +266,8 @@ impl Sink {
 
     /// What a turn says beside its answer; a turn of no task says it to nobody.
     pub fn remark(&self, remark: Remark) {
-        let Target::Task { task, inbox, ending, .. } = &self.target else { return };
+        let Target::Task(log) = &self.target else { return };
+        let TaskLog { task, inbox, ending, .. } = &**log;
         let events = match remark {
             Remark::Status { message } => {
                 let state = if inbox.0.lock().asked.is_empty() { Phase::Working } else { Phase::Waiting };
@@ -341,13 +341,13 @@ impl Sink {
                 }
                 out.send(*id, Body::End(end));
             }
-            Target::Task { writer, ending, .. } => {
+            Target::Task(log) => {
                 if let Ok(Some(value)) = &result
                     && value.codec() == Codec::Content
                 {
                     self.push(value.clone());
                 }
-                let said = ending.lock().take();
+                let said = log.ending.lock().take();
                 let outcome = match (result, said) {
                     (Err(error), _) if error.kind == ErrorKind::Cancelled => {
                         Outcome::Cancelled { by: "worker".into(), reason: error.message }
@@ -361,7 +361,7 @@ impl Sink {
                     },
                     (Err(error), None) => Outcome::Failed { error: Error { detail: None, ..error } },
                 };
-                if let Some(writer) = writer.lock().take() {
+                if let Some(writer) = log.writer.lock().take() {
                     let events = writer.finish(outcome, std::mem::take(&mut *self.usage.lock()));
                     self.events(events);
                 }
@@ -370,10 +370,10 @@ impl Sink {
     }
 
     fn events(&self, events: Vec<TaskEvent>) {
-        if let Target::Task { out, task, attempt, .. } = &self.target
+        if let Target::Task(log) = &self.target
             && !events.is_empty()
         {
-            let _ = out.send(Report::Events { task: task.clone(), attempt: *attempt, events });
+            let _ = log.out.send(Report::Events { task: log.task.clone(), attempt: log.attempt, events });
         }
     }
 }
@@ -394,7 +394,7 @@ impl Drop for Sink {
         if !self.ended {
             match &self.target {
                 // The head learns of the actor's end by its own report and tries the task again elsewhere.
-                Target::Task { .. } => {}
+                Target::Task(_) => {}
                 Target::Call { .. } => {
                     self.finish(Err(
                         Error::new(ErrorKind::ActorDied, "the actor stopped before it answered").executed(None)

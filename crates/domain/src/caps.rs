@@ -56,3 +56,7 @@ pub const POISON_AFTER: u32 = 3;
 pub const TASK_MESSAGES_MAX: usize = 1_000;
 /// Tasks of one actor that wait for an answer from outside, beside those that run.
 pub const TASKS_RESTING_MAX: usize = 5_000;
+/// Webhooks of one task.
+pub const HOOKS_PER_TASK_MAX: usize = 16;
+/// Bytes of a webhook's id or token.
+pub const HOOK_TEXT_MAX: usize = 4_096;

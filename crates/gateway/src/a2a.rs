@@ -8,6 +8,7 @@ mod card;
 mod grpc;
 mod ops;
 mod project;
+mod push;
 mod rest;
 mod rpc;
 
@@ -26,19 +27,28 @@ use covey_a2a::{
     v1::{self, a2a_service_server::A2aServiceServer},
     v03::a2a_service_server as old,
 };
-use covey_domain::{AgentSpec, CallerId, caps};
+use covey_domain::{AgentSpec, CallerId, HookState, TaskId, caps};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 
-use crate::{Caller, Cluster};
+use crate::{Caller, Cluster, Settings, Signer};
 use ops::{Ask, Events, Told};
 
-type Port = State<Arc<dyn Cluster>>;
-type Cards = Extension<Arc<card::Known>>;
+/// What all bindings share.
+struct Hub {
+    cluster: Arc<dyn Cluster>,
+    pusher: push::Pusher,
+    signer: Signer,
+    known: card::Known,
+}
+
+type Port = State<Arc<Hub>>;
 
 /// Routes of all agents and of the default one.
-pub fn router(cluster: Arc<dyn Cluster>) -> Router {
-    let service = grpc::Grpc { cluster: cluster.clone() };
+pub fn router(cluster: Arc<dyn Cluster>, settings: &Settings) -> Router {
+    let pusher = push::Pusher::start(&cluster, settings);
+    let hub = Arc::new(Hub { cluster, pusher, signer: settings.signer.clone(), known: card::Known::default() });
+    let service = grpc::Grpc { hub: hub.clone() };
     let old_grpc = old::A2aServiceServer::new(service.clone())
         .max_decoding_message_size(caps::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
@@ -58,63 +68,60 @@ pub fn router(cluster: Arc<dyn Cluster>) -> Router {
         .route("/a2a/message:stream", post(default_rest))
         .route("/a2a/tasks", get(default_rest))
         .route("/a2a/tasks/{*rest}", any(default_rest))
+        .route("/a2a/extendedAgentCard", get(default_rest))
         // 0.3's paths; so no agent named `v1` is reached by HTTP+JSON.
         .route("/a2a/v1/{*rest}", any(default_rest))
         .route("/a2a/{agent}", post(agent_rpc))
         .route("/a2a/{agent}/", post(agent_rpc))
         .route("/a2a/{agent}/{*rest}", any(agent_rest))
-        .with_state(cluster)
-        .layer(Extension(Arc::new(card::Known::default())))
+        .route("/v1/push-notifications", get(hooks))
+        .route("/v1/push-notifications/{task}/{id}/replay", post(replay))
+        .with_state(hub)
         .route_service("/lf.a2a.v1.A2AService/{method}", grpc)
         .route_service("/a2a.v1.A2AService/{method}", old_grpc)
 }
 
-async fn default_card(State(cluster): Port, Extension(known): Cards, headers: HeaderMap) -> Response {
-    match find(&*cluster, None).await {
-        Ok(agent) => card::response(&agent, &place(&headers, None), &known, &headers),
+async fn default_card(State(hub): Port, headers: HeaderMap) -> Response {
+    match find(&*hub.cluster, None).await {
+        Ok(agent) => card::response(&hub, &agent, &place(&headers, None), &headers),
         Err(error) => missing(&error),
     }
 }
 
-async fn agent_card(
-    State(cluster): Port,
-    Path(agent): Path<String>,
-    Extension(known): Cards,
-    headers: HeaderMap,
-) -> Response {
-    match find(&*cluster, Some(&agent)).await {
-        Ok(spec) => card::response(&spec, &place(&headers, Some(&agent)), &known, &headers),
+async fn agent_card(State(hub): Port, Path(agent): Path<String>, headers: HeaderMap) -> Response {
+    match find(&*hub.cluster, Some(&agent)).await {
+        Ok(spec) => card::response(&hub, &spec, &place(&headers, Some(&agent)), &headers),
         Err(error) => missing(&error),
     }
 }
 
 async fn default_rpc(
-    State(cluster): Port,
+    State(hub): Port,
     Extension(Caller(caller)): Extension<Caller>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    match ask(cluster, None, caller, &headers).await {
+    match ask(hub, None, caller, &headers).await {
         Ok(ask) => rpc::serve(ask, &headers, &body).await,
         Err(error) => missing(&error),
     }
 }
 
 async fn agent_rpc(
-    State(cluster): Port,
+    State(hub): Port,
     Path(agent): Path<String>,
     Extension(Caller(caller)): Extension<Caller>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    match ask(cluster, Some(&agent), caller, &headers).await {
+    match ask(hub, Some(&agent), caller, &headers).await {
         Ok(ask) => rpc::serve(ask, &headers, &body).await,
         Err(error) => missing(&error),
     }
 }
 
 async fn default_rest(
-    State(cluster): Port,
+    State(hub): Port,
     Extension(Caller(caller)): Extension<Caller>,
     method: Method,
     uri: axum::http::Uri,
@@ -123,7 +130,7 @@ async fn default_rest(
     body: Bytes,
 ) -> Response {
     let path = uri.path().strip_prefix("/a2a/").unwrap_or_default();
-    match ask(cluster, None, caller, &headers).await {
+    match ask(hub, None, caller, &headers).await {
         Ok(ask) => {
             rest::Call { ask, method: &method, path, query: &query, headers: &headers, body: &body }.serve().await
         }
@@ -132,7 +139,7 @@ async fn default_rest(
 }
 
 async fn agent_rest(
-    State(cluster): Port,
+    State(hub): Port,
     Path((agent, path)): Path<(String, String)>,
     Extension(Caller(caller)): Extension<Caller>,
     method: Method,
@@ -140,7 +147,7 @@ async fn agent_rest(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    match ask(cluster, Some(&agent), caller, &headers).await {
+    match ask(hub, Some(&agent), caller, &headers).await {
         Ok(ask) => {
             rest::Call { ask, method: &method, path: &path, query: &query, headers: &headers, body: &body }
                 .serve()
@@ -151,15 +158,27 @@ async fn agent_rest(
 }
 
 /// What every binding begins with: who asks which agent, and what its reader has seen.
-async fn ask(
-    cluster: Arc<dyn Cluster>,
-    agent: Option<&str>,
-    caller: CallerId,
-    headers: &HeaderMap,
-) -> Result<Ask, Error> {
-    let agent = find(&*cluster, agent).await?;
+async fn ask(hub: Arc<Hub>, agent: Option<&str>, caller: CallerId, headers: &HeaderMap) -> Result<Ask, Error> {
+    let spec = find(&*hub.cluster, agent).await?;
     let seen = headers.get("last-event-id").and_then(|v| v.to_str().ok()?.parse().ok());
-    Ok(Ask { cluster, agent, caller, seen })
+    let place = place(headers, agent);
+    let extensions = extensions(headers);
+    Ok(Ask { hub, agent: spec, caller, seen, place, extensions })
+}
+
+/// Extensions that the client declares; 0.3 had another name for the header.
+fn extensions(headers: &HeaderMap) -> Vec<String> {
+    let all = ["a2a-extensions", "x-a2a-extensions"].into_iter().flat_map(|name| headers.get_all(name));
+    let each = all.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    each.map(|uri| uri.trim().to_owned()).filter(|uri| !uri.is_empty()).collect()
+}
+
+/// Says on an answer which of the extensions that were asked for hold.
+fn activated(mut response: Response, active: &str) -> Response {
+    if let (false, Ok(value)) = (active.is_empty(), HeaderValue::from_str(active)) {
+        response.headers_mut().insert("a2a-extensions", value);
+    }
+    response
 }
 
 /// An agent by name, or the default one.
@@ -186,9 +205,9 @@ async fn each_agent(
 }
 
 /// All agents: what they are, and where their cards are.
-async fn catalogue(State(cluster): Port, headers: HeaderMap) -> Json<Value> {
+async fn catalogue(State(hub): Port, headers: HeaderMap) -> Json<Value> {
     let agents = each_agent(
-        &*cluster,
+        &*hub.cluster,
         &headers,
         |agent, url, card| json!({"name": agent.name, "description": agent.description, "url": url, "card": card}),
     );
@@ -196,14 +215,51 @@ async fn catalogue(State(cluster): Port, headers: HeaderMap) -> Json<Value> {
 }
 
 /// The same as a set of links (RFC 9727).
-async fn api_catalog(State(cluster): Port, headers: HeaderMap) -> Response {
+async fn api_catalog(State(hub): Port, headers: HeaderMap) -> Response {
     let links = each_agent(
-        &*cluster,
+        &*hub.cluster,
         &headers,
         |agent, url, card| json!({"anchor": url, "service-desc": [{"href": card, "type": "application/json", "title": agent.name}]}),
     );
     let body = json!({"linkset": links.await}).to_string();
     ([(header::CONTENT_TYPE, "application/linkset+json")], body).into_response()
+}
+
+/// The caller's webhooks in a state, `dead` where none is named: where they go to, how far they are and what was wrong.
+async fn hooks(
+    State(hub): Port,
+    Extension(Caller(caller)): Extension<Caller>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Response {
+    let name = query.get("state").map_or("dead", String::as_str);
+    let Some(state) = HookState::named(name) else {
+        let error = Error::field("state", "is none of live, done and dead");
+        return (StatusCode::BAD_REQUEST, Json(error.http_body())).into_response();
+    };
+    match hub.cluster.hooks(None, Some(state)).await {
+        Ok(mut hooks) => {
+            hooks.retain(|hook| hook.caller == caller);
+            Json(json!({"hooks": hooks.iter().map(push::shown).collect::<Vec<_>>()})).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, Json(ops::failed(error).http_body())).into_response(),
+    }
+}
+
+/// Tells a webhook again what it was not told.
+async fn replay(
+    State(hub): Port,
+    Extension(Caller(caller)): Extension<Caller>,
+    Path((task, id)): Path<(String, String)>,
+) -> Response {
+    let task = TaskId::from(task);
+    let found = hub.cluster.hooks(Some(&task), None).await.unwrap_or_default();
+    let Some(hook) = found.into_iter().find(|hook| hook.id == id && hook.caller == caller) else {
+        return missing(&Error::new(Kind::NotFound, format!("no webhook `{id}` of task {task}")));
+    };
+    match hub.pusher.replay(hook).await {
+        Ok(hook) => Json(push::shown(&hook)).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, Json(error.http_body())).into_response(),
+    }
 }
 
 /// Versions are told by their major number. Whoever says nothing is taken by what it says otherwise.
@@ -230,9 +286,9 @@ fn place(headers: &HeaderMap, agent: Option<&str>) -> card::Place {
     let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or("127.0.0.1");
     // Set where TLS ends: here, or at a proxy in front.
     let https = headers.get("x-forwarded-proto").is_some_and(|p| p == "https");
-    let base = format!("{}://{host}/a2a", if https { "https" } else { "http" });
-    let url = agent.map_or_else(|| base.clone(), |agent| format!("{base}/{agent}"));
-    card::Place { url, authority: host.to_owned(), is_default: agent.is_none() }
+    let root = format!("{}://{host}", if https { "https" } else { "http" });
+    let url = agent.map_or_else(|| format!("{root}/a2a"), |agent| format!("{root}/a2a/{agent}"));
+    card::Place { url, root, authority: host.to_owned(), is_default: agent.is_none() }
 }
 
 /// An operation's answer, as a binding over HTTP writes it: the text of a whole one, or a stream.
@@ -254,6 +310,16 @@ fn listed(page: &v1::ListTasksResponse) -> Answer {
     body["pageSize"] = page.page_size.into();
     body["totalSize"] = page.total_size.into();
     Answer::Whole(body.to_string())
+}
+
+/// All webhooks of a task.
+fn configs(all: Vec<v1::TaskPushNotificationConfig>) -> Answer {
+    Answer::Whole(json!({"configs": all, "nextPageToken": ""}).to_string())
+}
+
+/// A webhook's id, which must be there.
+fn named(id: &str) -> Result<&str, Error> {
+    if id.is_empty() { Err(Error::field("id", "is missing")) } else { Ok(id) }
 }
 
 /// What could not be read of 0.3.

@@ -4,8 +4,11 @@
 pub mod a2a;
 pub mod openai;
 mod port;
+mod sign;
 
+pub use ipnet::IpNet;
 pub use port::{Cluster, FoundTask, SayTask, SubmitTask, TaskQuery};
+pub use sign::Signer;
 
 use std::sync::Arc;
 
@@ -16,10 +19,25 @@ use covey_domain::{CallerId, caps};
 #[derive(Clone, Debug)]
 pub struct Caller(pub CallerId);
 
-/// All routes of all protocols.
-pub fn router(cluster: Arc<dyn Cluster>) -> Router {
+/// What whoever runs the gateway decides.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Signs cards and notifications.
+    pub signer: Signer,
+    /// Networks that webhooks may be in although they are not public, without TLS too.
+    pub push_allow: Vec<IpNet>,
+}
+
+/// All routes of all protocols. Goes on with the webhooks of earlier days, so it must run on a tokio runtime.
+pub fn router(cluster: Arc<dyn Cluster>, settings: &Settings) -> Router {
     Router::new()
-        .merge(a2a::router(cluster.clone()))
+        .merge(a2a::router(cluster.clone(), settings))
         .merge(openai::router(cluster))
         .layer(DefaultBodyLimit::max(caps::MESSAGE_BYTES_MAX))
+}
+
+/// Routes that are open to everybody: the public half of the key that signs.
+pub fn open_router(settings: &Settings) -> Router {
+    let keys = settings.signer.jwks();
+    Router::new().route("/.well-known/jwks.json", axum::routing::get(move || async move { axum::Json(keys) }))
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use covey_domain::{
-    AgentName, AgentSpec, CallerId, ContextId, Envelope, Error, ModelName, TaskId, TaskRecord, TaskState,
+    AgentName, AgentSpec, CallerId, ContextId, Envelope, Error, Hook, HookState, ModelName, TaskId, TaskRecord,
+    TaskState,
     event::Content,
     infer::{InferEvent, InferRequest},
     status::{ClusterStatus, ModelStatus},
@@ -97,6 +98,18 @@ pub trait Cluster: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Arc<TaskRecord>, Error>>;
     /// Events above `after`, up to the end of the task.
     fn events(&self, task: TaskId, after: u64) -> BoxStream<'static, Result<Arc<Envelope>, Error>>;
+    /// Webhooks of a task, in a state, or all.
+    fn hooks<'a>(
+        &'a self,
+        task: Option<&'a TaskId>,
+        state: Option<HookState>,
+    ) -> BoxFuture<'a, Result<Vec<Hook>, Error>>;
+    /// Keeps a webhook; one of the same id is replaced.
+    fn keep_hook<'a>(&'a self, hook: &'a Hook) -> BoxFuture<'a, Result<(), Error>>;
+    /// Writes how far webhooks are, those that were not forgotten meanwhile.
+    fn move_hooks<'a>(&'a self, hooks: &'a [Hook]) -> BoxFuture<'a, Result<(), Error>>;
+    /// Forgets a webhook. Idempotent.
+    fn forget_hook<'a>(&'a self, task: &'a TaskId, id: &'a str) -> BoxFuture<'a, Result<(), Error>>;
     /// Asks a model. Dropping the stream cancels the work.
     fn infer(&self, request: InferRequest) -> BoxStream<'static, Result<InferEvent, Error>>;
     /// Models some live worker can serve.

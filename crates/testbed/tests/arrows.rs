@@ -67,6 +67,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("axum", &["gateway", "head-node"]),
     ("opentelemetry", &["trace"]),
     ("rustls", &["node"]),
+    ("reqwest", &["gateway"]),
 ];
 
 /// Crates that must stay pure: no clock, no sockets, no threads.

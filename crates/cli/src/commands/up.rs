@@ -9,7 +9,7 @@ use std::{
 
 use covey_actor_runtime::{Compute, Format, ModelsConfig};
 use covey_domain::Error;
-use covey_head_node::HeadNode;
+use covey_head_node::{HeadNode, IpNet};
 use covey_mesh::Relay;
 use covey_node::{
     Identity, credentials,
@@ -55,6 +55,10 @@ pub(crate) struct HeadArgs {
     /// Tasks that have ended, and what jobs printed, are kept this many days
     #[arg(long, default_value_t = 30)]
     keep_days: u64,
+    /// A network that webhooks (A2A push notifications) may be in although it is not public, like 127.0.0.0/8; without TLS
+    /// too; may be given again
+    #[arg(long, value_name = "CIDR")]
+    push_allow: Vec<IpNet>,
     /// Certificates (PEM) for clients that trust public authorities
     #[arg(long, requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -185,6 +189,7 @@ fn head_config(args: HeadArgs) -> Result<covey_head_node::Config, Error> {
     config.allow_plaintext = args.allow_plaintext;
     config.tls = args.tls;
     config.keep = Duration::from_secs(args.keep_days * 24 * 3600);
+    config.push_allow = args.push_allow;
     config.advertise = args.advertise;
     config.site = args.tls_cert.zip(args.tls_key);
     config.agents = agent_file::builtin();

@@ -7,14 +7,23 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
-use covey_a2a::{old, v1};
-use covey_domain::{AgentName, AgentSpec};
+use covey_a2a::{Fields, old, v1};
+use covey_domain::{AgentKind, AgentName, AgentSpec};
 use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::{Hub, ops::EXTENSION_MODEL};
+
+/// The extension of the extended card that says what skills take.
+const EXTENSION_SKILLS: &str = "urn:covey:a2a:skills:v1";
 
 /// Where an agent is reached.
+#[derive(Clone)]
 pub(super) struct Place {
     /// `http://host/a2a/agent`, or `http://host/a2a` for the default agent.
     pub url: String,
+    /// `http://host`
+    pub root: String,
     /// `host:port`
     pub authority: String,
     /// Whether it is the default agent's: where 0.3's gRPC, which names no agent, gets to.
@@ -38,13 +47,13 @@ impl Known {
 }
 
 /// The card as a response with an `ETag` and `Last-Modified`.
-pub(super) fn response(spec: &AgentSpec, place: &Place, known: &Known, headers: &HeaderMap) -> Response {
-    let card = card(spec, place);
+pub(super) fn response(hub: &Hub, spec: &AgentSpec, place: &Place, headers: &HeaderMap) -> Response {
+    let card = signed(hub, card(spec, place), place);
     let mut body = serde_json::to_value(&card).unwrap_or_default();
     old::onto_card(&mut body, &card);
     let body = body.to_string();
     let tag = format!("\"{:016x}\"", fnv(body.as_bytes()));
-    let since = known.since(spec);
+    let since = hub.known.since(spec);
     let text = |name| headers.get(name).and_then(|v| v.to_str().ok());
     let same = match text(header::IF_NONE_MATCH) {
         Some(tags) => tags == "*" || tags.split(',').any(|t| t.trim().trim_start_matches("W/") == tag),
@@ -68,6 +77,63 @@ pub(super) fn response(spec: &AgentSpec, place: &Place, known: &Known, headers: 
     response
 }
 
+/// The card for those who are known: it says also what each skill takes.
+pub(super) fn extended(hub: &Hub, spec: &AgentSpec, place: &Place) -> v1::AgentCard {
+    let mut card = card(spec, place);
+    let schemas = spec.skills.iter().filter_map(|s| Some((s.id.clone(), s.input_schema.clone()?)));
+    let mut params = json!({"inputSchemas": schemas.collect::<serde_json::Map<_, _>>()});
+    if let Some(model) = &spec.model {
+        params["model"] = model.as_str().into();
+    }
+    let extensions = &mut card.capabilities.get_or_insert_default().extensions;
+    extensions.push(v1::AgentExtension {
+        uri: EXTENSION_SKILLS.into(),
+        description: "JSON schemas of what skills take: a data part of that shape, and metadata `skill` with its id."
+            .into(),
+        required: false,
+        params: params.as_object().cloned().map(Fields),
+    });
+    signed(hub, card, place)
+}
+
+/// The card with a signature over its canonical form.
+fn signed(hub: &Hub, mut card: v1::AgentCard, place: &Place) -> v1::AgentCard {
+    let mut plain = serde_json::to_value(&card).unwrap_or_default();
+    drop_empty(&mut plain);
+    // RFC 8785, which sorts by UTF-16 where this sorts by UTF-8: the same for names up to U+D7FF.
+    plain.sort_all_objects();
+    let canonical = plain.to_string();
+    let jku = format!("{}/.well-known/jwks.json", place.root);
+    let (protected, signature) = hub.signer.jws("JOSE", Some(&jku), canonical.as_bytes());
+    card.signatures.push(v1::AgentCardSignature { protected, signature, header: None });
+    card
+}
+
+/// What is signed has no empty texts, lists and objects, so that it does not matter who writes them. Says whether nothing
+/// is left.
+fn drop_empty(value: &mut Value) -> bool {
+    match value {
+        Value::Object(members) => {
+            members.retain(|_, member| !drop_empty(member));
+            members.is_empty()
+        }
+        Value::Array(items) => {
+            items.retain_mut(|item| !drop_empty(item));
+            items.is_empty()
+        }
+        Value::String(text) => text.is_empty(),
+        Value::Null => true,
+        Value::Number(number) => {
+            // Whole numbers are written as such, whatever they were made of.
+            if let Some(whole) = number.as_f64().filter(|n| n.fract() == 0.0 && n.abs() < 9e15) {
+                *value = Value::from(whole as i64);
+            }
+            false
+        }
+        Value::Bool(_) => false,
+    }
+}
+
 fn card(spec: &AgentSpec, place: &Place) -> v1::AgentCard {
     let or_name = |text: &str, name: &str| if text.is_empty() { name.to_owned() } else { text.to_owned() };
     let interface = |url: &str, binding: &str, version: &str, tenant: &str| v1::AgentInterface {
@@ -76,7 +142,7 @@ fn card(spec: &AgentSpec, place: &Place) -> v1::AgentCard {
         tenant: tenant.to_owned(),
         protocol_version: version.to_owned(),
     };
-    let bearer = v1::HttpAuthSecurityScheme { scheme: "Bearer".into(), ..Default::default() };
+    let bearer = v1::HttpAuthSecurityScheme { scheme: "bearer".into(), ..Default::default() };
     let scheme = v1::security_scheme::Scheme::HttpAuthSecurityScheme(bearer);
     let mut interfaces = vec![
         interface(&place.url, "JSONRPC", "1.0", ""),
@@ -95,6 +161,14 @@ fn card(spec: &AgentSpec, place: &Place) -> v1::AgentCard {
         required: e.required,
         params: None,
     });
+    let thinks = matches!(spec.kind, AgentKind::Llm(_)) || spec.model.is_some();
+    let own = thinks.then(|| v1::AgentExtension {
+        uri: EXTENSION_MODEL.into(),
+        description: "A message's metadata may name, under this URI, the model that answers it and sampling options."
+            .into(),
+        required: false,
+        params: None,
+    });
     let modes = |said: &[String]| {
         let usual = || vec!["text/plain".to_owned(), "application/json".to_owned()];
         if said.is_empty() { usual() } else { said.to_vec() }
@@ -110,9 +184,9 @@ fn card(spec: &AgentSpec, place: &Place) -> v1::AgentCard {
         version: or_name(&face.version, env!("CARGO_PKG_VERSION")),
         capabilities: Some(v1::AgentCapabilities {
             streaming: Some(face.streaming),
-            push_notifications: Some(false),
-            extensions: extensions.collect(),
-            ..v1::AgentCapabilities::default()
+            push_notifications: Some(face.push_notifications),
+            extended_agent_card: Some(face.extended_card),
+            extensions: extensions.chain(own).collect(),
         }),
         security_schemes: HashMap::from([("bearer".to_owned(), v1::SecurityScheme { scheme: Some(scheme) })]),
         security_requirements: vec![v1::SecurityRequirement {

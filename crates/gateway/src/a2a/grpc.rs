@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use covey_a2a::{
-    Error, Kind, old_proto,
+    Error, old_proto,
     v1::{self, a2a_service_server::A2aService},
     v03::{self, a2a_service_server::A2aService as OldService},
 };
@@ -12,14 +12,15 @@ use futures::{StreamExt as _, stream::BoxStream};
 use tonic::{Request, Response, Status};
 
 use super::{
-    ops::{Ask, Events, no_pushes},
+    Hub, named,
+    ops::{Ask, Events},
     wrong,
 };
-use crate::{Caller, Cluster};
+use crate::Caller;
 
 #[derive(Clone)]
 pub(super) struct Grpc {
-    pub cluster: Arc<dyn Cluster>,
+    pub hub: Arc<Hub>,
 }
 
 impl Grpc {
@@ -29,7 +30,9 @@ impl Grpc {
             return Err(Status::unauthenticated("nobody is known to ask"));
         };
         let agent = Some(tenant).filter(|name| !name.is_empty());
-        Ok(super::ask(self.cluster.clone(), agent, caller, request.metadata().as_ref()).await?)
+        let ask = super::ask(self.hub.clone(), agent, caller, request.metadata().as_ref()).await?;
+        ask.check_extensions()?;
+        Ok(ask)
     }
 }
 
@@ -57,7 +60,7 @@ impl OldService for Grpc {
         request: Request<v03::SendMessageRequest>,
     ) -> Result<Response<v03::SendMessageResponse>, Status> {
         let ask = self.old_ask(&request).await?;
-        let sent = ask.send(wrong(old_proto::send_in(request.into_inner()))?).await?;
+        let sent = ask.send(wrong(old_proto::send_in(request.into_inner()))?, true).await?;
         Ok(Response::new(old_proto::sent(sent)))
     }
 
@@ -66,7 +69,7 @@ impl OldService for Grpc {
         request: Request<v03::SendMessageRequest>,
     ) -> Result<Response<OldStream>, Status> {
         let ask = self.old_ask(&request).await?;
-        Ok(old_stream(ask.stream(wrong(old_proto::send_in(request.into_inner()))?).await?))
+        Ok(old_stream(ask.stream(wrong(old_proto::send_in(request.into_inner()))?, true).await?))
     }
 
     async fn get_task(&self, request: Request<v03::GetTaskRequest>) -> Result<Response<v03::Task>, Status> {
@@ -94,34 +97,51 @@ impl OldService for Grpc {
 
     async fn create_task_push_notification_config(
         &self,
-        _: Request<v03::CreateTaskPushNotificationConfigRequest>,
+        request: Request<v03::CreateTaskPushNotificationConfigRequest>,
     ) -> Result<Response<v03::TaskPushNotificationConfig>, Status> {
-        Err(no_pushes().into())
+        let ask = self.old_ask(&request).await?;
+        let v03::CreateTaskPushNotificationConfigRequest { parent, config_id, config } = request.into_inner();
+        let task = wrong(old_proto::task_in(&parent))?.to_owned();
+        let inner = config.and_then(|config| config.push_notification_config);
+        let inner = inner.ok_or_else(|| Error::field("config", "is missing"))?;
+        let id = if inner.id.is_empty() { config_id } else { inner.id.clone() };
+        let config = v1::TaskPushNotificationConfig { id, ..old_proto::push_in(task, inner) };
+        Ok(Response::new(old_proto::push_config(ask.push_create(config, true).await?)))
     }
 
     async fn get_task_push_notification_config(
         &self,
-        _: Request<v03::GetTaskPushNotificationConfigRequest>,
+        request: Request<v03::GetTaskPushNotificationConfigRequest>,
     ) -> Result<Response<v03::TaskPushNotificationConfig>, Status> {
-        Err(no_pushes().into())
+        let ask = self.old_ask(&request).await?;
+        let (task, id) = wrong(old_proto::push_name_in(&request.get_ref().name))?;
+        Ok(Response::new(old_proto::push_config(ask.push_get(task, id).await?)))
     }
 
     async fn list_task_push_notification_config(
         &self,
-        _: Request<v03::ListTaskPushNotificationConfigRequest>,
+        request: Request<v03::ListTaskPushNotificationConfigRequest>,
     ) -> Result<Response<v03::ListTaskPushNotificationConfigResponse>, Status> {
-        Err(no_pushes().into())
+        let ask = self.old_ask(&request).await?;
+        let all = ask.push_list(wrong(old_proto::task_in(&request.get_ref().parent))?).await?;
+        let configs = all.into_iter().map(old_proto::push_config).collect();
+        Ok(Response::new(v03::ListTaskPushNotificationConfigResponse { configs, next_page_token: String::new() }))
     }
 
-    async fn get_agent_card(&self, _: Request<v03::GetAgentCardRequest>) -> Result<Response<v03::AgentCard>, Status> {
-        Err(Error::new(Kind::UnsupportedOperation, "there is no extended card").into())
+    async fn get_agent_card(
+        &self,
+        request: Request<v03::GetAgentCardRequest>,
+    ) -> Result<Response<v03::AgentCard>, Status> {
+        Ok(Response::new(old_proto::card(self.old_ask(&request).await?.extended_card()?)))
     }
 
     async fn delete_task_push_notification_config(
         &self,
-        _: Request<v03::DeleteTaskPushNotificationConfigRequest>,
+        request: Request<v03::DeleteTaskPushNotificationConfigRequest>,
     ) -> Result<Response<()>, Status> {
-        Err(no_pushes().into())
+        let ask = self.old_ask(&request).await?;
+        let (task, id) = wrong(old_proto::push_name_in(&request.get_ref().name))?;
+        Ok(Response::new(ask.push_delete(task, id).await?))
     }
 }
 
@@ -141,7 +161,7 @@ impl A2aService for Grpc {
         request: Request<v1::SendMessageRequest>,
     ) -> Result<Response<v1::SendMessageResponse>, Status> {
         let ask = self.ask(&request, &request.get_ref().tenant).await?;
-        Ok(Response::new(ask.send(request.into_inner()).await?))
+        Ok(Response::new(ask.send(request.into_inner(), false).await?))
     }
 
     async fn send_streaming_message(
@@ -149,7 +169,7 @@ impl A2aService for Grpc {
         request: Request<v1::SendMessageRequest>,
     ) -> Result<Response<Stream>, Status> {
         let ask = self.ask(&request, &request.get_ref().tenant).await?;
-        Ok(stream(ask.stream(request.into_inner()).await?))
+        Ok(stream(ask.stream(request.into_inner(), false).await?))
     }
 
     async fn get_task(&self, request: Request<v1::GetTaskRequest>) -> Result<Response<v1::Task>, Status> {
@@ -180,36 +200,43 @@ impl A2aService for Grpc {
 
     async fn create_task_push_notification_config(
         &self,
-        _: Request<v1::TaskPushNotificationConfig>,
+        request: Request<v1::TaskPushNotificationConfig>,
     ) -> Result<Response<v1::TaskPushNotificationConfig>, Status> {
-        Err(no_pushes().into())
+        let ask = self.ask(&request, &request.get_ref().tenant).await?;
+        Ok(Response::new(ask.push_create(request.into_inner(), false).await?))
     }
 
     async fn get_task_push_notification_config(
         &self,
-        _: Request<v1::GetTaskPushNotificationConfigRequest>,
+        request: Request<v1::GetTaskPushNotificationConfigRequest>,
     ) -> Result<Response<v1::TaskPushNotificationConfig>, Status> {
-        Err(no_pushes().into())
+        let ask = self.ask(&request, &request.get_ref().tenant).await?;
+        let request = request.get_ref();
+        Ok(Response::new(ask.push_get(&request.task_id, named(&request.id)?).await?))
     }
 
     async fn list_task_push_notification_configs(
         &self,
-        _: Request<v1::ListTaskPushNotificationConfigsRequest>,
+        request: Request<v1::ListTaskPushNotificationConfigsRequest>,
     ) -> Result<Response<v1::ListTaskPushNotificationConfigsResponse>, Status> {
-        Err(no_pushes().into())
+        let ask = self.ask(&request, &request.get_ref().tenant).await?;
+        let configs = ask.push_list(&request.get_ref().task_id).await?;
+        Ok(Response::new(v1::ListTaskPushNotificationConfigsResponse { configs, next_page_token: String::new() }))
     }
 
     async fn get_extended_agent_card(
         &self,
-        _: Request<v1::GetExtendedAgentCardRequest>,
+        request: Request<v1::GetExtendedAgentCardRequest>,
     ) -> Result<Response<v1::AgentCard>, Status> {
-        Err(Error::new(Kind::UnsupportedOperation, "there is no extended card").into())
+        Ok(Response::new(self.ask(&request, &request.get_ref().tenant).await?.extended_card()?))
     }
 
     async fn delete_task_push_notification_config(
         &self,
-        _: Request<v1::DeleteTaskPushNotificationConfigRequest>,
+        request: Request<v1::DeleteTaskPushNotificationConfigRequest>,
     ) -> Result<Response<()>, Status> {
-        Err(no_pushes().into())
+        let ask = self.ask(&request, &request.get_ref().tenant).await?;
+        let request = request.get_ref();
+        Ok(Response::new(ask.push_delete(&request.task_id, named(&request.id)?).await?))
     }
 }

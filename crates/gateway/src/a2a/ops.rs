@@ -5,29 +5,48 @@ use std::sync::Arc;
 
 use covey_a2a::{Error, Fields, Kind, Timestamp, v1};
 use covey_domain::{
-    AgentSpec, CallerId, Envelope, ErrorKind, TaskId, TaskRecord, TaskState, event::Content, task::TaskInput,
+    AgentSpec, CallerId, Envelope, ErrorKind, TaskId, TaskRecord, TaskState, agent::Extension, event::Content,
+    task::TaskInput,
 };
 use futures::{StreamExt as _, stream::BoxStream};
 use v1::{send_message_response::Payload as Sent, stream_response::Payload};
 
-use super::project::{self, Projection};
-use crate::{Cluster, FoundTask, SayTask, SubmitTask, TaskQuery};
+use super::{
+    Hub,
+    card::{self, Place},
+    project::{self, Projection},
+};
+use crate::{FoundTask, SayTask, SubmitTask, TaskQuery};
+
+/// The extension by which a message names the model that answers it, and how that chooses its words.
+pub(super) const EXTENSION_MODEL: &str = "urn:covey:a2a:model:v1";
 
 /// A request as any binding brings it.
 #[derive(Clone)]
 pub(super) struct Ask {
-    pub cluster: Arc<dyn Cluster>,
+    pub hub: Arc<Hub>,
     pub agent: Arc<AgentSpec>,
     pub caller: CallerId,
     /// What a stream's reader has seen already.
     pub seen: Option<Cursor>,
+    /// How the agent was addressed.
+    pub place: Place,
+    /// Extensions that the client declares.
+    pub extensions: Vec<String>,
 }
 
 /// A place between two events of a stream: behind entry `seq` of the log and behind `more` events of the next one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Cursor {
     pub seq: u64,
     pub more: u32,
+}
+
+impl Cursor {
+    /// Behind event `i` of the `count` that entry `seq` makes.
+    pub fn within(seq: u64, i: usize, count: usize) -> Self {
+        if i + 1 == count { Self { seq, more: 0 } } else { Self { seq: seq - 1, more: i as u32 + 1 } }
+    }
 }
 
 impl std::str::FromStr for Cursor {
@@ -103,7 +122,22 @@ struct Taken {
 }
 
 impl Ask {
-    async fn take(&self, request: v1::SendMessageRequest) -> Result<Taken, Error> {
+    async fn take(&self, mut request: v1::SendMessageRequest, old: bool) -> Result<Taken, Error> {
+        let hook = request.configuration.as_mut().and_then(|said| said.task_push_notification_config.take());
+        if let Some(hook) = &hook {
+            self.may_push()?;
+            // Before anything is done, so that a wrong one does nothing.
+            self.hub.pusher.check(hook)?;
+        }
+        let taken = self.take_message(request).await?;
+        if let Some(hook) = hook {
+            // What a message leads to comes behind it.
+            self.hub.pusher.keep(&taken.record, hook, old, taken.at - 1).await?;
+        }
+        Ok(taken)
+    }
+
+    async fn take_message(&self, request: v1::SendMessageRequest) -> Result<Taken, Error> {
         let message = request.message.ok_or_else(|| Error::field("message", "is missing"))?;
         match message.role() {
             v1::Role::User => {}
@@ -127,7 +161,7 @@ impl Ask {
                 message_id: Some(message.message_id),
                 parts: contents(message.parts)?,
             };
-            let (record, at) = self.cluster.say(say).await.map_err(|error| match error.kind {
+            let (record, at) = self.hub.cluster.say(say).await.map_err(|error| match error.kind {
                 ErrorKind::FailedPrecondition => {
                     Error::new(Kind::UnsupportedOperation, "the task has ended").about("taskId", message.task_id)
                 }
@@ -141,7 +175,7 @@ impl Ask {
         };
         let (skill, model) = (told("skill"), told("model"));
         let content = contents(message.parts)?;
-        let submitted = self.cluster.submit(SubmitTask {
+        let submitted = self.hub.cluster.submit(SubmitTask {
             caller: self.caller.clone(),
             agent: self.agent.name.clone(),
             skill,
@@ -157,13 +191,10 @@ impl Ask {
     }
 
     /// Sends a message; waits for the end of the turn unless that is not wanted.
-    pub async fn send(&self, request: v1::SendMessageRequest) -> Result<v1::SendMessageResponse, Error> {
+    pub async fn send(&self, request: v1::SendMessageRequest, old: bool) -> Result<v1::SendMessageResponse, Error> {
         let said = request.configuration.clone().unwrap_or_default();
         let history = history(said.history_length)?;
-        if said.task_push_notification_config.is_some() {
-            return Err(no_pushes());
-        }
-        let Taken { record, at } = self.take(request).await?;
+        let Taken { record, at } = self.take(request, old).await?;
         let until = if said.return_immediately { Until::Seq(at) } else { Until::Over(at) };
         let projection = self.replay(&record, until).await?;
         if let Some(reply) = projection.reply().filter(|_| self.agent.a2a.messages) {
@@ -173,11 +204,9 @@ impl Ask {
     }
 
     /// Sends a message; the turn streams back.
-    pub async fn stream(&self, request: v1::SendMessageRequest) -> Result<Events, Error> {
-        if request.configuration.as_ref().is_some_and(|c| c.task_push_notification_config.is_some()) {
-            return Err(no_pushes());
-        }
-        let Taken { record, at } = self.take(request).await?;
+    pub async fn stream(&self, request: v1::SendMessageRequest, old: bool) -> Result<Events, Error> {
+        self.may_stream()?;
+        let Taken { record, at } = self.take(request, old).await?;
         // The reader of a task that took a message gets it as it stands, then what follows; what it has seen, no more.
         let snapshot = if at > 1 && self.seen.is_none_or(|seen| seen.seq < at) { at } else { 0 };
         let events = self.events(record, self.seen.unwrap_or_default(), snapshot, Some(at));
@@ -213,7 +242,7 @@ impl Ask {
             before,
             limit: page_size as u32,
         };
-        let (records, all) = self.cluster.tasks(&self.caller, &query).await.map_err(failed)?;
+        let (records, all) = self.hub.cluster.tasks(&self.caller, &query).await.map_err(failed)?;
         let next = records.last().filter(|_| records.len() == page_size as usize);
         let next_page_token = next.map_or(String::new(), |last| format!("{}-{}", last.changed_ms, last.id));
         let mut tasks = Vec::with_capacity(records.len());
@@ -231,14 +260,14 @@ impl Ask {
 
     /// How far the log of a task goes now.
     async fn last(&self, record: &TaskRecord) -> Result<Until, Error> {
-        let (_, last) = self.cluster.task(&self.caller, &record.id).await.map_err(failed)?;
+        let (_, last) = self.hub.cluster.task(&self.caller, &record.id).await.map_err(failed)?;
         Ok(last.map_or(Until::End, Until::Seq))
     }
 
     /// Stops a task.
     pub async fn cancel(&self, id: &str) -> Result<v1::Task, Error> {
         let (record, _) = self.find(id).await?;
-        let stopped = self.cluster.cancel(&self.caller, &record.id, "cancelled by the client").await;
+        let stopped = self.hub.cluster.cancel(&self.caller, &record.id, "cancelled by the client").await;
         stopped.map_err(|error| match error.kind {
             ErrorKind::FailedPrecondition => {
                 Error::new(Kind::TaskNotCancelable, format!("Task cannot be canceled: {id} has ended"))
@@ -251,6 +280,7 @@ impl Ask {
 
     /// What happens in a task from now on, or from where the reader was.
     pub async fn subscribe(&self, id: &str) -> Result<Events, Error> {
+        self.may_stream()?;
         let (record, last) = self.find(id).await?;
         if record.state.is_terminal() && self.seen.is_none() {
             let why = "the task has ended; send Last-Event-ID to read the rest of its log";
@@ -263,12 +293,100 @@ impl Ask {
         })
     }
 
+    /// The same for the agent that the request's tenant names, where it names one.
+    pub async fn of_tenant(mut self, tenant: &str) -> Result<Self, Error> {
+        if tenant.is_empty() || tenant == self.agent.name.as_str() {
+            return Ok(self);
+        }
+        if !self.place.is_default {
+            return Err(Error::field("tenant", "is not the agent of this address"));
+        }
+        self.agent = super::find(&*self.hub.cluster, Some(tenant)).await?;
+        (self.place.url, self.place.is_default) = (format!("{}/{tenant}", self.place.url), false);
+        Ok(self)
+    }
+
+    /// Whether the client speaks what the agent insists on.
+    pub fn check_extensions(&self) -> Result<(), Error> {
+        let missing = |e: &&Extension| e.required && !self.extensions.contains(&e.uri);
+        match self.agent.a2a.extensions.iter().find(missing) {
+            Some(extension) => {
+                let why = format!("the agent wants extension {}; declare it in A2A-Extensions", extension.uri);
+                Err(Error::new(Kind::ExtensionSupportRequired, why).about("extension", extension.uri.as_str()))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The extensions that hold for this request, as the header of the answer has them.
+    pub fn active_extensions(&self) -> String {
+        let known = |uri: &&String| *uri == EXTENSION_MODEL || self.agent.a2a.extensions.iter().any(|e| e.uri == **uri);
+        self.extensions.iter().filter(known).cloned().collect::<Vec<_>>().join(", ")
+    }
+
+    fn may_stream(&self) -> Result<(), Error> {
+        match self.agent.a2a.streaming {
+            true => Ok(()),
+            false => Err(Error::new(Kind::UnsupportedOperation, "this agent does not stream")),
+        }
+    }
+
+    fn may_push(&self) -> Result<(), Error> {
+        match self.agent.a2a.push_notifications {
+            true => Ok(()),
+            false => Err(Error::new(Kind::PushNotificationNotSupported, "this agent sends no push notifications")),
+        }
+    }
+
+    /// Has a webhook told of a task from now on.
+    pub async fn push_create(
+        &self,
+        config: v1::TaskPushNotificationConfig,
+        old: bool,
+    ) -> Result<v1::TaskPushNotificationConfig, Error> {
+        self.may_push()?;
+        let (record, last) = self.find(&config.task_id).await?;
+        // Of a task that has ended there is nothing to come.
+        self.hub.pusher.keep(&record, config, old, last.unwrap_or(u64::MAX >> 1)).await
+    }
+
+    /// A webhook of a task; the first where none is named.
+    pub async fn push_get(&self, task: &str, id: &str) -> Result<v1::TaskPushNotificationConfig, Error> {
+        let all = self.push_list(task).await?;
+        let found = all.into_iter().find(|config| id.is_empty() || config.id == id);
+        found.ok_or_else(|| {
+            Error::new(Kind::NotFound, format!("no push notification config `{id}`")).about("taskId", task)
+        })
+    }
+
+    /// All webhooks of a task.
+    pub async fn push_list(&self, task: &str) -> Result<Vec<v1::TaskPushNotificationConfig>, Error> {
+        self.may_push()?;
+        let (record, _) = self.find(task).await?;
+        self.hub.pusher.of(&record.id).await
+    }
+
+    /// Forgets a webhook. Idempotent.
+    pub async fn push_delete(&self, task: &str, id: &str) -> Result<(), Error> {
+        self.may_push()?;
+        let (record, _) = self.find(task).await?;
+        self.hub.pusher.forget(&record.id, id).await
+    }
+
+    /// What the card says to those who are known.
+    pub fn extended_card(&self) -> Result<v1::AgentCard, Error> {
+        match self.agent.a2a.extended_card {
+            true => Ok(card::extended(&self.hub, &self.agent, &self.place)),
+            false => Err(Error::new(Kind::UnsupportedOperation, "this agent has no extended card")),
+        }
+    }
+
     /// A task of this caller with this agent; all others are not there.
     async fn find(&self, id: &str) -> Result<FoundTask, Error> {
         if id.is_empty() {
             return Err(Error::field("id", "is missing"));
         }
-        let found = self.cluster.task(&self.caller, &TaskId::from(id)).await.map_err(|e| no_task(e, id))?;
+        let found = self.hub.cluster.task(&self.caller, &TaskId::from(id)).await.map_err(|e| no_task(e, id))?;
         if found.0.agent != self.agent.name {
             return Err(Error::no_task(id));
         }
@@ -277,11 +395,11 @@ impl Ask {
 
     async fn replay(&self, record: &Arc<TaskRecord>, until: Until) -> Result<Projection, Error> {
         let mut projection = Projection::new(record.clone());
-        let mut events = self.cluster.events(record.id.clone(), 0);
+        let mut events = self.hub.cluster.events(record.id.clone(), 0);
         loop {
             let there = match until {
                 Until::Seq(seq) => projection.seq() >= seq,
-                Until::Over(at) => projection.seq() >= at && is_over(projection.state()),
+                Until::Over(at) => projection.seq() >= at && is_over(projection.shown()),
                 Until::End => false,
             };
             if there {
@@ -296,7 +414,7 @@ impl Ask {
     /// Events behind `seen`; where `snapshot` is a number, the task as of that entry stands for all up to it. They end with
     /// the task, or with the turn that entry `turn` began.
     fn events(&self, record: Arc<TaskRecord>, seen: Cursor, snapshot: u64, turn: Option<u64>) -> Events {
-        let mut log = self.cluster.events(record.id.clone(), 0);
+        let mut log = self.hub.cluster.events(record.id.clone(), 0);
         let mut projection = Projection::new(record);
         if snapshot == 0 {
             projection.only_tell();
@@ -305,8 +423,8 @@ impl Ask {
             while let Some(entry) = log.next().await {
                 let entry: Arc<Envelope> = entry.map_err(failed)?;
                 let events = projection.push(&entry);
-                let turned = turn.is_some_and(|at| entry.seq > at && is_over(projection.state()));
-                let over = projection.state().is_terminal() || turned;
+                let turned = turn.is_some_and(|at| entry.seq > at && is_over(projection.shown()));
+                let over = projection.shown().is_terminal() || turned;
                 if entry.seq < snapshot || entry.seq <= seen.seq {
                     continue;
                 }
@@ -319,12 +437,8 @@ impl Ask {
                 let count = events.len();
                 let skipped = if entry.seq == seen.seq + 1 { seen.more as usize } else { 0 };
                 for (i, event) in events.into_iter().enumerate().skip(skipped) {
-                    let whole = i + 1 == count;
-                    let cursor = match whole {
-                        true => Cursor { seq: entry.seq, more: 0 },
-                        false => Cursor { seq: entry.seq - 1, more: i as u32 + 1 },
-                    };
-                    yield Told { cursor, event, last: whole && over, reply: projection.reply().cloned() };
+                    let cursor = Cursor::within(entry.seq, i, count);
+                    yield Told { cursor, event, last: i + 1 == count && over, reply: projection.reply().cloned() };
                 }
                 if turned {
                     return;
@@ -390,11 +504,6 @@ enum Until {
     Over(u64),
     /// Up to the end of the task.
     End,
-}
-
-/// Notifications come with their own part of the gateway.
-pub(super) fn no_pushes() -> Error {
-    Error::new(Kind::PushNotificationNotSupported, "this agent sends no push notifications")
 }
 
 fn history(length: Option<i32>) -> Result<Option<usize>, Error> {

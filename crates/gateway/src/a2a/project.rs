@@ -71,7 +71,7 @@ impl Projection {
     }
 
     /// Where the task stands, as it was told.
-    pub fn state(&self) -> TaskState {
+    pub fn shown(&self) -> TaskState {
         self.shown
     }
 

@@ -7,12 +7,12 @@ use axum::{
     http::{HeaderMap, Method, StatusCode, header},
     response::{IntoResponse as _, Response, sse},
 };
-use covey_a2a::{Error, Kind, Timestamp, old_proto, v1};
+use covey_a2a::{Error, Kind, Timestamp, old_proto, v1, v03};
 use serde::de::DeserializeOwned;
 
 use super::{
-    Answer, listed,
-    ops::{Ask, Told, no_pushes},
+    Answer, configs, listed,
+    ops::{Ask, Told},
     stream, whole, wrong,
 };
 
@@ -37,11 +37,12 @@ impl Call<'_> {
             Some(path) => (path, true),
             None => (self.path, false),
         };
-        let answer = match super::check_version(self.headers) {
+        let answer = match super::check_version(self.headers).and_then(|()| self.ask.check_extensions()) {
             Ok(()) => self.answer(path, old).await,
             Err(error) => Err(error),
         };
-        match answer {
+        let active = self.ask.active_extensions();
+        let response = match answer {
             Ok(Answer::Whole(body)) => ([(header::CONTENT_TYPE, kind)], body).into_response(),
             Ok(Answer::Stream(events)) => {
                 let write = move |told: Told| match old {
@@ -59,7 +60,8 @@ impl Call<'_> {
                 }
                 response
             }
-        }
+        };
+        super::activated(response, &active)
     }
 
     /// What the client speaks: the media type of the specification where it names that, else plain JSON.
@@ -79,10 +81,10 @@ impl Call<'_> {
         let task = |task: v1::Task| if old { whole(&old_proto::task(task)) } else { whole(&task) };
         match parts[..] {
             ["message:send"] if post => {
-                let sent = self.ask.send(send()?).await?;
+                let sent = self.ask.send(send()?, old).await?;
                 if old { whole(&old_proto::sent(sent)) } else { whole(&sent) }
             }
-            ["message:stream"] if post => Ok(Answer::Stream(self.ask.stream(send()?).await?)),
+            ["message:stream"] if post => Ok(Answer::Stream(self.ask.stream(send()?, old).await?)),
             ["tasks", named] => match named.rsplit_once(':') {
                 Some((id, "cancel")) if post => task(self.ask.cancel(id).await?),
                 // The proto file says GET, the specification's text POST.
@@ -95,7 +97,49 @@ impl Call<'_> {
                 _ => Err(self.unknown()),
             },
             ["tasks"] if get && !old => Ok(listed(&self.ask.list(self.list()?).await?)),
-            ["tasks", _, "pushNotificationConfigs", ..] => Err(no_pushes()),
+            ["tasks", task, "pushNotificationConfigs", ref rest @ ..] => self.push(task, rest, old).await,
+            ["extendedAgentCard"] if get && !old => whole(&self.ask.extended_card()?),
+            ["card"] if get && old => {
+                let card = self.ask.extended_card()?;
+                let mut body = serde_json::to_value(&card).unwrap_or_default();
+                covey_a2a::old::onto_card(&mut body, &card);
+                Ok(Answer::Whole(body.to_string()))
+            }
+            _ => Err(self.unknown()),
+        }
+    }
+
+    /// Webhooks of a task.
+    async fn push(&self, task: &str, rest: &[&str], old: bool) -> Result<Answer, Error> {
+        let told = |config| if old { whole(&old_proto::push_config(config)) } else { whole(&config) };
+        match *rest {
+            [] if self.method == Method::POST => {
+                let config = match old {
+                    true => {
+                        let said: v03::TaskPushNotificationConfig = self.read()?;
+                        let inner = said.push_notification_config;
+                        let inner = inner.ok_or_else(|| Error::field("pushNotificationConfig", "is missing"))?;
+                        old_proto::push_in(task.to_owned(), inner)
+                    }
+                    false => v1::TaskPushNotificationConfig { task_id: task.to_owned(), ..self.read()? },
+                };
+                told(self.ask.push_create(config, old).await?)
+            }
+            [] if self.method == Method::GET => {
+                let all = self.ask.push_list(task).await?;
+                match old {
+                    true => {
+                        let configs = all.into_iter().map(old_proto::push_config).collect();
+                        whole(&v03::ListTaskPushNotificationConfigResponse { configs, next_page_token: String::new() })
+                    }
+                    false => Ok(configs(all)),
+                }
+            }
+            [id] if self.method == Method::GET => told(self.ask.push_get(task, id).await?),
+            [id] if self.method == Method::DELETE => {
+                self.ask.push_delete(task, id).await?;
+                Ok(Answer::Whole("{}".into()))
+            }
             _ => Err(self.unknown()),
         }
     }

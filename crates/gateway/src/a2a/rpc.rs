@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{
-    Answer, listed,
-    ops::{Ask, Told, no_pushes},
+    Answer, configs, listed, named,
+    ops::{Ask, Told},
     stream, whole, wrong,
 };
 
@@ -47,10 +47,16 @@ pub(super) async fn serve(ask: Ask, headers: &HeaderMap, body: &Bytes) -> Respon
     if let Err(error) = super::check_version(headers) {
         return refused(&id, Version::V1, &error);
     }
+    let tenant = params["tenant"].as_str().unwrap_or_default();
+    let ask = match ask.of_tenant(tenant).await.and_then(|ask| ask.check_extensions().map(|()| ask)) {
+        Ok(ask) => ask,
+        Err(error) => return refused(&id, version, &error),
+    };
+    let active = ask.active_extensions();
     if !(params.is_null() || params.is_object()) {
         return refused(&id, version, &Error::new(Kind::InvalidParams, "`params` must be an object"));
     }
-    match dispatch(ask, method, params).await {
+    let response = match dispatch(ask, method, params).await {
         Ok(Answer::Whole(result)) => {
             ([(header::CONTENT_TYPE, "application/json")], response(&id, &result)).into_response()
         }
@@ -67,7 +73,8 @@ pub(super) async fn serve(ask: Ask, headers: &HeaderMap, body: &Bytes) -> Respon
             stream(events, write, fail)
         }
         Err(error) => refused(&id, version, &error),
-    }
+    };
+    super::activated(response, &active)
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -78,22 +85,55 @@ fn is_json(headers: &HeaderMap) -> bool {
 
 async fn dispatch(ask: Ask, method: &str, params: Value) -> Result<Answer, Error> {
     Ok(match method {
-        "SendMessage" => whole(&ask.send(read(params)?).await?)?,
-        "SendStreamingMessage" => Answer::Stream(ask.stream(read(params)?).await?),
+        "SendMessage" => whole(&ask.send(read(params)?, false).await?)?,
+        "SendStreamingMessage" => Answer::Stream(ask.stream(read(params)?, false).await?),
         "GetTask" => whole(&ask.get(&read(params)?).await?)?,
         "ListTasks" => listed(&ask.list(read(params)?).await?),
         "CancelTask" => whole(&ask.cancel(&read::<v1::CancelTaskRequest>(params)?.id).await?)?,
         "SubscribeToTask" => Answer::Stream(ask.subscribe(&read::<v1::SubscribeToTaskRequest>(params)?.id).await?),
-        "CreateTaskPushNotificationConfig"
-        | "GetTaskPushNotificationConfig"
-        | "ListTaskPushNotificationConfigs"
-        | "DeleteTaskPushNotificationConfig" => return Err(no_pushes()),
-        "message/send" => Answer::Whole(old::sent(&ask.send(wrong(old::send_in(&params))?).await?).to_string()),
-        "message/stream" => Answer::Stream(ask.stream(wrong(old::send_in(&params))?).await?),
+        "CreateTaskPushNotificationConfig" => whole(&ask.push_create(read(params)?, false).await?)?,
+        "GetTaskPushNotificationConfig" => {
+            let request: v1::GetTaskPushNotificationConfigRequest = read(params)?;
+            whole(&ask.push_get(&request.task_id, named(&request.id)?).await?)?
+        }
+        "ListTaskPushNotificationConfigs" => {
+            let request: v1::ListTaskPushNotificationConfigsRequest = read(params)?;
+            configs(ask.push_list(&request.task_id).await?)
+        }
+        "DeleteTaskPushNotificationConfig" => {
+            let request: v1::DeleteTaskPushNotificationConfigRequest = read(params)?;
+            ask.push_delete(&request.task_id, named(&request.id)?).await?;
+            Answer::Whole("{}".into())
+        }
+        "GetExtendedAgentCard" => whole(&ask.extended_card()?)?,
+        "message/send" => Answer::Whole(old::sent(&ask.send(wrong(old::send_in(&params))?, true).await?).to_string()),
+        "message/stream" => Answer::Stream(ask.stream(wrong(old::send_in(&params))?, true).await?),
         "tasks/get" => Answer::Whole(old::task(&ask.get(&wrong(old::get_in(&params))?).await?).to_string()),
         "tasks/cancel" => Answer::Whole(old::task(&ask.cancel(&wrong(old::task_in(&params))?).await?).to_string()),
         "tasks/resubscribe" => Answer::Stream(ask.subscribe(&wrong(old::task_in(&params))?).await?),
-        name if name.starts_with("tasks/pushNotificationConfig/") => return Err(no_pushes()),
+        "tasks/pushNotificationConfig/set" => {
+            let made = ask.push_create(wrong(old::push_in(&params))?, true).await?;
+            Answer::Whole(old::push_config(&made).to_string())
+        }
+        "tasks/pushNotificationConfig/get" => {
+            let (task, id) = wrong(old::push_name_in(&params))?;
+            Answer::Whole(old::push_config(&ask.push_get(&task, &id).await?).to_string())
+        }
+        "tasks/pushNotificationConfig/list" => {
+            let all = ask.push_list(&wrong(old::task_in(&params))?).await?;
+            Answer::Whole(all.iter().map(old::push_config).collect::<Value>().to_string())
+        }
+        "tasks/pushNotificationConfig/delete" => {
+            let (task, id) = wrong(old::push_name_in(&params))?;
+            ask.push_delete(&task, named(&id)?).await?;
+            Answer::Whole("null".into())
+        }
+        "agent/getAuthenticatedExtendedCard" => {
+            let card = ask.extended_card()?;
+            let mut body = serde_json::to_value(&card).unwrap_or_default();
+            old::onto_card(&mut body, &card);
+            Answer::Whole(body.to_string())
+        }
         other => return Err(Error::new(Kind::MethodNotFound, format!("method `{other}` is not served"))),
     })
 }
