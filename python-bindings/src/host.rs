@@ -336,11 +336,19 @@ impl Host {
                     let args = to_py(py, &c.args.unwrap_or_default());
                     let plain = !c.json
                         && c.timeout_ms == 0
-                        && c.history.is_empty()
                         && [&c.task, &c.context, &c.chain, &c.traceparent].iter().all(|text| text.is_empty());
-                    let history = PyBytes::new(py, &c.history);
-                    let about =
-                        (!plain).then_some((c.json, c.task, c.context, c.timeout_ms, c.chain, c.traceparent, history));
+                    // What only tasks have comes with their id.
+                    let asked = (!c.task.is_empty())
+                        .then(|| (PyBytes::new(py, &c.history), &c.model, PyBytes::new(py, &c.sampling)));
+                    let about = (!plain).then_some((
+                        c.json,
+                        &c.task,
+                        &c.context,
+                        c.timeout_ms,
+                        &c.chain,
+                        &c.traceparent,
+                        asked,
+                    ));
                     ("call", c.call, names.0.get(py, &c.actor), names.1.get(py, &c.method), args, about)
                         .into_pyobject(py)?
                 }

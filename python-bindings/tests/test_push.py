@@ -296,3 +296,27 @@ def test_the_tenant_of_a_request_names_the_agent(web):
     assert rpc(web, "/a2a", "GetTask", {"tenant": name, "id": task["id"]}).json()["result"]["id"] == task["id"]
     assert rpc(web, "/a2a", "GetTask", {"tenant": "none", "id": task["id"]}).json()["error"]["code"] == -32602
     assert rpc(web, f"/a2a/{name}", "GetTask", {"tenant": "echo", "id": task["id"]}).json()["error"]["code"] == -32602
+
+
+class Thinker:
+    async def run(self, text: str, ctx: Context) -> str:
+        return f"{await ctx.llm.complete(text)}"
+
+
+def test_a_message_names_its_model_and_how_that_chooses_its_words(web):
+    uri = "urn:covey:a2a:model:v1"
+    for agent in ("assistant", made(Thinker, model="none").register()):
+
+        def answer(asked):
+            message = {"messageId": uuid.uuid4().hex, "role": "ROLE_USER", "parts": [{"text": "hello"}], "metadata": {uri: asked}}
+            got = rpc(web, f"/a2a/{agent}", "SendMessage", {"message": message}, headers={"A2A-Extensions": uri})
+            assert got.headers["A2A-Extensions"] == uri
+            return got.json()
+
+        short = answer({"model": "tiny", "sampling": {"max_tokens": 2, "temperature": 1, "seed": 5}})["result"]["task"]
+        longer = answer({"model": "tiny", "sampling": {"max_tokens": 12, "temperature": 1, "seed": 5}})["result"]["task"]
+        text = [task["artifacts"][0]["parts"][0]["text"] for task in (short, longer)]
+        assert text[1].startswith(text[0]) and len(text[1]) > len(text[0]) > 0
+        assert answer({"model": "nothing-like-that"})["result"]["task"]["status"]["state"] == "TASK_STATE_FAILED"
+        for wrong in ({"sampling": {"temprature": 1}}, {"sampling": {"max_tokens": "many"}}, {"modle": "tiny"}, "tiny"):
+            assert answer(wrong)["error"]["code"] == -32602, wrong

@@ -114,3 +114,26 @@ def test_the_callers_own_span_is_the_parent(nodes, collector):
     eventually(lambda: len([1 for _, s in collector.spans if s.name == "add"]) == 2)
     assert {s.trace_id for _, s in collector.spans if s.name == "add"} == {(0xABC).to_bytes(16, "big")}
     assert (0xDEF).to_bytes(8, "big") in {s.parent_span_id for _, s in collector.spans}
+
+
+@pytest.mark.parametrize("binding", ["JSON-RPC", "HTTP+JSON", "gRPC"])
+def test_a_task_belongs_to_the_trace_of_the_request_that_made_it(nodes, collector, binding):
+    import httpx
+    from a2a.types import Message, Part, Role, SendMessageRequest
+    from a2a.types.a2a_pb2_grpc import A2AServiceStub
+
+    trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    headers = {"traceparent": f"00-{trace}-{parent}-01", "authorization": f"Bearer {nodes.keys['admin_key']}", "a2a-version": "1.0"}
+    message = {"messageId": "m", "role": "ROLE_USER", "parts": [{"text": "hi"}]}
+    at = f"http://{nodes.keys['address']}/a2a/echo"
+    if binding == "JSON-RPC":
+        httpx.post(at, json={"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": message}}, headers=headers)
+    elif binding == "HTTP+JSON":
+        httpx.post(f"{at}/message:send", json={"message": message}, headers=headers)
+    else:
+        with grpc.insecure_channel(nodes.keys["address"]) as channel:
+            sent = Message(message_id="m", role=Role.ROLE_USER, parts=[Part(text="hi")])
+            A2AServiceStub(channel).SendMessage(SendMessageRequest(tenant="echo", message=sent), metadata=list(headers.items()))
+    spans = lambda: [span for _, span in collector.spans if span.trace_id.hex() == trace]
+    (span,) = eventually(spans)
+    assert (span.name, span.parent_span_id.hex()) == ("run", parent)

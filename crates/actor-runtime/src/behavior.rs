@@ -93,7 +93,7 @@ impl Invocation {
     pub fn text(&self) -> Result<String, Error> {
         if self.args.codec() == Codec::Content {
             let content: Vec<Content> = covey_proto::from_json("the message", &self.args.body)?;
-            return Ok(TaskInput { content, call: None, history: vec![] }.text());
+            return Ok(TaskInput { content, ..Default::default() }.text());
         }
         match self.arg::<serde_json::Value>()? {
             serde_json::Value::String(text) => Ok(text),

@@ -57,8 +57,9 @@ impl Behavior for Llm {
             if !self.agent.system.is_empty() {
                 messages.push(ChatMessage::new("system", &self.agent.system));
             }
-            let mut model = self.model.clone();
+            let (mut model, mut sampling) = (self.model.clone(), self.agent.sampling.clone());
             if let Some(task) = &invocation.task {
+                sampling = sampling.over(&task.input.sampling).map_err(Error::invalid)?;
                 messages.extend(task.input.history.iter().cloned());
                 if !task.model.is_empty() {
                     model = ModelName::from(task.model.as_str());
@@ -82,7 +83,7 @@ impl Behavior for Llm {
                     tools: tools.declared.clone(),
                     // The last step must be an answer.
                     tool_choice: if step < steps { ToolChoice::Auto } else { ToolChoice::None },
-                    sampling: self.agent.sampling.clone(),
+                    sampling: sampling.clone(),
                     ..Chat::default()
                 };
                 let answer = within(until, self.ask(&model, chat, sink)).await?;
@@ -156,7 +157,7 @@ impl Llm {
 fn heard(invocation: &Invocation) -> impl Iterator<Item = ChatMessage> {
     let inbox = invocation.task.as_ref().map(|task| task.inbox.clone()).unwrap_or_default();
     std::iter::from_fn(move || inbox.next()).map(|said| {
-        let input = TaskInput { content: said.parts, call: None, history: Vec::new() };
+        let input = TaskInput { content: said.parts, ..Default::default() };
         ChatMessage::new("user", input.text())
     })
 }

@@ -22,7 +22,7 @@ use covey_domain::{
     caps,
     error::RUNNING,
     infer::InferRequest,
-    task::Said,
+    task::{Said, TaskInput},
 };
 use covey_proto::v1::{
     self, CallFrame, HostBatch, HostFrame, Payload, call_frame::Body as Call, call_open, host_frame::Body,
@@ -648,24 +648,25 @@ impl PythonActor {
             at_once: self.at_once,
         };
         self.host.calls.lock().insert(call, running);
-        let (task, context, history) = invocation.task.map_or_else(Default::default, |t| {
-            let history = &t.input.history;
-            let history = if history.is_empty() { Bytes::new() } else { covey_proto::to_json(history) };
-            (t.task.to_string(), t.context, history)
-        });
-        self.host.send(Body::Call(v1::HostCall {
+        let mut about = v1::HostCall {
             call,
             actor: self.actor.to_string(),
             method: invocation.method,
             args: Some(invocation.args),
             json: invocation.json,
-            task,
-            context,
-            history,
             chain: invocation.chain,
             traceparent,
             timeout_ms: deadline.map_or(0, |at| at.duration_since(tokio::time::Instant::now()).as_millis() as u64),
-        }));
+            ..v1::HostCall::default()
+        };
+        if let Some(task) = invocation.task {
+            let TaskInput { history, sampling, .. } = &task.input;
+            let json = |none, value: Bytes| if none { Bytes::new() } else { value };
+            about.history = json(history.is_empty(), covey_proto::to_json(history));
+            about.sampling = json(sampling.is_empty(), covey_proto::to_json(sampling));
+            (about.task, about.context, about.model) = (task.task.to_string(), task.context, task.model);
+        }
+        self.host.send(Body::Call(about));
         control.go_on(self.host.clone(), call);
         // Cancelled, or the process died, before the two lines above could be seen by whoever does that.
         if control.token.is_cancelled() {

@@ -106,8 +106,7 @@ fn payload(parts: &[Content]) -> serde_json::Value {
     match data.as_slice() {
         [one] => (*one).clone(),
         _ => {
-            let text =
-                covey_domain::task::TaskInput { content: parts.to_vec(), call: None, history: Vec::new() }.text();
+            let text = covey_domain::task::TaskInput { content: parts.to_vec(), ..Default::default() }.text();
             serde_json::Value::String(text)
         }
     }

@@ -56,6 +56,33 @@ pub struct Sampling {
     pub stop: Vec<String>,
 }
 
+impl Sampling {
+    /// The same with `options` put over it; says what is wrong with them.
+    pub fn over(&self, options: &serde_json::Map<String, serde_json::Value>) -> Result<Self, String> {
+        let mut merged = serde_json::to_value(self).map_err(|e| e.to_string())?;
+        for (name, value) in options {
+            merged[name] = value.clone();
+        }
+        let made: Self = serde_json::from_value(merged).map_err(|e| e.to_string())?;
+        let known = serde_json::to_value(&made).map_err(|e| e.to_string())?;
+        match options.iter().find(|(name, value)| known.get(name.as_str()).is_none() && is_said(value)) {
+            Some((name, _)) => Err(format!("no sampling option `{name}`")),
+            None => Ok(made),
+        }
+    }
+}
+
+/// An option that says something is there when it is read back.
+fn is_said(value: &serde_json::Value) -> bool {
+    use serde_json::Value;
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Array(all) => !all.is_empty(),
+        Value::Object(all) => !all.is_empty(),
+        Value::Bool(true) | Value::Number(_) | Value::String(_) => true,
+    }
+}
+
 /// What an answer must look like. The model can make nothing else.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

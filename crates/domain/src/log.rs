@@ -224,7 +224,7 @@ impl Answer {
             (text, _) if !text.is_empty() => text.clone(),
             (_, Some(content)) if self.is_message() => {
                 let content = serde_json::from_value(content.clone()).unwrap_or_default();
-                TaskInput { content, call: None, history: Vec::new() }.text()
+                TaskInput { content, ..Default::default() }.text()
             }
             (_, Some(Value::String(text))) => text.clone(),
             (_, Some(value)) if !value.is_null() => value.to_string(),

@@ -81,7 +81,7 @@ impl TaskState {
 }
 
 /// What a task was asked with.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TaskInput {
     /// What a protocol message carried.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -92,6 +92,12 @@ pub struct TaskInput {
     /// Earlier turns of the conversation, oldest first, for agents that think in turns.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<crate::infer::ChatMessage>,
+    /// Sampling options that the request puts over the agent's own.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub sampling: serde_json::Map<String, serde_json::Value>,
+    /// W3C trace context of the request, if it came with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
 }
 
 impl TaskInput {

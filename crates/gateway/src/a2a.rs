@@ -163,7 +163,8 @@ async fn ask(hub: Arc<Hub>, agent: Option<&str>, caller: CallerId, headers: &Hea
     let seen = headers.get("last-event-id").and_then(|v| v.to_str().ok()?.parse().ok());
     let place = place(headers, agent);
     let extensions = extensions(headers);
-    Ok(Ask { hub, agent: spec, caller, seen, place, extensions })
+    let traceparent = headers.get("traceparent").and_then(|v| v.to_str().ok()).map(str::to_owned);
+    Ok(Ask { hub, agent: spec, caller, seen, place, extensions, traceparent })
 }
 
 /// Extensions that the client declares; 0.3 had another name for the header.

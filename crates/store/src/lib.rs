@@ -527,7 +527,7 @@ mod tests {
             message_id: Some(format!("m-{id}")),
             model: None,
             protocol: "native".into(),
-            input: TaskInput { content: vec![], call: None, history: vec![] },
+            input: TaskInput::default(),
             state,
             created_ms: 1,
             changed_ms: 1,

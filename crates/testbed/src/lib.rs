@@ -122,7 +122,7 @@ impl World {
             caller: "me".into(),
             agent: "a".into(),
             skill: None,
-            input: TaskInput { content: vec![], call: None, history: vec![] },
+            input: TaskInput::default(),
             message_id: Some(format!("m{number}")),
             model: None,
             protocol: "test".into(),

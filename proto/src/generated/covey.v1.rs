@@ -4330,6 +4330,12 @@ pub struct HostCall {
     /// of a task: earlier turns of its conversation, domain \[ChatMessage\] as JSON; empty = none
     #[prost(bytes = "bytes", tag = "11")]
     pub history: ::prost::bytes::Bytes,
+    /// of a task: the model it asked for
+    #[prost(string, tag = "12")]
+    pub model: ::prost::alloc::string::String,
+    /// of a task: sampling options it asked for, a JSON object; empty = none
+    #[prost(bytes = "bytes", tag = "13")]
+    pub sampling: ::prost::bytes::Bytes,
 }
 /// A message to the task of a call: domain Said as JSON. Those that came before the call follow it at once.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

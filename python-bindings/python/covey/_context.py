@@ -221,16 +221,24 @@ class ContextLlm:
     def __init__(self, context: Context):
         self._context = context
 
+    def _request(self, prompt: str | list[dict[str, Any]], model: str | None, options: dict[str, Any]) -> dict[str, Any]:
+        """A request as the method has it; what its task asked for holds where the method says nothing."""
+        request = chat_request(prompt, model or self._context._model or "tiny", options)
+        asked = self._context._turn.sampling
+        if asked:
+            request["sampling"] = {**json.loads(asked), **request["sampling"]}
+        return request
+
     async def stream(self, prompt: str | list[dict[str, Any]], *, model: str | None = None, **sampling: Any) -> AsyncIterator[str]:
         """Text while it is made. `prompt` is a user's text or a list of chat messages."""
-        async for event in self._context._ask(chat_request(prompt, model or self._context._model or "tiny", sampling)):
+        async for event in self._context._ask(self._request(prompt, model, sampling)):
             if isinstance(event, dict) and event["is"] == "delta" and event["text"]:
                 yield event["text"]
 
     async def chat(self, prompt: str | list[dict[str, Any]], *, model: str | None = None, **options: Any) -> ModelMessage:
         """The whole answer with what was thought and which tools it calls. `tools` are declared as OpenAI does."""
         message = ModelMessage()
-        async for event in self._context._ask(chat_request(prompt, model or self._context._model or "tiny", options)):
+        async for event in self._context._ask(self._request(prompt, model, options)):
             message.take(event)
         return message
 

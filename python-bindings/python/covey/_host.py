@@ -101,7 +101,8 @@ class Turn:
     # Defaults of the class: most turns never have another value.
     as_json = False
     task_id = context_id = chain = traceparent = ""
-    history = b""
+    history = sampling = b""
+    model = ""  # that the task asked for
     content: Any = None  # of a task: what its message held
     deadline = 0.0
     task: asyncio.Task[None] | None = None
@@ -117,10 +118,11 @@ class Turn:
         self.call, self.actor, self.name, self.args = call, actor, name, args
 
     def about(
-        self, as_json: bool, task_id: str, context_id: str, timeout_ms: int, chain: str, traceparent: str, history: bytes
+        self, as_json: bool, task_id: str, context_id: str, timeout_ms: int, chain: str, traceparent: str, asked: Any
     ) -> None:
         """What most calls do not carry."""
-        self.history = history
+        if asked is not None:
+            self.history, self.model, self.sampling = asked
         self.as_json, self.task_id, self.context_id, self.chain, self.traceparent = as_json, task_id, context_id, chain, traceparent
         if timeout_ms:
             self.deadline = time.monotonic() + timeout_ms / 1000
@@ -128,7 +130,7 @@ class Turn:
     def context_of(self) -> _context.Context:
         """What the method may ask for; made when it first does."""
         if self.ctx is None:
-            self.ctx = _context.Context(self, self.task_id, self.context_id, self.actor.model)
+            self.ctx = _context.Context(self, self.task_id, self.context_id, self.model or self.actor.model)
             if self.over:
                 self.ctx.cancelled.set()
         return self.ctx

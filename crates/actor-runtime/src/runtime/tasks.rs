@@ -6,6 +6,8 @@ use covey_proto::{
     v1::{self, Codec, Payload},
 };
 
+use covey_trace::{Kind, Span};
+
 use super::{Runtime, deadline};
 use crate::{
     Invocation, Sink,
@@ -23,6 +25,9 @@ impl Runtime {
             Ok(input) => input,
             Err(error) => return sink.end(Err(error)),
         };
+        let parent = input.traceparent.as_deref().unwrap_or_default();
+        let about = [("covey.task", run.task.as_str()), ("covey.actor", run.actor.as_str())];
+        let sink = sink.traced(Span::begin(Kind::Turn, &run.skill, parent, &about));
         let args = match &input.call {
             Some(call) => decode_call(call),
             None => Ok(Payload {

@@ -33,7 +33,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
             .submit(NewTask {
                 agent: args.agent.clone(),
                 skill: String::new(),
-                input: TaskInput { content: vec![Content::Text(line)], call: None, history: vec![] },
+                input: TaskInput { content: vec![Content::Text(line)], ..Default::default() },
                 context: context.clone(),
                 message_id: String::new(),
                 timeout_ms: 0,

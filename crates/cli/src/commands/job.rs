@@ -159,7 +159,7 @@ async fn submit(client: &Client, args: Submit) -> Result<(), Error> {
         input: TaskInput {
             content: vec![Content::Text(shown)],
             call: Some(covey_client::call_of(&spec)),
-            history: vec![],
+            ..TaskInput::default()
         },
         context: String::new(),
         message_id: args.id.unwrap_or_default(),

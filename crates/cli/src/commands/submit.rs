@@ -42,7 +42,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
     let task = NewTask {
         agent: args.agent,
         skill: args.skill.unwrap_or_default(),
-        input: TaskInput { content: vec![Content::Text(args.message)], call: None, history: vec![] },
+        input: TaskInput { content: vec![Content::Text(args.message)], ..Default::default() },
         context: args.context.unwrap_or_default(),
         message_id: args.message_id.unwrap_or_default(),
         timeout_ms: args.timeout_ms.unwrap_or(0),

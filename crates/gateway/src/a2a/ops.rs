@@ -6,7 +6,7 @@ use std::sync::Arc;
 use covey_a2a::{Error, Fields, Kind, Timestamp, v1};
 use covey_domain::{
     AgentSpec, CallerId, Envelope, ErrorKind, TaskId, TaskRecord, TaskState, agent::Extension, event::Content,
-    task::TaskInput,
+    infer::Sampling, task::TaskInput,
 };
 use futures::{StreamExt as _, stream::BoxStream};
 use v1::{send_message_response::Payload as Sent, stream_response::Payload};
@@ -21,6 +21,16 @@ use crate::{FoundTask, SayTask, SubmitTask, TaskQuery};
 /// The extension by which a message names the model that answers it, and how that chooses its words.
 pub(super) const EXTENSION_MODEL: &str = "urn:covey:a2a:model:v1";
 
+/// What a message says under [`EXTENSION_MODEL`].
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModelAsked {
+    #[serde(default)]
+    model: Option<String>,
+    #[serde(default)]
+    sampling: serde_json::Map<String, serde_json::Value>,
+}
+
 /// A request as any binding brings it.
 #[derive(Clone)]
 pub(super) struct Ask {
@@ -33,6 +43,8 @@ pub(super) struct Ask {
     pub place: Place,
     /// Extensions that the client declares.
     pub extensions: Vec<String>,
+    /// W3C trace context of the request.
+    pub traceparent: Option<String>,
 }
 
 /// A place between two events of a stream: behind entry `seq` of the log and behind `more` events of the next one.
@@ -170,16 +182,24 @@ impl Ask {
             return Ok(Taken { record, at });
         }
         let told = |name: &str| {
-            let of = |fields: &Option<Fields>| project::metadata(fields, name).map(str::to_owned);
+            let of = |fields: &Option<Fields>| fields.as_ref().and_then(|f| f.0.get(name).cloned());
             of(&message.metadata).or_else(|| of(&request.metadata))
         };
-        let (skill, model) = (told("skill"), told("model"));
+        let named = |name: &str| told(name).and_then(|v| v.as_str().map(str::to_owned)).filter(|text| !text.is_empty());
+        let (skill, mut model) = (named("skill"), named("model"));
+        let mut sampling = serde_json::Map::new();
+        if let Some(asked) = told(EXTENSION_MODEL) {
+            let name = format!("metadata[\"{EXTENSION_MODEL}\"]");
+            let asked: ModelAsked = serde_json::from_value(asked).map_err(|e| Error::field(&name, e.to_string()))?;
+            Sampling::default().over(&asked.sampling).map_err(|why| Error::field(&name, why))?;
+            (model, sampling) = (asked.model.or(model), asked.sampling);
+        }
         let content = contents(message.parts)?;
         let submitted = self.hub.cluster.submit(SubmitTask {
             caller: self.caller.clone(),
             agent: self.agent.name.clone(),
             skill,
-            input: TaskInput { content, call: None, history: Vec::new() },
+            input: TaskInput { content, sampling, traceparent: self.traceparent.clone(), ..Default::default() },
             context: Some(message.context_id).filter(|c| !c.is_empty()).map(Into::into),
             message_id: Some(message.message_id),
             model: model.map(Into::into),

@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use covey_a2a::{Fields, Json, Timestamp, v1};
+use covey_a2a::{Json, Timestamp, v1};
 use covey_domain::{
     Envelope, InterruptId, PartId, TaskEvent, TaskRecord, TaskState,
     event::{Content, Delta, InterruptKind, MESSAGE, MediaSource, Outcome, PartKind},
@@ -379,11 +379,6 @@ pub(super) fn state_in(state: v1::TaskState) -> Option<TaskState> {
     })
 }
 
-/// A text of some metadata.
-pub(super) fn metadata<'a>(fields: &'a Option<Fields>, name: &str) -> Option<&'a str> {
-    fields.as_ref()?.0.get(name)?.as_str().filter(|text| !text.is_empty())
-}
-
 #[cfg(test)]
 mod tests {
     use covey_domain::{
@@ -404,11 +399,7 @@ mod tests {
             message_id: Some("m".into()),
             model: None,
             protocol: "a2a".into(),
-            input: covey_domain::task::TaskInput {
-                content: vec![Content::Text("hi".into())],
-                call: None,
-                history: vec![],
-            },
+            input: covey_domain::task::TaskInput { content: vec![Content::Text("hi".into())], ..Default::default() },
             state: TaskState::Completed,
             created_ms: 0,
             changed_ms: 0,

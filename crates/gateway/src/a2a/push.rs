@@ -85,6 +85,16 @@ struct News {
     task: Option<v1::Task>,
 }
 
+/// What an attempt sends beside the body.
+struct Notification<'a> {
+    config: &'a v1::TaskPushNotificationConfig,
+    old: bool,
+    id: &'a str,
+    task: &'a TaskId,
+    cursor: Cursor,
+    traceparent: Option<&'a str>,
+}
+
 /// What came of an attempt.
 enum Failed {
     /// Another may help; not before this pause, if the receiver said one.
@@ -252,6 +262,7 @@ impl Inner {
         let Target { config, old } = serde_json::from_str(&hook.config).map_err(|e| e.to_string())?;
         let cluster = self.cluster.upgrade().ok_or("the head is stopping")?;
         let (record, _) = cluster.task(&hook.caller, &hook.task).await.map_err(|e| e.message)?;
+        let traceparent = record.input.traceparent.clone();
         let mut log = cluster.events(hook.task.clone(), 0);
         drop(cluster);
         let mut projection = Projection::new(record);
@@ -276,7 +287,7 @@ impl Inner {
                 None => {}
             }
             while let Some(news) = queue.pop_front() {
-                self.deliver(hook, &config, old, &news).await?;
+                self.deliver(hook, &config, old, &news, traceparent.as_deref()).await?;
             }
         }
     }
@@ -288,6 +299,7 @@ impl Inner {
         config: &v1::TaskPushNotificationConfig,
         old: bool,
         news: &News,
+        traceparent: Option<&str>,
     ) -> Result<(), String> {
         let body = match &news.task {
             Some(task) => old::task(task).to_string(),
@@ -299,7 +311,13 @@ impl Inner {
             if wait > 0 {
                 tokio::time::sleep(Duration::from_millis(wait)).await;
             }
-            match self.post(config, old, &id, &hook.task, news.cursor, body.clone()).await {
+            match self
+                .post(
+                    Notification { config, old, id: &id, task: &hook.task, cursor: news.cursor, traceparent },
+                    body.clone(),
+                )
+                .await
+            {
                 Ok(()) => {
                     (hook.seq, hook.more, hook.attempts, hook.due_ms) = (news.cursor.seq, news.cursor.more, 0, 0);
                     hook.error.clear();
@@ -321,15 +339,8 @@ impl Inner {
         }
     }
 
-    async fn post(
-        &self,
-        config: &v1::TaskPushNotificationConfig,
-        old: bool,
-        id: &str,
-        task: &TaskId,
-        cursor: Cursor,
-        body: String,
-    ) -> Result<(), Failed> {
+    async fn post(&self, about: Notification<'_>, body: String) -> Result<(), Failed> {
+        let Notification { config, old, id, task, cursor, traceparent } = about;
         let url: Url = config.url.parse().map_err(|_| Failed::ForGood("the address is wrong".into()))?;
         // The head may allow less today than when it was made.
         self.guard.check(&url).map_err(|why| Failed::ForGood(format!("the address {why}")))?;
@@ -353,6 +364,9 @@ impl Inner {
             .header("A2A-Notification-Id", id)
             .header("A2A-Notification-Place", cursor.to_string())
             .header("A2A-Notification-Signature", &signature);
+        if let Some(traceparent) = traceparent {
+            request = request.header("traceparent", traceparent);
+        }
         if !config.token.is_empty() {
             // Who wrote which client looks for one or the other.
             request = request
