@@ -79,23 +79,17 @@ fn hooks_failed(error: covey_store::Error) -> Error {
 
 impl Cluster for ClusterPort {
     fn agents(&self) -> BoxFuture<'_, Vec<Arc<AgentSpec>>> {
-        async {
-            let mut agents = self.shared.owner.ask(Input::Agents).await.unwrap_or_default();
-            // Those that the clients make for themselves, to run functions, are nobody's to talk to.
-            agents.retain(|agent| !agent.name.as_str().starts_with(INTERNAL));
-            agents
-        }
-        .boxed()
+        let agents = self.shared.agents.read();
+        // Those that the clients make for themselves, to run functions, are nobody's to talk to.
+        let known = agents.values().filter(|agent| !agent.name.as_str().starts_with(INTERNAL)).cloned().collect();
+        drop(agents);
+        std::future::ready(known).boxed()
     }
 
     fn agent<'a>(&'a self, name: &'a AgentName) -> BoxFuture<'a, Option<Arc<AgentSpec>>> {
-        async move {
-            if name.as_str().starts_with(INTERNAL) {
-                return None;
-            }
-            self.shared.owner.ask(|tx| Input::Agent(name.clone(), tx)).await.ok().flatten()
-        }
-        .boxed()
+        let known = || self.shared.agents.read().get(name).cloned();
+        let found = if name.as_str().starts_with(INTERNAL) { None } else { known() };
+        std::future::ready(found).boxed()
     }
 
     fn default_agent(&self) -> BoxFuture<'_, Option<Arc<AgentSpec>>> {

@@ -13,7 +13,7 @@ use covey_proto::{
 use covey_store::{Batch, Store};
 use tokio::sync::mpsc;
 
-use crate::{feed::Feed, relay::Relay};
+use crate::{Agents, feed::Feed, relay::Relay};
 
 /// Items of one commit.
 const GROUP_MAX: usize = 4_096;
@@ -27,6 +27,7 @@ pub(crate) struct Item {
 
 /// Carried out once everything before it is durable.
 pub(crate) enum Effect {
+    Agent(Arc<AgentSpec>),
     Send(NodeId, Command),
     Route(ActorId, Route),
     Drop(NodeId, u64),
@@ -36,18 +37,19 @@ pub(crate) enum Effect {
 }
 
 /// Starts the journal.
-pub(crate) fn spawn(store: Arc<Store>, relay: Relay, feed: Feed) -> mpsc::Sender<Item> {
+pub(crate) fn spawn(store: Arc<Store>, relay: Relay, feed: Feed, agents: Agents) -> mpsc::Sender<Item> {
     let (tx, rx) = mpsc::channel(caps::OWNER_QUEUE_DEPTH_MAX);
-    tokio::spawn(run(store, relay, feed, rx));
+    tokio::spawn(run(store, relay, feed, agents, rx));
     tx
 }
 
-async fn run(store: Arc<Store>, relay: Relay, feed: Feed, mut items: mpsc::Receiver<Item>) {
+async fn run(store: Arc<Store>, relay: Relay, feed: Feed, agents: Agents, mut items: mpsc::Receiver<Item>) {
     let mut group = Vec::new();
     while items.recv_many(&mut group, GROUP_MAX).await > 0 {
         let (mut batch, mut effects) = (Batch::default(), Vec::new());
         for item in group.drain(..) {
             batch.agents.extend(item.batch.agents);
+            batch.made.extend(item.batch.made);
             batch.tasks.extend(item.batch.tasks);
             batch.events.extend(item.batch.events);
             batch.cursors.extend(item.batch.cursors);
@@ -64,6 +66,7 @@ async fn run(store: Arc<Store>, relay: Relay, feed: Feed, mut items: mpsc::Recei
         feed.publish(&batch.events);
         for effect in effects {
             match effect {
+                Effect::Agent(spec) => drop(agents.write().insert(spec.name.clone(), spec)),
                 Effect::Send(node, command) => send(&store, &relay, &node, command).await,
                 Effect::Route(actor, route) => relay.route(&actor, route),
                 Effect::Topic(topic, members) => relay.topic(topic, members),

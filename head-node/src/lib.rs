@@ -16,6 +16,7 @@ mod relay;
 mod server;
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -34,6 +35,7 @@ use covey_node::{
     tls::{Authority, MeshEntry, PinnedAddress, Port},
 };
 use covey_store::Store;
+use parking_lot::RwLock;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -106,10 +108,15 @@ pub struct HeadNode {
     serving: tokio::task::JoinHandle<()>,
 }
 
+/// Agents by name.
+pub(crate) type Agents = Arc<RwLock<BTreeMap<AgentName, Arc<AgentSpec>>>>;
+
 /// What the services share.
 #[derive(Clone)]
 pub(crate) struct Shared {
     pub owner: owner::Handle,
+    /// As far as they are on disk: who looks for one need not ask the owner.
+    pub agents: Agents,
     pub relay: relay::Relay,
     pub feed: feed::Feed,
     pub store: Arc<Store>,
@@ -207,7 +214,9 @@ impl HeadNode {
         for (topic, members) in head.topics() {
             relay.topic(topic, members);
         }
-        let journal = journal::spawn(store.clone(), relay.clone(), feed.clone());
+        let known = head.agents().map(|spec| (spec.name.clone(), spec.clone())).collect();
+        let agents: Agents = Arc::new(RwLock::new(known));
+        let journal = journal::spawn(store.clone(), relay.clone(), feed.clone(), agents.clone());
         tokio::spawn(purge(store.clone(), config.keep));
         let owner = owner::spawn(head, journal, shutdown.clone());
         let waker = owner.clone();
@@ -218,6 +227,7 @@ impl HeadNode {
         });
         let shared = Shared {
             owner,
+            agents,
             relay,
             feed,
             store,

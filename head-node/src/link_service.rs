@@ -126,16 +126,7 @@ async fn read(
         };
         match message {
             Ok(Some(message)) => {
-                let mut failed = None;
-                for frame in message.frames {
-                    if let Some(body) = frame.body
-                        && let Err(error) = take(&shared, &node, conn, body, &tx).await
-                    {
-                        failed = Some(error);
-                        break;
-                    }
-                }
-                if let Some(error) = failed {
+                if let Err(error) = take_all(&shared, &node, conn, message.frames, &tx).await {
                     break error.message;
                 }
             }
@@ -148,30 +139,49 @@ async fn read(
     shared.relay.drop_link(&node, conn);
 }
 
-async fn take(
+/// Takes the frames of one message in their order; neighbouring entries reach the owner together.
+async fn take_all(
     shared: &Shared,
     node: &NodeId,
     conn: u64,
-    body: Body,
+    frames: Vec<v1::WorkerFrame>,
     tx: &mpsc::UnboundedSender<HeadFrame>,
 ) -> Result<(), Error> {
+    let mut entries = Vec::new();
+    for body in frames.into_iter().filter_map(|frame| frame.body) {
+        match body {
+            Body::Entry(entry) => entries.push(decode_entry(entry)?),
+            other => {
+                hand_over(shared, node, conn, &mut entries).await?;
+                take(shared, node, other, tx).await?;
+            }
+        }
+    }
+    hand_over(shared, node, conn, &mut entries).await
+}
+
+async fn hand_over(shared: &Shared, node: &NodeId, conn: u64, entries: &mut Vec<Entry>) -> Result<(), Error> {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let entries = std::mem::take(entries);
+    shared.owner.ask(|reply| Input::Entries(node.clone(), conn, entries, reply)).await?
+}
+
+fn decode_entry(entry: v1::OutboxEntry) -> Result<Entry, Error> {
+    let events = entry.events.iter().map(|e| from_json("an event", e)).collect::<Result<_, _>>()?;
+    let (number, attempt, ts_ms) = (entry.number, entry.attempt, entry.ts_ms);
+    Ok(Entry { number, task: entry.task.into(), attempt, ts_ms, events })
+}
+
+async fn take(shared: &Shared, node: &NodeId, body: Body, tx: &mpsc::UnboundedSender<HeadFrame>) -> Result<(), Error> {
     match body {
         Body::Hello(_) => return Err(Error::invalid("a second hello")),
         Body::Heartbeat(heartbeat) => {
             shared.owner.tell(Input::Heard(node.clone())).await;
             let _ = tx.send(HeadFrame { body: Some(head_frame::Body::Heartbeat(heartbeat)) });
         }
-        Body::Entry(entry) => {
-            let events = entry.events.iter().map(|e| from_json("an event", e)).collect::<Result<Vec<_>, _>>()?;
-            let entry = Entry {
-                number: entry.number,
-                task: entry.task.into(),
-                attempt: entry.attempt,
-                ts_ms: entry.ts_ms,
-                events,
-            };
-            shared.owner.ask(|reply| Input::Entry(node.clone(), conn, Box::new(entry), reply)).await??;
-        }
+        Body::Entry(_) => return Err(Error::internal("entries are handed over together")),
         Body::Actor(report) => {
             let actor = ActorId::from(report.actor.as_str());
             let said = match report.state() {

@@ -38,8 +38,6 @@ type Reply<T> = oneshot::Sender<T>;
 /// All that can happen to the head.
 pub(crate) enum Input {
     Register(Box<AgentSpec>, Reply<Result<bool, Error>>),
-    Agents(Reply<Vec<Arc<AgentSpec>>>),
-    Agent(AgentName, Reply<Option<Arc<AgentSpec>>>),
     CreateActor(Box<CreateActor>, Reply<Result<ActorInfo, Error>>),
     CreateGang(Vec<CreateActor>, GangStrategy, Reply<Result<Vec<ActorInfo>, Error>>),
     ListActors(ActorFilter, ActorId, usize, Reply<(Vec<ActorStatus>, Option<ActorId>)>),
@@ -59,7 +57,7 @@ pub(crate) enum Input {
     Models(NodeId, Vec<ModelStatus>),
     ModelsKnown(Reply<Vec<ModelStatus>>),
     Unlinked(NodeId, u64),
-    Entry(NodeId, u64, Box<Entry>, Reply<Result<(), Error>>),
+    Entries(NodeId, u64, Vec<Entry>, Reply<Result<(), Error>>),
     ActorReport(NodeId, ActorId, Epoch, ActorReport),
     Wake(ActorId),
     Drain(String, Reply<Result<NodeId, Error>>),
@@ -135,7 +133,11 @@ async fn run(
 fn collect(item: &mut Item, output: Output) {
     let batch: &mut Batch = &mut item.batch;
     match output {
-        Output::Write(Write::Agent(spec)) => batch.agents.push(spec),
+        Output::Write(Write::Agent(spec)) => {
+            batch.agents.push(spec.clone());
+            item.effects.push(Effect::Agent(spec));
+        }
+        Output::Write(Write::NewTask(record)) => batch.made.push(record),
         Output::Write(Write::Task(record)) => batch.tasks.push(record),
         Output::Write(Write::Event(event)) => batch.events.push(event),
         Output::Write(Write::State(actor, state)) => batch.states.push((actor, Some(state))),
@@ -174,10 +176,13 @@ fn handle(head: &mut Head, input: Input, now: u64) -> Option<Effect> {
             let _ = tx.send(value);
         })))
     }
+    /// What changes nothing and acknowledges nothing need not wait for the disk.
+    fn now_or_never<T>(tx: Reply<T>, value: T) -> Option<Effect> {
+        let _ = tx.send(value);
+        None
+    }
     match input {
         Input::Register(spec, tx) => later(tx, head.register(*spec, now)),
-        Input::Agents(tx) => later(tx, head.agents().cloned().collect()),
-        Input::Agent(name, tx) => later(tx, head.agent(name.as_str()).ok().cloned()),
         Input::CreateActor(ask, tx) => later(tx, head.create_actor(*ask, now)),
         Input::CreateGang(asks, strategy, tx) => later(tx, head.create_gang(asks, strategy, now)),
         Input::ListActors(filter, after, limit, tx) => later(tx, head.list_actors(&filter, &after, limit)),
@@ -192,19 +197,19 @@ fn handle(head: &mut Head, input: Input, now: u64) -> Option<Effect> {
             let SayTask { caller, task, message_id, parts } = *say;
             later(tx, head.say(&task, caller.as_str(), message_id, parts, now))
         }
-        Input::ActiveTask(id, tx) => later(tx, head.active_task(&id)),
-        Input::ModelsKnown(tx) => later(tx, head.models_known()),
-        Input::Status(tx) => later(tx, head.status()),
+        Input::ActiveTask(id, tx) => now_or_never(tx, head.active_task(&id)),
+        Input::ModelsKnown(tx) => now_or_never(tx, head.models_known()),
+        Input::Status(tx) => now_or_never(tx, head.status()),
         Input::Joined(node, conn, hello, tx) => {
             let durable = head.joined(&node, conn, *hello, now);
             // Not through the journal: the welcome must be the first frame, before any command to this node.
             let _ = tx.send(durable);
             None
         }
-        Input::Entry(node, conn, entry, tx) => {
+        Input::Entries(node, conn, entries, tx) => {
             head.heard(&node, now);
-            let _ = tx.send(head.entry(&node, conn, *entry, now));
-            None
+            let taken = entries.into_iter().try_for_each(|entry| head.entry(&node, conn, entry, now));
+            now_or_never(tx, taken)
         }
         Input::SaveState(node, actor, epoch, state, tx) => later(tx, head.save_state(&node, &actor, epoch, state)),
         Input::Drain(node, tx) => later(tx, head.drain(&node, now)),

@@ -115,7 +115,7 @@ def test_readers_that_sleep_cost_bounded_memory(cluster):
     first = list(Stream(cluster, path, body).events())
     task, pid = first[0][1]["task"]["id"], cluster.running["head"].pid
     before = memory(pid)
-    sleeping = [Stream(cluster, *request("echo", "", "SubscribeToTask", id=task), seen="0", buffer=4096) for _ in range(60)]
+    sleeping = [Stream(cluster, *request("echo", "", "SubscribeToTask", id=task), seen="0", buffer=131_072) for _ in range(60)]
     for stream in sleeping:
         next(stream.events(limit=200_000))  # the task, with what was asked
     # Each of them has some 4 MiB to come.

@@ -210,7 +210,9 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
     tokio::spawn(watch_models(models.clone()));
     tokio::spawn(hand_over(asked, shutdown.clone(), config.hand_over, cluster, runtime.clone(), facts.node.clone()));
     tokio::spawn(door.clone().renew());
-    let result = link::Link::new(door, facts, runtime.clone(), models, rx).run(shutdown).await;
+    // As a task of its own: whoever waits for it may be on a thread that takes long to wake.
+    let link = link::Link::new(door, facts, runtime.clone(), models, rx).run(shutdown);
+    let result = tokio::spawn(link).await.unwrap_or_else(|e| Err(Error::internal(format!("the link ended: {e}"))));
     runtime.stop_everything().await;
     objects.clear();
     let _ = std::fs::remove_dir_all(folder);

@@ -83,7 +83,9 @@ pub enum Output {
 pub enum Write {
     /// An agent was registered or replaced.
     Agent(Arc<AgentSpec>),
-    /// A task was made or changed.
+    /// A task was made.
+    NewTask(Arc<TaskRecord>),
+    /// A task's state or attempt changed.
     Task(Arc<TaskRecord>),
     /// A task's log grew.
     Event(Arc<Envelope>),

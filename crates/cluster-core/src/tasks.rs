@@ -206,7 +206,7 @@ impl Head {
         };
         self.tasks.remember(&record);
         self.tasks.active.insert(record.id.clone(), task);
-        self.out.push_back(Output::Write(Write::Task(record.clone())));
+        self.out.push_back(Output::Write(Write::NewTask(record.clone())));
         self.append(&record.id, vec![started], now);
         self.tasks.enqueue(&record.agent, record.id.clone(), false);
         self.settle(now);

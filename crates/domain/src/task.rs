@@ -65,6 +65,13 @@ impl TaskState {
         }
     }
 
+    /// The state of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        use TaskState::{AuthRequired, Canceled, Completed, Failed, InputRequired, Rejected, Submitted, Working};
+        let all = [Submitted, Working, InputRequired, AuthRequired, Completed, Failed, Canceled, Rejected];
+        all.into_iter().find(|state| state.name() == name)
+    }
+
     /// The stable name.
     pub fn name(self) -> &'static str {
         match self {

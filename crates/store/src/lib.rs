@@ -4,24 +4,43 @@
 //! [`Batch`] and one transaction: after [`Store::commit`] returns they survive the loss of the process and of power.
 //! After a failed commit the caller must stop; retrying a failed fsync is not safe.
 //!
-//! The bodies of specs, records and events are JSON text, so `sqlite3 covey.db` shows them as they are.
+//! The bodies of specs, records and events are JSON text, so `sqlite3 covey.db` shows them as they are. A record is
+//! written once; what changes of it has columns of its own, which hold. A row of events has a run of them, its number is
+//! that of the last.
 
 mod hooks;
 
-use std::{path::Path, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use covey_domain::{ActorId, AgentSpec, Envelope, NodeId, TaskId, TaskRecord, caps};
+use covey_domain::{ActorId, AgentSpec, Envelope, NodeId, TaskId, TaskRecord, TaskState, caps};
 use sqlx::{
-    ConnectOptions, Connection, QueryBuilder, Row, Sqlite, SqliteConnection, SqlitePool,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+    ConnectOptions, Connection, Row, Sqlite, SqliteConnection, SqlitePool,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
 };
 use tokio::sync::Mutex;
 
-/// Rows to one statement; SQLite takes 32,766 bound values.
-const ROWS_PER_STATEMENT: usize = 4_000;
-
 /// Version of the tables below. A file of another version is refused.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
+
+/// Events of a task that were committed together and share a row, at most.
+const EVENTS_PER_ROW: usize = 256;
+
+/// Bytes of bodies that are committed before the write-ahead log is brought into the tables.
+const CHECKPOINT_BYTES: u64 = 4 << 20;
+/// How often it is looked how many there are, and after how many looks fewer will do.
+const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
+const CHECKPOINT_LATEST: u32 = 25;
+/// Pages of the log at which commits wait until it can begin anew.
+const LOG_PAGES_MAX: i64 = 16_384;
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
@@ -37,7 +56,7 @@ CREATE TABLE IF NOT EXISTS cursors (node TEXT NOT NULL, incarnation INTEGER NOT 
     PRIMARY KEY (node, incarnation)) STRICT;
 CREATE TABLE IF NOT EXISTS tasks (id TEXT PRIMARY KEY, agent TEXT NOT NULL, context TEXT NOT NULL,
     caller TEXT NOT NULL, state TEXT NOT NULL, created_ms INTEGER NOT NULL, ended INTEGER NOT NULL,
-    record TEXT NOT NULL, changed_ms INTEGER NOT NULL DEFAULT 0) STRICT;
+    record TEXT NOT NULL, changed_ms INTEGER NOT NULL DEFAULT 0, attempt INTEGER NOT NULL DEFAULT 0) STRICT;
 CREATE INDEX IF NOT EXISTS tasks_by_context ON tasks (context, created_ms);
 CREATE INDEX IF NOT EXISTS tasks_by_time ON tasks (created_ms);
 CREATE TABLE IF NOT EXISTS events (task TEXT NOT NULL, seq INTEGER NOT NULL, body TEXT NOT NULL,
@@ -45,6 +64,17 @@ CREATE TABLE IF NOT EXISTS events (task TEXT NOT NULL, seq INTEGER NOT NULL, bod
 CREATE TABLE IF NOT EXISTS hooks (task TEXT NOT NULL, id TEXT NOT NULL, state TEXT NOT NULL, hook TEXT NOT NULL,
     PRIMARY KEY (task, id)) STRICT;
 CREATE INDEX IF NOT EXISTS hooks_by_state ON hooks (state);
+CREATE TEMP VIEW commits AS SELECT '' AS made, '' AS changed, '' AS events, '' AS cursors;
+CREATE TEMP TRIGGER commit_tasks INSTEAD OF INSERT ON commits BEGIN
+    INSERT INTO tasks (id, agent, context, caller, state, created_ms, ended, record, changed_ms, attempt)
+        SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8, value->>9
+        FROM json_each(NEW.made);
+    UPDATE tasks SET state = new.s, ended = new.e, changed_ms = new.c, attempt = new.a
+        FROM (SELECT value->>0 AS i, value->>1 AS s, value->>2 AS e, value->>3 AS c, value->>4 AS a FROM json_each(NEW.changed)) AS new
+        WHERE tasks.id = new.i;
+    INSERT INTO events SELECT value->>0, value->>1, value->>2 FROM json_each(NEW.events);
+    INSERT OR REPLACE INTO cursors SELECT value->>0, value->>1, value->>2 FROM json_each(NEW.cursors);
+END;
 ";
 
 /// Why the store cannot do what it is asked.
@@ -75,7 +105,9 @@ pub enum Error {
 pub struct Batch {
     /// Agents registered or replaced.
     pub agents: Vec<Arc<AgentSpec>>,
-    /// Tasks made or changed; of several for one task the last holds.
+    /// Tasks made.
+    pub made: Vec<Arc<TaskRecord>>,
+    /// Tasks whose state or attempt changed; of several for one task the last holds.
     pub tasks: Vec<Arc<TaskRecord>>,
     /// Events, in order.
     pub events: Vec<Arc<Envelope>>,
@@ -116,9 +148,19 @@ pub struct StoredReminder {
 }
 
 impl Batch {
+    /// There is nothing in it but what tasks make.
+    fn is_all_tasks(&self) -> bool {
+        self.agents.is_empty()
+            && self.states.is_empty()
+            && self.actors.is_empty()
+            && self.reminders.is_empty()
+            && self.listeners.is_empty()
+    }
+
     /// Nothing to write.
     pub fn is_empty(&self) -> bool {
         self.agents.is_empty()
+            && self.made.is_empty()
             && self.tasks.is_empty()
             && self.events.is_empty()
             && self.cursors.is_empty()
@@ -152,11 +194,21 @@ pub struct Snapshot {
 async fn raise(db: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     let found: Option<i64> =
         sqlx::query_scalar("SELECT value FROM meta WHERE key = 'schema'").fetch_optional(&mut *db).await?;
-    if found == Some(1) {
+    if found.is_some_and(|version| version < 2) {
         // Version 2 knows when a task's status changed.
         sqlx::raw_sql(
             "BEGIN; ALTER TABLE tasks ADD COLUMN changed_ms INTEGER NOT NULL DEFAULT 0;
              UPDATE tasks SET changed_ms = created_ms; UPDATE meta SET value = 2 WHERE key = 'schema'; COMMIT;",
+        )
+        .execute(&mut *db)
+        .await?;
+    }
+    if found.is_some_and(|version| version < 3) {
+        // Version 3 keeps what changes of a task apart; its rows of events may hold several, which older programs cannot read.
+        sqlx::raw_sql(
+            "BEGIN; ALTER TABLE tasks ADD COLUMN attempt INTEGER NOT NULL DEFAULT 0;
+             UPDATE tasks SET attempt = coalesce(json_extract(record, '$.attempt'), 0);
+             UPDATE meta SET value = 3 WHERE key = 'schema'; COMMIT;",
         )
         .execute(&mut *db)
         .await?;
@@ -182,8 +234,46 @@ pub struct TaskFilter<'a> {
 /// One SQLite file.
 #[derive(Debug)]
 pub struct Store {
-    writer: Mutex<SqliteConnection>,
+    writer: Arc<Mutex<SqliteConnection>>,
+    /// Bytes since the last checkpoint, about.
+    written: Arc<AtomicU64>,
     readers: SqlitePool,
+    checkpoints: tokio::task::AbortHandle,
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.checkpoints.abort();
+    }
+}
+
+/// Brings what was committed from the write-ahead log into the tables, beside the commits.
+async fn checkpoints(mut db: SqliteConnection, writer: Arc<Mutex<SqliteConnection>>, written: Arc<AtomicU64>) {
+    let mut every = tokio::time::interval(CHECKPOINT_EVERY);
+    let mut quiet = 0;
+    loop {
+        every.tick().await;
+        let bytes = written.load(Ordering::Relaxed);
+        quiet = if bytes == 0 { 0 } else { quiet + 1 };
+        if bytes < CHECKPOINT_BYTES && quiet < CHECKPOINT_LATEST {
+            continue;
+        }
+        (quiet, _) = (0, written.fetch_sub(bytes, Ordering::Relaxed));
+        // Blocked or not, pages in the log, pages brought over.
+        let done: Result<(i64, i64, i64), _> =
+            sqlx::query_as("PRAGMA wal_checkpoint(PASSIVE)").fetch_one(&mut db).await;
+        let outcome = match done {
+            // The log begins anew only when nobody writes; under steady load somebody must see to that.
+            Ok((_, pages, _)) if pages > LOG_PAGES_MAX => {
+                let _pause = writer.lock().await;
+                sqlx::query("PRAGMA wal_checkpoint(RESTART)").execute(&mut db).await.map(drop)
+            }
+            other => other.map(drop),
+        };
+        if let Err(error) = outcome {
+            tracing::warn!(%error, "a checkpoint failed; the write-ahead log grows");
+        }
+    }
 }
 
 impl Store {
@@ -197,7 +287,8 @@ impl Store {
             .busy_timeout(Duration::from_secs(5))
             .pragma("cache_size", "-4096")
             .disable_statement_logging();
-        let mut writer = SqliteConnection::connect_with(&options).await?;
+        // Commits do not wait for pages to be brought into the tables: another connection does that.
+        let mut writer = SqliteConnection::connect_with(&options.clone().pragma("wal_autocheckpoint", "0")).await?;
         sqlx::raw_sql(SCHEMA).execute(&mut writer).await?;
         raise(&mut writer).await?;
         sqlx::query("INSERT OR IGNORE INTO meta VALUES ('schema', ?)")
@@ -209,9 +300,14 @@ impl Store {
         if found != SCHEMA_VERSION {
             return Err(Error::Version { found });
         }
-        let readers =
-            SqlitePoolOptions::new().max_connections(2).min_connections(0).connect_lazy_with(options.read_only(true));
-        Ok(Self { writer: Mutex::new(writer), readers })
+        let readers = SqlitePoolOptions::new()
+            .max_connections(2)
+            .min_connections(0)
+            .connect_lazy_with(options.clone().read_only(true));
+        let checkpointer = SqliteConnection::connect_with(&options).await?;
+        let (writer, written) = (Arc::new(Mutex::new(writer)), Arc::new(AtomicU64::new(0)));
+        let checkpoints = tokio::spawn(checkpoints(checkpointer, writer.clone(), written.clone()));
+        Ok(Self { writer, written, readers, checkpoints: checkpoints.abort_handle() })
     }
 
     /// Begins a term and reads what a starting head needs.
@@ -254,8 +350,9 @@ impl Store {
         for row in sqlx::query("SELECT topic, actor, method FROM listeners").fetch_all(&mut *db).await? {
             snapshot.listeners.push((row.get(0), row.get::<String, _>(1).into(), row.get(2)));
         }
-        for row in sqlx::query("SELECT record FROM tasks ORDER BY created_ms, id").fetch_all(&mut *db).await? {
-            let record: TaskRecord = parse("task", row.get(0))?;
+        let tasks = format!("SELECT {RECORD} FROM tasks ORDER BY created_ms, id");
+        for row in sqlx::query(sqlx::AssertSqlSafe(tasks)).fetch_all(&mut *db).await? {
+            let record = record_of(&row)?;
             let mut events = Vec::new();
             if !record.state.is_terminal() {
                 for row in sqlx::query("SELECT body FROM events WHERE task = ? ORDER BY seq")
@@ -263,7 +360,7 @@ impl Store {
                     .fetch_all(&mut *db)
                     .await?
                 {
-                    events.push(parse("event", row.get(0))?);
+                    events.extend(events_of(row.get(0))?);
                 }
             }
             snapshot.tasks.push((record, events));
@@ -277,44 +374,19 @@ impl Store {
             return Ok(());
         }
         let mut db = self.writer.lock().await;
+        let fast = Rows::of(batch);
+        self.written.fetch_add(fast.bytes(), Ordering::Relaxed);
+        if batch.is_all_tasks() {
+            // One statement is one transaction, and one errand to SQLite's thread.
+            fast.insert().execute(&mut *db).await?;
+            return Ok(());
+        }
         let mut tx = db.begin().await?;
+        fast.insert().execute(&mut *tx).await?;
         for spec in &batch.agents {
             sqlx::query("INSERT OR REPLACE INTO agents VALUES (?, ?)")
                 .bind(spec.name.as_str())
                 .bind(json(spec))
-                .execute(&mut *tx)
-                .await?;
-        }
-        // Of several states of one task only the last is written.
-        let mut last: std::collections::HashMap<&TaskId, &Arc<TaskRecord>> = std::collections::HashMap::new();
-        last.extend(batch.tasks.iter().map(|t| (&t.id, t)));
-        let tasks: Vec<_> = last.into_values().collect();
-        for rows in tasks.chunks(ROWS_PER_STATEMENT) {
-            let mut query = QueryBuilder::<Sqlite>::new("INSERT OR REPLACE INTO tasks ");
-            query.push_values(rows, |mut row, t| {
-                row.push_bind(t.id.as_str()).push_bind(t.agent.as_str()).push_bind(t.context.as_str());
-                row.push_bind(t.caller.as_str()).push_bind(t.state.name()).push_bind(t.created_ms as i64);
-                row.push_bind(i64::from(t.state.is_terminal())).push_bind(json(t.as_ref()));
-                row.push_bind(t.changed_ms as i64);
-            });
-            query.build().persistent(false).execute(&mut *tx).await?;
-        }
-        for rows in batch.events.chunks(ROWS_PER_STATEMENT) {
-            let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO events ");
-            query.push_values(rows, |mut row, e| {
-                row.push_bind(e.task.as_str()).push_bind(e.seq as i64).push_bind(json(e.as_ref()));
-            });
-            query.build().persistent(false).execute(&mut *tx).await?;
-        }
-        let mut cursors: std::collections::BTreeMap<(&NodeId, u64), u64> = std::collections::BTreeMap::new();
-        for (node, incarnation, number) in &batch.cursors {
-            cursors.insert((node, *incarnation), *number);
-        }
-        for ((node, incarnation), number) in cursors {
-            sqlx::query("INSERT OR REPLACE INTO cursors VALUES (?, ?, ?)")
-                .bind(node.as_str())
-                .bind(incarnation as i64)
-                .bind(number as i64)
                 .execute(&mut *tx)
                 .await?;
         }
@@ -384,7 +456,7 @@ impl Store {
         Ok(row.map(|row| row.get(0)))
     }
 
-    /// Events of a task with numbers above `after`, at most [`caps::EVENT_PAGE_MAX`].
+    /// Events of a task with numbers above `after`, [`caps::EVENT_PAGE_MAX`] at least while there are so many.
     pub async fn events(&self, task: &TaskId, after: u64) -> Result<Vec<Arc<Envelope>>, Error> {
         let rows = sqlx::query("SELECT body FROM events WHERE task = ? AND seq > ? ORDER BY seq LIMIT ?")
             .bind(task.as_str())
@@ -392,26 +464,33 @@ impl Store {
             .bind(caps::EVENT_PAGE_MAX as i64)
             .fetch_all(&self.readers)
             .await?;
-        rows.iter().map(|row| parse("event", row.get(0)).map(Arc::new)).collect()
+        let mut events = Vec::new();
+        for row in rows {
+            let run = events_of(row.get(0))?;
+            events.extend(run.into_iter().filter(|event| event.seq > after).map(Arc::new));
+            // A page is a bound for memory too.
+            if events.len() >= caps::EVENT_PAGE_MAX {
+                break;
+            }
+        }
+        Ok(events)
     }
 
     /// One task's record.
     pub async fn task(&self, id: &TaskId) -> Result<Option<TaskRecord>, Error> {
-        let row = sqlx::query("SELECT record FROM tasks WHERE id = ?")
-            .bind(id.as_str())
-            .fetch_optional(&self.readers)
-            .await?;
-        row.map(|row| parse("task", row.get(0))).transpose()
+        let sql = format!("SELECT {RECORD} FROM tasks WHERE id = ?");
+        let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(id.as_str()).fetch_optional(&self.readers).await?;
+        row.map(|row| record_of(&row)).transpose()
     }
 
     /// Records, newest first, from below the task `before` where it is not empty.
     pub async fn tasks(&self, filter: TaskFilter<'_>, before: &str, limit: u32) -> Result<Vec<TaskRecord>, Error> {
-        let rows = sqlx::query(
-            "SELECT record FROM tasks WHERE (?1 = '' OR agent = ?1) AND (?2 = '' OR context = ?2) AND (?3 = '' OR state = ?3)
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "SELECT {RECORD} FROM tasks WHERE (?1 = '' OR agent = ?1) AND (?2 = '' OR context = ?2) AND (?3 = '' OR state = ?3)
              AND (?4 = '' OR caller = ?4)
              AND (?5 = '' OR (created_ms, id) < (SELECT created_ms, id FROM tasks WHERE id = ?5))
              ORDER BY created_ms DESC, id DESC LIMIT ?6",
-        )
+        )))
         .bind(filter.agent)
         .bind(filter.context)
         .bind(filter.state)
@@ -420,7 +499,7 @@ impl Store {
         .bind(i64::from(limit))
         .fetch_all(&self.readers)
         .await?;
-        rows.iter().map(|row| parse("task", row.get(0))).collect()
+        rows.iter().map(record_of).collect()
     }
 
     /// Records by the last change of their status, newest first, of a caller's tasks that changed at `since_ms` or later;
@@ -438,7 +517,7 @@ impl Store {
         let count = format!("SELECT count(*) FROM tasks WHERE {matching}");
         let count = sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(count));
         let page = format!(
-            "SELECT record FROM tasks WHERE {matching} AND (changed_ms, id) < (?6, ?7)
+            "SELECT {RECORD} FROM tasks WHERE {matching} AND (changed_ms, id) < (?6, ?7)
              ORDER BY changed_ms DESC, id DESC LIMIT ?8"
         );
         let page = sqlx::query(sqlx::AssertSqlSafe(page));
@@ -463,7 +542,7 @@ impl Store {
             .bind(i64::from(limit))
             .fetch_all(&self.readers)
             .await?;
-        let records = rows.iter().map(|row| parse("task", row.get(0))).collect::<Result<_, _>>()?;
+        let records = rows.iter().map(record_of).collect::<Result<_, _>>()?;
         Ok((records, all as u64))
     }
 
@@ -501,6 +580,111 @@ impl Store {
             sqlx::query("SELECT body FROM blobs WHERE digest = ?").bind(digest).fetch_optional(&self.readers).await?;
         Ok(row.map(|row| row.get(0)))
     }
+}
+
+/// The columns that make a record, for [`record_of`].
+const RECORD: &str = "record, state, changed_ms, attempt";
+
+fn record_of(row: &SqliteRow) -> Result<TaskRecord, Error> {
+    let record: TaskRecord = parse("task", row.get(0))?;
+    let state = TaskState::named(row.get(1)).unwrap_or(record.state);
+    let (changed_ms, attempt): (i64, i64) = (row.get(2), row.get(3));
+    Ok(TaskRecord { state, changed_ms: changed_ms as u64, attempt: attempt as u32, ..record })
+}
+
+/// What tasks make of a commit, as lists in JSON for the view `commits`.
+struct Rows {
+    made: String,
+    changed: String,
+    events: String,
+    cursors: String,
+}
+
+impl Rows {
+    fn of(batch: &Batch) -> Self {
+        // Of several states of one task only the last is written.
+        let mut last: HashMap<&TaskId, &Arc<TaskRecord>> = batch.tasks.iter().map(|t| (&t.id, t)).collect();
+        let made = batch.made.iter().map(|made| {
+            let now = last.remove(&made.id).unwrap_or(made);
+            (
+                (made.id.as_str(), made.agent.as_str(), made.context.as_str(), made.caller.as_str()),
+                (now.state.name(), made.created_ms, u32::from(now.state.is_terminal())),
+                (json(made.as_ref()), now.changed_ms, now.attempt),
+            )
+        });
+        let made =
+            list(made.map(|((id, agent, context, caller), (state, created, ended), (record, changed, attempt))| {
+                json(&(id, agent, context, caller, state, created, ended, record, changed, attempt))
+            }));
+        let changed = list(last.into_values().map(|t| {
+            json(&(t.id.as_str(), t.state.name(), u32::from(t.state.is_terminal()), t.changed_ms, t.attempt))
+        }));
+        let runs = runs(&batch.events);
+        let events = list(runs.iter().map(|run| {
+            let body = if run.events.len() == 1 { json(run.events[0]) } else { json(&run.events) };
+            json(&(run.task.as_str(), run.last, body))
+        }));
+        let mut cursors: BTreeMap<(&NodeId, u64), u64> = BTreeMap::new();
+        for (node, incarnation, number) in &batch.cursors {
+            cursors.insert((node, *incarnation), *number);
+        }
+        // Signed, as SQLite has its numbers.
+        let cursors = cursors
+            .into_iter()
+            .map(|((node, incarnation), number)| json(&(node.as_str(), incarnation as i64, number as i64)));
+        Self { made, changed, events, cursors: list(cursors) }
+    }
+
+    fn bytes(&self) -> u64 {
+        (self.made.len() + self.changed.len() + self.events.len()) as u64
+    }
+
+    fn insert(&self) -> sqlx::query::Query<'_, Sqlite, sqlx::sqlite::SqliteArguments> {
+        let insert = sqlx::query("INSERT INTO commits VALUES (?, ?, ?, ?)");
+        insert.bind(&self.made).bind(&self.changed).bind(&self.events).bind(&self.cursors)
+    }
+}
+
+fn list(items: impl Iterator<Item = String>) -> String {
+    let mut text = String::from("[");
+    for item in items {
+        if text.len() > 1 {
+            text.push(',');
+        }
+        text.push_str(&item);
+    }
+    text.push(']');
+    text
+}
+
+/// Neighbours of one task, which share a row.
+struct Run<'a> {
+    task: &'a TaskId,
+    last: u64,
+    events: Vec<&'a Envelope>,
+}
+
+fn runs(events: &[Arc<Envelope>]) -> Vec<Run<'_>> {
+    let mut runs: Vec<Run<'_>> = Vec::new();
+    let mut open: HashMap<&TaskId, usize> = HashMap::new();
+    for event in events {
+        let known = open.get(&event.task).map(|at| &mut runs[*at]);
+        match known.filter(|run| run.last + 1 == event.seq && run.events.len() < EVENTS_PER_ROW) {
+            Some(run) => {
+                run.events.push(event);
+                run.last = event.seq;
+            }
+            None => {
+                open.insert(&event.task, runs.len());
+                runs.push(Run { task: &event.task, last: event.seq, events: vec![event] });
+            }
+        }
+    }
+    runs
+}
+
+fn events_of(body: String) -> Result<Vec<Envelope>, Error> {
+    if body.starts_with('[') { parse("events", body) } else { parse("event", body).map(|event| vec![event]) }
 }
 
 fn json<T: serde::Serialize>(value: &T) -> String {
@@ -553,7 +737,7 @@ mod tests {
         let store = Store::open(&dir.path().join("covey.db")).await.unwrap();
         store.begin().await.unwrap();
         let batch = Batch {
-            tasks: vec![record("over", TaskState::Completed), record("runs", TaskState::Working)],
+            made: vec![record("over", TaskState::Completed), record("runs", TaskState::Working)],
             events: vec![event("over", 1), event("runs", 1)],
             ..Batch::default()
         };
@@ -589,7 +773,7 @@ mod tests {
         store.move_hooks(&[hook("x", HookState::Done), hook("y", HookState::Dead)]).await.unwrap();
         assert_eq!(store.hooks(Some(&"t".into()), None).await.unwrap(), [hook("y", HookState::Dead)]);
         assert!(store.hooks(None, Some(HookState::Live)).await.unwrap().is_empty());
-        store.commit(&Batch { tasks: vec![record("t", TaskState::Completed)], ..Batch::default() }).await.unwrap();
+        store.commit(&Batch { made: vec![record("t", TaskState::Completed)], ..Batch::default() }).await.unwrap();
         store.purge(2).await.unwrap();
         assert!(store.hooks(Some(&"t".into()), None).await.unwrap().is_empty());
     }
@@ -602,8 +786,9 @@ mod tests {
         let at = |id: &str, changed_ms: u64| {
             Arc::new(TaskRecord { changed_ms, ..(*record(id, TaskState::Working)).clone() })
         };
-        let tasks = vec![at("a", 5), at("b", 9), at("c", 9), at("d", 1)];
-        store.commit(&Batch { tasks, ..Batch::default() }).await.unwrap();
+        let made = vec![at("a", 5), at("b", 9), at("c", 9), at("d", 0)];
+        let tasks = vec![at("d", 1)];
+        store.commit(&Batch { made, tasks, ..Batch::default() }).await.unwrap();
         let mine = TaskFilter { caller: "me", ..TaskFilter::default() };
         let ids = |tasks: &[TaskRecord]| tasks.iter().map(|t| t.id.to_string()).collect::<Vec<_>>();
         let (page, all) = store.changed(mine, 0, None, 2).await.unwrap();
@@ -621,13 +806,15 @@ mod tests {
         let path = dir.path().join("covey.db");
         drop(Store::open(&path).await.unwrap());
         let mut db = SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap();
-        let back = "DROP INDEX tasks_by_change; ALTER TABLE tasks DROP COLUMN changed_ms; UPDATE meta SET value = 1 WHERE key = 'schema';
-            INSERT INTO tasks VALUES ('t', 'a', 'c', 'me', 'working', 7, 0, '{}')";
+        let back = "DROP INDEX tasks_by_change; ALTER TABLE tasks DROP COLUMN attempt;
+            ALTER TABLE tasks DROP COLUMN changed_ms; UPDATE meta SET value = 1 WHERE key = 'schema';
+            INSERT INTO tasks VALUES ('t', 'a', 'c', 'me', 'working', 7, 0, '{\"attempt\": 4}')";
         sqlx::raw_sql(back).execute(&mut db).await.unwrap();
         drop(db);
         let store = Store::open(&path).await.unwrap();
-        let at: i64 = sqlx::query_scalar("SELECT changed_ms FROM tasks").fetch_one(&store.readers).await.unwrap();
-        assert_eq!(at, 7);
+        let at = sqlx::query_as("SELECT changed_ms, attempt FROM tasks").fetch_one(&store.readers).await.unwrap();
+        let at: (i64, i64) = at;
+        assert_eq!(at, (7, 4));
     }
 
     #[tokio::test]
@@ -645,11 +832,8 @@ mod tests {
             let store = Store::open(&path).await.unwrap();
             assert_eq!(store.begin().await.unwrap().term, 1);
             let batch = Batch {
-                tasks: vec![
-                    record("t1", TaskState::Submitted),
-                    record("t1", TaskState::Working),
-                    record("t2", TaskState::Completed),
-                ],
+                made: vec![record("t1", TaskState::Submitted), record("t2", TaskState::Submitted)],
+                tasks: vec![record("t1", TaskState::Working)],
                 events: (1..=5_000).map(|n| event("t1", n)).collect(),
                 cursors: vec![("n".into(), 9, 3), ("n".into(), 9, 4)],
                 states: vec![("a/1".into(), Some((*b"old").into())), ("a/1".into(), Some((*b"new").into()))],
@@ -663,6 +847,8 @@ mod tests {
                 agents: vec![],
             };
             store.commit(&batch).await.unwrap();
+            let ended = Arc::new(TaskRecord { attempt: 3, ..(*record("t2", TaskState::Completed)).clone() });
+            store.commit(&Batch { tasks: vec![ended], ..Batch::default() }).await.unwrap();
             store.put_blob("d", b"code").await.unwrap();
         }
         let store = Store::open(&path).await.unwrap();
@@ -672,6 +858,7 @@ mod tests {
         assert_eq!(snapshot.tasks[0].0.state, TaskState::Working);
         assert_eq!(snapshot.tasks[0].1.len(), 5_000);
         assert!(snapshot.tasks[1].1.is_empty(), "events of ended tasks stay on disk");
+        assert_eq!((snapshot.tasks[1].0.state, snapshot.tasks[1].0.attempt), (TaskState::Completed, 3));
         assert_eq!(snapshot.actors, [("x".into(), actor, false)]);
         assert_eq!(snapshot.listeners, [("news".to_owned(), "a/1".into(), "hear".to_owned())]);
         assert_eq!(snapshot.reminders, [("a/1".into(), "r".into(), reminder)]);
@@ -687,7 +874,7 @@ mod tests {
         store.commit(&Batch { events: vec![event("t", 1)], ..Batch::default() }).await.unwrap();
         let twice = Batch {
             events: vec![event("t", 2), event("t", 1)],
-            tasks: vec![record("t", TaskState::Working)],
+            made: vec![record("t", TaskState::Working)],
             ..Batch::default()
         };
         assert!(store.commit(&twice).await.is_err());

@@ -388,7 +388,7 @@ impl World {
     fn drain(&mut self) {
         while let Some(output) = self.head.poll_output() {
             match output {
-                Output::Write(Write::Task(record)) => {
+                Output::Write(Write::NewTask(record) | Write::Task(record)) => {
                     self.disk.tasks.insert(record.id.clone(), (*record).clone());
                 }
                 Output::Write(Write::Event(event)) => {
