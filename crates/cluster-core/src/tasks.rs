@@ -47,7 +47,7 @@ pub struct Submission {
 /// What came of a submission. It is acknowledged once the writes before it are durable.
 #[derive(Clone, Debug)]
 pub struct Submitted {
-    /// The task.
+    /// The task; without its input where it has ended already.
     pub record: Arc<TaskRecord>,
     /// `false`: the same message had made it before.
     pub created: bool,
@@ -125,15 +125,21 @@ impl Tasks {
     }
 }
 
+/// What is remembered of a task that has ended: a million of them must not weigh what they were asked with.
+fn without_input(record: &TaskRecord) -> Arc<TaskRecord> {
+    Arc::new(TaskRecord { input: TaskInput::default(), ..record.clone() })
+}
+
 impl Head {
     /// Brings a task back from the store, before the first verb.
     pub fn restore(&mut self, stored: Stored, now: Millis) {
         let record = Arc::new(stored.record);
-        self.tasks.remember(&record);
         if record.state.is_terminal() {
+            self.tasks.remember(&without_input(&record));
             *self.tasks.ended.entry(record.state.name()).or_default() += 1;
             return;
         }
+        self.tasks.remember(&record);
         let (mut open, mut turns) = (OpenParts::default(), Turns::default());
         let (mut state, mut excused) = (TaskState::Submitted, 0);
         for (event, seq) in stored.events.iter().zip(1..) {
@@ -443,7 +449,7 @@ impl Head {
         let record = task.record.clone();
         self.tasks.active.remove(id);
         *self.tasks.ended.entry(record.state.name()).or_default() += 1;
-        self.tasks.remember(&record);
+        self.tasks.remember(&without_input(&record));
         self.out.push_back(Output::Write(Write::Task(record)));
     }
 
