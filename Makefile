@@ -33,7 +33,7 @@ $(CACHE)/models/minilm/model.safetensors: | $(VENV)/.ready
 	$(PY) examples/fetch_minilm.py $(CACHE)
 
 # Other versions of the official A2A client, each in a folder of its own.
-a2a-clients: $(CACHE)/a2a-0.3/.ready $(CACHE)/a2a-0.2/.ready
+a2a-clients: $(CACHE)/a2a-0.3/.ready $(CACHE)/a2a-0.2/.ready $(if $(shell command -v npm),$(CACHE)/a2a-js/.ready)
 
 $(CACHE)/a2a-0.3/.ready: | $(VENV)/.ready
 	$(PY) -m pip install --quiet --disable-pip-version-check --target $(CACHE)/a2a-0.3 "a2a-sdk==0.3.26" httpx
@@ -41,6 +41,11 @@ $(CACHE)/a2a-0.3/.ready: | $(VENV)/.ready
 
 $(CACHE)/a2a-0.2/.ready: | $(VENV)/.ready
 	$(PY) -m pip install --quiet --disable-pip-version-check --target $(CACHE)/a2a-0.2 "a2a-sdk==0.2.16" httpx
+	touch $@
+
+$(CACHE)/a2a-js/.ready:
+	mkdir -p $(CACHE)/a2a-js
+	cd $(CACHE)/a2a-js && npm install --silent --no-audit --no-fund --prefix . @a2a-js/sdk@1.3.0 @grpc/grpc-js@1 @bufbuild/protobuf@2
 	touch $@
 
 demo: build minilm

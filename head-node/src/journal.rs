@@ -125,6 +125,7 @@ async fn send(store: &Store, relay: &Relay, node: &NodeId, command: Command) {
             timeout_ms: timeout_ms.unwrap_or(0),
             model: record.model.as_ref().map(ToString::to_string).unwrap_or_default(),
             said: said.iter().map(to_json).collect(),
+            message_id: record.message_id.clone().unwrap_or_default(),
         }),
         Command::Say { task, attempt, said } => {
             Body::Say(v1::SayTask { task: task.to_string(), attempt, said: to_json(&said) })

@@ -338,8 +338,9 @@ impl Host {
                         && c.timeout_ms == 0
                         && [&c.task, &c.context, &c.chain, &c.traceparent].iter().all(|text| text.is_empty());
                     // What only tasks have comes with their id.
-                    let asked = (!c.task.is_empty())
-                        .then(|| (PyBytes::new(py, &c.history), &c.model, PyBytes::new(py, &c.sampling)));
+                    let asked = (!c.task.is_empty()).then(|| {
+                        (PyBytes::new(py, &c.history), &c.model, PyBytes::new(py, &c.sampling), &c.message_id)
+                    });
                     let about = (!plain).then_some((
                         c.json,
                         &c.task,

@@ -35,6 +35,8 @@ pub struct TaskTurn {
     pub input: TaskInput,
     /// Model asked for; empty = the agent's.
     pub model: String,
+    /// The asker's own id of the request; may be empty.
+    pub message_id: String,
     /// What is said to the task while it runs.
     pub inbox: Inbox,
 }

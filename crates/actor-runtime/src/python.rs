@@ -664,7 +664,8 @@ impl PythonActor {
             let json = |none, value: Bytes| if none { Bytes::new() } else { value };
             about.history = json(history.is_empty(), covey_proto::to_json(history));
             about.sampling = json(sampling.is_empty(), covey_proto::to_json(sampling));
-            (about.task, about.context, about.model) = (task.task.to_string(), task.context, task.model);
+            (about.task, about.context) = (task.task.to_string(), task.context);
+            (about.model, about.message_id) = (task.model, task.message_id);
         }
         self.host.send(Body::Call(about));
         control.go_on(self.host.clone(), call);

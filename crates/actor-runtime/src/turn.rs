@@ -7,7 +7,7 @@ use std::{
 
 use covey_domain::{
     Error, ErrorKind, InterruptId, ModelName, TaskEvent, TaskId, caps,
-    event::{Content, Decision, MESSAGE, Outcome, Phase},
+    event::{Content, Decision, MESSAGE, Outcome, Phase, REPLY},
     infer::Usage,
     log::Writer,
     task::{Remark, Said},
@@ -292,9 +292,9 @@ impl Sink {
             Remark::Artifact { id, name, parts, append, last } => {
                 vec![TaskEvent::ArtifactChunk { artifact: format!("{task}-{id}").into(), name, parts, append, last }]
             }
-            Remark::Reply { parts } => {
-                let result = serde_json::to_value(parts).ok();
-                *ending.lock() = Some(Outcome::Completed { finish: MESSAGE.into(), result });
+            Remark::Reply { parts, whole } => {
+                let (finish, result) = (if whole { MESSAGE } else { REPLY }, serde_json::to_value(parts).ok());
+                *ending.lock() = Some(Outcome::Completed { finish: finish.into(), result });
                 Vec::new()
             }
             Remark::Reject { reason } => {

@@ -581,8 +581,15 @@ pub enum Content {
     },
 }
 
-/// How a task ends whose result is content of a message.
+/// How a task ends whose whole answer is a message, which may stand for the task.
 pub const MESSAGE: &str = "message";
+/// How a task ends that has a message as its last word.
+pub const REPLY: &str = "reply";
+
+/// Whether a task that ended so has content of a message as its result.
+pub fn is_message(finish: &str) -> bool {
+    finish == MESSAGE || finish == REPLY
+}
 
 /// How a task ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -590,8 +597,8 @@ pub const MESSAGE: &str = "message";
 pub enum Outcome {
     /// Well.
     Completed {
-        /// `stop`, `length`, `tool_calls`, `filter`, `refusal` or `max_steps`; [`MESSAGE`] where the result is content of a
-        /// message that is the whole answer.
+        /// `stop`, `length`, `tool_calls`, `filter`, `refusal` or `max_steps`; [`MESSAGE`] or [`REPLY`] where the result
+        /// is content of a message.
         finish: String,
         /// What a method returned, as JSON, when it did not stream.
         #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{
     InterruptId, MessageId, PartId, SubRunId, TaskId,
-    event::{Channel, Content, Delta, MESSAGE, MediaSource, Outcome, PartKind, Role, TaskEvent},
+    event::{Channel, Content, Delta, MediaSource, Outcome, PartKind, Role, TaskEvent, is_message},
     task::{Said, TaskInput},
 };
 
@@ -235,7 +235,7 @@ impl Answer {
     }
 
     fn is_message(&self) -> bool {
-        matches!(&self.outcome, Some(Outcome::Completed { finish, .. }) if finish == MESSAGE)
+        matches!(&self.outcome, Some(Outcome::Completed { finish, .. }) if is_message(finish))
     }
 }
 

@@ -223,10 +223,13 @@ pub enum Remark {
         #[serde(default)]
         last: bool,
     },
-    /// A message that is the whole answer; the turn's end gives it.
+    /// A message that the turn ends with.
     Reply {
         /// What it says.
         parts: Vec<Content>,
+        /// It is the whole answer: clients may get it instead of the task.
+        #[serde(default)]
+        whole: bool,
     },
     /// The turn will not do what was asked; its end says so.
     Reject {

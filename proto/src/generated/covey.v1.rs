@@ -1316,6 +1316,9 @@ pub struct RunTask {
     /// domain Said as JSON: messages since the task began, to earlier runs of it too
     #[prost(bytes = "bytes", repeated, tag = "9")]
     pub said: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// the asker's own id of the request; empty = none
+    #[prost(string, tag = "10")]
+    pub message_id: ::prost::alloc::string::String,
 }
 /// A message to a task that runs; may come twice.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -4336,6 +4339,9 @@ pub struct HostCall {
     /// of a task: sampling options it asked for, a JSON object; empty = none
     #[prost(bytes = "bytes", tag = "13")]
     pub sampling: ::prost::bytes::Bytes,
+    /// of a task: the asker's own id of the request
+    #[prost(string, tag = "14")]
+    pub message_id: ::prost::alloc::string::String,
 }
 /// A message to the task of a call: domain Said as JSON. Those that came before the call follow it at once.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -87,13 +87,18 @@ class Message(str):
 class Reply:
     """An answer that is a mere message: `return covey.Reply("done")`. It makes no artifact.
 
-    A2A clients get it as the last status's message, or, from an agent with `a2a={"messages": True}`, instead of a task.
+    A2A clients get it as the last status's message, or, from an agent with `a2a={"messages": True}`, instead of a task,
+    unless it is not the `whole` answer.
     """
 
-    def __init__(self, *parts: Any):
+    def __init__(self, *parts: Any, whole: bool = True):
         if not parts:
             raise TypeError("Reply takes at least one part: a text, a file or data")
-        self.parts = parts
+        self.parts, self.whole = parts, whole
+
+    def remark(self) -> dict[str, Any]:
+        """What the worker is told."""
+        return {"is": "reply", "parts": [content_of(part) for part in self.parts], "whole": self.whole}
 
 
 def file_of(part: Content) -> File:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ._content import Message
+from ._content import Message, Reply
 from ._turns import Answer, Conversation, artifact
 
 turn_owner: contextvars.ContextVar[str] = contextvars.ContextVar("covey_owner")
@@ -68,8 +68,8 @@ class Context:
 
     @property
     def message(self) -> Message:
-        """What the task was asked with, as the protocol's message had it: its text, `data` and `files`."""
-        return Message.of(self._turn.content or [])
+        """What the task was asked with, as the protocol's message had it: its text, `data`, `files` and `id`."""
+        return Message.of(self._turn.content or [], self._turn.message_id or None)
 
     @property
     def history(self) -> list[dict[str, str]]:
@@ -105,6 +105,10 @@ class Context:
     def authorize(self, prompt: str, *, url: str | None = None, timeout: float | str | None = None) -> Answer:
         """Asks for a login or a secret: as `ask`, and the task is "auth-required" until the answer."""
         return self.conversation.ask(prompt, {"is": "auth", "url": url}, None, None, _seconds(timeout))
+
+    def reply(self, *parts: Any, whole: bool = True) -> None:
+        """The task ends with this message, when the method does: what `return covey.Reply(…)` says, for methods that yield."""
+        self.conversation.remark(Reply(*parts, whole=whole).remark())
 
     async def receive(self, timeout: float | str | None = None) -> Message:
         """The next message to the task that answers no question. Raises `DeadlineExceeded` when none comes in time."""

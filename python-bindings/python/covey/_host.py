@@ -29,7 +29,7 @@ import typing
 from typing import Any
 
 from . import _bridge, _codec, _context, _session, _turns, errors
-from ._content import File, Reply, content_of, dump_answer, file_of
+from ._content import File, Reply, dump_answer, file_of
 from ._objects import borrow, has_refs, resolve
 
 RAN_OUT = 86  # exit code of a process that got no more memory
@@ -102,7 +102,7 @@ class Turn:
     as_json = False
     task_id = context_id = chain = traceparent = ""
     history = sampling = b""
-    model = ""  # that the task asked for
+    model = message_id = ""  # that the task was asked with
     content: Any = None  # of a task: what its message held
     deadline = 0.0
     task: asyncio.Task[None] | None = None
@@ -122,7 +122,7 @@ class Turn:
     ) -> None:
         """What most calls do not carry."""
         if asked is not None:
-            self.history, self.model, self.sampling = asked
+            self.history, self.model, self.sampling, self.message_id = asked
         self.as_json, self.task_id, self.context_id, self.chain, self.traceparent = as_json, task_id, context_id, chain, traceparent
         if timeout_ms:
             self.deadline = time.monotonic() + timeout_ms / 1000
@@ -659,8 +659,7 @@ class Process:
     def _answer(self, turn: Turn, value: Any, dump: Any) -> Any:
         """What a method returned; `None` where the task ends with a mere message, which the worker has then."""
         if turn.as_json and isinstance(value, Reply):
-            parts = [content_of(part) for part in value.parts]
-            self.host.remark(turn.call, json.dumps({"is": "reply", "parts": parts}).encode())
+            self.host.remark(turn.call, json.dumps(value.remark()).encode())
             return None
         return dump(value)
 

@@ -86,7 +86,7 @@ class Task:
         if outcome is None:
             raise errors.ConnectionLost(f"the log of task {self.id} ended early")
         if outcome["is"] == "completed":
-            if outcome["finish"] == "message":
+            if outcome["finish"] in ("message", "reply"):
                 return Message.of(outcome["result"])
             if text or data:
                 return text if not data else ([text] if text else []) + data

@@ -6,7 +6,7 @@ use std::{collections::HashSet, sync::Arc};
 use covey_a2a::{Json, Timestamp, v1};
 use covey_domain::{
     Envelope, InterruptId, PartId, TaskEvent, TaskRecord, TaskState,
-    event::{Content, Delta, InterruptKind, MESSAGE, MediaSource, Outcome, PartKind},
+    event::{Content, Delta, InterruptKind, MESSAGE, MediaSource, Outcome, PartKind, is_message},
 };
 use serde_json::{Value, json};
 use v1::{part::Content as Held, stream_response::Payload};
@@ -194,10 +194,11 @@ impl Projection {
     fn finished(&mut self, outcome: &Outcome, at: u64) -> Vec<v1::StreamResponse> {
         let mut events = Vec::new();
         let said = match outcome {
-            Outcome::Completed { finish, result: Some(result) } if finish == MESSAGE => {
+            Outcome::Completed { finish, result: Some(result) } if is_message(finish) => {
                 let parts: Vec<Content> = serde_json::from_value(result.clone()).unwrap_or_default();
-                self.reply = Some(self.said(parts.iter().map(part).collect()));
-                self.reply.clone()
+                let message = self.said(parts.iter().map(part).collect());
+                self.reply = Some(message.clone()).filter(|_| finish == MESSAGE);
+                Some(message)
             }
             Outcome::Completed { result: Some(result), .. } if self.begun.is_empty() && !result.is_null() => {
                 let part = match result {
