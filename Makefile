@@ -11,7 +11,7 @@ export COVEY_BIN := $(VENV)/bin/covey
 # FEATURES=cuda (needs NVIDIA's toolkit) or FEATURES=metal: models on a card
 FEATURES ?=
 
-.PHONY: build demo test lint check-cuda bench bench-ray bench-llama bench-embed bench-a2a bench-gpu clean venv minilm a2a-clients
+.PHONY: build demo test lint check-cuda bench bench-ray bench-llama bench-embed bench-a2a chaos-a2a bench-gpu clean venv minilm a2a-clients
 
 build: venv
 	cargo build --release -p covey-cli -p covey-python $(if $(FEATURES),--features covey-cli/$(FEATURES))
@@ -107,6 +107,10 @@ $(CACHE)/a2a-bench/.ready:
 	$(PYTHON) -m venv $(CACHE)/a2a-bench
 	$(CACHE)/a2a-bench/bin/python -m pip install --quiet --disable-pip-version-check "a2a-sdk==1.3.0" "uvicorn[standard]" starlette sse-starlette
 	touch $@
+
+# Streams while workers and heads are killed: minutes.
+chaos-a2a: build
+	$(PY) benches/a2a/chaos.py
 
 bench-embed: $(CACHE)/embed/.ready minilm
 	cargo build --release -p covey-benches --bin engine

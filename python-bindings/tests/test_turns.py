@@ -37,6 +37,15 @@ class Painter:
         except covey.DeadlineExceeded:
             return "grey, as nobody said anything"
 
+    async def impatient(self, text: str, ctx: Context) -> str:
+        import asyncio
+
+        try:
+            await asyncio.wait_for(ctx.ask("which color?"), 0.2)
+        except asyncio.TimeoutError:
+            ctx.status("not waiting")
+            return await ctx.ask("and now?")
+
     async def secret(self, text: str, ctx: Context) -> str:
         return f"token {await ctx.authorize('log in', url='https://login.example')}"
 
@@ -87,6 +96,10 @@ def test_questions_of_sync_methods_logins_and_deadlines(cluster):
     assert covey.submit(painter, "hasty", "x").result(timeout=20) == "grey, as nobody said anything"
     slowly.send("green")
     assert slowly.result(timeout=20) == "a door in green"
+    impatient = covey.submit(painter, "impatient", "x")
+    assert question(impatient, 2) == "and now?"
+    impatient.send("grey")
+    assert impatient.result(timeout=20) == "grey"
     secret = covey.submit(painter, "secret", "x")
     eventually(lambda: secret.state() == "auth-required")
     secret.send("abc")

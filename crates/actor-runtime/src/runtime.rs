@@ -288,6 +288,18 @@ impl Runtime {
         }
     }
 
+    /// Keeps the code that comes with a start: those of others that were sent behind it come without, and run beside it.
+    pub fn keep_code(&self, start: &v1::StartActor) {
+        if start.code.is_empty() {
+            return;
+        }
+        if let Ok(spec) = self.spec(&start.spec)
+            && let Some(digest) = spec.code()
+        {
+            self.inner.blobs.lock().insert(digest.to_string(), start.code.clone());
+        }
+    }
+
     fn spec(&self, bytes: &bytes::Bytes) -> Result<Arc<AgentSpec>, Error> {
         let mut specs = self.inner.specs.lock();
         if let Some(spec) = specs.get(bytes) {
@@ -339,13 +351,7 @@ impl Runtime {
                     PythonCode::Pickle { digest } => (digest, String::new()),
                     PythonCode::Source { digest, class } => (digest, class.clone()),
                 };
-                let code = {
-                    let mut blobs = self.inner.blobs.lock();
-                    if !start.code.is_empty() {
-                        blobs.insert(digest.to_string(), start.code.clone());
-                    }
-                    blobs.get(digest.as_str()).cloned()
-                };
+                let code = self.inner.blobs.lock().get(digest.as_str()).cloned();
                 let code = code
                     .ok_or_else(|| Error::new(ErrorKind::FailedPrecondition, format!("code `{digest}` is not here")))?;
                 let host_start = v1::HostStart {

@@ -117,6 +117,11 @@ class Answer:
                 await asyncio.wait_for(asyncio.wrap_future(self._answered), self._timeout)
             except asyncio.TimeoutError:
                 raise self._late() from None
+            except asyncio.CancelledError:
+                # The method does not want it any more, and goes on.
+                if not turn.over:
+                    self._talk.lapse(self._question)
+                raise
             finally:
                 place = host.come_back(turn)
                 if place is not None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from . import _codec, _session
-from ._context import Message, chat_request, unpack_vectors
+from ._context import ModelMessage, chat_request, unpack_vectors
 from ._future import Stream
 
 
@@ -57,9 +57,9 @@ def complete(prompt: str | list[dict[str, Any]], *, model: str = "tiny", **sampl
     return "".join(stream(prompt, model=model, **sampling))
 
 
-def chat(prompt: str | list[dict[str, Any]], *, model: str = "tiny", **options: Any) -> Message:
+def chat(prompt: str | list[dict[str, Any]], *, model: str = "tiny", **options: Any) -> ModelMessage:
     """The whole answer with what was thought and which tools are called. `tools` are declared as OpenAI does."""
-    message = Message()
+    message = ModelMessage()
     for event in _ask(chat_request(prompt, model, options)):
         message.take(event)
     return message

@@ -68,8 +68,8 @@ pub(crate) struct Pusher(Arc<Inner>);
 struct Inner {
     cluster: Weak<dyn Cluster>,
     guard: Arc<Guard>,
-    secure: reqwest::Client,
-    plain: reqwest::Client,
+    secure: Result<reqwest::Client, String>,
+    plain: Result<reqwest::Client, String>,
     signer: Signer,
     all: Semaphore,
     hosts: Mutex<HashMap<String, Arc<Semaphore>>>,
@@ -115,7 +115,8 @@ impl Pusher {
                 .user_agent(concat!("covey/", env!("CARGO_PKG_VERSION")))
                 .https_only(tls)
                 .build()
-                .unwrap_or_default()
+                // Another client would not look where it goes.
+                .map_err(|e| format!("no notification can be sent: {}", chain(&e)))
         };
         let (reached, places) = mpsc::unbounded_channel();
         let inner = Arc::new(Inner {
@@ -356,6 +357,7 @@ impl Inner {
             "request_body_sha256": digest,
         }));
         let client = if url.scheme() == "https" { &self.secure } else { &self.plain };
+        let client = client.as_ref().map_err(|why| Failed::ForGood(why.clone()))?;
         let kind = if old { "application/json" } else { "application/a2a+json" };
         let mut request = client
             .post(url)
