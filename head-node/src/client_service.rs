@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Instant};
 
 use covey_cluster_core::head::{ActorInfo, CreateActor, Owner, Reminder};
 use covey_domain::{
-    ActorId, AgentSpec, CallerId, Epoch, Error, ErrorKind, NodeId, SessionId, TaskId, caps, status::ActorFilter,
+    ActorId, AgentSpec, CallerId, Epoch, Error, ErrorKind, NodeId, SessionId, TaskId, agent::Pass, caps,
+    status::ActorFilter,
 };
 use covey_gateway::{Caller, Cluster as _, SayTask, SubmitTask};
 use covey_proto::{
@@ -18,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{cluster::ClusterPort, fresh_id, owner::Input};
+use crate::{cluster::ClusterPort, elsewhere, fresh_id, owner::Input};
 
 /// Frames or events put into one message.
 const BATCH_MAX: usize = 256;
@@ -108,6 +109,32 @@ impl Covey for ClientService {
         };
         let created = result.await.map_err(|e| to_status(&e))?;
         Ok(Response::new(v1::RegisterAgentReply { created }))
+    }
+
+    async fn connect_agent(
+        &self,
+        request: Request<v1::ConnectAgentRequest>,
+    ) -> Result<Response<v1::ConnectAgentReply>, Status> {
+        let request = request.into_inner();
+        let connect = async {
+            let spec: AgentSpec = from_json("the agent", &request.spec)?;
+            let pass: Pass = from_json("what opens the agent", &request.pass)?;
+            let was_named = !spec.name.as_str().is_empty();
+            let spec = elsewhere::described(spec, &pass).await?;
+            let shared = &self.cluster.shared;
+            // Who names an agent means to replace it.
+            let known = shared.agents.read().get(&spec.name).cloned().filter(|known| known.kind != spec.kind);
+            if known.is_some() && !was_named {
+                let text = format!("another agent is named `{}` here", spec.name);
+                return Err(Error::new(ErrorKind::AlreadyExists, text).hint("give this one a name of its own"));
+            }
+            shared.passes.keep(&spec.name, pass)?;
+            let told = to_json(&spec);
+            shared.owner.ask(|tx| Input::Register(Box::new(spec), tx)).await??;
+            Ok(told)
+        };
+        let spec = connect.await.map_err(|e| to_status(&e))?;
+        Ok(Response::new(v1::ConnectAgentReply { spec }))
     }
 
     async fn put_blob(&self, request: Request<v1::PutBlobRequest>) -> Result<Response<v1::Empty>, Status> {

@@ -13,7 +13,7 @@ use covey_proto::{
 use covey_store::{Batch, Store};
 use tokio::sync::mpsc;
 
-use crate::{Agents, feed::Feed, relay::Relay};
+use crate::{Agents, elsewhere::Passes, feed::Feed, relay::Relay};
 
 /// Items of one commit.
 const GROUP_MAX: usize = 4_096;
@@ -37,13 +37,26 @@ pub(crate) enum Effect {
 }
 
 /// Starts the journal.
-pub(crate) fn spawn(store: Arc<Store>, relay: Relay, feed: Feed, agents: Agents) -> mpsc::Sender<Item> {
+pub(crate) fn spawn(
+    store: Arc<Store>,
+    relay: Relay,
+    feed: Feed,
+    agents: Agents,
+    passes: Arc<Passes>,
+) -> mpsc::Sender<Item> {
     let (tx, rx) = mpsc::channel(caps::OWNER_QUEUE_DEPTH_MAX);
-    tokio::spawn(run(store, relay, feed, agents, rx));
+    tokio::spawn(run(store, relay, feed, agents, passes, rx));
     tx
 }
 
-async fn run(store: Arc<Store>, relay: Relay, feed: Feed, agents: Agents, mut items: mpsc::Receiver<Item>) {
+async fn run(
+    store: Arc<Store>,
+    relay: Relay,
+    feed: Feed,
+    agents: Agents,
+    passes: Arc<Passes>,
+    mut items: mpsc::Receiver<Item>,
+) {
     let mut group = Vec::new();
     while items.recv_many(&mut group, GROUP_MAX).await > 0 {
         let (mut batch, mut effects) = (Batch::default(), Vec::new());
@@ -67,7 +80,7 @@ async fn run(store: Arc<Store>, relay: Relay, feed: Feed, agents: Agents, mut it
         for effect in effects {
             match effect {
                 Effect::Agent(spec) => drop(agents.write().insert(spec.name.clone(), spec)),
-                Effect::Send(node, command) => send(&store, &relay, &node, command).await,
+                Effect::Send(node, command) => send(&store, &relay, &passes, &node, command).await,
                 Effect::Route(actor, route) => relay.route(&actor, route),
                 Effect::Topic(topic, members) => relay.topic(topic, members),
                 Effect::Remind(actor, name, reminder) => relay.remind(actor, name, reminder),
@@ -88,7 +101,7 @@ async fn blob(store: &Store, spec: &AgentSpec, digest: Option<&Digest>) -> Vec<u
     Vec::new()
 }
 
-async fn send(store: &Store, relay: &Relay, node: &NodeId, command: Command) {
+async fn send(store: &Store, relay: &Relay, passes: &Passes, node: &NodeId, command: Command) {
     let body = match command {
         Command::Start { actor, epoch, spec, init, owner, with_code, with_dir, with_state } => {
             let mut state = None;
@@ -110,6 +123,7 @@ async fn send(store: &Store, relay: &Relay, node: &NodeId, command: Command) {
                 dir: dir.into(),
                 owner,
                 state,
+                pass: passes.of(&spec.name).map(|pass| to_json(&pass)).unwrap_or_default(),
             })
         }
         Command::Stop { actor, epoch, drain } => {

@@ -7,6 +7,7 @@
 
 mod client_service;
 mod cluster;
+mod elsewhere;
 mod feed;
 mod journal;
 mod link_service;
@@ -27,7 +28,7 @@ use covey_cluster_core::{
     Head, HeadConfig,
     head::{Reminder, Stored, StoredActor},
 };
-use covey_domain::{AgentName, AgentSpec, Error, ErrorKind};
+use covey_domain::{AgentKind, AgentName, AgentSpec, Error, ErrorKind, agent::Pass};
 pub use covey_gateway::IpNet;
 use covey_gateway::{Settings, Signer};
 use covey_node::{
@@ -44,6 +45,17 @@ const WINDOWS: (u32, u32) = (4 << 20, 16 << 20);
 
 /// How often old tasks are looked for.
 const PURGE_EVERY: Duration = Duration::from_secs(3600);
+
+/// An agent that a head starts with.
+#[derive(Clone, Debug)]
+pub struct Declared {
+    /// What it is.
+    pub spec: AgentSpec,
+    /// The code it needs on a worker.
+    pub code: Option<Vec<u8>>,
+    /// What opens it, of one elsewhere.
+    pub pass: Pass,
+}
 
 /// How a head is set up.
 #[derive(Clone, Debug)]
@@ -65,7 +77,7 @@ pub struct Config {
     /// PEM files of certificates and key for clients that trust public authorities.
     pub site: Option<(PathBuf, PathBuf)>,
     /// Agents registered at start.
-    pub agents: Vec<(AgentSpec, Option<Vec<u8>>)>,
+    pub agents: Vec<Declared>,
     /// The agent at the root paths; the first registered by default.
     pub default_agent: Option<AgentName>,
     /// Times of the cluster.
@@ -117,6 +129,7 @@ pub(crate) struct Shared {
     pub owner: owner::Handle,
     /// As far as they are on disk: who looks for one need not ask the owner.
     pub agents: Agents,
+    pub passes: Arc<elsewhere::Passes>,
     pub relay: relay::Relay,
     pub feed: feed::Feed,
     pub store: Arc<Store>,
@@ -200,15 +213,23 @@ impl HeadNode {
             head.restore(Stored { record, events: events.into_iter().map(|e| e.event).collect() }, now);
         }
         let mut first_agent = None;
-        for (spec, code) in config.agents {
+        let path = config.data.join("passes.json");
+        let passes =
+            elsewhere::Passes::load(path.clone()).map_err(|e| io(&format!("read `{}`", path.display()), &e))?;
+        let mut elsewhere = Vec::new();
+        for Declared { spec, code, pass } in config.agents {
             if let (Some(digest), Some(code)) = (spec.code(), &code) {
                 store.put_blob(digest.as_str(), code).await.map_err(|e| io("keep an agent's code", &e))?;
+            }
+            if matches!(spec.kind, AgentKind::A2a(_)) {
+                passes.keep(&spec.name, pass.clone())?;
+                elsewhere.push((spec.clone(), pass));
             }
             first_agent.get_or_insert_with(|| spec.name.clone());
             head.register(spec, now)?;
         }
 
-        let store = Arc::new(store);
+        let (store, passes) = (Arc::new(store), Arc::new(passes));
         let (wake, mut sleepers) = tokio::sync::mpsc::unbounded_channel();
         let relay = relay::Relay::new(wake);
         for (topic, members) in head.topics() {
@@ -216,7 +237,7 @@ impl HeadNode {
         }
         let known = head.agents().map(|spec| (spec.name.clone(), spec.clone())).collect();
         let agents: Agents = Arc::new(RwLock::new(known));
-        let journal = journal::spawn(store.clone(), relay.clone(), feed.clone(), agents.clone());
+        let journal = journal::spawn(store.clone(), relay.clone(), feed.clone(), agents.clone(), passes.clone());
         tokio::spawn(purge(store.clone(), config.keep));
         let owner = owner::spawn(head, journal, shutdown.clone());
         let waker = owner.clone();
@@ -225,8 +246,12 @@ impl HeadNode {
                 waker.tell(news).await;
             }
         });
+        for (spec, pass) in elsewhere {
+            tokio::spawn(elsewhere::look_for(owner.clone(), spec, pass));
+        }
         let shared = Shared {
             owner,
+            passes,
             agents,
             relay,
             feed,

@@ -63,9 +63,14 @@ fn app(shared: Shared, credentials: Credentials, settings: Settings) -> Router {
 
 /// Host, Origin, credentials; in this order, before anything reads the body.
 async fn check(keys: Arc<Credentials>, mut request: Request, next: Next) -> Result<Response, Infallible> {
+    // HTTP/2 tells the host with the path. Handlers find it in one place.
+    let authority = request.uri().authority().and_then(|a| header::HeaderValue::from_str(a.as_str()).ok());
+    if let Some(authority) = authority {
+        request.headers_mut().entry(header::HOST).or_insert(authority);
+    }
     let headers = request.headers();
     let grpc = headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
-    if !from_here(headers, request.uri().authority().map(|a| a.as_str()), &keys.address) {
+    if !from_here(headers, &keys.address) {
         let error = Error::new(ErrorKind::PermissionDenied, "the Host or Origin of the request is not this head");
         return Ok(refuse(&error.hint("address the head by 127.0.0.1 or localhost"), grpc));
     }
@@ -92,7 +97,7 @@ async fn check(keys: Arc<Credentials>, mut request: Request, next: Next) -> Resu
 }
 
 /// Guards against DNS rebinding and pages of other sites. Only a head on loopback knows all its names.
-fn from_here(headers: &HeaderMap, authority: Option<&str>, address: &str) -> bool {
+fn from_here(headers: &HeaderMap, address: &str) -> bool {
     let local = |name: &str| matches!(name, "127.0.0.1" | "localhost" | "[::1]" | "::1");
     let name = |authority: &str| {
         authority
@@ -104,7 +109,7 @@ fn from_here(headers: &HeaderMap, authority: Option<&str>, address: &str) -> boo
     if !local(&name(address)) {
         return true;
     }
-    let host = headers.get(header::HOST).and_then(|v| v.to_str().ok()).or(authority);
+    let host = headers.get(header::HOST).and_then(|v| v.to_str().ok());
     let origin = headers.get(header::ORIGIN).and_then(|v| v.to_str().ok());
     let origin_ok = origin.is_none_or(|o| o.split_once("://").is_some_and(|(_, rest)| local(&name(rest))));
     host.is_some_and(|h| local(&name(h))) && origin_ok
@@ -138,7 +143,7 @@ mod tests {
             if let Some(origin) = origin {
                 headers.insert(header::ORIGIN, origin.parse().unwrap());
             }
-            from_here(&headers, None, "127.0.0.1:7420")
+            from_here(&headers, "127.0.0.1:7420")
         };
         assert!(with("127.0.0.1:7420", None));
         assert!(with("localhost", Some("http://localhost:3000")));

@@ -124,6 +124,13 @@ impl Client {
         Ok(reply.created)
     }
 
+    /// Makes an agent elsewhere one of the cluster; its spec as JSON, with what its card says.
+    fn connect_agent(&self, py: Python<'_>, spec: String, pass: String) -> PyResult<String> {
+        let request = v1::ConnectAgentRequest { spec: spec.into(), pass: pass.into() };
+        let reply: v1::ConnectAgentReply = self.backend()?.rpc(py, "ConnectAgent", &request)?;
+        Ok(text(&reply.spec))
+    }
+
     /// Keeps a blob; without a body it only asks whether it is there.
     fn put_blob(&self, py: Python<'_>, digest: String, body: &[u8]) -> PyResult<()> {
         let request = v1::PutBlobRequest { digest, body: body.to_vec().into() };

@@ -260,7 +260,7 @@ impl Link {
             head_frame::Body::Welcome(_) | head_frame::Body::Heartbeat(_) => {}
             head_frame::Body::Durable(durable) => self.acknowledge(durable.number),
             head_frame::Body::Start(start) => {
-                runtime.keep_code(&start);
+                runtime.keep_blobs(&start);
                 tokio::spawn(async move { runtime.start(start).await });
             }
             head_frame::Body::Stop(stop) => {

@@ -10,24 +10,24 @@ use crate::{Fields, Json, v1};
 /// Why parameters cannot be read.
 pub type Wrong = String;
 
-fn text(value: &Value) -> String {
+pub(crate) fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-fn texts(value: &Value) -> Vec<String> {
+pub(crate) fn texts(value: &Value) -> Vec<String> {
     value.as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
 }
 
-fn fields(value: &Value) -> Option<Fields> {
+pub(crate) fn fields(value: &Value) -> Option<Fields> {
     value.as_object().map(|map| Fields(map.clone()))
 }
 
-fn required(value: &Value, name: &str) -> Result<String, Wrong> {
+pub(crate) fn required(value: &Value, name: &str) -> Result<String, Wrong> {
     value.as_str().filter(|t| !t.is_empty()).map(str::to_owned).ok_or_else(|| format!("`{name}` is missing"))
 }
 
 /// Puts what is not empty.
-fn put(out: &mut Value, name: &str, value: impl Into<Value>) {
+pub(crate) fn put(out: &mut Value, name: &str, value: impl Into<Value>) {
     let value = value.into();
     let empty = match &value {
         Value::Null => true,
@@ -212,7 +212,7 @@ pub fn onto_card(card: &mut Value, description: &v1::AgentCard) {
 
 // ---- in ----
 
-fn part_in(part: &Value) -> Result<v1::Part, Wrong> {
+pub(crate) fn part_in(part: &Value) -> Result<v1::Part, Wrong> {
     use v1::part::Content;
     let file = &part["file"];
     let content = match part["kind"].as_str() {

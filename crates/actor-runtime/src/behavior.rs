@@ -1,6 +1,10 @@
 //! What an actor does with a turn.
 
-use covey_domain::{Error, TaskId, event::Content, task::TaskInput};
+use covey_domain::{
+    Error, TaskId,
+    event::Content,
+    task::{TaskInput, text_of},
+};
 use covey_proto::v1::{Codec, Payload};
 use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
@@ -95,7 +99,7 @@ impl Invocation {
     pub fn text(&self) -> Result<String, Error> {
         if self.args.codec() == Codec::Content {
             let content: Vec<Content> = covey_proto::from_json("the message", &self.args.body)?;
-            return Ok(TaskInput { content, ..Default::default() }.text());
+            return Ok(text_of(&content));
         }
         match self.arg::<serde_json::Value>()? {
             serde_json::Value::String(text) => Ok(text),

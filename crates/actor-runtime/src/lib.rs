@@ -5,6 +5,7 @@
 //! model, or an object in a Python process.
 
 mod behavior;
+mod elsewhere;
 mod envs;
 mod job;
 mod llm;

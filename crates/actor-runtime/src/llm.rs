@@ -9,7 +9,7 @@ use covey_domain::{
     ActorId, Error, ErrorKind, ModelName, NodeId,
     agent::LlmAgent,
     infer::{CallDelta, Chat, ChatMessage, InferEvent, InferRequest, Terms, ToolChoice, Usage, Work},
-    task::TaskInput,
+    task::text_of,
 };
 use covey_proto::v1::Payload;
 use futures::{StreamExt as _, future::BoxFuture};
@@ -156,10 +156,7 @@ impl Llm {
 /// What was said to the task since it was looked at last.
 fn heard(invocation: &Invocation) -> impl Iterator<Item = ChatMessage> {
     let inbox = invocation.task.as_ref().map(|task| task.inbox.clone()).unwrap_or_default();
-    std::iter::from_fn(move || inbox.next()).map(|said| {
-        let input = TaskInput { content: said.parts, ..Default::default() };
-        ChatMessage::new("user", input.text())
-    })
+    std::iter::from_fn(move || inbox.next()).map(|said| ChatMessage::new("user", text_of(&said.parts)))
 }
 
 async fn within<T>(until: Option<Instant>, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {

@@ -146,16 +146,16 @@ impl Hosts {
         }
     }
 
-    /// Makes an object of a class in some process.
+    /// Makes an object of a class in some process. `archive` is its working folder as a zip, where it is not unpacked yet.
     pub async fn start(
         self: &Arc<Self>,
         start: v1::HostStart,
         agent: &PythonAgent,
-        asked: &v1::StartActor,
+        archive: &[u8],
         progress: &Progress,
         saver: Saver,
     ) -> Result<Arc<PythonActor>, Error> {
-        let host = self.host(agent, start.memory_bytes, &asked.dir, progress).await?;
+        let host = self.host(agent, start.memory_bytes, archive, progress).await?;
         let actor = ActorId::from(start.actor.as_str());
         let at_once = start.concurrency.max(1) as usize;
         host.start(start, self.python.version.as_str()).await?;
@@ -661,9 +661,12 @@ impl PythonActor {
         };
         if let Some(task) = invocation.task {
             let TaskInput { history, sampling, .. } = &task.input;
-            let json = |none, value: Bytes| if none { Bytes::new() } else { value };
-            about.history = json(history.is_empty(), covey_proto::to_json(history));
-            about.sampling = json(sampling.is_empty(), covey_proto::to_json(sampling));
+            if !history.is_empty() {
+                about.history = covey_proto::to_json(history);
+            }
+            if !sampling.is_empty() {
+                about.sampling = covey_proto::to_json(sampling);
+            }
             (about.task, about.context) = (task.task.to_string(), task.context);
             (about.model, about.message_id) = (task.model, task.message_id);
         }

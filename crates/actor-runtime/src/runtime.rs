@@ -17,7 +17,7 @@ use std::{
 
 use covey_domain::{
     ActorId, AgentKind, AgentSpec, Epoch, Error, ErrorKind, NodeId, TaskId,
-    agent::{PythonCode, Snapshot as Keep},
+    agent::{Pass, PythonCode, Snapshot as Keep},
     caps,
 };
 use covey_proto::{
@@ -38,6 +38,7 @@ pub use lane::Lane;
 use lane::{LaneInner, Memos};
 use live::LiveActor;
 
+use crate::elsewhere::Elsewhere;
 use crate::{
     Behavior, Models, Outward, Python, Registry,
     envs::{Environments, Progress},
@@ -288,15 +289,19 @@ impl Runtime {
         }
     }
 
-    /// Keeps the code that comes with a start: those of others that were sent behind it come without, and run beside it.
-    pub fn keep_code(&self, start: &v1::StartActor) {
-        if start.code.is_empty() {
+    /// Keeps the code and the working folder that come with a start: those of others that were sent behind it come
+    /// without, and run beside it.
+    pub fn keep_blobs(&self, start: &v1::StartActor) {
+        if start.code.is_empty() && start.dir.is_empty() {
             return;
         }
-        if let Ok(spec) = self.spec(&start.spec)
-            && let Some(digest) = spec.code()
-        {
-            self.inner.blobs.lock().insert(digest.to_string(), start.code.clone());
+        let Ok(spec) = self.spec(&start.spec) else { return };
+        let all = [(spec.code(), &start.code), (spec.dir(), &start.dir)];
+        let mut blobs = self.inner.blobs.lock();
+        for (digest, body) in all {
+            if let Some(digest) = digest.filter(|_| !body.is_empty()) {
+                blobs.insert(digest.to_string(), body.clone());
+            }
         }
     }
 
@@ -343,6 +348,13 @@ impl Runtime {
                 model: spec.model.clone().unwrap_or_else(|| "tiny".into()),
                 models: self.inner.models.clone(),
             }),
+            AgentKind::A2a(foreign) => {
+                let pass = match start.pass.is_empty() {
+                    true => Pass::default(),
+                    false => from_json("what opens the agent", &start.pass)?,
+                };
+                Arc::new(Elsewhere::new(foreign, pass))
+            }
             AgentKind::Python(python) => {
                 let hosts = self.inner.hosts.as_ref().ok_or_else(|| {
                     Error::new(ErrorKind::FailedPrecondition, "this worker has no Python with the covey package")
@@ -370,7 +382,12 @@ impl Runtime {
                     reentrant: spec.reentrant,
                 };
                 let saver = self.inner.saver(&ActorId::from(start.actor.as_str()), Epoch(start.epoch));
-                let actor = hosts.start(host_start, python, start, &self.progress(start), saver).await?;
+                let folder = spec.dir().map(ToString::to_string);
+                let archive = folder.as_ref().and_then(|digest| self.inner.blobs.lock().get(digest).cloned());
+                let archive = archive.unwrap_or_default();
+                let actor = hosts.start(host_start, python, &archive, &self.progress(start), saver).await?;
+                // From now on it lies unpacked in the cache.
+                folder.and_then(|digest| self.inner.blobs.lock().remove(&digest));
                 return Ok((spec, Inside::Process(actor)));
             }
         };

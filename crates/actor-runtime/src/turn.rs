@@ -18,7 +18,7 @@ use covey_proto::{
 };
 use covey_trace::Span;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::{behavior::Invocation, runtime::Report};
@@ -89,12 +89,27 @@ struct Heard {
     waiting: VecDeque<Said>,
     /// Questions of the turn that are open.
     asked: Vec<InterruptId>,
+    /// Told of each message.
+    news: Arc<Notify>,
 }
 
 impl Inbox {
     /// The next message.
     pub fn next(&self) -> Option<Said> {
         self.0.lock().waiting.pop_front()
+    }
+
+    /// The next message, when it comes; the answers of questions too.
+    pub async fn wait(&self) -> Said {
+        let news = self.0.lock().news.clone();
+        loop {
+            let mut told = std::pin::pin!(news.notified());
+            told.as_mut().enable();
+            match self.next() {
+                Some(said) => return said,
+                None => told.await,
+            }
+        }
     }
 }
 
@@ -136,7 +151,10 @@ impl Control {
         heard.asked.retain(|asked| Some(asked) != said.answers.as_ref());
         match self.onward.get() {
             Some((place, call)) => place.say(*call, &said),
-            None => heard.waiting.push_back(said),
+            None => {
+                heard.waiting.push_back(said);
+                heard.news.notify_waiters();
+            }
         }
     }
 
@@ -303,6 +321,14 @@ impl Sink {
             }
         };
         self.events(events);
+    }
+
+    /// Forgets the answer so far: it begins anew. Only a task's log can.
+    pub(crate) fn begin_anew(&self) -> bool {
+        let Target::Task(log) = &self.target else { return false };
+        *log.writer.lock() = Some(Writer::new(log.task.clone(), log.attempt));
+        self.events(vec![TaskEvent::StepReset { step: log.attempt }]);
+        true
     }
 
     /// Tokens used on the way.

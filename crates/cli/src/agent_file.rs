@@ -3,7 +3,7 @@
 //! ```toml
 //! name = "helper"
 //! description = "Answers in one line."
-//! kind = "llm"                 # or "python", "native"
+//! kind = "llm"                 # or "python", "native", "a2a"
 //! model = "tiny"
 //! system = "Be brief."
 //! sampling = { temperature = 0.2, max_tokens = 64 }
@@ -16,9 +16,10 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use covey_domain::{
     AgentKind, AgentSpec, Digest, Error, Resources, Skill,
-    agent::{Budget, Face, LlmAgent, PythonAgent, PythonCode, Snapshot, Strategy, ToolSource},
+    agent::{Budget, Face, Foreign, LlmAgent, Pass, PythonAgent, PythonCode, Snapshot, Strategy, ToolSource},
     infer::Sampling,
 };
+use covey_head_node::Declared;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -39,6 +40,15 @@ struct File {
     budget: Budget,
     file: Option<String>,
     class: Option<String>,
+    #[serde(default)]
+    url: String,
+    token: Option<String>,
+    token_env: Option<String>,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+    keys: Option<String>,
+    #[serde(default)]
+    allow: Vec<String>,
     #[serde(default)]
     skills: Vec<Skill>,
     implementation: Option<String>,
@@ -65,9 +75,6 @@ struct File {
     a2a: Face,
 }
 
-/// An agent and the code it needs on a worker.
-type Declared = (AgentSpec, Option<Vec<u8>>);
-
 /// Agents of all `*.toml` files in `dir`, in the order of their names, with their code.
 pub(crate) fn read_dir(dir: &Path) -> Result<Vec<Declared>, Error> {
     let entries = fs::read_dir(dir)
@@ -85,7 +92,7 @@ fn read(path: &Path) -> Result<Declared, Error> {
     };
     let text = fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
     let file: File = toml::from_str(&text).map_err(|e| wrong(e.to_string().trim_end().to_owned()))?;
-    let mut code = None;
+    let (mut code, mut pass) = (None, Pass::default());
     let kind = match file.kind.as_str() {
         "llm" => AgentKind::Llm(Box::new(LlmAgent {
             system: file.system,
@@ -109,8 +116,20 @@ fn read(path: &Path) -> Result<Declared, Error> {
                 env: Default::default(),
             })
         }
-        other => return Err(wrong(format!("kind `{other}` is not known; llm, python and native are"))),
+        "a2a" => {
+            let token = match (file.token, file.token_env) {
+                (Some(_), Some(_)) => return Err(wrong("`token` and `token_env` exclude each other".into())),
+                (token, None) => token,
+                (None, Some(name)) => {
+                    Some(std::env::var(&name).map_err(|_| wrong(format!("the variable `{name}` is not set")))?)
+                }
+            };
+            pass = Pass { token, headers: file.headers };
+            AgentKind::A2a(Foreign { url: file.url, keys: file.keys, allow: file.allow })
+        }
+        other => return Err(wrong(format!("kind `{other}` is not known; llm, python, native and a2a are"))),
     };
+    let is_a2a = matches!(kind, AgentKind::A2a(_));
     let spec = AgentSpec {
         name: file.name.into(),
         description: file.description,
@@ -125,7 +144,7 @@ fn read(path: &Path) -> Result<Declared, Error> {
         labels: file.labels,
         near: None,
         model: file.model.map(Into::into),
-        concurrency: file.concurrency.unwrap_or(1),
+        concurrency: file.concurrency.unwrap_or(if is_a2a { Foreign::CONCURRENCY } else { 1 }),
         max_restarts: file.max_restarts,
         timeout_ms: file.timeout_ms,
         strategy: file.strategy,
@@ -135,7 +154,7 @@ fn read(path: &Path) -> Result<Declared, Error> {
         reentrant: file.reentrant,
         a2a: file.a2a,
     };
-    spec.validated().map(|spec| (spec, code)).map_err(|e| {
+    spec.validated().map(|spec| Declared { spec, code, pass }).map_err(|e| {
         let mut told = wrong(e.message);
         if e.hint.is_some() {
             told.hint = e.hint;
@@ -211,7 +230,10 @@ pub(crate) fn builtin() -> Vec<Declared> {
         // A task that is lost is told so by its next attempt.
         ..job
     };
-    [assistant, echo, counter, inbox, job].into_iter().map(|spec| (spec, None)).collect()
+    [assistant, echo, counter, inbox, job]
+        .into_iter()
+        .map(|spec| Declared { spec, code: None, pass: Pass::default() })
+        .collect()
 }
 
 /// SHA-256, hex.
@@ -239,9 +261,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let text = "name = \"h\"\nkind = \"llm\"\nmodel = \"tiny\"\nsystem = \"s\"\nsampling = { max_tokens = 9 }\n";
         fs::write(dir.path().join("h.toml"), text).unwrap();
-        let (spec, _) = read_dir(dir.path()).unwrap().remove(0);
+        let Declared { spec, .. } = read_dir(dir.path()).unwrap().remove(0);
         assert!(matches!(&spec.kind, AgentKind::Llm(a) if a.sampling.max_tokens == Some(9)));
-        for (spec, _) in builtin() {
+        for Declared { spec, .. } in builtin() {
             spec.validated().unwrap();
         }
     }

@@ -54,6 +54,8 @@ enum Command {
     Agents(commands::status::AgentsArgs),
     /// Run a task on an agent and stream its answer
     Submit(commands::submit::Args),
+    /// Say something to a task that runs: the answer to its question, or a word
+    Answer(commands::submit::AnswerArgs),
     /// Talk to an agent
     Chat(commands::chat::Args),
     /// Run commands on the cluster: submit, ls, logs, status, stop
@@ -107,6 +109,7 @@ fn main() -> std::process::ExitCode {
             Command::Stack(args) => commands::logs::stack(args).await,
             Command::Agents(args) => commands::status::agents(args).await,
             Command::Submit(args) => commands::submit::run(args).await,
+            Command::Answer(args) => commands::submit::answer(args).await,
             Command::Chat(args) => commands::chat::run(args).await,
             Command::Job(command) => commands::job::run(command).await,
             Command::JobExec(args) => commands::job::exec(&args),

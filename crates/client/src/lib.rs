@@ -19,6 +19,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use covey_domain::{
     AgentSpec, Envelope, Error, ErrorKind, NodeId, TaskId, TaskRecord, caps,
+    event::Content,
     status::{ActorFilter, ActorStatus, ClusterStatus},
     task::TaskInput,
 };
@@ -236,6 +237,17 @@ impl Client {
             model: new.model,
         };
         Ok(self.rpc.clone().submit(request).await.map_err(|s| from_status(&s))?.into_inner())
+    }
+
+    /// Says something to a task that has not ended: the answer to its oldest question, or a word to what it does. The same
+    /// `message_id` is taken once; empty is none.
+    pub async fn say(&self, task: &TaskId, parts: &[Content], message_id: &str) -> Result<(), Error> {
+        let parts = Payload { body: to_json(&parts), ..Payload::default() };
+        covey_proto::check_size("the message", &parts)?;
+        let request =
+            v1::SayTaskRequest { task: task.to_string(), parts: parts.body, message_id: message_id.to_owned() };
+        self.rpc.clone().say_task(request).await.map_err(|s| from_status(&s))?;
+        Ok(())
     }
 
     /// A task's record.

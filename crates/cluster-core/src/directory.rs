@@ -101,7 +101,7 @@ impl Actor {
     pub fn shape(&self) -> Shape {
         let python = match &self.spec.kind {
             covey_domain::AgentKind::Python(python) => Some(python.version.clone().unwrap_or_default()),
-            covey_domain::AgentKind::Llm(_) | covey_domain::AgentKind::Native { .. } => None,
+            _ => None,
         };
         Shape {
             resources: self.spec.resources.clone(),

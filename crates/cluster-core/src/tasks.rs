@@ -243,14 +243,7 @@ impl Head {
         let ours =
             actor.as_ref().and_then(|a| self.directory.actors.get(a)).is_some_and(|a| a.node.as_ref() == Some(node));
         if ours {
-            let before = self.tasks.active.get(&id).map(|t| t.record.clone());
             self.append(&id, events, ts_ms);
-            if let (Some(before), Some(task)) = (before, self.tasks.active.get(&id))
-                && !Arc::ptr_eq(&before, &task.record)
-                && !task.record.state.is_terminal()
-            {
-                self.out.push_back(Output::Write(Write::Task(task.record.clone())));
-            }
             self.after_events(&id);
             self.rest(&id, now);
         }
@@ -301,8 +294,7 @@ impl Head {
         let Some(actor) = self.directory.actors.get_mut(actor_id) else { return };
         let Some(node) = actor.node.clone() else { return };
         let attempt = task.record.attempt + 1;
-        let record = Arc::new(TaskRecord { attempt, state: TaskState::Working, ..(*task.record).clone() });
-        task.record = record.clone();
+        task.record = Arc::new(TaskRecord { attempt, ..(*task.record).clone() });
         task.actor = Some(actor_id.clone());
         actor.tasks.insert(id.clone(), attempt);
         let timeout_ms = task.deadline.map(|d| d.saturating_sub(now).max(1));
@@ -316,7 +308,6 @@ impl Head {
         );
         let Some(task) = self.tasks.active.get(id) else { return };
         let (record, said) = (task.record.clone(), task.turns.said.clone());
-        self.out.push_back(Output::Write(Write::Task(record.clone())));
         self.out.push_back(Output::Send(node, Command::Run { record, actor: actor_id.clone(), timeout_ms, said }));
     }
 
@@ -349,12 +340,8 @@ impl Head {
             state: Phase::Queued,
             message: Some(format!("trying again: {}", error.message)),
         });
-        let record = Arc::new(TaskRecord { state: TaskState::Submitted, ..(*task.record).clone() });
-        task.record = record.clone();
-        let agent = record.agent.clone();
+        let agent = task.record.agent.clone();
         self.append(id, events, now);
-        let record = self.tasks.active.get(id).map_or(record, |t| t.record.clone());
-        self.out.push_back(Output::Write(Write::Task(record)));
         self.tasks.enqueue(&agent, id.clone(), true);
     }
 
@@ -414,7 +401,7 @@ impl Head {
         }
     }
 
-    /// Numbers events and writes them; what does not fit the log is left out.
+    /// Numbers events and writes them, and the record where they change it; what does not fit the log is left out.
     pub(crate) fn append(&mut self, id: &TaskId, events: Vec<TaskEvent>, ts_ms: Millis) {
         let Some(task) = self.tasks.active.get_mut(id) else { return };
         let (mut state, mut changed) = (task.record.state, false);
@@ -437,6 +424,7 @@ impl Head {
         }
         if changed {
             task.record = Arc::new(TaskRecord { state, changed_ms: ts_ms, ..(*task.record).clone() });
+            self.out.push_back(Output::Write(Write::Task(task.record.clone())));
         }
     }
 
@@ -450,7 +438,6 @@ impl Head {
         self.tasks.active.remove(id);
         *self.tasks.ended.entry(record.state.name()).or_default() += 1;
         self.tasks.remember(&without_input(&record));
-        self.out.push_back(Output::Write(Write::Task(record)));
     }
 
     /// The worker has ended an attempt, so its actor has a turn to give.

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use covey_domain::{
     Error, ErrorKind, Millis, NodeId, TaskEvent, TaskId, TaskRecord, caps,
     event::{Content, Decision, Phase},
+    task::text_of,
 };
 
-use crate::head::{Command, Head, Output, Write};
+use crate::head::{Command, Head, Output};
 
 impl Head {
     /// Takes a message to a task that has not ended: the answer to its oldest question, or a word to what it does. Gives
@@ -51,9 +52,6 @@ impl Head {
         self.append(id, events, now);
         let task = self.tasks.active.get(id).ok_or_else(ended)?;
         let (record, seq, attempt) = (task.record.clone(), task.seq, task.record.attempt);
-        if waits && question.is_some() {
-            self.out.push_back(Output::Write(Write::Task(record.clone())));
-        }
         let actor = task.actor.as_ref().filter(|_| !task.orphan);
         let node = actor.and_then(|actor| self.directory.actors.get(actor)).and_then(|actor| actor.node.clone());
         if let (Some(node), Some(said)) = (node, task.turns.said.last().cloned()) {
@@ -105,9 +103,6 @@ fn payload(parts: &[Content]) -> serde_json::Value {
     let data: Vec<_> = data.collect();
     match data.as_slice() {
         [one] => (*one).clone(),
-        _ => {
-            let text = covey_domain::task::TaskInput { content: parts.to_vec(), ..Default::default() }.text();
-            serde_json::Value::String(text)
-        }
+        _ => serde_json::Value::String(text_of(parts)),
     }
 }

@@ -197,6 +197,52 @@ pub enum AgentKind {
         /// Name in the worker's registry.
         implementation: String,
     },
+    /// An agent elsewhere that speaks A2A.
+    A2a(Foreign),
+}
+
+/// An agent elsewhere, behind an address that speaks A2A. What opens it is no part of this: see [`Pass`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Foreign {
+    /// Its address, or that of its card.
+    pub url: String,
+    /// The keys one of which must have signed its card: a JWK set as JSON, or its address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys: Option<String>,
+    /// Further origins to which the card may send its callers, `https://host:port`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<String>,
+}
+
+impl Foreign {
+    /// Turns at once where nothing is said: they wait for others.
+    pub const CONCURRENCY: u32 = 256;
+}
+
+/// What opens an agent elsewhere. The head keeps it apart from the spec, which everybody may read.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Pass {
+    /// Sent as the agent's card asks, else as `Authorization: Bearer`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// Sent with every request.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+}
+
+impl Pass {
+    /// Nothing is needed.
+    pub fn is_empty(&self) -> bool {
+        self.token.is_none() && self.headers.is_empty()
+    }
+}
+
+impl std::fmt::Debug for Pass {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pass").finish_non_exhaustive()
+    }
 }
 
 /// A prompt around a model.
@@ -376,6 +422,9 @@ impl AgentSpec {
         if matches!(self.kind, AgentKind::Llm(_)) && self.model.is_none() {
             return Err(Error::invalid(format!("agent `{name}` has no model")).hint("add `model = \"tiny\"`"));
         }
+        if matches!(&self.kind, AgentKind::A2a(foreign) if foreign.url.is_empty()) {
+            return Err(Error::invalid(format!("agent `{name}` has no address")).hint("add `url = \"https://…\"`"));
+        }
         if self.skills.is_empty() {
             if let AgentKind::Python(_) = self.kind {
                 return Err(
@@ -413,7 +462,7 @@ impl AgentSpec {
     pub fn dir(&self) -> Option<&Digest> {
         match &self.kind {
             AgentKind::Python(python) => python.env.dir.as_ref(),
-            AgentKind::Llm(_) | AgentKind::Native { .. } => None,
+            AgentKind::Llm(_) | AgentKind::A2a(_) | AgentKind::Native { .. } => None,
         }
     }
 
@@ -421,7 +470,7 @@ impl AgentSpec {
     pub fn code(&self) -> Option<&Digest> {
         match &self.kind {
             AgentKind::Python(python) => Some(python.code.digest()),
-            AgentKind::Llm(_) | AgentKind::Native { .. } => None,
+            AgentKind::Llm(_) | AgentKind::A2a(_) | AgentKind::Native { .. } => None,
         }
     }
 }

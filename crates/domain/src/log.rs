@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{
     InterruptId, MessageId, PartId, SubRunId, TaskId,
     event::{Channel, Content, Delta, MediaSource, Outcome, PartKind, Role, TaskEvent, is_message},
-    task::{Said, TaskInput},
+    task::{Said, text_of},
 };
 
 /// What is open in a log, in the order it was opened.
@@ -223,8 +223,8 @@ impl Answer {
         let shown = match (&self.text, &self.result) {
             (text, _) if !text.is_empty() => text.clone(),
             (_, Some(content)) if self.is_message() => {
-                let content = serde_json::from_value(content.clone()).unwrap_or_default();
-                TaskInput { content, ..Default::default() }.text()
+                let content: Vec<_> = serde_json::from_value(content.clone()).unwrap_or_default();
+                text_of(&content)
             }
             (_, Some(Value::String(text))) => text.clone(),
             (_, Some(value)) if !value.is_null() => value.to_string(),

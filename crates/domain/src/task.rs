@@ -110,13 +110,18 @@ pub struct TaskInput {
 impl TaskInput {
     /// All text in it, a line each.
     pub fn text(&self) -> String {
-        let texts = self.content.iter().filter_map(|c| match c {
-            Content::Text(text) => Some(text.clone()),
-            Content::Data(value) => Some(value.to_string()),
-            Content::File { .. } => None,
-        });
-        texts.collect::<Vec<_>>().join("\n")
+        text_of(&self.content)
     }
+}
+
+/// All text in a message, a line each; data as JSON, files left out.
+pub fn text_of(content: &[Content]) -> String {
+    let texts = content.iter().filter_map(|c| match c {
+        Content::Text(text) => Some(text.clone()),
+        Content::Data(value) => Some(value.to_string()),
+        Content::File { .. } => None,
+    });
+    texts.collect::<Vec<_>>().join("\n")
 }
 
 /// A task as it is stored.

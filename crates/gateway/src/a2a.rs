@@ -84,14 +84,14 @@ pub fn router(cluster: Arc<dyn Cluster>, settings: &Settings) -> Router {
 async fn default_card(State(hub): Port, headers: HeaderMap) -> Response {
     match find(&*hub.cluster, None).await {
         Ok(agent) => card::response(&hub, &agent, &place(&headers, None), &headers),
-        Err(error) => missing(&error),
+        Err(error) => refused(&error),
     }
 }
 
 async fn agent_card(State(hub): Port, Path(agent): Path<String>, headers: HeaderMap) -> Response {
     match find(&*hub.cluster, Some(&agent)).await {
         Ok(spec) => card::response(&hub, &spec, &place(&headers, Some(&agent)), &headers),
-        Err(error) => missing(&error),
+        Err(error) => refused(&error),
     }
 }
 
@@ -103,7 +103,7 @@ async fn default_rpc(
 ) -> Response {
     match ask(hub, None, caller, &headers).await {
         Ok(ask) => rpc::serve(ask, &headers, &body).await,
-        Err(error) => missing(&error),
+        Err(error) => refused(&error),
     }
 }
 
@@ -116,7 +116,7 @@ async fn agent_rpc(
 ) -> Response {
     match ask(hub, Some(&agent), caller, &headers).await {
         Ok(ask) => rpc::serve(ask, &headers, &body).await,
-        Err(error) => missing(&error),
+        Err(error) => refused(&error),
     }
 }
 
@@ -134,7 +134,7 @@ async fn default_rest(
         Ok(ask) => {
             rest::Call { ask, method: &method, path, query: &query, headers: &headers, body: &body }.serve().await
         }
-        Err(error) => missing(&error),
+        Err(error) => refused(&error),
     }
 }
 
@@ -153,7 +153,7 @@ async fn agent_rest(
                 .serve()
                 .await
         }
-        Err(error) => missing(&error),
+        Err(error) => refused(&error),
     }
 }
 
@@ -198,7 +198,7 @@ async fn each_agent(
     describe: fn(&AgentSpec, String, String) -> Value,
 ) -> Vec<Value> {
     let one = |agent: &Arc<AgentSpec>| {
-        let url = place(headers, Some(agent.name.as_str())).url;
+        let url = place(headers, Some(agent.name.as_str())).url();
         let card = format!("{url}/.well-known/agent-card.json");
         describe(agent, url, card)
     };
@@ -234,15 +234,14 @@ async fn hooks(
 ) -> Response {
     let name = query.get("state").map_or("dead", String::as_str);
     let Some(state) = HookState::named(name) else {
-        let error = Error::field("state", "is none of live, done and dead");
-        return (StatusCode::BAD_REQUEST, Json(error.http_body())).into_response();
+        return refused(&Error::field("state", "is none of live, done and dead"));
     };
     match hub.cluster.hooks(None, Some(state)).await {
         Ok(mut hooks) => {
             hooks.retain(|hook| hook.caller == caller);
             Json(json!({"hooks": hooks.iter().map(push::shown).collect::<Vec<_>>()})).into_response()
         }
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, Json(ops::failed(error).http_body())).into_response(),
+        Err(error) => refused(&ops::failed(error)),
     }
 }
 
@@ -255,11 +254,11 @@ async fn replay(
     let task = TaskId::from(task);
     let found = hub.cluster.hooks(Some(&task), None).await.unwrap_or_default();
     let Some(hook) = found.into_iter().find(|hook| hook.id == id && hook.caller == caller) else {
-        return missing(&Error::new(Kind::NotFound, format!("no webhook `{id}` of task {task}")));
+        return refused(&Error::new(Kind::NotFound, format!("no webhook `{id}` of task {task}")));
     };
     match hub.pusher.replay(hook).await {
         Ok(hook) => Json(push::shown(&hook)).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, Json(error.http_body())).into_response(),
+        Err(error) => refused(&error),
     }
 }
 
@@ -278,8 +277,9 @@ fn check_version(headers: &HeaderMap) -> Result<(), Error> {
     }
 }
 
-fn missing(error: &Error) -> Response {
-    (StatusCode::NOT_FOUND, Json(error.http_body())).into_response()
+fn refused(error: &Error) -> Response {
+    let status = StatusCode::from_u16(error.kind.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    (status, Json(error.http_body())).into_response()
 }
 
 /// The address the client used, so that cards work through tunnels and other names of this machine.
@@ -288,8 +288,7 @@ fn place(headers: &HeaderMap, agent: Option<&str>) -> card::Place {
     // Set where TLS ends: here, or at a proxy in front.
     let https = headers.get("x-forwarded-proto").is_some_and(|p| p == "https");
     let root = format!("{}://{host}", if https { "https" } else { "http" });
-    let url = agent.map_or_else(|| format!("{root}/a2a"), |agent| format!("{root}/a2a/{agent}"));
-    card::Place { url, root, authority: host.to_owned(), is_default: agent.is_none() }
+    card::Place { root, agent: agent.map(Into::into) }
 }
 
 /// An operation's answer, as a binding over HTTP writes it: the text of a whole one, or a stream.

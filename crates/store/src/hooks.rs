@@ -3,7 +3,10 @@
 use covey_domain::{Hook, HookState, TaskId};
 use sqlx::{Connection as _, Row as _};
 
-use crate::{Error, Store, json, parse};
+use crate::{
+    Error, Store,
+    rows::{json, parse},
+};
 
 impl Store {
     /// Keeps a webhook; one of the same id is replaced.

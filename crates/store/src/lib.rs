@@ -8,10 +8,11 @@
 //! written once; what changes of it has columns of its own, which hold. A row of events has a run of them, its number is
 //! that of the last.
 
+mod checkpoints;
 mod hooks;
+mod rows;
 
 use std::{
-    collections::{BTreeMap, HashMap},
     path::Path,
     str::FromStr,
     sync::{
@@ -21,26 +22,17 @@ use std::{
     time::Duration,
 };
 
-use covey_domain::{ActorId, AgentSpec, Envelope, NodeId, TaskId, TaskRecord, TaskState, caps};
+use covey_domain::{ActorId, AgentSpec, Envelope, NodeId, TaskId, TaskRecord, caps};
 use sqlx::{
-    ConnectOptions, Connection, Row, Sqlite, SqliteConnection, SqlitePool,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
+    ConnectOptions, Connection, Row, SqliteConnection, SqlitePool,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use tokio::sync::Mutex;
 
+use crate::rows::{RECORD, Rows, events_of, json, parse, record_of};
+
 /// Version of the tables below. A file of another version is refused.
 const SCHEMA_VERSION: i64 = 3;
-
-/// Events of a task that were committed together and share a row, at most.
-const EVENTS_PER_ROW: usize = 256;
-
-/// Bytes of bodies that are committed before the write-ahead log is brought into the tables.
-const CHECKPOINT_BYTES: u64 = 4 << 20;
-/// How often it is looked how many there are, and after how many looks fewer will do.
-const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
-const CHECKPOINT_LATEST: u32 = 25;
-/// Pages of the log at which commits wait until it can begin anew.
-const LOG_PAGES_MAX: i64 = 16_384;
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
@@ -247,35 +239,6 @@ impl Drop for Store {
     }
 }
 
-/// Brings what was committed from the write-ahead log into the tables, beside the commits.
-async fn checkpoints(mut db: SqliteConnection, writer: Arc<Mutex<SqliteConnection>>, written: Arc<AtomicU64>) {
-    let mut every = tokio::time::interval(CHECKPOINT_EVERY);
-    let mut quiet = 0;
-    loop {
-        every.tick().await;
-        let bytes = written.load(Ordering::Relaxed);
-        quiet = if bytes == 0 { 0 } else { quiet + 1 };
-        if bytes < CHECKPOINT_BYTES && quiet < CHECKPOINT_LATEST {
-            continue;
-        }
-        (quiet, _) = (0, written.fetch_sub(bytes, Ordering::Relaxed));
-        // Blocked or not, pages in the log, pages brought over.
-        let done: Result<(i64, i64, i64), _> =
-            sqlx::query_as("PRAGMA wal_checkpoint(PASSIVE)").fetch_one(&mut db).await;
-        let outcome = match done {
-            // The log begins anew only when nobody writes; under steady load somebody must see to that.
-            Ok((_, pages, _)) if pages > LOG_PAGES_MAX => {
-                let _pause = writer.lock().await;
-                sqlx::query("PRAGMA wal_checkpoint(RESTART)").execute(&mut db).await.map(drop)
-            }
-            other => other.map(drop),
-        };
-        if let Err(error) = outcome {
-            tracing::warn!(%error, "a checkpoint failed; the write-ahead log grows");
-        }
-    }
-}
-
 impl Store {
     /// Opens or makes the file.
     pub async fn open(path: &Path) -> Result<Self, Error> {
@@ -306,7 +269,7 @@ impl Store {
             .connect_lazy_with(options.clone().read_only(true));
         let checkpointer = SqliteConnection::connect_with(&options).await?;
         let (writer, written) = (Arc::new(Mutex::new(writer)), Arc::new(AtomicU64::new(0)));
-        let checkpoints = tokio::spawn(checkpoints(checkpointer, writer.clone(), written.clone()));
+        let checkpoints = tokio::spawn(checkpoints::keep(checkpointer, writer.clone(), written.clone()));
         Ok(Self { writer, written, readers, checkpoints: checkpoints.abort_handle() })
     }
 
@@ -580,119 +543,6 @@ impl Store {
             sqlx::query("SELECT body FROM blobs WHERE digest = ?").bind(digest).fetch_optional(&self.readers).await?;
         Ok(row.map(|row| row.get(0)))
     }
-}
-
-/// The columns that make a record, for [`record_of`].
-const RECORD: &str = "record, state, changed_ms, attempt";
-
-fn record_of(row: &SqliteRow) -> Result<TaskRecord, Error> {
-    let record: TaskRecord = parse("task", row.get(0))?;
-    let state = TaskState::named(row.get(1)).unwrap_or(record.state);
-    let (changed_ms, attempt): (i64, i64) = (row.get(2), row.get(3));
-    Ok(TaskRecord { state, changed_ms: changed_ms as u64, attempt: attempt as u32, ..record })
-}
-
-/// What tasks make of a commit, as lists in JSON for the view `commits`.
-struct Rows {
-    made: String,
-    changed: String,
-    events: String,
-    cursors: String,
-}
-
-impl Rows {
-    fn of(batch: &Batch) -> Self {
-        // Of several states of one task only the last is written.
-        let mut last: HashMap<&TaskId, &Arc<TaskRecord>> = batch.tasks.iter().map(|t| (&t.id, t)).collect();
-        let made = batch.made.iter().map(|made| {
-            let now = last.remove(&made.id).unwrap_or(made);
-            (
-                (made.id.as_str(), made.agent.as_str(), made.context.as_str(), made.caller.as_str()),
-                (now.state.name(), made.created_ms, u32::from(now.state.is_terminal())),
-                (json(made.as_ref()), now.changed_ms, now.attempt),
-            )
-        });
-        let made =
-            list(made.map(|((id, agent, context, caller), (state, created, ended), (record, changed, attempt))| {
-                json(&(id, agent, context, caller, state, created, ended, record, changed, attempt))
-            }));
-        let changed = list(last.into_values().map(|t| {
-            json(&(t.id.as_str(), t.state.name(), u32::from(t.state.is_terminal()), t.changed_ms, t.attempt))
-        }));
-        let runs = runs(&batch.events);
-        let events = list(runs.iter().map(|run| {
-            let body = if run.events.len() == 1 { json(run.events[0]) } else { json(&run.events) };
-            json(&(run.task.as_str(), run.last, body))
-        }));
-        let mut cursors: BTreeMap<(&NodeId, u64), u64> = BTreeMap::new();
-        for (node, incarnation, number) in &batch.cursors {
-            cursors.insert((node, *incarnation), *number);
-        }
-        // Signed, as SQLite has its numbers.
-        let cursors = cursors
-            .into_iter()
-            .map(|((node, incarnation), number)| json(&(node.as_str(), incarnation as i64, number as i64)));
-        Self { made, changed, events, cursors: list(cursors) }
-    }
-
-    fn bytes(&self) -> u64 {
-        (self.made.len() + self.changed.len() + self.events.len()) as u64
-    }
-
-    fn insert(&self) -> sqlx::query::Query<'_, Sqlite, sqlx::sqlite::SqliteArguments> {
-        let insert = sqlx::query("INSERT INTO commits VALUES (?, ?, ?, ?)");
-        insert.bind(&self.made).bind(&self.changed).bind(&self.events).bind(&self.cursors)
-    }
-}
-
-fn list(items: impl Iterator<Item = String>) -> String {
-    let mut text = String::from("[");
-    for item in items {
-        if text.len() > 1 {
-            text.push(',');
-        }
-        text.push_str(&item);
-    }
-    text.push(']');
-    text
-}
-
-/// Neighbours of one task, which share a row.
-struct Run<'a> {
-    task: &'a TaskId,
-    last: u64,
-    events: Vec<&'a Envelope>,
-}
-
-fn runs(events: &[Arc<Envelope>]) -> Vec<Run<'_>> {
-    let mut runs: Vec<Run<'_>> = Vec::new();
-    let mut open: HashMap<&TaskId, usize> = HashMap::new();
-    for event in events {
-        let known = open.get(&event.task).map(|at| &mut runs[*at]);
-        match known.filter(|run| run.last + 1 == event.seq && run.events.len() < EVENTS_PER_ROW) {
-            Some(run) => {
-                run.events.push(event);
-                run.last = event.seq;
-            }
-            None => {
-                open.insert(&event.task, runs.len());
-                runs.push(Run { task: &event.task, last: event.seq, events: vec![event] });
-            }
-        }
-    }
-    runs
-}
-
-fn events_of(body: String) -> Result<Vec<Envelope>, Error> {
-    if body.starts_with('[') { parse("events", body) } else { parse("event", body).map(|event| vec![event]) }
-}
-
-fn json<T: serde::Serialize>(value: &T) -> String {
-    serde_json::to_string(value).expect("domain values have string keys and no failing serializer")
-}
-
-fn parse<T: serde::de::DeserializeOwned>(what: &'static str, text: String) -> Result<T, Error> {
-    serde_json::from_str(&text).map_err(|source| Error::Body { what, source })
 }
 
 #[cfg(test)]

@@ -17,11 +17,12 @@ const MAY_USE: &[(&str, &str, &[&str])] = &[
     ("node", "crates/node", &["domain"]),
     ("trace", "crates/trace", &["domain"]),
     ("mesh", "crates/mesh", &["domain", "node"]),
-    ("a2a", "crates/a2a", &[]),
+    ("a2a", "crates/a2a", &["domain"]),
+    ("a2a-client", "crates/a2a-client", &["a2a", "domain"]),
     ("gateway", "crates/gateway", &["a2a", "domain", "proto"]),
-    ("actor-runtime", "crates/actor-runtime", &["domain", "inference", "proto", "trace"]),
+    ("actor-runtime", "crates/actor-runtime", &["a2a", "a2a-client", "domain", "inference", "proto", "trace"]),
     ("client", "crates/client", &["domain", "proto", "mesh", "node", "trace"]),
-    ("head-node", "head-node", &["domain", "cluster-core", "proto", "store", "gateway", "node"]),
+    ("head-node", "head-node", &["a2a-client", "domain", "cluster-core", "proto", "store", "gateway", "node"]),
     (
         "worker-node",
         "worker-node",
@@ -67,7 +68,8 @@ const DOORS: &[(&str, &[&str])] = &[
     ("axum", &["gateway", "head-node"]),
     ("opentelemetry", &["trace"]),
     ("rustls", &["node"]),
-    ("reqwest", &["gateway"]),
+    ("reqwest", &["a2a-client", "gateway"]),
+    ("aws-lc-rs", &["a2a-client"]),
 ];
 
 /// Crates that must stay pure: no clock, no sockets, no threads.

@@ -1284,6 +1284,9 @@ pub struct StartActor {
     /// zip of the working folder, when the worker does not have it yet
     #[prost(bytes = "bytes", tag = "8")]
     pub dir: ::prost::bytes::Bytes,
+    /// domain Pass as JSON: what opens an agent elsewhere
+    #[prost(bytes = "bytes", tag = "9")]
+    pub pass: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StopActor {
@@ -1719,6 +1722,20 @@ pub struct RegisterAgentReply {
     pub created: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConnectAgentRequest {
+    /// domain AgentSpec as JSON; without a name it gets the card's
+    #[prost(bytes = "bytes", tag = "1")]
+    pub spec: ::prost::bytes::Bytes,
+    /// domain Pass as JSON
+    #[prost(bytes = "bytes", tag = "2")]
+    pub pass: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConnectAgentReply {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub spec: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PutBlobRequest {
     #[prost(string, tag = "1")]
     pub digest: ::prost::alloc::string::String,
@@ -2130,6 +2147,31 @@ pub mod covey_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("covey.v1.Covey", "RegisterAgent"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Makes an agent elsewhere one of the cluster: reads its card, checks it, and keeps what opens it.
+        pub async fn connect_agent(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ConnectAgentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ConnectAgentReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/covey.v1.Covey/ConnectAgent",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("covey.v1.Covey", "ConnectAgent"));
             self.inner.unary(req, path, codec).await
         }
         /// Keeps a blob that an agent's definition names: the zip of a working folder.
@@ -2709,6 +2751,14 @@ pub mod covey_server {
             tonic::Response<super::RegisterAgentReply>,
             tonic::Status,
         >;
+        /// Makes an agent elsewhere one of the cluster: reads its card, checks it, and keeps what opens it.
+        async fn connect_agent(
+            &self,
+            request: tonic::Request<super::ConnectAgentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ConnectAgentReply>,
+            tonic::Status,
+        >;
         /// Keeps a blob that an agent's definition names: the zip of a working folder.
         async fn put_blob(
             &self,
@@ -2955,6 +3005,51 @@ pub mod covey_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RegisterAgentSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/covey.v1.Covey/ConnectAgent" => {
+                    #[allow(non_camel_case_types)]
+                    struct ConnectAgentSvc<T: Covey>(pub Arc<T>);
+                    impl<
+                        T: Covey,
+                    > tonic::server::UnaryService<super::ConnectAgentRequest>
+                    for ConnectAgentSvc<T> {
+                        type Response = super::ConnectAgentReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ConnectAgentRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Covey>::connect_agent(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ConnectAgentSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

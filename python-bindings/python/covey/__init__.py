@@ -21,6 +21,7 @@ from ._agent import Agent, Handle, agent, agents, gang, get_actor, method, remot
 from ._content import File, Message, Reply
 from ._context import Context, deadline
 from ._context import current as current_context
+from ._foreign import connect_a2a
 from ._functions import Executor, Pool, RemoteFunction, task
 from ._future import Future, Stream, as_completed, get, wait
 from ._llm_agent import Mcp, llm_agent
@@ -64,6 +65,6 @@ def actors(agent: str = "", state: str = "", node: str = "") -> Iterator[dict]:
 __all__ = [
     "ActorDied", "Agent", "Cancelled", "ConnectionLost", "Context", "CoveyError", "DeadlineExceeded", "Future", "Handle",
     "Executor", "File", "Mcp", "Message", "Overloaded", "Pool", "Ref", "Rejected", "RemoteFunction", "Reply", "Session", "Stream", "Task", "Topic", "Unauthenticated", "Unschedulable", "actors", "agent", "agents", "as_completed",
-    "connect", "current", "current_context", "deadline", "embed", "errors", "gang", "get", "get_actor", "init", "llm", "llm_agent", "method", "put", "remote_agent", "shutdown",
+    "connect", "connect_a2a", "current", "current_context", "deadline", "embed", "errors", "gang", "get", "get_actor", "init", "llm", "llm_agent", "method", "put", "remote_agent", "shutdown",
     "status", "submit", "task", "topic", "topics", "wait",
 ]  # fmt: skip

@@ -302,6 +302,11 @@ class Handle:
         self.__dict__[name] = method  # found without this method the next time
         return method
 
+    @property
+    def _agent_name(self) -> str:
+        """The name of its agent."""
+        return self._spec["name"]
+
     def __repr__(self) -> str:
         return f"<actor {self._actor} of {self._spec['name']}>"
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from . import _session
-from ._agent import Agent, parse_seconds
+from ._agent import Agent, Handle, parse_seconds
 from ._context import sampling_of
 
 
@@ -22,7 +22,7 @@ class Mcp:
         self._spec = {"command": list(command), "url": url, "env": env or {}, "headers": headers or {}, "only": list(only)}
 
 
-Tool = Callable[..., Any] | Agent[Any, Any] | Mcp | str
+Tool = Callable[..., Any] | Agent[Any, Any] | Handle | Mcp | str
 
 
 def llm_agent(
@@ -40,9 +40,9 @@ def llm_agent(
 ) -> str:
     """Declares a prompt around a model as an agent; gives its name.
 
-    `tools`: Python functions (run by actors of an agent `<name>-tools`), agent classes (all their skills), names of
-    agents (`"Searcher"`, `"Searcher.find"`), and `Mcp` servers. Calls of one answer run side by side. The budget of a
-    turn: `steps` requests to the model (default 8; in the last one it can call no tool), `tokens` read and made, `time`
+    `tools`: Python functions (run by actors of an agent `<name>-tools`), agent classes (all their skills), handles (the
+    agent of each, by its main skill), names of agents (`"Searcher"`, `"Searcher.find"`), and `Mcp` servers. Calls of one
+    answer run side by side. The budget of a turn: `steps` requests to the model (default 8; in the last one it can call no tool), `tokens` read and made, `time`
     ("2m"). Sampling: max_tokens, temperature, top_p, …
     """
     session = _session.current()
@@ -59,6 +59,8 @@ def llm_agent(
         elif isinstance(tool, Agent):
             agent = tool.register()
             sources += [{"agent": {"agent": agent, "skill": s["id"]}} for s in tool.spec()[0]["skills"]]
+        elif isinstance(tool, Handle):
+            sources.append({"agent": {"agent": tool._agent_name}})
         elif isinstance(tool, str):
             agent, _, skill = tool.partition(".")
             sources.append({"agent": {"agent": agent, **({"skill": skill} if skill else {})}})

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from . import _bridge, _codec, _session, errors
-from ._agent import Agent, parse_seconds
+from ._agent import Agent, Handle, parse_seconds
 from ._content import Message, content_of, file_of
 
 
@@ -120,7 +120,7 @@ def _is_end(event: dict[str, Any]) -> bool:
 
 
 def submit(
-    agent: Agent[Any, Any] | str,
+    agent: Agent[Any, Any] | Handle | str,
     method: str = "",
     *args: Any,
     message_id: str = "",
@@ -131,8 +131,8 @@ def submit(
 ) -> Task:
     """Makes a durable task. When this returns, the head has it on disk.
 
-    `agent` is a class made by `@agent`, or the name of any agent; for a name, the first argument is the message's
-    text. The same `message_id` makes the same task, however often it is sent.
+    `agent` is a class made by `@agent`, or the name of any agent, or a handle, which says which agent (any of its actors
+    may run the task); for those two the arguments are the parts of the message. The same `message_id` makes the same task, however often it is sent.
     """
     session = _session.current()
     if isinstance(agent, Agent):
@@ -140,7 +140,7 @@ def submit(
         payload = _bridge.encode_payload(*_codec.dump((args, kwargs)))
         request: dict[str, Any] = {"call": base64.b64encode(payload).decode()}
     else:
-        name = agent
+        name = agent._agent_name if isinstance(agent, Handle) else agent
         request = {"content": [content_of(a) for a in args]}
     seconds = parse_seconds(timeout)
     timeout_ms = 0 if seconds is None else max(1, int(seconds * 1000))

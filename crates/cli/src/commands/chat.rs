@@ -41,6 +41,6 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
             })
             .await?;
         context.clone_from(&made.context);
-        super::submit::show(&client, &TaskId::from(made.task)).await?;
+        super::submit::show(&client, &TaskId::from(made.task), 0).await?;
     }
 }

@@ -97,6 +97,7 @@ pub(crate) async fn agents(args: AgentsArgs) -> Result<(), Error> {
             AgentKind::Llm(_) => "llm",
             AgentKind::Python(_) => "python",
             AgentKind::Native { .. } => "native",
+            AgentKind::A2a(_) => "a2a",
         };
         let skills: Vec<_> = agent.skills.iter().map(|s| s.id.as_str()).collect();
         println!(

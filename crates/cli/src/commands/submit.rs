@@ -1,11 +1,11 @@
-//! `covey submit`.
+//! `covey submit` and `covey answer`.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
 use covey_client::{Client, NewTask};
 use covey_domain::{
     Error, ErrorKind, TaskId,
-    event::{Content, Delta, Outcome, TaskEvent},
+    event::{Choice, Content, Delta, InterruptKind, Outcome, TaskEvent},
     log::Answer,
     task::TaskInput,
 };
@@ -37,6 +37,30 @@ pub(crate) struct Args {
     detach: bool,
 }
 
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  covey answer 01JZ… \"the blue one\"")]
+pub(crate) struct AnswerArgs {
+    /// Task
+    task: String,
+    /// The answer to its oldest question, or a word to what it does
+    message: String,
+    /// Same id, said once
+    #[arg(long, default_value = "")]
+    message_id: String,
+    /// Leave at once instead of showing what the task says from there on
+    #[arg(long)]
+    detach: bool,
+}
+
+/// Says something to a task, and shows what comes of it.
+pub(crate) async fn answer(args: AnswerArgs) -> Result<(), Error> {
+    let client = Client::connect_default().await?;
+    let task = TaskId::from(args.task);
+    let after = client.last_event(&task).await?;
+    client.say(&task, &[Content::Text(args.message)], &args.message_id).await?;
+    if args.detach { Ok(()) } else { show(&client, &task, after).await }
+}
+
 pub(crate) async fn run(args: Args) -> Result<(), Error> {
     let client = Client::connect_default().await?;
     let task = NewTask {
@@ -56,7 +80,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
     eprintln!("task {}", made.task);
     let id = TaskId::from(made.task.as_str());
     tokio::select! {
-        result = show(&client, &id) => result,
+        result = show(&client, &id, 0) => result,
         _ = tokio::signal::ctrl_c() => {
             client.cancel_task(&id, "interrupted at the terminal").await?;
             Err(Error::new(ErrorKind::Cancelled, "cancelled"))
@@ -64,9 +88,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
     }
 }
 
-/// Prints the answer while it is made.
-pub(crate) async fn show(client: &Client, id: &TaskId) -> Result<(), Error> {
-    let mut events = Box::pin(client.subscribe(id, 0).await?);
+/// Prints the answer while it is made, from event `after` on. What the task asks is asked at the terminal.
+pub(crate) async fn show(client: &Client, id: &TaskId, after: u64) -> Result<(), Error> {
+    let mut events = Box::pin(client.subscribe(id, after).await?);
     let mut answer = Answer::default();
     while let Some(envelope) = events.next().await {
         let event = envelope?.event;
@@ -78,6 +102,13 @@ pub(crate) async fn show(client: &Client, id: &TaskId) -> Result<(), Error> {
             }
             TaskEvent::PartDelta { delta: Delta::Data(value), .. } => println!("{value}"),
             TaskEvent::StepReset { .. } => eprintln!("\n(the worker was lost; trying again)"),
+            TaskEvent::InterruptRaised { kind, prompt, options, .. } => {
+                ask(kind, prompt, options);
+                match std::io::stdin().is_terminal() {
+                    true => tell(client.clone(), id.clone()),
+                    false => eprintln!("(answer with `covey answer {id} TEXT`)"),
+                }
+            }
             _ => {}
         }
     }
@@ -98,4 +129,31 @@ pub(crate) async fn show(client: &Client, id: &TaskId) -> Result<(), Error> {
         }
         Some(Outcome::Interrupted { .. }) | None => Err(Error::unavailable("the stream ended before the task did")),
     }
+}
+
+/// Shows a question, beside the answer.
+fn ask(kind: &InterruptKind, prompt: &str, options: &[Choice]) {
+    eprintln!("\n? {prompt}");
+    if let InterruptKind::Auth { url: Some(url) } = kind {
+        eprintln!("  {url}");
+    }
+    for option in options {
+        eprintln!("  {} · {}", option.id, option.label);
+    }
+}
+
+/// Takes a line from the terminal to the task.
+fn tell(client: Client, task: TaskId) {
+    let runtime = tokio::runtime::Handle::current();
+    // A thread that nobody waits for: somebody else may answer first, and the line never come.
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        if !matches!(std::io::stdin().lock().read_line(&mut line), Ok(1..)) {
+            return;
+        }
+        let said = runtime.block_on(client.say(&task, &[Content::Text(line.trim().to_owned())], ""));
+        if let Err(error) = said {
+            eprintln!("(not said: {})", error.message);
+        }
+    });
 }

@@ -7,27 +7,39 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
-use covey_a2a::{Fields, old, v1};
+use covey_a2a::{
+    Fields,
+    card::{EXTENSION_MODEL, EXTENSION_ONCE, canonical},
+    old, v1,
+};
 use covey_domain::{AgentKind, AgentName, AgentSpec};
 use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{Hub, ops::EXTENSION_MODEL};
+use super::Hub;
 
 /// The extension of the extended card that says what skills take.
 const EXTENSION_SKILLS: &str = "urn:covey:a2a:skills:v1";
 
 /// Where an agent is reached.
-#[derive(Clone)]
 pub(super) struct Place {
-    /// `http://host/a2a/agent`, or `http://host/a2a` for the default agent.
-    pub url: String,
-    /// `http://host`
+    /// `http://host:port`
     pub root: String,
-    /// `host:port`
-    pub authority: String,
-    /// Whether it is the default agent's: where 0.3's gRPC, which names no agent, gets to.
-    pub is_default: bool,
+    /// The agent that the address names; none is the default one.
+    pub agent: Option<AgentName>,
+}
+
+impl Place {
+    /// `http://host/a2a/agent`, or `http://host/a2a` for the default agent.
+    pub fn url(&self) -> String {
+        let Self { root, agent } = self;
+        agent.as_ref().map_or_else(|| format!("{root}/a2a"), |agent| format!("{root}/a2a/{agent}"))
+    }
+
+    /// `host:port`, as gRPC has it.
+    fn authority(&self) -> &str {
+        self.root.split_once("://").map_or(&self.root, |(_, authority)| authority)
+    }
 }
 
 /// When each agent became what it is, as far as this process knows.
@@ -98,40 +110,11 @@ pub(super) fn extended(hub: &Hub, spec: &AgentSpec, place: &Place) -> v1::AgentC
 
 /// The card with a signature over its canonical form.
 fn signed(hub: &Hub, mut card: v1::AgentCard, place: &Place) -> v1::AgentCard {
-    let mut plain = serde_json::to_value(&card).unwrap_or_default();
-    drop_empty(&mut plain);
-    // RFC 8785, which sorts by UTF-16 where this sorts by UTF-8: the same for names up to U+D7FF.
-    plain.sort_all_objects();
-    let canonical = plain.to_string();
+    let canonical = canonical(&card);
     let jku = format!("{}/.well-known/jwks.json", place.root);
     let (protected, signature) = hub.signer.jws("JOSE", Some(&jku), canonical.as_bytes());
     card.signatures.push(v1::AgentCardSignature { protected, signature, header: None });
     card
-}
-
-/// What is signed has no empty texts, lists and objects, so that it does not matter who writes them. Says whether nothing
-/// is left.
-fn drop_empty(value: &mut Value) -> bool {
-    match value {
-        Value::Object(members) => {
-            members.retain(|_, member| !drop_empty(member));
-            members.is_empty()
-        }
-        Value::Array(items) => {
-            items.retain_mut(|item| !drop_empty(item));
-            items.is_empty()
-        }
-        Value::String(text) => text.is_empty(),
-        Value::Null => true,
-        Value::Number(number) => {
-            // Whole numbers are written as such, whatever they were made of.
-            if let Some(whole) = number.as_f64().filter(|n| n.fract() == 0.0 && n.abs() < 9e15) {
-                *value = Value::from(whole as i64);
-            }
-            false
-        }
-        Value::Bool(_) => false,
-    }
 }
 
 fn card(spec: &AgentSpec, place: &Place) -> v1::AgentCard {
@@ -144,15 +127,17 @@ fn card(spec: &AgentSpec, place: &Place) -> v1::AgentCard {
     };
     let bearer = v1::HttpAuthSecurityScheme { scheme: "bearer".into(), ..Default::default() };
     let scheme = v1::security_scheme::Scheme::HttpAuthSecurityScheme(bearer);
+    let (url, authority) = (place.url(), place.authority());
     let mut interfaces = vec![
-        interface(&place.url, "JSONRPC", "1.0", ""),
-        interface(&place.url, "HTTP+JSON", "1.0", ""),
-        interface(&place.authority, "GRPC", "1.0", spec.name.as_str()),
-        interface(&place.url, "JSONRPC", "0.3", ""),
-        interface(&place.url, "HTTP+JSON", "0.3", ""),
+        interface(&url, "JSONRPC", "1.0", ""),
+        interface(&url, "HTTP+JSON", "1.0", ""),
+        interface(authority, "GRPC", "1.0", spec.name.as_str()),
+        interface(&url, "JSONRPC", "0.3", ""),
+        interface(&url, "HTTP+JSON", "0.3", ""),
     ];
-    if place.is_default {
-        interfaces.push(interface(&place.authority, "GRPC", "0.3", ""));
+    if place.agent.is_none() {
+        // Which names no agent.
+        interfaces.push(interface(authority, "GRPC", "0.3", ""));
     }
     let face = &spec.a2a;
     let extensions = face.extensions.iter().map(|e| v1::AgentExtension {
@@ -169,6 +154,15 @@ fn card(spec: &AgentSpec, place: &Place) -> v1::AgentCard {
         required: false,
         params: None,
     });
+    let once = v1::AgentExtension {
+        uri: EXTENSION_ONCE.into(),
+        description:
+            "A message may be sent again: the same message id joins the task that it made. A stream that is cut \
+            goes on behind the id of its last event (Last-Event-ID)."
+                .into(),
+        required: false,
+        params: None,
+    };
     let modes = |said: &[String]| {
         let usual = || vec!["text/plain".to_owned(), "application/json".to_owned()];
         if said.is_empty() { usual() } else { said.to_vec() }
@@ -186,7 +180,7 @@ fn card(spec: &AgentSpec, place: &Place) -> v1::AgentCard {
             streaming: Some(face.streaming),
             push_notifications: Some(face.push_notifications),
             extended_agent_card: Some(face.extended_card),
-            extensions: extensions.chain(own).collect(),
+            extensions: extensions.chain(own).chain([once]).collect(),
         }),
         security_schemes: HashMap::from([("bearer".to_owned(), v1::SecurityScheme { scheme: Some(scheme) })]),
         security_requirements: vec![v1::SecurityRequirement {

@@ -3,7 +3,11 @@
 
 use std::sync::Arc;
 
-use covey_a2a::{Error, Fields, Kind, Timestamp, v1};
+use covey_a2a::{
+    Error, Fields, Kind, Timestamp,
+    card::{EXTENSION_MODEL, EXTENSION_ONCE},
+    content, v1,
+};
 use covey_domain::{
     AgentSpec, CallerId, Envelope, ErrorKind, TaskId, TaskRecord, TaskState, agent::Extension, event::Content,
     infer::Sampling, task::TaskInput,
@@ -14,12 +18,9 @@ use v1::{send_message_response::Payload as Sent, stream_response::Payload};
 use super::{
     Hub,
     card::{self, Place},
-    project::{self, Projection},
+    project::Projection,
 };
 use crate::{FoundTask, SayTask, SubmitTask, TaskQuery};
-
-/// The extension by which a message names the model that answers it, and how that chooses its words.
-pub(super) const EXTENSION_MODEL: &str = "urn:covey:a2a:model:v1";
 
 /// What a message says under [`EXTENSION_MODEL`].
 #[derive(serde::Deserialize)]
@@ -32,7 +33,6 @@ struct ModelAsked {
 }
 
 /// A request as any binding brings it.
-#[derive(Clone)]
 pub(super) struct Ask {
     pub hub: Arc<Hub>,
     pub agent: Arc<AgentSpec>,
@@ -257,7 +257,7 @@ impl Ask {
         let query = TaskQuery {
             agent: Some(self.agent.name.clone()),
             context: Some(request.context_id.as_str()).filter(|c| !c.is_empty()).map(Into::into),
-            state: project::state_in(request.status()),
+            state: content::state_in(request.status()),
             since_ms: request.status_timestamp_after.map_or(0, Timestamp::ms),
             before,
             limit: page_size as u32,
@@ -318,11 +318,11 @@ impl Ask {
         if tenant.is_empty() || tenant == self.agent.name.as_str() {
             return Ok(self);
         }
-        if !self.place.is_default {
+        if self.place.agent.is_some() {
             return Err(Error::field("tenant", "is not the agent of this address"));
         }
         self.agent = super::find(&*self.hub.cluster, Some(tenant)).await?;
-        (self.place.url, self.place.is_default) = (format!("{}/{tenant}", self.place.url), false);
+        self.place.agent = Some(tenant.into());
         Ok(self)
     }
 
@@ -340,7 +340,10 @@ impl Ask {
 
     /// The extensions that hold for this request, as the header of the answer has them.
     pub fn active_extensions(&self) -> String {
-        let known = |uri: &&String| *uri == EXTENSION_MODEL || self.agent.a2a.extensions.iter().any(|e| e.uri == **uri);
+        let known = |uri: &&String| {
+            [EXTENSION_MODEL, EXTENSION_ONCE].contains(&uri.as_str())
+                || self.agent.a2a.extensions.iter().any(|e| e.uri == **uri)
+        };
         self.extensions.iter().filter(known).cloned().collect::<Vec<_>>().join(", ")
     }
 
@@ -507,7 +510,7 @@ fn message_first(mut events: Events) -> Events {
 fn contents(parts: Vec<v1::Part>) -> Result<Vec<Content>, Error> {
     let each = parts
         .into_iter()
-        .map(|part| project::content(part).ok_or_else(|| Error::field("message.parts", "has a part without content")));
+        .map(|part| content::content(part).ok_or_else(|| Error::field("message.parts", "has a part without content")));
     each.collect()
 }
 

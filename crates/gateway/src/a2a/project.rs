@@ -3,10 +3,14 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use covey_a2a::{Json, Timestamp, v1};
+use covey_a2a::{
+    Json, Timestamp,
+    content::{data_part, merge, part, state, text_part},
+    v1,
+};
 use covey_domain::{
     Envelope, InterruptId, PartId, TaskEvent, TaskRecord, TaskState,
-    event::{Content, Delta, InterruptKind, MESSAGE, MediaSource, Outcome, PartKind, is_message},
+    event::{Content, Delta, InterruptKind, MESSAGE, Outcome, PartKind, is_message},
 };
 use serde_json::{Value, json};
 use v1::{part::Content as Held, stream_response::Payload};
@@ -286,16 +290,6 @@ fn told(payload: Payload) -> v1::StreamResponse {
     v1::StreamResponse { payload: Some(payload) }
 }
 
-/// Neighbouring texts are one part: a snapshot shows the answer, not how it was cut.
-fn merge(parts: &mut Vec<v1::Part>, more: &v1::Part) {
-    if let (Some(v1::Part { content: Some(Held::Text(text)), metadata: None, .. }), Some(Held::Text(more))) =
-        (parts.last_mut(), &more.content)
-    {
-        return text.push_str(more);
-    }
-    parts.push(more.clone());
-}
-
 fn said_by_user(record: &TaskRecord) -> v1::Message {
     v1::Message {
         message_id: record.message_id.clone().unwrap_or_else(|| format!("{}-in", record.id)),
@@ -305,79 +299,6 @@ fn said_by_user(record: &TaskRecord) -> v1::Message {
         parts: record.input.content.iter().map(part).collect(),
         ..v1::Message::default()
     }
-}
-
-fn text_part(text: &str) -> v1::Part {
-    v1::Part { content: Some(Held::Text(text.to_owned())), ..v1::Part::default() }
-}
-
-fn data_part(value: &Value) -> v1::Part {
-    v1::Part { content: Some(Held::Data(Json(value.clone()))), ..v1::Part::default() }
-}
-
-/// Content as a part.
-pub(super) fn part(content: &Content) -> v1::Part {
-    match content {
-        Content::Text(text) => text_part(text),
-        Content::Data(value) => data_part(value),
-        Content::File { mime, name, source } => {
-            let held = match source {
-                // Written by us or checked when it came in.
-                MediaSource::Inline(bytes) => Held::Raw(
-                    base64::Engine::decode(&base64::engine::general_purpose::STANDARD, bytes).unwrap_or_default(),
-                ),
-                MediaSource::Url(url) | MediaSource::ProviderFile(url) => Held::Url(url.clone()),
-            };
-            let filename = name.clone().unwrap_or_default();
-            v1::Part { content: Some(held), media_type: mime.clone(), filename, metadata: None }
-        }
-    }
-}
-
-/// A part as content.
-pub(super) fn content(part: v1::Part) -> Option<Content> {
-    let file = |source| Content::File {
-        mime: if part.media_type.is_empty() { "application/octet-stream".into() } else { part.media_type.clone() },
-        name: Some(part.filename.clone()).filter(|name| !name.is_empty()),
-        source,
-    };
-    Some(match part.content? {
-        Held::Text(ref text) => Content::Text(text.clone()),
-        Held::Data(Json(ref value)) => Content::Data(value.clone()),
-        Held::Raw(ref bytes) => {
-            file(MediaSource::Inline(base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes)))
-        }
-        Held::Url(ref url) => file(MediaSource::Url(url.clone())),
-    })
-}
-
-/// A2A's name of a state.
-pub(super) fn state(state: TaskState) -> v1::TaskState {
-    match state {
-        TaskState::Submitted => v1::TaskState::Submitted,
-        TaskState::Working => v1::TaskState::Working,
-        TaskState::InputRequired => v1::TaskState::InputRequired,
-        TaskState::AuthRequired => v1::TaskState::AuthRequired,
-        TaskState::Completed => v1::TaskState::Completed,
-        TaskState::Failed => v1::TaskState::Failed,
-        TaskState::Canceled => v1::TaskState::Canceled,
-        TaskState::Rejected => v1::TaskState::Rejected,
-    }
-}
-
-/// A state as a filter; none where it is not told.
-pub(super) fn state_in(state: v1::TaskState) -> Option<TaskState> {
-    Some(match state {
-        v1::TaskState::Unspecified => return None,
-        v1::TaskState::Submitted => TaskState::Submitted,
-        v1::TaskState::Working => TaskState::Working,
-        v1::TaskState::InputRequired => TaskState::InputRequired,
-        v1::TaskState::AuthRequired => TaskState::AuthRequired,
-        v1::TaskState::Completed => TaskState::Completed,
-        v1::TaskState::Failed => TaskState::Failed,
-        v1::TaskState::Canceled => TaskState::Canceled,
-        v1::TaskState::Rejected => TaskState::Rejected,
-    })
 }
 
 #[cfg(test)]

@@ -42,6 +42,8 @@ const ATTEMPTS_MAX: u32 = 16;
 /// Notifications on their way at once: of all, and to one host.
 const AT_ONCE: usize = 256;
 const AT_ONCE_PER_HOST: usize = 8;
+/// Hosts that may have turns before those that nobody waits for are forgotten.
+const HOSTS_KNOWN: usize = 1024;
 /// Places that were reached are written together this often. What a crash forgets is sent again, with the same id.
 const WRITE_EVERY: Duration = Duration::from_millis(100);
 /// Text of neighbouring chunks that waits is sent as one up to this size, bytes.
@@ -169,8 +171,7 @@ impl Pusher {
         self.check(&config)?;
         if config.id.is_empty() {
             // The same one again is the same hook: who sends a message twice is told once.
-            let digest = Sha256::digest(format!("{}\n{}", config.url, config.token));
-            config.id = digest[..8].iter().map(|b| format!("{b:02x}")).collect();
+            config.id = hex(&Sha256::digest(format!("{}\n{}", config.url, config.token))[..8]);
         }
         config.task_id = record.id.to_string();
         let cluster = self.cluster()?;
@@ -340,17 +341,25 @@ impl Inner {
         }
     }
 
+    /// Whoever holds it may wait for a turn at a host.
+    fn turn_at(&self, host: &str) -> Arc<Semaphore> {
+        let mut hosts = self.hosts.lock();
+        if hosts.len() >= HOSTS_KNOWN {
+            hosts.retain(|_, turns| Arc::strong_count(turns) > 1);
+        }
+        hosts.entry(host.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE_PER_HOST))).clone()
+    }
+
     async fn post(&self, about: Notification<'_>, body: String) -> Result<(), Failed> {
         let Notification { config, old, id, task, cursor, traceparent } = about;
         let url: Url = config.url.parse().map_err(|_| Failed::ForGood("the address is wrong".into()))?;
         // The head may allow less today than when it was made.
         self.guard.check(&url).map_err(|why| Failed::ForGood(format!("the address {why}")))?;
         let host = url.origin().ascii_serialization();
-        let turn =
-            self.hosts.lock().entry(host.clone()).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE_PER_HOST))).clone();
+        let turn = self.turn_at(&host);
         let _turn = turn.acquire().await;
         let _turn_of_all = self.all.acquire().await;
-        let digest: String = Sha256::digest(&body).iter().map(|b| format!("{b:02x}")).collect();
+        let digest = hex(&Sha256::digest(&body));
         let now = now_ms() / 1000;
         let signature = self.signer.jwt(&json!({
             "iss": "covey", "aud": host, "sub": task, "jti": id, "iat": now, "exp": now + SIGNED_FOR.as_secs(),
@@ -505,6 +514,10 @@ fn chain(error: &reqwest::Error) -> String {
         source = inner.source();
     }
     text
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn now_ms() -> Millis {
