@@ -151,6 +151,24 @@ impl Covey for ClientService {
         Ok(Response::new(v1::GetBlobReply { body: body.map_err(|e| to_status(&e))?.into() }))
     }
 
+    async fn put_artifact(
+        &self,
+        request: Request<v1::PutArtifactRequest>,
+    ) -> Result<Response<v1::PutArtifactReply>, Status> {
+        let v1::PutArtifactRequest { upload, digest, body, last } = request.into_inner();
+        let upload = self.cluster.shared.files.put(upload, &digest, &body, last).await.map_err(|e| to_status(&e))?;
+        Ok(Response::new(v1::PutArtifactReply { upload }))
+    }
+
+    async fn get_artifact(
+        &self,
+        request: Request<v1::GetArtifactRequest>,
+    ) -> Result<Response<v1::GetArtifactReply>, Status> {
+        let v1::GetArtifactRequest { digest, offset, limit } = request.into_inner();
+        let (body, bytes) = self.cluster.shared.files.read(&digest, offset, limit).await.map_err(|e| to_status(&e))?;
+        Ok(Response::new(v1::GetArtifactReply { body, bytes }))
+    }
+
     async fn list_agents(&self, _: Request<v1::ListAgentsRequest>) -> Result<Response<v1::ListAgentsReply>, Status> {
         let specs = self.cluster.agents().await.iter().map(|a| to_json(&**a)).collect();
         Ok(Response::new(v1::ListAgentsReply { specs }))

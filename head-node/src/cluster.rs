@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use covey_cluster_core::head::Submission;
 use covey_domain::{
-    AgentKind, AgentName, AgentSpec, CallerId, ContextId, Envelope, Error, Hook, HookState, TaskId, TaskRecord, caps,
+    AgentKind, AgentName, AgentSpec, CallerId, ContextId, Digest, Envelope, Error, Hook, HookState, TaskId, TaskRecord,
+    caps,
     infer::{ChatMessage, InferEvent, InferRequest},
     log::Answer,
     status::{ClusterStatus, ModelStatus},
 };
-use covey_gateway::{Cluster, FoundTask, SayTask, SubmitTask, TaskQuery};
+use covey_gateway::{ArtifactBody, Cluster, FoundTask, SayTask, SubmitTask, TaskQuery};
 use covey_proto::{
     payload_json,
     v1::{CallCancel, CallFrame, CallOpen, call_end, call_frame::Body, call_open::Target},
@@ -107,6 +108,7 @@ impl Cluster for ClusterPort {
     fn submit(&self, task: SubmitTask) -> BoxFuture<'_, Result<(Arc<TaskRecord>, bool), Error>> {
         async move {
             let mut input = task.input;
+            self.shared.files.take(&mut input.content).await?;
             if let Some(context) = &task.context
                 && input.history.is_empty()
                 && let Some(spec) = self.agent(&task.agent).await
@@ -138,8 +140,9 @@ impl Cluster for ClusterPort {
         .boxed()
     }
 
-    fn say(&self, say: SayTask) -> BoxFuture<'_, Result<(Arc<TaskRecord>, u64), Error>> {
+    fn say(&self, mut say: SayTask) -> BoxFuture<'_, Result<(Arc<TaskRecord>, u64), Error>> {
         async move {
+            self.shared.files.take(&mut say.parts).await?;
             self.task(&say.caller, &say.task).await?;
             self.shared.owner.ask(|tx| Input::Say(Box::new(say), tx)).await?
         }
@@ -194,6 +197,18 @@ impl Cluster for ClusterPort {
 
     fn events(&self, task: TaskId, after: u64) -> BoxStream<'static, Result<Arc<Envelope>, Error>> {
         self.shared.feed.subscribe(self.shared.store.clone(), task, after)
+    }
+
+    fn artifact<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<u64, Error>> {
+        self.shared.files.size(digest).boxed()
+    }
+
+    fn artifact_body<'a>(
+        &'a self,
+        digest: &'a Digest,
+        range: std::ops::Range<u64>,
+    ) -> BoxFuture<'a, Result<ArtifactBody, Error>> {
+        self.shared.files.give(digest, range).boxed()
     }
 
     fn hooks<'a>(

@@ -5,6 +5,7 @@
 //!                  └──────→ relay (calls; nothing durable) ⇄ links
 //! ```
 
+mod artifacts;
 mod client_service;
 mod cluster;
 mod elsewhere;
@@ -24,6 +25,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use covey_artifacts::Artifacts;
 use covey_cluster_core::{
     Head, HeadConfig,
     head::{Reminder, Stored, StoredActor},
@@ -86,6 +88,10 @@ pub struct Config {
     pub keep: Duration,
     /// Networks that webhooks may be in although they are not public.
     pub push_allow: Vec<IpNet>,
+    /// Where large files are: a folder, or `s3://bucket/prefix`. A folder beside the store where nothing is said.
+    pub artifacts: Option<String>,
+    /// A link to a large file opens it for so long.
+    pub links_for: Duration,
 }
 
 impl Config {
@@ -106,6 +112,8 @@ impl Config {
             times: HeadConfig::default(),
             keep: Duration::from_secs(30 * 24 * 3600),
             push_allow: Vec::new(),
+            artifacts: None,
+            links_for: Duration::from_secs(3600),
         }
     }
 }
@@ -130,6 +138,7 @@ pub(crate) struct Shared {
     /// As far as they are on disk: who looks for one need not ask the owner.
     pub agents: Agents,
     pub passes: Arc<elsewhere::Passes>,
+    pub files: Arc<artifacts::Files>,
     pub relay: relay::Relay,
     pub feed: feed::Feed,
     pub store: Arc<Store>,
@@ -160,7 +169,6 @@ impl HeadNode {
         let key =
             Identity::load_or_create(&path).map_err(|e| io(&format!("read or write `{}`", path.display()), &e))?;
         let signer = Signer::new(key.public_key()?, move |bytes| key.sign(bytes));
-        let settings = Settings { signer, push_allow: config.push_allow };
         // Whoever is given a token speaks TLS, except on loopback and where the network is said to be private.
         let open = !config.tls && (address.ip().is_loopback() || config.allow_plaintext);
         let host = config.advertise.clone().unwrap_or_else(|| covey_node::home::reachable(address.ip()));
@@ -168,6 +176,8 @@ impl HeadNode {
             address: covey_node::home::with_port(&host, address.port()),
             pin: (!open).then(|| authority.pin()),
         };
+        let root = format!("{}://{}", if open { "http" } else { "https" }, told.address);
+        let settings = Settings { signer, push_allow: config.push_allow, root, links_for: config.links_for };
         let site = config.site.as_ref().map(|(chain, key)| covey_node::tls::site(chain, key)).transpose()?;
         let names = vec![host, "localhost".into(), "127.0.0.1".into(), address.ip().to_string()];
         let port = Port {
@@ -238,7 +248,10 @@ impl HeadNode {
         let known = head.agents().map(|spec| (spec.name.clone(), spec.clone())).collect();
         let agents: Agents = Arc::new(RwLock::new(known));
         let journal = journal::spawn(store.clone(), relay.clone(), feed.clone(), agents.clone(), passes.clone());
-        tokio::spawn(purge(store.clone(), config.keep));
+        let place = config.artifacts.unwrap_or_else(|| config.data.join("artifacts").display().to_string());
+        let place = Artifacts::open(&place).map_err(|e| Error::invalid(e.to_string()))?;
+        let files = Arc::new(artifacts::Files::new(place, store.clone()));
+        tokio::spawn(purge(store.clone(), files.clone(), config.keep));
         let owner = owner::spawn(head, journal, shutdown.clone());
         let waker = owner.clone();
         tokio::spawn(async move {
@@ -252,6 +265,7 @@ impl HeadNode {
         let shared = Shared {
             owner,
             passes,
+            files,
             agents,
             relay,
             feed,
@@ -287,7 +301,7 @@ impl HeadNode {
 }
 
 /// Forgets what is old.
-async fn purge(store: Arc<Store>, keep: Duration) {
+async fn purge(store: Arc<Store>, files: Arc<artifacts::Files>, keep: Duration) {
     let mut every = tokio::time::interval(PURGE_EVERY);
     loop {
         every.tick().await;
@@ -295,6 +309,11 @@ async fn purge(store: Arc<Store>, keep: Duration) {
             Ok(0) => {}
             Ok(count) => tracing::info!(count, "old tasks were forgotten"),
             Err(error) => tracing::warn!(%error, "old tasks could not be forgotten"),
+        }
+        match files.purge().await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "files that no task names were forgotten"),
+            Err(error) => tracing::warn!(%error, "files that no task names could not be forgotten"),
         }
     }
 }

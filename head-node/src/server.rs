@@ -54,10 +54,10 @@ fn app(shared: Shared, credentials: Credentials, settings: Settings) -> Router {
     Router::new()
         .route("/v1/cluster", get(move || async move { Json(status.status().await) }))
         .route("/metrics", get(move || async move { seen.metrics().await }))
-        .merge(covey_gateway::router(cluster, &settings))
+        .merge(covey_gateway::router(cluster.clone(), &settings))
         .merge(grpc)
         .layer(middleware::from_fn(move |request, next| check(keys.clone(), request, next)))
-        .merge(covey_gateway::open_router(&settings))
+        .merge(covey_gateway::open_router(cluster, &settings))
         .route("/livez", get(|| async { "ok" }))
 }
 

@@ -138,6 +138,33 @@ impl Client {
         Ok(())
     }
 
+    /// One piece of a file for the artifact store; gives the upload's name, for the next one.
+    fn put_artifact(
+        &self,
+        py: Python<'_>,
+        upload: String,
+        digest: String,
+        body: &[u8],
+        last: bool,
+    ) -> PyResult<String> {
+        let request = v1::PutArtifactRequest { upload, digest, body: body.to_vec().into(), last };
+        let reply: v1::PutArtifactReply = self.backend()?.rpc(py, "PutArtifact", &request)?;
+        Ok(reply.upload)
+    }
+
+    /// Bytes of a file of the artifact store: at most so many from an offset on.
+    fn get_artifact<'py>(
+        &self,
+        py: Python<'py>,
+        digest: String,
+        offset: u64,
+        limit: u64,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let request = v1::GetArtifactRequest { digest, offset, limit };
+        let reply: v1::GetArtifactReply = self.backend()?.rpc(py, "GetArtifact", &request)?;
+        Ok(PyBytes::new(py, &reply.body))
+    }
+
     /// Specs as JSON.
     fn agents(&self, py: Python<'_>) -> PyResult<Vec<String>> {
         let reply: v1::ListAgentsReply = self.backend()?.rpc(py, "ListAgents", &v1::ListAgentsRequest {})?;

@@ -11,6 +11,9 @@ use crate::{
     v1::{self, part::Content as Held},
 };
 
+/// What addresses begin with that are files of the artifact store, until whoever tells them makes links of them.
+pub const STORED: &str = "covey:artifact/";
+
 /// Text as a part.
 pub fn text_part(text: &str) -> v1::Part {
     v1::Part { content: Some(Held::Text(text.to_owned())), ..v1::Part::default() }
@@ -32,6 +35,11 @@ pub fn part(content: &Content) -> v1::Part {
                 MediaSource::Inline(bytes) => Held::Raw(
                     base64::Engine::decode(&base64::engine::general_purpose::STANDARD, bytes).unwrap_or_default(),
                 ),
+                MediaSource::Stored { digest, .. } => Held::Url(format!("{STORED}{digest}")),
+                // Only what is in the store gets a link to it.
+                MediaSource::Url(url) | MediaSource::ProviderFile(url) if url.starts_with(STORED) => {
+                    Held::Url("about:blank".to_owned())
+                }
                 MediaSource::Url(url) | MediaSource::ProviderFile(url) => Held::Url(url.clone()),
             };
             let filename = name.clone().unwrap_or_default();
@@ -94,4 +102,49 @@ pub fn merge(parts: &mut Vec<v1::Part>, more: &v1::Part) {
         return text.push_str(more);
     }
     parts.push(more.clone());
+}
+
+/// The media type of a part, as it says or as its kind has it.
+pub fn media_type(part: &v1::Part) -> &str {
+    match (&part.content, part.media_type.as_str()) {
+        (Some(Held::Text(_)), "") => "text/plain",
+        (Some(Held::Data(_)), "") => "application/json",
+        (_, "") => "application/octet-stream",
+        (_, said) => said,
+    }
+}
+
+/// Whether a mode (`image/png`, `image/*`, `*/*`) takes a media type; its parameters count for nothing.
+pub fn takes(mode: &str, kind: &str) -> bool {
+    let bare = |text: &str| text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let (mode, kind) = (bare(mode), bare(kind));
+    match mode.strip_suffix("/*") {
+        Some("*") => true,
+        Some(family) => kind.split('/').next() == Some(family),
+        None => mode == kind,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_take_what_they_name() {
+        for (mode, kind) in [("text/plain", "Text/Plain; charset=utf-8"), ("image/*", "image/png"), ("*/*", "a/b")] {
+            assert!(takes(mode, kind), "{mode} {kind}");
+        }
+        for (mode, kind) in [("text/plain", "text/html"), ("image/*", "imagery/png"), ("image/png", "image/*")] {
+            assert!(!takes(mode, kind), "{mode} {kind}");
+        }
+    }
+
+    #[test]
+    fn nobody_gets_a_link_by_an_address_of_that_form() {
+        let file = |source| Content::File { mime: "image/png".into(), name: None, source };
+        let stored = part(&file(MediaSource::Stored { digest: "d".into(), bytes: 1 }));
+        assert_eq!(stored.content, Some(Held::Url("covey:artifact/d".into())));
+        let forged = part(&file(MediaSource::Url("covey:artifact/d".into())));
+        assert_eq!(forged.content, Some(Held::Url("about:blank".into())));
+    }
 }

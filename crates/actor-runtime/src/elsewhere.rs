@@ -32,7 +32,7 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
-use crate::{Behavior, Invocation, Sink, behavior::TaskTurn, turn::Inbox};
+use crate::{Behavior, Invocation, Outward, Sink, behavior::TaskTurn, files, turn::Inbox};
 
 /// A card is read again after so long.
 const CARD_FRESH: Duration = Duration::from_secs(5 * 60);
@@ -43,6 +43,7 @@ const RUN: &str = "run";
 
 pub(crate) struct Elsewhere {
     options: Options,
+    outward: Arc<dyn Outward>,
     agent: tokio::sync::Mutex<Option<(Instant, Arc<Agent>)>>,
     contexts: Mutex<Contexts>,
 }
@@ -102,7 +103,7 @@ impl Drop for Stop {
 }
 
 impl Elsewhere {
-    pub fn new(foreign: &Foreign, pass: Pass) -> Self {
+    pub fn new(foreign: &Foreign, pass: Pass, outward: Arc<dyn Outward>) -> Self {
         let options = Options {
             url: foreign.url.clone(),
             token: pass.token,
@@ -110,7 +111,7 @@ impl Elsewhere {
             keys: foreign.keys.clone(),
             allow: foreign.allow.clone(),
         };
-        Self { options, agent: Default::default(), contexts: Mutex::default() }
+        Self { options, outward, agent: Default::default(), contexts: Mutex::default() }
     }
 
     /// The agent as its card says now, or said when it was reached last.
@@ -203,7 +204,12 @@ impl Elsewhere {
     }
 
     /// The first message of a turn.
-    fn request(&self, invocation: &Invocation, agent: &Agent, id: String) -> Result<v1::SendMessageRequest, Error> {
+    async fn request(
+        &self,
+        invocation: &Invocation,
+        agent: &Agent,
+        id: String,
+    ) -> Result<v1::SendMessageRequest, Error> {
         let mut metadata = Map::new();
         if invocation.method != RUN {
             metadata.insert("skill".into(), invocation.method.clone().into());
@@ -211,7 +217,7 @@ impl Elsewhere {
         let mut message = v1::Message {
             message_id: id,
             role: v1::Role::User.into(),
-            parts: parts(&invocation.args)?,
+            parts: parts(&*self.outward, &asked(&invocation.args)?).await?,
             ..v1::Message::default()
         };
         if let Some(task) = &invocation.task {
@@ -256,12 +262,12 @@ impl Behavior for Elsewhere {
                 talk: Talk::new(agent.clone()),
                 sink,
                 task,
-                answer: Answer { gathered, ..Answer::default() },
+                answer: Answer::new(self.outward.clone(), gathered),
                 stop: Stop { agent: agent.clone(), task: None },
                 early: Vec::new(),
-                words: words(agent.clone()),
+                words: words(self.outward.clone(), agent.clone()),
             };
-            let mut request = self.request(&invocation, &agent, base.clone())?;
+            let mut request = self.request(&invocation, &agent, base.clone()).await?;
             let mut again = task.is_some_and(|task| task.attempt > 1);
             let mut asked = 0;
             loop {
@@ -272,7 +278,7 @@ impl Behavior for Elsewhere {
                         // What ended is told again to whoever sends the same message; this attempt is to be another.
                         again = false;
                         turn.talk = Talk::new(agent.clone());
-                        request = self.request(&invocation, &agent, format!("{base}-{}", task.attempt))?;
+                        request = self.request(&invocation, &agent, format!("{base}-{}", task.attempt)).await?;
                     }
                     (End::Failed(error), _) => return Err(error),
                     (End::Rejected(reason), Some(_)) => {
@@ -293,7 +299,7 @@ impl Behavior for Elsewhere {
                         // The same for the same question of a run after a lost one.
                         let question = InterruptId::from(format!("{}-i{asked}", task.task));
                         let said = ask(sink, &task.inbox, &mut turn.early, question, login, prompt).await;
-                        request = reply(&turn.talk, format!("{base}-i{asked}"), &said);
+                        request = reply(&*self.outward, &turn.talk, format!("{base}-i{asked}"), &said).await?;
                     }
                 }
             }
@@ -328,30 +334,33 @@ async fn ask(
     }
 }
 
-fn reply(talk: &Talk, id: String, said: &Said) -> v1::SendMessageRequest {
+async fn reply(outward: &dyn Outward, talk: &Talk, id: String, said: &Said) -> Result<v1::SendMessageRequest, Error> {
     let message = v1::Message {
         message_id: id,
         task_id: talk.open_task().unwrap_or_default().to_owned(),
         role: v1::Role::User.into(),
-        parts: said.parts.iter().map(part).collect(),
+        parts: parts(outward, &said.parts).await?,
         ..v1::Message::default()
     };
-    v1::SendMessageRequest { message: Some(message), ..v1::SendMessageRequest::default() }
+    Ok(v1::SendMessageRequest { message: Some(message), ..v1::SendMessageRequest::default() })
 }
 
 /// Words to the task that works there, one after the other in the order in which they were said.
-fn words(agent: Arc<Agent>) -> mpsc::UnboundedSender<(String, Said)> {
+fn words(outward: Arc<dyn Outward>, agent: Arc<Agent>) -> mpsc::UnboundedSender<(String, Said)> {
     let (tx, mut rx) = mpsc::unbounded_channel::<(String, Said)>();
     tokio::spawn(async move {
         while let Some((task, said)) = rx.recv().await {
-            let message = v1::Message {
-                message_id: format!("{task}-s{}", said.seq),
-                task_id: task.clone(),
-                role: v1::Role::User.into(),
-                parts: said.parts.iter().map(part).collect(),
-                ..v1::Message::default()
+            let told = async {
+                let message = v1::Message {
+                    message_id: format!("{task}-s{}", said.seq),
+                    task_id: task.clone(),
+                    role: v1::Role::User.into(),
+                    parts: parts(&*outward, &said.parts).await?,
+                    ..v1::Message::default()
+                };
+                agent.tell(message).await
             };
-            if let Err(error) = agent.tell(message).await {
+            if let Err(error) = told.await {
                 tracing::warn!(task, %error, "a message to a task elsewhere is not taken");
             }
         }
@@ -360,8 +369,8 @@ fn words(agent: Arc<Agent>) -> mpsc::UnboundedSender<(String, Said)> {
 }
 
 /// What the agent answers, as it is given on.
-#[derive(Default)]
 struct Answer {
+    outward: Arc<dyn Outward>,
     /// The artifact that is the answer.
     main: Option<String>,
     /// The one value that is all of the answer.
@@ -374,9 +383,17 @@ struct Answer {
 }
 
 impl Answer {
+    fn new(outward: Arc<dyn Outward>, gathered: Option<Vec<Content>>) -> Self {
+        Self { outward, main: None, value: None, begun: false, gathered, names: BTreeMap::new() }
+    }
+
+    async fn contents(&self, parts: Vec<v1::Part>) -> Result<Vec<Content>, Error> {
+        files::stored(&*self.outward, parts.into_iter().filter_map(content).collect()).await
+    }
+
     /// Parts of the answer itself.
     async fn say(&mut self, sink: &Sink, parts: Vec<v1::Part>) -> Result<(), Error> {
-        for one in parts.into_iter().filter_map(content) {
+        for one in self.contents(parts).await? {
             self.begun = true;
             if let Some(gathered) = &mut self.gathered {
                 gathered.push(one);
@@ -422,14 +439,14 @@ impl Answer {
         }
         let name = Some(artifact.name).filter(|name| !name.is_empty());
         let name = self.names.entry(id.clone()).or_insert(name).clone();
-        let parts = artifact.parts.into_iter().filter_map(content).collect();
+        let parts = self.contents(artifact.parts).await?;
         sink.remark(Remark::Artifact { id, name, parts, append, last });
         Ok(())
     }
 
     /// What a status means for the turn, where it ends it.
     async fn status(&mut self, sink: &Sink, state: TaskState, parts: Vec<v1::Part>) -> Result<Option<End>, Error> {
-        let said: Vec<Content> = parts.iter().cloned().filter_map(content).collect();
+        let said = self.contents(parts.clone()).await?;
         let text = text_of(&said);
         let or = |usual: &str| if text.is_empty() { usual.to_owned() } else { text.clone() };
         let failed = |kind, usual| Some(End::Failed(Error::new(kind, or(usual))));
@@ -488,11 +505,15 @@ impl Answer {
     }
 }
 
-/// Arguments as parts of a message: one text is text, one value is data, several are data as they were given.
-fn parts(args: &Payload) -> Result<Vec<v1::Part>, Error> {
+/// Content as parts of a message, with the bytes of its files.
+async fn parts(outward: &dyn Outward, content: &[Content]) -> Result<Vec<v1::Part>, Error> {
+    Ok(files::with_bytes(outward, content).await?.iter().map(part).collect())
+}
+
+/// Arguments as content of a message: one text is text, one value is data, several are data as they were given.
+fn asked(args: &Payload) -> Result<Vec<Content>, Error> {
     if args.codec() == Codec::Content {
-        let content: Vec<Content> = from_json("the message", &args.body)?;
-        return Ok(content.iter().map(part).collect());
+        return from_json("the message", &args.body);
     }
     let value: Value = covey_proto::codec::decode(args)?;
     let positional = value["args"].as_array().cloned().unwrap_or_default();
@@ -506,7 +527,7 @@ fn parts(args: &Payload) -> Result<Vec<v1::Part>, Error> {
         (0, 1..) => Content::Data(Value::Object(named)),
         _ => Content::Data(json!({"args": positional, "kwargs": named})),
     };
-    Ok(vec![part(&one)])
+    Ok(vec![one])
 }
 
 fn fresh_id() -> String {

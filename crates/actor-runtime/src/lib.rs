@@ -7,6 +7,7 @@
 mod behavior;
 mod elsewhere;
 mod envs;
+mod files;
 mod job;
 mod llm;
 mod memory;

@@ -79,9 +79,12 @@ pub struct Face {
     /// What it speaks beside the protocol.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub extensions: Vec<Extension>,
-    /// Media types it takes; empty = all, told as text and JSON.
+    /// Media types it takes (`image/png`, `image/*`); others are refused. Empty = all, told as text and JSON.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub input_modes: Vec<String>,
+    /// Others are not refused.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub any_input: bool,
     /// Media types it gives; empty = text and JSON.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub output_modes: Vec<String>,
@@ -115,6 +118,7 @@ impl Default for Face {
             version: String::new(),
             extensions: Vec::new(),
             input_modes: Vec::new(),
+            any_input: false,
             output_modes: Vec::new(),
             provider: None,
             documentation_url: None,

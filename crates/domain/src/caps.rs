@@ -56,6 +56,14 @@ pub const POISON_AFTER: u32 = 3;
 pub const TASK_MESSAGES_MAX: usize = 1_000;
 /// Tasks of one actor that wait for an answer from outside, beside those that run.
 pub const TASKS_RESTING_MAX: usize = 5_000;
+/// Bytes of a file that travel with its message; those of a larger one go to the artifact store.
+pub const FILE_INLINE_MAX: usize = 256 << 10;
+/// Bytes of one file.
+pub const ARTIFACT_BYTES_MAX: u64 = 4 << 30;
+/// Bytes of a file that travel at once to or from the artifact store.
+pub const ARTIFACT_CHUNK: usize = 8 << 20;
+/// Files on their way to the artifact store at once.
+pub const ARTIFACT_UPLOADS_MAX: usize = 256;
 /// Webhooks of one task.
 pub const HOOKS_PER_TASK_MAX: usize = 16;
 /// Bytes of a webhook's id or token.

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    AgentName, ArtifactId, ContextId, Error, ExchangeId, InterruptId, MessageId, Millis, ModelName, PartId, SubRunId,
-    TaskId, ToolCallId, infer::Usage,
+    AgentName, ArtifactId, ContextId, Digest, Error, ExchangeId, InterruptId, MessageId, Millis, ModelName, PartId,
+    SubRunId, TaskId, ToolCallId, infer::Usage,
 };
 
 /// One entry of a task's log.
@@ -450,6 +450,31 @@ pub enum MediaSource {
     Url(String),
     /// A provider's handle.
     ProviderFile(String),
+    /// In the artifact store: too large for the log.
+    Stored {
+        /// SHA-256 of its bytes.
+        digest: Digest,
+        /// How many they are.
+        bytes: u64,
+    },
+}
+
+impl MediaSource {
+    /// Whether it is too large to travel in its message: more than [`crate::caps::FILE_INLINE_MAX`].
+    pub fn is_large(&self) -> bool {
+        let Self::Inline(text) = self else { return false };
+        // Four letters for three bytes.
+        let padding = text.bytes().rev().take(2).filter(|b| *b == b'=').count();
+        (text.len() / 4 * 3).saturating_sub(padding) > crate::caps::FILE_INLINE_MAX
+    }
+
+    /// The digest of what is in the artifact store.
+    pub fn stored(&self) -> Option<&Digest> {
+        match self {
+            Self::Stored { digest, .. } => Some(digest),
+            Self::Inline(_) | Self::Url(_) | Self::ProviderFile(_) => None,
+        }
+    }
 }
 
 /// Who runs a tool.
@@ -581,6 +606,16 @@ pub enum Content {
     },
 }
 
+impl Content {
+    /// The digest of what is in the artifact store.
+    pub fn stored(&self) -> Option<&Digest> {
+        match self {
+            Self::File { source, .. } => source.stored(),
+            Self::Text(_) | Self::Data(_) => None,
+        }
+    }
+}
+
 /// How a task ends whose whole answer is a message, which may stand for the task.
 pub const MESSAGE: &str = "message";
 /// How a task ends that has a message as its last word.
@@ -632,5 +667,20 @@ impl TaskEvent {
     /// Nothing may follow it.
     pub fn is_terminal(&self) -> bool {
         matches!(self, Self::Finished { outcome, .. } if !matches!(outcome, Outcome::Interrupted { .. }))
+    }
+
+    /// What it names of the artifact store.
+    pub fn stored(&self) -> Vec<Digest> {
+        let of = |parts: &[Content]| parts.iter().filter_map(Content::stored).cloned().collect();
+        match self {
+            Self::Media { source, .. } => source.stored().cloned().into_iter().collect(),
+            Self::ArtifactChunk { parts, .. } | Self::Steered { parts, .. } => of(parts),
+            Self::Finished { outcome: Outcome::Completed { finish, result: Some(result) }, .. }
+                if is_message(finish) =>
+            {
+                serde_json::from_value::<Vec<Content>>(result.clone()).map(|parts| of(&parts)).unwrap_or_default()
+            }
+            _ => Vec::new(),
+        }
     }
 }

@@ -31,11 +31,12 @@ use covey_domain::{AgentSpec, CallerId, HookState, TaskId, caps};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 
-use crate::{Caller, Cluster, Settings, Signer};
+use crate::{Caller, Cluster, Settings, Signer, artifacts::Links};
 use ops::{Ask, Events, Told};
 
 /// What all bindings share.
 struct Hub {
+    links: Links,
     cluster: Arc<dyn Cluster>,
     pusher: push::Pusher,
     signer: Signer,
@@ -47,7 +48,8 @@ type Port = State<Arc<Hub>>;
 /// Routes of all agents and of the default one.
 pub fn router(cluster: Arc<dyn Cluster>, settings: &Settings) -> Router {
     let pusher = push::Pusher::start(&cluster, settings);
-    let hub = Arc::new(Hub { cluster, pusher, signer: settings.signer.clone(), known: card::Known::default() });
+    let links = Links::new(settings);
+    let hub = Arc::new(Hub { links, cluster, pusher, signer: settings.signer.clone(), known: card::Known::default() });
     let service = grpc::Grpc { hub: hub.clone() };
     let old_grpc = old::A2aServiceServer::new(service.clone())
         .max_decoding_message_size(caps::MESSAGE_BYTES_MAX)

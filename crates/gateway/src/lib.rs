@@ -2,15 +2,16 @@
 //! [`covey_domain::TaskEvent`]; what the gateway needs of the cluster is the port [`Cluster`].
 
 pub mod a2a;
+mod artifacts;
 pub mod openai;
 mod port;
 mod sign;
 
 pub use ipnet::IpNet;
-pub use port::{Cluster, FoundTask, SayTask, SubmitTask, TaskQuery};
+pub use port::{ArtifactBody, Cluster, FoundTask, SayTask, SubmitTask, TaskQuery};
 pub use sign::Signer;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{Router, extract::DefaultBodyLimit};
 use covey_domain::{CallerId, caps};
@@ -26,6 +27,10 @@ pub struct Settings {
     pub signer: Signer,
     /// Networks that webhooks may be in although they are not public, without TLS too.
     pub push_allow: Vec<IpNet>,
+    /// Where this gateway is, `http://host:port`, for those who do not tell by what name they reached it.
+    pub root: String,
+    /// A link to a large file opens it for so long.
+    pub links_for: Duration,
 }
 
 /// All routes of all protocols. Goes on with the webhooks of earlier days, so it must run on a tokio runtime.
@@ -36,8 +41,10 @@ pub fn router(cluster: Arc<dyn Cluster>, settings: &Settings) -> Router {
         .layer(DefaultBodyLimit::max(caps::MESSAGE_BYTES_MAX))
 }
 
-/// Routes that are open to everybody: the public half of the key that signs.
-pub fn open_router(settings: &Settings) -> Router {
+/// Routes that are open to everybody: the public half of the key that signs, and files to whoever has a link.
+pub fn open_router(cluster: Arc<dyn Cluster>, settings: &Settings) -> Router {
     let keys = settings.signer.jwks();
-    Router::new().route("/.well-known/jwks.json", axum::routing::get(move || async move { axum::Json(keys) }))
+    Router::new()
+        .route("/.well-known/jwks.json", axum::routing::get(move || async move { axum::Json(keys) }))
+        .merge(artifacts::router(cluster, settings))
 }

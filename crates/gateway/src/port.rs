@@ -1,9 +1,10 @@
 //! What the gateway needs of the cluster.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
+use bytes::Bytes;
 use covey_domain::{
-    AgentName, AgentSpec, CallerId, ContextId, Envelope, Error, Hook, HookState, ModelName, TaskId, TaskRecord,
+    AgentName, AgentSpec, CallerId, ContextId, Digest, Envelope, Error, Hook, HookState, ModelName, TaskId, TaskRecord,
     TaskState,
     event::Content,
     infer::{InferEvent, InferRequest},
@@ -68,6 +69,14 @@ pub struct TaskQuery {
     pub limit: u32,
 }
 
+/// A file of the artifact store.
+pub enum ArtifactBody {
+    /// Its bytes, as they are read.
+    Bytes(BoxStream<'static, Result<Bytes, Error>>),
+    /// An address where anybody can read it now.
+    Elsewhere(String),
+}
+
 /// The cluster, as seen from a protocol.
 pub trait Cluster: Send + Sync + 'static {
     /// All agents by name.
@@ -98,6 +107,11 @@ pub trait Cluster: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Arc<TaskRecord>, Error>>;
     /// Events above `after`, up to the end of the task.
     fn events(&self, task: TaskId, after: u64) -> BoxStream<'static, Result<Arc<Envelope>, Error>>;
+    /// How many bytes a file of the artifact store has.
+    fn artifact<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<u64, Error>>;
+    /// Bytes of it.
+    fn artifact_body<'a>(&'a self, digest: &'a Digest, range: Range<u64>)
+    -> BoxFuture<'a, Result<ArtifactBody, Error>>;
     /// Webhooks of a task, in a state, or all.
     fn hooks<'a>(
         &'a self,

@@ -8,6 +8,7 @@
 //! written once; what changes of it has columns of its own, which hold. A row of events has a run of them, its number is
 //! that of the last.
 
+mod artifacts;
 mod checkpoints;
 mod hooks;
 mod rows;
@@ -32,7 +33,7 @@ use tokio::sync::Mutex;
 use crate::rows::{RECORD, Rows, events_of, json, parse, record_of};
 
 /// Version of the tables below. A file of another version is refused.
-const SCHEMA_VERSION: i64 = 3;
+const SCHEMA_VERSION: i64 = 4;
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
@@ -56,6 +57,11 @@ CREATE TABLE IF NOT EXISTS events (task TEXT NOT NULL, seq INTEGER NOT NULL, bod
 CREATE TABLE IF NOT EXISTS hooks (task TEXT NOT NULL, id TEXT NOT NULL, state TEXT NOT NULL, hook TEXT NOT NULL,
     PRIMARY KEY (task, id)) STRICT;
 CREATE INDEX IF NOT EXISTS hooks_by_state ON hooks (state);
+CREATE TABLE IF NOT EXISTS artifacts (digest TEXT PRIMARY KEY, bytes INTEGER NOT NULL, made_ms INTEGER NOT NULL)
+    STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS artifact_uses (task TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (task, digest))
+    STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS artifact_uses_by_digest ON artifact_uses (digest);
 CREATE TEMP VIEW commits AS SELECT '' AS made, '' AS changed, '' AS events, '' AS cursors;
 CREATE TEMP TRIGGER commit_tasks INSTEAD OF INSERT ON commits BEGIN
     INSERT INTO tasks (id, agent, context, caller, state, created_ms, ended, record, changed_ms, attempt)
@@ -205,6 +211,10 @@ async fn raise(db: &mut SqliteConnection) -> Result<(), sqlx::Error> {
         .execute(&mut *db)
         .await?;
     }
+    if found.is_some_and(|version| version < 4) {
+        // Events of version 4 may name files of the artifact store, which older programs do not know.
+        sqlx::query("UPDATE meta SET value = 4 WHERE key = 'schema'").execute(&mut *db).await?;
+    }
     // Only now the column is there in every file.
     sqlx::raw_sql("CREATE INDEX IF NOT EXISTS tasks_by_change ON tasks (caller, changed_ms, id);").execute(db).await?;
     Ok(())
@@ -339,13 +349,15 @@ impl Store {
         let mut db = self.writer.lock().await;
         let fast = Rows::of(batch);
         self.written.fetch_add(fast.bytes(), Ordering::Relaxed);
-        if batch.is_all_tasks() {
+        let uses = artifacts::uses(batch);
+        if batch.is_all_tasks() && uses.is_empty() {
             // One statement is one transaction, and one errand to SQLite's thread.
             fast.insert().execute(&mut *db).await?;
             return Ok(());
         }
         let mut tx = db.begin().await?;
         fast.insert().execute(&mut *tx).await?;
+        artifacts::write_uses(&mut tx, &uses).await?;
         for spec in &batch.agents {
             sqlx::query("INSERT OR REPLACE INTO agents VALUES (?, ?)")
                 .bind(spec.name.as_str())
@@ -522,6 +534,10 @@ impl Store {
             .bind(before_ms as i64)
             .execute(&mut *tx)
             .await?;
+        sqlx::query(sqlx::AssertSqlSafe(format!("DELETE FROM artifact_uses WHERE task IN ({old})")))
+            .bind(before_ms as i64)
+            .execute(&mut *tx)
+            .await?;
         let gone = sqlx::query("DELETE FROM tasks WHERE ended = 1 AND created_ms < ?")
             .bind(before_ms as i64)
             .execute(&mut *tx)
@@ -547,7 +563,11 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use covey_domain::{Hook, HookState, TaskEvent, TaskState, event::Phase, task::TaskInput};
+    use covey_domain::{
+        Hook, HookState, TaskEvent, TaskState,
+        event::{Content, MediaSource, Phase},
+        task::TaskInput,
+    };
 
     use super::*;
 
@@ -598,6 +618,40 @@ mod tests {
         assert!(store.events(&"over".into(), 0).await.unwrap().is_empty());
         assert!(store.task(&"runs".into()).await.unwrap().is_some());
         assert_eq!(store.events(&"runs".into(), 0).await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_file_is_forgotten_with_the_last_task_that_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("covey.db")).await.unwrap();
+        let source = MediaSource::Stored { digest: "d".into(), bytes: 9 };
+        let file = Content::File { mime: "image/png".into(), name: None, source };
+        let chunk = TaskEvent::ArtifactChunk {
+            artifact: "x".into(),
+            name: None,
+            parts: vec![file.clone()],
+            append: false,
+            last: true,
+        };
+        for digest in ["d", "nobody's"] {
+            store.keep_artifact(&digest.into(), 9, 5).await.unwrap();
+        }
+        let asked = TaskRecord {
+            input: TaskInput { content: vec![file], ..TaskInput::default() },
+            ..(*record("runs", TaskState::Working)).clone()
+        };
+        let made = vec![record("over", TaskState::Completed), Arc::new(asked)];
+        let events = vec![Arc::new(Envelope { event: chunk, ..(*event("over", 1)).clone() })];
+        store.commit(&Batch { made, events, ..Batch::default() }).await.unwrap();
+        assert!(store.forget_artifacts(5).await.unwrap().is_empty(), "it is too young");
+        assert_eq!(store.forget_artifacts(6).await.unwrap(), ["nobody's".into()]);
+        assert_eq!(store.artifact(&"d".into()).await.unwrap(), Some(9));
+        store.purge(9).await.unwrap();
+        assert!(store.forget_artifacts(9).await.unwrap().is_empty(), "the task that runs has it");
+        let over = vec![record("runs", TaskState::Completed)];
+        store.commit(&Batch { tasks: over, ..Batch::default() }).await.unwrap();
+        store.purge(9).await.unwrap();
+        assert_eq!(store.forget_artifacts(9).await.unwrap(), ["d".into()]);
     }
 
     #[tokio::test]

@@ -22,7 +22,12 @@ const MAY_USE: &[(&str, &str, &[&str])] = &[
     ("gateway", "crates/gateway", &["a2a", "domain", "proto"]),
     ("actor-runtime", "crates/actor-runtime", &["a2a", "a2a-client", "domain", "inference", "proto", "trace"]),
     ("client", "crates/client", &["domain", "proto", "mesh", "node", "trace"]),
-    ("head-node", "head-node", &["a2a-client", "domain", "cluster-core", "proto", "store", "gateway", "node"]),
+    ("artifacts", "crates/artifacts", &["domain"]),
+    (
+        "head-node",
+        "head-node",
+        &["a2a-client", "artifacts", "domain", "cluster-core", "proto", "store", "gateway", "node"],
+    ),
     (
         "worker-node",
         "worker-node",
@@ -68,6 +73,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("axum", &["gateway", "head-node"]),
     ("opentelemetry", &["trace"]),
     ("rustls", &["node"]),
+    ("object_store", &["artifacts"]),
     ("reqwest", &["a2a-client", "gateway"]),
     ("aws-lc-rs", &["a2a-client"]),
 ];

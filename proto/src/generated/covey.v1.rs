@@ -1752,6 +1752,40 @@ pub struct GetBlobReply {
     #[prost(bytes = "bytes", tag = "1")]
     pub body: ::prost::bytes::Bytes,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PutArtifactRequest {
+    /// of the first piece's reply; empty begins one
+    #[prost(string, tag = "1")]
+    pub upload: ::prost::alloc::string::String,
+    /// SHA-256 of the whole file, hex
+    #[prost(string, tag = "2")]
+    pub digest: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub body: ::prost::bytes::Bytes,
+    #[prost(bool, tag = "4")]
+    pub last: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PutArtifactReply {
+    #[prost(string, tag = "1")]
+    pub upload: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetArtifactRequest {
+    #[prost(string, tag = "1")]
+    pub digest: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+    #[prost(uint64, tag = "3")]
+    pub limit: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetArtifactReply {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub body: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListAgentsRequest {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2209,6 +2243,55 @@ pub mod covey_client {
             let path = http::uri::PathAndQuery::from_static("/covey.v1.Covey/GetBlob");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("covey.v1.Covey", "GetBlob"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Puts a file that is too large for a message into the artifact store, piece by piece.
+        pub async fn put_artifact(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PutArtifactRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PutArtifactReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/covey.v1.Covey/PutArtifact",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("covey.v1.Covey", "PutArtifact"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn get_artifact(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetArtifactRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetArtifactReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/covey.v1.Covey/GetArtifact",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("covey.v1.Covey", "GetArtifact"));
             self.inner.unary(req, path, codec).await
         }
         pub async fn list_agents(
@@ -2768,6 +2851,21 @@ pub mod covey_server {
             &self,
             request: tonic::Request<super::GetBlobRequest>,
         ) -> std::result::Result<tonic::Response<super::GetBlobReply>, tonic::Status>;
+        /// Puts a file that is too large for a message into the artifact store, piece by piece.
+        async fn put_artifact(
+            &self,
+            request: tonic::Request<super::PutArtifactRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PutArtifactReply>,
+            tonic::Status,
+        >;
+        async fn get_artifact(
+            &self,
+            request: tonic::Request<super::GetArtifactRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetArtifactReply>,
+            tonic::Status,
+        >;
         async fn list_agents(
             &self,
             request: tonic::Request<super::ListAgentsRequest>,
@@ -3136,6 +3234,92 @@ pub mod covey_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetBlobSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/covey.v1.Covey/PutArtifact" => {
+                    #[allow(non_camel_case_types)]
+                    struct PutArtifactSvc<T: Covey>(pub Arc<T>);
+                    impl<T: Covey> tonic::server::UnaryService<super::PutArtifactRequest>
+                    for PutArtifactSvc<T> {
+                        type Response = super::PutArtifactReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PutArtifactRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Covey>::put_artifact(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PutArtifactSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/covey.v1.Covey/GetArtifact" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetArtifactSvc<T: Covey>(pub Arc<T>);
+                    impl<T: Covey> tonic::server::UnaryService<super::GetArtifactRequest>
+                    for GetArtifactSvc<T> {
+                        type Response = super::GetArtifactReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetArtifactRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Covey>::get_artifact(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetArtifactSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

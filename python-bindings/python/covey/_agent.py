@@ -384,7 +384,7 @@ def agent(cls: Any = None, **options: Any) -> Any:
     it), `snapshot` (when `__snapshot__` becomes durable: "idle" before sleep and moves, "turn" before each answer, or
     "30s"), `env_vars`, `working_dir` (a folder that is shipped, importable and current), `pip` (packages, installed once
     on each node), `idle` (a virtual actor sleeps after this time, default "60s"), `a2a` (how it shows itself to A2A: a dict of
-    `version`, `tags`, `provider` (name and address), `documentation_url`, `icon_url`, `input_modes`, `output_modes`,
+    `version`, `tags`, `provider` (name and address), `documentation_url`, `icon_url`, `input_modes` (others are refused, but for `any_input`), `output_modes`,
     `extensions` (dicts of `uri`, `description`, `required`), `messages` (it may answer without a task, see `covey.Reply`),
     and `streaming`, `push_notifications`, `extended_card`, which are on).
     """

@@ -4,21 +4,37 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
+import io
 import json
 import mimetypes
 import os
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
-from . import _bridge
+from . import _bridge, _session
 
 Content = dict[str, Any]
+
+INLINE_MAX = 256 << 10
+"""Bytes of a file that travel with its message; those of a larger one go to the artifact store."""
+
+PIECE = 8 << 20
+"""Bytes that travel at once to or from the artifact store."""
 
 
 class File:
     """A file, by its bytes or by a link: a message's attachment, or part of an answer (`yield covey.File(path="plot.png")`).
 
-    One of `data`, `path` (read now) and `url` is given. `mime` is guessed from the name where it is not said.
+    One of `data`, `path` and `url` is given. `mime` is guessed from the name where it is not said. A file of more than
+    256 KiB is put into the cluster's artifact store when it is sent (one at a path is not read before that, and never whole);
+    who gets it fetches its bytes when they are looked at, and A2A clients get a link.
     """
+
+    _stored: tuple[str, int] | None = None
+    """Digest and size in the artifact store."""
+    _path: str | None = None
+    """Of a large file that is not read yet."""
 
     def __init__(
         self,
@@ -33,16 +49,87 @@ class File:
             raise TypeError("File takes one of data, path and url")
         if path is not None:
             with open(path, "rb") as file:
-                data = file.read()
+                if os.fstat(file.fileno()).st_size > INLINE_MAX:
+                    self._path = os.path.abspath(path)
+                else:
+                    data = file.read()
             name = name or os.path.basename(os.fspath(path))
-        self.data: bytes | None = data.encode() if isinstance(data, str) else data
-        """Its bytes; `None` for a link."""
+        self._data: bytes | None = data.encode() if isinstance(data, str) else data
         self.url = url
         """Where it is; `None` when its bytes are here."""
         self.name = name
         guessed = mimetypes.guess_type(name or (url or "").split("?")[0])[0]
         self.mime = mime or guessed or ("text/plain" if isinstance(data, str) else "application/octet-stream")
         """Its media type."""
+
+    @property
+    def data(self) -> bytes | None:
+        """Its bytes, fetched when they are looked at first; `None` for a link."""
+        if self._data is None and self._path is not None:
+            with open(self._path, "rb") as file:
+                self._data = file.read()
+        elif self._data is None and self._stored is not None:
+            self._data = b"".join(self.chunks())
+        return self._data
+
+    @property
+    def size(self) -> int | None:
+        """How many bytes it has; `None` for a link."""
+        if self._stored is not None:
+            return self._stored[1]
+        if self._data is None and self._path is not None:
+            return os.path.getsize(self._path)
+        return None if self._data is None else len(self._data)
+
+    def chunks(self) -> Iterator[bytes]:
+        """Its bytes piece by piece, for files that are not to be in memory whole; of a link, `ValueError`."""
+        if self._data is None and self._stored is not None:
+            digest, size = self._stored
+            client = _session.current().client
+            for offset in range(0, size, PIECE):
+                yield _session.bridge_call(client.get_artifact, digest, offset, PIECE)
+            return
+        with self._open() as file:
+            while piece := file.read(PIECE):
+                yield piece
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes it to a path, piece by piece."""
+        with open(path, "wb") as file:
+            for piece in self.chunks():
+                file.write(piece)
+
+    def _open(self) -> BinaryIO:
+        if self._data is None and self._path is not None:
+            return open(self._path, "rb")
+        return io.BytesIO(self.read())
+
+    def _source(self) -> dict[str, Any]:
+        """Where its bytes are, for a message that takes it along."""
+        if self.url is not None:
+            return {"url": self.url}
+        size = self.size
+        if self._stored is None and size is not None and size > INLINE_MAX:
+            self._stored = self._upload(size)
+        if self._stored is not None:
+            return {"stored": {"digest": self._stored[0], "bytes": self._stored[1]}}
+        return {"inline": base64.b64encode(self.read()).decode()}
+
+    def _upload(self, size: int) -> tuple[str, int]:
+        digest = hashlib.sha256()
+        with self._open() as file:
+            while piece := file.read(PIECE):
+                digest.update(piece)
+        name, sent, upload = digest.hexdigest(), 0, ""
+        client = _session.current().client
+        with self._open() as file:
+            while sent < size:
+                piece = file.read(PIECE)
+                sent += len(piece)
+                upload = _session.bridge_call(client.put_artifact, upload, name, piece, sent >= size or not piece)
+                if not piece:
+                    break
+        return name, size
 
     def read(self) -> bytes:
         """Its bytes; of a link, `ValueError`: what is fetched from where is for the agent to decide."""
@@ -55,13 +142,31 @@ class File:
         return self.read().decode(encoding)
 
     def __repr__(self) -> str:
-        where = self.url if self.data is None else f"{len(self.data)} bytes"
+        where = self.url if self.size is None else f"{self.size} bytes"
         return f"<file {self.name or ''} {self.mime} {where}>"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, File) and vars(self) == vars(other)
+        if not isinstance(other, File) or (self.name, self.mime, self.url) != (other.name, other.mime, other.url):
+            return False
+        return self.data == other.data
 
     __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> Any:
+        # A pickle goes where this path is not.
+        return _unpickled, (self.url is None and self._stored is None and self.read() or None, self.url, self._stored, self.name, self.mime)
+
+
+def _unpickled(data: bytes | None, url: str | None, stored: tuple[str, int] | None, name: str | None, mime: str) -> File:
+    if stored is not None:
+        return _of_store(stored, name, mime)
+    return File(url=url, name=name, mime=mime) if url is not None else File(data or b"", name=name, mime=mime)
+
+
+def _of_store(stored: tuple[str, int], name: str | None, mime: str) -> File:
+    file = File(b"", name=name, mime=mime)
+    file._data, file._stored = None, stored
+    return file
 
 
 class Message(str):
@@ -105,6 +210,8 @@ def file_of(part: Content) -> File:
     """A file from content."""
     ((where, value),) = part["source"].items()
     about = {"name": part.get("name"), "mime": part["mime"]}
+    if where == "stored":
+        return _of_store((value["digest"], value["bytes"]), **about)
     return File(base64.b64decode(value), **about) if where == "inline" else File(url=value, **about)
 
 
@@ -113,8 +220,7 @@ def content_of(value: Any) -> Content:
     if isinstance(value, str):
         return {"text": str(value)}
     if isinstance(value, File):
-        source = {"url": value.url} if value.data is None else {"inline": base64.b64encode(value.data).decode()}
-        return {"mime": value.mime, "source": source, **({"name": value.name} if value.name else {})}
+        return {"mime": value.mime, "source": value._source(), **({"name": value.name} if value.name else {})}
     return {"data": json.loads(json.dumps(value, default=plain))}
 
 

@@ -59,6 +59,13 @@ pub(crate) struct HeadArgs {
     /// too; may be given again
     #[arg(long, value_name = "CIDR")]
     push_allow: Vec<IpNet>,
+    /// Where files are kept that are too large for a message: a folder, or s3://bucket/prefix with keys, region and endpoint
+    /// from the environment (AWS_ACCESS_KEY_ID, …) [default: a folder beside the store]
+    #[arg(long, value_name = "PLACE")]
+    artifacts: Option<String>,
+    /// A link to such a file opens it for so many seconds
+    #[arg(long, default_value_t = 3600, value_name = "SECONDS")]
+    artifact_links: u64,
     /// Certificates (PEM) for clients that trust public authorities
     #[arg(long, requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -190,6 +197,8 @@ fn head_config(args: HeadArgs) -> Result<covey_head_node::Config, Error> {
     config.tls = args.tls;
     config.keep = Duration::from_secs(args.keep_days * 24 * 3600);
     config.push_allow = args.push_allow;
+    config.artifacts = args.artifacts;
+    config.links_for = Duration::from_secs(args.artifact_links);
     config.advertise = args.advertise;
     config.site = args.tls_cert.zip(args.tls_key);
     config.agents = agent_file::builtin();

@@ -181,6 +181,7 @@ impl Ask {
             })?;
             return Ok(Taken { record, at });
         }
+        self.check_modes(&message.parts)?;
         let told = |name: &str| {
             let of = |fields: &Option<Fields>| fields.as_ref().and_then(|f| f.0.get(name).cloned());
             of(&message.metadata).or_else(|| of(&request.metadata))
@@ -218,9 +219,11 @@ impl Ask {
         let until = if said.return_immediately { Until::Seq(at) } else { Until::Over(at) };
         let projection = self.replay(&record, until).await?;
         if let Some(reply) = projection.reply().filter(|_| self.agent.a2a.messages) {
-            return Ok(v1::SendMessageResponse { payload: Some(Sent::Message(reply.clone())) });
+            let mut reply = reply.clone();
+            self.hub.links.message(&self.place.root, &mut reply);
+            return Ok(v1::SendMessageResponse { payload: Some(Sent::Message(reply)) });
         }
-        Ok(v1::SendMessageResponse { payload: Some(Sent::Task(projection.task(history))) })
+        Ok(v1::SendMessageResponse { payload: Some(Sent::Task(self.shown(&projection, history))) })
     }
 
     /// Sends a message; the turn streams back.
@@ -237,7 +240,15 @@ impl Ask {
     pub async fn get(&self, request: &v1::GetTaskRequest) -> Result<v1::Task, Error> {
         let history = history(request.history_length)?;
         let (record, last) = self.find(&request.id).await?;
-        Ok(self.replay(&record, last.map_or(Until::End, Until::Seq)).await?.task(history))
+        let projection = self.replay(&record, last.map_or(Until::End, Until::Seq)).await?;
+        Ok(self.shown(&projection, history))
+    }
+
+    /// A task for the outside, with links to its large files.
+    fn shown(&self, projection: &Projection, history: Option<usize>) -> v1::Task {
+        let mut task = projection.task(history);
+        self.hub.links.task(&self.place.root, &mut task);
+        task
     }
 
     /// The caller's tasks with this agent, newest change first.
@@ -269,11 +280,12 @@ impl Ask {
         for record in records {
             let record = Arc::new(record);
             // What the record does not have is in the log, which is read for those who ask for it.
-            tasks.push(if request.include_artifacts == Some(true) {
-                self.replay(&record, self.last(&record).await?).await?.task(history)
+            let projection = if request.include_artifacts == Some(true) {
+                self.replay(&record, self.last(&record).await?).await?
             } else {
-                Projection::of_record(record).task(history)
-            });
+                Projection::of_record(record)
+            };
+            tasks.push(self.shown(&projection, history));
         }
         Ok(v1::ListTasksResponse { tasks, next_page_token, page_size, total_size: all.min(i32::MAX as u64) as i32 })
     }
@@ -295,7 +307,7 @@ impl Ask {
             }
             _ => no_task(error, id),
         })?;
-        Ok(self.replay(&record, Until::End).await?.task(None))
+        Ok(self.shown(&self.replay(&record, Until::End).await?, None))
     }
 
     /// What happens in a task from now on, or from where the reader was.
@@ -324,6 +336,22 @@ impl Ask {
         self.agent = super::find(&*self.hub.cluster, Some(tenant)).await?;
         self.place.agent = Some(tenant.into());
         Ok(self)
+    }
+
+    /// Whether the agent takes what it is sent, where it says what it takes.
+    fn check_modes(&self, parts: &[v1::Part]) -> Result<(), Error> {
+        let face = &self.agent.a2a;
+        if face.any_input || face.input_modes.is_empty() {
+            return Ok(());
+        }
+        let kinds = parts.iter().map(content::media_type);
+        match kinds.into_iter().find(|kind| !face.input_modes.iter().any(|mode| content::takes(mode, kind))) {
+            Some(kind) => {
+                let why = format!("the agent takes {}; not {kind}", face.input_modes.join(", "));
+                Err(Error::new(Kind::ContentTypeNotSupported, why).about("mediaType", kind))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Whether the client speaks what the agent insists on.
@@ -442,6 +470,7 @@ impl Ask {
         if snapshot == 0 {
             projection.only_tell();
         }
+        let (links, root) = (self.hub.links.clone(), self.place.root.clone());
         async_stream::try_stream! {
             while let Some(entry) = log.next().await {
                 let entry: Arc<Envelope> = entry.map_err(failed)?;
@@ -452,16 +481,22 @@ impl Ask {
                     continue;
                 }
                 if entry.seq == snapshot {
-                    let task = v1::StreamResponse { payload: Some(Payload::Task(projection.task(None))) };
+                    let mut task = v1::StreamResponse { payload: Some(Payload::Task(projection.task(None))) };
+                    links.event(&root, &mut task);
                     projection.only_tell();
                     yield Told { cursor: Cursor { seq: entry.seq, more: 0 }, event: task, last: over, reply: None };
                     continue;
                 }
                 let count = events.len();
                 let skipped = if entry.seq == seen.seq + 1 { seen.more as usize } else { 0 };
-                for (i, event) in events.into_iter().enumerate().skip(skipped) {
+                for (i, mut event) in events.into_iter().enumerate().skip(skipped) {
+                    links.event(&root, &mut event);
                     let cursor = Cursor::within(entry.seq, i, count);
-                    yield Told { cursor, event, last: i + 1 == count && over, reply: projection.reply().cloned() };
+                    let mut reply = projection.reply().cloned();
+                    if let Some(reply) = &mut reply {
+                        links.message(&root, reply);
+                    }
+                    yield Told { cursor, event, last: i + 1 == count && over, reply };
                 }
                 if turned {
                     return;

@@ -29,7 +29,7 @@ use super::{
     ops::{Cursor, failed},
     project::Projection,
 };
-use crate::{Cluster, Settings, Signer};
+use crate::{Cluster, Settings, Signer, artifacts::Links};
 
 /// One attempt may take so long.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -73,6 +73,9 @@ struct Inner {
     secure: Result<reqwest::Client, String>,
     plain: Result<reqwest::Client, String>,
     signer: Signer,
+    links: Links,
+    /// What links begin with.
+    root: String,
     all: Semaphore,
     hosts: Mutex<HashMap<String, Arc<Semaphore>>>,
     running: Mutex<HashMap<(TaskId, String), tokio::task::AbortHandle>>,
@@ -127,6 +130,8 @@ impl Pusher {
             plain: client(false),
             guard,
             signer: settings.signer.clone(),
+            links: Links::new(settings),
+            root: settings.root.clone(),
             all: Semaphore::new(AT_ONCE),
             hosts: Mutex::default(),
             running: Mutex::default(),
@@ -288,7 +293,11 @@ impl Inner {
                 None if queue.is_empty() => return Ok(()),
                 None => {}
             }
-            while let Some(news) = queue.pop_front() {
+            while let Some(mut news) = queue.pop_front() {
+                self.links.event(&self.root, &mut news.body);
+                if let Some(task) = &mut news.task {
+                    self.links.task(&self.root, task);
+                }
                 self.deliver(hook, &config, old, &news, traceparent.as_deref()).await?;
             }
         }
