@@ -33,7 +33,11 @@ $(CACHE)/models/minilm/model.safetensors: | $(VENV)/.ready
 	$(PY) examples/fetch_minilm.py $(CACHE)
 
 # Other versions of the official A2A client, each in a folder of its own.
-a2a-clients: $(CACHE)/a2a-0.3/.ready $(CACHE)/a2a-0.2/.ready $(if $(shell command -v npm),$(CACHE)/a2a-js/.ready)
+a2a-clients: $(CACHE)/a2a-0.3/.ready $(CACHE)/a2a-0.2/.ready $(CACHE)/a2a-rust/release/a2a-rust-client $(if $(shell command -v npm),$(CACHE)/a2a-js/.ready)
+
+RUST_CLIENT := python-bindings/tests/a2a_rust_client
+$(CACHE)/a2a-rust/release/a2a-rust-client: $(RUST_CLIENT)/Cargo.toml $(RUST_CLIENT)/Cargo.lock $(RUST_CLIENT)/src/main.rs
+	cargo build --release --locked --manifest-path $(RUST_CLIENT)/Cargo.toml --target-dir $(CACHE)/a2a-rust
 
 $(CACHE)/a2a-0.3/.ready: | $(VENV)/.ready
 	$(PY) -m pip install --quiet --disable-pip-version-check --target $(CACHE)/a2a-0.3 "a2a-sdk==0.3.26" httpx
