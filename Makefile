@@ -11,7 +11,7 @@ export COVEY_BIN := $(VENV)/bin/covey
 # FEATURES=cuda (needs NVIDIA's toolkit) or FEATURES=metal: models on a card
 FEATURES ?=
 
-.PHONY: build demo test lint check-cuda bench bench-ray bench-llama bench-embed bench-a2a chaos-a2a bench-gpu clean venv minilm a2a-clients
+.PHONY: build demo test lint check-cuda bench bench-ray bench-llama bench-embed bench-a2a chaos-a2a fuzz-a2a bench-agents bench-gpu clean venv minilm a2a-clients
 
 build: venv
 	cargo build --release -p covey-cli -p covey-python $(if $(FEATURES),--features covey-cli/$(FEATURES))
@@ -33,7 +33,13 @@ $(CACHE)/models/minilm/model.safetensors: | $(VENV)/.ready
 	$(PY) examples/fetch_minilm.py $(CACHE)
 
 # Other versions of the official A2A client, each in a folder of its own.
-a2a-clients: $(CACHE)/a2a-0.3/.ready $(CACHE)/a2a-0.2/.ready $(CACHE)/a2a-rust/release/a2a-rust-client $(if $(shell command -v npm),$(CACHE)/a2a-js/.ready)
+a2a-clients: $(CACHE)/schemathesis/.ready $(CACHE)/a2a-0.3/.ready $(CACHE)/a2a-0.2/.ready $(CACHE)/a2a-rust/release/a2a-rust-client $(if $(shell command -v npm),$(CACHE)/a2a-js/.ready)
+
+# In a venv of its own: it brings other versions of what the tests use.
+$(CACHE)/schemathesis/.ready:
+	$(PYTHON) -m venv $(CACHE)/schemathesis
+	$(CACHE)/schemathesis/bin/python -m pip install --quiet --disable-pip-version-check "schemathesis==4.32.5"
+	touch $@
 
 RUST_CLIENT := python-bindings/tests/a2a_rust_client
 $(CACHE)/a2a-rust/release/a2a-rust-client: $(RUST_CLIENT)/Cargo.toml $(RUST_CLIENT)/Cargo.lock $(RUST_CLIENT)/src/main.rs
@@ -115,6 +121,18 @@ $(CACHE)/a2a-bench/.ready:
 # Streams while workers and heads are killed: minutes.
 chaos-a2a: build
 	$(PY) benches/a2a/chaos.py
+
+# What a thousand agents on one head cost.
+bench-agents: build
+	$(PY) benches/a2a/agents.py
+
+# What anybody may send: JSON-RPC, HTTP+JSON, cards, streams. Ten minutes each; wants `rustup toolchain install nightly` and
+# `cargo install cargo-fuzz`. What was found lies in fuzz/artifacts.
+FUZZ_SECONDS := 600
+fuzz-a2a:
+	for target in rpc rest card stream; do \
+		mkdir -p fuzz/corpus/$$target && cargo +nightly fuzz run --fuzz-dir fuzz $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=4096 || exit 1; done
 
 bench-embed: $(CACHE)/embed/.ready minilm
 	cargo build --release -p covey-benches --bin engine

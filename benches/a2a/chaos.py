@@ -34,11 +34,7 @@ def main() -> None:
     for victim in ("worker", "head"):
         nodes, took = Nodes(tempfile.mkdtemp()), []
         try:
-            nodes.head()
-            nodes.worker("w1")
-            nodes.worker("w2")
-            nodes.connect()
-            nodes.live(2)
+            nodes.pair()
             name = made(Ticker).register()
             for n in range(args.times):
                 followers = [Follower(nodes, name, str(WORDS)) for _ in range(args.followers)]

@@ -61,6 +61,14 @@ class Nodes:
     def connect(self):
         return covey.connect(self.address, self.keys["admin_key"])
 
+    def pair(self):
+        """A head and two workers, connected to."""
+        self.head()
+        self.worker("w1")
+        self.worker("w2")
+        self.connect()
+        self.live(2)
+
     def live(self, count):
         eventually(lambda: sum(n["state"] == "live" for n in covey.status()["nodes"]) >= count)
 

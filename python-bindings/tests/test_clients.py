@@ -303,7 +303,8 @@ def test_cards_are_cached_by_tag_and_by_time(http):
 
 def test_malformed_requests_get_their_codes(http):
     assert http.post("/a2a/echo", content=b"{").json()["error"]["code"] == -32700
-    assert http.post("/a2a/echo", json={"jsonrpc": "1.0"}).json()["error"]["code"] == -32600
+    for wrong in ({"jsonrpc": "1.0"}, [{"jsonrpc": "2.0", "id": 1, "method": "GetTask"}], [], 1, "x", True):
+        assert http.post("/a2a/echo", json=wrong).json()["error"]["code"] == -32600
     assert rpc(http, "no/such", {})["error"]["code"] == -32601
     assert rpc(http, "message/send", {})["error"]["code"] == -32602
     assert rpc(http, "SendMessage", message("x", True), **{"A2A-Version": "9.0"})["error"]["code"] == -32009

@@ -179,11 +179,7 @@ class Follower:
 
 @pytest.mark.parametrize("victim", ["w1", "head"])
 def test_followers_see_a_task_go_on_when_a_machine_dies(nodes, victim):
-    nodes.head()
-    nodes.worker("w1")
-    nodes.worker("w2")
-    nodes.connect()
-    nodes.live(2)
+    nodes.pair()
     name = made(Ticker).register()
     for _ in range(3):
         followers = [Follower(nodes, name, "150") for _ in range(4)]

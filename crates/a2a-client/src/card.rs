@@ -91,7 +91,7 @@ pub(crate) async fn fetch(http: &Client, options: &Options, headers: &HeaderMap)
 }
 
 /// A card of either version. Who has interfaces is of 1.0.
-fn read(value: &Value) -> Result<v1::AgentCard, String> {
+pub(crate) fn read(value: &Value) -> Result<v1::AgentCard, String> {
     let card: v1::AgentCard = match value.get("supportedInterfaces") {
         Some(_) => serde_json::from_value(value.clone()).map_err(|e| e.to_string())?,
         None => old_client::card_in(value)?,

@@ -148,7 +148,7 @@ fn pause(quiet: u32) -> Duration {
 
 /// What of a turn has been given on.
 #[derive(Debug, Default)]
-struct Seen {
+pub(crate) struct Seen {
     task: Option<String>,
     artifacts: HashMap<String, Vec<v1::Part>>,
     bytes: usize,
@@ -158,7 +158,7 @@ struct Seen {
 
 impl Seen {
     /// What is new in an event.
-    fn take(&mut self, event: v1::StreamResponse) -> Result<Vec<v1::StreamResponse>, Error> {
+    pub fn take(&mut self, event: v1::StreamResponse) -> Result<Vec<v1::StreamResponse>, Error> {
         let state = state_of(&event);
         let news = match event.payload {
             Some(Payload::Task(task)) => self.task(task),

@@ -3,6 +3,8 @@
 
 mod card;
 mod follow;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod keys;
 mod wire;
 

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use covey_a2a::{old_client, v1};
 use covey_domain::{Error, ErrorKind, caps};
 use eventsource_stream::Eventsource as _;
-use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use reqwest::{
     Client, Method, RequestBuilder, Response, StatusCode, Url,
     header::{ACCEPT, CONTENT_TYPE, HeaderMap},
@@ -256,8 +257,13 @@ async fn frames(binding: Binding, response: Response) -> Result<Frames, Failed> 
         let answer = whole(binding, response).await.and_then(|value| event(binding, value))?;
         return Ok(futures::stream::once(async { Ok((None, answer)) }).boxed());
     }
+    Ok(events(binding, response.bytes_stream().map_err(Failed::cut)))
+}
+
+/// Server-sent events as what the binding means by them.
+pub(crate) fn events(binding: Binding, bytes: impl Stream<Item = Result<Bytes, Failed>> + Send + 'static) -> Frames {
     let mut unbroken = 0;
-    let bytes = response.bytes_stream().map_err(Failed::cut).map(move |bytes| {
+    let bytes = bytes.map(move |bytes| {
         let bytes = bytes?;
         // An event that never ends would be gathered without end.
         unbroken = if bytes.contains(&b'\n') { 0 } else { unbroken + bytes.len() };
@@ -273,7 +279,7 @@ async fn frames(binding: Binding, response: Response) -> Result<Frames, Failed> 
         let event = event(binding, result(binding, value, StatusCode::OK)?)?;
         Ok((Some(frame.id).filter(|id| !id.is_empty()), event))
     });
-    Ok(frames.boxed())
+    frames.boxed()
 }
 
 /// An error as the agent tells it.

@@ -13,7 +13,7 @@ use covey_domain::{
     infer::Sampling, task::TaskInput,
 };
 use futures::{StreamExt as _, stream::BoxStream};
-use v1::{send_message_response::Payload as Sent, stream_response::Payload};
+use v1::{part::Content as Held, send_message_response::Payload as Sent, stream_response::Payload};
 
 use super::{
     Hub,
@@ -543,9 +543,10 @@ fn message_first(mut events: Events) -> Events {
 
 /// Parts of a message as content.
 fn contents(parts: Vec<v1::Part>) -> Result<Vec<Content>, Error> {
-    let each = parts
-        .into_iter()
-        .map(|part| content::content(part).ok_or_else(|| Error::field("message.parts", "has a part without content")));
+    let each = parts.into_iter().map(|part| match &part.content {
+        Some(Held::Url(url)) if url.is_empty() => Err(Error::field("message.parts", "has a file without an address")),
+        _ => content::content(part).ok_or_else(|| Error::field("message.parts", "has a part without content")),
+    });
     each.collect()
 }
 

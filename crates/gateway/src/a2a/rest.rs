@@ -163,7 +163,11 @@ impl Call<'_> {
             history_length: self.number("historyLength")?,
             status_timestamp_after: since
                 .map_err(|why| Error::field("statusTimestampAfter", format!("is wrong: {why}")))?,
-            include_artifacts: Some(text("includeArtifacts") == "true"),
+            include_artifacts: match text("includeArtifacts").as_str() {
+                "" | "false" => Some(false),
+                "true" => Some(true),
+                _ => return Err(Error::field("includeArtifacts", "is neither true nor false")),
+            },
         })
     }
 

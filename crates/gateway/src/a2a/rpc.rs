@@ -36,6 +36,11 @@ pub(super) async fn serve(ask: Ask, headers: &HeaderMap, body: &Bytes) -> Respon
             return refused(&Value::Null, Version::V1, &error);
         }
     };
+    if !request.is_object() {
+        // Several at once are not of A2A.
+        let error = Error::new(Kind::InvalidRequest, "not a JSON-RPC 2.0 request");
+        return refused(&Value::Null, Version::V1, &error);
+    }
     let (id, params) = (request["id"].take(), request["params"].take());
     let method = request["method"].as_str().unwrap_or_default();
     let version = if method.contains('/') { Version::V03 } else { Version::V1 };
