@@ -226,7 +226,7 @@ fn desk() -> &'static (Runtime, Router) {
 /// The answer to a request, and its whole body.
 pub fn ask(mut request: Request<Body>) -> (Response<()>, Vec<u8>) {
     let (runtime, router) = desk();
-    request.extensions_mut().insert(Caller("me".into()));
+    request.extensions_mut().insert(Caller::of_all("me".into()));
     runtime.block_on(async {
         let answer = router.clone().oneshot(request).await.expect("a router always answers");
         let (head, body) = answer.into_parts();

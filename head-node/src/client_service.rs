@@ -54,7 +54,7 @@ impl ClientService {
 }
 
 fn caller<T>(request: &Request<T>) -> CallerId {
-    request.extensions().get::<Caller>().map_or_else(|| CallerId::from("nobody"), |c| c.0.clone())
+    request.extensions().get::<Caller>().map_or_else(|| CallerId::from("nobody"), |c| c.id.clone())
 }
 
 fn some(text: String) -> Option<String> {
@@ -135,6 +135,29 @@ impl Covey for ClientService {
         };
         let spec = connect.await.map_err(|e| to_status(&e))?;
         Ok(Response::new(v1::ConnectAgentReply { spec }))
+    }
+
+    async fn add_key(&self, request: Request<v1::AddKeyRequest>) -> Result<Response<v1::AddKeyReply>, Status> {
+        let v1::AddKeyRequest { caller, agents, models } = request.into_inner();
+        let agents = agents.into_iter().map(Into::into).collect();
+        let key = self.cluster.shared.callers.add(&caller, agents, models).map_err(|e| to_status(&e))?;
+        Ok(Response::new(v1::AddKeyReply { key }))
+    }
+
+    async fn list_keys(&self, _: Request<v1::ListKeysRequest>) -> Result<Response<v1::ListKeysReply>, Status> {
+        let all = self.cluster.shared.callers.list().into_iter();
+        let keys = all.map(|(caller, key)| v1::CallerKey {
+            caller,
+            agents: key.agents.iter().map(ToString::to_string).collect(),
+            models: key.models,
+            made_ms: key.made_ms,
+        });
+        Ok(Response::new(v1::ListKeysReply { keys: keys.collect() }))
+    }
+
+    async fn remove_key(&self, request: Request<v1::RemoveKeyRequest>) -> Result<Response<v1::Empty>, Status> {
+        self.cluster.shared.callers.remove(&request.into_inner().caller).map_err(|e| to_status(&e))?;
+        Ok(Response::new(v1::Empty {}))
     }
 
     async fn put_blob(&self, request: Request<v1::PutBlobRequest>) -> Result<Response<v1::Empty>, Status> {

@@ -6,6 +6,7 @@
 //! ```
 
 mod artifacts;
+mod callers;
 mod client_service;
 mod cluster;
 mod elsewhere;
@@ -137,6 +138,7 @@ pub(crate) struct Shared {
     pub owner: owner::Handle,
     /// As far as they are on disk: who looks for one need not ask the owner.
     pub agents: Agents,
+    pub callers: Arc<callers::Callers>,
     pub passes: Arc<elsewhere::Passes>,
     pub files: Arc<artifacts::Files>,
     pub relay: relay::Relay,
@@ -223,6 +225,9 @@ impl HeadNode {
             head.restore(Stored { record, events: events.into_iter().map(|e| e.event).collect() }, now);
         }
         let mut first_agent = None;
+        let path = config.data.join("callers.json");
+        let callers =
+            callers::Callers::load(path.clone()).map_err(|e| io(&format!("read `{}`", path.display()), &e))?;
         let path = config.data.join("passes.json");
         let passes =
             elsewhere::Passes::load(path.clone()).map_err(|e| io(&format!("read `{}`", path.display()), &e))?;
@@ -264,6 +269,7 @@ impl HeadNode {
         }
         let shared = Shared {
             owner,
+            callers: Arc::new(callers),
             passes,
             files,
             agents,

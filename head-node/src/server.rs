@@ -25,7 +25,13 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use crate::{Shared, client_service::ClientService, cluster::ClusterPort, link_service::LinkService};
+use crate::{
+    Shared,
+    callers::{self, Callers},
+    client_service::ClientService,
+    cluster::ClusterPort,
+    link_service::LinkService,
+};
 
 pub(crate) async fn serve(
     listener: TcpListener,
@@ -41,6 +47,7 @@ pub(crate) async fn serve(
 }
 
 fn app(shared: Shared, credentials: Credentials, settings: Settings) -> Router {
+    let (keys, known) = (Arc::new(credentials), shared.callers.clone());
     let cluster = Arc::new(ClusterPort { shared: shared.clone() });
     let link = LinkServer::new(LinkService { shared, conns: AtomicU64::new(0) })
         .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
@@ -50,19 +57,23 @@ fn app(shared: Shared, credentials: Credentials, settings: Settings) -> Router {
         .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
     let grpc = tonic::service::Routes::new(link).add_service(client).into_axum_router();
     let (status, seen) = (cluster.clone(), cluster.clone());
-    let keys = Arc::new(credentials);
     Router::new()
         .route("/v1/cluster", get(move || async move { Json(status.status().await) }))
         .route("/metrics", get(move || async move { seen.metrics().await }))
         .merge(covey_gateway::router(cluster.clone(), &settings))
         .merge(grpc)
-        .layer(middleware::from_fn(move |request, next| check(keys.clone(), request, next)))
+        .layer(middleware::from_fn(move |request, next| check(keys.clone(), known.clone(), request, next)))
         .merge(covey_gateway::open_router(cluster, &settings))
         .route("/livez", get(|| async { "ok" }))
 }
 
 /// Host, Origin, credentials; in this order, before anything reads the body.
-async fn check(keys: Arc<Credentials>, mut request: Request, next: Next) -> Result<Response, Infallible> {
+async fn check(
+    keys: Arc<Credentials>,
+    known: Arc<Callers>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Infallible> {
     // HTTP/2 tells the host with the path. Handlers find it in one place.
     let authority = request.uri().authority().and_then(|a| header::HeaderValue::from_str(a.as_str()).ok());
     if let Some(authority) = authority {
@@ -80,16 +91,24 @@ async fn check(keys: Arc<Credentials>, mut request: Request, next: Next) -> Resu
     let client = request.uri().path().starts_with("/covey.v1.Covey/");
     match auth::authenticate(&keys, authorization) {
         Some(auth::Principal::Admin(caller)) if !joining => {
-            request.extensions_mut().insert(Caller(caller));
+            request.extensions_mut().insert(Caller::of_all(caller));
             Ok(next.run(request).await)
         }
         Some(auth::Principal::Worker | auth::Principal::Admin(_)) if joining => Ok(next.run(request).await),
         Some(auth::Principal::Worker) if client => {
-            request.extensions_mut().insert(Caller("admin".into()));
+            request.extensions_mut().insert(Caller::of_all(callers::OWNER.into()));
             Ok(next.run(request).await)
         }
         Some(_) => Ok(refuse(&Error::new(ErrorKind::PermissionDenied, "a join token does not open this"), grpc)),
         None => {
+            if let Some((caller, models)) = known.of(authorization) {
+                if !callers::is_open(request.uri().path(), models) {
+                    let error = Error::new(ErrorKind::PermissionDenied, "this is not there for callers of agents");
+                    return Ok(refuse(&error, grpc));
+                }
+                request.extensions_mut().insert(caller);
+                return Ok(next.run(request).await);
+            }
             let error = Error::new(ErrorKind::Unauthenticated, "no or wrong credentials");
             Ok(refuse(&error.hint("send `Authorization: Bearer <key>`; `covey token --admin` prints the key"), grpc))
         }

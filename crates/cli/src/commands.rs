@@ -5,6 +5,7 @@ pub(crate) mod chat;
 pub(crate) mod dead_letters;
 pub(crate) mod drain;
 pub(crate) mod job;
+pub(crate) mod key;
 pub(crate) mod logs;
 pub(crate) mod model;
 pub(crate) mod status;

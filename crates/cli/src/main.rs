@@ -65,6 +65,9 @@ enum Command {
     JobExec(commands::job::Exec),
     /// Print the join token, or the admin key
     Token(commands::token::Args),
+    /// Give keys to callers that see agents and their own tasks, and nothing else
+    #[command(subcommand)]
+    Key(commands::key::Command),
     /// List models, add one to the models folder, bring one into memory or out of it
     #[command(subcommand)]
     Model(commands::model::Command),
@@ -114,6 +117,7 @@ fn main() -> std::process::ExitCode {
             Command::Job(command) => commands::job::run(command).await,
             Command::JobExec(args) => commands::job::exec(&args),
             Command::Token(args) => commands::token::run(&args),
+            Command::Key(command) => commands::key::run(command).await,
             Command::Model(command) => commands::model::run(command).await,
             Command::Bench(command) => commands::bench::run(command).await,
         }

@@ -250,6 +250,24 @@ impl Client {
         Ok(())
     }
 
+    /// A key for a caller that does not own the cluster: it sees these agents (none = all) and its own tasks.
+    pub async fn add_key(&self, caller: &str, agents: Vec<String>, models: bool) -> Result<String, Error> {
+        let request = v1::AddKeyRequest { caller: caller.to_owned(), agents, models };
+        Ok(self.rpc.clone().add_key(request).await.map_err(|s| from_status(&s))?.into_inner().key)
+    }
+
+    /// What is known of callers' keys.
+    pub async fn keys(&self) -> Result<Vec<v1::CallerKey>, Error> {
+        let reply = self.rpc.clone().list_keys(v1::ListKeysRequest {}).await.map_err(|s| from_status(&s))?;
+        Ok(reply.into_inner().keys)
+    }
+
+    /// A caller's key opens nothing any more.
+    pub async fn remove_key(&self, caller: &str) -> Result<(), Error> {
+        let request = v1::RemoveKeyRequest { caller: caller.to_owned() };
+        self.rpc.clone().remove_key(request).await.map_err(|s| from_status(&s)).map(drop)
+    }
+
     /// A task's record.
     pub async fn task(&self, id: &TaskId) -> Result<TaskRecord, Error> {
         let reply = self

@@ -27,7 +27,7 @@ use covey_a2a::{
     v1::{self, a2a_service_server::A2aServiceServer},
     v03::a2a_service_server as old,
 };
-use covey_domain::{AgentSpec, CallerId, HookState, TaskId, caps};
+use covey_domain::{AgentSpec, HookState, TaskId, caps};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 
@@ -83,15 +83,20 @@ pub fn router(cluster: Arc<dyn Cluster>, settings: &Settings) -> Router {
         .route_service("/a2a.v1.A2AService/{method}", old_grpc)
 }
 
-async fn default_card(State(hub): Port, headers: HeaderMap) -> Response {
-    match find(&*hub.cluster, None).await {
+async fn default_card(State(hub): Port, Extension(caller): Extension<Caller>, headers: HeaderMap) -> Response {
+    match find(&*hub.cluster, &caller, None).await {
         Ok(agent) => card::response(&hub, &agent, &place(&headers, None), &headers),
         Err(error) => refused(&error),
     }
 }
 
-async fn agent_card(State(hub): Port, Path(agent): Path<String>, headers: HeaderMap) -> Response {
-    match find(&*hub.cluster, Some(&agent)).await {
+async fn agent_card(
+    State(hub): Port,
+    Path(agent): Path<String>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+) -> Response {
+    match find(&*hub.cluster, &caller, Some(&agent)).await {
         Ok(spec) => card::response(&hub, &spec, &place(&headers, Some(&agent)), &headers),
         Err(error) => refused(&error),
     }
@@ -99,7 +104,7 @@ async fn agent_card(State(hub): Port, Path(agent): Path<String>, headers: Header
 
 async fn default_rpc(
     State(hub): Port,
-    Extension(Caller(caller)): Extension<Caller>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
@@ -112,7 +117,7 @@ async fn default_rpc(
 async fn agent_rpc(
     State(hub): Port,
     Path(agent): Path<String>,
-    Extension(Caller(caller)): Extension<Caller>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
@@ -124,7 +129,7 @@ async fn agent_rpc(
 
 async fn default_rest(
     State(hub): Port,
-    Extension(Caller(caller)): Extension<Caller>,
+    Extension(caller): Extension<Caller>,
     method: Method,
     uri: axum::http::Uri,
     Query(query): Query<HashMap<String, String>>,
@@ -143,7 +148,7 @@ async fn default_rest(
 async fn agent_rest(
     State(hub): Port,
     Path((agent, path)): Path<(String, String)>,
-    Extension(Caller(caller)): Extension<Caller>,
+    Extension(caller): Extension<Caller>,
     method: Method,
     Query(query): Query<HashMap<String, String>>,
     headers: HeaderMap,
@@ -160,8 +165,8 @@ async fn agent_rest(
 }
 
 /// What every binding begins with: who asks which agent, and what its reader has seen.
-async fn ask(hub: Arc<Hub>, agent: Option<&str>, caller: CallerId, headers: &HeaderMap) -> Result<Ask, Error> {
-    let spec = find(&*hub.cluster, agent).await?;
+async fn ask(hub: Arc<Hub>, agent: Option<&str>, caller: Caller, headers: &HeaderMap) -> Result<Ask, Error> {
+    let spec = find(&*hub.cluster, &caller, agent).await?;
     let seen = headers.get("last-event-id").and_then(|v| v.to_str().ok()?.parse().ok());
     let place = place(headers, agent);
     let extensions = extensions(headers);
@@ -184,18 +189,23 @@ fn activated(mut response: Response, active: &str) -> Response {
     response
 }
 
-/// An agent by name, or the default one.
-async fn find(cluster: &dyn Cluster, name: Option<&str>) -> Result<Arc<AgentSpec>, Error> {
-    let (found, why) = match name {
-        Some(name) => (cluster.agent(&name.into()).await, format!("no agent `{name}`")),
-        None => (cluster.default_agent().await, "no agent is registered".to_owned()),
+/// An agent by name, or the default one; for this caller, which is all that stands between it and the others.
+async fn find(cluster: &dyn Cluster, caller: &Caller, name: Option<&str>) -> Result<Arc<AgentSpec>, Error> {
+    let found = match name {
+        Some(name) => cluster.agent(&name.into()).await,
+        None => cluster.default_agent().await,
     };
-    found.ok_or_else(|| Error::new(Kind::NotFound, why))
+    let found = found.filter(|agent| caller.may_ask(&agent.name));
+    found.ok_or_else(|| {
+        let why = name.map_or_else(|| "there is no agent here for you".to_owned(), |name| format!("no agent `{name}`"));
+        Error::new(Kind::NotFound, why)
+    })
 }
 
 /// All agents: what `describe` makes of each, its address and that of its card.
 async fn each_agent(
     cluster: &dyn Cluster,
+    caller: &Caller,
     headers: &HeaderMap,
     describe: fn(&AgentSpec, String, String) -> Value,
 ) -> Vec<Value> {
@@ -204,13 +214,14 @@ async fn each_agent(
         let card = format!("{url}/.well-known/agent-card.json");
         describe(agent, url, card)
     };
-    cluster.agents().await.iter().map(one).collect()
+    cluster.agents().await.iter().filter(|agent| caller.may_ask(&agent.name)).map(one).collect()
 }
 
 /// All agents: what they are, and where their cards are.
-async fn catalogue(State(hub): Port, headers: HeaderMap) -> Json<Value> {
+async fn catalogue(State(hub): Port, Extension(caller): Extension<Caller>, headers: HeaderMap) -> Json<Value> {
     let agents = each_agent(
         &*hub.cluster,
+        &caller,
         &headers,
         |agent, url, card| json!({"name": agent.name, "description": agent.description, "url": url, "card": card}),
     );
@@ -218,9 +229,10 @@ async fn catalogue(State(hub): Port, headers: HeaderMap) -> Json<Value> {
 }
 
 /// The same as a set of links (RFC 9727).
-async fn api_catalog(State(hub): Port, headers: HeaderMap) -> Response {
+async fn api_catalog(State(hub): Port, Extension(caller): Extension<Caller>, headers: HeaderMap) -> Response {
     let links = each_agent(
         &*hub.cluster,
+        &caller,
         &headers,
         |agent, url, card| json!({"anchor": url, "service-desc": [{"href": card, "type": "application/json", "title": agent.name}]}),
     );
@@ -231,7 +243,7 @@ async fn api_catalog(State(hub): Port, headers: HeaderMap) -> Response {
 /// The caller's webhooks in a state, `dead` where none is named: where they go to, how far they are and what was wrong.
 async fn hooks(
     State(hub): Port,
-    Extension(Caller(caller)): Extension<Caller>,
+    Extension(Caller { id: caller, .. }): Extension<Caller>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Response {
     let name = query.get("state").map_or("dead", String::as_str);
@@ -250,7 +262,7 @@ async fn hooks(
 /// Tells a webhook again what it was not told.
 async fn replay(
     State(hub): Port,
-    Extension(Caller(caller)): Extension<Caller>,
+    Extension(Caller { id: caller, .. }): Extension<Caller>,
     Path((task, id)): Path<(String, String)>,
 ) -> Response {
     let task = TaskId::from(task);

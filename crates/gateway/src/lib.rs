@@ -11,14 +11,31 @@ pub use ipnet::IpNet;
 pub use port::{ArtifactBody, Cluster, FoundTask, SayTask, SubmitTask, TaskQuery};
 pub use sign::Signer;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use axum::{Router, extract::DefaultBodyLimit};
-use covey_domain::{CallerId, caps};
+use covey_domain::{AgentName, CallerId, caps};
 
 /// Who asks; put into the request's extensions by the process's authentication layer.
 #[derive(Clone, Debug)]
-pub struct Caller(pub CallerId);
+pub struct Caller {
+    /// Whose tasks are seen.
+    pub id: CallerId,
+    /// Agents that are there for this caller; `None` = all.
+    pub agents: Option<Arc<BTreeSet<AgentName>>>,
+}
+
+impl Caller {
+    /// One for whom all agents are there.
+    pub fn of_all(id: CallerId) -> Self {
+        Self { id, agents: None }
+    }
+
+    /// Whether an agent is there for this caller.
+    pub fn may_ask(&self, agent: &AgentName) -> bool {
+        self.agents.as_ref().is_none_or(|agents| agents.contains(agent))
+    }
+}
 
 /// What whoever runs the gateway decides.
 #[derive(Clone, Debug)]

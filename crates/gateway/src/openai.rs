@@ -145,7 +145,7 @@ fn model_body(name: &str) -> Value {
 
 async fn chat(
     State(cluster): Port,
-    Extension(Caller(caller)): Extension<Caller>,
+    Extension(Caller { id: caller, .. }): Extension<Caller>,
     body: Bytes,
 ) -> Result<Response, Failed> {
     let request: ChatRequest = read(&body)?;
@@ -160,7 +160,7 @@ async fn chat(
 
 async fn completions(
     State(cluster): Port,
-    Extension(Caller(caller)): Extension<Caller>,
+    Extension(Caller { id: caller, .. }): Extension<Caller>,
     body: Bytes,
 ) -> Result<Response, Failed> {
     let request: CompletionRequest = read(&body)?;

@@ -26,7 +26,7 @@ pub(super) struct Grpc {
 impl Grpc {
     async fn ask<T>(&self, request: &Request<T>, tenant: &str) -> Result<Ask, Status> {
         super::check_version(request.metadata().as_ref())?;
-        let Some(Caller(caller)) = request.extensions().get::<Caller>().cloned() else {
+        let Some(caller) = request.extensions().get::<Caller>().cloned() else {
             return Err(Status::unauthenticated("nobody is known to ask"));
         };
         let agent = Some(tenant).filter(|name| !name.is_empty());

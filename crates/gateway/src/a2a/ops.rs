@@ -9,8 +9,8 @@ use covey_a2a::{
     content, v1,
 };
 use covey_domain::{
-    AgentSpec, CallerId, Envelope, ErrorKind, TaskId, TaskRecord, TaskState, agent::Extension, event::Content,
-    infer::Sampling, task::TaskInput,
+    AgentSpec, Envelope, ErrorKind, TaskId, TaskRecord, TaskState, agent::Extension, event::Content, infer::Sampling,
+    task::TaskInput,
 };
 use futures::{StreamExt as _, stream::BoxStream};
 use v1::{part::Content as Held, send_message_response::Payload as Sent, stream_response::Payload};
@@ -20,7 +20,7 @@ use super::{
     card::{self, Place},
     project::Projection,
 };
-use crate::{FoundTask, SayTask, SubmitTask, TaskQuery};
+use crate::{Caller, FoundTask, SayTask, SubmitTask, TaskQuery};
 
 /// What a message says under [`EXTENSION_MODEL`].
 #[derive(serde::Deserialize)]
@@ -36,7 +36,7 @@ struct ModelAsked {
 pub(super) struct Ask {
     pub hub: Arc<Hub>,
     pub agent: Arc<AgentSpec>,
-    pub caller: CallerId,
+    pub caller: Caller,
     /// What a stream's reader has seen already.
     pub seen: Option<Cursor>,
     /// How the agent was addressed.
@@ -168,7 +168,7 @@ impl Ask {
                 return Err(Error::field("message.contextId", "is not that of the task"));
             }
             let say = SayTask {
-                caller: self.caller.clone(),
+                caller: self.caller.id.clone(),
                 task: record.id.clone(),
                 message_id: Some(message.message_id),
                 parts: contents(message.parts)?,
@@ -197,7 +197,7 @@ impl Ask {
         }
         let content = contents(message.parts)?;
         let submitted = self.hub.cluster.submit(SubmitTask {
-            caller: self.caller.clone(),
+            caller: self.caller.id.clone(),
             agent: self.agent.name.clone(),
             skill,
             input: TaskInput { content, sampling, traceparent: self.traceparent.clone(), ..Default::default() },
@@ -273,7 +273,7 @@ impl Ask {
             before,
             limit: page_size as u32,
         };
-        let (records, all) = self.hub.cluster.tasks(&self.caller, &query).await.map_err(failed)?;
+        let (records, all) = self.hub.cluster.tasks(&self.caller.id, &query).await.map_err(failed)?;
         let next = records.last().filter(|_| records.len() == page_size as usize);
         let next_page_token = next.map_or(String::new(), |last| format!("{}-{}", last.changed_ms, last.id));
         let mut tasks = Vec::with_capacity(records.len());
@@ -292,14 +292,14 @@ impl Ask {
 
     /// How far the log of a task goes now.
     async fn last(&self, record: &TaskRecord) -> Result<Until, Error> {
-        let (_, last) = self.hub.cluster.task(&self.caller, &record.id).await.map_err(failed)?;
+        let (_, last) = self.hub.cluster.task(&self.caller.id, &record.id).await.map_err(failed)?;
         Ok(last.map_or(Until::End, Until::Seq))
     }
 
     /// Stops a task.
     pub async fn cancel(&self, id: &str) -> Result<v1::Task, Error> {
         let (record, _) = self.find(id).await?;
-        let stopped = self.hub.cluster.cancel(&self.caller, &record.id, "cancelled by the client").await;
+        let stopped = self.hub.cluster.cancel(&self.caller.id, &record.id, "cancelled by the client").await;
         stopped.map_err(|error| match error.kind {
             ErrorKind::FailedPrecondition => {
                 Error::new(Kind::TaskNotCancelable, format!("Task cannot be canceled: {id} has ended"))
@@ -333,7 +333,7 @@ impl Ask {
         if self.place.agent.is_some() {
             return Err(Error::field("tenant", "is not the agent of this address"));
         }
-        self.agent = super::find(&*self.hub.cluster, Some(tenant)).await?;
+        self.agent = super::find(&*self.hub.cluster, &self.caller, Some(tenant)).await?;
         self.place.agent = Some(tenant.into());
         Ok(self)
     }
@@ -437,7 +437,7 @@ impl Ask {
         if id.is_empty() {
             return Err(Error::field("id", "is missing"));
         }
-        let found = self.hub.cluster.task(&self.caller, &TaskId::from(id)).await.map_err(|e| no_task(e, id))?;
+        let found = self.hub.cluster.task(&self.caller.id, &TaskId::from(id)).await.map_err(|e| no_task(e, id))?;
         if found.0.agent != self.agent.name {
             return Err(Error::no_task(id));
         }

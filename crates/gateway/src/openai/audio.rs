@@ -27,7 +27,7 @@ const FILE_BYTES_MAX: usize = 20 << 20;
 
 pub(super) async fn transcriptions(
     State(cluster): Port,
-    Extension(Caller(caller)): Extension<Caller>,
+    Extension(Caller { id: caller, .. }): Extension<Caller>,
     form: Multipart,
 ) -> Result<Response, Failed> {
     answer(cluster, caller, form, false).await
@@ -35,7 +35,7 @@ pub(super) async fn transcriptions(
 
 pub(super) async fn translations(
     State(cluster): Port,
-    Extension(Caller(caller)): Extension<Caller>,
+    Extension(Caller { id: caller, .. }): Extension<Caller>,
     form: Multipart,
 ) -> Result<Response, Failed> {
     answer(cluster, caller, form, true).await

@@ -112,7 +112,7 @@ struct Request {
 
 async fn create(
     State(desk): Port,
-    Extension(Caller(caller)): Extension<Caller>,
+    Extension(Caller { id: caller, .. }): Extension<Caller>,
     body: Bytes,
 ) -> Result<Response, Failed> {
     let request: Request = read(&body)?;
@@ -199,7 +199,7 @@ async fn create(
 
 async fn retrieve(
     State(desk): Port,
-    Extension(Caller(caller)): Extension<Caller>,
+    Extension(Caller { id: caller, .. }): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Failed> {
     Ok(Json(desk.stored.lock().find(&caller, &id)?.body.clone()))
@@ -207,7 +207,7 @@ async fn retrieve(
 
 async fn input_items(
     State(desk): Port,
-    Extension(Caller(caller)): Extension<Caller>,
+    Extension(Caller { id: caller, .. }): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Failed> {
     let kept = desk.stored.lock().find(&caller, &id)?;
@@ -233,7 +233,7 @@ async fn input_items(
 
 async fn delete(
     State(desk): Port,
-    Extension(Caller(caller)): Extension<Caller>,
+    Extension(Caller { id: caller, .. }): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Failed> {
     let mut stored = desk.stored.lock();

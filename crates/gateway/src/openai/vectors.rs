@@ -64,7 +64,7 @@ fn unit(row: &[f32]) -> Vec<f32> {
 
 pub(super) async fn embeddings(
     State(cluster): Port,
-    Extension(Caller(caller)): Extension<Caller>,
+    Extension(Caller { id: caller, .. }): Extension<Caller>,
     body: Bytes,
 ) -> Result<Response, Failed> {
     let request: EmbeddingRequest = read(&body)?;
@@ -124,7 +124,7 @@ enum Document {
 
 pub(super) async fn rerank(
     State(cluster): Port,
-    Extension(Caller(caller)): Extension<Caller>,
+    Extension(Caller { id: caller, .. }): Extension<Caller>,
     body: Bytes,
 ) -> Result<Response, Failed> {
     let request: RerankRequest = read(&body)?;
