@@ -13,6 +13,7 @@ import pytest
 import covey
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 BIN = os.environ.get("COVEY_BIN", str(ROOT / ".venv/bin/covey"))
 
 

@@ -3,11 +3,13 @@
 import base64
 import hashlib
 import os
+import subprocess
 import urllib.parse
 import uuid
 
 import httpx
 import pytest
+from conftest import TARGET
 from test_foreign import connected, elsewhere  # noqa: F401  a fixture
 from test_turns import made
 
@@ -15,6 +17,7 @@ import covey
 from covey import Context, File
 
 LARGE = os.urandom(1 << 20) * 3 + b"end"
+S3_SERVER = TARGET / "release/examples/s3_server"
 DIGEST = hashlib.sha256(LARGE).hexdigest()
 
 
@@ -141,6 +144,30 @@ def test_files_outlive_a_head_and_lie_where_they_are_wanted(nodes, tmp_path):
     assert [p.name for p in (tmp_path / "files").rglob("*") if p.is_file()] == [DIGEST]
     bad = nodes.cli("head", "--port", "0", "--artifacts", "gs://bucket")
     assert bad.returncode != 0 and "s3://bucket/prefix" in bad.stderr
+
+
+def test_a_bucket_holds_them_as_well_and_gives_them_out_itself(nodes, tmp_path):
+    files = tmp_path / "files"
+    files.mkdir()
+    server = subprocess.Popen([S3_SERVER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        address = server.stdout.readline().strip()
+        nodes.env |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": f"http://{address}"}
+        nodes.head("--artifacts", "s3://files/covey")
+        nodes.worker("w1")
+        nodes.connect()
+        nodes.live(1)
+        (copy,) = covey.submit(made(Copier).register(), "", "go", File(LARGE, name="x")).result(30)
+        assert copy.data == LARGE and any(path.name == DIGEST for path in files.rglob("*"))
+        headers = {"Authorization": f"Bearer {nodes.keys['admin_key']}", "A2A-Version": "1.0"}
+        with httpx.Client(base_url=f"http://{nodes.keys['address']}", headers=headers) as web:
+            url = send(web, made(Copier).register(), raw())["artifacts"][0]["parts"][0]["url"]
+        answer = httpx.get(url)
+        assert answer.status_code == 307 and address in answer.headers["location"]
+        assert httpx.get(url, follow_redirects=True).content == LARGE
+    finally:
+        server.kill()
+        server.wait()
 
 
 def test_wrong_uploads_leave_nothing(cluster):

@@ -5,31 +5,18 @@ use std::{collections::HashMap, time::Duration};
 use bytes::Bytes;
 use covey_artifacts::{Artifacts, Error, digest};
 use futures::TryStreamExt as _;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
+
+#[path = "../examples/s3_server.rs"]
+mod s3_server;
 
 async fn bucket(root: &std::path::Path, secret: &str) -> HashMap<String, String> {
     std::fs::create_dir_all(root.join("files")).unwrap();
-    let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).unwrap());
-    builder.set_auth(SimpleAuth::from_single("key", "secret"));
-    let service = builder.build();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((socket, _)) = listener.accept().await {
-            let service = service.clone();
-            tokio::spawn(async move {
-                let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-                let _ = server.serve_connection(TokioIo::new(socket), service).await;
-            });
-        }
-    });
+    let address = s3_server::serve(root).await;
     [
         ("AWS_ACCESS_KEY_ID", "key"),
         ("AWS_SECRET_ACCESS_KEY", secret),
         ("AWS_REGION", "us-east-1"),
         ("AWS_ENDPOINT_URL", &format!("http://{address}")),
-        ("AWS_ALLOW_HTTP", "true"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into()
