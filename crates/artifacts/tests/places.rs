@@ -7,6 +7,7 @@ use covey_artifacts::{Artifacts, Error, digest};
 use futures::TryStreamExt as _;
 
 #[path = "../examples/s3_server.rs"]
+#[expect(dead_code, reason = "it has a main of its own")]
 mod s3_server;
 
 async fn bucket(root: &std::path::Path, secret: &str) -> HashMap<String, String> {
