@@ -21,7 +21,7 @@ fuzz_target!(|data: &[u8]| {
         let answer: Value = serde_json::from_slice(&body).expect("an answer is JSON");
         assert!(answer["error"].is_object() != answer.get("result").is_some(), "one of result and error: {answer}");
         // A bound that is reached has no code of its own.
-        let bound = answer["error"]["data"][0]["reason"] == "RESOURCE_EXHAUSTED";
+        let bound = answer["error"]["data"].to_string().contains("RESOURCE_EXHAUSTED");
         assert!(bound || answer["error"]["code"] != -32603, "nothing that is sent is our own fault: {answer}");
     }
 });

@@ -1,21 +1,19 @@
 //! Keys of callers that do not own the cluster: each sees some agents, and its own tasks. The head keeps what keys hash to.
 
-use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use covey_domain::{AgentName, CallerId, Error, ErrorKind, caps};
 use covey_gateway::Caller;
-use parking_lot::RwLock;
-use rand::Rng as _;
+use covey_node::Credentials;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
-use crate::now_ms;
+use crate::{kept::Kept, now_ms};
 
 /// Whoever runs the cluster, and its workers in that name.
 pub(crate) const OWNER: &str = "admin";
 
 /// What the head knows of a caller's key.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Key {
     /// SHA-256 of the key, hex. Keys are 192 random bits, so that nobody finds one by trying.
     hash: String,
@@ -27,29 +25,17 @@ pub(crate) struct Key {
     pub made_ms: u64,
 }
 
-/// All callers' keys, in memory and in a file that only its owner can read.
+/// All callers' keys.
 #[derive(Debug)]
-pub(crate) struct Callers {
-    path: PathBuf,
-    all: RwLock<BTreeMap<String, Key>>,
-}
+pub(crate) struct Callers(Kept<Key>);
 
 fn hash(key: &str) -> String {
-    hex(&Sha256::digest(key))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    covey_artifacts::digest(key.as_bytes()).to_string()
 }
 
 impl Callers {
-    pub fn load(path: PathBuf) -> io::Result<Self> {
-        let all = match std::fs::read(&path) {
-            Ok(body) => serde_json::from_slice(&body)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
-            Err(error) => return Err(error),
-        };
-        Ok(Self { path, all: RwLock::new(all) })
+    pub fn load(path: PathBuf) -> Result<Self, Error> {
+        Kept::load(path).map(Self)
     }
 
     /// Who comes with `Authorization: Bearer <key>`, and whether it may use models.
@@ -59,7 +45,7 @@ impl Callers {
             return None;
         }
         let hash = hash(key.trim());
-        let all = self.all.read();
+        let all = self.0.read();
         let (name, key) = all.iter().find(|(_, known)| known.hash == hash)?;
         let agents = (!key.agents.is_empty()).then(|| Arc::new(key.agents.iter().cloned().collect()));
         Some((Caller { id: CallerId::from(name.as_str()), agents }, key.models))
@@ -72,40 +58,27 @@ impl Callers {
             return Err(Error::invalid(format!("`{name}` is no name for a caller"))
                 .hint(format!("1 to {} letters, digits, `-`, `_`, `.` or `@`; not `{OWNER}`", caps::AGENT_NAME_MAX)));
         }
-        let bytes: [u8; 24] = rand::rng().random();
-        let key = format!("cvk_{}", hex(&bytes));
+        let key = Credentials::fresh_key("cvk");
         let known = Key { hash: hash(&key), agents, models, made_ms: now_ms() };
-        let mut all = self.all.write();
-        if all.contains_key(name) {
-            return Err(Error::new(ErrorKind::AlreadyExists, format!("caller `{name}` has a key"))
-                .hint("remove that one first: its tasks stay"));
-        }
-        let mut next = all.clone();
-        next.insert(name.to_owned(), known);
-        self.write(&next)?;
-        *all = next;
+        self.0.change(|all| {
+            if all.contains_key(name) {
+                return Err(Error::new(ErrorKind::AlreadyExists, format!("caller `{name}` has a key"))
+                    .hint("remove that one first: its tasks stay"));
+            }
+            all.insert(name.to_owned(), known);
+            Ok(())
+        })?;
         Ok(key)
     }
 
     /// A caller's key opens nothing any more; its tasks stay.
     pub fn remove(&self, name: &str) -> Result<(), Error> {
-        let mut all = self.all.write();
-        let mut next = all.clone();
-        next.remove(name).ok_or_else(|| Error::not_found("caller", name))?;
-        self.write(&next)?;
-        *all = next;
-        Ok(())
+        self.0.change(|all| all.remove(name).map(drop).ok_or_else(|| Error::not_found("caller", name)))
     }
 
     /// Names, and what is known of their keys.
     pub fn list(&self) -> Vec<(String, Key)> {
-        self.all.read().iter().map(|(name, key)| (name.clone(), key.clone())).collect()
-    }
-
-    fn write(&self, all: &BTreeMap<String, Key>) -> Result<(), Error> {
-        let failed = |e: &dyn std::fmt::Display| Error::internal(format!("failed to keep the keys of callers: {e}"));
-        let body = serde_json::to_vec(all).map_err(|e| failed(&e))?;
-        covey_node::home::write_private(&self.path, &body).map_err(|e| failed(&e))
+        self.0.read().iter().map(|(name, key)| (name.clone(), key.clone())).collect()
     }
 }
 

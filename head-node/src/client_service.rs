@@ -15,7 +15,6 @@ use covey_proto::{
 use covey_store::TaskFilter;
 use futures::{StreamExt as _, stream::BoxStream};
 use prost::Message as _;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -45,11 +44,11 @@ impl ClientService {
                 || Error::new(ErrorKind::FailedPrecondition, format!("{what}, `{digest}`, is not known here"));
             return known.then_some(()).ok_or_else(missing);
         }
-        let hex: String = Sha256::digest(body).iter().map(|b| format!("{b:02x}")).collect();
-        if hex != digest {
+        let own = covey_artifacts::digest(body);
+        if own.as_str() != digest {
             return Err(Error::invalid(format!("{what} does not have the digest that names it")));
         }
-        store.put_blob(&hex, body).await.map_err(failed)
+        store.put_blob(own.as_str(), body).await.map_err(failed)
     }
 }
 

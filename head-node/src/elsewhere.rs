@@ -1,62 +1,41 @@
 //! Agents elsewhere: what their cards say of them, and what opens them.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use covey_a2a_client::{Agent, Options};
 use covey_domain::{AgentKind, AgentName, AgentSpec, Error, Skill, agent::Pass, caps};
-use parking_lot::RwLock;
 
-use crate::owner::{Handle, Input};
+use crate::{
+    kept::Kept,
+    owner::{Handle, Input},
+};
 
 /// How often an agent that is not reached is looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
-/// What opens agents elsewhere: in memory, and in a file that only its owner can read.
+/// What opens agents elsewhere.
 #[derive(Debug)]
-pub(crate) struct Passes {
-    path: PathBuf,
-    all: RwLock<BTreeMap<AgentName, Pass>>,
-}
+pub(crate) struct Passes(Kept<Pass>);
 
 impl Passes {
-    pub fn load(path: PathBuf) -> io::Result<Self> {
-        let all = match std::fs::read(&path) {
-            Ok(body) => serde_json::from_slice(&body)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
-            Err(error) => return Err(error),
-        };
-        Ok(Self { path, all: RwLock::new(all) })
+    pub fn load(path: PathBuf) -> Result<Self, Error> {
+        Kept::load(path).map(Self)
     }
 
     pub fn of(&self, agent: &AgentName) -> Option<Pass> {
-        self.all.read().get(agent).cloned()
+        self.0.read().get(agent.as_str()).cloned()
     }
 
     /// Keeps what opens an agent; nothing that is empty.
     pub fn keep(&self, agent: &AgentName, pass: Pass) -> Result<(), Error> {
-        let mut all = self.all.write();
-        if all.get(agent).map_or(pass.is_empty(), |known| *known == pass) {
-            return Ok(());
-        }
-        let mut next = all.clone();
-        match pass.is_empty() {
-            true => drop(next.remove(agent)),
-            false => drop(next.insert(agent.clone(), pass)),
-        }
-        write(&self.path, &next)
-            .map_err(|e| Error::internal(format!("failed to keep what opens agent `{agent}`: {e}")))?;
-        *all = next;
-        Ok(())
+        self.0.change(|all| {
+            match pass.is_empty() {
+                true => drop(all.remove(agent.as_str())),
+                false => drop(all.insert(agent.to_string(), pass)),
+            }
+            Ok(())
+        })
     }
-}
-
-fn write(path: &Path, all: &BTreeMap<AgentName, Pass>) -> io::Result<()> {
-    covey_node::home::write_private(path, &serde_json::to_vec(all)?)
 }
 
 /// The agent with what its card says, where the spec says nothing itself.

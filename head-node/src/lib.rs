@@ -12,6 +12,7 @@ mod cluster;
 mod elsewhere;
 mod feed;
 mod journal;
+mod kept;
 mod link_service;
 mod metrics;
 mod owner;
@@ -225,12 +226,8 @@ impl HeadNode {
             head.restore(Stored { record, events: events.into_iter().map(|e| e.event).collect() }, now);
         }
         let mut first_agent = None;
-        let path = config.data.join("callers.json");
-        let callers =
-            callers::Callers::load(path.clone()).map_err(|e| io(&format!("read `{}`", path.display()), &e))?;
-        let path = config.data.join("passes.json");
-        let passes =
-            elsewhere::Passes::load(path.clone()).map_err(|e| io(&format!("read `{}`", path.display()), &e))?;
+        let callers = callers::Callers::load(config.data.join("callers.json"))?;
+        let passes = elsewhere::Passes::load(config.data.join("passes.json"))?;
         let mut elsewhere = Vec::new();
         for Declared { spec, code, pass } in config.agents {
             if let (Some(digest), Some(code)) = (spec.code(), &code) {

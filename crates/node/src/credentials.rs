@@ -32,14 +32,17 @@ impl std::fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    /// Fresh keys of 192 random bits each.
+    /// Fresh keys.
     pub fn fresh(address: &str) -> Self {
-        let key = |prefix: &str| {
-            let bytes: [u8; 24] = rand::rng().random();
-            let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-            format!("{prefix}_{hex}")
-        };
-        Self { address: address.to_owned(), admin_key: key("cva"), join_secret: key("cvj"), pin: None }
+        let (admin_key, join_secret) = (Self::fresh_key("cva"), Self::fresh_key("cvj"));
+        Self { address: address.to_owned(), admin_key, join_secret, pin: None }
+    }
+
+    /// A key of 192 random bits: `prefix_<hex>`.
+    pub fn fresh_key(prefix: &str) -> String {
+        let bytes: [u8; 24] = rand::rng().random();
+        let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+        format!("{prefix}_{hex}")
     }
 
     /// What `covey worker --join` takes: the secret and where to go.
