@@ -431,9 +431,8 @@ impl AgentSpec {
         }
         if self.skills.is_empty() {
             if let AgentKind::Python(_) = self.kind {
-                return Err(
-                    Error::invalid(format!("agent `{name}` has no public method")).hint("add a method to the class")
-                );
+                return Err(Error::invalid(format!("agent `{name}` has no public method"))
+                    .hint("add a method to the class; an agent file names them in `skills`"));
             }
             self.skills.push(Skill {
                 id: "run".into(),

@@ -138,7 +138,10 @@ fn ask(kind: &InterruptKind, prompt: &str, options: &[Choice]) {
         eprintln!("  {url}");
     }
     for option in options {
-        eprintln!("  {} · {}", option.id, option.label);
+        match option.id == option.label {
+            true => eprintln!("  {}", option.id),
+            false => eprintln!("  {} · {}", option.id, option.label),
+        }
     }
 }
 
