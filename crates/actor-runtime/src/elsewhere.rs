@@ -41,10 +41,13 @@ const CONTEXTS_MAX: usize = 10_000;
 /// The skill of requests that name none.
 const RUN: &str = "run";
 
+/// An agent, and when its card was read.
+type Known = (Instant, Arc<Agent>);
+
 pub(crate) struct Elsewhere {
     options: Options,
     outward: Arc<dyn Outward>,
-    agent: tokio::sync::Mutex<Option<(Instant, Arc<Agent>)>>,
+    agent: Arc<tokio::sync::Mutex<Option<Known>>>,
     contexts: Mutex<Contexts>,
 }
 
@@ -114,27 +117,28 @@ impl Elsewhere {
         Self { options, outward, agent: Default::default(), contexts: Mutex::default() }
     }
 
-    /// The agent as its card says now, or said when it was reached last.
+    /// The agent as its card says, or said when it was looked at last: only the first turn waits for it.
     async fn agent(&self) -> Result<Arc<Agent>, Error> {
         let mut known = self.agent.lock().await;
-        if let Some((read, agent)) = &*known
-            && read.elapsed() < CARD_FRESH
-        {
-            return Ok(agent.clone());
-        }
-        match (Agent::find(&self.options).await, known.take()) {
-            (Ok(agent), _) => {
-                let agent = Arc::new(agent);
-                *known = Some((Instant::now(), agent.clone()));
-                Ok(agent)
-            }
-            (Err(error), Some((_, agent))) if error.kind == ErrorKind::Unavailable => {
-                *known = Some((Instant::now(), agent.clone()));
-                Ok(agent)
-            }
+        let Some((read, agent)) = &mut *known else {
             // Nothing was asked yet.
-            (Err(error), _) => Err(error.executed(Some(false))),
+            let agent = Arc::new(Agent::find(&self.options).await.map_err(|e| e.executed(Some(false)))?);
+            *known = Some((Instant::now(), agent.clone()));
+            return Ok(agent);
+        };
+        if read.elapsed() >= CARD_FRESH {
+            *read = Instant::now();
+            let (options, place) = (self.options.clone(), self.agent.clone());
+            tokio::spawn(async move {
+                match Agent::find(&options).await {
+                    Ok(agent) => *place.lock().await = Some((Instant::now(), Arc::new(agent))),
+                    // It is not reached now: turns will tell. One that is not to be trusted any more is asked nothing.
+                    Err(error) if error.kind == ErrorKind::Unavailable => {}
+                    Err(_) => *place.lock().await = None,
+                }
+            });
         }
+        Ok(agent.clone())
     }
 
     /// One turn there: what is said passes on as it comes.
