@@ -25,6 +25,8 @@ use crate::{fresh_id, now_ms};
 const UPLOAD_IDLE: Duration = Duration::from_secs(10 * 60);
 /// A file that no task names may be on its way into a message for so long.
 const UNUSED_FOR: Duration = Duration::from_secs(24 * 3600);
+/// Files that are deleted at once.
+const DELETED_AT_ONCE: usize = 16;
 /// Somebody who follows a link to where the bytes are does so at once.
 const REDIRECT_FOR: Duration = Duration::from_secs(5 * 60);
 
@@ -33,6 +35,8 @@ const REDIRECT_FOR: Duration = Duration::from_secs(5 * 60);
 pub(crate) struct Files {
     place: Artifacts,
     store: Arc<Store>,
+    /// Held while a file comes or is named; alone while files go, so that none goes that has just come again.
+    going: tokio::sync::RwLock<()>,
     uploads: Mutex<HashMap<String, Slot>>,
 }
 
@@ -60,7 +64,7 @@ fn unread(error: covey_store::Error) -> Error {
 
 impl Files {
     pub fn new(place: Artifacts, store: Arc<Store>) -> Self {
-        Self { place, store, uploads: Mutex::default() }
+        Self { place, store, going: Default::default(), uploads: Mutex::default() }
     }
 
     /// One piece of a file; gives the upload's name.
@@ -79,6 +83,7 @@ impl Files {
         }
         if last && let Some(upload) = open.take() {
             self.uploads.lock().remove(&name);
+            let _stays = self.going.read().await;
             let (digest, bytes) = upload.finish().await.map_err(lost)?;
             self.store.keep_artifact(&digest, bytes, now_ms()).await.map_err(unread)?;
         }
@@ -136,6 +141,7 @@ impl Files {
         use base64::{Engine as _, engine::general_purpose::STANDARD};
         for part in content {
             let Content::File { source, .. } = part else { continue };
+            let _stays = self.going.read().await;
             let large = source.is_large();
             match source {
                 MediaSource::Inline(text) if large => {
@@ -147,7 +153,11 @@ impl Files {
                     self.store.keep_artifact(&digest, bytes, now_ms()).await.map_err(unread)?;
                     *source = MediaSource::Stored { digest, bytes };
                 }
-                MediaSource::Stored { digest, bytes } => *bytes = self.size(digest).await?,
+                MediaSource::Stored { digest, bytes } => {
+                    *bytes = self.size(digest).await?;
+                    // Its task does not name it yet.
+                    self.store.keep_artifact(digest, *bytes, now_ms()).await.map_err(unread)?;
+                }
                 MediaSource::Inline(_) | MediaSource::Url(_) | MediaSource::ProviderFile(_) => {}
             }
         }
@@ -157,10 +167,19 @@ impl Files {
     /// Forgets files that no task names any more.
     pub async fn purge(&self) -> Result<usize, Error> {
         let before = now_ms().saturating_sub(UNUSED_FOR.as_millis() as u64);
+        let _alone = self.going.write().await;
         let gone = self.store.forget_artifacts(before).await.map_err(unread)?;
-        for digest in &gone {
-            self.place.delete(digest).await.map_err(lost)?;
+        let count = gone.len();
+        let deleted = futures::stream::iter(gone).map(|digest| {
+            let place = self.place.clone();
+            async move { place.delete(&digest).await }
+        });
+        let deleted = deleted.buffer_unordered(DELETED_AT_ONCE);
+        let failed = deleted.filter_map(|result| async { result.err() }).collect::<Vec<_>>().await;
+        if let Some(error) = failed.first() {
+            // What is left behind costs room, nothing else.
+            tracing::warn!(%error, count = failed.len(), "files that no task names are left in the artifact store");
         }
-        Ok(gone.len())
+        Ok(count)
     }
 }

@@ -1,8 +1,8 @@
 //! Keys of callers that do not own the cluster: each sees some agents, and its own tasks. The head keeps what keys hash to.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
-use covey_domain::{AgentName, CallerId, Error, ErrorKind, caps};
+use covey_domain::{AgentName, CallerId, Digest, Error, ErrorKind, caps};
 use covey_gateway::Caller;
 use covey_node::Credentials;
 use serde::{Deserialize, Serialize};
@@ -15,10 +15,10 @@ pub(crate) const OWNER: &str = "admin";
 /// What the head knows of a caller's key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Key {
-    /// SHA-256 of the key, hex. Keys are 192 random bits, so that nobody finds one by trying.
-    hash: String,
+    /// Of the key. Keys are 192 random bits, so that nobody finds one by trying.
+    hash: Digest,
     /// Agents that are there for the caller; none named = all.
-    pub agents: Vec<AgentName>,
+    pub agents: Arc<BTreeSet<AgentName>>,
     /// The OpenAI API is there too.
     pub models: bool,
     /// When it was made, milliseconds since 1970.
@@ -28,10 +28,6 @@ pub(crate) struct Key {
 /// All callers' keys.
 #[derive(Debug)]
 pub(crate) struct Callers(Kept<Key>);
-
-fn hash(key: &str) -> String {
-    covey_artifacts::digest(key.as_bytes()).to_string()
-}
 
 impl Callers {
     pub fn load(path: PathBuf) -> Result<Self, Error> {
@@ -44,22 +40,22 @@ impl Callers {
         if !scheme.eq_ignore_ascii_case("bearer") {
             return None;
         }
-        let hash = hash(key.trim());
+        let hash = Digest::of(key.trim().as_bytes());
         let all = self.0.read();
         let (name, key) = all.iter().find(|(_, known)| known.hash == hash)?;
-        let agents = (!key.agents.is_empty()).then(|| Arc::new(key.agents.iter().cloned().collect()));
+        let agents = (!key.agents.is_empty()).then(|| key.agents.clone());
         Some((Caller { id: CallerId::from(name.as_str()), agents }, key.models))
     }
 
     /// A key for a caller that has none; it is told this once.
-    pub fn add(&self, name: &str, agents: Vec<AgentName>, models: bool) -> Result<String, Error> {
+    pub fn add(&self, name: &str, agents: BTreeSet<AgentName>, models: bool) -> Result<String, Error> {
         let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@');
         if name.is_empty() || name.len() > caps::AGENT_NAME_MAX || !name.chars().all(good) || name == OWNER {
             return Err(Error::invalid(format!("`{name}` is no name for a caller"))
                 .hint(format!("1 to {} letters, digits, `-`, `_`, `.` or `@`; not `{OWNER}`", caps::AGENT_NAME_MAX)));
         }
         let key = Credentials::fresh_key("cvk");
-        let known = Key { hash: hash(&key), agents, models, made_ms: now_ms() };
+        let known = Key { hash: Digest::of(key.as_bytes()), agents: Arc::new(agents), models, made_ms: now_ms() };
         self.0.change(|all| {
             if all.contains_key(name) {
                 return Err(Error::new(ErrorKind::AlreadyExists, format!("caller `{name}` has a key"))
@@ -100,8 +96,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("callers.json");
         let callers = Callers::load(path.clone()).unwrap();
-        let key = callers.add("alice", vec!["echo".into()], false).unwrap();
-        assert!(callers.add("alice", vec![], true).is_err() && callers.add("admin", vec![], true).is_err());
+        let key = callers.add("alice", ["echo".into()].into(), false).unwrap();
+        assert!(
+            callers.add("alice", BTreeSet::new(), true).is_err()
+                && callers.add("admin", BTreeSet::new(), true).is_err()
+        );
         let with = |callers: &Callers, key: &str| callers.of(Some(&format!("Bearer {key}")));
         let again = Callers::load(path.clone()).unwrap();
         let (caller, models) = with(&again, &key).unwrap();

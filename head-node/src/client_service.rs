@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Instant};
 
 use covey_cluster_core::head::{ActorInfo, CreateActor, Owner, Reminder};
 use covey_domain::{
-    ActorId, AgentSpec, CallerId, Epoch, Error, ErrorKind, NodeId, SessionId, TaskId, agent::Pass, caps,
+    ActorId, AgentSpec, CallerId, Digest, Epoch, Error, ErrorKind, NodeId, SessionId, TaskId, agent::Pass, caps,
     status::ActorFilter,
 };
-use covey_gateway::{Caller, Cluster as _, SayTask, SubmitTask};
+use covey_gateway::{Answered, Caller, Cluster as _, SayTask, SubmitTask};
 use covey_proto::{
     from_json, to_json, to_status,
     v1::{self, CallBatch, covey_server::Covey},
@@ -44,7 +44,7 @@ impl ClientService {
                 || Error::new(ErrorKind::FailedPrecondition, format!("{what}, `{digest}`, is not known here"));
             return known.then_some(()).ok_or_else(missing);
         }
-        let own = covey_artifacts::digest(body);
+        let own = Digest::of(body);
         if own.as_str() != digest {
             return Err(Error::invalid(format!("{what} does not have the digest that names it")));
         }
@@ -127,7 +127,7 @@ impl Covey for ClientService {
                 let text = format!("another agent is named `{}` here", spec.name);
                 return Err(Error::new(ErrorKind::AlreadyExists, text).hint("give this one a name of its own"));
             }
-            shared.passes.keep(&spec.name, pass)?;
+            shared.passes.keep(&spec, pass)?;
             let told = to_json(&spec);
             shared.owner.ask(|tx| Input::Register(Box::new(spec), tx)).await??;
             Ok(told)
@@ -285,6 +285,7 @@ impl Covey for ClientService {
             model: some(request.model).map(Into::into),
             protocol: "native",
             timeout_ms: (request.timeout_ms > 0).then_some(request.timeout_ms),
+            answered: Answered::Durable,
         };
         let (record, created) = self.cluster.submit(task).await.map_err(|e| to_status(&e))?;
         Ok(Response::new(v1::SubmitReply { task: record.id.to_string(), created, context: record.context.to_string() }))

@@ -128,12 +128,12 @@ impl Cluster for ClusterPort {
                 protocol: task.protocol.to_owned(),
                 timeout_ms: task.timeout_ms,
             };
-            let submitted = self.shared.owner.ask(|tx| Input::Submit(Box::new(ask), tx)).await??;
+            let submitted = self.shared.owner.ask(|tx| Input::Submit(Box::new(ask), task.answered, tx)).await??;
             if !submitted.created && submitted.record.state.is_terminal() {
                 let stored = self.shared.store.task(&submitted.record.id).await;
                 let stored = stored.map_err(|e| Error::internal(format!("failed to read a task: {e}")))?;
                 // One that is too old to be kept is known by what is remembered of it.
-                return Ok((stored.map_or(submitted.record, Arc::new), false));
+                return Ok((stored.unwrap_or(submitted.record), false));
             }
             Ok((submitted.record, submitted.created))
         }
@@ -155,7 +155,7 @@ impl Cluster for ClusterPort {
                 Some((record, last)) => Some((record, Some(last))),
                 None => {
                     let stored = self.shared.store.task(id).await.map_err(|e| Error::internal(e.to_string()))?;
-                    stored.map(|record| (Arc::new(record), None))
+                    stored.map(|record| (record, None))
                 }
             };
             found.filter(|(r, _)| r.caller == *caller).ok_or_else(|| Error::not_found("task", id))

@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use covey_a2a_client::{Agent, Options};
 use covey_domain::{AgentKind, AgentName, AgentSpec, Error, Skill, agent::Pass, caps};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     kept::Kept,
@@ -13,25 +14,37 @@ use crate::{
 /// How often an agent that is not reached is looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
+/// What opens an agent at an address.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Opens {
+    url: String,
+    pass: Pass,
+}
+
 /// What opens agents elsewhere.
 #[derive(Debug)]
-pub(crate) struct Passes(Kept<Pass>);
+pub(crate) struct Passes(Kept<Opens>);
 
 impl Passes {
     pub fn load(path: PathBuf) -> Result<Self, Error> {
         Kept::load(path).map(Self)
     }
 
-    pub fn of(&self, agent: &AgentName) -> Option<Pass> {
-        self.0.read().get(agent.as_str()).cloned()
+    /// What opens the agent, if it is where it was when that was given: nobody else is told.
+    pub fn of(&self, spec: &AgentSpec) -> Option<Pass> {
+        let AgentKind::A2a(foreign) = &spec.kind else { return None };
+        let all = self.0.read();
+        all.get(spec.name.as_str()).filter(|opens| opens.url == foreign.url).map(|opens| opens.pass.clone())
     }
 
-    /// Keeps what opens an agent; nothing that is empty.
-    pub fn keep(&self, agent: &AgentName, pass: Pass) -> Result<(), Error> {
+    /// Keeps what opens an agent elsewhere; nothing that is empty.
+    pub fn keep(&self, spec: &AgentSpec, pass: Pass) -> Result<(), Error> {
+        let AgentKind::A2a(foreign) = &spec.kind else { return Ok(()) };
+        let opens = Opens { url: foreign.url.clone(), pass };
         self.0.change(|all| {
-            match pass.is_empty() {
-                true => drop(all.remove(agent.as_str())),
-                false => drop(all.insert(agent.to_string(), pass)),
+            match opens.pass.is_empty() {
+                true => drop(all.remove(spec.name.as_str())),
+                false => drop(all.insert(spec.name.to_string(), opens)),
             }
             Ok(())
         })
@@ -43,14 +56,7 @@ pub(crate) async fn described(mut spec: AgentSpec, pass: &Pass) -> Result<AgentS
     let AgentKind::A2a(foreign) = &spec.kind else {
         return Err(Error::invalid(format!("agent `{}` is none elsewhere", spec.name)));
     };
-    let options = Options {
-        url: foreign.url.clone(),
-        token: pass.token.clone(),
-        headers: pass.headers.clone(),
-        keys: foreign.keys.clone(),
-        allow: foreign.allow.clone(),
-    };
-    let agent = Agent::find(&options).await?;
+    let agent = Agent::find(&Options::new(foreign, pass)).await?;
     let card = agent.card();
     if spec.name.as_str().is_empty() {
         spec.name = named(&card.name)?;
@@ -131,15 +137,20 @@ mod tests {
     #[test]
     fn what_opens_an_agent_is_kept_over_a_restart_and_for_its_owner_alone() {
         use std::os::unix::fs::PermissionsExt as _;
+        let at = |url: &str| -> AgentSpec {
+            serde_json::from_value(serde_json::json!({"name": "a", "kind": {"type": "a2a", "url": url}})).unwrap()
+        };
+        let spec = at("https://h/a");
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("passes.json");
         let pass = Pass { token: Some("s3cret".into()), ..Pass::default() };
-        Passes::load(path.clone()).unwrap().keep(&"a".into(), pass.clone()).unwrap();
+        Passes::load(path.clone()).unwrap().keep(&spec, pass.clone()).unwrap();
         let again = Passes::load(path.clone()).unwrap();
-        assert_eq!(again.of(&"a".into()), Some(pass.clone()));
+        assert_eq!(again.of(&spec), Some(pass.clone()));
+        assert_eq!(again.of(&at("https://other/a")), None, "the token goes where it was given for");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(!format!("{again:?}").contains("s3cret"));
-        again.keep(&"a".into(), Pass::default()).unwrap();
-        assert_eq!(Passes::load(path).unwrap().of(&"a".into()), None);
+        again.keep(&spec, Pass::default()).unwrap();
+        assert_eq!(Passes::load(path).unwrap().of(&spec), None);
     }
 }

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use covey_domain::{Envelope, Error, TaskId, caps};
+use covey_domain::{Envelope, Error, TaskId, TaskRecord, caps};
 use covey_store::Store;
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
@@ -40,22 +40,31 @@ impl Feed {
         self.live.lock().insert(task.clone(), Live::at(last));
     }
 
+    /// Tasks whose first event comes soon, so that there is something to read.
+    pub fn expect(&self, made: &[Arc<TaskRecord>]) {
+        let mut live = self.live.lock();
+        for task in made {
+            live.entry(task.id.clone()).or_insert_with(|| Live::at(0));
+        }
+    }
+
     /// Shows durable events to their readers.
     pub fn publish(&self, events: &[Arc<Envelope>]) {
-        for event in events {
+        for run in events.chunk_by(|one, other| one.task == other.task) {
+            let [.., last] = run else { continue };
             let mut live = self.live.lock();
-            let task = live.entry(event.task.clone()).or_insert_with(|| Live::at(0)).clone();
-            if event.event.is_terminal() {
-                live.remove(&event.task);
-            }
+            let task = if last.event.is_terminal() {
+                live.remove(&last.task).unwrap_or_else(|| Live::at(0))
+            } else {
+                live.entry(last.task.clone()).or_insert_with(|| Live::at(0)).clone()
+            };
             drop(live);
             let mut recent = task.recent.lock();
-            recent.push_back(event.clone());
-            if recent.len() > caps::FEED_EVENTS_MAX {
-                recent.pop_front();
-            }
+            recent.extend(run.iter().cloned());
+            let over = recent.len().saturating_sub(caps::FEED_EVENTS_MAX);
+            recent.drain(..over);
             drop(recent);
-            task.last.send_replace(event.seq);
+            task.last.send_replace(last.seq);
         }
     }
 

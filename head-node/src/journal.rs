@@ -1,31 +1,39 @@
-//! Group commit: whatever queued up while the last commit ran becomes durable in one transaction, then its effects
-//! are carried out in order. A failed commit ends the process; a fsync is never tried twice.
+//! Group commit: whatever queued up while the last fsync ran becomes durable with the next one, then its effects are carried
+//! out in order. A failed commit ends the process; a fsync is never tried twice.
+//!
+//! Two things do not wait for the fsync, only for the write before it, which a head that dies does not take with it: that a
+//! worker begins with a task, and the answer to somebody who tells nobody of the task before its log does. If the machine
+//! dies in between, a task nobody was told of may have begun.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use covey_cluster_core::head::{Command, Reminder, Route};
 use covey_cluster_core::topics::Members;
-use covey_domain::{ActorId, AgentSpec, Digest, NodeId, caps};
+use covey_domain::{ActorId, AgentSpec, Digest, NodeId, TaskRecord, caps, error::with_causes, task::Said};
 use covey_proto::{
     to_json,
     v1::{self, head_frame::Body},
 };
-use covey_store::{Batch, Store};
-use tokio::sync::mpsc;
+use covey_store::{Batch, Store, Written};
+use tokio::{sync::mpsc, time::Instant};
 
 use crate::{Agents, elsewhere::Passes, feed::Feed, relay::Relay};
 
-/// Items of one commit.
+/// What waits for one fsync.
 const GROUP_MAX: usize = 4_096;
+/// How long what nobody waits for stays without an fsync.
+const SYNC_AFTER: Duration = Duration::from_millis(2);
 
-/// What one input of the owner leads to.
+/// What inputs of the owner lead to.
 #[derive(Default)]
 pub(crate) struct Item {
     pub batch: Batch,
     pub effects: Vec<Effect>,
+    /// Somebody waits for it to be durable.
+    pub hurries: bool,
 }
 
-/// Carried out once everything before it is durable.
+/// Carried out once everything before it is durable, or written where that is enough.
 pub(crate) enum Effect {
     Agent(Arc<AgentSpec>),
     Send(NodeId, Command),
@@ -34,61 +42,162 @@ pub(crate) enum Effect {
     Topic(String, Members),
     Remind(ActorId, String, Arc<Reminder>),
     Reply(Box<dyn FnOnce() + Send>),
+    /// The same for somebody who waits for the log.
+    Answer(Box<dyn FnOnce() + Send>),
 }
 
-/// Starts the journal.
-pub(crate) fn spawn(
+/// The owner's side: writes.
+pub(crate) struct Journal {
     store: Arc<Store>,
     relay: Relay,
     feed: Feed,
-    agents: Agents,
-    passes: Arc<Passes>,
-) -> mpsc::Sender<Item> {
-    let (tx, rx) = mpsc::channel(caps::OWNER_QUEUE_DEPTH_MAX);
-    tokio::spawn(run(store, relay, feed, agents, passes, rx));
-    tx
+    /// Written, and nobody waits for it yet.
+    held: Vec<Waiting>,
+    due: Option<Instant>,
+    syncs: mpsc::Sender<Waiting>,
 }
 
-async fn run(
-    store: Arc<Store>,
-    relay: Relay,
-    feed: Feed,
-    agents: Agents,
-    passes: Arc<Passes>,
-    mut items: mpsc::Receiver<Item>,
-) {
-    let mut group = Vec::new();
-    while items.recv_many(&mut group, GROUP_MAX).await > 0 {
-        let (mut batch, mut effects) = (Batch::default(), Vec::new());
-        for item in group.drain(..) {
-            batch.agents.extend(item.batch.agents);
-            batch.made.extend(item.batch.made);
-            batch.tasks.extend(item.batch.tasks);
-            batch.events.extend(item.batch.events);
-            batch.cursors.extend(item.batch.cursors);
-            batch.states.extend(item.batch.states);
-            batch.actors.extend(item.batch.actors);
-            batch.reminders.extend(item.batch.reminders);
-            batch.listeners.extend(item.batch.listeners);
-            effects.extend(item.effects);
+/// What an fsync makes durable, and what may be done then.
+struct Waiting {
+    written: Option<Written>,
+    effects: Vec<Effect>,
+}
+
+impl Journal {
+    /// Starts its other side, which waits for the disk, on a thread of its own.
+    pub fn start(
+        store: Arc<Store>,
+        relay: Relay,
+        feed: Feed,
+        agents: Agents,
+        passes: Arc<Passes>,
+    ) -> std::io::Result<Self> {
+        let (syncs, waiting) = mpsc::channel(caps::OWNER_QUEUE_DEPTH_MAX);
+        let syncer = Syncer { store: store.clone(), relay: relay.clone(), feed: feed.clone(), agents, passes };
+        let runtime = tokio::runtime::Handle::current();
+        std::thread::Builder::new()
+            .name("covey-journal".into())
+            .spawn(move || runtime.block_on(syncer.run(waiting)))?;
+        Ok(Self { store, relay, feed, held: Vec::new(), due: None, syncs })
+    }
+
+    /// When [`Self::flush`] should be called, if at all.
+    pub fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Writes what an input or some led to, and carries out what needs no more; the rest follows the fsync. `false`: the
+    /// other side is gone.
+    pub async fn put(&mut self, Item { batch, effects, hurries }: Item) -> bool {
+        let mut written = None;
+        if !batch.is_empty() {
+            or_stop(self.store.room().await);
+            self.feed.expect(&batch.made);
+            written = Some(or_stop(self.store.write(batch)));
         }
-        if let Err(error) = store.commit(&batch).await {
-            tracing::error!(%error, "failed to commit; stopping, so that nothing is acknowledged that is not on disk");
-            std::process::exit(70);
-        }
-        feed.publish(&batch.events);
+        let (mut late, mut waits) = (Vec::new(), false);
         for effect in effects {
             match effect {
-                Effect::Agent(spec) => drop(agents.write().insert(spec.name.clone(), spec)),
-                Effect::Send(node, command) => send(&store, &relay, &passes, &node, command).await,
-                Effect::Route(actor, route) => relay.route(&actor, route),
-                Effect::Topic(topic, members) => relay.topic(topic, members),
-                Effect::Remind(actor, name, reminder) => relay.remind(actor, name, reminder),
-                Effect::Drop(node, conn) => relay.drop_link(&node, conn),
-                Effect::Reply(reply) => reply(),
+                Effect::Answer(answer) => answer(),
+                Effect::Send(node, Command::Run { record, actor, timeout_ms, said }) if !waits => {
+                    self.relay.send(&node, run(&record, &actor, timeout_ms, &said));
+                }
+                effect => {
+                    // A worker hears of an actor before it hears what the actor shall do.
+                    waits |= matches!(&effect, Effect::Send(_, Command::Start { .. } | Command::Stop { .. }));
+                    late.push(effect);
+                }
             }
         }
+        if written.is_some() || !late.is_empty() {
+            self.held.push(Waiting { written, effects: late });
+            self.due.get_or_insert_with(|| Instant::now() + SYNC_AFTER);
+        }
+        if hurries { self.flush().await } else { true }
     }
+
+    /// Has everything synced that was written.
+    pub async fn flush(&mut self) -> bool {
+        self.due = None;
+        for waiting in self.held.drain(..) {
+            if self.syncs.send(waiting).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// A commit that failed must not be followed by another.
+fn or_stop<T>(done: Result<T, covey_store::Error>) -> T {
+    done.unwrap_or_else(|error| {
+        let error = with_causes(error.to_string(), &error);
+        tracing::error!(%error, "failed to commit; stopping, so that nothing is acknowledged that is not on disk");
+        std::process::exit(70)
+    })
+}
+
+/// The side that waits for the disk.
+struct Syncer {
+    store: Arc<Store>,
+    relay: Relay,
+    feed: Feed,
+    agents: Agents,
+    passes: Arc<Passes>,
+}
+
+impl Syncer {
+    async fn run(self, mut waiting: mpsc::Receiver<Waiting>) {
+        let mut group = Vec::new();
+        while waiting.recv_many(&mut group, GROUP_MAX).await > 0 {
+            let (mut written, mut effects) = (Vec::new(), Vec::new());
+            for waiting in group.drain(..) {
+                written.extend(waiting.written);
+                effects.extend(waiting.effects);
+            }
+            if !written.is_empty() {
+                let events: Vec<_> = written.iter().flat_map(|written| written.batch().events.clone()).collect();
+                or_stop(self.store.sync(written));
+                self.feed.publish(&events);
+            }
+            self.carry_out(effects).await;
+        }
+    }
+
+    async fn carry_out(&self, effects: Vec<Effect>) {
+        // Of how far a node's entries are durable it needs the last word only.
+        let mut durable: BTreeMap<NodeId, (u64, u64)> = BTreeMap::new();
+        for effect in effects {
+            match effect {
+                Effect::Send(node, Command::Durable { conn, number }) => drop(durable.insert(node, (conn, number))),
+                Effect::Agent(spec) => drop(self.agents.write().insert(spec.name.clone(), spec)),
+                Effect::Send(node, command) => send(&self.store, &self.relay, &self.passes, &node, command).await,
+                Effect::Route(actor, route) => self.relay.route(&actor, route),
+                Effect::Topic(topic, members) => self.relay.topic(topic, members),
+                Effect::Remind(actor, name, reminder) => self.relay.remind(actor, name, reminder),
+                Effect::Drop(node, conn) => self.relay.drop_link(&node, conn),
+                Effect::Reply(reply) | Effect::Answer(reply) => reply(),
+            }
+        }
+        for (node, (conn, number)) in durable {
+            self.relay.durable(&node, conn, number);
+        }
+    }
+}
+
+fn run(record: &TaskRecord, actor: &ActorId, timeout_ms: Option<u64>, said: &[Said]) -> Body {
+    Body::Run(v1::RunTask {
+        task: record.id.to_string(),
+        attempt: record.attempt,
+        actor: actor.to_string(),
+        skill: record.skill.clone(),
+        input: to_json(&record.input),
+        context: record.context.to_string(),
+        timeout_ms: timeout_ms.unwrap_or(0),
+        model: record.model.as_ref().map(ToString::to_string).unwrap_or_default(),
+        said: said.iter().map(to_json).collect(),
+        message_id: record.message_id.clone().unwrap_or_default(),
+    })
 }
 
 async fn blob(store: &Store, spec: &AgentSpec, digest: Option<&Digest>) -> Vec<u8> {
@@ -123,31 +232,20 @@ async fn send(store: &Store, relay: &Relay, passes: &Passes, node: &NodeId, comm
                 dir: dir.into(),
                 owner,
                 state,
-                pass: passes.of(&spec.name).map(|pass| to_json(&pass)).unwrap_or_default(),
+                pass: passes.of(&spec).map(|pass| to_json(&pass)).unwrap_or_default(),
             })
         }
         Command::Stop { actor, epoch, drain } => {
             Body::Stop(v1::StopActor { actor: actor.to_string(), epoch: epoch.0, drain })
         }
-        Command::Run { record, actor, timeout_ms, said } => Body::Run(v1::RunTask {
-            task: record.id.to_string(),
-            attempt: record.attempt,
-            actor: actor.to_string(),
-            skill: record.skill.clone(),
-            input: to_json(&record.input),
-            context: record.context.to_string(),
-            timeout_ms: timeout_ms.unwrap_or(0),
-            model: record.model.as_ref().map(ToString::to_string).unwrap_or_default(),
-            said: said.iter().map(to_json).collect(),
-            message_id: record.message_id.clone().unwrap_or_default(),
-        }),
+        Command::Run { record, actor, timeout_ms, said } => run(&record, &actor, timeout_ms, &said),
         Command::Say { task, attempt, said } => {
             Body::Say(v1::SayTask { task: task.to_string(), attempt, said: to_json(&said) })
         }
         Command::CancelTask { task, attempt, reason } => {
             Body::Cancel(v1::CancelTask { task: task.to_string(), attempt, reason })
         }
-        Command::Durable { number } => Body::Durable(v1::Durable { number }),
+        Command::Durable { conn, number } => return relay.durable(node, conn, number),
     };
     relay.send(node, body);
 }

@@ -165,6 +165,16 @@ impl HeadNode {
         let address = listener.local_addr().map_err(|e| io("read the bound address", &e))?;
         covey_node::home::private_dir(&config.data)
             .map_err(|e| io(&format!("make `{}`", config.data.display()), &e))?;
+        // First of all: another head of this folder must find everything as it is.
+        let place = config.artifacts.unwrap_or_else(|| config.data.join("artifacts").display().to_string());
+        let place = Artifacts::open(&place).map_err(|e| Error::invalid(e.to_string()))?;
+        let store = Store::open(&config.data.join("covey.db")).await.map_err(|e| match e {
+            covey_store::Error::InUse => {
+                Error::new(ErrorKind::AlreadyExists, format!("{e}: `{}`", config.data.display()))
+                    .hint("`--data` or COVEY_HOME takes another folder")
+            }
+            e => io(&format!("open the store in `{}`", config.data.display()), &e),
+        })?;
         let authority = Authority::load_or_create(&config.data)
             .map_err(|e| io(&format!("read or write the authority in `{}`", config.data.display()), &e))?;
         let authority = Arc::new(authority);
@@ -191,9 +201,6 @@ impl HeadNode {
         };
         let credentials = Credentials::load_or_create(&config.credentials, &told)
             .map_err(|e| io(&format!("read or write `{}`", config.credentials.display()), &e))?;
-        let store = Store::open(&config.data.join("covey.db"))
-            .await
-            .map_err(|e| io(&format!("open the store in `{}`", config.data.display()), &e))?;
         let snapshot = store.begin().await.map_err(|e| io("read the store", &e))?;
 
         let now = now_ms();
@@ -207,14 +214,14 @@ impl HeadNode {
             head.restore_cursor(node, incarnation, number);
         }
         for (id, actor, saved) in snapshot.actors {
-            let stored = StoredActor { name: actor.name, spec: actor.spec, init: actor.init };
+            let stored = StoredActor { name: actor.name, spec: actor.spec, init: actor.init.map(|init| init.0) };
             head.restore_actor(id, stored, saved, now);
         }
         for (topic, actor, method) in snapshot.listeners {
             head.restore_listener(topic, actor, method);
         }
         for (actor, name, r) in snapshot.reminders {
-            let reminder = Reminder { due_ms: r.due_ms, every_ms: r.every_ms, method: r.method, args: r.args };
+            let reminder = Reminder { due_ms: r.due_ms, every_ms: r.every_ms, method: r.method, args: r.args.0 };
             head.restore_reminder((actor, name, reminder));
         }
         let mut unfinished = 0;
@@ -234,7 +241,7 @@ impl HeadNode {
                 store.put_blob(digest.as_str(), code).await.map_err(|e| io("keep an agent's code", &e))?;
             }
             if matches!(spec.kind, AgentKind::A2a(_)) {
-                passes.keep(&spec.name, pass.clone())?;
+                passes.keep(&spec, pass.clone())?;
                 elsewhere.push((spec.clone(), pass));
             }
             first_agent.get_or_insert_with(|| spec.name.clone());
@@ -249,9 +256,9 @@ impl HeadNode {
         }
         let known = head.agents().map(|spec| (spec.name.clone(), spec.clone())).collect();
         let agents: Agents = Arc::new(RwLock::new(known));
-        let journal = journal::spawn(store.clone(), relay.clone(), feed.clone(), agents.clone(), passes.clone());
-        let place = config.artifacts.unwrap_or_else(|| config.data.join("artifacts").display().to_string());
-        let place = Artifacts::open(&place).map_err(|e| Error::invalid(e.to_string()))?;
+        let journal =
+            journal::Journal::start(store.clone(), relay.clone(), feed.clone(), agents.clone(), passes.clone())
+                .map_err(|e| io("start the journal's thread", &e))?;
         let files = Arc::new(artifacts::Files::new(place, store.clone()));
         tokio::spawn(purge(store.clone(), files.clone(), config.keep));
         let owner = owner::spawn(head, journal, shutdown.clone());

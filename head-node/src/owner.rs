@@ -19,17 +19,22 @@ use covey_domain::{
     caps,
     status::{ActorFilter, ActorStatus, ClusterStatus, ModelStatus},
 };
-use covey_gateway::SayTask;
+use covey_gateway::{Answered, SayTask};
 use covey_proto::v1;
-use covey_store::{Batch, DetachedActor, StoredReminder};
-use tokio::sync::{mpsc, oneshot};
+use covey_store::{Batch, Blob, DetachedActor, StoredReminder, TaskChange};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    journal::{Effect, Item},
+    journal::{Effect, Item, Journal},
     now_ms,
 };
 
+/// Inputs that are written together.
+const TAKEN_MAX: usize = 256;
 /// How often leases, deadlines and backoffs are looked at.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -48,7 +53,7 @@ pub(crate) enum Input {
     ActorNamed(String, Reply<Result<ActorInfo, Error>>),
     StopActor(ActorId, bool, Reply<Result<(), Error>>),
     SessionEnded(SessionId),
-    Submit(Box<Submission>, Reply<Result<Submitted, Error>>),
+    Submit(Box<Submission>, Answered, Reply<Result<Submitted, Error>>),
     CancelTask(TaskId, String, String, Reply<Result<Arc<TaskRecord>, Error>>),
     Say(Box<SayTask>, Reply<Result<(Arc<TaskRecord>, u64), Error>>),
     ActiveTask(TaskId, Reply<Option<(Arc<TaskRecord>, u64)>>),
@@ -92,44 +97,72 @@ impl Handle {
 }
 
 /// Starts the owner.
-pub(crate) fn spawn(head: Head, journal: mpsc::Sender<Item>, shutdown: CancellationToken) -> Handle {
+pub(crate) fn spawn(head: Head, journal: Journal, shutdown: CancellationToken) -> Handle {
     let (inputs, rx) = mpsc::channel(caps::OWNER_QUEUE_DEPTH_MAX);
     tokio::spawn(run(head, rx, journal, shutdown));
     Handle { inputs }
 }
 
-async fn run(
-    mut head: Head,
-    mut inputs: mpsc::Receiver<Input>,
-    journal: mpsc::Sender<Item>,
-    shutdown: CancellationToken,
-) {
+async fn run(mut head: Head, mut inputs: mpsc::Receiver<Input>, mut journal: Journal, shutdown: CancellationToken) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (mut taken, mut crowded) = (Vec::new(), false);
     loop {
-        let reply = tokio::select! {
+        let due = journal.due();
+        let count = tokio::select! {
             () = shutdown.cancelled() => return,
-            input = inputs.recv() => match input {
-                Some(input) => handle(&mut head, input, now_ms()),
-                None => return,
-            },
+            count = inputs.recv_many(&mut taken, TAKEN_MAX) => Some(count),
             _ = tick.tick() => {
                 head.tick(now_ms());
                 None
             }
+            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                if journal.flush().await {
+                    continue;
+                }
+                return;
+            }
         };
-        let mut item = Item::default();
-        while let Some(output) = head.poll_output() {
-            collect(&mut item, output);
+        if count == Some(0) {
+            return;
         }
-        item.effects.extend(reply);
-        if !(item.batch.is_empty() && item.effects.is_empty()) && journal.send(item).await.is_err() {
+        if crowded || taken.len() > 1 {
+            // Whoever is about to say something says it now, and one write takes it all.
+            tokio::task::yield_now().await;
+            while taken.len() < TAKEN_MAX
+                && let Ok(input) = inputs.try_recv()
+            {
+                taken.push(input);
+            }
+        }
+        crowded = taken.len() > 1;
+        let mut item = Item { hurries: count.is_none(), ..Item::default() };
+        drain(&mut head, &mut item);
+        for input in taken.drain(..) {
+            let reply = handle(&mut head, input, now_ms());
+            let more = drain(&mut head, &mut item);
+            // Whoever asks and changes nothing is no reason for an fsync.
+            item.hurries |= reply.as_ref().map_or(more, |reply| !matches!(reply, Effect::Answer(_)));
+            item.effects.extend(reply);
+        }
+        let idle = item.batch.is_empty() && item.effects.is_empty();
+        if !idle && !journal.put(item).await {
             return;
         }
     }
 }
 
-/// Within one input all writes come before all effects, which only strengthens the machine's contract.
+/// Whether there was anything.
+fn drain(head: &mut Head, item: &mut Item) -> bool {
+    let mut any = false;
+    while let Some(output) = head.poll_output() {
+        collect(item, output);
+        any = true;
+    }
+    any
+}
+
+/// Of inputs that were taken together all writes come before all effects, which only strengthens the machine's contract.
 fn collect(item: &mut Item, output: Output) {
     let batch: &mut Batch = &mut item.batch;
     match output {
@@ -138,15 +171,15 @@ fn collect(item: &mut Item, output: Output) {
             item.effects.push(Effect::Agent(spec));
         }
         Output::Write(Write::NewTask(record)) => batch.made.push(record),
-        Output::Write(Write::Task(record)) => batch.tasks.push(record),
+        Output::Write(Write::Task(record)) => batch.tasks.push(TaskChange::of(&record)),
         Output::Write(Write::Event(event)) => batch.events.push(event),
-        Output::Write(Write::State(actor, state)) => batch.states.push((actor, Some(state))),
+        Output::Write(Write::State(actor, state)) => batch.states.push((actor, Some(Blob(state)))),
         Output::Write(Write::NoState(actor)) => batch.states.push((actor, None)),
         Output::Write(Write::Actor(id, actor)) => {
             let kept = |a: Arc<StoredActor>| DetachedActor {
                 name: a.name.clone(),
                 spec: a.spec.clone(),
-                init: a.init.clone(),
+                init: a.init.clone().map(Blob),
             };
             batch.actors.push((id, actor.map(kept)));
         }
@@ -155,7 +188,7 @@ fn collect(item: &mut Item, output: Output) {
                 due_ms: r.due_ms,
                 every_ms: r.every_ms,
                 method: r.method.clone(),
-                args: r.args.clone(),
+                args: Blob(r.args.clone()),
             };
             batch.reminders.push((actor, name, reminder.map(kept)));
         }
@@ -191,7 +224,13 @@ fn handle(head: &mut Head, input: Input, now: u64) -> Option<Effect> {
         Input::Actor(id, tx) => later(tx, head.actor(&id)),
         Input::ActorNamed(name, tx) => later(tx, head.actor_named(&name)),
         Input::StopActor(id, drain, tx) => later(tx, head.stop_actor(&id, drain, now)),
-        Input::Submit(ask, tx) => later(tx, head.submit(*ask, now)),
+        Input::Submit(ask, answered, tx) => {
+            let submitted = head.submit(*ask, now);
+            match answered {
+                Answered::Durable => later(tx, submitted),
+                Answered::Early => Some(Effect::Answer(Box::new(move || drop(tx.send(submitted))))),
+            }
+        }
         Input::CancelTask(id, by, reason, tx) => later(tx, head.cancel_task(&id, &by, &reason, now)),
         Input::Say(say, tx) => {
             let SayTask { caller, task, message_id, parts } = *say;
@@ -201,10 +240,8 @@ fn handle(head: &mut Head, input: Input, now: u64) -> Option<Effect> {
         Input::ModelsKnown(tx) => now_or_never(tx, head.models_known()),
         Input::Status(tx) => now_or_never(tx, head.status()),
         Input::Joined(node, conn, hello, tx) => {
-            let durable = head.joined(&node, conn, *hello, now);
-            // Not through the journal: the welcome must be the first frame, before any command to this node.
-            let _ = tx.send(durable);
-            None
+            // What was taken of its entries is durable when it hears so.
+            later(tx, head.joined(&node, conn, *hello, now))
         }
         Input::Entries(node, conn, entries, tx) => {
             head.heard(&node, now);

@@ -416,6 +416,13 @@ impl Relay {
         }
     }
 
+    /// Everything up to `number` that came over this link is on disk.
+    pub fn durable(&self, node: &NodeId, conn: u64, number: u64) {
+        if let Some(link) = self.state.lock().links.get(node).filter(|link| link.conn == conn) {
+            let _ = link.frames.send(HeadFrame { body: Some(head_frame::Body::Durable(v1::Durable { number })) });
+        }
+    }
+
     /// Workers that keep objects.
     pub fn stores(&self) -> Vec<v1::Store> {
         let state = self.state.lock();

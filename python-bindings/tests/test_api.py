@@ -310,7 +310,7 @@ def test_init_starts_a_cluster_and_stops_it():
 
 
 DRIVER = """
-import os, signal, sys, threading, covey
+import os, signal, sys, threading, time, covey
 from covey import agent
 
 # A shell that starts its jobs in the background has them ignore it.
@@ -321,14 +321,20 @@ class Endless:
     async def run(self, path):
         import asyncio
         try:
+            open(path + ".begun", "w").close()
             await asyncio.sleep(3600)
         finally:
             open(path, "w").close()
 
+def stop():
+    while not os.path.exists(sys.argv[1] + ".begun"):
+        time.sleep(0.01)
+    os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+
 session = covey.init()
 print(session._process.pid, flush=True)
 future = Endless.remote().run.remote(sys.argv[1])
-threading.Timer(0.5, os.kill, (os.getpid(), getattr(signal, sys.argv[2]))).start()
+threading.Thread(target=stop, daemon=True).start()
 future.result()
 """
 

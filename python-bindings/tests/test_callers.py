@@ -169,6 +169,41 @@ async def test_anothers_task_is_not_there_by_grpc(house):
     assert still_waits(house)
 
 
+async def test_anothers_task_is_not_there_by_the_old_grpc(house):
+    from a2a.compat.v0_3 import a2a_v0_3_pb2 as old
+    from a2a.compat.v0_3 import a2a_v0_3_pb2_grpc
+
+    task, name = house.task, f"tasks/{house.task}"
+    message = old.Message(message_id="m", role="ROLE_USER", task_id=task, content=[old.Part(text="red")])
+    config = old.TaskPushNotificationConfig(push_notification_config=old.PushNotificationConfig(url="http://127.0.0.1:9/"))
+    at = {"metadata": (("a2a-agent", house.agent),)}
+    hook = f"{name}/pushNotificationConfigs/h"
+    async with channel(house, house.bob) as opened:
+        stub = a2a_v0_3_pb2_grpc.A2AServiceStub(opened)
+        send = old.SendMessageRequest(request=message)
+        asks = [
+            stub.SendMessage(send, **at),
+            stub.GetTask(old.GetTaskRequest(name=name), **at),
+            stub.CancelTask(old.CancelTaskRequest(name=name), **at),
+            stub.CreateTaskPushNotificationConfig(old.CreateTaskPushNotificationConfigRequest(parent=name, config_id="h", config=config), **at),
+            stub.GetTaskPushNotificationConfig(old.GetTaskPushNotificationConfigRequest(name=hook), **at),
+            stub.ListTaskPushNotificationConfig(old.ListTaskPushNotificationConfigRequest(parent=name), **at),
+            stub.DeleteTaskPushNotificationConfig(old.DeleteTaskPushNotificationConfigRequest(name=hook), **at),
+            stub.SendStreamingMessage(send, **at).read(),
+            stub.TaskSubscription(old.TaskSubscriptionRequest(name=name), **at).read(),
+        ]
+        for ask in asks:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await ask
+            assert refused.value.code() == grpc.StatusCode.NOT_FOUND, refused.value
+    # Whose task it is, finds it there.
+    async with channel(house, house.alice) as opened:
+        stub = a2a_v0_3_pb2_grpc.A2AServiceStub(opened)
+        found = await stub.GetTask(old.GetTaskRequest(name=name), **at)
+        assert found.id == task and found.status.state == old.TASK_STATE_INPUT_REQUIRED
+    assert still_waits(house)
+
+
 def test_an_agent_that_is_not_theirs_is_not_there(house):
     with web(house, house.alice) as client:
         assert {agent["name"] for agent in client.get("/a2a").json()["agents"]} == {house.agent, "echo"}

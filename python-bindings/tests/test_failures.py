@@ -1,5 +1,6 @@
 """Machines die: nothing acknowledged is lost, nothing ends twice, readers miss nothing."""
 
+import sqlite3
 import threading
 
 from conftest import eventually
@@ -95,3 +96,21 @@ def test_a_call_on_a_killed_worker_says_that_it_may_have_run(nodes):
         raise AssertionError("the stream must fail")
     except covey.ActorDied as error:
         assert error.executed is None
+
+
+def test_a_second_head_of_one_folder_says_so_and_changes_nothing(nodes):
+    nodes.head()
+    before = (nodes.home / "credentials.json").read_text()
+    second = nodes.cli("head", "--port", "0")
+    assert second.returncode == 73 and "another head uses this store" in second.stderr, second.stderr
+    assert "--data" in second.stderr
+    assert (nodes.home / "credentials.json").read_text() == before
+    # The first goes on, and what it wrote is in the tables before long.
+    nodes.worker("w1")
+    nodes.connect()
+    nodes.live(1)
+    task = covey.submit("echo", "", "hello")
+    assert task.result(30)
+    tables = sqlite3.connect(f"file:{nodes.home}/head/covey.db?mode=ro", uri=True)
+    state = "SELECT state FROM tasks WHERE id = ?"
+    eventually(lambda: tables.execute(state, (task.id,)).fetchone() == ("completed",))

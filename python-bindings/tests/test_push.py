@@ -1,5 +1,6 @@
 """Push notifications, signed and extended cards, extensions: what A2A has beside sending and reading."""
 
+import concurrent.futures
 import contextlib
 import hashlib
 import http.server
@@ -134,6 +135,20 @@ def test_a_webhook_is_told_everything_in_order_and_can_check_who_tells_it(web, c
         claims = jwt.decode(signature, key, algorithms=["EdDSA"], audience=f"http://127.0.0.1:{receiver.port}")
         assert (claims["sub"], claims["jti"]) == (task["id"], headers["A2A-Notification-Id"])
         assert claims["request_body_sha256"] == hashlib.sha256(body).hexdigest()
+
+
+def test_a_task_that_ends_at_once_is_told_too(cluster, receiver):
+    """Its webhook is kept before anybody else hears of the task, whose end may be known before its beginning is on disk."""
+    name = made(Counter).register()
+
+    def ask(_):
+        with http_to(cluster) as web:
+            return [send(web, name, "1", {"url": receiver.url})["id"] for _ in range(30)]
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        tasks = {task for asked in pool.map(ask, range(8)) for task in asked}
+    ended = lambda: {e["statusUpdate"]["taskId"] for e in receiver.events() if "COMPLETED" in json.dumps(e.get("statusUpdate", ""))}
+    eventually(lambda: ended() == tasks)
 
 
 def test_a_receiver_that_fails_is_tried_again_and_one_that_refuses_is_a_dead_letter(web, receiver):

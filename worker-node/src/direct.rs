@@ -90,7 +90,7 @@ impl Service {
     fn check<T>(&self, request: &Request<T>) -> Result<(), Status> {
         let shown = request.metadata().get("authorization").and_then(|v| v.to_str().ok());
         let shown = shown.and_then(|v| v.strip_prefix("Bearer ")).unwrap_or_default();
-        if covey_node::auth::same(shown, &self.secret) {
+        if covey_domain::secret::same(shown, &self.secret) {
             return Ok(());
         }
         Err(to_status(&Error::new(ErrorKind::Unauthenticated, "this is not the worker's secret")))

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use covey_actor_runtime::{Lane, Models, Report, Runtime};
 use covey_cluster_core::link::Outbox;
-use covey_domain::{ActorId, Error, TaskId};
+use covey_domain::{ActorId, Error, TaskEvent, TaskId};
 use covey_proto::{
     from_status, to_json,
     v1::{self, FromWorker, WorkerFrame, head_frame, worker_frame::Body},
@@ -34,6 +34,28 @@ struct Kept {
     ts_ms: u64,
     events: Vec<Bytes>,
     ends: bool,
+}
+
+/// Events that wait for others of their attempt, in the order of the first ones.
+#[derive(Default)]
+struct Open {
+    entries: Vec<(TaskId, u32, Vec<TaskEvent>)>,
+    at: HashMap<(TaskId, u32), usize>,
+}
+
+impl Open {
+    fn push(&mut self, task: TaskId, attempt: u32, events: Vec<TaskEvent>) {
+        if let Some((last, of, all)) = self.entries.last_mut()
+            && (&*last, *of) == (&task, attempt)
+        {
+            return all.extend(events);
+        }
+        let at = *self.at.entry((task.clone(), attempt)).or_insert(self.entries.len());
+        match self.entries.get_mut(at) {
+            Some((_, _, all)) => all.extend(events),
+            None => self.entries.push((task, attempt, events)),
+        }
+    }
 }
 
 pub(crate) struct Link {
@@ -277,40 +299,37 @@ impl Link {
         }
     }
 
-    /// Frames for reports. Neighbouring events of one attempt share an entry.
+    /// Frames for reports. Events of one attempt share an entry, unless an actor's news stands between them.
     fn pack(&mut self, reports: impl Iterator<Item = Report>) -> Vec<WorkerFrame> {
         let mut frames = Vec::new();
-        let mut open: Option<(TaskId, u32, Vec<covey_domain::TaskEvent>)> = None;
+        let mut open = Open::default();
         for report in reports {
             match report {
-                Report::Events { task, attempt, events } => match &mut open {
-                    Some((t, a, all)) if *t == task && *a == attempt => all.extend(events),
-                    _ => {
-                        self.seal(open.replace((task, attempt, events)), &mut frames);
-                    }
-                },
+                Report::Events { task, attempt, events } => open.push(task, attempt, events),
                 Report::Actor(report) => {
-                    self.seal(open.take(), &mut frames);
+                    self.seal(&mut open, &mut frames);
                     frames.push(frame(Body::Actor(report)));
                 }
                 Report::Call(call) => frames.push(frame(Body::Call(call))),
             }
         }
-        self.seal(open, &mut frames);
+        self.seal(&mut open, &mut frames);
         frames
     }
 
-    fn seal(&mut self, open: Option<(TaskId, u32, Vec<covey_domain::TaskEvent>)>, frames: &mut Vec<WorkerFrame>) {
-        let Some((task, attempt, events)) = open else { return };
-        if let Some(number) = self.keep(task, attempt, &events)
-            && let Some(kept) = self.outbox.newest()
-        {
-            frames.push(entry(number, kept));
+    fn seal(&mut self, open: &mut Open, frames: &mut Vec<WorkerFrame>) {
+        let Open { entries, .. } = std::mem::take(open);
+        for (task, attempt, events) in entries {
+            if let Some(number) = self.keep(task, attempt, &events)
+                && let Some(kept) = self.outbox.newest()
+            {
+                frames.push(entry(number, kept));
+            }
         }
     }
 
-    fn keep(&mut self, task: TaskId, attempt: u32, events: &[covey_domain::TaskEvent]) -> Option<u64> {
-        let ends = events.iter().any(covey_domain::TaskEvent::is_terminal);
+    fn keep(&mut self, task: TaskId, attempt: u32, events: &[TaskEvent]) -> Option<u64> {
+        let ends = events.iter().any(TaskEvent::is_terminal);
         let kept = Kept { task, attempt, ts_ms: now_ms(), events: events.iter().map(to_json).collect(), ends };
         match self.outbox.push(kept) {
             Ok(number) => Some(number),

@@ -14,7 +14,11 @@ use covey_a2a::{
     card::{EXTENSION_ONCE, has},
     v1,
 };
-use covey_domain::{Error, ErrorKind, TaskState};
+use covey_domain::{
+    Error, ErrorKind, TaskState,
+    agent::{Foreign, Pass},
+    error::with_causes,
+};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
 pub use card::Binding;
@@ -44,6 +48,19 @@ pub struct Options {
     pub keys: Option<String>,
     /// Further origins to which the card may send its callers, `https://host:port`.
     pub allow: Vec<String>,
+}
+
+impl Options {
+    /// Where the agent is, and what opens it.
+    pub fn new(foreign: &Foreign, pass: &Pass) -> Self {
+        Self {
+            url: foreign.url.clone(),
+            token: pass.token.clone(),
+            headers: pass.headers.clone(),
+            keys: foreign.keys.clone(),
+            allow: foreign.allow.clone(),
+        }
+    }
 }
 
 /// An agent elsewhere.
@@ -165,11 +182,5 @@ fn with_token(mut headers: HeaderMap, token: Option<&str>, card: &v1::AgentCard)
 /// An error with what is behind it; addresses may carry secrets and are left out.
 fn chain(error: reqwest::Error) -> String {
     let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
+    with_causes(error.to_string(), &error)
 }

@@ -106,15 +106,8 @@ impl Drop for Stop {
 }
 
 impl Elsewhere {
-    pub fn new(foreign: &Foreign, pass: Pass, outward: Arc<dyn Outward>) -> Self {
-        let options = Options {
-            url: foreign.url.clone(),
-            token: pass.token,
-            headers: pass.headers,
-            keys: foreign.keys.clone(),
-            allow: foreign.allow.clone(),
-        };
-        Self { options, outward, agent: Default::default(), contexts: Mutex::default() }
+    pub fn new(foreign: &Foreign, pass: &Pass, outward: Arc<dyn Outward>) -> Self {
+        Self { options: Options::new(foreign, pass), outward, agent: Default::default(), contexts: Mutex::default() }
     }
 
     /// The agent as its card says, or said when it was looked at last: only the first turn waits for it.

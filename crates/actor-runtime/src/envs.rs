@@ -10,9 +10,8 @@ use std::{
     time::Duration,
 };
 
-use covey_domain::{Error, ErrorKind, agent::PythonEnv};
+use covey_domain::{Digest, Error, ErrorKind, agent::PythonEnv};
 use parking_lot::Mutex;
-use sha2::{Digest as _, Sha256};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::Command,
@@ -105,7 +104,7 @@ impl Environments {
         let mut sorted: Vec<_> = packages.to_vec();
         sorted.sort();
         let key = format!("{}\n{}\n{}", self.python.version, self.python.path.display(), sorted.join("\n"));
-        let name: String = Sha256::digest(&key).iter().map(|b| format!("{b:02x}")).collect();
+        let name = Digest::of(key.as_bytes()).to_string();
         let home = self.cache.join("packages").join(&name);
         let python = home.join("bin/python");
         let turn = self.turn(&name);

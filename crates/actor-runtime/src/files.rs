@@ -7,7 +7,6 @@ use covey_domain::{
 };
 use covey_proto::v1::{GetArtifactReply, GetArtifactRequest, PutArtifactReply, PutArtifactRequest};
 use prost::Message;
-use sha2::{Digest as _, Sha256};
 
 use crate::Outward;
 
@@ -36,15 +35,15 @@ async fn fetch(outward: &dyn Outward, digest: &Digest, bytes: u64) -> Result<Vec
 }
 
 async fn keep(outward: &dyn Outward, body: &[u8]) -> Result<MediaSource, Error> {
-    let digest: String = Sha256::digest(body).iter().map(|b| format!("{b:02x}")).collect();
+    let digest = Digest::of(body);
     let mut upload = String::new();
     let mut pieces = body.chunks(caps::ARTIFACT_CHUNK).peekable();
     while let Some(piece) = pieces.next() {
         let (body, last) = (piece.to_vec().into(), pieces.peek().is_none());
-        let request = PutArtifactRequest { upload, digest: digest.clone(), body, last };
+        let request = PutArtifactRequest { upload, digest: digest.to_string(), body, last };
         upload = verb::<PutArtifactReply>(outward, "PutArtifact", &request).await?.upload;
     }
-    Ok(MediaSource::Stored { digest: digest.into(), bytes: body.len() as u64 })
+    Ok(MediaSource::Stored { digest, bytes: body.len() as u64 })
 }
 
 /// Content with the bytes of its files, for somebody who cannot look into the artifact store.

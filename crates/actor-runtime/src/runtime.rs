@@ -353,7 +353,7 @@ impl Runtime {
                     true => Pass::default(),
                     false => from_json("what opens the agent", &start.pass)?,
                 };
-                Arc::new(Elsewhere::new(foreign, pass, self.inner.outward.clone()))
+                Arc::new(Elsewhere::new(foreign, &pass, self.inner.outward.clone()))
             }
             AgentKind::Python(python) => {
                 let hosts = self.inner.hosts.as_ref().ok_or_else(|| {

@@ -118,7 +118,7 @@ impl Artifacts {
 
     /// Keeps a file that is in memory; gives its digest.
     pub async fn put(&self, body: Bytes) -> Result<Digest, Error> {
-        let digest = digest(&body);
+        let digest = Digest::of(&body);
         self.write(&digest, body).await?;
         Ok(digest)
     }
@@ -209,7 +209,7 @@ impl Upload {
 
     /// The file is there whole after this; one whose digest is another is not.
     pub async fn finish(mut self) -> Result<(Digest, u64), Error> {
-        if hex(&self.hash.clone().finalize()) != self.digest.as_str() {
+        if Digest::of_hash(self.hash.clone()) != self.digest {
             self.abort().await;
             return Err(Error::Digest);
         }
@@ -233,13 +233,4 @@ impl Upload {
             let _ = parts.abort().await;
         }
     }
-}
-
-/// SHA-256, hex.
-pub fn digest(body: &[u8]) -> Digest {
-    hex(&Sha256::digest(body)).into()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -3,7 +3,8 @@
 use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
-use covey_artifacts::{Artifacts, Error, digest};
+use covey_artifacts::{Artifacts, Error};
+use covey_domain::Digest;
 use futures::TryStreamExt as _;
 
 #[path = "../examples/s3_server.rs"]
@@ -23,14 +24,14 @@ async fn bucket(root: &std::path::Path, secret: &str) -> HashMap<String, String>
     .into()
 }
 
-async fn read(place: &Artifacts, digest: &covey_domain::Digest, range: std::ops::Range<u64>) -> Vec<u8> {
+async fn read(place: &Artifacts, digest: &Digest, range: std::ops::Range<u64>) -> Vec<u8> {
     place.get(digest, range).await.unwrap().try_collect::<Vec<Bytes>>().await.unwrap().concat()
 }
 
 async fn holds(place: Artifacts) {
     let small = Bytes::from_static(b"a small file");
     let known = place.put(small.clone()).await.unwrap();
-    assert_eq!(known, digest(&small));
+    assert_eq!(known, Digest::of(&small));
     assert_eq!(read(&place, &known, 0..12).await, small);
     assert_eq!(read(&place, &known, 2..7).await, b"small");
     assert!(read(&place, &known, 0..0).await.is_empty());
@@ -39,7 +40,7 @@ async fn holds(place: Artifacts) {
 
     // In pieces, over more than one part of an upload.
     let large: Vec<u8> = (0..20_000_000_u32).map(|n| (n % 251) as u8).collect();
-    let mut upload = place.upload(digest(&large));
+    let mut upload = place.upload(Digest::of(&large));
     for piece in large.chunks(3_000_001) {
         upload.write(piece).await.unwrap();
     }
@@ -49,7 +50,7 @@ async fn holds(place: Artifacts) {
     assert_eq!(read(&place, &known_large, 19_999_000..bytes).await, large[19_999_000..]);
 
     // One that is not what it says is not there.
-    let wrong = digest(b"something else");
+    let wrong = Digest::of(b"something else");
     let mut upload = place.upload(wrong.clone());
     upload.write(&large).await.unwrap();
     assert!(matches!(upload.finish().await, Err(Error::Digest)));
@@ -64,7 +65,7 @@ async fn holds(place: Artifacts) {
 async fn a_folder_holds_files() {
     let dir = tempfile::tempdir().unwrap();
     let place = Artifacts::open(dir.path().join("artifacts").to_str().unwrap()).unwrap();
-    assert!(place.link(&digest(b"x"), Duration::from_secs(60)).await.is_none());
+    assert!(place.link(&Digest::of(b"x"), Duration::from_secs(60)).await.is_none());
     holds(place).await;
 }
 
@@ -73,7 +74,7 @@ async fn a_bucket_holds_files() {
     let dir = tempfile::tempdir().unwrap();
     let variables = bucket(dir.path(), "secret").await;
     let place = Artifacts::open_with("s3://files/covey", variables).unwrap();
-    let link = place.link(&digest(b"x"), Duration::from_secs(60)).await.unwrap().unwrap();
+    let link = place.link(&Digest::of(b"x"), Duration::from_secs(60)).await.unwrap().unwrap();
     assert!(link.contains("X-Amz-Signature") && link.contains("files"), "{link}");
     holds(place).await;
 }

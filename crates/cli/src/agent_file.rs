@@ -107,7 +107,7 @@ fn read(path: &Path) -> Result<Declared, Error> {
             };
             let source = path.parent().unwrap_or(Path::new(".")).join(source);
             let body = fs::read(&source).map_err(|e| wrong(format!("`{}`: {e}", source.display())))?;
-            let digest = Digest::from(sha256(&body));
+            let digest = Digest::of(&body);
             code = Some(body);
             AgentKind::Python(PythonAgent {
                 code: PythonCode::Source { digest, class },
@@ -234,12 +234,6 @@ pub(crate) fn builtin() -> Vec<Declared> {
         .into_iter()
         .map(|spec| Declared { spec, code: None, pass: Pass::default() })
         .collect()
-}
-
-/// SHA-256, hex.
-pub(crate) fn sha256(body: &[u8]) -> String {
-    use sha2::Digest as _;
-    sha2::Sha256::digest(body).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -6,6 +6,10 @@ mod commands;
 use clap::{Parser, Subcommand};
 use covey_domain::Error;
 
+/// A request is many small pieces that one thread makes and another forgets, which the C library's allocator is slow at.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A cluster of agent actors, in one program.
 #[derive(Parser)]
 #[command(

@@ -2,7 +2,8 @@
 //!
 //! A shell calls the verbs below with the time in hand, then drains [`Head::poll_output`] until it is empty. The
 //! contract that makes acknowledged work safe: outputs are carried out in order, and nothing after a
-//! [`Output::Write`] is carried out before that write is durable.
+//! [`Output::Write`] is carried out before that write is durable. But for [`Command::Run`], which nobody is told of: for it
+//! the write must only outlive the head's process.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -172,6 +173,8 @@ pub enum Command {
     },
     /// Everything up to `number` is on disk.
     Durable {
+        /// Over which link it came; another process of the node counts anew.
+        conn: u64,
         /// Up to where.
         number: u64,
     },
@@ -491,7 +494,7 @@ impl Head {
         match node.inbox.take(entry.number) {
             Take::New => {}
             Take::Again => {
-                self.out.push_back(Output::Send(id.clone(), Command::Durable { number: node.inbox.last() }));
+                self.out.push_back(Output::Send(id.clone(), Command::Durable { conn, number: node.inbox.last() }));
                 return Ok(());
             }
             Take::Gap => return Err(Error::internal(format!("entry {} of node `{id}` came too early", entry.number))),
@@ -500,7 +503,7 @@ impl Head {
         self.cursors.insert((id.clone(), incarnation), number);
         self.task_events(id, entry, now);
         self.out.push_back(Output::Write(Write::Cursor { node: id.clone(), incarnation, number }));
-        self.out.push_back(Output::Send(id.clone(), Command::Durable { number }));
+        self.out.push_back(Output::Send(id.clone(), Command::Durable { conn, number }));
         self.settle(now);
         Ok(())
     }

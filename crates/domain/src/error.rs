@@ -152,6 +152,16 @@ pub struct Error {
     pub detail: Option<String>,
 }
 
+/// What is behind an error, behind `text`: each cause after a colon.
+pub fn with_causes(mut text: String, error: &dyn std::error::Error) -> String {
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    text
+}
+
 impl Error {
     /// An error of `kind`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {

@@ -4,6 +4,7 @@
 use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
 
 macro_rules! id {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
@@ -84,6 +85,18 @@ id! {
     ExchangeId;
     /// SHA-256 of bytes, in hex: code blobs, inputs, artifacts.
     Digest;
+}
+
+impl Digest {
+    /// Of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self::of_hash(sha2::Sha256::new_with_prefix(bytes))
+    }
+
+    /// Of what was put into a hash.
+    pub fn of_hash(hash: sha2::Sha256) -> Self {
+        hash.finalize().iter().map(|b| format!("{b:02x}")).collect::<String>().into()
+    }
 }
 
 impl ActorId {

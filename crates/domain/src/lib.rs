@@ -12,6 +12,7 @@ pub mod ids;
 pub mod infer;
 pub mod log;
 pub mod resources;
+pub mod secret;
 pub mod status;
 pub mod task;
 

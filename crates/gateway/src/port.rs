@@ -34,6 +34,19 @@ pub struct SubmitTask {
     pub protocol: &'static str,
     /// Bound from acceptance.
     pub timeout_ms: Option<u64>,
+    /// When it is answered that the task is made.
+    pub answered: Answered,
+}
+
+/// When a submission is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Answered {
+    /// Once the task is on disk.
+    #[default]
+    Durable,
+    /// Before: the asker tells nobody of the task until its log says how it went, which is on disk then. The first of two
+    /// waits for the disk is saved.
+    Early,
 }
 
 /// A message to a task that runs.

@@ -1,6 +1,6 @@
 //! Who may do what: a bearer token becomes a [`Principal`].
 
-use covey_domain::CallerId;
+use covey_domain::{CallerId, secret::same};
 
 use crate::Credentials;
 
@@ -28,11 +28,6 @@ pub fn authenticate(credentials: &Credentials, authorization: Option<&str>) -> O
     } else {
         None
     }
-}
-
-/// Equality in a time that does not tell how much of a secret was right.
-pub fn same(a: &str, b: &str) -> bool {
-    a.len() == b.len() && a.bytes().zip(b.bytes()).fold(0, |acc, (x, y)| acc | (x ^ y)) == 0
 }
 
 #[cfg(test)]

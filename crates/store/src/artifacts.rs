@@ -49,6 +49,7 @@ impl Store {
 
     /// Forgets files that no task names and that were kept before `before`; gives those, whose bytes may go.
     pub async fn forget_artifacts(&self, before: Millis) -> Result<Vec<Digest>, Error> {
+        self.late.settled().await;
         let mut db = self.writer.lock().await;
         let gone = sqlx::query(
             "DELETE FROM artifacts WHERE made_ms < ? AND digest NOT IN (SELECT digest FROM artifact_uses) RETURNING digest",

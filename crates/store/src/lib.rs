@@ -1,26 +1,32 @@
 //! Durability: what the head must find again after any death. The only door to SQL.
 //!
-//! One SQLite file in WAL mode with `synchronous = FULL`. All changes of one group commit travel in one
-//! [`Batch`] and one transaction: after [`Store::commit`] returns they survive the loss of the process and of power.
-//! After a failed commit the caller must stop; retrying a failed fsync is not safe.
+//! One SQLite file in WAL mode and a log in front of it. All changes of one group commit travel in one [`Batch`], which is
+//! one record of the log: after [`Store::sync`] they survive the loss of the process and of power, and readers see them. The tables
+//! get them a little later, in large groups; who lists waits for that. After a failure the caller must stop; retrying a
+//! failed fsync is not safe.
 //!
 //! The bodies of specs, records and events are JSON text, so `sqlite3 covey.db` shows them as they are. A record is
 //! written once; what changes of it has columns of its own, which hold. A row of events has a run of them, its number is
 //! that of the last.
 
 mod artifacts;
+mod batch;
 mod checkpoints;
 mod hooks;
+mod late;
+mod log;
 mod rows;
+mod tables;
 
 use std::{
-    path::Path,
+    fs::{File, TryLockError},
+    path::{Path, PathBuf},
     str::FromStr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use covey_domain::{ActorId, AgentSpec, Envelope, NodeId, TaskId, TaskRecord, caps};
@@ -28,12 +34,18 @@ use sqlx::{
     ConnectOptions, Connection, Row, SqliteConnection, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
-use crate::rows::{RECORD, Rows, events_of, json, parse, record_of};
+pub use batch::{Batch, Blob, DetachedActor, StoredReminder, TaskChange, Written};
+
+use crate::{
+    late::{Beside, Carrier, Late},
+    log::{Log, Safe},
+    rows::{RECORD, events_of, parse, record_of},
+};
 
 /// Version of the tables below. A file of another version is refused.
-const SCHEMA_VERSION: i64 = 4;
+const SCHEMA_VERSION: i64 = 5;
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
@@ -62,18 +74,22 @@ CREATE TABLE IF NOT EXISTS artifacts (digest TEXT PRIMARY KEY, bytes INTEGER NOT
 CREATE TABLE IF NOT EXISTS artifact_uses (task TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (task, digest))
     STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS artifact_uses_by_digest ON artifact_uses (digest);
-CREATE TEMP VIEW commits AS SELECT '' AS made, '' AS changed, '' AS events, '' AS cursors;
+";
+
+/// What changes of tasks goes to the tables as lists in JSON, in one statement.
+const VIEW: &str = "
+CREATE TEMP VIEW commits AS SELECT '' AS changed, '' AS cursors, 0 AS last;
 CREATE TEMP TRIGGER commit_tasks INSTEAD OF INSERT ON commits BEGIN
-    INSERT INTO tasks (id, agent, context, caller, state, created_ms, ended, record, changed_ms, attempt)
-        SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8, value->>9
-        FROM json_each(NEW.made);
     UPDATE tasks SET state = new.s, ended = new.e, changed_ms = new.c, attempt = new.a
         FROM (SELECT value->>0 AS i, value->>1 AS s, value->>2 AS e, value->>3 AS c, value->>4 AS a FROM json_each(NEW.changed)) AS new
         WHERE tasks.id = new.i;
-    INSERT INTO events SELECT value->>0, value->>1, value->>2 FROM json_each(NEW.events);
     INSERT OR REPLACE INTO cursors SELECT value->>0, value->>1, value->>2 FROM json_each(NEW.cursors);
+    INSERT OR REPLACE INTO meta VALUES ('applied', NEW.last);
 END;
 ";
+
+/// How long another head may take to stop.
+const ALONE_AFTER: Duration = Duration::from_secs(5);
 
 /// Why the store cannot do what it is asked.
 #[derive(Debug, thiserror::Error)]
@@ -93,80 +109,26 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
+    /// A record of the log is not there, and later ones are.
+    #[error("the log is damaged: record {missing} is missing before {found}")]
+    Damaged {
+        /// Number of the one.
+        missing: u64,
+        /// Number of the next.
+        found: u64,
+    },
+    /// The log could not be read or written.
+    #[error("failed to read or write the log")]
+    Log(#[source] std::io::Error),
+    /// Another process has it.
+    #[error("another head uses this store")]
+    InUse,
+    /// The tables could not be synced.
+    #[error("it is not known what of the tables is on disk")]
+    Lost,
     /// SQLite failed.
     #[error(transparent)]
     Sql(#[from] sqlx::Error),
-}
-
-/// Changes that become durable together.
-#[derive(Debug, Default)]
-pub struct Batch {
-    /// Agents registered or replaced.
-    pub agents: Vec<Arc<AgentSpec>>,
-    /// Tasks made.
-    pub made: Vec<Arc<TaskRecord>>,
-    /// Tasks whose state or attempt changed; of several for one task the last holds.
-    pub tasks: Vec<Arc<TaskRecord>>,
-    /// Events, in order.
-    pub events: Vec<Arc<Envelope>>,
-    /// Up to where each incarnation of a node is taken.
-    pub cursors: Vec<(NodeId, u64, u64)>,
-    /// States of actors, in order; `None` = it has none any more.
-    pub states: Vec<(ActorId, Option<Arc<[u8]>>)>,
-    /// Detached actors, in order; `None` = it is over.
-    pub actors: Vec<(ActorId, Option<DetachedActor>)>,
-    /// Reminders by actor and name, in order; `None` = it is over.
-    pub reminders: Vec<(ActorId, String, Option<StoredReminder>)>,
-    /// Listeners by topic and actor, and the method of each, in order; `None` = it listens no more.
-    pub listeners: Vec<(String, ActorId, Option<String>)>,
-}
-
-/// A detached actor.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DetachedActor {
-    /// Unique name.
-    pub name: Option<String>,
-    /// What it is.
-    pub spec: Arc<AgentSpec>,
-    /// Constructor arguments, opaque.
-    pub init: Option<Arc<[u8]>>,
-}
-
-/// A call to an actor at a time.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StoredReminder {
-    /// When, milliseconds since the epoch.
-    pub due_ms: u64,
-    /// Again this often.
-    pub every_ms: Option<u64>,
-    /// Which method.
-    pub method: String,
-    /// Its arguments, opaque.
-    pub args: Arc<[u8]>,
-}
-
-impl Batch {
-    /// There is nothing in it but what tasks make.
-    fn is_all_tasks(&self) -> bool {
-        self.agents.is_empty()
-            && self.states.is_empty()
-            && self.actors.is_empty()
-            && self.reminders.is_empty()
-            && self.listeners.is_empty()
-    }
-
-    /// Nothing to write.
-    pub fn is_empty(&self) -> bool {
-        self.agents.is_empty()
-            && self.made.is_empty()
-            && self.tasks.is_empty()
-            && self.events.is_empty()
-            && self.cursors.is_empty()
-            && self.states.is_empty()
-            && self.actors.is_empty()
-            && self.reminders.is_empty()
-            && self.listeners.is_empty()
-    }
 }
 
 /// All that a starting head needs.
@@ -215,6 +177,10 @@ async fn raise(db: &mut SqliteConnection) -> Result<(), sqlx::Error> {
         // Events of version 4 may name files of the artifact store, which older programs do not know.
         sqlx::query("UPDATE meta SET value = 4 WHERE key = 'schema'").execute(&mut *db).await?;
     }
+    if found.is_some_and(|version| version < 5) {
+        // What is new may be in the log only, which older programs do not read.
+        sqlx::query("UPDATE meta SET value = 5 WHERE key = 'schema'").execute(&mut *db).await?;
+    }
     // Only now the column is there in every file.
     sqlx::raw_sql("CREATE INDEX IF NOT EXISTS tasks_by_change ON tasks (caller, changed_ms, id);").execute(db).await?;
     Ok(())
@@ -233,14 +199,17 @@ pub struct TaskFilter<'a> {
     pub caller: &'a str,
 }
 
-/// One SQLite file.
+/// One SQLite file and the log in front of it.
 #[derive(Debug)]
 pub struct Store {
+    log: parking_lot::Mutex<Log>,
+    safe: Arc<Safe>,
+    late: Arc<Late>,
     writer: Arc<Mutex<SqliteConnection>>,
-    /// Bytes since the last checkpoint, about.
-    written: Arc<AtomicU64>,
     readers: SqlitePool,
     checkpoints: tokio::task::AbortHandle,
+    /// What carries to the tables ends once this is gone.
+    _open: watch::Sender<()>,
 }
 
 impl Drop for Store {
@@ -249,9 +218,31 @@ impl Drop for Store {
     }
 }
 
+/// A file that belongs to the one at `path`.
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Waits until nobody else has the store.
+async fn alone(path: &Path) -> Result<File, Error> {
+    let end = Instant::now() + ALONE_AFTER;
+    let file = File::create(beside(path, "-lock")).map_err(Error::Log)?;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < end => tokio::time::sleep(Duration::from_millis(5)).await,
+            Err(TryLockError::WouldBlock) => return Err(Error::InUse),
+            Err(TryLockError::Error(error)) => return Err(Error::Log(error)),
+        }
+    }
+}
+
 impl Store {
-    /// Opens or makes the file.
+    /// Opens or makes the file; waits a little for another head that stops.
     pub async fn open(path: &Path) -> Result<Self, Error> {
+        let lock = alone(path).await?;
         let options = SqliteConnectOptions::from_str("sqlite://")?
             .filename(path)
             .create_if_missing(true)
@@ -261,8 +252,10 @@ impl Store {
             .pragma("cache_size", "-4096")
             .disable_statement_logging();
         // Commits do not wait for pages to be brought into the tables: another connection does that.
-        let mut writer = SqliteConnection::connect_with(&options.clone().pragma("wal_autocheckpoint", "0")).await?;
+        let unattended = options.clone().pragma("wal_autocheckpoint", "0");
+        let mut writer = SqliteConnection::connect_with(&unattended).await?;
         sqlx::raw_sql(SCHEMA).execute(&mut writer).await?;
+        sqlx::raw_sql(VIEW).execute(&mut writer).await?;
         raise(&mut writer).await?;
         sqlx::query("INSERT OR IGNORE INTO meta VALUES ('schema', ?)")
             .bind(SCHEMA_VERSION)
@@ -273,18 +266,43 @@ impl Store {
         if found != SCHEMA_VERSION {
             return Err(Error::Version { found });
         }
+        let applied: Option<i64> =
+            sqlx::query_scalar("SELECT value FROM meta WHERE key = 'applied'").fetch_optional(&mut writer).await?;
+        let mut applied = applied.unwrap_or(0) as u64;
+        let (log, found) = Log::open(path, applied)?;
+        if let Some(last) = found.last() {
+            applied = last.number;
+            // All at once: each transaction here is an fsync.
+            let batches: Vec<Batch> = found.into_iter().map(|record| record.batch).collect();
+            tables::write(&mut writer, &batches, applied).await?;
+        }
+        let wal = beside(path, "-wal");
+        // The log begins anew, so the tables must have all that was in it.
+        late::sync_file(&wal).map_err(Error::Log)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(2)
             .min_connections(0)
             .connect_lazy_with(options.clone().read_only(true));
         let checkpointer = SqliteConnection::connect_with(&options).await?;
+        let mut db = SqliteConnection::connect_with(
+            &unattended.synchronous(SqliteSynchronous::Normal).pragma("cache_size", "-16384"),
+        )
+        .await?;
+        sqlx::raw_sql(VIEW).execute(&mut db).await?;
         let (writer, written) = (Arc::new(Mutex::new(writer)), Arc::new(AtomicU64::new(0)));
+        let (late, safe) = (Arc::new(Late::new(applied)), Arc::new(Safe::default()));
+        safe.tables.store(applied, Ordering::Release);
         let checkpoints = tokio::spawn(checkpoints::keep(checkpointer, writer.clone(), written.clone()));
-        Ok(Self { writer, written, readers, checkpoints: checkpoints.abort_handle() })
+        let carrier = Carrier { late: late.clone(), db, writer: writer.clone(), written, safe: safe.clone(), wal };
+        let (open, closed) = watch::channel(());
+        carrier.start(lock, closed).map_err(Error::Log)?;
+        let (log, checkpoints) = (parking_lot::Mutex::new(log), checkpoints.abort_handle());
+        Ok(Self { log, safe, late, writer, readers, checkpoints, _open: open })
     }
 
     /// Begins a term and reads what a starting head needs.
     pub async fn begin(&self) -> Result<Snapshot, Error> {
+        self.late.settled().await;
         let mut db = self.writer.lock().await;
         sqlx::query("INSERT INTO meta VALUES ('term', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1")
             .execute(&mut *db)
@@ -306,7 +324,7 @@ impl Store {
             let actor = DetachedActor {
                 name: row.get(1),
                 spec: Arc::new(parse("agent", row.get(2))?),
-                init: row.get::<Option<Vec<u8>>, _>(3).map(Into::into),
+                init: row.get::<Option<Vec<u8>>, _>(3).map(|bytes| Blob(bytes.into())),
             };
             snapshot.actors.push((row.get::<String, _>(0).into(), actor, row.get(4)));
         }
@@ -316,7 +334,7 @@ impl Store {
                 due_ms: row.get::<i64, _>(2) as u64,
                 every_ms: row.get::<Option<i64>, _>(3).map(|ms| ms as u64),
                 method: row.get(4),
-                args: row.get::<Vec<u8>, _>(5).into(),
+                args: Blob(row.get::<Vec<u8>, _>(5).into()),
             };
             snapshot.reminders.push((row.get::<String, _>(0).into(), row.get(1), reminder));
         }
@@ -341,89 +359,32 @@ impl Store {
         Ok(snapshot)
     }
 
-    /// Makes a batch durable, whole or not at all.
-    pub async fn commit(&self, batch: &Batch) -> Result<(), Error> {
-        if batch.is_empty() {
-            return Ok(());
-        }
-        let mut db = self.writer.lock().await;
-        let fast = Rows::of(batch);
-        self.written.fetch_add(fast.bytes(), Ordering::Relaxed);
-        let uses = artifacts::uses(batch);
-        if batch.is_all_tasks() && uses.is_empty() {
-            // One statement is one transaction, and one errand to SQLite's thread.
-            fast.insert().execute(&mut *db).await?;
-            return Ok(());
-        }
-        let mut tx = db.begin().await?;
-        fast.insert().execute(&mut *tx).await?;
-        artifacts::write_uses(&mut tx, &uses).await?;
-        for spec in &batch.agents {
-            sqlx::query("INSERT OR REPLACE INTO agents VALUES (?, ?)")
-                .bind(spec.name.as_str())
-                .bind(json(spec))
-                .execute(&mut *tx)
-                .await?;
-        }
-        for (actor, state) in &batch.states {
-            match state {
-                Some(state) => sqlx::query("INSERT OR REPLACE INTO actor_states VALUES (?, ?)")
-                    .bind(actor.as_str())
-                    .bind(&**state)
-                    .execute(&mut *tx),
-                None => sqlx::query("DELETE FROM actor_states WHERE actor = ?").bind(actor.as_str()).execute(&mut *tx),
-            }
-            .await?;
-        }
-        for (id, actor) in &batch.actors {
-            match actor {
-                Some(actor) => sqlx::query("INSERT OR REPLACE INTO actors VALUES (?, ?, ?, ?)")
-                    .bind(id.as_str())
-                    .bind(&actor.name)
-                    .bind(json(&*actor.spec))
-                    .bind(actor.init.as_deref())
-                    .execute(&mut *tx),
-                None => sqlx::query("DELETE FROM actors WHERE id = ?").bind(id.as_str()).execute(&mut *tx),
-            }
-            .await?;
-        }
-        for (actor, name, reminder) in &batch.reminders {
-            match reminder {
-                Some(r) => sqlx::query("INSERT OR REPLACE INTO reminders VALUES (?, ?, ?, ?, ?, ?)")
-                    .bind(actor.as_str())
-                    .bind(name)
-                    .bind(r.due_ms as i64)
-                    .bind(r.every_ms.map(|ms| ms as i64))
-                    .bind(&r.method)
-                    .bind(&*r.args)
-                    .execute(&mut *tx),
-                None => sqlx::query("DELETE FROM reminders WHERE actor = ? AND name = ?")
-                    .bind(actor.as_str())
-                    .bind(name)
-                    .execute(&mut *tx),
-            }
-            .await?;
-        }
-        for (topic, actor, method) in &batch.listeners {
-            match method {
-                Some(method) => sqlx::query("INSERT OR REPLACE INTO listeners VALUES (?, ?, ?)")
-                    .bind(topic)
-                    .bind(actor.as_str())
-                    .bind(method)
-                    .execute(&mut *tx),
-                None => sqlx::query("DELETE FROM listeners WHERE topic = ? AND actor = ?")
-                    .bind(topic)
-                    .bind(actor.as_str())
-                    .execute(&mut *tx),
-            }
-            .await?;
-        }
-        tx.commit().await?;
+    /// Waits until there is room for another batch.
+    pub async fn room(&self) -> Result<(), Error> {
+        self.late.room().await
+    }
+
+    /// Writes a batch, whole or not at all. It outlives the process from now on, and once it was [`Self::sync`]ed the machine.
+    pub fn write(&self, batch: Batch) -> Result<Written, Error> {
+        let (number, bytes) = self.log.lock().write(&batch, &self.safe).map_err(Error::Log)?;
+        Ok(Written { number, bytes, batch })
+    }
+
+    /// Returns once what was written is on disk, and shows it to readers. Blocks the thread: it is an fsync. After an
+    /// error the caller must stop.
+    pub fn sync(&self, written: Vec<Written>) -> Result<(), Error> {
+        // Others may write meanwhile.
+        let file = self.log.lock().unsynced();
+        file.sync_data().map_err(Error::Log)?;
+        self.late.keep(written);
         Ok(())
     }
 
     /// The state of an actor.
     pub async fn state(&self, actor: &ActorId) -> Result<Option<Vec<u8>>, Error> {
+        if let Some(known) = self.late.state(actor) {
+            return Ok(known.map(|state| state.0.to_vec()));
+        }
         let row = sqlx::query("SELECT state FROM actor_states WHERE actor = ?")
             .bind(actor.as_str())
             .fetch_optional(&self.readers)
@@ -433,6 +394,11 @@ impl Store {
 
     /// Events of a task with numbers above `after`, [`caps::EVENT_PAGE_MAX`] at least while there are so many.
     pub async fn events(&self, task: &TaskId, after: u64) -> Result<Vec<Arc<Envelope>>, Error> {
+        // First beside the tables: what is not there any more then is in the tables.
+        let (late, first) = self.late.events(task, after);
+        if first.is_some_and(|first| first <= after + 1) {
+            return Ok(late);
+        }
         let rows = sqlx::query("SELECT body FROM events WHERE task = ? AND seq > ? ORDER BY seq LIMIT ?")
             .bind(task.as_str())
             .bind(after as i64)
@@ -442,24 +408,37 @@ impl Store {
         let mut events = Vec::new();
         for row in rows {
             let run = events_of(row.get(0))?;
-            events.extend(run.into_iter().filter(|event| event.seq > after).map(Arc::new));
+            let missing = |seq| seq > after && first.is_none_or(|first| seq < first);
+            events.extend(run.into_iter().filter(|event| missing(event.seq)).map(Arc::new));
             // A page is a bound for memory too.
             if events.len() >= caps::EVENT_PAGE_MAX {
-                break;
+                return Ok(events);
             }
         }
+        events.extend(late);
         Ok(events)
     }
 
     /// One task's record.
-    pub async fn task(&self, id: &TaskId) -> Result<Option<TaskRecord>, Error> {
-        let sql = format!("SELECT {RECORD} FROM tasks WHERE id = ?");
-        let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(id.as_str()).fetch_optional(&self.readers).await?;
-        row.map(|row| record_of(&row)).transpose()
+    pub async fn task(&self, id: &TaskId) -> Result<Option<Arc<TaskRecord>>, Error> {
+        let Beside { made, change } = self.late.task(id);
+        let found = match made {
+            Some(made) => Some(made),
+            None => {
+                let sql = format!("SELECT {RECORD} FROM tasks WHERE id = ?");
+                let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(id.as_str()).fetch_optional(&self.readers).await?;
+                row.map(|row| record_of(&row)).transpose()?.map(Arc::new)
+            }
+        };
+        Ok(match (found, change) {
+            (Some(record), Some(change)) => Some(Arc::new(change.over(&record))),
+            (found, _) => found,
+        })
     }
 
     /// Records, newest first, from below the task `before` where it is not empty.
     pub async fn tasks(&self, filter: TaskFilter<'_>, before: &str, limit: u32) -> Result<Vec<TaskRecord>, Error> {
+        self.late.settled().await;
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
             "SELECT {RECORD} FROM tasks WHERE (?1 = '' OR agent = ?1) AND (?2 = '' OR context = ?2) AND (?3 = '' OR state = ?3)
              AND (?4 = '' OR caller = ?4)
@@ -486,6 +465,7 @@ impl Store {
         before: Option<(u64, &str)>,
         limit: u32,
     ) -> Result<(Vec<TaskRecord>, u64), Error> {
+        self.late.settled().await;
         let matching =
             "caller = ?1 AND (?2 = '' OR agent = ?2) AND (?3 = '' OR context = ?3) AND (?4 = '' OR state = ?4)
             AND changed_ms >= ?5";
@@ -523,6 +503,7 @@ impl Store {
 
     /// Forgets tasks that had ended and were made before `before_ms`, with their events; gives how many.
     pub async fn purge(&self, before_ms: u64) -> Result<u64, Error> {
+        self.late.settled().await;
         let mut db = self.writer.lock().await;
         let mut tx = db.begin().await?;
         let old = "SELECT id FROM tasks WHERE ended = 1 AND created_ms < ?";
@@ -562,227 +543,4 @@ impl Store {
 }
 
 #[cfg(test)]
-mod tests {
-    use covey_domain::{
-        Hook, HookState, TaskEvent, TaskState,
-        event::{Content, MediaSource, Phase},
-        task::TaskInput,
-    };
-
-    use super::*;
-
-    fn record(id: &str, state: TaskState) -> Arc<TaskRecord> {
-        Arc::new(TaskRecord {
-            id: id.into(),
-            context: "c".into(),
-            agent: "a".into(),
-            skill: "run".into(),
-            caller: "me".into(),
-            message_id: Some(format!("m-{id}")),
-            model: None,
-            protocol: "native".into(),
-            input: TaskInput::default(),
-            state,
-            created_ms: 1,
-            changed_ms: 1,
-            timeout_ms: None,
-            attempt: 1,
-        })
-    }
-
-    fn event(task: &str, seq: u64) -> Arc<Envelope> {
-        Arc::new(Envelope {
-            task: task.into(),
-            seq,
-            ts_ms: 7,
-            sub: None,
-            event: TaskEvent::Status { state: Phase::Working, message: None },
-            meta: Default::default(),
-        })
-    }
-
-    #[tokio::test]
-    async fn what_is_old_and_over_is_forgotten() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("covey.db")).await.unwrap();
-        store.begin().await.unwrap();
-        let batch = Batch {
-            made: vec![record("over", TaskState::Completed), record("runs", TaskState::Working)],
-            events: vec![event("over", 1), event("runs", 1)],
-            ..Batch::default()
-        };
-        store.commit(&batch).await.unwrap();
-        assert_eq!(store.purge(1).await.unwrap(), 0, "not old enough");
-        assert_eq!(store.purge(2).await.unwrap(), 1);
-        assert!(store.task(&"over".into()).await.unwrap().is_none());
-        assert!(store.events(&"over".into(), 0).await.unwrap().is_empty());
-        assert!(store.task(&"runs".into()).await.unwrap().is_some());
-        assert_eq!(store.events(&"runs".into(), 0).await.unwrap().len(), 1);
-    }
-
-    #[tokio::test]
-    async fn a_file_is_forgotten_with_the_last_task_that_names_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("covey.db")).await.unwrap();
-        let source = MediaSource::Stored { digest: "d".into(), bytes: 9 };
-        let file = Content::File { mime: "image/png".into(), name: None, source };
-        let chunk = TaskEvent::ArtifactChunk {
-            artifact: "x".into(),
-            name: None,
-            parts: vec![file.clone()],
-            append: false,
-            last: true,
-        };
-        for digest in ["d", "nobody's"] {
-            store.keep_artifact(&digest.into(), 9, 5).await.unwrap();
-        }
-        let asked = TaskRecord {
-            input: TaskInput { content: vec![file], ..TaskInput::default() },
-            ..(*record("runs", TaskState::Working)).clone()
-        };
-        let made = vec![record("over", TaskState::Completed), Arc::new(asked)];
-        let events = vec![Arc::new(Envelope { event: chunk, ..(*event("over", 1)).clone() })];
-        store.commit(&Batch { made, events, ..Batch::default() }).await.unwrap();
-        assert!(store.forget_artifacts(5).await.unwrap().is_empty(), "it is too young");
-        assert_eq!(store.forget_artifacts(6).await.unwrap(), ["nobody's".into()]);
-        assert_eq!(store.artifact(&"d".into()).await.unwrap(), Some(9));
-        store.purge(9).await.unwrap();
-        assert!(store.forget_artifacts(9).await.unwrap().is_empty(), "the task that runs has it");
-        let over = vec![record("runs", TaskState::Completed)];
-        store.commit(&Batch { tasks: over, ..Batch::default() }).await.unwrap();
-        store.purge(9).await.unwrap();
-        assert_eq!(store.forget_artifacts(9).await.unwrap(), ["d".into()]);
-    }
-
-    #[tokio::test]
-    async fn a_hook_that_was_forgotten_is_not_moved() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("covey.db")).await.unwrap();
-        let hook = |id: &str, state| Hook {
-            task: "t".into(),
-            id: id.into(),
-            caller: "me".into(),
-            agent: "a".into(),
-            config: "{}".into(),
-            seq: 1,
-            more: 0,
-            attempts: 0,
-            due_ms: 0,
-            state,
-            error: String::new(),
-        };
-        store.keep_hook(&hook("x", HookState::Live)).await.unwrap();
-        store.keep_hook(&hook("y", HookState::Live)).await.unwrap();
-        store.forget_hook(&"t".into(), "x").await.unwrap();
-        store.move_hooks(&[hook("x", HookState::Done), hook("y", HookState::Dead)]).await.unwrap();
-        assert_eq!(store.hooks(Some(&"t".into()), None).await.unwrap(), [hook("y", HookState::Dead)]);
-        assert!(store.hooks(None, Some(HookState::Live)).await.unwrap().is_empty());
-        store.commit(&Batch { made: vec![record("t", TaskState::Completed)], ..Batch::default() }).await.unwrap();
-        store.purge(2).await.unwrap();
-        assert!(store.hooks(Some(&"t".into()), None).await.unwrap().is_empty());
-    }
-
-    #[tokio::test]
-    async fn tasks_are_listed_by_their_last_change_page_by_page() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("covey.db")).await.unwrap();
-        store.begin().await.unwrap();
-        let at = |id: &str, changed_ms: u64| {
-            Arc::new(TaskRecord { changed_ms, ..(*record(id, TaskState::Working)).clone() })
-        };
-        let made = vec![at("a", 5), at("b", 9), at("c", 9), at("d", 0)];
-        let tasks = vec![at("d", 1)];
-        store.commit(&Batch { made, tasks, ..Batch::default() }).await.unwrap();
-        let mine = TaskFilter { caller: "me", ..TaskFilter::default() };
-        let ids = |tasks: &[TaskRecord]| tasks.iter().map(|t| t.id.to_string()).collect::<Vec<_>>();
-        let (page, all) = store.changed(mine, 0, None, 2).await.unwrap();
-        assert_eq!((ids(&page), all), (vec!["c".to_owned(), "b".to_owned()], 4));
-        let (page, _) = store.changed(mine, 0, Some((9, "b")), 2).await.unwrap();
-        assert_eq!(ids(&page), ["a", "d"]);
-        let (page, all) = store.changed(mine, 5, None, 9).await.unwrap();
-        assert_eq!((page.len(), all), (3, 3));
-        assert_eq!(store.changed(TaskFilter { caller: "you", ..mine }, 0, None, 9).await.unwrap().1, 0);
-    }
-
-    #[tokio::test]
-    async fn a_file_of_the_first_version_is_raised() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("covey.db");
-        drop(Store::open(&path).await.unwrap());
-        let mut db = SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap();
-        let back = "DROP INDEX tasks_by_change; ALTER TABLE tasks DROP COLUMN attempt;
-            ALTER TABLE tasks DROP COLUMN changed_ms; UPDATE meta SET value = 1 WHERE key = 'schema';
-            INSERT INTO tasks VALUES ('t', 'a', 'c', 'me', 'working', 7, 0, '{\"attempt\": 4}')";
-        sqlx::raw_sql(back).execute(&mut db).await.unwrap();
-        drop(db);
-        let store = Store::open(&path).await.unwrap();
-        let at = sqlx::query_as("SELECT changed_ms, attempt FROM tasks").fetch_one(&store.readers).await.unwrap();
-        let at: (i64, i64) = at;
-        assert_eq!(at, (7, 4));
-    }
-
-    #[tokio::test]
-    async fn what_was_committed_is_there_after_reopening() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("covey.db");
-        let spec = serde_json::json!({"name": "a", "kind": {"type": "native", "implementation": "echo"}});
-        let actor = DetachedActor {
-            name: Some("n".into()),
-            spec: serde_json::from_value(spec).unwrap(),
-            init: Some((*b"init").into()),
-        };
-        let reminder = StoredReminder { due_ms: 5, every_ms: Some(7), method: "m".into(), args: (*b"args").into() };
-        {
-            let store = Store::open(&path).await.unwrap();
-            assert_eq!(store.begin().await.unwrap().term, 1);
-            let batch = Batch {
-                made: vec![record("t1", TaskState::Submitted), record("t2", TaskState::Submitted)],
-                tasks: vec![record("t1", TaskState::Working)],
-                events: (1..=5_000).map(|n| event("t1", n)).collect(),
-                cursors: vec![("n".into(), 9, 3), ("n".into(), 9, 4)],
-                states: vec![("a/1".into(), Some((*b"old").into())), ("a/1".into(), Some((*b"new").into()))],
-                reminders: vec![("a/1".into(), "r".into(), Some(reminder.clone()))],
-                listeners: vec![
-                    ("news".into(), "a/1".into(), Some("hear".into())),
-                    ("news".into(), "a/2".into(), Some("hear".into())),
-                    ("news".into(), "a/2".into(), None),
-                ],
-                actors: vec![("x".into(), Some(actor.clone())), ("y".into(), Some(actor.clone())), ("y".into(), None)],
-                agents: vec![],
-            };
-            store.commit(&batch).await.unwrap();
-            let ended = Arc::new(TaskRecord { attempt: 3, ..(*record("t2", TaskState::Completed)).clone() });
-            store.commit(&Batch { tasks: vec![ended], ..Batch::default() }).await.unwrap();
-            store.put_blob("d", b"code").await.unwrap();
-        }
-        let store = Store::open(&path).await.unwrap();
-        let snapshot = store.begin().await.unwrap();
-        assert_eq!(snapshot.term, 2);
-        assert_eq!(snapshot.cursors, [("n".into(), 9, 4)]);
-        assert_eq!(snapshot.tasks[0].0.state, TaskState::Working);
-        assert_eq!(snapshot.tasks[0].1.len(), 5_000);
-        assert!(snapshot.tasks[1].1.is_empty(), "events of ended tasks stay on disk");
-        assert_eq!((snapshot.tasks[1].0.state, snapshot.tasks[1].0.attempt), (TaskState::Completed, 3));
-        assert_eq!(snapshot.actors, [("x".into(), actor, false)]);
-        assert_eq!(snapshot.listeners, [("news".to_owned(), "a/1".into(), "hear".to_owned())]);
-        assert_eq!(snapshot.reminders, [("a/1".into(), "r".into(), reminder)]);
-        assert_eq!(store.state(&"a/1".into()).await.unwrap().unwrap(), b"new");
-        assert_eq!(store.events(&"t1".into(), 4_990).await.unwrap().len(), 10);
-        assert_eq!(store.blob("d").await.unwrap().unwrap(), b"code");
-    }
-
-    #[tokio::test]
-    async fn a_number_is_taken_once_and_a_failed_batch_leaves_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("covey.db")).await.unwrap();
-        store.commit(&Batch { events: vec![event("t", 1)], ..Batch::default() }).await.unwrap();
-        let twice = Batch {
-            events: vec![event("t", 2), event("t", 1)],
-            made: vec![record("t", TaskState::Working)],
-            ..Batch::default()
-        };
-        assert!(store.commit(&twice).await.is_err());
-        assert_eq!(store.events(&"t".into(), 0).await.unwrap().len(), 1);
-        assert!(store.task(&"t".into()).await.unwrap().is_none());
-    }
-}
+mod tests;

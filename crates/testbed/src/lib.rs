@@ -75,12 +75,22 @@ fn asks(task: &TaskId) -> bool {
     task.as_str()[1..].parse::<usize>().is_ok_and(|number| number % 3 == 0)
 }
 
+/// What waits for the next fsync: what one verb of the head wrote, and what may be done once that is on disk.
+#[derive(Debug, Default)]
+struct Unsynced {
+    writes: Vec<Write>,
+    sends: Vec<(NodeId, Command)>,
+    drops: Vec<(NodeId, u64)>,
+    acknowledges: Option<TaskId>,
+}
+
 /// The whole world.
 #[derive(Debug)]
 pub struct World {
     dice: Dice,
     head: Head,
     disk: Disk,
+    unsynced: VecDeque<Unsynced>,
     workers: BTreeMap<NodeId, Worker>,
     agent: AgentSpec,
     now: u64,
@@ -99,6 +109,7 @@ impl World {
             dice: Dice::new(seed),
             head: Head::new(HeadConfig::default(), seed),
             disk: Disk::default(),
+            unsynced: VecDeque::new(),
             workers: BTreeMap::new(),
             agent: agent.clone().validated().expect("a valid agent"),
             now: 1_000,
@@ -109,11 +120,11 @@ impl World {
         for number in 0..workers {
             world.join_new(&NodeId::from(format!("w{number}")));
         }
-        world.drain();
+        world.sync();
         world
     }
 
-    /// Submits a task; it is acknowledged, so it must never be lost.
+    /// Submits a task; once it is acknowledged it must never be lost.
     pub fn submit(&mut self, number: usize) {
         let id = TaskId::from(format!("t{number}"));
         let submission = Submission {
@@ -130,7 +141,7 @@ impl World {
         };
         self.head.submit(submission, self.now).expect("room for a task");
         self.drain();
-        self.submitted.insert(id);
+        self.unsynced.back_mut().expect("a task is written").acknowledges = Some(id);
     }
 
     /// One throw of the dice: work, or trouble when `trouble`.
@@ -152,6 +163,9 @@ impl World {
         }
         self.head.tick(self.now);
         self.drain();
+        if self.dice.below(3) > 0 {
+            self.sync();
+        }
     }
 
     /// No task is unfinished.
@@ -245,6 +259,9 @@ impl World {
             ..Hello::default()
         };
         let durable = self.head.joined(name, worker.conn, hello, self.now);
+        // The welcome waits for the disk.
+        self.sync();
+        let Some(worker) = self.workers.get_mut(name) else { return };
         worker.outbox.acknowledge(durable);
         let (conn, resend): (u64, Vec<_>) =
             (worker.conn, worker.outbox.unacknowledged().map(|(n, e)| (n, e.clone())).collect());
@@ -273,8 +290,16 @@ impl World {
         linked.iter().for_each(|name| self.head.heard(name, self.now));
     }
 
-    /// The head dies; everything that is not on its disk is gone.
+    /// The head dies. What it wrote stays, unless its machine lost its power: then some of what was not synced is gone. Of
+    /// what waited for an fsync nothing was done.
     fn restart_head(&mut self) {
+        if self.dice.below(2) == 0 {
+            let kept = self.dice.below(self.unsynced.len() as u64 + 1) as usize;
+            self.unsynced.truncate(kept);
+        }
+        for Unsynced { writes, .. } in std::mem::take(&mut self.unsynced) {
+            writes.into_iter().for_each(|write| self.disk.write(write));
+        }
         let seed = self.dice.below(1 << 30);
         self.head = Head::new(HeadConfig::default(), seed);
         self.head.restore_agent(self.agent.clone());
@@ -323,7 +348,7 @@ impl World {
                         run.answered |= said.answers.is_some();
                     }
                 }
-                Command::Durable { number } => worker.outbox.acknowledge(number),
+                Command::Durable { number, .. } => worker.outbox.acknowledge(number),
             }
             return;
         }
@@ -365,6 +390,7 @@ impl World {
 
     /// Whoever waits for some task answers it, and does so again.
     fn answer(&mut self) {
+        self.sync();
         let waits = |t: &TaskRecord| t.state.waits();
         let waiting: Vec<_> = self.disk.tasks.values().filter(|t| waits(t)).map(|t| t.id.clone()).collect();
         if waiting.is_empty() {
@@ -385,41 +411,65 @@ impl World {
         }
     }
 
+    /// Writes what the head decided. Runs need no more than that; the rest follows the fsync.
     fn drain(&mut self) {
+        let mut unsynced = Unsynced::default();
+        let mut waits = false;
         while let Some(output) = self.head.poll_output() {
             match output {
-                Output::Write(Write::NewTask(record) | Write::Task(record)) => {
-                    self.disk.tasks.insert(record.id.clone(), (*record).clone());
-                }
-                Output::Write(Write::Event(event)) => {
-                    self.disk.events.entry(event.task.clone()).or_default().push((*event).clone());
-                }
-                Output::Write(Write::Cursor { node, incarnation, number }) => {
-                    self.disk.cursors.insert((node, incarnation), number);
-                }
-                Output::Write(
-                    Write::Agent(_)
-                    | Write::State(..)
-                    | Write::NoState(_)
-                    | Write::Actor(..)
-                    | Write::Reminder(..)
-                    | Write::Listener(..),
-                )
-                | Output::Route(..)
-                | Output::Topic(..)
-                | Output::Remind(..) => {}
+                Output::Write(write) => unsynced.writes.push(write),
+                Output::Send(node, run @ Command::Run { .. }) if !waits => self.deliver(&node, run),
                 Output::Send(node, command) => {
-                    if let Some(worker) = self.workers.get_mut(&node).filter(|w| w.linked) {
-                        worker.inbox.push_back(command);
-                    }
+                    waits |= matches!(command, Command::Start { .. } | Command::Stop { .. });
+                    unsynced.sends.push((node, command));
                 }
-                Output::Drop(node, conn) => {
-                    if let Some(worker) = self.workers.get_mut(&node).filter(|w| w.conn == conn) {
-                        worker.linked = false;
-                        worker.inbox.clear();
-                    }
+                Output::Drop(node, conn) => unsynced.drops.push((node, conn)),
+                Output::Route(..) | Output::Topic(..) | Output::Remind(..) => {}
+            }
+        }
+        self.unsynced.push_back(unsynced);
+    }
+
+    /// An fsync, and what waited for it.
+    fn sync(&mut self) {
+        self.drain();
+        for Unsynced { writes, sends, drops, acknowledges } in std::mem::take(&mut self.unsynced) {
+            writes.into_iter().for_each(|write| self.disk.write(write));
+            sends.into_iter().for_each(|(node, command)| self.deliver(&node, command));
+            for (node, conn) in drops {
+                if let Some(worker) = self.workers.get_mut(&node).filter(|w| w.conn == conn) {
+                    worker.linked = false;
+                    worker.inbox.clear();
                 }
             }
+            self.submitted.extend(acknowledges);
+        }
+    }
+
+    fn deliver(&mut self, node: &NodeId, command: Command) {
+        let current = |w: &&mut Worker| w.linked && !matches!(command, Command::Durable { conn, .. } if conn != w.conn);
+        if let Some(worker) = self.workers.get_mut(node).filter(current) {
+            worker.inbox.push_back(command);
+        }
+    }
+}
+
+impl Disk {
+    fn write(&mut self, write: Write) {
+        match write {
+            Write::NewTask(record) | Write::Task(record) => {
+                self.tasks.insert(record.id.clone(), (*record).clone());
+            }
+            Write::Event(event) => self.events.entry(event.task.clone()).or_default().push((*event).clone()),
+            Write::Cursor { node, incarnation, number } => {
+                self.cursors.insert((node, incarnation), number);
+            }
+            Write::Agent(_)
+            | Write::State(..)
+            | Write::NoState(_)
+            | Write::Actor(..)
+            | Write::Reminder(..)
+            | Write::Listener(..) => {}
         }
     }
 }

@@ -153,14 +153,14 @@ class File:
     __hash__ = None  # type: ignore[assignment]
 
     def __reduce__(self) -> Any:
-        # A pickle goes where this path is not.
-        return _unpickled, (self.url is None and self._stored is None and self.read() or None, self.url, self._stored, self.name, self.mime)
+        if self._stored is not None:
+            return _of_store, (self._stored, self.name, self.mime)
+        # A pickle goes where a path of here is not.
+        return _of_parts, (self.data, self.url, self.name, self.mime)
 
 
-def _unpickled(data: bytes | None, url: str | None, stored: tuple[str, int] | None, name: str | None, mime: str) -> File:
-    if stored is not None:
-        return _of_store(stored, name, mime)
-    return File(url=url, name=name, mime=mime) if url is not None else File(data or b"", name=name, mime=mime)
+def _of_parts(data: bytes | None, url: str | None, name: str | None, mime: str) -> File:
+    return File(data, url=url, name=name, mime=mime)
 
 
 def _of_store(stored: tuple[str, int], name: str | None, mime: str) -> File:

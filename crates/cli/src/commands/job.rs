@@ -252,9 +252,9 @@ async fn ship(client: &Client, folder: &Path) -> Result<Digest, Error> {
         zip.write_all(&std::fs::read(&path).map_err(|e| failed(&e))?).map_err(|e| failed(&e))?;
     }
     let body = zip.finish().map_err(|e| failed(&e))?.into_inner();
-    let digest = crate::agent_file::sha256(&body);
-    client.put_blob(&digest, body).await?;
-    Ok(digest.into())
+    let digest = Digest::of(&body);
+    client.put_blob(digest.as_str(), body).await?;
+    Ok(digest)
 }
 
 fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> std::io::Result<()> {

@@ -20,7 +20,7 @@ use super::{
     card::{self, Place},
     project::Projection,
 };
-use crate::{Caller, FoundTask, SayTask, SubmitTask, TaskQuery};
+use crate::{Answered, Caller, FoundTask, SayTask, SubmitTask, TaskQuery};
 
 /// What a message says under [`EXTENSION_MODEL`].
 #[derive(serde::Deserialize)]
@@ -134,14 +134,16 @@ struct Taken {
 }
 
 impl Ask {
-    async fn take(&self, mut request: v1::SendMessageRequest, old: bool) -> Result<Taken, Error> {
+    async fn take(&self, mut request: v1::SendMessageRequest, old: bool, answered: Answered) -> Result<Taken, Error> {
         let hook = request.configuration.as_mut().and_then(|said| said.task_push_notification_config.take());
         if let Some(hook) = &hook {
             self.may_push()?;
             // Before anything is done, so that a wrong one does nothing.
             self.hub.pusher.check(hook)?;
         }
-        let taken = self.take_message(request).await?;
+        // A webhook is kept in the tables, which must not know of a task before the log does.
+        let answered = if hook.is_some() { Answered::Durable } else { answered };
+        let taken = self.take_message(request, answered).await?;
         if let Some(hook) = hook {
             // What a message leads to comes behind it.
             self.hub.pusher.keep(&taken.record, hook, old, taken.at - 1).await?;
@@ -149,7 +151,7 @@ impl Ask {
         Ok(taken)
     }
 
-    async fn take_message(&self, request: v1::SendMessageRequest) -> Result<Taken, Error> {
+    async fn take_message(&self, request: v1::SendMessageRequest, answered: Answered) -> Result<Taken, Error> {
         let message = request.message.ok_or_else(|| Error::field("message", "is missing"))?;
         match message.role() {
             v1::Role::User => {}
@@ -162,6 +164,7 @@ impl Ask {
         if message.parts.is_empty() {
             return Err(Error::field("message.parts", "is missing or empty"));
         }
+        self.check_modes(&message.parts)?;
         if !message.task_id.is_empty() {
             let (record, _) = self.find(&message.task_id).await?;
             if !message.context_id.is_empty() && message.context_id != record.context.as_str() {
@@ -181,7 +184,6 @@ impl Ask {
             })?;
             return Ok(Taken { record, at });
         }
-        self.check_modes(&message.parts)?;
         let told = |name: &str| {
             let of = |fields: &Option<Fields>| fields.as_ref().and_then(|f| f.0.get(name).cloned());
             of(&message.metadata).or_else(|| of(&request.metadata))
@@ -206,6 +208,7 @@ impl Ask {
             model: model.map(Into::into),
             protocol: "a2a",
             timeout_ms: None,
+            answered,
         });
         let (record, _) = submitted.await.map_err(failed)?;
         Ok(Taken { record, at: 1 })
@@ -215,7 +218,9 @@ impl Ask {
     pub async fn send(&self, request: v1::SendMessageRequest, old: bool) -> Result<v1::SendMessageResponse, Error> {
         let said = request.configuration.clone().unwrap_or_default();
         let history = history(said.history_length)?;
-        let Taken { record, at } = self.take(request, old).await?;
+        // Whoever waits for the end is told of nothing before it.
+        let answered = if said.return_immediately { Answered::Durable } else { Answered::Early };
+        let Taken { record, at } = self.take(request, old, answered).await?;
         let until = if said.return_immediately { Until::Seq(at) } else { Until::Over(at) };
         let projection = self.replay(&record, until).await?;
         if let Some(reply) = projection.reply().filter(|_| self.agent.a2a.messages) {
@@ -229,7 +234,7 @@ impl Ask {
     /// Sends a message; the turn streams back.
     pub async fn stream(&self, request: v1::SendMessageRequest, old: bool) -> Result<Events, Error> {
         self.may_stream()?;
-        let Taken { record, at } = self.take(request, old).await?;
+        let Taken { record, at } = self.take(request, old, Answered::Durable).await?;
         // The reader of a task that took a message gets it as it stands, then what follows; what it has seen, no more.
         let snapshot = if at > 1 && self.seen.is_none_or(|seen| seen.seq < at) { at } else { 0 };
         let events = self.events(record, self.seen.unwrap_or_default(), snapshot, Some(at));
@@ -446,6 +451,7 @@ impl Ask {
 
     async fn replay(&self, record: &Arc<TaskRecord>, until: Until) -> Result<Projection, Error> {
         let mut projection = Projection::new(record.clone());
+        projection.only_fold();
         let mut events = self.hub.cluster.events(record.id.clone(), 0);
         loop {
             let there = match until {

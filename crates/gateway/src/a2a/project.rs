@@ -23,6 +23,8 @@ pub(super) struct Projection {
     state: TaskState,
     /// Whether artifacts and messages are put into the task. A stream that has given its snapshot needs no more of it.
     folds: bool,
+    /// Whether events are made. Who wants the task alone needs none.
+    tells: bool,
     /// Open parts whose text is for the reader.
     texts: Vec<PartId>,
     /// Artifacts that have begun, and are begun anew after a step was reset.
@@ -47,6 +49,7 @@ impl Projection {
         let mut projection = Self {
             state: TaskState::Submitted,
             folds: true,
+            tells: true,
             texts: Vec::new(),
             begun: HashSet::new(),
             asked: Vec::new(),
@@ -98,6 +101,11 @@ impl Projection {
         self.task.artifacts = Vec::new();
     }
 
+    /// From here on the task is put together and no events are told.
+    pub fn only_fold(&mut self) {
+        self.tells = false;
+    }
+
     /// Takes an entry of the log; gives the events it makes.
     pub fn push(&mut self, envelope: &Envelope) -> Vec<v1::StreamResponse> {
         self.seq = envelope.seq;
@@ -106,7 +114,7 @@ impl Projection {
         match &envelope.event {
             TaskEvent::Started { .. } => {
                 self.now(at, None);
-                vec![told(Payload::Task(self.task(None)))]
+                self.told(|task| Payload::Task(task.task(None))).into_iter().collect()
             }
             TaskEvent::Status { message, .. } => {
                 let question = self.asked.first().filter(|_| self.state.waits());
@@ -116,7 +124,7 @@ impl Projection {
                 let said = question.map(|(_, question)| question.clone());
                 let said = said.or_else(|| message.as_ref().map(|text| self.said(vec![text_part(text)])));
                 self.now(at, said);
-                vec![self.status_update()]
+                self.status_update().into_iter().collect()
             }
             TaskEvent::InterruptRaised { id, kind, prompt, options, response_schema, .. } => {
                 let mut parts = vec![text_part(prompt)];
@@ -167,13 +175,15 @@ impl Projection {
                 Vec::new()
             }
             TaskEvent::PartDelta { part, delta } => match delta {
-                Delta::Text(text) if self.texts.contains(part) => vec![self.answer(text_part(text), false)],
-                Delta::Data(value) => vec![self.answer(data_part(value), false)],
+                Delta::Text(text) if self.texts.contains(part) => {
+                    self.answer(text_part(text), false).into_iter().collect()
+                }
+                Delta::Data(value) => self.answer(data_part(value), false).into_iter().collect(),
                 Delta::Text(_) | Delta::Bytes(_) => Vec::new(),
             },
             TaskEvent::Media { mime, source, name, .. } => {
                 let content = Content::File { mime: mime.clone(), name: name.clone(), source: source.clone() };
-                vec![self.answer(part(&content), false)]
+                self.answer(part(&content), false).into_iter().collect()
             }
             TaskEvent::ArtifactChunk { artifact, name, parts, append, last } => {
                 let made = v1::Artifact {
@@ -182,7 +192,7 @@ impl Projection {
                     parts: parts.iter().map(part).collect(),
                     ..v1::Artifact::default()
                 };
-                vec![self.chunk(made, *append, *last)]
+                self.chunk(made, *append, *last).into_iter().collect()
             }
             TaskEvent::StepReset { .. } => {
                 self.begun.clear();
@@ -209,7 +219,7 @@ impl Projection {
                     Value::String(text) => text_part(text),
                     other => data_part(other),
                 };
-                events.push(self.answer(part, true));
+                events.extend(self.answer(part, true));
                 None
             }
             Outcome::Completed { .. } => None,
@@ -220,7 +230,7 @@ impl Projection {
             Outcome::Failed { error } => Some(self.said(vec![text_part(&error.message)])),
         };
         self.now(at, said);
-        events.push(self.status_update());
+        events.extend(self.status_update());
         events
     }
 
@@ -242,17 +252,23 @@ impl Projection {
         self.task.status = Some(v1::TaskStatus { state, message, timestamp: Some(Timestamp::from_ms(at)) });
     }
 
-    fn status_update(&self) -> v1::StreamResponse {
-        told(Payload::StatusUpdate(v1::TaskStatusUpdateEvent {
-            task_id: self.task.id.clone(),
-            context_id: self.task.context_id.clone(),
-            status: self.task.status.clone(),
-            metadata: None,
-        }))
+    fn told(&self, payload: impl FnOnce(&Self) -> Payload) -> Option<v1::StreamResponse> {
+        self.tells.then(|| v1::StreamResponse { payload: Some(payload(self)) })
+    }
+
+    fn status_update(&self) -> Option<v1::StreamResponse> {
+        self.told(|task| {
+            Payload::StatusUpdate(v1::TaskStatusUpdateEvent {
+                task_id: task.task.id.clone(),
+                context_id: task.task.context_id.clone(),
+                status: task.task.status.clone(),
+                metadata: None,
+            })
+        })
     }
 
     /// More of the one artifact that what an agent says and yields makes.
-    fn answer(&mut self, part: v1::Part, last: bool) -> v1::StreamResponse {
+    fn answer(&mut self, part: v1::Part, last: bool) -> Option<v1::StreamResponse> {
         let artifact = v1::Artifact {
             artifact_id: format!("{}-answer", self.task.id),
             name: "answer".into(),
@@ -262,32 +278,34 @@ impl Projection {
         self.chunk(artifact, true, last)
     }
 
-    fn chunk(&mut self, artifact: v1::Artifact, append: bool, last: bool) -> v1::StreamResponse {
+    fn chunk(&mut self, artifact: v1::Artifact, append: bool, last: bool) -> Option<v1::StreamResponse> {
         let new = !self.begun.contains(&artifact.artifact_id);
         if new {
             self.begun.insert(artifact.artifact_id.clone());
         }
         let append = append && !new;
-        if self.folds {
-            match self.task.artifacts.iter_mut().find(|a| a.artifact_id == artifact.artifact_id) {
-                Some(known) if append => artifact.parts.iter().for_each(|part| merge(&mut known.parts, part)),
-                Some(known) => *known = artifact.clone(),
-                None => self.task.artifacts.push(artifact.clone()),
-            }
+        if !self.folds {
+            return self.told(|task| task.update(artifact, append, last));
         }
-        told(Payload::ArtifactUpdate(v1::TaskArtifactUpdateEvent {
+        let update = self.told(|task| task.update(artifact.clone(), append, last));
+        match self.task.artifacts.iter_mut().find(|a| a.artifact_id == artifact.artifact_id) {
+            Some(known) if append => artifact.parts.iter().for_each(|part| merge(&mut known.parts, part)),
+            Some(known) => *known = artifact,
+            None => self.task.artifacts.push(artifact),
+        }
+        update
+    }
+
+    fn update(&self, artifact: v1::Artifact, append: bool, last_chunk: bool) -> Payload {
+        Payload::ArtifactUpdate(v1::TaskArtifactUpdateEvent {
             task_id: self.task.id.clone(),
             context_id: self.task.context_id.clone(),
             artifact: Some(artifact),
             append,
-            last_chunk: last,
+            last_chunk,
             metadata: None,
-        }))
+        })
     }
-}
-
-fn told(payload: Payload) -> v1::StreamResponse {
-    v1::StreamResponse { payload: Some(payload) }
 }
 
 fn said_by_user(record: &TaskRecord) -> v1::Message {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use covey_a2a::{Error, Kind, old, v1};
-use covey_domain::{Envelope, Hook, HookState, Millis, TaskId, TaskRecord, caps};
+use covey_domain::{Envelope, Hook, HookState, Millis, TaskId, TaskRecord, caps, error::with_causes};
 use futures::{FutureExt as _, StreamExt as _};
 use guard::{Guard, Resolver};
 use parking_lot::Mutex;
@@ -515,14 +515,8 @@ fn retry_after(text: &str) -> Option<Duration> {
 
 /// An error with what is behind it; the address may carry secrets and is left out.
 fn chain(error: &reqwest::Error) -> String {
-    let mut text =
-        if error.is_timeout() { "no answer in time".to_owned() } else { "the receiver was not reached".to_owned() };
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
+    let text = if error.is_timeout() { "no answer in time" } else { "the receiver was not reached" };
+    with_causes(text.to_owned(), error)
 }
 
 fn hex(bytes: &[u8]) -> String {

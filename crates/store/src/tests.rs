@@ -1,0 +1,321 @@
+//! A store that is opened, left, and opened again.
+
+use covey_domain::{
+    Hook, HookState, TaskEvent, TaskState,
+    event::{Content, MediaSource, Phase},
+    task::TaskInput,
+};
+
+use super::*;
+
+fn record(id: &str, state: TaskState) -> Arc<TaskRecord> {
+    Arc::new(TaskRecord {
+        id: id.into(),
+        context: "c".into(),
+        agent: "a".into(),
+        skill: "run".into(),
+        caller: "me".into(),
+        message_id: Some(format!("m-{id}")),
+        model: None,
+        protocol: "native".into(),
+        input: TaskInput::default(),
+        state,
+        created_ms: 1,
+        changed_ms: 1,
+        timeout_ms: None,
+        attempt: 1,
+    })
+}
+
+fn event(task: &str, seq: u64) -> Arc<Envelope> {
+    Arc::new(Envelope {
+        task: task.into(),
+        seq,
+        ts_ms: 7,
+        sub: None,
+        event: TaskEvent::Status { state: Phase::Working, message: None },
+        meta: Default::default(),
+    })
+}
+
+fn blob(bytes: &[u8]) -> Blob {
+    Blob(bytes.into())
+}
+
+fn commit(store: &Store, batch: Batch) {
+    let written = store.write(batch).unwrap();
+    store.sync(vec![written]).unwrap();
+}
+
+async fn count(store: &Store, table: &str) -> i64 {
+    let count = format!("SELECT count(*) FROM {table}");
+    sqlx::query_scalar(sqlx::AssertSqlSafe(count)).fetch_one(&store.readers).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_after_reopening_and_shown_once_it_is_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("covey.db");
+    let store = Store::open(&path).await.unwrap();
+    store.begin().await.unwrap();
+    let made = vec![record("t", TaskState::Submitted)];
+    let one = store.write(Batch { made, events: vec![event("t", 1)], ..Batch::default() }).unwrap();
+    assert!(store.task(&"t".into()).await.unwrap().is_none() && store.events(&"t".into(), 0).await.unwrap().is_empty());
+    store.sync(vec![one]).unwrap();
+    assert_eq!(store.task(&"t".into()).await.unwrap().unwrap(), record("t", TaskState::Submitted));
+    let tasks = vec![TaskChange::of(&record("t", TaskState::Completed))];
+    let state = ("a/1".into(), Some(blob(b"state")));
+    let two = Batch { tasks, events: vec![event("t", 2), event("t", 3)], states: vec![state], ..Batch::default() };
+    drop(store.write(two).unwrap());
+    assert_eq!(store.events(&"t".into(), 0).await.unwrap().len(), 1);
+    drop(store);
+    let store = Store::open(&path).await.unwrap();
+    assert_eq!(store.task(&"t".into()).await.unwrap().unwrap(), record("t", TaskState::Completed));
+    assert_eq!(store.events(&"t".into(), 1).await.unwrap(), [event("t", 2), event("t", 3)]);
+    assert_eq!(store.state(&"a/1".into()).await.unwrap().unwrap(), b"state");
+}
+
+#[tokio::test]
+async fn a_log_is_read_across_what_is_in_the_tables_and_what_is_not_yet() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("covey.db")).await.unwrap();
+    store.begin().await.unwrap();
+    let made = vec![record("t", TaskState::Working)];
+    commit(&store, Batch { made, events: (1..=300).map(|n| event("t", n)).collect(), ..Batch::default() });
+    store.late.settled().await;
+    assert_eq!(count(&store, "events").await, 2, "neighbours share a row");
+    let tasks = vec![TaskChange { attempt: 7, ..TaskChange::of(&record("t", TaskState::Completed)) }];
+    commit(&store, Batch { tasks, events: (301..=310).map(|n| event("t", n)).collect(), ..Batch::default() });
+    let numbers = async |after| {
+        let events = store.events(&"t".into(), after).await.unwrap();
+        events.iter().map(|event| event.seq).collect::<Vec<_>>()
+    };
+    for after in [0, 1, 255, 256, 299, 300, 301, 309, 310, 311] {
+        assert_eq!(numbers(after).await, (after + 1..=310).collect::<Vec<_>>(), "after {after}");
+    }
+    let found = store.task(&"t".into()).await.unwrap().unwrap();
+    assert_eq!((found.state, found.attempt), (TaskState::Completed, 7));
+    store.late.settled().await;
+    assert_eq!(*store.task(&"t".into()).await.unwrap().unwrap(), *found);
+    assert_eq!(numbers(0).await.len(), 310);
+}
+
+#[tokio::test]
+async fn a_task_that_begins_and_ends_between_two_groups_is_one_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("covey.db")).await.unwrap();
+    store.begin().await.unwrap();
+    for n in 0..50 {
+        let id = format!("t{n}");
+        let made = vec![record(&id, TaskState::Submitted)];
+        commit(&store, Batch { made, events: vec![event(&id, 1)], ..Batch::default() });
+        let tasks = vec![TaskChange::of(&record(&id, TaskState::Completed))];
+        commit(&store, Batch { tasks, events: vec![event(&id, 2)], ..Batch::default() });
+    }
+    // Who lists waits for the tables.
+    let done = TaskFilter { state: "completed", ..TaskFilter::default() };
+    assert_eq!(store.tasks(done, "", 99).await.unwrap().len(), 50);
+    assert_eq!(count(&store, "events").await, 50);
+}
+
+#[tokio::test]
+async fn what_is_old_and_over_is_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("covey.db")).await.unwrap();
+    store.begin().await.unwrap();
+    let batch = Batch {
+        made: vec![record("over", TaskState::Completed), record("runs", TaskState::Working)],
+        events: vec![event("over", 1), event("runs", 1)],
+        ..Batch::default()
+    };
+    commit(&store, batch);
+    assert_eq!(store.purge(1).await.unwrap(), 0, "not old enough");
+    assert_eq!(store.purge(2).await.unwrap(), 1);
+    assert!(store.task(&"over".into()).await.unwrap().is_none());
+    assert!(store.events(&"over".into(), 0).await.unwrap().is_empty());
+    assert!(store.task(&"runs".into()).await.unwrap().is_some());
+    assert_eq!(store.events(&"runs".into(), 0).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_file_is_forgotten_with_the_last_task_that_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("covey.db")).await.unwrap();
+    let source = MediaSource::Stored { digest: "d".into(), bytes: 9 };
+    let file = Content::File { mime: "image/png".into(), name: None, source };
+    let chunk = TaskEvent::ArtifactChunk {
+        artifact: "x".into(),
+        name: None,
+        parts: vec![file.clone()],
+        append: false,
+        last: true,
+    };
+    for digest in ["d", "nobody's"] {
+        store.keep_artifact(&digest.into(), 9, 5).await.unwrap();
+    }
+    let asked = TaskRecord {
+        input: TaskInput { content: vec![file], ..TaskInput::default() },
+        ..(*record("runs", TaskState::Working)).clone()
+    };
+    let made = vec![record("over", TaskState::Completed), Arc::new(asked)];
+    let events = vec![Arc::new(Envelope { event: chunk, ..(*event("over", 1)).clone() })];
+    commit(&store, Batch { made, events, ..Batch::default() });
+    assert!(store.forget_artifacts(5).await.unwrap().is_empty(), "it is too young");
+    assert_eq!(store.forget_artifacts(6).await.unwrap(), ["nobody's".into()]);
+    assert_eq!(store.artifact(&"d".into()).await.unwrap(), Some(9));
+    store.purge(9).await.unwrap();
+    assert!(store.forget_artifacts(9).await.unwrap().is_empty(), "the task that runs has it");
+    let over = vec![TaskChange::of(&record("runs", TaskState::Completed))];
+    commit(&store, Batch { tasks: over, ..Batch::default() });
+    store.purge(9).await.unwrap();
+    assert_eq!(store.forget_artifacts(9).await.unwrap(), ["d".into()]);
+}
+
+#[tokio::test]
+async fn a_hook_that_was_forgotten_is_not_moved() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("covey.db")).await.unwrap();
+    let hook = |id: &str, state| Hook {
+        task: "t".into(),
+        id: id.into(),
+        caller: "me".into(),
+        agent: "a".into(),
+        config: "{}".into(),
+        seq: 1,
+        more: 0,
+        attempts: 0,
+        due_ms: 0,
+        state,
+        error: String::new(),
+    };
+    store.keep_hook(&hook("x", HookState::Live)).await.unwrap();
+    store.keep_hook(&hook("y", HookState::Live)).await.unwrap();
+    store.forget_hook(&"t".into(), "x").await.unwrap();
+    store.move_hooks(&[hook("x", HookState::Done), hook("y", HookState::Dead)]).await.unwrap();
+    assert_eq!(store.hooks(Some(&"t".into()), None).await.unwrap(), [hook("y", HookState::Dead)]);
+    assert!(store.hooks(None, Some(HookState::Live)).await.unwrap().is_empty());
+    commit(&store, Batch { made: vec![record("t", TaskState::Completed)], ..Batch::default() });
+    store.purge(2).await.unwrap();
+    assert!(store.hooks(Some(&"t".into()), None).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn tasks_are_listed_by_their_last_change_page_by_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("covey.db")).await.unwrap();
+    store.begin().await.unwrap();
+    let at =
+        |id: &str, changed_ms: u64| Arc::new(TaskRecord { changed_ms, ..(*record(id, TaskState::Working)).clone() });
+    let made = vec![at("a", 5), at("b", 9), at("c", 9), at("d", 0)];
+    let tasks = vec![TaskChange::of(&at("d", 1))];
+    commit(&store, Batch { made, tasks, ..Batch::default() });
+    let mine = TaskFilter { caller: "me", ..TaskFilter::default() };
+    let ids = |tasks: &[TaskRecord]| tasks.iter().map(|t| t.id.to_string()).collect::<Vec<_>>();
+    let (page, all) = store.changed(mine, 0, None, 2).await.unwrap();
+    assert_eq!((ids(&page), all), (vec!["c".to_owned(), "b".to_owned()], 4));
+    let (page, _) = store.changed(mine, 0, Some((9, "b")), 2).await.unwrap();
+    assert_eq!(ids(&page), ["a", "d"]);
+    let (page, all) = store.changed(mine, 5, None, 9).await.unwrap();
+    assert_eq!((page.len(), all), (3, 3));
+    assert_eq!(store.changed(TaskFilter { caller: "you", ..mine }, 0, None, 9).await.unwrap().1, 0);
+}
+
+#[tokio::test]
+async fn a_file_of_the_first_version_is_raised() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("covey.db");
+    drop(Store::open(&path).await.unwrap());
+    let mut db = SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap();
+    let back = "DROP INDEX tasks_by_change; ALTER TABLE tasks DROP COLUMN attempt;
+        ALTER TABLE tasks DROP COLUMN changed_ms; UPDATE meta SET value = 1 WHERE key = 'schema';
+        INSERT INTO tasks VALUES ('t', 'a', 'c', 'me', 'working', 7, 0, '{\"attempt\": 4}')";
+    sqlx::raw_sql(back).execute(&mut db).await.unwrap();
+    drop(db);
+    let store = Store::open(&path).await.unwrap();
+    let at = sqlx::query_as("SELECT changed_ms, attempt FROM tasks").fetch_one(&store.readers).await.unwrap();
+    let at: (i64, i64) = at;
+    assert_eq!(at, (7, 4));
+}
+
+#[tokio::test]
+async fn what_was_committed_is_there_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("covey.db");
+    let spec = serde_json::json!({"name": "a", "kind": {"type": "native", "implementation": "echo"}});
+    let actor = DetachedActor {
+        name: Some("n".into()),
+        spec: serde_json::from_value(spec).unwrap(),
+        init: Some(blob(b"init")),
+    };
+    let reminder = StoredReminder { due_ms: 5, every_ms: Some(7), method: "m".into(), args: blob(b"args") };
+    {
+        let store = Store::open(&path).await.unwrap();
+        assert_eq!(store.begin().await.unwrap().term, 1);
+        let batch = Batch {
+            made: vec![record("t1", TaskState::Submitted), record("t2", TaskState::Submitted)],
+            tasks: vec![TaskChange::of(&record("t1", TaskState::Working))],
+            events: (1..=5_000).map(|n| event("t1", n)).collect(),
+            cursors: vec![("n".into(), 9, 3), ("n".into(), 9, 4)],
+            states: vec![("a/1".into(), Some(blob(b"old"))), ("a/1".into(), Some(blob(b"new")))],
+            reminders: vec![("a/1".into(), "r".into(), Some(reminder.clone()))],
+            listeners: vec![
+                ("news".into(), "a/1".into(), Some("hear".into())),
+                ("news".into(), "a/2".into(), Some("hear".into())),
+                ("news".into(), "a/2".into(), None),
+            ],
+            actors: vec![("x".into(), Some(actor.clone())), ("y".into(), Some(actor.clone())), ("y".into(), None)],
+            agents: vec![],
+        };
+        commit(&store, batch);
+        let ended = TaskChange { attempt: 3, ..TaskChange::of(&record("t2", TaskState::Completed)) };
+        commit(&store, Batch { tasks: vec![ended], ..Batch::default() });
+        store.put_blob("d", b"code").await.unwrap();
+    }
+    let store = Store::open(&path).await.unwrap();
+    let snapshot = store.begin().await.unwrap();
+    assert_eq!(snapshot.term, 2);
+    assert_eq!(snapshot.cursors, [("n".into(), 9, 4)]);
+    assert_eq!(snapshot.tasks[0].0.state, TaskState::Working);
+    assert_eq!(snapshot.tasks[0].1.len(), 5_000);
+    assert!(snapshot.tasks[1].1.is_empty(), "events of ended tasks stay on disk");
+    assert_eq!((snapshot.tasks[1].0.state, snapshot.tasks[1].0.attempt), (TaskState::Completed, 3));
+    assert_eq!(snapshot.actors, [("x".into(), actor, false)]);
+    assert_eq!(snapshot.listeners, [("news".to_owned(), "a/1".into(), "hear".to_owned())]);
+    assert_eq!(snapshot.reminders, [("a/1".into(), "r".into(), reminder)]);
+    assert_eq!(store.state(&"a/1".into()).await.unwrap().unwrap(), b"new");
+    assert_eq!(store.events(&"t1".into(), 4_990).await.unwrap().len(), 10);
+    assert_eq!(store.blob("d").await.unwrap().unwrap(), b"code");
+}
+
+#[tokio::test]
+async fn a_number_is_taken_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("covey.db")).await.unwrap();
+    commit(&store, Batch { events: vec![event("t", 1)], ..Batch::default() });
+    store.late.settled().await;
+    commit(&store, Batch { events: vec![event("t", 2), event("t", 1)], ..Batch::default() });
+    store.late.settled().await;
+    assert_eq!(store.events(&"t".into(), 0).await.unwrap(), [event("t", 1), event("t", 2)]);
+}
+
+#[tokio::test]
+async fn the_log_turns_while_it_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("covey.db");
+    let store = Store::open(&path).await.unwrap();
+    store.begin().await.unwrap();
+    // 40 MB in all; the tables keep up, so that two files of little more than 8 MiB do.
+    for n in 0..400 {
+        store.room().await.unwrap();
+        let cursors = vec![("n".into(), n, 1); 10_000];
+        commit(&store, Batch { cursors, ..Batch::default() });
+        if n % 20 == 0 {
+            store.late.settled().await;
+        }
+    }
+    let length = |name: &str| std::fs::metadata(dir.path().join(name)).unwrap().len();
+    assert!(length("covey.db-log0") < 32 << 20 && length("covey.db-log1") < 32 << 20);
+    drop(store);
+    let store = Store::open(&path).await.unwrap();
+    assert_eq!(store.begin().await.unwrap().cursors.len(), 400);
+}
