@@ -1,10 +1,15 @@
 //! What is written together.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, io::Write as _, ops::Range, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use covey_domain::{ActorId, AgentSpec, Envelope, Millis, NodeId, TaskId, TaskRecord, TaskState};
 use serde::{Deserialize, Serialize};
+
+use crate::rows::{Entry, StoredEntry};
+
+/// Events of a task that share a row, at most.
+pub(crate) const EVENTS_PER_ROW: usize = 256;
 
 /// Changes that become durable together.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -14,13 +19,13 @@ pub struct Batch {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub agents: Vec<Arc<AgentSpec>>,
     /// Tasks made.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip)]
     pub made: Vec<Arc<TaskRecord>>,
     /// Tasks whose state or attempt changed; of several for one task the last holds.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<TaskChange>,
     /// Events, in order.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip)]
     pub events: Vec<Arc<Envelope>>,
     /// Up to where each incarnation of a node is taken.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -67,9 +72,34 @@ pub struct StoredReminder {
 #[derive(Debug)]
 pub struct Written {
     pub(crate) number: u64,
-    /// Of its record in the log.
-    pub(crate) bytes: usize,
+    /// As it was written.
+    pub(crate) json: Json,
     pub(crate) batch: Batch,
+}
+
+/// A batch as JSON, and where in it lies what the tables take as it is.
+#[derive(Debug)]
+pub(crate) struct Json {
+    pub text: String,
+    /// Records of tasks.
+    pub made: Vec<Range<usize>>,
+    /// Events, in order: entries with commas between them.
+    pub runs: Vec<Run>,
+}
+
+/// Neighbours of one task.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub count: usize,
+    pub at: Range<usize>,
+}
+
+/// What [`Batch::encode`] writes.
+#[derive(Deserialize)]
+struct Encoded {
+    made: Vec<Arc<TaskRecord>>,
+    runs: Vec<(TaskId, u64, Vec<StoredEntry>)>,
+    rest: Batch,
 }
 
 impl Written {
@@ -123,6 +153,48 @@ impl<'de> Deserialize<'de> for Blob {
 }
 
 impl Batch {
+    /// As JSON: records of tasks and runs of events first, each in one piece that the tables can take over.
+    pub(crate) fn encode(&self) -> serde_json::Result<Json> {
+        let mut text = Vec::with_capacity(512 * (1 + self.made.len()) + 192 * self.events.len());
+        let (mut made, mut runs) = (Vec::with_capacity(self.made.len()), Vec::new());
+        text.extend(b"{\"made\":[");
+        for record in &self.made {
+            next(&mut text);
+            let start = text.len();
+            serde_json::to_writer(&mut text, record)?;
+            made.push(start..text.len());
+        }
+        text.extend(b"],\"runs\":[");
+        let neighbours = self.events.chunk_by(|one, other| one.seq + 1 == other.seq && one.task == other.task);
+        for run in neighbours.flat_map(|run| run.chunks(EVENTS_PER_ROW)) {
+            next(&mut text);
+            text.push(b'[');
+            serde_json::to_writer(&mut text, &run[0].task)?;
+            write!(text, ",{},[", run[0].seq).map_err(serde_json::Error::io)?;
+            let start = text.len();
+            for event in run {
+                next(&mut text);
+                serde_json::to_writer(&mut text, &Entry::of(event))?;
+            }
+            runs.push(Run { count: run.len(), at: start..text.len() });
+            text.extend(b"]]");
+        }
+        text.extend(b"],\"rest\":");
+        serde_json::to_writer(&mut text, self)?;
+        text.push(b'}');
+        let text = String::from_utf8(text).expect("serde_json writes UTF-8");
+        Ok(Json { text, made, runs })
+    }
+
+    /// The other way round.
+    pub(crate) fn decode(json: &[u8]) -> serde_json::Result<Self> {
+        let Encoded { made, runs, rest } = serde_json::from_slice(json)?;
+        let events = runs.into_iter().flat_map(|(task, first, entries)| {
+            entries.into_iter().zip(first..).map(move |(entry, seq)| Arc::new(entry.of(task.clone(), seq)))
+        });
+        Ok(Self { made, events: events.collect(), ..rest })
+    }
+
     /// Nothing to write.
     pub fn is_empty(&self) -> bool {
         self.agents.is_empty()
@@ -134,5 +206,12 @@ impl Batch {
             && self.actors.is_empty()
             && self.reminders.is_empty()
             && self.listeners.is_empty()
+    }
+}
+
+/// A comma, unless something begins here.
+fn next(text: &mut Vec<u8>) {
+    if text.last() != Some(&b'[') {
+        text.push(b',');
     }
 }

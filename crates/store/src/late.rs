@@ -1,9 +1,7 @@
 //! What the log has and the tables do not have yet: kept in memory for readers, and brought over in large groups.
-//!
-//! A task that begins and ends between two groups is one row, and its events share one.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     fs::File,
     iter, mem,
     path::PathBuf,
@@ -19,7 +17,7 @@ use parking_lot::Mutex;
 use sqlx::SqliteConnection;
 use tokio::sync::{Notify, watch};
 
-use crate::{Batch, Blob, Error, TaskChange, Written, log::Safe, tables};
+use crate::{Blob, Error, TaskChange, Written, group::Group, log::Safe, tables};
 
 /// How long something waits for others at most.
 const APPLY_AFTER: Duration = Duration::from_millis(500);
@@ -29,43 +27,6 @@ const APPLY_BYTES: usize = 4 << 20;
 const LATE_BYTES_MAX: usize = 64 << 20;
 /// Pause after the tables could not be written.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
-
-/// What a group has of one task.
-#[derive(Debug, Default)]
-struct LateTask {
-    made: Option<Arc<TaskRecord>>,
-    change: Option<TaskChange>,
-    events: Vec<Arc<Envelope>>,
-}
-
-/// Neighbouring batches.
-#[derive(Debug, Default)]
-struct Group {
-    batches: Vec<Batch>,
-    tasks: HashMap<TaskId, LateTask>,
-    states: HashMap<ActorId, Option<Blob>>,
-    bytes: usize,
-    last: u64,
-}
-
-impl Group {
-    fn push(&mut self, Written { number, bytes, batch }: Written) {
-        for made in &batch.made {
-            self.tasks.entry(made.id.clone()).or_default().made = Some(made.clone());
-        }
-        for change in &batch.tasks {
-            self.tasks.entry(change.id.clone()).or_default().change = Some(change.clone());
-        }
-        for event in &batch.events {
-            self.tasks.entry(event.task.clone()).or_default().events.push(event.clone());
-        }
-        for (actor, state) in &batch.states {
-            self.states.insert(actor.clone(), state.clone());
-        }
-        (self.last, self.bytes) = (number, self.bytes + bytes);
-        self.batches.push(batch);
-    }
-}
 
 /// Groups that are to be brought over, oldest first, and the one that grows.
 #[derive(Debug, Default)]
@@ -80,7 +41,7 @@ impl Groups {
     }
 
     fn close(&mut self) {
-        if !self.fresh.batches.is_empty() {
+        if !self.fresh.is_empty() {
             self.closed.push_back(Arc::new(mem::take(&mut self.fresh)));
         }
     }
@@ -155,8 +116,8 @@ impl Late {
     pub fn task(&self, id: &TaskId) -> Beside {
         let groups = self.groups.lock();
         let mut beside = Beside::default();
-        for known in groups.all().filter_map(|group| group.tasks.get(id)) {
-            beside.made = known.made.clone().or(beside.made);
+        for known in groups.all().filter_map(|group| group.task(id)) {
+            beside.made = known.made.as_ref().map(|(record, _)| record.clone()).or(beside.made);
             beside.change = known.change.clone().or(beside.change);
         }
         beside
@@ -165,7 +126,7 @@ impl Late {
     /// Events of a task above `after`, and the number of the first that is here at all.
     pub fn events(&self, task: &TaskId, after: u64) -> (Vec<Arc<Envelope>>, Option<u64>) {
         let groups = self.groups.lock();
-        let known = groups.all().filter_map(|group| group.tasks.get(task));
+        let known = groups.all().filter_map(|group| group.task(task));
         let mut all = known.flat_map(|task| &task.events).peekable();
         let first = all.peek().map(|event| event.seq);
         (all.filter(|event| event.seq > after).cloned().collect(), first)
@@ -250,7 +211,7 @@ impl Carrier {
 
     async fn carry(&mut self, group: &Group) -> Result<(), Error> {
         let _alone = self.writer.lock().await;
-        let bytes = tables::write(&mut self.db, &group.batches, group.last).await?;
+        let bytes = tables::write(&mut self.db, group).await?;
         self.written.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }

@@ -12,6 +12,7 @@
 mod artifacts;
 mod batch;
 mod checkpoints;
+mod group;
 mod hooks;
 mod late;
 mod log;
@@ -39,8 +40,9 @@ use tokio::sync::{Mutex, watch};
 pub use batch::{Batch, Blob, DetachedActor, StoredReminder, TaskChange, Written};
 
 use crate::{
+    group::Group,
     late::{Beside, Carrier, Late},
-    log::{Log, Safe},
+    log::{Log, Record, Safe},
     rows::{RECORD, events_of, parse, record_of},
 };
 
@@ -65,7 +67,7 @@ CREATE TABLE IF NOT EXISTS tasks (id TEXT PRIMARY KEY, agent TEXT NOT NULL, cont
 CREATE INDEX IF NOT EXISTS tasks_by_context ON tasks (context, created_ms);
 CREATE INDEX IF NOT EXISTS tasks_by_time ON tasks (created_ms);
 CREATE TABLE IF NOT EXISTS events (task TEXT NOT NULL, seq INTEGER NOT NULL, body TEXT NOT NULL,
-    PRIMARY KEY (task, seq)) STRICT, WITHOUT ROWID;
+    PRIMARY KEY (task, seq)) STRICT;
 CREATE TABLE IF NOT EXISTS hooks (task TEXT NOT NULL, id TEXT NOT NULL, state TEXT NOT NULL, hook TEXT NOT NULL,
     PRIMARY KEY (task, id)) STRICT;
 CREATE INDEX IF NOT EXISTS hooks_by_state ON hooks (state);
@@ -178,8 +180,16 @@ async fn raise(db: &mut SqliteConnection) -> Result<(), sqlx::Error> {
         sqlx::query("UPDATE meta SET value = 4 WHERE key = 'schema'").execute(&mut *db).await?;
     }
     if found.is_some_and(|version| version < 5) {
-        // What is new may be in the log only, which older programs do not read.
-        sqlx::query("UPDATE meta SET value = 5 WHERE key = 'schema'").execute(&mut *db).await?;
+        // What is new may be in the log only, which older programs do not read. And bodies of events are kept in a tree whose
+        // pages hold several: in the older one each above 1 KiB took a page more.
+        sqlx::raw_sql(
+            "BEGIN; ALTER TABLE events RENAME TO events_4;
+             CREATE TABLE events (task TEXT NOT NULL, seq INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (task, seq)) STRICT;
+             INSERT INTO events SELECT * FROM events_4 ORDER BY task, seq; DROP TABLE events_4;
+             UPDATE meta SET value = 5 WHERE key = 'schema'; COMMIT;",
+        )
+        .execute(&mut *db)
+        .await?;
     }
     // Only now the column is there in every file.
     sqlx::raw_sql("CREATE INDEX IF NOT EXISTS tasks_by_change ON tasks (caller, changed_ms, id);").execute(db).await?;
@@ -273,8 +283,12 @@ impl Store {
         if let Some(last) = found.last() {
             applied = last.number;
             // All at once: each transaction here is an fsync.
-            let batches: Vec<Batch> = found.into_iter().map(|record| record.batch).collect();
-            tables::write(&mut writer, &batches, applied).await?;
+            let mut group = Group::default();
+            for Record { number, batch } in found {
+                let json = batch.encode().map_err(|source| Error::Body { what: "batch of the log", source })?;
+                group.push(Written { number, json, batch });
+            }
+            tables::write(&mut writer, &group).await?;
         }
         let wal = beside(path, "-wal");
         // The log begins anew, so the tables must have all that was in it.
@@ -346,12 +360,12 @@ impl Store {
             let record = record_of(&row)?;
             let mut events = Vec::new();
             if !record.state.is_terminal() {
-                for row in sqlx::query("SELECT body FROM events WHERE task = ? ORDER BY seq")
+                for row in sqlx::query("SELECT seq, body FROM events WHERE task = ? ORDER BY seq")
                     .bind(record.id.as_str())
                     .fetch_all(&mut *db)
                     .await?
                 {
-                    events.extend(events_of(row.get(0))?);
+                    events.extend(events_of(&record.id, &row)?);
                 }
             }
             snapshot.tasks.push((record, events));
@@ -366,8 +380,8 @@ impl Store {
 
     /// Writes a batch, whole or not at all. It outlives the process from now on, and once it was [`Self::sync`]ed the machine.
     pub fn write(&self, batch: Batch) -> Result<Written, Error> {
-        let (number, bytes) = self.log.lock().write(&batch, &self.safe).map_err(Error::Log)?;
-        Ok(Written { number, bytes, batch })
+        let (number, json) = self.log.lock().write(&batch, &self.safe).map_err(Error::Log)?;
+        Ok(Written { number, json, batch })
     }
 
     /// Returns once what was written is on disk, and shows it to readers. Blocks the thread: it is an fsync. After an
@@ -399,7 +413,7 @@ impl Store {
         if first.is_some_and(|first| first <= after + 1) {
             return Ok(late);
         }
-        let rows = sqlx::query("SELECT body FROM events WHERE task = ? AND seq > ? ORDER BY seq LIMIT ?")
+        let rows = sqlx::query("SELECT seq, body FROM events WHERE task = ? AND seq > ? ORDER BY seq LIMIT ?")
             .bind(task.as_str())
             .bind(after as i64)
             .bind(caps::EVENT_PAGE_MAX as i64)
@@ -407,7 +421,7 @@ impl Store {
             .await?;
         let mut events = Vec::new();
         for row in rows {
-            let run = events_of(row.get(0))?;
+            let run = events_of(task, &row)?;
             let missing = |seq| seq > after && first.is_none_or(|first| seq < first);
             events.extend(run.into_iter().filter(|event| missing(event.seq)).map(Arc::new));
             // A page is a bound for memory too.

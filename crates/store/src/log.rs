@@ -18,7 +18,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use crate::{Batch, Error, beside};
+use crate::{Batch, Error, batch::Json, beside};
 
 /// Length, sum, life, number.
 const HEAD: usize = 4 + 4 + 8 + 8;
@@ -89,14 +89,15 @@ impl Log {
         Ok((Self { sides, active: 0, life, number, body: Vec::new() }, found))
     }
 
-    /// Writes a batch behind the others; gives its number and length. It outlives the process, and once [`Self::unsynced`] was synced the machine.
-    pub fn write(&mut self, batch: &Batch, safe: &Safe) -> io::Result<(u64, usize)> {
+    /// Writes a batch behind the others; gives its number and what was written. It outlives the process, and once [`Self::unsynced`] was synced the machine.
+    pub fn write(&mut self, batch: &Batch, safe: &Safe) -> io::Result<(u64, Json)> {
         self.turn(safe)?;
         let number = self.number + 1;
+        let json = batch.encode()?;
         let body = &mut self.body;
         body.clear();
         body.resize(HEAD, 0);
-        serde_json::to_writer(&mut *body, batch)?;
+        body.extend(json.text.as_bytes());
         let length = u32::try_from(body.len() - HEAD).map_err(|_| io::Error::other("a batch is above 4 GiB"))?;
         body[0..4].copy_from_slice(&length.to_le_bytes());
         body[8..16].copy_from_slice(&self.life.to_le_bytes());
@@ -113,7 +114,7 @@ impl Log {
             side.size = size;
         }
         self.number = number;
-        Ok((number, body.len()))
+        Ok((number, json))
     }
 
     /// Goes on in the other file if this one is long and nothing in that one is needed any more.
@@ -166,7 +167,7 @@ impl Side {
                 break;
             }
             if number > applied {
-                let read = serde_json::from_slice(&body[16..]);
+                let read = Batch::decode(&body[16..]);
                 let batch = read.map_err(|source| Error::Body { what: "batch of the log", source })?;
                 records.push(Record { number, batch });
             }

@@ -1,17 +1,13 @@
 //! Rows made of domain values, and the other way round.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, mem};
 
-use covey_domain::{Envelope, NodeId, TaskId, TaskRecord, TaskState};
+use covey_domain::{Envelope, Millis, SubRunId, TaskEvent, TaskId, TaskRecord, TaskState};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, sqlite::SqliteRow};
 
-use crate::{Batch, Error, TaskChange};
-
-/// Events of a task that were committed together and share a row, at most.
-const EVENTS_PER_ROW: usize = 256;
+use crate::{Error, TaskChange, group::Group};
 
 /// The columns that make a record, for [`record_of`].
 pub(crate) const RECORD: &str = "record, state, changed_ms, attempt";
@@ -23,80 +19,64 @@ pub(crate) fn record_of(row: &SqliteRow) -> Result<TaskRecord, Error> {
     Ok(TaskRecord { state, changed_ms: changed_ms as u64, attempt: attempt as u32, ..record })
 }
 
-/// A row of `tasks`.
+/// What a row of `tasks` is made of.
 struct Made<'a> {
     record: &'a TaskRecord,
+    body: &'a str,
     now: TaskChange,
 }
 
-/// What tasks make of neighbouring batches: rows of their own, and lists in JSON for the view `commits`.
-pub(crate) struct Rows<'a> {
-    made: Vec<Made<'a>>,
-    runs: Vec<Run<'a>>,
-    changed: String,
-    cursors: String,
-}
-
-impl<'a> Rows<'a> {
-    pub(crate) fn of(batches: &'a [Batch]) -> Self {
-        // Of several states of one task only the last is written.
-        let changes = batches.iter().flat_map(|batch| &batch.tasks);
-        let mut last: HashMap<&TaskId, &TaskChange> = changes.map(|change| (&change.id, change)).collect();
-        let made = batches.iter().flat_map(|batch| &batch.made).map(|record| {
-            let now = last.remove(&record.id).cloned().unwrap_or_else(|| TaskChange::of(record));
-            Made { record, now }
+/// Writes tasks, their events and the cursors. Gives about how many bytes that was.
+pub(crate) async fn write(db: &mut SqliteConnection, group: &Group) -> Result<u64, sqlx::Error> {
+    const TASKS: &str = "INSERT OR IGNORE INTO tasks (id, agent, context, caller, state, created_ms, ended, record, changed_ms, attempt) ";
+    let mut bytes = 0;
+    let made = group.tasks.iter().filter_map(|task| {
+        let (record, piece) = task.made.as_ref()?;
+        let now = task.change.clone().unwrap_or_else(|| TaskChange::of(record));
+        Some(Made { record, body: group.json(piece), now })
+    });
+    for made in chunks(&mut made.collect::<Vec<_>>()) {
+        let mut insert = QueryBuilder::<Sqlite>::new(TASKS);
+        insert.push_values(made, |mut row, Made { record, body, now }| {
+            bytes += body.len() as u64;
+            row.push_bind(record.id.as_str()).push_bind(record.agent.as_str()).push_bind(record.context.as_str());
+            row.push_bind(record.caller.as_str()).push_bind(now.state.name()).push_bind(record.created_ms as i64);
+            row.push_bind(now.state.is_terminal()).push_bind(*body);
+            row.push_bind(now.changed_ms as i64).push_bind(now.attempt);
         });
-        let made = made.collect();
-        let changed = list(last.into_values().map(|t| {
-            json(&(t.id.as_str(), t.state.name(), u32::from(t.state.is_terminal()), t.changed_ms, t.attempt))
-        }));
-        let runs = runs(batches.iter().flat_map(|batch| &batch.events));
-        let mut cursors: BTreeMap<(&NodeId, u64), u64> = BTreeMap::new();
-        for (node, incarnation, number) in batches.iter().flat_map(|batch| &batch.cursors) {
-            cursors.insert((node, *incarnation), *number);
-        }
-        // Signed, as SQLite has its numbers.
-        let cursors = cursors
-            .into_iter()
-            .map(|((node, incarnation), number)| json(&(node.as_str(), incarnation as i64, number as i64)));
-        Self { made, runs, changed, cursors: list(cursors) }
+        insert.build().execute(&mut *db).await?;
     }
-
-    /// Writes them all; `last` is the number of the last batch. Gives about how many bytes that was.
-    pub(crate) async fn write(&self, db: &mut SqliteConnection, last: u64) -> Result<u64, sqlx::Error> {
-        const TASKS: &str = "INSERT OR IGNORE INTO tasks (id, agent, context, caller, state, created_ms, ended, record, changed_ms, attempt) ";
-        let mut bytes = 0;
-        for made in chunks(&self.made) {
-            let mut insert = QueryBuilder::<Sqlite>::new(TASKS);
-            insert.push_values(made, |mut row, Made { record, now }| {
-                let body = json(record);
-                bytes += body.len() as u64;
-                row.push_bind(record.id.as_str()).push_bind(record.agent.as_str()).push_bind(record.context.as_str());
-                row.push_bind(record.caller.as_str()).push_bind(now.state.name()).push_bind(record.created_ms as i64);
-                row.push_bind(now.state.is_terminal()).push_bind(body);
-                row.push_bind(now.changed_ms as i64).push_bind(now.attempt);
-            });
-            insert.build().execute(&mut *db).await?;
-        }
-        for runs in chunks(&self.runs) {
-            let mut insert = QueryBuilder::<Sqlite>::new("INSERT OR IGNORE INTO events ");
-            insert.push_values(runs, |mut row, run| {
-                let body = if run.events.len() == 1 { json(run.events[0]) } else { json(&run.events) };
-                bytes += body.len() as u64;
-                row.push_bind(run.task.as_str()).push_bind(run.last as i64).push_bind(body);
-            });
-            insert.build().execute(&mut *db).await?;
-        }
-        let rest = sqlx::query("INSERT INTO commits VALUES (?, ?, ?)");
-        rest.bind(&self.changed).bind(&self.cursors).bind(last as i64).execute(&mut *db).await?;
-        Ok(bytes)
+    let rows =
+        group.tasks.iter().flat_map(|task| group.rows(task).into_iter().map(|(last, body)| (&task.id, last, body)));
+    let mut rows: Vec<_> = rows.collect();
+    for rows in chunks(&mut rows) {
+        let mut insert = QueryBuilder::<Sqlite>::new("INSERT OR IGNORE INTO events ");
+        insert.push_values(rows, |mut row, (task, last, body)| {
+            bytes += body.len() as u64;
+            row.push_bind(task.as_str()).push_bind(*last as i64).push_bind(mem::take(body));
+        });
+        insert.build().execute(&mut *db).await?;
     }
+    let changed = list(group.tasks.iter().filter(|task| task.made.is_none()).filter_map(|task| {
+        let t = task.change.as_ref()?;
+        Some(json(&(t.id.as_str(), t.state.name(), u32::from(t.state.is_terminal()), t.changed_ms, t.attempt)))
+    }));
+    // Signed, as SQLite has its numbers.
+    let cursors = list(
+        group
+            .cursors
+            .iter()
+            .map(|((node, incarnation), number)| json(&(node.as_str(), *incarnation as i64, *number as i64))),
+    );
+    let rest = sqlx::query("INSERT INTO commits VALUES (?, ?, ?)");
+    rest.bind(changed).bind(cursors).bind(group.last as i64).execute(&mut *db).await?;
+    Ok(bytes)
 }
 
 /// Rows of one statement: few sizes, so that SQLite has its plans ready.
-fn chunks<T>(all: &[T]) -> impl Iterator<Item = &[T]> {
-    let (large, small) = all.as_chunks::<64>();
-    large.iter().map(<[T; 64]>::as_slice).chain(small.chunks(1))
+fn chunks<T>(all: &mut [T]) -> impl Iterator<Item = &mut [T]> {
+    let (large, small) = all.as_chunks_mut::<64>();
+    large.iter_mut().map(<[T; 64]>::as_mut_slice).chain(small.chunks_mut(1))
 }
 
 fn list(items: impl Iterator<Item = String>) -> String {
@@ -111,34 +91,48 @@ fn list(items: impl Iterator<Item = String>) -> String {
     text
 }
 
-/// Neighbours of one task, which share a row.
-struct Run<'a> {
-    task: &'a TaskId,
-    last: u64,
-    events: Vec<&'a Envelope>,
+/// An event as it is stored: without what its row says.
+#[derive(Serialize)]
+pub(crate) struct Entry<'a> {
+    ts_ms: Millis,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sub: Option<&'a SubRunId>,
+    event: &'a TaskEvent,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    meta: &'a BTreeMap<String, Value>,
 }
 
-fn runs<'a>(events: impl Iterator<Item = &'a Arc<Envelope>>) -> Vec<Run<'a>> {
-    let mut runs: Vec<Run<'a>> = Vec::new();
-    let mut open: HashMap<&TaskId, usize> = HashMap::new();
-    for event in events {
-        let known = open.get(&event.task).map(|at| &mut runs[*at]);
-        match known.filter(|run| run.last + 1 == event.seq && run.events.len() < EVENTS_PER_ROW) {
-            Some(run) => {
-                run.events.push(event);
-                run.last = event.seq;
-            }
-            None => {
-                open.insert(&event.task, runs.len());
-                runs.push(Run { task: &event.task, last: event.seq, events: vec![event] });
-            }
-        }
+impl<'a> Entry<'a> {
+    pub fn of(Envelope { ts_ms, sub, event, meta, .. }: &'a Envelope) -> Self {
+        Self { ts_ms: *ts_ms, sub: sub.as_ref(), event, meta }
     }
-    runs
 }
 
-pub(crate) fn events_of(body: String) -> Result<Vec<Envelope>, Error> {
-    if body.starts_with('[') { parse("events", body) } else { parse("event", body).map(|event| vec![event]) }
+/// The same, read. Files up to version 4 have more in it.
+#[derive(Deserialize)]
+pub(crate) struct StoredEntry {
+    ts_ms: Millis,
+    #[serde(default)]
+    sub: Option<SubRunId>,
+    event: TaskEvent,
+    #[serde(default)]
+    meta: BTreeMap<String, Value>,
+}
+
+impl StoredEntry {
+    pub fn of(self, task: TaskId, seq: u64) -> Envelope {
+        let Self { ts_ms, sub, event, meta } = self;
+        Envelope { task, seq, ts_ms, sub, event, meta }
+    }
+}
+
+/// What a row of events has: the columns `seq`, which is the number of the last, and `body`.
+pub(crate) fn events_of(task: &TaskId, row: &SqliteRow) -> Result<Vec<Envelope>, Error> {
+    let (last, body): (i64, String) = (row.get(0), row.get(1));
+    let entries: Vec<StoredEntry> =
+        if body.starts_with('[') { parse("events", body)? } else { vec![parse("event", body)?] };
+    let first = last as u64 + 1 - entries.len() as u64;
+    Ok(entries.into_iter().zip(first..).map(|(entry, seq)| entry.of(task.clone(), seq)).collect())
 }
 
 pub(crate) fn json<T: serde::Serialize>(value: &T) -> String {

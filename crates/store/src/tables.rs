@@ -3,16 +3,17 @@
 use sqlx::{Connection as _, SqliteConnection};
 
 use crate::{
-    Batch, Error, artifacts,
-    rows::{Rows, json},
+    Error, artifacts,
+    group::Group,
+    rows::{self, json},
 };
 
-/// Writes neighbouring batches, whole or not at all; `last` is the number of the last. Gives about how many bytes that was.
-pub(crate) async fn write(db: &mut SqliteConnection, batches: &[Batch], last: u64) -> Result<u64, Error> {
-    let rows = Rows::of(batches);
-    let uses: Vec<_> = batches.iter().flat_map(artifacts::uses).collect();
+/// Writes a group, whole or not at all. Gives about how many bytes that was.
+pub(crate) async fn write(db: &mut SqliteConnection, group: &Group) -> Result<u64, Error> {
+    let uses: Vec<_> = group.tasks.iter().flat_map(artifacts::uses).collect();
+    let batches = &group.rest;
     let mut tx = db.begin().await?;
-    let bytes = rows.write(&mut tx, last).await?;
+    let bytes = rows::write(&mut tx, group).await?;
     artifacts::write_uses(&mut tx, &uses).await?;
     for spec in batches.iter().flat_map(|b| &b.agents) {
         sqlx::query("INSERT OR REPLACE INTO agents VALUES (?, ?)")

@@ -230,11 +230,18 @@ async fn a_file_of_the_first_version_is_raised() {
         ALTER TABLE tasks DROP COLUMN changed_ms; UPDATE meta SET value = 1 WHERE key = 'schema';
         INSERT INTO tasks VALUES ('t', 'a', 'c', 'me', 'working', 7, 0, '{\"attempt\": 4}')";
     sqlx::raw_sql(back).execute(&mut db).await.unwrap();
+    let old = "DROP TABLE events; CREATE TABLE events (task TEXT NOT NULL, seq INTEGER NOT NULL, body TEXT NOT NULL,
+        PRIMARY KEY (task, seq)) STRICT, WITHOUT ROWID";
+    sqlx::raw_sql(old).execute(&mut db).await.unwrap();
+    for (last, body) in [(3, rows::json(&[event("t", 2), event("t", 3)])), (1, rows::json(&event("t", 1)))] {
+        sqlx::query("INSERT INTO events VALUES ('t', ?, ?)").bind(last).bind(body).execute(&mut db).await.unwrap();
+    }
     drop(db);
     let store = Store::open(&path).await.unwrap();
     let at = sqlx::query_as("SELECT changed_ms, attempt FROM tasks").fetch_one(&store.readers).await.unwrap();
     let at: (i64, i64) = at;
     assert_eq!(at, (7, 4));
+    assert_eq!(store.events(&"t".into(), 0).await.unwrap(), [event("t", 1), event("t", 2), event("t", 3)]);
 }
 
 #[tokio::test]

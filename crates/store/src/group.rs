@@ -1,0 +1,134 @@
+//! Neighbouring batches, put together by task. One that begins and ends in a group is one row, and its events share one.
+
+use std::{collections::BTreeMap, mem, sync::Arc};
+
+use covey_domain::{ActorId, Envelope, NodeId, TaskId, TaskRecord};
+use hashbrown::HashMap;
+
+use crate::{
+    Batch, Blob, TaskChange, Written,
+    batch::{EVENTS_PER_ROW, Json},
+};
+
+/// What a group has of one task.
+#[derive(Debug)]
+pub(crate) struct GroupTask {
+    pub id: TaskId,
+    pub made: Option<(Arc<TaskRecord>, Piece)>,
+    /// The last one.
+    pub change: Option<TaskChange>,
+    pub events: Vec<Arc<Envelope>>,
+    /// The JSON of `events`.
+    runs: Vec<RunOf>,
+}
+
+/// Something in the JSON of a batch.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    batch: usize,
+    at: std::ops::Range<usize>,
+}
+
+#[derive(Debug)]
+struct RunOf {
+    first: u64,
+    count: usize,
+    piece: Piece,
+}
+
+/// Neighbouring batches.
+#[derive(Debug, Default)]
+pub(crate) struct Group {
+    /// As they came up, which is the order of most keys of the tables.
+    pub tasks: Vec<GroupTask>,
+    at: HashMap<TaskId, usize>,
+    pub states: HashMap<ActorId, Option<Blob>>,
+    pub cursors: BTreeMap<(NodeId, u64), u64>,
+    /// What else is in the batches.
+    pub rest: Vec<Batch>,
+    texts: Vec<String>,
+    /// Of the log.
+    pub bytes: usize,
+    /// Number of the last batch; 0 if there is none.
+    pub last: u64,
+}
+
+impl Group {
+    pub fn push(&mut self, Written { number, json: Json { text, made, runs }, mut batch }: Written) {
+        let body = self.texts.len();
+        for (record, at) in mem::take(&mut batch.made).into_iter().zip(made) {
+            let id = record.id.clone();
+            self.of(&id).made = Some((record, Piece { batch: body, at }));
+        }
+        for change in mem::take(&mut batch.tasks) {
+            let id = change.id.clone();
+            self.of(&id).change = Some(change);
+        }
+        let mut events = mem::take(&mut batch.events).into_iter();
+        for run in runs {
+            let Some(event) = events.next() else { break };
+            let first = event.seq;
+            let task = self.of(&event.task);
+            task.runs.push(RunOf { first, count: run.count, piece: Piece { batch: body, at: run.at } });
+            task.events.push(event);
+            task.events.extend(events.by_ref().take(run.count - 1));
+        }
+        for (node, incarnation, number) in mem::take(&mut batch.cursors) {
+            self.cursors.insert((node, incarnation), number);
+        }
+        for (actor, state) in &batch.states {
+            self.states.insert(actor.clone(), state.clone());
+        }
+        if !batch.is_empty() {
+            self.rest.push(batch);
+        }
+        (self.last, self.bytes) = (number, self.bytes + text.len());
+        self.texts.push(text);
+    }
+
+    fn of(&mut self, id: &TaskId) -> &mut GroupTask {
+        let Self { at, tasks, .. } = self;
+        let at = *at.entry(id.clone()).or_insert_with(|| {
+            let id = id.clone();
+            tasks.push(GroupTask { id, made: None, change: None, events: Vec::new(), runs: Vec::new() });
+            tasks.len() - 1
+        });
+        &mut self.tasks[at]
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.last == 0
+    }
+
+    pub fn task(&self, id: &TaskId) -> Option<&GroupTask> {
+        self.at.get(id).map(|at| &self.tasks[*at])
+    }
+
+    pub fn json(&self, piece: &Piece) -> &str {
+        &self.texts[piece.batch][piece.at.clone()]
+    }
+
+    /// Rows of the events of a task: the number of the last of each, and the JSON of all.
+    pub fn rows(&self, task: &GroupTask) -> Vec<(u64, String)> {
+        let mut rows: Vec<(u64, String)> = Vec::new();
+        let mut inside = 0;
+        for RunOf { first, count, piece } in &task.runs {
+            let last = first + *count as u64 - 1;
+            match rows.last_mut() {
+                Some((end, body)) if *end + 1 == *first && inside + count <= EVENTS_PER_ROW => {
+                    *end = last;
+                    inside += count;
+                    body.pop();
+                    body.push(',');
+                    body.push_str(self.json(piece));
+                    body.push(']');
+                }
+                _ => {
+                    inside = *count;
+                    rows.push((last, format!("[{}]", self.json(piece))));
+                }
+            }
+        }
+        rows
+    }
+}
