@@ -6,7 +6,7 @@ use std::{
 };
 
 use covey_cluster_core::head::{ActorReport, Entry, HeldTask, Hello, LivingActor};
-use covey_domain::{ActorId, Epoch, Error, NodeId, status::ModelStatus};
+use covey_domain::{ActorId, Epoch, Error, NodeId, TaskEvent, status::ModelStatus};
 use covey_node::tls::TlsPeer;
 use covey_proto::{
     from_json, to_status,
@@ -169,7 +169,9 @@ async fn hand_over(shared: &Shared, node: &NodeId, conn: u64, entries: &mut Vec<
 }
 
 fn decode_entry(entry: v1::OutboxEntry) -> Result<Entry, Error> {
-    let events = entry.events.iter().map(|e| from_json("an event", e)).collect::<Result<_, _>>()?;
+    let read =
+        |e: &bytes::Bytes| TaskEvent::read(e).map_err(|why| Error::invalid(format!("failed to read an event: {why}")));
+    let events = entry.events.iter().map(read).collect::<Result<_, _>>()?;
     let (number, attempt, ts_ms) = (entry.number, entry.attempt, entry.ts_ms);
     Ok(Entry { number, task: entry.task.into(), attempt, ts_ms, events })
 }

@@ -664,6 +664,20 @@ pub enum Outcome {
 }
 
 impl TaskEvent {
+    /// Reads an event, like its `Deserialize`, which must keep all of it before it knows which one it is. What most logs
+    /// have most of is known by how it begins, as we write it.
+    pub fn read(json: &[u8]) -> serde_json::Result<Self> {
+        #[derive(Deserialize)]
+        struct PartDelta {
+            part: PartId,
+            delta: Delta,
+        }
+        if json.starts_with(br#"{"type":"part_delta","#) {
+            return serde_json::from_slice(json).map(|PartDelta { part, delta }| Self::PartDelta { part, delta });
+        }
+        serde_json::from_slice(json)
+    }
+
     /// Nothing may follow it.
     pub fn is_terminal(&self) -> bool {
         matches!(self, Self::Finished { outcome, .. } if !matches!(outcome, Outcome::Interrupted { .. }))
@@ -682,5 +696,27 @@ impl TaskEvent {
             }
             _ => Vec::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_read_as_it_was_written() {
+        for delta in [Delta::Text("a \"b\" \u{1f600}\n".into()), Delta::Data(serde_json::json!([1, {"x": null}]))] {
+            let event = TaskEvent::PartDelta { part: "p".into(), delta };
+            let json = serde_json::to_vec(&event).unwrap();
+            assert!(json.starts_with(br#"{"type":"part_delta","#), "the short way is taken");
+            assert_eq!(TaskEvent::read(&json).unwrap(), event);
+        }
+        let other = TaskEvent::PartClosed { part: "p".into(), len: 3, citations: Vec::new() };
+        assert_eq!(TaskEvent::read(&serde_json::to_vec(&other).unwrap()).unwrap(), other);
+        let turned = br#"{"part":"p","delta":{"text":"x"},"type":"part_delta"}"#;
+        assert!(matches!(TaskEvent::read(turned), Ok(TaskEvent::PartDelta { .. })));
+        assert!(TaskEvent::read(br#"{"type":"part_delta","part":"p"}"#).is_err());
+        assert!(TaskEvent::read(br#"{"type":"part_delta","part":"p","delta":{"text":"x"}} "#).is_ok());
+        assert!(TaskEvent::read(br#"{"type":"part_delta","part":"p","delta":{"text":"x"}}}"#).is_err());
     }
 }
