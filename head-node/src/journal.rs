@@ -156,9 +156,7 @@ impl Syncer {
                 effects.extend(waiting.effects);
             }
             if !written.is_empty() {
-                let events: Vec<_> = written.iter().flat_map(|written| written.batch().events.clone()).collect();
-                or_stop(self.store.sync(written));
-                self.feed.publish(&events);
+                self.feed.publish(&or_stop(self.store.sync(written)));
             }
             self.carry_out(effects).await;
         }

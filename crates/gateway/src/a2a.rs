@@ -12,14 +12,14 @@ mod push;
 mod rest;
 mod rpc;
 
-use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
+use std::{collections::HashMap, convert::Infallible, io::Write as _, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json, Router,
-    body::Bytes,
+    body::{Body, Bytes},
     extract::{Path, Query, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
-    response::{IntoResponse as _, Response, Sse, sse},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse as _, Response},
     routing::{any, get, post},
 };
 use covey_a2a::{
@@ -28,7 +28,7 @@ use covey_a2a::{
     v03::a2a_service_server as old,
 };
 use covey_domain::{AgentSpec, HookState, TaskId, caps};
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use serde_json::{Value, json};
 
 use crate::{Caller, Cluster, Settings, Signer, artifacts::Links};
@@ -341,25 +341,54 @@ fn wrong<T>(read: Result<T, covey_a2a::old::Wrong>) -> Result<T, Error> {
     read.map_err(|why| Error::new(Kind::InvalidParams, why))
 }
 
-/// A stream of events as `write` has them, each with its place in the log, so that `Last-Event-ID` goes on behind it. One
-/// that breaks off ends with what `fail` makes of it. Proxies neither hold it back nor take it for dead.
+/// Events that are there already go in one piece up to about this size, bytes: a reader that is behind costs fewer writes.
+const PIECE: usize = 16 << 10;
+/// A stream that is silent for so long says that it is there.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// A stream of events as `write` has them, as JSON in one line, each with its place in the log, so that `Last-Event-ID` goes
+/// on behind it. One that breaks off ends with what `fail` makes of it. Proxies neither hold it back nor take it for dead.
 fn stream(
     events: Events,
-    write: impl Fn(Told) -> String + Send + 'static,
-    fail: impl Fn(&Error) -> sse::Event + Send + 'static,
+    write: impl Fn(Told, &mut Vec<u8>) + Send + 'static,
+    fail: impl Fn(&Error, &mut Vec<u8>) + Send + 'static,
 ) -> Response {
-    let frames = events.map(move |told| {
-        Ok::<_, Infallible>(match told {
-            Ok(told) => sse::Event::default().id(told.cursor.to_string()).data(write(told)),
+    let mut events = events.fuse();
+    let put = move |told: Result<Told, Error>, piece: &mut Vec<u8>| {
+        match told {
+            Ok(told) => {
+                // A vector takes all that is written to it.
+                let _ = write!(piece, "id: {}\ndata: ", told.cursor);
+                write(told, piece);
+            }
             Err(error) => {
                 tracing::warn!(error = error.message, "a stream ended early");
-                fail(&error)
+                fail(&error, piece);
             }
-        })
-    });
-    let keep_alive = sse::KeepAlive::new().interval(Duration::from_secs(15)).text("keep-alive");
-    let mut response = Sse::new(frames).keep_alive(keep_alive).into_response();
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
-    response
+        }
+        piece.extend(b"\n\n");
+    };
+    let pieces = async_stream::stream! {
+        loop {
+            let Ok(first) = tokio::time::timeout(KEEP_ALIVE, events.next()).await else {
+                yield Ok::<_, Infallible>(Bytes::from_static(b": keep-alive\n\n"));
+                continue;
+            };
+            let Some(first) = first else { return };
+            let mut piece = Vec::with_capacity(512);
+            put(first, &mut piece);
+            while piece.len() < PIECE
+                && let Some(Some(more)) = events.next().now_or_never()
+            {
+                put(more, &mut piece);
+            }
+            yield Ok(piece.into());
+        }
+    };
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+    ];
+    (headers, Body::from_stream(pieces)).into_response()
 }

@@ -3,17 +3,18 @@
 use covey_domain::{Digest, Millis, TaskId};
 use sqlx::{Row as _, SqliteConnection};
 
-use crate::{Error, Store, group::GroupTask};
+use crate::{Batch, Error, Store};
 
-/// Which of what a task names is in the artifact store.
-pub(crate) fn uses(task: &GroupTask) -> impl Iterator<Item = (&TaskId, Digest)> {
-    let asked = task.made.iter().flat_map(|(record, _)| &record.input.content);
-    let asked = asked.filter_map(|part| part.stored()).cloned();
-    let said = task.events.iter().flat_map(|event| event.event.stored());
-    asked.chain(said).map(|digest| (&task.id, digest))
+/// Which of what tasks of a batch name is in the artifact store.
+pub(crate) fn uses(batch: &Batch) -> impl Iterator<Item = (TaskId, Digest)> {
+    let asked = batch.made.iter().flat_map(|task| {
+        task.input.content.iter().filter_map(|part| part.stored()).map(|digest| (task.id.clone(), digest.clone()))
+    });
+    let said = batch.events.iter().flat_map(|e| e.event.stored().into_iter().map(|digest| (e.task.clone(), digest)));
+    asked.chain(said)
 }
 
-pub(crate) async fn write_uses(db: &mut SqliteConnection, uses: &[(&TaskId, Digest)]) -> Result<(), Error> {
+pub(crate) async fn write_uses(db: &mut SqliteConnection, uses: &[(TaskId, Digest)]) -> Result<(), Error> {
     for (task, digest) in uses {
         sqlx::query("INSERT OR IGNORE INTO artifact_uses VALUES (?, ?)")
             .bind(task.as_str())

@@ -102,13 +102,6 @@ struct Encoded {
     rest: Batch,
 }
 
-impl Written {
-    /// What was written.
-    pub fn batch(&self) -> &Batch {
-        &self.batch
-    }
-}
-
 /// What changes of a task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskChange {

@@ -1,12 +1,15 @@
 //! Neighbouring batches, put together by task. One that begins and ends in a group is one row, and its events share one.
+//!
+//! Events are kept as the JSON that was written of them: the tables want them so, and who reads the log of a task that has just
+//! ended is rare enough to read it again.
 
 use std::{collections::BTreeMap, mem, sync::Arc};
 
-use covey_domain::{ActorId, Envelope, NodeId, TaskId, TaskRecord};
+use covey_domain::{ActorId, Digest, Envelope, NodeId, TaskId, TaskRecord};
 use hashbrown::HashMap;
 
 use crate::{
-    Batch, Blob, TaskChange, Written,
+    Batch, Blob, TaskChange, Written, artifacts,
     batch::{EVENTS_PER_ROW, Json},
 };
 
@@ -17,8 +20,6 @@ pub(crate) struct GroupTask {
     pub made: Option<(Arc<TaskRecord>, Piece)>,
     /// The last one.
     pub change: Option<TaskChange>,
-    pub events: Vec<Arc<Envelope>>,
-    /// The JSON of `events`.
     runs: Vec<RunOf>,
 }
 
@@ -29,11 +30,18 @@ pub(crate) struct Piece {
     at: std::ops::Range<usize>,
 }
 
+/// Events that follow each other.
 #[derive(Debug)]
 struct RunOf {
     first: u64,
     count: usize,
     piece: Piece,
+}
+
+impl RunOf {
+    fn last(&self) -> u64 {
+        self.first + self.count as u64 - 1
+    }
 }
 
 /// Neighbouring batches.
@@ -44,6 +52,8 @@ pub(crate) struct Group {
     at: HashMap<TaskId, usize>,
     pub states: HashMap<ActorId, Option<Blob>>,
     pub cursors: BTreeMap<(NodeId, u64), u64>,
+    /// What tasks name of the artifact store.
+    pub uses: Vec<(TaskId, Digest)>,
     /// What else is in the batches.
     pub rest: Vec<Batch>,
     texts: Vec<String>,
@@ -54,8 +64,13 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    pub fn push(&mut self, Written { number, json: Json { text, made, runs }, mut batch }: Written) {
+    /// Takes a batch; gives its events.
+    pub fn push(
+        &mut self,
+        Written { number, json: Json { text, made, runs }, mut batch }: Written,
+    ) -> Vec<Arc<Envelope>> {
         let body = self.texts.len();
+        self.uses.extend(artifacts::uses(&batch));
         for (record, at) in mem::take(&mut batch.made).into_iter().zip(made) {
             let id = record.id.clone();
             self.of(&id).made = Some((record, Piece { batch: body, at }));
@@ -64,14 +79,13 @@ impl Group {
             let id = change.id.clone();
             self.of(&id).change = Some(change);
         }
-        let mut events = mem::take(&mut batch.events).into_iter();
+        let events = mem::take(&mut batch.events);
+        let mut begin = 0;
         for run in runs {
-            let Some(event) = events.next() else { break };
-            let first = event.seq;
-            let task = self.of(&event.task);
-            task.runs.push(RunOf { first, count: run.count, piece: Piece { batch: body, at: run.at } });
-            task.events.push(event);
-            task.events.extend(events.by_ref().take(run.count - 1));
+            let first = &events[begin];
+            let piece = Piece { batch: body, at: run.at };
+            self.of(&first.task).runs.push(RunOf { first: first.seq, count: run.count, piece });
+            begin += run.count;
         }
         for (node, incarnation, number) in mem::take(&mut batch.cursors) {
             self.cursors.insert((node, incarnation), number);
@@ -84,13 +98,14 @@ impl Group {
         }
         (self.last, self.bytes) = (number, self.bytes + text.len());
         self.texts.push(text);
+        events
     }
 
     fn of(&mut self, id: &TaskId) -> &mut GroupTask {
         let Self { at, tasks, .. } = self;
         let at = *at.entry(id.clone()).or_insert_with(|| {
             let id = id.clone();
-            tasks.push(GroupTask { id, made: None, change: None, events: Vec::new(), runs: Vec::new() });
+            tasks.push(GroupTask { id, made: None, change: None, runs: Vec::new() });
             tasks.len() - 1
         });
         &mut self.tasks[at]
@@ -108,12 +123,24 @@ impl Group {
         &self.texts[piece.batch][piece.at.clone()]
     }
 
+    /// Number of the first event of a task that is here.
+    pub fn first(&self, task: &TaskId) -> Option<u64> {
+        self.task(task)?.runs.first().map(|run| run.first)
+    }
+
+    /// Runs of events of a task that end above `after`: the number of the first of each, and the JSON of all.
+    pub fn runs(&self, id: &TaskId, after: u64) -> impl Iterator<Item = (u64, String)> {
+        let runs = self.task(id).map(|task| &task.runs[..]).unwrap_or_default();
+        let behind = runs.iter().filter(move |run| run.last() > after);
+        behind.map(|run| (run.first, format!("[{}]", self.json(&run.piece))))
+    }
+
     /// Rows of the events of a task: the number of the last of each, and the JSON of all.
     pub fn rows(&self, task: &GroupTask) -> Vec<(u64, String)> {
         let mut rows: Vec<(u64, String)> = Vec::new();
         let mut inside = 0;
-        for RunOf { first, count, piece } in &task.runs {
-            let last = first + *count as u64 - 1;
+        for run @ RunOf { first, count, piece } in &task.runs {
+            let last = run.last();
             match rows.last_mut() {
                 Some((end, body)) if *end + 1 == *first && inside + count <= EVENTS_PER_ROW => {
                     *end = last;

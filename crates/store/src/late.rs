@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use sqlx::SqliteConnection;
 use tokio::sync::{Notify, watch};
 
-use crate::{Blob, Error, TaskChange, Written, group::Group, log::Safe, tables};
+use crate::{Blob, Error, TaskChange, Written, group::Group, log::Safe, rows::entries_of, tables};
 
 /// How long something waits for others at most.
 const APPLY_AFTER: Duration = Duration::from_millis(500);
@@ -79,10 +79,13 @@ impl Late {
         }
     }
 
-    /// Shows durable batches to readers, and has them brought to the tables.
-    pub fn keep(&self, written: Vec<Written>) {
+    /// Shows durable batches to readers, and has them brought to the tables. Gives their events.
+    pub fn keep(&self, written: Vec<Written>) -> Vec<Arc<Envelope>> {
         let mut groups = self.groups.lock();
-        written.into_iter().for_each(|written| groups.fresh.push(written));
+        let mut events = Vec::new();
+        for written in written {
+            events.append(&mut groups.fresh.push(written));
+        }
         let enough = groups.fresh.bytes >= APPLY_BYTES;
         if enough {
             groups.close();
@@ -92,6 +95,7 @@ impl Late {
         if enough {
             self.enough.notify_one();
         }
+        events
     }
 
     /// Waits until there is room for another batch.
@@ -124,12 +128,18 @@ impl Late {
     }
 
     /// Events of a task above `after`, and the number of the first that is here at all.
-    pub fn events(&self, task: &TaskId, after: u64) -> (Vec<Arc<Envelope>>, Option<u64>) {
+    pub fn events(&self, task: &TaskId, after: u64) -> Result<(Vec<Arc<Envelope>>, Option<u64>), Error> {
         let groups = self.groups.lock();
-        let known = groups.all().filter_map(|group| group.task(task));
-        let mut all = known.flat_map(|task| &task.events).peekable();
-        let first = all.peek().map(|event| event.seq);
-        (all.filter(|event| event.seq > after).cloned().collect(), first)
+        let first = groups.all().find_map(|group| group.first(task));
+        let runs: Vec<_> = groups.all().flat_map(|group| group.runs(task, after)).collect();
+        // Commits need not wait for what follows.
+        drop(groups);
+        let mut events = Vec::new();
+        for (first, json) in runs {
+            let run = entries_of(task, first, &json)?.into_iter().filter(|event| event.seq > after);
+            events.extend(run.map(Arc::new));
+        }
+        Ok((events, first))
     }
 
     /// The state of an actor, where it changed; `Some(None)`: it has none any more.

@@ -384,14 +384,13 @@ impl Store {
         Ok(Written { number, json, batch })
     }
 
-    /// Returns once what was written is on disk, and shows it to readers. Blocks the thread: it is an fsync. After an
-    /// error the caller must stop.
-    pub fn sync(&self, written: Vec<Written>) -> Result<(), Error> {
+    /// Returns once what was written is on disk and shown to readers; gives the events of it. Blocks the thread: it is an
+    /// fsync. After an error the caller must stop.
+    pub fn sync(&self, written: Vec<Written>) -> Result<Vec<Arc<Envelope>>, Error> {
         // Others may write meanwhile.
         let file = self.log.lock().unsynced();
         file.sync_data().map_err(Error::Log)?;
-        self.late.keep(written);
-        Ok(())
+        Ok(self.late.keep(written))
     }
 
     /// The state of an actor.
@@ -409,7 +408,7 @@ impl Store {
     /// Events of a task with numbers above `after`, [`caps::EVENT_PAGE_MAX`] at least while there are so many.
     pub async fn events(&self, task: &TaskId, after: u64) -> Result<Vec<Arc<Envelope>>, Error> {
         // First beside the tables: what is not there any more then is in the tables.
-        let (late, first) = self.late.events(task, after);
+        let (late, first) = self.late.events(task, after)?;
         if first.is_some_and(|first| first <= after + 1) {
             return Ok(late);
         }

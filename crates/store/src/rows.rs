@@ -128,10 +128,22 @@ impl StoredEntry {
 
 /// What a row of events has: the columns `seq`, which is the number of the last, and `body`.
 pub(crate) fn events_of(task: &TaskId, row: &SqliteRow) -> Result<Vec<Envelope>, Error> {
-    let (last, body): (i64, String) = (row.get(0), row.get(1));
-    let entries: Vec<StoredEntry> =
-        if body.starts_with('[') { parse("events", body)? } else { vec![parse("event", body)?] };
-    let first = last as u64 + 1 - entries.len() as u64;
+    let (last, body): (i64, &str) = (row.get(0), row.get(1));
+    let mut events = if body.starts_with('[') {
+        entries_of(task, 0, body)?
+    } else {
+        vec![parse::<StoredEntry>("event", body)?.of(task.clone(), 0)]
+    };
+    let first = last as u64 + 1 - events.len() as u64;
+    for (event, seq) in events.iter_mut().zip(first..) {
+        event.seq = seq;
+    }
+    Ok(events)
+}
+
+/// Reads a list of entries; `first` is the number of the first.
+pub(crate) fn entries_of(task: &TaskId, first: u64, json: &str) -> Result<Vec<Envelope>, Error> {
+    let entries: Vec<StoredEntry> = parse("events", json)?;
     Ok(entries.into_iter().zip(first..).map(|(entry, seq)| entry.of(task.clone(), seq)).collect())
 }
 
@@ -139,6 +151,6 @@ pub(crate) fn json<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("domain values have string keys and no failing serializer")
 }
 
-pub(crate) fn parse<T: serde::de::DeserializeOwned>(what: &'static str, text: String) -> Result<T, Error> {
-    serde_json::from_str(&text).map_err(|source| Error::Body { what, source })
+pub(crate) fn parse<T: serde::de::DeserializeOwned>(what: &'static str, text: &str) -> Result<T, Error> {
+    serde_json::from_str(text).map_err(|source| Error::Body { what, source })
 }

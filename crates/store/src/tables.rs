@@ -10,11 +10,10 @@ use crate::{
 
 /// Writes a group, whole or not at all. Gives about how many bytes that was.
 pub(crate) async fn write(db: &mut SqliteConnection, group: &Group) -> Result<u64, Error> {
-    let uses: Vec<_> = group.tasks.iter().flat_map(artifacts::uses).collect();
     let batches = &group.rest;
     let mut tx = db.begin().await?;
     let bytes = rows::write(&mut tx, group).await?;
-    artifacts::write_uses(&mut tx, &uses).await?;
+    artifacts::write_uses(&mut tx, &group.uses).await?;
     for spec in batches.iter().flat_map(|b| &b.agents) {
         sqlx::query("INSERT OR REPLACE INTO agents VALUES (?, ?)")
             .bind(spec.name.as_str())

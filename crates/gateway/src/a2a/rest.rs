@@ -1,11 +1,11 @@
 //! HTTP+JSON: paths below an agent's address, ProtoJSON in and out; 0.3's paths begin with `v1/`.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, io::Write as _};
 
 use axum::{
     body::Bytes,
     http::{HeaderMap, Method, StatusCode, header},
-    response::{IntoResponse as _, Response, sse},
+    response::{IntoResponse as _, Response},
 };
 use covey_a2a::{Error, Kind, Timestamp, old_proto, v1, v03};
 use serde::de::DeserializeOwned;
@@ -45,11 +45,17 @@ impl Call<'_> {
         let response = match answer {
             Ok(Answer::Whole(body)) => ([(header::CONTENT_TYPE, kind)], body).into_response(),
             Ok(Answer::Stream(events)) => {
-                let write = move |told: Told| match old {
-                    true => serde_json::to_string(&old_proto::event(told.event, told.last)).unwrap_or_default(),
-                    false => serde_json::to_string(&told.event).unwrap_or_default(),
+                let write = move |told: Told, piece: &mut Vec<u8>| {
+                    // Our own types have string keys, and a vector takes all.
+                    let _ = match old {
+                        true => serde_json::to_writer(piece, &old_proto::event(told.event, told.last)),
+                        false => serde_json::to_writer(piece, &told.event),
+                    };
                 };
-                stream(events, write, |error| sse::Event::default().event("error").data(error.http_body().to_string()))
+                let fail = |error: &Error, piece: &mut Vec<u8>| {
+                    let _ = write!(piece, "event: error\ndata: {}", error.http_body());
+                };
+                stream(events, write, fail)
             }
             Err(error) => {
                 let status = StatusCode::from_u16(error.kind.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

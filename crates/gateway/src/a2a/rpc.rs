@@ -1,10 +1,12 @@
 //! JSON-RPC, both versions on the same paths. A method's name tells its version; `A2A-Version` may only say the same.
 
+use std::io::Write as _;
+
 use axum::{
     Json,
     body::Bytes,
     http::{HeaderMap, header},
-    response::{IntoResponse as _, Response, sse},
+    response::{IntoResponse as _, Response},
 };
 use covey_a2a::{Error, Kind, old, v1};
 use serde::de::DeserializeOwned;
@@ -66,15 +68,19 @@ pub(super) async fn serve(ask: Ask, headers: &HeaderMap, body: &Bytes) -> Respon
             ([(header::CONTENT_TYPE, "application/json")], response(&id, &result)).into_response()
         }
         Ok(Answer::Stream(events)) => {
-            let failed = id.clone();
-            let write = move |told: Told| {
-                let result = match version {
-                    Version::V1 => serde_json::to_string(&told.event).unwrap_or_default(),
-                    Version::V03 => old::event(&told.event, told.last).to_string(),
+            let head = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":"#);
+            let write = move |told: Told, piece: &mut Vec<u8>| {
+                piece.extend(head.as_bytes());
+                // Our own types have string keys, and a vector takes all.
+                let _ = match version {
+                    Version::V1 => serde_json::to_writer(&mut *piece, &told.event),
+                    Version::V03 => serde_json::to_writer(&mut *piece, &old::event(&told.event, told.last)),
                 };
-                response(&id, &result)
+                piece.push(b'}');
             };
-            let fail = move |error: &Error| sse::Event::default().data(body_of(&failed, version, error).to_string());
+            let fail = move |error: &Error, piece: &mut Vec<u8>| {
+                let _ = write!(piece, "data: {}", body_of(&id, version, error));
+            };
             stream(events, write, fail)
         }
         Err(error) => refused(&id, version, &error),
