@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use covey_domain::{ActorId, AgentSpec, Envelope, Millis, NodeId, TaskId, TaskRecord, TaskState};
 use serde::{Deserialize, Serialize};
 
-use crate::rows::{Entry, StoredEntry};
+use crate::rows::{Entry, StoredEntry, numbered};
 
 /// Events of a task that share a row, at most.
 pub(crate) const EVENTS_PER_ROW: usize = 256;
@@ -182,10 +182,11 @@ impl Batch {
     /// The other way round.
     pub(crate) fn decode(json: &[u8]) -> serde_json::Result<Self> {
         let Encoded { made, runs, rest } = serde_json::from_slice(json)?;
-        let events = runs.into_iter().flat_map(|(task, first, entries)| {
-            entries.into_iter().zip(first..).map(move |(entry, seq)| Arc::new(entry.of(task.clone(), seq)))
-        });
-        Ok(Self { made, events: events.collect(), ..rest })
+        let mut events = Vec::new();
+        for (task, first, entries) in runs {
+            events.extend(numbered(&task, first, entries).map(Arc::new));
+        }
+        Ok(Self { made, events, ..rest })
     }
 
     /// Nothing to write.

@@ -17,7 +17,13 @@ use parking_lot::Mutex;
 use sqlx::SqliteConnection;
 use tokio::sync::{Notify, watch};
 
-use crate::{Blob, Error, TaskChange, Written, group::Group, log::Safe, rows::entries_of, tables};
+use crate::{
+    Blob, Error, TaskChange, Written,
+    group::Group,
+    log::Safe,
+    rows::{numbered, parse},
+    tables,
+};
 
 /// How long something waits for others at most.
 const APPLY_AFTER: Duration = Duration::from_millis(500);
@@ -136,7 +142,7 @@ impl Late {
         drop(groups);
         let mut events = Vec::new();
         for (first, json) in runs {
-            let run = entries_of(task, first, &json)?.into_iter().filter(|event| event.seq > after);
+            let run = numbered(task, first, parse("events", &json)?).filter(|event| event.seq > after);
             events.extend(run.map(Arc::new));
         }
         Ok((events, first))

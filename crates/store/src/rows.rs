@@ -119,32 +119,25 @@ pub(crate) struct StoredEntry {
     meta: BTreeMap<String, Value>,
 }
 
-impl StoredEntry {
-    pub fn of(self, task: TaskId, seq: u64) -> Envelope {
-        let Self { ts_ms, sub, event, meta } = self;
-        Envelope { task, seq, ts_ms, sub, event, meta }
-    }
+/// Events of a task, made of entries that follow each other; `first` is the number of the first.
+pub(crate) fn numbered(task: &TaskId, first: u64, entries: Vec<StoredEntry>) -> impl Iterator<Item = Envelope> {
+    entries.into_iter().zip(first..).map(|(StoredEntry { ts_ms, sub, event, meta }, seq)| Envelope {
+        task: task.clone(),
+        seq,
+        ts_ms,
+        sub,
+        event,
+        meta,
+    })
 }
 
 /// What a row of events has: the columns `seq`, which is the number of the last, and `body`.
 pub(crate) fn events_of(task: &TaskId, row: &SqliteRow) -> Result<Vec<Envelope>, Error> {
     let (last, body): (i64, &str) = (row.get(0), row.get(1));
-    let mut events = if body.starts_with('[') {
-        entries_of(task, 0, body)?
-    } else {
-        vec![parse::<StoredEntry>("event", body)?.of(task.clone(), 0)]
-    };
-    let first = last as u64 + 1 - events.len() as u64;
-    for (event, seq) in events.iter_mut().zip(first..) {
-        event.seq = seq;
-    }
-    Ok(events)
-}
-
-/// Reads a list of entries; `first` is the number of the first.
-pub(crate) fn entries_of(task: &TaskId, first: u64, json: &str) -> Result<Vec<Envelope>, Error> {
-    let entries: Vec<StoredEntry> = parse("events", json)?;
-    Ok(entries.into_iter().zip(first..).map(|(entry, seq)| entry.of(task.clone(), seq)).collect())
+    let entries: Vec<StoredEntry> =
+        if body.starts_with('[') { parse("events", body)? } else { vec![parse("event", body)?] };
+    let first = last as u64 + 1 - entries.len() as u64;
+    Ok(numbered(task, first, entries).collect())
 }
 
 pub(crate) fn json<T: serde::Serialize>(value: &T) -> String {

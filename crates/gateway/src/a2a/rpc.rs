@@ -68,7 +68,7 @@ pub(super) async fn serve(ask: Ask, headers: &HeaderMap, body: &Bytes) -> Respon
             ([(header::CONTENT_TYPE, "application/json")], response(&id, &result)).into_response()
         }
         Ok(Answer::Stream(events)) => {
-            let head = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":"#);
+            let head = head(&id);
             let write = move |told: Told, piece: &mut Vec<u8>| {
                 piece.extend(head.as_bytes());
                 // Our own types have string keys, and a vector takes all.
@@ -156,8 +156,13 @@ fn read<T: DeserializeOwned + Default>(params: Value) -> Result<T, Error> {
     serde_json::from_value(params).map_err(|e| Error::new(Kind::InvalidParams, format!("`params` are wrong: {e}")))
 }
 
+/// What stands before a result; a brace ends it.
+fn head(id: &Value) -> String {
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"result":"#)
+}
+
 fn response(id: &Value, result: &str) -> String {
-    format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#)
+    head(id) + result + "}"
 }
 
 fn body_of(id: &Value, version: Version, error: &Error) -> Value {
