@@ -11,11 +11,13 @@ use covey_store::Store;
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// All tasks that have not ended.
 #[derive(Clone)]
 pub(crate) struct Feed {
     live: Arc<Mutex<HashMap<TaskId, Arc<Live>>>>,
+    stop: CancellationToken,
 }
 
 struct Live {
@@ -31,8 +33,9 @@ impl Live {
 }
 
 impl Feed {
-    pub fn new() -> Self {
-        Self { live: Arc::default() }
+    /// Its readers are told when the head stops.
+    pub fn new(stop: CancellationToken) -> Self {
+        Self { live: Arc::default(), stop }
     }
 
     /// A task that was found in the store, its log `last` long.
@@ -68,7 +71,8 @@ impl Feed {
         }
     }
 
-    /// Events above `after`, up to the end of the task.
+    /// Events above `after`, up to the end of the task. Where the head stops before that, the last item says so: nobody
+    /// takes a stream that was cut for one that has ended.
     pub fn subscribe(
         &self,
         store: Arc<Store>,
@@ -76,10 +80,15 @@ impl Feed {
         after: u64,
     ) -> BoxStream<'static, Result<Arc<Envelope>, Error>> {
         let live = self.live.lock().get(&task).cloned();
+        let stop = self.stop.clone();
         Box::pin(async_stream::stream! {
             let mut cursor = after;
             let mut last = live.as_ref().map(|l| l.last.subscribe());
             loop {
+                if stop.is_cancelled() {
+                    yield Err(Error::unavailable("the head is stopping"));
+                    return;
+                }
                 let mut page: Vec<Arc<Envelope>> = Vec::new();
                 let mut from_store = true;
                 if let Some(live) = &live {
@@ -115,8 +124,11 @@ impl Feed {
                         // A task without readers' memory has ended, and the store has shown all of it.
                         None => return,
                         Some(last) => {
-                            if last.wait_for(|n| *n > cursor).await.is_err() {
-                                return;
+                            tokio::select! {
+                                () = stop.cancelled() => {}
+                                more = last.wait_for(|n| *n > cursor) => if more.is_err() {
+                                    return;
+                                },
                             }
                         }
                     }

@@ -206,7 +206,7 @@ impl HeadNode {
         let now = now_ms();
         let mut head = Head::new(config.times, now);
         head.set_term(snapshot.term);
-        let feed = feed::Feed::new();
+        let feed = feed::Feed::new(shutdown.clone());
         for spec in snapshot.agents {
             head.restore_agent(spec);
         }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
@@ -190,7 +190,9 @@ impl Error {
             code @ (-32_007..=-32_001 | -32_700 | -32_603..=-32_600) => code,
             _ => Kind::Internal.rpc(),
         };
-        json!({"code": code, "message": self.message, "data": {"reason": self.kind.reason()}})
+        let mut data: Map<_, _> = self.about.iter().map(|(k, v)| ((*k).to_owned(), Value::from(v.clone()))).collect();
+        data.insert("reason".to_owned(), self.kind.reason().into());
+        json!({"code": code, "message": self.message, "data": data})
     }
 
     /// The body of an HTTP response.

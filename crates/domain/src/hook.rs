@@ -21,6 +21,9 @@ pub struct Hook {
     pub seq: u64,
     /// … and so much of what the next entry makes.
     pub more: u32,
+    /// Where what is on its way to it ends, in the same terms: kept before it is sent, so that it is sent again as it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_way: Option<(u64, u32)>,
     /// Times in a row it was not reached.
     pub attempts: u32,
     /// Not before this time it is tried again.

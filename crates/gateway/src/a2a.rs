@@ -362,7 +362,9 @@ fn stream(
                 write(told, piece);
             }
             Err(error) => {
-                tracing::warn!(error = error.message, "a stream ended early");
+                if error.kind != Kind::Unavailable {
+                    tracing::warn!(error = error.message, "a stream ended early");
+                }
                 fail(&error, piece);
             }
         }

@@ -34,18 +34,21 @@ impl Store {
         rows.iter().map(|row| parse("webhook", row.get(0))).collect()
     }
 
-    /// Writes how far webhooks are, those that were not forgotten meanwhile.
+    /// Writes how far webhooks are, those that were not forgotten or given another configuration meanwhile.
     pub async fn move_hooks(&self, hooks: &[Hook]) -> Result<(), Error> {
         let mut db = self.writer.lock().await;
         let mut tx = db.begin().await?;
         for hook in hooks {
-            sqlx::query("UPDATE hooks SET state = ?3, hook = ?4 WHERE task = ?1 AND id = ?2")
-                .bind(hook.task.as_str())
-                .bind(&hook.id)
-                .bind(hook.state.name())
-                .bind(json(hook))
-                .execute(&mut *tx)
-                .await?;
+            sqlx::query(
+                "UPDATE hooks SET state = ?3, hook = ?4 WHERE task = ?1 AND id = ?2 AND hook ->> '$.config' = ?5",
+            )
+            .bind(hook.task.as_str())
+            .bind(&hook.id)
+            .bind(hook.state.name())
+            .bind(json(hook))
+            .bind(&hook.config)
+            .execute(&mut *tx)
+            .await?;
         }
         tx.commit().await?;
         Ok(())

@@ -182,10 +182,10 @@ pub(crate) struct Carrier {
 }
 
 impl Carrier {
-    /// Begins, on a thread of its own: a large group takes many milliseconds. It ends after `open` is gone, and lets go of
-    /// `lock` then.
+    /// Begins, on a thread and a runtime of its own: a large group takes many milliseconds, and whoever holds the store may
+    /// let go of it after its runtime has ended. It ends after `open` is gone, and lets go of `lock` then.
     pub fn start(self, lock: File, open: watch::Receiver<()>) -> std::io::Result<()> {
-        let runtime = tokio::runtime::Handle::current();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let run = move || {
             runtime.block_on(self.run(open));
             drop(lock);

@@ -172,7 +172,7 @@ async fn a_file_is_forgotten_with_the_last_task_that_names_it() {
 }
 
 #[tokio::test]
-async fn a_hook_that_was_forgotten_is_not_moved() {
+async fn a_hook_that_was_forgotten_or_replaced_is_not_moved() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("covey.db")).await.unwrap();
     let hook = |id: &str, state| Hook {
@@ -183,6 +183,7 @@ async fn a_hook_that_was_forgotten_is_not_moved() {
         config: "{}".into(),
         seq: 1,
         more: 0,
+        on_way: None,
         attempts: 0,
         due_ms: 0,
         state,
@@ -194,6 +195,10 @@ async fn a_hook_that_was_forgotten_is_not_moved() {
     store.move_hooks(&[hook("x", HookState::Done), hook("y", HookState::Dead)]).await.unwrap();
     assert_eq!(store.hooks(Some(&"t".into()), None).await.unwrap(), [hook("y", HookState::Dead)]);
     assert!(store.hooks(None, Some(HookState::Live)).await.unwrap().is_empty());
+    let replaced = Hook { config: "{\"url\":\"elsewhere\"}".into(), ..hook("y", HookState::Live) };
+    store.keep_hook(&replaced).await.unwrap();
+    store.move_hooks(&[hook("y", HookState::Done)]).await.unwrap();
+    assert_eq!(store.hooks(Some(&"t".into()), None).await.unwrap(), [replaced]);
     commit(&store, Batch { made: vec![record("t", TaskState::Completed)], ..Batch::default() });
     store.purge(2).await.unwrap();
     assert!(store.hooks(Some(&"t".into()), None).await.unwrap().is_empty());

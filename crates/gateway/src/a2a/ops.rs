@@ -463,7 +463,7 @@ impl Ask {
                 break;
             }
             let Some(event) = events.next().await else { break };
-            projection.push(&*event.map_err(failed)?);
+            projection.push(&*event.map_err(|e| failed(e).about("taskId", record.id.as_str()))?);
         }
         Ok(projection)
     }
@@ -471,15 +471,19 @@ impl Ask {
     /// Events behind `seen`; where `snapshot` is a number, the task as of that entry stands for all up to it. They end with
     /// the task, or with the turn that entry `turn` began.
     fn events(&self, record: Arc<TaskRecord>, seen: Cursor, snapshot: u64, turn: Option<u64>) -> Events {
-        let mut log = self.hub.cluster.events(record.id.clone(), 0);
+        let id = record.id.clone();
+        let mut log = self.hub.cluster.events(id.clone(), 0);
         let mut projection = Projection::new(record);
         if snapshot == 0 {
             projection.only_tell();
         }
         let (links, root) = (self.hub.links.clone(), self.place.root.clone());
         async_stream::try_stream! {
+            let mut told = seen;
             while let Some(entry) = log.next().await {
-                let entry: Arc<Envelope> = entry.map_err(failed)?;
+                // A reader of a binding without SSE's ids learns where to go on, too.
+                let place = |e| failed(e).about("taskId", id.as_str()).about("lastEventId", told.to_string());
+                let entry: Arc<Envelope> = entry.map_err(place)?;
                 let events = projection.push(&entry);
                 let turned = turn.is_some_and(|at| entry.seq > at && is_over(projection.shown()));
                 let over = projection.shown().is_terminal() || turned;
@@ -490,7 +494,8 @@ impl Ask {
                     let mut task = v1::StreamResponse { payload: Some(Payload::Task(projection.task(None))) };
                     links.event(&root, &mut task);
                     projection.only_tell();
-                    yield Told { cursor: Cursor { seq: entry.seq, more: 0 }, event: task, last: over, reply: None };
+                    told = Cursor { seq: entry.seq, more: 0 };
+                    yield Told { cursor: told, event: task, last: over, reply: None };
                     continue;
                 }
                 let count = events.len();
@@ -502,6 +507,7 @@ impl Ask {
                     if let Some(reply) = &mut reply {
                         links.message(&root, reply);
                     }
+                    told = cursor;
                     yield Told { cursor, event, last: i + 1 == count && over, reply };
                 }
                 if turned {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use covey_a2a::{Error, Kind, old, v1};
-use covey_domain::{Envelope, Hook, HookState, Millis, TaskId, TaskRecord, caps, error::with_causes};
+use covey_domain::{Envelope, ErrorKind, Hook, HookState, Millis, TaskId, TaskRecord, caps, error::with_causes};
 use futures::{FutureExt as _, StreamExt as _};
 use guard::{Guard, Resolver};
 use parking_lot::Mutex;
@@ -22,7 +22,10 @@ use reqwest::{StatusCode, Url, header};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    time::Instant,
+};
 use v1::stream_response::Payload;
 
 use super::{
@@ -44,7 +47,8 @@ const AT_ONCE: usize = 256;
 const AT_ONCE_PER_HOST: usize = 8;
 /// Hosts that may have turns before those that nobody waits for are forgotten.
 const HOSTS_KNOWN: usize = 1024;
-/// Places that were reached are written together this often. What a crash forgets is sent again, with the same id.
+/// Places that were reached are written together this often, and with what is to be sent next. What a crash forgets is sent
+/// again as it was, with the same id.
 const WRITE_EVERY: Duration = Duration::from_millis(100);
 /// Text of neighbouring chunks that waits is sent as one up to this size, bytes.
 const MERGE_MAX: usize = 1 << 20;
@@ -79,8 +83,11 @@ struct Inner {
     all: Semaphore,
     hosts: Mutex<HashMap<String, Arc<Semaphore>>>,
     running: Mutex<HashMap<(TaskId, String), tokio::task::AbortHandle>>,
-    reached: mpsc::UnboundedSender<Hook>,
+    places: mpsc::UnboundedSender<Moved>,
 }
+
+/// A hook that is elsewhere than it was written, and who waits until it is.
+type Moved = (Hook, Option<oneshot::Sender<()>>);
 
 /// What a hook is to be told.
 struct News {
@@ -98,6 +105,14 @@ struct Notification<'a> {
     task: &'a TaskId,
     cursor: Cursor,
     traceparent: Option<&'a str>,
+}
+
+/// How far a hook came.
+enum Way {
+    /// To the end of the task.
+    Told,
+    /// As far as this head goes: it stops, and the next one goes on.
+    Left,
 }
 
 /// What came of an attempt.
@@ -123,7 +138,7 @@ impl Pusher {
                 // Another client would not look where it goes.
                 .map_err(|e| format!("no notification can be sent: {}", chain(&e)))
         };
-        let (reached, places) = mpsc::unbounded_channel();
+        let (places, moved) = mpsc::unbounded_channel();
         let inner = Arc::new(Inner {
             cluster: Arc::downgrade(cluster),
             secure: client(true),
@@ -135,9 +150,9 @@ impl Pusher {
             all: Semaphore::new(AT_ONCE),
             hosts: Mutex::default(),
             running: Mutex::default(),
-            reached,
+            places,
         });
-        tokio::spawn(write_places(inner.cluster.clone(), places));
+        tokio::spawn(write_places(inner.cluster.clone(), moved));
         let pusher = Self(inner);
         let (again, cluster) = (pusher.clone(), cluster.clone());
         tokio::spawn(async move {
@@ -182,6 +197,8 @@ impl Pusher {
         let cluster = self.cluster()?;
         let known = cluster.hooks(Some(&record.id), None).await.map_err(failed)?;
         let before = known.iter().find(|hook| hook.id == config.id);
+        // What other receivers are told ends elsewhere.
+        let alike = before.filter(|hook| serde_json::from_str::<Target>(&hook.config).is_ok_and(|t| t.old == old));
         if before.is_none() && known.len() >= caps::HOOKS_PER_TASK_MAX {
             let why = format!("the task has {} webhooks already", caps::HOOKS_PER_TASK_MAX);
             return Err(Error::new(Kind::Exhausted, why));
@@ -196,6 +213,7 @@ impl Pusher {
             config: text,
             seq: before.map_or(seq, |hook| hook.seq),
             more: before.map_or(0, |hook| hook.more),
+            on_way: alike.and_then(|hook| hook.on_way),
             attempts: 0,
             due_ms: 0,
             state: HookState::Live,
@@ -253,7 +271,8 @@ impl Pusher {
 impl Inner {
     async fn tell(&self, mut hook: Hook) {
         let state = match self.tell_all(&mut hook).await {
-            Ok(()) => HookState::Done,
+            Ok(Way::Told) => HookState::Done,
+            Ok(Way::Left) => return,
             Err(why) => {
                 tracing::warn!(task = %hook.task, hook = hook.id, why, "a webhook is given up");
                 hook.error = why;
@@ -261,14 +280,32 @@ impl Inner {
             }
         };
         hook.state = state;
-        let _ = self.reached.send(hook);
+        self.moved(&hook);
+    }
+
+    /// Has it written some time where a hook is.
+    fn moved(&self, hook: &Hook) {
+        let _ = self.places.send((hook.clone(), None));
+    }
+
+    /// Writes where what is sent next ends. Whoever sends it again finds the same.
+    async fn sets_out(&self, hook: &mut Hook, cursor: Cursor) {
+        if hook.on_way != Some((cursor.seq, cursor.more)) {
+            hook.on_way = Some((cursor.seq, cursor.more));
+            let (written, waits) = oneshot::channel();
+            let _ = self.places.send((hook.clone(), Some(written)));
+            let _ = waits.await;
+        }
     }
 
     /// Tells it everything up to the end of the task.
-    async fn tell_all(&self, hook: &mut Hook) -> Result<(), String> {
+    async fn tell_all(&self, hook: &mut Hook) -> Result<Way, String> {
         let Target { config, old } = serde_json::from_str(&hook.config).map_err(|e| e.to_string())?;
-        let cluster = self.cluster.upgrade().ok_or("the head is stopping")?;
-        let (record, _) = cluster.task(&hook.caller, &hook.task).await.map_err(|e| e.message)?;
+        let Some(cluster) = self.cluster.upgrade() else { return Ok(Way::Left) };
+        let (record, _) = match cluster.task(&hook.caller, &hook.task).await {
+            Ok(found) => found,
+            Err(error) => return left(error),
+        };
         let traceparent = record.input.traceparent.clone();
         let mut log = cluster.events(hook.task.clone(), 0);
         drop(cluster);
@@ -278,19 +315,25 @@ impl Inner {
         }
         let mut queue = VecDeque::new();
         loop {
-            // One at least, and all that are there already.
+            // One at least, what was on its way once, and all that are there already.
             let entry = match queue.len() {
                 0 => log.next().await,
+                1 if queue
+                    .back()
+                    .is_some_and(|news: &News| Some((news.cursor.seq, news.cursor.more)) < hook.on_way) =>
+                {
+                    log.next().await
+                }
                 1..QUEUE_MAX => log.next().now_or_never().flatten(),
                 _ => None,
             };
             match entry {
-                Some(entry) => {
-                    let entry = entry.map_err(|e| e.message)?;
+                Some(Ok(entry)) => {
                     take(&mut queue, &mut projection, &entry, hook, old);
                     continue;
                 }
-                None if queue.is_empty() => return Ok(()),
+                Some(Err(error)) => return left(error),
+                None if queue.is_empty() => return Ok(Way::Told),
                 None => {}
             }
             while let Some(mut news) = queue.pop_front() {
@@ -298,6 +341,7 @@ impl Inner {
                 if let Some(task) = &mut news.task {
                     self.links.task(&self.root, task);
                 }
+                self.sets_out(hook, news.cursor).await;
                 self.deliver(hook, &config, old, &news, traceparent.as_deref()).await?;
             }
         }
@@ -332,7 +376,7 @@ impl Inner {
                 Ok(()) => {
                     (hook.seq, hook.more, hook.attempts, hook.due_ms) = (news.cursor.seq, news.cursor.more, 0, 0);
                     hook.error.clear();
-                    let _ = self.reached.send(hook.clone());
+                    self.moved(hook);
                     return Ok(());
                 }
                 Err(Failed::ForGood(why)) => return Err(why),
@@ -344,7 +388,7 @@ impl Inner {
                     tracing::debug!(id, why, attempt = hook.attempts, "a webhook was not reached");
                     hook.due_ms = now_ms() + pause(hook.attempts, after).as_millis() as u64;
                     hook.error = why;
-                    let _ = self.reached.send(hook.clone());
+                    self.moved(hook);
                 }
             }
         }
@@ -416,6 +460,11 @@ impl Inner {
     }
 }
 
+/// A head that stops says nothing about a hook.
+fn left(error: covey_domain::Error) -> Result<Way, String> {
+    if error.kind == ErrorKind::Unavailable { Ok(Way::Left) } else { Err(error.message) }
+}
+
 /// A hook for people: without what opens its receiver.
 pub(super) fn shown(hook: &Hook) -> serde_json::Value {
     let url = serde_json::from_str::<Target>(&hook.config).map(|target| target.config.url).unwrap_or_default();
@@ -442,7 +491,8 @@ fn take(queue: &mut VecDeque<News>, projection: &mut Projection, entry: &Envelop
             }
             continue;
         }
-        match queue.back_mut().filter(|last| joins(&last.body, &body)) {
+        let ends = |last: &News| hook.on_way == Some((last.cursor.seq, last.cursor.more));
+        match queue.back_mut().filter(|last| !ends(last) && joins(&last.body, &body)) {
             Some(last) => {
                 last.cursor = cursor;
                 join(&mut last.body, body);
@@ -482,19 +532,29 @@ fn join(last: &mut v1::StreamResponse, next: v1::StreamResponse) {
     }
 }
 
-/// Writes how far hooks are, many in one transaction.
-async fn write_places(cluster: Weak<dyn Cluster>, mut places: mpsc::UnboundedReceiver<Hook>) {
-    while let Some(first) = places.recv().await {
-        let mut latest = HashMap::from([((first.task.clone(), first.id.clone()), first)]);
-        tokio::time::sleep(WRITE_EVERY).await;
-        while let Ok(hook) = places.try_recv() {
+/// Writes how far hooks are, many in one transaction; at once where somebody waits for it.
+async fn write_places(cluster: Weak<dyn Cluster>, mut moved: mpsc::UnboundedReceiver<Moved>) {
+    while let Some(first) = moved.recv().await {
+        let (mut latest, mut waiting) = (HashMap::new(), Vec::new());
+        let mut take = |(hook, waits): Moved, waiting: &mut Vec<oneshot::Sender<()>>| {
             latest.insert((hook.task.clone(), hook.id.clone()), hook);
+            waiting.extend(waits);
+        };
+        take(first, &mut waiting);
+        let due = Instant::now() + WRITE_EVERY;
+        while waiting.is_empty() {
+            let Ok(Some(next)) = tokio::time::timeout_at(due, moved.recv()).await else { break };
+            take(next, &mut waiting);
+        }
+        while let Ok(next) = moved.try_recv() {
+            take(next, &mut waiting);
         }
         let Some(cluster) = cluster.upgrade() else { return };
         let hooks: Vec<_> = latest.into_values().collect();
         if let Err(error) = cluster.move_hooks(&hooks).await {
-            tracing::error!(%error, "failed to write how far webhooks are; some will be told twice");
+            tracing::error!(%error, "failed to write how far webhooks are; some may be told twice");
         }
+        // Who waits goes on at the end of this.
     }
 }
 
