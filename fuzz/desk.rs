@@ -98,7 +98,7 @@ impl Cluster for Desk {
                 message_id: task.message_id,
                 model: task.model,
                 protocol: task.protocol.into(),
-                input: task.input,
+                input: Arc::new(task.input),
                 state: TaskState::Completed,
                 created_ms: number,
                 changed_ms: number,

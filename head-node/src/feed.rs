@@ -3,7 +3,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use covey_domain::{Envelope, Error, TaskId, TaskRecord, caps};
@@ -11,18 +14,20 @@ use covey_store::Store;
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 /// All tasks that have not ended.
 #[derive(Clone)]
 pub(crate) struct Feed {
     live: Arc<Mutex<HashMap<TaskId, Arc<Live>>>>,
-    stop: CancellationToken,
+    over: Arc<AtomicBool>,
 }
+
+/// What a reader's task says of its last event once the head stops: more than any has.
+const OVER: u64 = u64::MAX;
 
 struct Live {
     recent: Mutex<VecDeque<Arc<Envelope>>>,
-    /// Number of the last durable event.
+    /// Number of the last durable event, or [`OVER`].
     last: watch::Sender<u64>,
 }
 
@@ -33,9 +38,17 @@ impl Live {
 }
 
 impl Feed {
-    /// Its readers are told when the head stops.
-    pub fn new(stop: CancellationToken) -> Self {
-        Self { live: Arc::default(), stop }
+    pub fn new() -> Self {
+        Self { live: Arc::default(), over: Arc::default() }
+    }
+
+    /// The head stops: readers are told so, and not more.
+    pub fn stop(&self) {
+        // Before the readers look, and before whoever is about to begin has looked.
+        self.over.store(true, Ordering::SeqCst);
+        for task in self.live.lock().values() {
+            task.last.send_replace(OVER);
+        }
     }
 
     /// A task that was found in the store, its log `last` long.
@@ -67,7 +80,13 @@ impl Feed {
             let over = recent.len().saturating_sub(caps::FEED_EVENTS_MAX);
             recent.drain(..over);
             drop(recent);
-            task.last.send_replace(last.seq);
+            task.last.send_if_modified(|known| {
+                let goes_on = *known != OVER;
+                if goes_on {
+                    *known = last.seq;
+                }
+                goes_on
+            });
         }
     }
 
@@ -80,12 +99,12 @@ impl Feed {
         after: u64,
     ) -> BoxStream<'static, Result<Arc<Envelope>, Error>> {
         let live = self.live.lock().get(&task).cloned();
-        let stop = self.stop.clone();
+        let over = self.over.clone();
         Box::pin(async_stream::stream! {
             let mut cursor = after;
             let mut last = live.as_ref().map(|l| l.last.subscribe());
             loop {
-                if stop.is_cancelled() {
+                if over.load(Ordering::SeqCst) {
                     yield Err(Error::unavailable("the head is stopping"));
                     return;
                 }
@@ -94,7 +113,7 @@ impl Feed {
                 if let Some(live) = &live {
                     let recent = live.recent.lock();
                     let known = *live.last.borrow();
-                    let first = recent.front().map_or(known + 1, |e| e.seq);
+                    let first = recent.front().map_or(known.saturating_add(1), |e| e.seq);
                     if cursor + 1 >= first {
                         from_store = false;
                         let skip = (cursor + 1 - first) as usize;
@@ -124,11 +143,8 @@ impl Feed {
                         // A task without readers' memory has ended, and the store has shown all of it.
                         None => return,
                         Some(last) => {
-                            tokio::select! {
-                                () = stop.cancelled() => {}
-                                more = last.wait_for(|n| *n > cursor) => if more.is_err() {
-                                    return;
-                                },
+                            if last.wait_for(|n| *n > cursor).await.is_err() {
+                                return;
                             }
                         }
                     }

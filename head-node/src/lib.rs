@@ -206,7 +206,7 @@ impl HeadNode {
         let now = now_ms();
         let mut head = Head::new(config.times, now);
         head.set_term(snapshot.term);
-        let feed = feed::Feed::new(shutdown.clone());
+        let feed = feed::Feed::new();
         for spec in snapshot.agents {
             head.restore_agent(spec);
         }
@@ -267,6 +267,11 @@ impl HeadNode {
             while let Some(news) = sleepers.recv().await {
                 waker.tell(news).await;
             }
+        });
+        let (readers, stops) = (feed.clone(), shutdown.clone());
+        tokio::spawn(async move {
+            stops.cancelled().await;
+            readers.stop();
         });
         for (spec, pass) in elsewhere {
             tokio::spawn(elsewhere::look_for(owner.clone(), spec, pass));

@@ -1,16 +1,12 @@
 //! One port for gRPC and HTTP, and one checkpoint in front of every route.
 
-use std::{
-    convert::Infallible,
-    sync::{Arc, atomic::AtomicU64},
-};
+use std::sync::{Arc, atomic::AtomicU64};
 
 use axum::{
     Json, Router,
     body::Body,
     extract::Request,
     http::{HeaderMap, StatusCode, header},
-    middleware::{self, Next},
     response::{IntoResponse as _, Response},
     routing::get,
 };
@@ -21,9 +17,10 @@ use covey_proto::{
     to_status,
     v1::{covey_server::CoveyServer, link_server::LinkServer},
 };
+use futures::future::Either;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt as _;
+use tower::Service as _;
 
 use crate::{
     Shared,
@@ -33,6 +30,9 @@ use crate::{
     link_service::LinkService,
 };
 
+/// Tells that this process runs.
+const LIVE: &str = "/livez";
+
 pub(crate) async fn serve(
     listener: TcpListener,
     port: Port,
@@ -41,13 +41,24 @@ pub(crate) async fn serve(
     settings: Settings,
     shutdown: CancellationToken,
 ) {
-    let app =
-        app(shared, credentials, settings).map_request(|r: hyper::Request<hyper::body::Incoming>| r.map(Body::new));
+    let check = Arc::new(Checkpoint { keys: credentials, known: shared.callers.clone() });
+    let (closed, open) = routes(shared, settings);
+    let app = tower::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        let request = request.map(Body::new);
+        let path = request.uri().path();
+        if path == LIVE || covey_gateway::is_open(path) {
+            return Either::Left(open.clone().call(request));
+        }
+        match check.pass(request) {
+            Ok(request) => Either::Left(closed.clone().call(request)),
+            Err(refused) => Either::Right(std::future::ready(Ok(*refused))),
+        }
+    });
     covey_node::tls::serve(listener, port, app, shutdown).await;
 }
 
-fn app(shared: Shared, credentials: Credentials, settings: Settings) -> Router {
-    let (keys, known) = (Arc::new(credentials), shared.callers.clone());
+/// Routes that are behind the checkpoint, and those that are not.
+fn routes(shared: Shared, settings: Settings) -> (Router, Router) {
     let cluster = Arc::new(ClusterPort { shared: shared.clone() });
     let link = LinkServer::new(LinkService { shared, conns: AtomicU64::new(0) })
         .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
@@ -57,61 +68,61 @@ fn app(shared: Shared, credentials: Credentials, settings: Settings) -> Router {
         .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
     let grpc = tonic::service::Routes::new(link).add_service(client).into_axum_router();
     let (status, seen) = (cluster.clone(), cluster.clone());
-    Router::new()
+    let closed = Router::new()
         .route("/v1/cluster", get(move || async move { Json(status.status().await) }))
         .route("/metrics", get(move || async move { seen.metrics().await }))
         .merge(covey_gateway::router(cluster.clone(), &settings))
-        .merge(grpc)
-        .layer(middleware::from_fn(move |request, next| check(keys.clone(), known.clone(), request, next)))
-        .merge(covey_gateway::open_router(cluster, &settings))
-        .route("/livez", get(|| async { "ok" }))
+        .merge(grpc);
+    (closed, covey_gateway::open_router(cluster, &settings).route(LIVE, get(|| async { "ok" })))
 }
 
-/// Host, Origin, credentials; in this order, before anything reads the body.
-async fn check(
-    keys: Arc<Credentials>,
+/// In front of all that is not open: Host, Origin, credentials; in this order, before anything reads the body.
+struct Checkpoint {
+    keys: Credentials,
     known: Arc<Callers>,
-    mut request: Request,
-    next: Next,
-) -> Result<Response, Infallible> {
-    // HTTP/2 tells the host with the path. Handlers find it in one place.
-    let authority = request.uri().authority().and_then(|a| header::HeaderValue::from_str(a.as_str()).ok());
-    if let Some(authority) = authority {
-        request.headers_mut().entry(header::HOST).or_insert(authority);
-    }
-    let headers = request.headers();
-    let grpc = headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
-    if !from_here(headers, &keys.address) {
-        let error = Error::new(ErrorKind::PermissionDenied, "the Host or Origin of the request is not this head");
-        return Ok(refuse(&error.hint("address the head by 127.0.0.1 or localhost"), grpc));
-    }
-    let authorization = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
-    let joining = request.uri().path().starts_with("/covey.v1.Link/");
-    // What actors ask of the cluster comes through their worker, in the name of whoever runs the cluster.
-    let client = request.uri().path().starts_with("/covey.v1.Covey/");
-    match auth::authenticate(&keys, authorization) {
-        Some(auth::Principal::Admin(caller)) if !joining => {
-            request.extensions_mut().insert(Caller::of_all(caller));
-            Ok(next.run(request).await)
+}
+
+impl Checkpoint {
+    /// The request with its caller, or what is said instead.
+    fn pass(&self, mut request: Request) -> Result<Request, Box<Response>> {
+        // HTTP/2 tells the host with the path. Handlers find it in one place.
+        let authority = request.uri().authority().and_then(|a| header::HeaderValue::from_str(a.as_str()).ok());
+        if let Some(authority) = authority {
+            request.headers_mut().entry(header::HOST).or_insert(authority);
         }
-        Some(auth::Principal::Worker | auth::Principal::Admin(_)) if joining => Ok(next.run(request).await),
-        Some(auth::Principal::Worker) if client => {
-            request.extensions_mut().insert(Caller::of_all(callers::OWNER.into()));
-            Ok(next.run(request).await)
+        let headers = request.headers();
+        let grpc = headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
+        if !from_here(headers, &self.keys.address) {
+            let error = Error::new(ErrorKind::PermissionDenied, "the Host or Origin of the request is not this head");
+            return Err(refuse(&error.hint("address the head by 127.0.0.1 or localhost"), grpc));
         }
-        Some(_) => Ok(refuse(&Error::new(ErrorKind::PermissionDenied, "a join token does not open this"), grpc)),
-        None => {
-            if let Some((caller, models)) = known.of(authorization) {
+        let authorization = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
+        let joining = request.uri().path().starts_with("/covey.v1.Link/");
+        // What actors ask of the cluster comes through their worker, in the name of whoever runs the cluster.
+        let client = request.uri().path().starts_with("/covey.v1.Covey/");
+        let caller = match auth::authenticate(&self.keys, authorization) {
+            Some(auth::Principal::Admin(caller)) if !joining => Caller::of_all(caller),
+            Some(auth::Principal::Worker | auth::Principal::Admin(_)) if joining => return Ok(request),
+            Some(auth::Principal::Worker) if client => Caller::of_all(callers::OWNER.into()),
+            Some(_) => {
+                let error = Error::new(ErrorKind::PermissionDenied, "a join token does not open this");
+                return Err(refuse(&error, grpc));
+            }
+            None => {
+                let Some((caller, models)) = self.known.of(authorization) else {
+                    let error = Error::new(ErrorKind::Unauthenticated, "no or wrong credentials");
+                    let hint = "send `Authorization: Bearer <key>`; `covey token --admin` prints the key";
+                    return Err(refuse(&error.hint(hint), grpc));
+                };
                 if !callers::is_open(request.uri().path(), models) {
                     let error = Error::new(ErrorKind::PermissionDenied, "this is not there for callers of agents");
-                    return Ok(refuse(&error, grpc));
+                    return Err(refuse(&error, grpc));
                 }
-                request.extensions_mut().insert(caller);
-                return Ok(next.run(request).await);
+                caller
             }
-            let error = Error::new(ErrorKind::Unauthenticated, "no or wrong credentials");
-            Ok(refuse(&error.hint("send `Authorization: Bearer <key>`; `covey token --admin` prints the key"), grpc))
-        }
+        };
+        request.extensions_mut().insert(caller);
+        Ok(request)
     }
 }
 
@@ -134,9 +145,9 @@ fn from_here(headers: &HeaderMap, address: &str) -> bool {
     host.is_some_and(|h| local(&name(h))) && origin_ok
 }
 
-fn refuse(error: &Error, grpc: bool) -> Response {
+fn refuse(error: &Error, grpc: bool) -> Box<Response> {
     if grpc {
-        return to_status(error).into_http::<Body>();
+        return Box::new(to_status(error).into_http::<Body>());
     }
     let faces = error.kind.faces();
     let status = StatusCode::from_u16(faces.http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -147,7 +158,7 @@ fn refuse(error: &Error, grpc: bool) -> Response {
     if error.kind == ErrorKind::Unauthenticated {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
     }
-    response
+    Box::new(response)
 }
 
 #[cfg(test)]

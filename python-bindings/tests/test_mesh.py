@@ -140,7 +140,7 @@ def test_a_hole_is_punched_through_two_nats(homes, net):
     driver = drive(homes, net, "across")
     assert driver.stdout.readline() == "well\n"
     for name in "ab":
-        assert "a direct way was opened" in log(homes, name)
+        eventually(lambda name=name: "a direct way was opened" in log(homes, name))
     driver.stdin.write("\n")
     driver.stdin.flush()
     assert driver.stdout.readline() == "started\n"

@@ -84,9 +84,9 @@ fn main() -> std::process::ExitCode {
     let cli = Cli::parse();
     let serving = matches!(cli.command, Command::Up(_) | Command::Head(_) | Command::Worker(_));
     covey_node::telemetry::init(if serving { "info" } else { "error" });
-    // Half of the cores: agents' code and models have threads and processes of their own, and each further thread here
-    // makes a call wake one more (measured: 230 µs with one thread on two cores, 290 µs with two).
-    let threads = std::thread::available_parallelism().map_or(1, |n| (n.get() / 2).max(1));
+    // Half of the cores, but two where there are two: agents' code and models have threads and processes of their own. A
+    // second thread costs a request that is alone a tenth, and lets a loaded head do a quarter more.
+    let threads = std::thread::available_parallelism().map_or(1, |n| (n.get() / 2).max(n.get().min(2)));
     let threads = std::env::var("TOKIO_WORKER_THREADS").ok().and_then(|n| n.parse().ok()).unwrap_or(threads);
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build() {
         Ok(runtime) => runtime,

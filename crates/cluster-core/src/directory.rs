@@ -1,13 +1,14 @@
 //! Where every actor is, and in which life.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
 use covey_domain::{
     ActorId, AgentName, AgentSpec, Epoch, Millis, NodeId, SessionId, TaskId, caps, status::ActorStatus,
 };
+use hashbrown::HashMap;
 
 use crate::scheduler::Shape;
 

@@ -6,7 +6,7 @@
 //! the write must only outlive the head's process.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -16,6 +16,7 @@ use covey_domain::{
     status::{ActorFilter, ActorStatus, ClusterStatus, ModelStatus, NodeStatus, Pending},
     task::Said,
 };
+use hashbrown::HashMap;
 
 pub use crate::{
     dead_letters::DeadLetter,

@@ -1,8 +1,9 @@
 //! Actors without a place, by shape: what does not fit once is not tried again for each of its kind.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use covey_domain::{ActorId, Millis};
+use hashbrown::HashMap;
 
 use crate::scheduler::{Shape, Why};
 

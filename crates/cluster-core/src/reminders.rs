@@ -1,11 +1,9 @@
 //! Durable reminders: calls to an actor at a time, once or again and again, whatever dies in between.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use covey_domain::{ActorId, Error, ErrorKind, Millis, caps};
+use hashbrown::HashMap;
 
 use crate::{
     directory::ActorState,

@@ -1,7 +1,7 @@
 //! The life of a task: accepted, queued, given to an actor, tried again when that is lost, ended once.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
 
@@ -12,6 +12,7 @@ use covey_domain::{
     log::{OpenParts, Turns},
     task::TaskInput,
 };
+use hashbrown::{HashMap, hash_map};
 
 use crate::{
     dead_letters::DeadLetter,
@@ -113,8 +114,12 @@ impl Tasks {
     fn remember(&mut self, record: &Arc<TaskRecord>) {
         if let Some(message_id) = &record.message_id {
             let key = (record.caller.clone(), record.agent.clone(), message_id.clone());
-            if self.by_message.insert(key.clone(), record.clone()).is_none() {
-                self.message_order.push_back(key);
+            match self.by_message.entry(key) {
+                hash_map::Entry::Occupied(mut known) => drop(known.insert(record.clone())),
+                hash_map::Entry::Vacant(new) => {
+                    self.message_order.push_back(new.key().clone());
+                    new.insert(record.clone());
+                }
             }
             if self.message_order.len() > caps::MESSAGE_IDS_MAX
                 && let Some(oldest) = self.message_order.pop_front()
@@ -127,7 +132,7 @@ impl Tasks {
 
 /// What is remembered of a task that has ended: a million of them must not weigh what they were asked with.
 fn without_input(record: &TaskRecord) -> Arc<TaskRecord> {
-    Arc::new(TaskRecord { input: TaskInput::default(), ..record.clone() })
+    Arc::new(TaskRecord { input: Arc::default(), ..record.clone() })
 }
 
 impl Head {
@@ -184,7 +189,7 @@ impl Head {
             message_id: ask.message_id,
             model: ask.model,
             protocol: ask.protocol,
-            input: ask.input,
+            input: Arc::new(ask.input),
             state: TaskState::Submitted,
             created_ms: now,
             changed_ms: now,

@@ -2,11 +2,12 @@
 //! workers without it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
 use covey_domain::{ActorId, Error, ErrorKind, caps};
+use hashbrown::HashMap;
 
 use crate::{
     directory::{ActorState, Owner},

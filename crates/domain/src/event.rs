@@ -667,15 +667,45 @@ impl TaskEvent {
     /// Reads an event, like its `Deserialize`, which must keep all of it before it knows which one it is. What most logs
     /// have most of is known by how it begins, as we write it.
     pub fn read(json: &[u8]) -> serde_json::Result<Self> {
-        #[derive(Deserialize)]
-        struct PartDelta {
-            part: PartId,
-            delta: Delta,
+        macro_rules! short {
+            ($event:ident { $($(#[$attribute:meta])? $field:ident: $of:ty),* $(,)? }) => {{
+                #[derive(Deserialize)]
+                struct Fields {
+                    $($(#[$attribute])? $field: $of,)*
+                }
+                serde_json::from_slice(json).map(|Fields { $($field,)* }| Self::$event { $($field,)* })
+            }};
         }
-        if json.starts_with(br#"{"type":"part_delta","#) {
-            return serde_json::from_slice(json).map(|PartDelta { part, delta }| Self::PartDelta { part, delta });
+        let name = json.strip_prefix(br#"{"type":""#).and_then(|rest| rest.split(|byte| *byte == b'"').next());
+        match name {
+            Some(b"part_delta") => short!(PartDelta { part: PartId, delta: Delta }),
+            Some(b"status") => short!(Status { state: Phase, message: Option<String>, }),
+            Some(b"step_started") => short!(StepStarted { step: u32, name: String }),
+            Some(b"step_finished") => {
+                short!(StepFinished { step: u32, finish: Option<String>, usage: Option<Usage>, })
+            }
+            Some(b"message_opened") => short!(MessageOpened {
+                message: MessageId,
+                role: Role,
+                author: Option<AgentName>,
+                #[serde(default)]
+                channel: Channel,
+            }),
+            Some(b"message_closed") => short!(MessageClosed { message: MessageId }),
+            Some(b"part_opened") => short!(PartOpened { message: MessageId, part: PartId, kind: PartKind }),
+            Some(b"part_closed") => short!(PartClosed {
+                part: PartId,
+                len: u64,
+                #[serde(default)]
+                citations: Vec<Value>,
+            }),
+            Some(b"finished") => short!(Finished {
+                outcome: Outcome,
+                #[serde(default)]
+                usage: BTreeMap<ModelName, Usage>,
+            }),
+            _ => serde_json::from_slice(json),
         }
-        serde_json::from_slice(json)
     }
 
     /// Nothing may follow it.
@@ -711,8 +741,31 @@ mod tests {
             assert!(json.starts_with(br#"{"type":"part_delta","#), "the short way is taken");
             assert_eq!(TaskEvent::read(&json).unwrap(), event);
         }
-        let other = TaskEvent::PartClosed { part: "p".into(), len: 3, citations: Vec::new() };
-        assert_eq!(TaskEvent::read(&serde_json::to_vec(&other).unwrap()).unwrap(), other);
+        let outcome = Outcome::Completed { finish: "stop".into(), result: Some(serde_json::json!([1])) };
+        let usage = Usage { input: 3, ..Usage::default() };
+        for event in [
+            TaskEvent::Status { state: Phase::Working, message: None },
+            TaskEvent::Status { state: Phase::Working, message: Some("on it".into()) },
+            TaskEvent::StepStarted { step: 1, name: "attempt 1".into() },
+            TaskEvent::StepFinished { step: 1, finish: None, usage: Some(usage) },
+            TaskEvent::MessageOpened {
+                message: "m".into(),
+                role: Role::Assistant,
+                author: Some("a".into()),
+                channel: Channel::Answer,
+            },
+            TaskEvent::MessageClosed { message: "m".into() },
+            TaskEvent::PartOpened { message: "m".into(), part: "p".into(), kind: PartKind::Text },
+            TaskEvent::PartClosed { part: "p".into(), len: 3, citations: Vec::new() },
+            TaskEvent::PartClosed { part: "p".into(), len: 3, citations: vec![serde_json::json!({"n": 1})] },
+            TaskEvent::Finished { outcome: outcome.clone(), usage: BTreeMap::new() },
+            TaskEvent::Finished { outcome, usage: BTreeMap::from([("m".into(), usage)]) },
+            TaskEvent::StepReset { step: 1 },
+        ] {
+            let json = serde_json::to_vec(&event).unwrap();
+            assert_eq!(TaskEvent::read(&json).unwrap(), event);
+            assert_eq!(serde_json::from_slice::<TaskEvent>(&json).unwrap(), event, "the long way says the same");
+        }
         let turned = br#"{"part":"p","delta":{"text":"x"},"type":"part_delta"}"#;
         assert!(matches!(TaskEvent::read(turned), Ok(TaskEvent::PartDelta { .. })));
         assert!(TaskEvent::read(br#"{"type":"part_delta","part":"p"}"#).is_err());

@@ -1,5 +1,7 @@
 //! A durable request and its life.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -145,8 +147,8 @@ pub struct TaskRecord {
     pub model: Option<ModelName>,
     /// Which protocol asked.
     pub protocol: String,
-    /// What was asked.
-    pub input: TaskInput,
+    /// What was asked. Shared: it may be much, and a record is copied with each change of its state.
+    pub input: Arc<TaskInput>,
     /// Now.
     pub state: TaskState,
     /// When it was accepted.

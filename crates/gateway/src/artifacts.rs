@@ -27,6 +27,9 @@ use serde::Deserialize;
 
 use crate::{ArtifactBody, Cluster, Settings, Signer};
 
+/// All links are below it.
+pub(crate) const ROOT: &str = "/v1/artifacts/";
+
 /// Makes links of what messages and artifacts hold of the artifact store.
 #[derive(Clone, Debug)]
 pub(crate) struct Links {
@@ -49,7 +52,7 @@ impl Links {
         let name = if name.is_empty() { "file" } else { name };
         let seal = self.seal(digest, name, mime, until);
         let [name, mime] = [name, mime].map(|text| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string());
-        format!("{root}/v1/artifacts/{digest}/{name}?mime={mime}&until={until}&seal={seal}")
+        format!("{root}{ROOT}{digest}/{name}?mime={mime}&until={until}&seal={seal}")
     }
 
     fn parts(&self, root: &str, parts: &mut [v1::Part]) {
@@ -103,7 +106,7 @@ struct Door {
 
 pub(crate) fn router(cluster: Arc<dyn Cluster>, settings: &Settings) -> Router {
     let door = Arc::new(Door { cluster, links: Links::new(settings) });
-    Router::new().route("/v1/artifacts/{digest}/{name}", get(file)).with_state(door)
+    Router::new().route(&format!("{ROOT}{{digest}}/{{name}}"), get(file)).with_state(door)
 }
 
 #[derive(Deserialize)]

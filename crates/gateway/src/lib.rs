@@ -58,10 +58,17 @@ pub fn router(cluster: Arc<dyn Cluster>, settings: &Settings) -> Router {
         .layer(DefaultBodyLimit::max(caps::MESSAGE_BYTES_MAX))
 }
 
+const KEYS: &str = "/.well-known/jwks.json";
+
+/// Whether a path is one of [`open_router`].
+pub fn is_open(path: &str) -> bool {
+    path == KEYS || path.starts_with(artifacts::ROOT)
+}
+
 /// Routes that are open to everybody: the public half of the key that signs, and files to whoever has a link.
 pub fn open_router(cluster: Arc<dyn Cluster>, settings: &Settings) -> Router {
     let keys = settings.signer.jwks();
     Router::new()
-        .route("/.well-known/jwks.json", axum::routing::get(move || async move { axum::Json(keys) }))
+        .route(KEYS, axum::routing::get(move || async move { axum::Json(keys) }))
         .merge(artifacts::router(cluster, settings))
 }

@@ -18,7 +18,7 @@ fn record(id: &str, state: TaskState) -> Arc<TaskRecord> {
         message_id: Some(format!("m-{id}")),
         model: None,
         protocol: "native".into(),
-        input: TaskInput::default(),
+        input: Arc::default(),
         state,
         created_ms: 1,
         changed_ms: 1,
@@ -154,7 +154,7 @@ async fn a_file_is_forgotten_with_the_last_task_that_names_it() {
         store.keep_artifact(&digest.into(), 9, 5).await.unwrap();
     }
     let asked = TaskRecord {
-        input: TaskInput { content: vec![file], ..TaskInput::default() },
+        input: Arc::new(TaskInput { content: vec![file], ..TaskInput::default() }),
         ..(*record("runs", TaskState::Working)).clone()
     };
     let made = vec![record("over", TaskState::Completed), Arc::new(asked)];

@@ -228,7 +228,7 @@ impl Ask {
             self.hub.links.message(&self.place.root, &mut reply);
             return Ok(v1::SendMessageResponse { payload: Some(Sent::Message(reply)) });
         }
-        Ok(v1::SendMessageResponse { payload: Some(Sent::Task(self.shown(&projection, history))) })
+        Ok(v1::SendMessageResponse { payload: Some(Sent::Task(self.shown(projection, history))) })
     }
 
     /// Sends a message; the turn streams back.
@@ -246,12 +246,12 @@ impl Ask {
         let history = history(request.history_length)?;
         let (record, last) = self.find(&request.id).await?;
         let projection = self.replay(&record, last.map_or(Until::End, Until::Seq)).await?;
-        Ok(self.shown(&projection, history))
+        Ok(self.shown(projection, history))
     }
 
     /// A task for the outside, with links to its large files.
-    fn shown(&self, projection: &Projection, history: Option<usize>) -> v1::Task {
-        let mut task = projection.task(history);
+    fn shown(&self, projection: Projection, history: Option<usize>) -> v1::Task {
+        let mut task = projection.into_task(history);
         self.hub.links.task(&self.place.root, &mut task);
         task
     }
@@ -290,7 +290,7 @@ impl Ask {
             } else {
                 Projection::of_record(record)
             };
-            tasks.push(self.shown(&projection, history));
+            tasks.push(self.shown(projection, history));
         }
         Ok(v1::ListTasksResponse { tasks, next_page_token, page_size, total_size: all.min(i32::MAX as u64) as i32 })
     }
@@ -312,7 +312,7 @@ impl Ask {
             }
             _ => no_task(error, id),
         })?;
-        Ok(self.shown(&self.replay(&record, Until::End).await?, None))
+        Ok(self.shown(self.replay(&record, Until::End).await?, None))
     }
 
     /// What happens in a task from now on, or from where the reader was.
@@ -491,7 +491,7 @@ impl Ask {
                     continue;
                 }
                 if entry.seq == snapshot {
-                    let mut task = v1::StreamResponse { payload: Some(Payload::Task(projection.task(None))) };
+                    let mut task = v1::StreamResponse { payload: Some(Payload::Task(projection.task())) };
                     links.event(&root, &mut task);
                     projection.only_tell();
                     told = Cursor { seq: entry.seq, more: 0 };

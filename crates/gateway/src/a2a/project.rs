@@ -87,9 +87,14 @@ impl Projection {
         self.reply.as_ref()
     }
 
+    /// The task as it stands.
+    pub fn task(&self) -> v1::Task {
+        self.task.clone()
+    }
+
     /// The task as it stands, with at most so many of its latest messages.
-    pub fn task(&self, history: Option<usize>) -> v1::Task {
-        let mut task = self.task.clone();
+    pub fn into_task(self, history: Option<usize>) -> v1::Task {
+        let mut task = self.task;
         let all = task.history.len();
         task.history.drain(..all - history.unwrap_or(all).min(all));
         task
@@ -114,7 +119,7 @@ impl Projection {
         match &envelope.event {
             TaskEvent::Started { .. } => {
                 self.now(at, None);
-                self.told(|task| Payload::Task(task.task(None))).into_iter().collect()
+                self.told(|task| Payload::Task(task.task())).into_iter().collect()
             }
             TaskEvent::Status { message, .. } => {
                 let question = self.asked.first().filter(|_| self.state.waits());
@@ -325,6 +330,7 @@ mod tests {
         InterruptId,
         event::{Decision, Phase},
         log::Writer,
+        task::TaskInput,
     };
 
     use super::*;
@@ -339,7 +345,7 @@ mod tests {
             message_id: Some("m".into()),
             model: None,
             protocol: "a2a".into(),
-            input: covey_domain::task::TaskInput { content: vec![Content::Text("hi".into())], ..Default::default() },
+            input: Arc::new(TaskInput { content: vec![Content::Text("hi".into())], ..Default::default() }),
             state: TaskState::Completed,
             created_ms: 0,
             changed_ms: 0,
@@ -406,12 +412,12 @@ mod tests {
                 .extend(writer.finish(Outcome::Completed { finish: "stop".into(), result: None }, Default::default()));
             let (told, projection) = told_of(events);
             assert_eq!(gathered(&told), "hello world");
-            let task = projection.task(None);
+            let task = projection.task();
             assert_eq!(task.artifacts.len(), 1);
             assert_eq!(task.artifacts[0].parts, [text_part("hello world")]);
             assert_eq!(task.history.len(), 1);
             assert_eq!(task.status.unwrap().state(), v1::TaskState::Completed);
-            assert!(projection.task(Some(0)).history.is_empty());
+            assert!(projection.clone().into_task(Some(0)).history.is_empty());
             let old = covey_a2a::old::event(told.last().unwrap(), true);
             assert_eq!(
                 (&old["kind"], &old["final"], &old["status"]["state"]),
@@ -429,7 +435,7 @@ mod tests {
         let (told, projection) = told_of(events);
         let Some(Payload::ArtifactUpdate(update)) = &told[told.len() - 2].payload else { panic!("an artifact") };
         assert!(update.last_chunk && !update.append);
-        assert_eq!(projection.task(None).artifacts[0].parts, [data_part(&json!({"n": 42}))]);
+        assert_eq!(projection.task().artifacts[0].parts, [data_part(&json!({"n": 42}))]);
     }
 
     #[test]
@@ -461,7 +467,7 @@ mod tests {
         for (event, seq) in answer.into_iter().zip(5..) {
             projection.push(&Envelope { task: "t".into(), seq, ts_ms: 0, sub: None, event, meta: Default::default() });
         }
-        let task = projection.task(None);
+        let task = projection.task();
         assert_eq!(task.status.unwrap().state(), v1::TaskState::Working);
         assert_eq!(task.history.len(), 3);
         assert_eq!((&task.history[1].parts, task.history[2].message_id.as_str()), (&asked.parts, "m2"));

@@ -487,7 +487,7 @@ fn take(queue: &mut VecDeque<News>, projection: &mut Projection, entry: &Envelop
         if old {
             // 0.3 tells of a task's status, with all of the task.
             if !matches!(body.payload, Some(Payload::ArtifactUpdate(_))) {
-                queue.push_back(News { cursor, body, task: Some(projection.task(None)) });
+                queue.push_back(News { cursor, body, task: Some(projection.task()) });
             }
             continue;
         }

@@ -1,6 +1,6 @@
 //! JSON-RPC, both versions on the same paths. A method's name tells its version; `A2A-Version` may only say the same.
 
-use std::io::Write as _;
+use std::{borrow::Cow, io::Write as _};
 
 use axum::{
     Json,
@@ -9,8 +9,8 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use covey_a2a::{Error, Kind, old, v1};
-use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json, value::RawValue};
 
 use super::{
     Answer, configs, listed, named,
@@ -25,42 +25,43 @@ enum Version {
     V1,
 }
 
+/// A request. What its method takes is read once it is known which one that is.
+#[derive(Deserialize)]
+struct Request<'a> {
+    #[serde(borrow)]
+    jsonrpc: Cow<'a, str>,
+    #[serde(default)]
+    id: Value,
+    #[serde(borrow)]
+    method: Cow<'a, str>,
+    #[serde(borrow)]
+    params: Option<&'a RawValue>,
+}
+
 /// Answers one request.
 pub(super) async fn serve(ask: Ask, headers: &HeaderMap, body: &Bytes) -> Response {
     if !is_json(headers) {
         let error = Error::new(Kind::ContentTypeNotSupported, "JSON-RPC is application/json");
         return refused(&Value::Null, Version::V1, &error);
     }
-    let mut request: Value = match serde_json::from_slice(body) {
+    let Request { jsonrpc, id, method, params } = match serde_json::from_slice(body) {
         Ok(request) => request,
-        Err(why) => {
-            let error = Error::new(Kind::Parse, format!("failed to parse JSON: {why}"));
-            return refused(&Value::Null, Version::V1, &error);
-        }
+        Err(_) => return no_request(body),
     };
-    if !request.is_object() {
-        // Several at once are not of A2A.
-        let error = Error::new(Kind::InvalidRequest, "not a JSON-RPC 2.0 request");
-        return refused(&Value::Null, Version::V1, &error);
-    }
-    let (id, params) = (request["id"].take(), request["params"].take());
-    let method = request["method"].as_str().unwrap_or_default();
-    let version = if method.contains('/') { Version::V03 } else { Version::V1 };
-    let good_id = id.is_null() || id.is_string() || id.is_number();
-    if request["jsonrpc"] != "2.0" || !good_id || method.is_empty() {
-        let id = if good_id { &id } else { &Value::Null };
-        return refused(id, version, &Error::new(Kind::InvalidRequest, "not a JSON-RPC 2.0 request"));
+    let (method, params) = (&*method, params.map_or("null", RawValue::get));
+    let version = version_of(method);
+    if jsonrpc != "2.0" || !is_id(&id) || method.is_empty() {
+        return no_request(body);
     }
     if let Err(error) = super::check_version(headers) {
         return refused(&id, Version::V1, &error);
     }
-    let tenant = params["tenant"].as_str().unwrap_or_default();
-    let ask = match ask.of_tenant(tenant).await.and_then(|ask| ask.check_extensions().map(|()| ask)) {
+    let ask = match ask.of_tenant(&tenant_in(params)).await.and_then(|ask| ask.check_extensions().map(|()| ask)) {
         Ok(ask) => ask,
         Err(error) => return refused(&id, version, &error),
     };
     let active = ask.active_extensions();
-    if !(params.is_null() || params.is_object()) {
+    if !(params == "null" || params.starts_with('{')) {
         return refused(&id, version, &Error::new(Kind::InvalidParams, "`params` must be an object"));
     }
     let response = match dispatch(ask, method, params).await {
@@ -88,13 +89,45 @@ pub(super) async fn serve(ask: Ask, headers: &HeaderMap, body: &Bytes) -> Respon
     super::activated(response, &active)
 }
 
+/// What is no request: no JSON, or JSON of something else. Several at once are not of A2A.
+fn no_request(body: &[u8]) -> Response {
+    let (id, version, error) = match serde_json::from_slice::<Value>(body) {
+        Ok(mut other) => {
+            let id = other.get_mut("id").map(Value::take).filter(is_id).unwrap_or_default();
+            let version = other.get("method").and_then(Value::as_str).map_or(Version::V1, version_of);
+            (id, version, Error::new(Kind::InvalidRequest, "not a JSON-RPC 2.0 request"))
+        }
+        Err(why) => (Value::Null, Version::V1, Error::new(Kind::Parse, format!("failed to parse JSON: {why}"))),
+    };
+    refused(&id, version, &error)
+}
+
+fn is_id(id: &Value) -> bool {
+    id.is_null() || id.is_string() || id.is_number()
+}
+
+fn version_of(method: &str) -> Version {
+    if method.contains('/') { Version::V03 } else { Version::V1 }
+}
+
+/// The agent that parameters name.
+fn tenant_in(params: &str) -> String {
+    #[derive(Deserialize)]
+    struct Tenant {
+        tenant: String,
+    }
+    // Most name none, and need not be read twice.
+    let found = params.contains("tenant").then(|| serde_json::from_str::<Tenant>(params).ok()).flatten();
+    found.map(|found| found.tenant).unwrap_or_default()
+}
+
 fn is_json(headers: &HeaderMap) -> bool {
     let Some(kind) = headers.get(header::CONTENT_TYPE) else { return true };
     let kind = kind.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
     kind.eq_ignore_ascii_case("application/json") || kind.to_ascii_lowercase().ends_with("+json")
 }
 
-async fn dispatch(ask: Ask, method: &str, params: Value) -> Result<Answer, Error> {
+async fn dispatch(ask: Ask, method: &str, params: &str) -> Result<Answer, Error> {
     Ok(match method {
         "SendMessage" => whole(&ask.send(read(params)?, false).await?)?,
         "SendStreamingMessage" => Answer::Stream(ask.stream(read(params)?, false).await?),
@@ -117,25 +150,25 @@ async fn dispatch(ask: Ask, method: &str, params: Value) -> Result<Answer, Error
             Answer::Whole("{}".into())
         }
         "GetExtendedAgentCard" => whole(&ask.extended_card()?)?,
-        "message/send" => Answer::Whole(old::sent(&ask.send(wrong(old::send_in(&params))?, true).await?).to_string()),
-        "message/stream" => Answer::Stream(ask.stream(wrong(old::send_in(&params))?, true).await?),
-        "tasks/get" => Answer::Whole(old::task(&ask.get(&wrong(old::get_in(&params))?).await?).to_string()),
-        "tasks/cancel" => Answer::Whole(old::task(&ask.cancel(&wrong(old::task_in(&params))?).await?).to_string()),
-        "tasks/resubscribe" => Answer::Stream(ask.subscribe(&wrong(old::task_in(&params))?).await?),
+        "message/send" => Answer::Whole(old::sent(&ask.send(old_in(params, old::send_in)?, true).await?).to_string()),
+        "message/stream" => Answer::Stream(ask.stream(old_in(params, old::send_in)?, true).await?),
+        "tasks/get" => Answer::Whole(old::task(&ask.get(&old_in(params, old::get_in)?).await?).to_string()),
+        "tasks/cancel" => Answer::Whole(old::task(&ask.cancel(&old_in(params, old::task_in)?).await?).to_string()),
+        "tasks/resubscribe" => Answer::Stream(ask.subscribe(&old_in(params, old::task_in)?).await?),
         "tasks/pushNotificationConfig/set" => {
-            let made = ask.push_create(wrong(old::push_in(&params))?, true).await?;
+            let made = ask.push_create(old_in(params, old::push_in)?, true).await?;
             Answer::Whole(old::push_config(&made).to_string())
         }
         "tasks/pushNotificationConfig/get" => {
-            let (task, id) = wrong(old::push_name_in(&params))?;
+            let (task, id) = old_in(params, old::push_name_in)?;
             Answer::Whole(old::push_config(&ask.push_get(&task, &id).await?).to_string())
         }
         "tasks/pushNotificationConfig/list" => {
-            let all = ask.push_list(&wrong(old::task_in(&params))?).await?;
+            let all = ask.push_list(&old_in(params, old::task_in)?).await?;
             Answer::Whole(all.iter().map(old::push_config).collect::<Value>().to_string())
         }
         "tasks/pushNotificationConfig/delete" => {
-            let (task, id) = wrong(old::push_name_in(&params))?;
+            let (task, id) = old_in(params, old::push_name_in)?;
             ask.push_delete(&task, named(&id)?).await?;
             Answer::Whole("null".into())
         }
@@ -149,11 +182,14 @@ async fn dispatch(ask: Ask, method: &str, params: Value) -> Result<Answer, Error
     })
 }
 
-fn read<T: DeserializeOwned + Default>(params: Value) -> Result<T, Error> {
-    if params.is_null() {
-        return Ok(T::default());
-    }
-    serde_json::from_value(params).map_err(|e| Error::new(Kind::InvalidParams, format!("`params` are wrong: {e}")))
+fn read<T: DeserializeOwned + Default>(params: &str) -> Result<T, Error> {
+    let read: Result<Option<T>, _> = serde_json::from_str(params);
+    read.map(Option::unwrap_or_default).map_err(|e| Error::new(Kind::InvalidParams, format!("`params` are wrong: {e}")))
+}
+
+/// The same of 0.3, which has no types of its own here.
+fn old_in<T>(params: &str, read_in: impl FnOnce(&Value) -> Result<T, old::Wrong>) -> Result<T, Error> {
+    wrong(read_in(&read(params)?))
 }
 
 /// What stands before a result; a brace ends it.
