@@ -153,13 +153,13 @@ impl Call<'_> {
     /// A request to list, out of the query.
     fn list(&self) -> Result<v1::ListTasksRequest, Error> {
         let text = |name: &str| self.query.get(name).cloned().unwrap_or_default();
-        let status = match text("status").as_str() {
-            "" => v1::TaskState::Unspecified,
-            name => v1::TaskState::from_str_name(name)
+        let said = |name: &str| self.query.get(name).map(String::as_str);
+        let status = match said("status") {
+            None => v1::TaskState::Unspecified,
+            Some(name) => v1::TaskState::from_str_name(name)
                 .ok_or_else(|| Error::field("status", format!("has no state `{name}`")))?,
         };
-        let since = Some(text("statusTimestampAfter")).filter(|at| !at.is_empty());
-        let since = since.map(|at| at.parse::<Timestamp>()).transpose();
+        let since = said("statusTimestampAfter").map(str::parse::<Timestamp>).transpose();
         Ok(v1::ListTasksRequest {
             tenant: String::new(),
             context_id: text("contextId"),
@@ -169,10 +169,10 @@ impl Call<'_> {
             history_length: self.number("historyLength")?,
             status_timestamp_after: since
                 .map_err(|why| Error::field("statusTimestampAfter", format!("is wrong: {why}")))?,
-            include_artifacts: match text("includeArtifacts").as_str() {
-                "" | "false" => Some(false),
-                "true" => Some(true),
-                _ => return Err(Error::field("includeArtifacts", "is neither true nor false")),
+            include_artifacts: match said("includeArtifacts") {
+                None | Some("false") => Some(false),
+                Some("true") => Some(true),
+                Some(_) => return Err(Error::field("includeArtifacts", "is neither true nor false")),
             },
         })
     }
