@@ -22,12 +22,9 @@ pub(crate) struct Feed {
     over: Arc<AtomicBool>,
 }
 
-/// What a reader's task says of its last event once the head stops: more than any has.
-const OVER: u64 = u64::MAX;
-
 struct Live {
     recent: Mutex<VecDeque<Arc<Envelope>>>,
-    /// Number of the last durable event, or [`OVER`].
+    /// Number of the last durable event.
     last: watch::Sender<u64>,
 }
 
@@ -47,7 +44,8 @@ impl Feed {
         // Before the readers look, and before whoever is about to begin has looked.
         self.over.store(true, Ordering::SeqCst);
         for task in self.live.lock().values() {
-            task.last.send_replace(OVER);
+            // Who waits looks again.
+            task.last.send_modify(|_| {});
         }
     }
 
@@ -80,13 +78,7 @@ impl Feed {
             let over = recent.len().saturating_sub(caps::FEED_EVENTS_MAX);
             recent.drain(..over);
             drop(recent);
-            task.last.send_if_modified(|known| {
-                let goes_on = *known != OVER;
-                if goes_on {
-                    *known = last.seq;
-                }
-                goes_on
-            });
+            task.last.send_replace(last.seq);
         }
     }
 
@@ -113,7 +105,7 @@ impl Feed {
                 if let Some(live) = &live {
                     let recent = live.recent.lock();
                     let known = *live.last.borrow();
-                    let first = recent.front().map_or(known.saturating_add(1), |e| e.seq);
+                    let first = recent.front().map_or(known + 1, |e| e.seq);
                     if cursor + 1 >= first {
                         from_store = false;
                         let skip = (cursor + 1 - first) as usize;
@@ -143,7 +135,7 @@ impl Feed {
                         // A task without readers' memory has ended, and the store has shown all of it.
                         None => return,
                         Some(last) => {
-                            if last.wait_for(|n| *n > cursor).await.is_err() {
+                            if last.wait_for(|n| *n > cursor || over.load(Ordering::SeqCst)).await.is_err() {
                                 return;
                             }
                         }

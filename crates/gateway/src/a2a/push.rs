@@ -290,7 +290,7 @@ impl Inner {
 
     /// Writes where what is sent next ends. Whoever sends it again finds the same.
     async fn sets_out(&self, hook: &mut Hook, cursor: Cursor) {
-        if hook.on_way != Some((cursor.seq, cursor.more)) {
+        if on_way(hook) != Some(cursor) {
             hook.on_way = Some((cursor.seq, cursor.more));
             let (written, waits) = oneshot::channel();
             let _ = self.places.send((hook.clone(), Some(written)));
@@ -318,12 +318,7 @@ impl Inner {
             // One at least, what was on its way once, and all that are there already.
             let entry = match queue.len() {
                 0 => log.next().await,
-                1 if queue
-                    .back()
-                    .is_some_and(|news: &News| Some((news.cursor.seq, news.cursor.more)) < hook.on_way) =>
-                {
-                    log.next().await
-                }
+                1 if queue.back().is_some_and(|news: &News| Some(news.cursor) < on_way(hook)) => log.next().await,
                 1..QUEUE_MAX => log.next().now_or_never().flatten(),
                 _ => None,
             };
@@ -474,6 +469,11 @@ pub(super) fn shown(hook: &Hook) -> serde_json::Value {
     })
 }
 
+/// Where what is on its way to a hook ends.
+fn on_way(hook: &Hook) -> Option<Cursor> {
+    hook.on_way.map(|(seq, more)| Cursor { seq, more })
+}
+
 /// What an entry of the log makes for a hook. Text of neighbouring chunks that waits becomes one.
 fn take(queue: &mut VecDeque<News>, projection: &mut Projection, entry: &Envelope, hook: &Hook, old: bool) {
     let events = projection.push(entry);
@@ -491,7 +491,7 @@ fn take(queue: &mut VecDeque<News>, projection: &mut Projection, entry: &Envelop
             }
             continue;
         }
-        let ends = |last: &News| hook.on_way == Some((last.cursor.seq, last.cursor.more));
+        let ends = |last: &News| on_way(hook) == Some(last.cursor);
         match queue.back_mut().filter(|last| !ends(last) && joins(&last.body, &body)) {
             Some(last) => {
                 last.cursor = cursor;
