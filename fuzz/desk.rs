@@ -103,6 +103,7 @@ impl Cluster for Desk {
                 created_ms: number,
                 changed_ms: number,
                 timeout_ms: None,
+                expires_ms: None,
                 attempt: 1,
             });
             self.tasks.lock().insert(record.id.clone(), (record.clone(), log(&record)));

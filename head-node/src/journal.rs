@@ -173,7 +173,9 @@ impl Syncer {
                 Effect::Route(actor, route) => self.relay.route(&actor, route),
                 Effect::Topic(topic, members) => self.relay.topic(topic, members),
                 Effect::Remind(actor, name, reminder) => self.relay.remind(actor, name, reminder),
-                Effect::Drop(node, conn) => self.relay.drop_link(&node, conn),
+                Effect::Drop(node, conn) => {
+                    self.relay.fence(&node, conn, "its lease has passed, and its work was given to others");
+                }
                 Effect::Reply(reply) | Effect::Answer(reply) => reply(),
             }
         }

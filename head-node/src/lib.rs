@@ -8,6 +8,7 @@
 mod artifacts;
 mod callers;
 mod client_service;
+mod clock;
 mod cluster;
 mod elsewhere;
 mod feed;
@@ -16,6 +17,7 @@ mod kept;
 mod link_service;
 mod metrics;
 mod owner;
+mod probe;
 mod relay;
 mod server;
 
@@ -30,16 +32,16 @@ use std::{
 use covey_artifacts::Artifacts;
 use covey_cluster_core::{
     Head, HeadConfig,
-    head::{Reminder, Stored, StoredActor},
+    head::{Member, Reminder, Stored, StoredActor},
 };
-use covey_domain::{AgentKind, AgentName, AgentSpec, Error, ErrorKind, agent::Pass};
+use covey_domain::{AgentKind, AgentName, AgentSpec, Epoch, Error, ErrorKind, agent::Pass};
 pub use covey_gateway::IpNet;
 use covey_gateway::{Settings, Signer};
 use covey_node::{
     Credentials, Identity,
     tls::{Authority, MeshEntry, PinnedAddress, Port},
 };
-use covey_store::Store;
+use covey_store::{Store, StoredMember};
 use parking_lot::RwLock;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -203,15 +205,23 @@ impl HeadNode {
             .map_err(|e| io(&format!("read or write `{}`", config.credentials.display()), &e))?;
         let snapshot = store.begin().await.map_err(|e| io("read the store", &e))?;
 
-        let now = now_ms();
-        let mut head = Head::new(config.times, now);
+        let clock = clock::Clock::from(snapshot.clock_ms);
+        let now = clock.now_ms();
+        let mut head = Head::new(config.times, rand::random::<u64>() >> 16);
         head.set_term(snapshot.term);
+        head.set_wall(now, now_ms());
         let feed = feed::Feed::new();
         for spec in snapshot.agents {
             head.restore_agent(spec);
         }
         for (node, incarnation, number) in snapshot.cursors {
             head.restore_cursor(node, incarnation, number);
+        }
+        for (node, StoredMember { incarnation, port }) in &snapshot.members {
+            head.restore_member(node.clone(), Member { incarnation: *incarnation, port: port.clone() }, now);
+        }
+        for (actor, node, epoch) in snapshot.activations {
+            head.restore_activation(actor, node, Epoch(epoch), now);
         }
         for (id, actor, saved) in snapshot.actors {
             let stored = StoredActor { name: actor.name, spec: actor.spec, init: actor.init.map(|init| init.0) };
@@ -261,7 +271,7 @@ impl HeadNode {
                 .map_err(|e| io("start the journal's thread", &e))?;
         let files = Arc::new(artifacts::Files::new(place, store.clone()));
         tokio::spawn(purge(store.clone(), files.clone(), config.keep));
-        let owner = owner::spawn(head, journal, shutdown.clone());
+        let owner = owner::spawn(head, journal, clock, shutdown.clone());
         let waker = owner.clone();
         tokio::spawn(async move {
             while let Some(news) = sleepers.recv().await {
@@ -293,6 +303,11 @@ impl HeadNode {
             started: Instant::now(),
             shutdown: shutdown.clone(),
         };
+        for (node, member) in snapshot.members {
+            if !member.port.is_empty() {
+                tokio::spawn(probe::watch(shared.clone(), node, member.incarnation, member.port));
+            }
+        }
         tracing::info!(%address, term = snapshot.term, unfinished, "head is ready");
         let serving = tokio::spawn(server::serve(listener, port, shared, credentials.clone(), settings, shutdown));
         Ok(Self { address, credentials, serving })

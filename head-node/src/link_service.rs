@@ -1,22 +1,29 @@
 //! The head's end of a worker's link.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
-use covey_cluster_core::head::{ActorReport, Entry, HeldTask, Hello, LivingActor};
+use covey_cluster_core::{
+    head::{ActorReport, Entry, HeldTask, Hello, LivingActor},
+    lease,
+};
 use covey_domain::{ActorId, Epoch, Error, NodeId, TaskEvent, status::ModelStatus};
 use covey_node::tls::TlsPeer;
 use covey_proto::{
     from_json, to_status,
-    v1::{self, FromWorker, HeadFrame, ToWorker, head_frame, link_server::Link, worker_frame::Body},
+    v1::{self, FromWorker, HeadFrame, ToWorker, head_frame, link_server, worker_frame::Body},
 };
 use futures::stream::BoxStream;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{Shared, owner::Input, relay::Direct};
+use crate::{Shared, owner::Input, probe, relay::Direct};
 
 /// Frames put into one message.
 const BATCH_MAX: usize = 1_024;
@@ -27,7 +34,7 @@ pub(crate) struct LinkService {
 }
 
 #[tonic::async_trait]
-impl Link for LinkService {
+impl link_server::Link for LinkService {
     type AttachStream = BoxStream<'static, Result<ToWorker, Status>>;
 
     async fn enroll(&self, request: Request<v1::EnrollRequest>) -> Result<Response<v1::EnrollReply>, Status> {
@@ -67,40 +74,91 @@ impl Link for LinkService {
         let conn = self.conns.fetch_add(1, Ordering::Relaxed) + 1;
         let direct =
             Direct { port: hello.port.clone(), machine: hello.machine.clone(), objects: hello.objects.clone() };
-        let hello = decode_hello(&hello).map_err(|e| to_status(&e))?;
+        let mut hello = decode_hello(&hello).map_err(|e| to_status(&e))?;
+        if !probe::answers(&hello.port).await {
+            hello.port.clear();
+        }
         let shared = self.shared.clone();
         let (tx, rx) = mpsc::unbounded_channel();
+        let over = Over::default();
+        let link = Link { node, conn, incarnation: hello.incarnation, port: hello.port.clone(), over: over.clone() };
         let (name, models) = (hello.name.clone(), hello.models.clone());
-        // The link must be known before the owner speaks to the node, and the welcome must come before both.
-        let ready = shared.owner.ask(|reply| Input::Joined(node.clone(), conn, Box::new(hello), reply));
-        let welcome_tx = tx.clone();
-        shared.relay.link(&node, conn, tx, models, direct);
-        let durable = ready.await.map_err(|e| to_status(&e))?;
+        // The link is known before the owner speaks to the node, and the welcome comes before both.
+        let known = {
+            let (relay, node, tx) = (shared.relay.clone(), link.node.clone(), tx.clone());
+            Box::new(move || relay.link(&node, conn, tx, over, models, direct))
+        };
+        let joined = shared.owner.ask(|reply| Input::Joined(link.node.clone(), conn, Box::new(hello), known, reply));
+        let durable = joined.await.and_then(|joined| joined).map_err(|e| to_status(&e))?;
         let welcome = v1::Welcome {
             term: shared.term,
             durable,
-            lease_ms: shared.times.lease_ms,
+            lease_ms: lease::told_ms(shared.times.lease_ms),
             heartbeat_ms: (shared.times.lease_ms / 10).clamp(50, 1_000),
         };
-        tracing::info!(%node, name, conn, durable, "worker joined");
-        tokio::spawn(read(shared.clone(), node, conn, stream, welcome_tx));
-        Ok(Response::new(Box::pin(write(welcome, rx, shared.shutdown.clone()))))
+        tracing::info!(node = %link.node, name, conn, durable, "worker joined");
+        let outgoing = write(welcome, rx, link.over.clone(), shared.shutdown.clone());
+        tokio::spawn(link.read(shared, stream, tx));
+        Ok(Response::new(Box::pin(outgoing)))
     }
 }
 
-/// Everything sent before the welcome was queued after it here: the worker sees the welcome first.
+/// Ends a link in both directions, whoever else still holds an end of it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Over(Arc<(CancellationToken, OnceLock<&'static str>)>);
+
+impl Over {
+    /// The link is closed. The worker may dial anew and keep what it has.
+    pub fn close(&self) {
+        self.0.0.cancel();
+    }
+
+    /// The link is closed, and the worker is told to stop everything it has first.
+    pub fn fence(&self, reason: &'static str) {
+        let _ = self.0.1.set(reason);
+        self.close();
+    }
+
+    /// Waits for the end; gives the reason of a fence.
+    async fn wait(&self) -> Option<&'static str> {
+        self.0.0.cancelled().await;
+        self.0.1.get().copied()
+    }
+}
+
+/// One link from its hello to its end.
+struct Link {
+    node: NodeId,
+    conn: u64,
+    incarnation: u64,
+    /// Where its process can be seen to be there; empty = nowhere.
+    port: String,
+    over: Over,
+}
+
+/// Everything sent before the welcome was queued after it here: the worker sees the welcome first. What is sent before the link
+/// is over still goes out; then the worker is told of a fence.
 fn write(
     welcome: v1::Welcome,
     mut rx: mpsc::UnboundedReceiver<HeadFrame>,
-    shutdown: tokio_util::sync::CancellationToken,
+    over: Over,
+    shutdown: CancellationToken,
 ) -> impl futures::Stream<Item = Result<ToWorker, Status>> {
     async_stream::stream! {
         yield Ok(ToWorker { frames: vec![HeadFrame { body: Some(head_frame::Body::Welcome(welcome)) }] });
         loop {
             let mut frames = Vec::new();
             let more = tokio::select! {
+                biased;
                 () = shutdown.cancelled() => 0,
                 n = rx.recv_many(&mut frames, BATCH_MAX) => n,
+                reason = over.wait() => {
+                    if let Some(reason) = reason {
+                        let fenced = head_frame::Body::Fenced(v1::Fenced { reason: reason.to_owned() });
+                        yield Ok(ToWorker { frames: vec![HeadFrame { body: Some(fenced) }] });
+                    }
+                    0
+                }
             };
             if more == 0 {
                 return;
@@ -112,31 +170,33 @@ fn write(
     }
 }
 
-async fn read(
-    shared: Shared,
-    node: NodeId,
-    conn: u64,
-    mut stream: Streaming<FromWorker>,
-    tx: mpsc::UnboundedSender<HeadFrame>,
-) {
-    let reason = loop {
-        let message = tokio::select! {
-            () = tx.closed() => break "the answer stream was closed".to_owned(),
-            message = stream.message() => message,
-        };
-        match message {
-            Ok(Some(message)) => {
-                if let Err(error) = take_all(&shared, &node, conn, message.frames, &tx).await {
-                    break error.message;
+impl Link {
+    async fn read(self, shared: Shared, mut stream: Streaming<FromWorker>, tx: mpsc::UnboundedSender<HeadFrame>) {
+        let Self { node, conn, .. } = &self;
+        let reason = loop {
+            let message = tokio::select! {
+                reason = self.over.wait() => break reason.unwrap_or("a newer link took its place").to_owned(),
+                () = tx.closed() => break "the answer stream was closed".to_owned(),
+                message = stream.message() => message,
+            };
+            match message {
+                Ok(Some(message)) => {
+                    if let Err(error) = take_all(&shared, node, *conn, message.frames, &tx).await {
+                        break error.message;
+                    }
                 }
+                Ok(None) => break "the worker closed it".to_owned(),
+                Err(status) => break status.message().to_owned(),
             }
-            Ok(None) => break "the worker closed it".to_owned(),
-            Err(status) => break status.message().to_owned(),
+        };
+        tracing::warn!(%node, conn, reason, "link lost");
+        self.over.close();
+        shared.owner.tell(Input::Unlinked(node.clone(), *conn)).await;
+        shared.relay.drop_link(node, *conn);
+        if !self.port.is_empty() {
+            probe::watch(shared, self.node, self.incarnation, self.port).await;
         }
-    };
-    tracing::warn!(%node, conn, reason, "link lost");
-    shared.owner.tell(Input::Unlinked(node.clone(), conn)).await;
-    shared.relay.drop_link(&node, conn);
+    }
 }
 
 /// Takes the frames of one message in their order; neighbouring entries reach the owner together.
@@ -153,7 +213,7 @@ async fn take_all(
             Body::Entry(entry) => entries.push(decode_entry(entry)?),
             other => {
                 hand_over(shared, node, conn, &mut entries).await?;
-                take(shared, node, other, tx).await?;
+                take(shared, node, conn, other, tx).await?;
             }
         }
     }
@@ -176,18 +236,29 @@ fn decode_entry(entry: v1::OutboxEntry) -> Result<Entry, Error> {
     Ok(Entry { number, task: entry.task.into(), attempt, ts_ms, events })
 }
 
-async fn take(shared: &Shared, node: &NodeId, body: Body, tx: &mpsc::UnboundedSender<HeadFrame>) -> Result<(), Error> {
+async fn take(
+    shared: &Shared,
+    node: &NodeId,
+    conn: u64,
+    body: Body,
+    tx: &mpsc::UnboundedSender<HeadFrame>,
+) -> Result<(), Error> {
     match body {
         Body::Hello(_) => return Err(Error::invalid("a second hello")),
         Body::Heartbeat(heartbeat) => {
-            shared.owner.tell(Input::Heard(node.clone())).await;
+            // The worker goes by this answer, so it comes after the owner has counted the beat.
+            if !shared.owner.ask(|reply| Input::Heard(node.clone(), conn, reply)).await? {
+                return Err(Error::unavailable("this link is over"));
+            }
             let _ = tx.send(HeadFrame { body: Some(head_frame::Body::Heartbeat(heartbeat)) });
         }
+        Body::Goodbye(_) => shared.owner.tell(Input::LetGo(node.clone(), conn)).await,
         Body::Entry(_) => return Err(Error::internal("entries are handed over together")),
         Body::Actor(report) => {
             let actor = ActorId::from(report.actor.as_str());
             let said = match report.state() {
                 v1::actor_report::State::Live => ActorReport::Live,
+                v1::actor_report::State::Starting => return Err(Error::invalid("only a hello says what is starting")),
                 v1::actor_report::State::Stopped => ActorReport::Stopped,
                 v1::actor_report::State::Preparing => {
                     ActorReport::Preparing(report.failure.map(|f| f.message).unwrap_or_default())
@@ -219,6 +290,7 @@ fn decode_hello(hello: &v1::Hello) -> Result<Hello, Error> {
         total: from_json("resources", &hello.resources)?,
         labels: hello.labels.clone().into_iter().collect(),
         models,
+        port: hello.port.as_ref().map(|port| port.address.clone()).unwrap_or_default(),
         python: (!hello.python.is_empty()).then(|| hello.python.clone()),
         actors: hello
             .actors
@@ -228,6 +300,7 @@ fn decode_hello(hello: &v1::Hello) -> Result<Hello, Error> {
                 epoch: Epoch(a.epoch),
                 agent: a.agent.as_str().into(),
                 owner: a.owner.clone(),
+                starting: a.state() == v1::actor_report::State::Starting,
             })
             .collect(),
         tasks: hello

@@ -8,8 +8,8 @@ use std::{sync::Arc, time::Duration};
 use covey_cluster_core::{
     Head, Output,
     head::{
-        ActorInfo, ActorReport, CreateActor, DeadLetter, Entry, Hello, Reminder, StoredActor, Submission, Submitted,
-        Write,
+        ActorInfo, ActorReport, CreateActor, DeadLetter, Entry, Hello, Member, Reminder, StoredActor, Submission,
+        Submitted, Write,
     },
     topics::Members,
 };
@@ -21,7 +21,7 @@ use covey_domain::{
 };
 use covey_gateway::{Answered, SayTask};
 use covey_proto::v1;
-use covey_store::{Batch, Blob, DetachedActor, StoredReminder, TaskChange};
+use covey_store::{Batch, Blob, DetachedActor, StateChange, StoredMember, StoredReminder, TaskChange};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -29,6 +29,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clock::Clock,
     journal::{Effect, Item, Journal},
     now_ms,
 };
@@ -57,11 +58,14 @@ pub(crate) enum Input {
     CancelTask(TaskId, String, String, Reply<Result<Arc<TaskRecord>, Error>>),
     Say(Box<SayTask>, Reply<Result<(Arc<TaskRecord>, u64), Error>>),
     ActiveTask(TaskId, Reply<Option<(Arc<TaskRecord>, u64)>>),
-    Joined(NodeId, u64, Box<Hello>, Reply<u64>),
-    Heard(NodeId),
+    /// The closure makes the link known, once the owner has taken the hello and before it speaks to the node.
+    Joined(NodeId, u64, Box<Hello>, Box<dyn FnOnce() + Send>, Reply<Result<u64, Error>>),
+    Heard(NodeId, u64, Reply<bool>),
     Models(NodeId, Vec<ModelStatus>),
     ModelsKnown(Reply<Vec<ModelStatus>>),
     Unlinked(NodeId, u64),
+    LetGo(NodeId, u64),
+    Gone(NodeId, u64),
     Entries(NodeId, u64, Vec<Entry>, Reply<Result<(), Error>>),
     ActorReport(NodeId, ActorId, Epoch, ActorReport),
     Wake(ActorId),
@@ -97,13 +101,19 @@ impl Handle {
 }
 
 /// Starts the owner.
-pub(crate) fn spawn(head: Head, journal: Journal, shutdown: CancellationToken) -> Handle {
+pub(crate) fn spawn(head: Head, journal: Journal, clock: Clock, shutdown: CancellationToken) -> Handle {
     let (inputs, rx) = mpsc::channel(caps::OWNER_QUEUE_DEPTH_MAX);
-    tokio::spawn(run(head, rx, journal, shutdown));
+    tokio::spawn(run(head, rx, journal, clock, shutdown));
     Handle { inputs }
 }
 
-async fn run(mut head: Head, mut inputs: mpsc::Receiver<Input>, mut journal: Journal, shutdown: CancellationToken) {
+async fn run(
+    mut head: Head,
+    mut inputs: mpsc::Receiver<Input>,
+    mut journal: Journal,
+    clock: Clock,
+    shutdown: CancellationToken,
+) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let (mut taken, mut crowded) = (Vec::new(), false);
@@ -113,7 +123,10 @@ async fn run(mut head: Head, mut inputs: mpsc::Receiver<Input>, mut journal: Jou
             () = shutdown.cancelled() => return,
             count = inputs.recv_many(&mut taken, TAKEN_MAX) => Some(count),
             _ = tick.tick() => {
-                head.tick(now_ms());
+                // What waits is read before anybody is judged by the clock.
+                for _ in 0..inputs.len() {
+                    taken.extend(inputs.try_recv().ok());
+                }
                 None
             }
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
@@ -137,13 +150,18 @@ async fn run(mut head: Head, mut inputs: mpsc::Receiver<Input>, mut journal: Jou
         }
         crowded = taken.len() > 1;
         let mut item = Item { hurries: count.is_none(), ..Item::default() };
-        drain(&mut head, &mut item);
+        let now = clock.now_ms();
+        head.set_wall(now, now_ms());
         for input in taken.drain(..) {
-            let reply = handle(&mut head, input, now_ms());
+            let reply = handle(&mut head, input, now);
             let more = drain(&mut head, &mut item);
             // Whoever asks and changes nothing is no reason for an fsync.
             item.hurries |= reply.as_ref().map_or(more, |reply| !matches!(reply, Effect::Answer(_)));
             item.effects.extend(reply);
+        }
+        if count.is_none() {
+            head.tick(now);
+            drain(&mut head, &mut item);
         }
         let idle = item.batch.is_empty() && item.effects.is_empty();
         if !idle && !journal.put(item).await {
@@ -173,8 +191,18 @@ fn collect(item: &mut Item, output: Output) {
         Output::Write(Write::NewTask(record)) => batch.made.push(record),
         Output::Write(Write::Task(record)) => batch.tasks.push(TaskChange::of(&record)),
         Output::Write(Write::Event(event)) => batch.events.push(event),
-        Output::Write(Write::State(actor, state)) => batch.states.push((actor, Some(Blob(state)))),
-        Output::Write(Write::NoState(actor)) => batch.states.push((actor, None)),
+        Output::Write(Write::State(actor, epoch, state)) => {
+            batch.states.push(StateChange(actor, Some(Blob(state)), epoch.0));
+        }
+        Output::Write(Write::NoState(actor, epoch)) => batch.states.push(StateChange(actor, None, epoch.0)),
+        Output::Write(Write::Activation(actor, life)) => {
+            batch.activations.push((actor, life.map(|(node, epoch)| (node, epoch.0))));
+        }
+        Output::Write(Write::Member(node, member)) => {
+            let kept = |m: Member| StoredMember { incarnation: m.incarnation, port: m.port };
+            batch.members.push((node, member.map(kept)));
+        }
+        Output::Write(Write::Clock(now)) => batch.clock_ms = Some(now),
         Output::Write(Write::Actor(id, actor)) => {
             let kept = |a: Arc<StoredActor>| DetachedActor {
                 name: a.name.clone(),
@@ -239,12 +267,18 @@ fn handle(head: &mut Head, input: Input, now: u64) -> Option<Effect> {
         Input::ActiveTask(id, tx) => now_or_never(tx, head.active_task(&id)),
         Input::ModelsKnown(tx) => now_or_never(tx, head.models_known()),
         Input::Status(tx) => now_or_never(tx, head.status()),
-        Input::Joined(node, conn, hello, tx) => {
+        Input::Joined(node, conn, hello, link, tx) => {
+            let joined = head.joined(&node, conn, *hello, now);
+            if joined.is_ok() {
+                link();
+            }
             // What was taken of its entries is durable when it hears so.
-            later(tx, head.joined(&node, conn, *hello, now))
+            later(tx, joined)
         }
         Input::Entries(node, conn, entries, tx) => {
-            head.heard(&node, now);
+            if !head.heard(&node, conn, now) {
+                return now_or_never(tx, Err(Error::unavailable("this link is over")));
+            }
             let taken = entries.into_iter().try_for_each(|entry| head.entry(&node, conn, entry, now));
             now_or_never(tx, taken)
         }
@@ -258,7 +292,7 @@ fn handle(head: &mut Head, input: Input, now: u64) -> Option<Effect> {
         Input::DeadLetter(letter) => {
             let actor = ActorId::from(letter.actor);
             head.dead_letter(DeadLetter {
-                at_ms: now,
+                at_ms: now_ms(),
                 agent: head.actor(&actor).map_or_else(|_| AgentName::from(""), |info| info.spec.name.clone()),
                 actor: Some(actor),
                 task: None,
@@ -281,16 +315,21 @@ fn handle(head: &mut Head, input: Input, now: u64) -> Option<Effect> {
             head.session_ended(&session, now);
             None
         }
-        Input::Heard(node) => {
-            head.heard(&node, now);
-            None
-        }
+        Input::Heard(node, conn, tx) => now_or_never(tx, head.heard(&node, conn, now)),
         Input::Models(node, models) => {
             head.models(&node, models);
             None
         }
         Input::Unlinked(node, conn) => {
-            head.unlinked(&node, conn, now);
+            head.unlinked(&node, conn);
+            None
+        }
+        Input::LetGo(node, conn) => {
+            head.let_go(&node, conn, now);
+            None
+        }
+        Input::Gone(node, incarnation) => {
+            head.gone(&node, incarnation, now);
             None
         }
         Input::ActorReport(node, actor, epoch, report) => {

@@ -22,7 +22,7 @@ use covey_proto::{
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use crate::{metrics::RelayCounts, owner::Input};
+use crate::{link_service::Over, metrics::RelayCounts, owner::Input};
 
 mod models;
 
@@ -78,6 +78,7 @@ struct State {
 
 struct Link {
     conn: u64,
+    over: Over,
     frames: mpsc::UnboundedSender<HeadFrame>,
     models: Vec<ModelStatus>,
     model_calls: BTreeMap<String, usize>,
@@ -377,23 +378,35 @@ impl Relay {
         node: &NodeId,
         conn: u64,
         frames: mpsc::UnboundedSender<HeadFrame>,
+        over: Over,
         models: Vec<ModelStatus>,
         direct: Direct,
     ) {
-        let link = Link { conn, frames, models, model_calls: BTreeMap::new(), direct };
+        let link = Link { conn, over, frames, models, model_calls: BTreeMap::new(), direct };
         let old = self.state.lock().links.insert(node.clone(), link);
-        if old.is_some() {
+        if let Some(old) = old {
+            old.over.close();
             self.lost(node);
         }
         self.state.lock().models_came();
     }
 
-    /// A link is down, if `conn` is still the current one.
+    /// A node's work was given to others: its link is closed, if `conn` is still the current one, and its worker told to stop.
+    pub fn fence(&self, node: &NodeId, conn: u64, why: &'static str) {
+        if let Some(link) = self.state.lock().links.get(node).filter(|l| l.conn == conn) {
+            link.over.fence(why);
+        }
+        self.drop_link(node, conn);
+    }
+
+    /// A link is over, if `conn` is still the current one.
     pub fn drop_link(&self, node: &NodeId, conn: u64) {
         let mut state = self.state.lock();
-        if state.links.get(node).is_some_and(|l| l.conn == conn) {
-            state.links.remove(node);
+        if state.links.get(node).is_some_and(|l| l.conn == conn)
+            && let Some(link) = state.links.remove(node)
+        {
             drop(state);
+            link.over.close();
             self.lost(node);
         }
     }

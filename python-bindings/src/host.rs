@@ -303,6 +303,7 @@ impl Host {
             .name("covey-flush".into())
             .spawn(move || flusher.flush_late())
             .map_err(|e| told(&e))?;
+        crate::watchdog::start().map_err(|e| told(&e))?;
         Ok(Self { link, names: Mutex::default() })
     }
 

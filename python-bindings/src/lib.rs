@@ -9,6 +9,7 @@ mod backend;
 mod call;
 mod client;
 mod host;
+mod watchdog;
 
 use bytes::Bytes;
 use covey_domain::Error;

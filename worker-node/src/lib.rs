@@ -6,6 +6,8 @@ mod direct;
 mod enroll;
 mod link;
 mod machine;
+mod shared_lease;
+mod sole;
 
 use std::{
     collections::BTreeMap,
@@ -99,9 +101,12 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
     let shutdown = CancellationToken::new();
     let io = |what: &str, e: std::io::Error| Error::internal(format!("failed to {what}: {e}"));
     let home = covey_node::home::root();
+    let mut sole = None;
     let identity = match &config.name {
         Some(name) => {
-            let file = home.join("workers").join(name).join("identity.key");
+            let folder = home.join("workers").join(name);
+            sole = Some(sole::lock(&folder, name, &config.head.address).await?);
+            let file = folder.join("identity.key");
             Identity::load_or_create(&file).map_err(|e| io(&format!("read or write `{}`", file.display()), e))?
         }
         None => Identity::ephemeral(),
@@ -136,6 +141,9 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
         disk_bytes_max: memory_bytes * 2,
     })
     .map_err(|e| io("make the folder of objects", e))?;
+    let lease_file = folder.join("lease");
+    covey_node::home::private_dir(&folder).map_err(|e| io("make the worker's folder", e))?;
+    let shared_lease = shared_lease::SharedLease::create(&lease_file).map_err(|e| io("write the lease", e))?;
     let (tunnel, inbound) = match config.mesh.then(|| join_mesh(&config, &identity, &shutdown)).transpose()? {
         Some((member, inbound)) => (Some(member), Some(inbound)),
         None => (None, None),
@@ -156,6 +164,7 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
             environment: vec![
                 ("COVEY_OBJECTS".into(), objects.folder().display().to_string()),
                 ("COVEY_NODE".into(), node.to_string()),
+                ("COVEY_LEASE".into(), lease_file.display().to_string()),
             ],
             job_environment: vec![
                 ("COVEY_ADDRESS".into(), config.head.to_string()),
@@ -211,11 +220,12 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
     tokio::spawn(hand_over(asked, shutdown.clone(), config.hand_over, cluster, runtime.clone(), facts.node.clone()));
     tokio::spawn(door.clone().renew());
     // As a task of its own: whoever waits for it may be on a thread that takes long to wake.
-    let link = link::Link::new(door, facts, runtime.clone(), models, rx).run(shutdown);
+    let link = link::Link::new(door, facts, runtime.clone(), models, rx, shared_lease).run(shutdown);
     let result = tokio::spawn(link).await.unwrap_or_else(|e| Err(Error::internal(format!("the link ended: {e}"))));
     runtime.stop_everything().await;
     objects.clear();
     let _ = std::fs::remove_dir_all(folder);
+    drop(sole);
     result
 }
 

@@ -1,4 +1,5 @@
-//! The worker's end of the link: dial, say hello, work, dial again.
+//! The worker's end of the link: dial, say hello, work, dial again. When its lease ends, by its own clock, or the head says that
+//! its work was given to others, everything here stops first.
 
 use std::{
     collections::HashMap,
@@ -8,8 +9,8 @@ use std::{
 
 use bytes::Bytes;
 use covey_actor_runtime::{Lane, Models, Report, Runtime};
-use covey_cluster_core::link::Outbox;
-use covey_domain::{ActorId, Error, TaskEvent, TaskId};
+use covey_cluster_core::{lease::Lease, link::Outbox};
+use covey_domain::{ActorId, Error, ErrorKind, Millis, TaskEvent, TaskId};
 use covey_proto::{
     from_status, to_json,
     v1::{self, FromWorker, WorkerFrame, head_frame, worker_frame::Body},
@@ -22,10 +23,20 @@ use tonic::Request;
 use crate::{
     Facts,
     enroll::{self, Door, RETRY_FIRST, RETRY_LAST},
+    machine::boot_ms,
+    shared_lease::SharedLease,
 };
 
 /// Reports put into one message.
 const BATCH_MAX: usize = 1_024;
+/// A head that does not answer a hello within this time is dialled again.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often a lease is looked at: timers of the runtime stand while the machine sleeps, the lease does not.
+const LEASE_LOOK: Duration = Duration::from_millis(250);
+/// How long a second process of a name asks for it: longer than the lease of one that died.
+const TWIN_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a worker that leaves waits for the head to hear so.
+const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 
 /// What is kept until the head has it on disk.
 struct Kept {
@@ -69,8 +80,9 @@ pub(crate) struct Link {
     outbox: Outbox<Kept>,
     /// Actors of the tasks that are running or in the outbox.
     held: HashMap<(TaskId, u32), ActorId>,
-    lease: Duration,
-    heard: Instant,
+    lease: Lease,
+    /// Where the Python processes find it.
+    shared_lease: SharedLease,
     term: u64,
 }
 
@@ -78,6 +90,10 @@ pub(crate) struct Link {
 enum Ended {
     /// Dial again.
     Lost(String),
+    /// Stop everything, and dial again.
+    Fenced(String),
+    /// Another process of this name is there.
+    Twin(Error),
     /// Dialling again is no use.
     Refused(Error),
     /// The worker stops.
@@ -91,6 +107,7 @@ impl Link {
         runtime: Runtime,
         models: Arc<Models>,
         reports: mpsc::UnboundedReceiver<Report>,
+        shared_lease: SharedLease,
     ) -> Self {
         Self {
             door,
@@ -101,108 +118,131 @@ impl Link {
             reports,
             outbox: Outbox::default(),
             held: HashMap::new(),
-            lease: Duration::from_secs(10),
-            heard: Instant::now(),
+            lease: Lease::default(),
+            shared_lease,
             term: 0,
         }
     }
 
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), Error> {
         let mut pause = RETRY_FIRST;
-        let mut fenced = true;
+        let mut twin: Option<Instant> = None;
         loop {
-            let began = Instant::now();
+            let term = self.term;
             let ended = self.once(&shutdown).await;
             // Every link is new to the callers behind it.
             self.relayed.cancel_all();
             match ended {
                 Ended::Shutdown => return Ok(()),
                 Ended::Refused(error) => return Err(error),
-                Ended::Lost(reason) => {
-                    if self.heard > began {
-                        tracing::warn!(reason, kept = self.outbox.len(), "link lost; dialling again");
-                        pause = RETRY_FIRST;
-                        fenced = false;
-                    } else {
-                        tracing::debug!(reason, "dial failed");
-                    }
+                Ended::Twin(error) if twin.is_some_and(|since| since.elapsed() > TWIN_PATIENCE) => return Err(error),
+                Ended::Twin(error) if twin.is_none() => {
+                    tracing::warn!(%error, "the head does not take this worker; asking again for a while");
+                    twin = Some(Instant::now());
+                }
+                Ended::Twin(_) => {}
+                Ended::Lost(reason) if self.term > term || self.lease.until().is_some() => {
+                    tracing::warn!(reason, kept = self.outbox.len(), "link lost; dialling again");
+                    (pause, twin) = (RETRY_FIRST, None);
+                }
+                Ended::Lost(reason) => tracing::debug!(reason, "dial failed"),
+                Ended::Fenced(reason) => {
+                    self.stop_everything(&reason).await;
+                    (pause, twin) = (RETRY_FIRST, None);
                 }
             }
-            // What happens while there is no link is kept, or told by the next hello.
-            let wake = tokio::time::sleep(pause);
-            tokio::pin!(wake);
-            loop {
-                tokio::select! {
-                    () = shutdown.cancelled() => return Ok(()),
-                    () = &mut wake => break,
-                    Some(report) = self.reports.recv() => {
-                        if let Report::Events { task, attempt, events } = report {
-                            self.keep(task, attempt, &events);
-                        }
-                    }
-                }
-            }
+            self.rest(pause, &shutdown).await;
             pause = (pause * 2).min(RETRY_LAST);
-            if !fenced && self.heard.elapsed() > self.lease {
-                tracing::warn!("the lease ran out; stopping all actors");
-                self.runtime.stop_everything().await;
-                fenced = true;
+        }
+    }
+
+    /// Waits before the next dial. What happens meanwhile is kept, or told by the next hello.
+    async fn rest(&mut self, pause: Duration, shutdown: &CancellationToken) {
+        let wake = tokio::time::sleep(pause);
+        tokio::pin!(wake);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = &mut wake => return,
+                () = passed(self.lease) => self.stop_everything(LEASE_OVER).await,
+                Some(report) = self.reports.recv() => {
+                    if let Report::Events { task, attempt, events } = report {
+                        self.keep(task, attempt, &events);
+                    }
+                }
             }
         }
     }
 
+    /// Others may do from now on what was done here.
+    async fn stop_everything(&mut self, reason: &str) {
+        tracing::warn!(reason, "stopping everything that runs here");
+        self.runtime.stop_everything().await;
+        self.lease.end();
+        self.shared_lease.set(None);
+    }
+
     async fn once(&mut self, shutdown: &CancellationToken) -> Ended {
         let lost = |e: &dyn std::fmt::Display| Ended::Lost(e.to_string());
-        let (mut client, bearer) = tokio::select! {
-            () = shutdown.cancelled() => return Ended::Shutdown,
-            opened = self.door.link() => match opened {
-                Ok(opened) => opened,
-                Err(error) if enroll::is_final(&error) => return Ended::Refused(error),
-                Err(error) => return lost(&error),
-            },
-        };
+        let (lease, door) = (self.lease, self.door.clone());
+        let (asked, hello) = (boot_ms(), self.hello());
         let (tx, rx) = mpsc::unbounded_channel();
-        let _ = tx.send(FromWorker { frames: vec![frame(Body::Hello(self.hello()))] });
-        let mut request = Request::new(UnboundedReceiverStream::new(rx));
-        request.metadata_mut().insert("authorization", bearer);
-        let mut incoming = match client.attach(request).await {
-            Ok(response) => response.into_inner(),
-            Err(status) => {
-                let error = from_status(&status);
-                let final_word = enroll::is_final(&error);
-                return if final_word {
-                    Ended::Refused(error.hint("`covey token` on the head's machine prints a join token"))
-                } else {
-                    lost(&error)
-                };
-            }
+        let _ = tx.send(FromWorker { frames: vec![frame(Body::Hello(hello))] });
+        let attach = async {
+            let (mut client, bearer) = door.link().await?;
+            let mut request = Request::new(UnboundedReceiverStream::new(rx));
+            request.metadata_mut().insert("authorization", bearer);
+            client.attach(request).await.map(tonic::Response::into_inner).map_err(|status| from_status(&status))
         };
-        let mut heartbeat = tokio::time::interval(Duration::from_millis(1_000));
+        let attached = tokio::select! {
+            () = shutdown.cancelled() => return Ended::Shutdown,
+            () = passed(lease) => return Ended::Fenced(LEASE_OVER.into()),
+            attached = tokio::time::timeout(ATTACH_TIMEOUT, attach) => attached,
+        };
+        let mut incoming = match attached {
+            Err(_) => return lost(&"the head does not answer"),
+            Ok(Ok(incoming)) => incoming,
+            Ok(Err(error)) if error.kind == ErrorKind::AlreadyExists => return Ended::Twin(error),
+            Ok(Err(error)) if enroll::is_final(&error) => {
+                return Ended::Refused(error.hint("`covey token` on the head's machine prints a join token"));
+            }
+            Ok(Err(error)) => return lost(&error),
+        };
+        let mut heartbeat = every(1_000);
         let mut welcomed = false;
         let mut group = Vec::new();
         loop {
             tokio::select! {
-                () = shutdown.cancelled() => return Ended::Shutdown,
-                message = tokio::time::timeout(self.lease, incoming.message()) => match message {
-                    Err(_) => return lost(&"the head is silent"),
-                    Ok(Err(status)) => return lost(&status.message()),
-                    Ok(Ok(None)) => return lost(&"the head closed it"),
-                    Ok(Ok(Some(message))) => {
-                        self.heard = Instant::now();
+                () = shutdown.cancelled() => {
+                    self.leave(tx, incoming).await;
+                    return Ended::Shutdown;
+                }
+                () = passed(self.lease) => return Ended::Fenced(LEASE_OVER.into()),
+                message = incoming.message() => match message {
+                    Err(status) => return lost(&status.message()),
+                    Ok(None) => return lost(&"the head closed it"),
+                    Ok(Some(message)) => {
                         for body in message.frames.into_iter().filter_map(|f| f.body) {
-                            if let head_frame::Body::Welcome(welcome) = &body {
-                                if welcome.term < self.term {
-                                    return Ended::Refused(Error::internal("an older head answered"));
+                            match body {
+                                head_frame::Body::Welcome(welcome) => {
+                                    if welcome.term < self.term {
+                                        return Ended::Refused(Error::internal("an older head answered"));
+                                    }
+                                    self.term = welcome.term;
+                                    self.lease.granted(asked, welcome.lease_ms);
+                                    self.shared_lease.set(self.lease.until());
+                                    heartbeat = every(welcome.heartbeat_ms);
+                                    welcomed = true;
+                                    self.acknowledge(welcome.durable);
+                                    self.resend(&tx);
+                                    tracing::info!(head = self.door.head.address, term = welcome.term, "joined");
                                 }
-                                self.term = welcome.term;
-                                self.lease = Duration::from_millis(welcome.lease_ms);
-                                heartbeat = tokio::time::interval(Duration::from_millis(welcome.heartbeat_ms.max(10)));
-                                welcomed = true;
-                                self.acknowledge(welcome.durable);
-                                self.resend(&tx);
-                                tracing::info!(head = self.door.head.address, term = welcome.term, "joined");
-                            } else {
-                                self.take(body);
+                                head_frame::Body::Heartbeat(beat) => {
+                                    self.lease.renewed(beat.sent_ms, boot_ms());
+                                    self.shared_lease.set(self.lease.until());
+                                }
+                                head_frame::Body::Fenced(fenced) => return Ended::Fenced(fenced.reason),
+                                body => self.take(body),
                             }
                         }
                     }
@@ -218,7 +258,7 @@ impl Link {
                     }
                 }
                 _ = heartbeat.tick(), if welcomed => {
-                    let beat = v1::Heartbeat { sent_ms: now_ms() };
+                    let beat = v1::Heartbeat { sent_ms: boot_ms() };
                     let _ = tx.send(FromWorker { frames: vec![frame(Body::Heartbeat(beat))] });
                 }
                 () = self.models.changed.notified(), if welcomed => {
@@ -227,6 +267,23 @@ impl Link {
                 }
             }
         }
+    }
+
+    /// Stops everything, says so, and waits until the head has heard it.
+    async fn leave(&mut self, tx: mpsc::UnboundedSender<FromWorker>, mut incoming: tonic::Streaming<v1::ToWorker>) {
+        self.runtime.stop_everything().await;
+        let mut group = Vec::new();
+        while let Ok(report) = self.reports.try_recv() {
+            group.push(report);
+        }
+        let mut frames = self.pack(group.into_iter());
+        frames.push(frame(Body::Goodbye(v1::Goodbye {})));
+        for frames in covey_proto::split(frames) {
+            let _ = tx.send(FromWorker { frames });
+        }
+        drop(tx);
+        let heard = async { while let Ok(Some(_)) = incoming.message().await {} };
+        let _ = tokio::time::timeout(GOODBYE_WITHIN, heard).await;
     }
 
     fn hello(&mut self) -> v1::Hello {
@@ -279,7 +336,7 @@ impl Link {
     fn take(&mut self, body: head_frame::Body) {
         let runtime = self.runtime.clone();
         match body {
-            head_frame::Body::Welcome(_) | head_frame::Body::Heartbeat(_) => {}
+            head_frame::Body::Welcome(_) | head_frame::Body::Heartbeat(_) | head_frame::Body::Fenced(_) => {}
             head_frame::Body::Durable(durable) => self.acknowledge(durable.number),
             head_frame::Body::Start(start) => {
                 runtime.keep_blobs(&start);
@@ -361,6 +418,27 @@ impl Link {
             let _ = tx.send(FromWorker { frames });
         }
     }
+}
+
+/// Why everything stops when the head was not heard for too long.
+const LEASE_OVER: &str = "the lease is over: the head did not answer in time";
+
+/// Returns once the lease may not be acted on any more.
+async fn passed(lease: Lease) {
+    let Some(until) = lease.until() else { return std::future::pending().await };
+    loop {
+        let left: Millis = until.saturating_sub(boot_ms());
+        if left == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(left).min(LEASE_LOOK)).await;
+    }
+}
+
+fn every(heartbeat_ms: u64) -> tokio::time::Interval {
+    let mut every = tokio::time::interval(Duration::from_millis(heartbeat_ms.max(10)));
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    every
 }
 
 fn frame(body: Body) -> WorkerFrame {

@@ -37,3 +37,9 @@ pub(crate) fn room_for_objects(folder: &std::path::Path, memory_bytes: u64) -> u
     let there = rustix::fs::statvfs(folder).map_or(u64::MAX, |fs| fs.f_bavail.saturating_mul(fs.f_frsize));
     (memory_bytes / 10 * 3).min(there / 10 * 8)
 }
+
+/// Milliseconds since the machine started, those in which it slept included.
+pub(crate) fn boot_ms() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    time.tv_sec as u64 * 1_000 + time.tv_nsec as u64 / 1_000_000
+}

@@ -1,7 +1,11 @@
 //! Jobs: a command of the user's, run on some worker as a durable task, what it prints kept as the task's events.
 
 use std::{
-    collections::BTreeMap, os::unix::process::ExitStatusExt as _, path::PathBuf, process::Stdio, sync::Arc,
+    collections::{BTreeMap, HashSet},
+    os::unix::process::ExitStatusExt as _,
+    path::PathBuf,
+    process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
@@ -12,6 +16,7 @@ use covey_proto::{
     v1::{GetBlobReply, GetBlobRequest, Payload},
 };
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use prost::Message as _;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
@@ -59,6 +64,8 @@ pub(crate) struct Jobs {
     pub guard: Option<PathBuf>,
     /// Where jobs without a folder of their own run.
     pub folder: PathBuf,
+    /// Process groups of those that run.
+    pub groups: Arc<Mutex<HashSet<u32>>>,
 }
 
 impl Behavior for Jobs {
@@ -121,7 +128,7 @@ impl Jobs {
             .spawn()
             .map_err(|e| Error::invalid(format!("failed to run `{}`: {e}", program.display())))?;
         // Whatever ends this turn, a cancel or a timeout, ends the job.
-        let running = Running(child.id());
+        let running = Running::new(child.id(), &self.groups);
         print(&mut child, sink).await;
         let status = child.wait().await.map_err(|e| Error::internal(e.to_string()))?;
         drop(running);
@@ -132,6 +139,13 @@ impl Jobs {
                 let text = format!("the job was ended by signal {}", signal.unwrap_or_default());
                 Err(Error::new(ErrorKind::Application, text))
             }
+        }
+    }
+
+    /// Ends all jobs at once.
+    pub fn kill_all(&self) {
+        for group in self.groups.lock().iter().filter_map(|pid| Pid::from_raw(*pid as i32)) {
+            let _ = kill_process_group(group, Signal::KILL);
         }
     }
 
@@ -199,18 +213,32 @@ fn whole(bytes: &[u8]) -> usize {
 }
 
 /// A process group that is ended when this is dropped.
-struct Running(Option<u32>);
+struct Running {
+    group: Option<u32>,
+    groups: Arc<Mutex<HashSet<u32>>>,
+}
+
+impl Running {
+    fn new(group: Option<u32>, groups: &Arc<Mutex<HashSet<u32>>>) -> Self {
+        groups.lock().extend(group);
+        Self { group, groups: groups.clone() }
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let Some(group) = self.0.and_then(|pid| Pid::from_raw(pid as i32)) else { return };
+        let Some(id) = self.group else { return };
+        let Some(group) = Pid::from_raw(id as i32) else { return };
         // Of a job that is over, only what it left behind is still in the group.
         if kill_process_group(group, Signal::TERM).is_err() {
+            self.groups.lock().remove(&id);
             return;
         }
+        let groups = self.groups.clone();
         tokio::spawn(async move {
             tokio::time::sleep(GRACE).await;
             let _ = kill_process_group(group, Signal::KILL);
+            groups.lock().remove(&id);
         });
     }
 }

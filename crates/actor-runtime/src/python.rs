@@ -146,6 +146,15 @@ impl Hosts {
         }
     }
 
+    /// Ends all processes at once, whatever they are doing.
+    pub async fn kill_all(&self) {
+        let spare = self.spare.lock().take();
+        let hosts = std::mem::take(&mut *self.hosts.lock().await);
+        for host in hosts.into_iter().chain(spare) {
+            host.kill();
+        }
+    }
+
     /// Makes an object of a class in some process. `archive` is its working folder as a zip, where it is not unpacked yet.
     pub async fn start(
         self: &Arc<Self>,
@@ -354,6 +363,13 @@ impl Count {
 impl Host {
     fn is_alive(&self) -> bool {
         !self.frames.is_closed()
+    }
+
+    /// Ends it at once. Whoever reads from it then learns that it died.
+    fn kill(&self) {
+        if let Some(pid) = rustix::process::Pid::from_raw(self.pid as i32).filter(|_| self.is_alive()) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
     }
 
     fn send(&self, body: Body) {

@@ -3,6 +3,7 @@
 mod lane;
 mod live;
 mod look;
+mod starting;
 mod tasks;
 
 use std::{
@@ -37,6 +38,7 @@ use tokio::{
 pub use lane::Lane;
 use lane::{LaneInner, Memos};
 use live::LiveActor;
+use starting::Starting;
 
 use crate::elsewhere::Elsewhere;
 use crate::{
@@ -139,8 +141,8 @@ struct Inner {
     tasks: Mutex<HashMap<Attempt, (ActorId, Arc<Control>)>>,
     blobs: Mutex<HashMap<String, bytes::Bytes>>,
     specs: Mutex<HashMap<bytes::Bytes, Arc<AgentSpec>>>,
-    /// Actors on their way up; `true` once somebody asked them to stop.
-    starting: Mutex<HashMap<ActorId, bool>>,
+    /// Actors on their way up. Locked before `actors`, so that one that comes up is seen in one of the two.
+    starting: Mutex<Starting>,
 }
 
 /// A task and which attempt of it.
@@ -207,6 +209,7 @@ impl Runtime {
             environment: config.job_environment,
             guard: config.guard,
             folder: config.folder.join("jobs"),
+            groups: Arc::default(),
         });
         let hosts = config.python.zip(environments).map(|(python, environments)| {
             Arc::new(Hosts::new(HostsConfig {
@@ -262,10 +265,16 @@ impl Runtime {
 
     /// What lives here now.
     pub fn snapshot(&self) -> Snapshot {
+        let starting = self.inner.starting.lock();
         let actors = self.inner.actors.lock();
         let tasks = self.inner.tasks.lock();
+        let coming = starting.wanted().map(|(id, one)| {
+            let report = actor_report(id.as_str(), one.epoch.0, &one.owner, v1::actor_report::State::Starting);
+            v1::ActorReport { agent: one.agent.clone(), ..report }
+        });
+        let live = actors.iter().map(|(id, cell)| cell.report(id, v1::actor_report::State::Live));
         Snapshot {
-            actors: actors.iter().map(|(id, cell)| cell.report(id, v1::actor_report::State::Live)).collect(),
+            actors: live.chain(coming).collect(),
             tasks: tasks.iter().map(|((task, attempt), (actor, _))| (task.clone(), *attempt, actor.clone())).collect(),
         }
     }
@@ -274,12 +283,17 @@ impl Runtime {
     pub async fn start(&self, start: v1::StartActor) {
         let id = ActorId::from(start.actor.as_str());
         let epoch = Epoch(start.epoch);
+        let newer = self.inner.actors.lock().get(&id).is_some_and(|cell| cell.epoch > epoch);
+        let agent = self.spec(&start.spec).map(|spec| spec.name.to_string()).unwrap_or_default();
+        if newer || !self.inner.starting.lock().begin(&id, epoch, &agent, &start.owner) {
+            return;
+        }
         self.end(&id, None, false).await;
-        self.inner.starting.lock().insert(id.clone(), false);
         let built = self.build(&start).await;
-        let unwanted = self.inner.starting.lock().remove(&id).unwrap_or(false);
+        let mut starting = self.inner.starting.lock();
+        let wanted = starting.finish(&id, epoch);
         match built {
-            Ok((_, inside)) if unwanted => inside.stopped(),
+            Ok((_, inside)) if !wanted => inside.stopped(),
             Ok((spec, inside)) => self.go_live(id, epoch, start.owner, spec, inside),
             Err(error) => {
                 let retryable = matches!(error.kind, ErrorKind::ActorDied | ErrorKind::Unavailable);
@@ -412,10 +426,9 @@ impl Runtime {
     pub async fn stop(&self, stop: v1::StopActor) {
         let _ending = Ending::of(&self.inner.ending);
         let id = ActorId::from(stop.actor.as_str());
-        if let Some(unwanted) = self.inner.starting.lock().get_mut(&id) {
-            *unwanted = true;
-        }
-        let owner = self.inner.actors.lock().get(&id).filter(|c| c.epoch.0 == stop.epoch).map(|c| c.owner.clone());
+        let coming = self.inner.starting.lock().stop(&id, Epoch(stop.epoch)).map(|one| one.owner);
+        let live = self.inner.actors.lock().get(&id).filter(|c| c.epoch.0 == stop.epoch).map(|c| c.owner.clone());
+        let owner = coming.or(live);
         self.end(&id, Some(Epoch(stop.epoch)), stop.drain).await;
         if let (true, Some(owner)) = (stop.drain, owner) {
             self.inner.report(actor_report(&stop.actor, stop.epoch, &owner, v1::actor_report::State::Stopped));
@@ -449,6 +462,11 @@ impl Runtime {
 
     /// The lease ran out: this worker may not finish anything any more.
     pub async fn stop_everything(&self) {
+        self.inner.starting.lock().stop_all();
+        self.inner.jobs.kill_all();
+        if let Some(hosts) = &self.inner.hosts {
+            hosts.kill_all().await;
+        }
         let all: Vec<_> = self.inner.actors.lock().keys().cloned().collect();
         for id in all {
             self.end(&id, None, false).await;

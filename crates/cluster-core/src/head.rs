@@ -21,7 +21,7 @@ use hashbrown::HashMap;
 pub use crate::{
     dead_letters::DeadLetter,
     directory::{ActorState, Owner},
-    membership::{HeldTask, Hello, LivingActor},
+    membership::{HeldTask, Hello, LivingActor, Member},
     reminders::{Reminder, StoredReminder},
     tasks::{Stored, Submission, Submitted},
     virtuals::StoredActor,
@@ -29,7 +29,8 @@ pub use crate::{
 use crate::{
     dead_letters::DeadLetters,
     directory::{Actor, Directory},
-    link::{Inbox, Take},
+    link::Take,
+    liveness::Liveness,
     membership::{Node, NodeState},
     pending::Pending as Waiting,
     placing::Gang,
@@ -42,12 +43,9 @@ use crate::{
 /// Times of the cluster, milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadConfig {
-    /// A worker that is silent this long is dead, and by its own clock stops working.
+    /// A worker that is silent this long is dead; by its own clock it stopped working before. After a restart of the head:
+    /// how long workers have to bring back what they hold.
     pub lease_ms: u64,
-    /// A worker whose link broke has this long to dial again before its work is given to others.
-    pub reconnect_ms: u64,
-    /// After a restart of the head: how long workers have to bring back the tasks they hold.
-    pub recovery_ms: u64,
     /// Pause before an actor that crashed twice in a row starts again; doubles with each further crash.
     pub backoff_ms: u64,
     /// Longest such pause.
@@ -56,10 +54,12 @@ pub struct HeadConfig {
 
 impl Default for HeadConfig {
     fn default() -> Self {
-        Self { lease_ms: 10_000, reconnect_ms: 500, recovery_ms: 3_000, backoff_ms: 100, backoff_max_ms: 30_000 }
+        Self { lease_ms: 10_000, backoff_ms: 100, backoff_max_ms: 30_000 }
     }
 }
 
+/// How often the cluster's clock is written.
+const CLOCK_EVERY_MS: Millis = 30_000;
 /// A life of this long forgives earlier crashes.
 const FORGIVEN_AFTER_MS: u64 = 60_000;
 
@@ -91,10 +91,16 @@ pub enum Write {
     Task(Arc<TaskRecord>),
     /// A task's log grew.
     Event(Arc<Envelope>),
-    /// An actor's state; of the activation that is current.
-    State(ActorId, Arc<[u8]>),
+    /// An actor's state; the store refuses it from an activation older than the one that wrote last.
+    State(ActorId, Epoch, Arc<[u8]>),
     /// An actor is over for good, and its state with it.
-    NoState(ActorId),
+    NoState(ActorId, Epoch),
+    /// A virtual or detached actor begins a life on a node, before that node hears of it; or that life is over.
+    Activation(ActorId, Option<(NodeId, Epoch)>),
+    /// A node is a member, or is one no more.
+    Member(NodeId, Option<Member>),
+    /// The cluster's own clock; an earlier one goes on from here.
+    Clock(Millis),
     /// A detached actor was made, or is over.
     Actor(ActorId, Option<Arc<StoredActor>>),
     /// An actor that lasts listens to a topic with this method, or no more.
@@ -263,7 +269,12 @@ pub struct Head {
     pub(crate) dead_letters: DeadLetters,
     pub(crate) topics: Topics,
     pub(crate) reminders: Reminders,
-    pub(crate) recover_until: Millis,
+    pub(crate) liveness: Liveness,
+    /// Activations of before a restart whose node has not come back.
+    pub(crate) believed: BTreeMap<ActorId, (NodeId, Epoch)>,
+    /// Wall clock minus the cluster's own clock, milliseconds.
+    pub(crate) wall_ahead: i64,
+    clock_written: Millis,
 }
 
 impl Head {
@@ -288,13 +299,26 @@ impl Head {
             dead_letters: DeadLetters::default(),
             topics: Topics::default(),
             reminders: Reminders::default(),
-            recover_until: 0,
+            liveness: Liveness::default(),
+            believed: BTreeMap::new(),
+            wall_ahead: 0,
+            clock_written: 0,
         }
     }
 
     /// Epochs given by this head are above those of heads with a smaller term.
     pub fn set_term(&mut self, term: u64) {
         self.activations = term << 32;
+    }
+
+    /// What the wall clock shows now. It stamps records and reminders; it decides nothing about life, death or deletion (D-3).
+    pub fn set_wall(&mut self, now: Millis, wall: Millis) {
+        self.wall_ahead = wall as i64 - now as i64;
+    }
+
+    /// The wall clock at a time of the cluster's own.
+    pub(crate) fn wall(&self, now: Millis) -> Millis {
+        now.saturating_add_signed(self.wall_ahead)
     }
 
     /// The next thing to do.
@@ -412,76 +436,12 @@ impl Head {
         self.settle(now);
     }
 
-    /// A worker's link is up. Returns up to where its entries are durable.
-    pub fn joined(&mut self, id: &NodeId, conn: u64, mut hello: Hello, now: Millis) -> u64 {
-        let number = self.cursors.get(&(id.clone(), hello.incarnation)).copied().unwrap_or(0);
-        let actors = std::mem::take(&mut hello.actors);
-        let held = std::mem::take(&mut hello.tasks);
-        let old = self.nodes.remove(id);
-        let same = old.as_ref().is_some_and(|n| n.hello.incarnation == hello.incarnation && n.state != NodeState::Dead);
-        let mut node = Node {
-            free: hello.total.clone(),
-            state: NodeState::Live { until: now + self.config.lease_ms },
-            conn,
-            inbox: Inbox::resumed(number),
-            actors: BTreeSet::new(),
-            blobs: BTreeSet::new(),
-            tasks_done: old.as_ref().map_or(0, |n| n.tasks_done),
-            draining: old.as_ref().is_some_and(|n| n.draining) && same,
-            hello,
-        };
-        match old {
-            Some(mut old) if same => {
-                node.blobs = std::mem::take(&mut old.blobs);
-                node.actors = std::mem::take(&mut old.actors);
-                node.free = old.free;
-                self.nodes.insert(id.clone(), node);
-            }
-            Some(old) => {
-                let lost: Vec<_> = old.actors.iter().cloned().collect();
-                self.nodes.insert(id.clone(), node);
-                for actor in lost {
-                    self.actor_lost(&actor, node_lost(id), true, now);
-                }
-            }
-            None => {
-                self.nodes.insert(id.clone(), node);
-            }
-        }
-        self.refresh(id);
-        self.reconcile(id, &actors, &held, now);
-        self.unplanned = true;
-        self.settle(now);
-        number
-    }
-
-    /// Something arrived from a worker; its lease is renewed.
-    pub fn heard(&mut self, id: &NodeId, now: Millis) {
-        let lease_ms = self.config.lease_ms;
-        if let Some(node) = self.nodes.get_mut(id)
-            && node.is_live()
-        {
-            node.state = NodeState::Live { until: now + lease_ms };
-        }
-    }
-
     /// A worker's models changed.
     pub fn models(&mut self, id: &NodeId, models: Vec<ModelStatus>) {
         if let Some(node) = self.nodes.get_mut(id) {
             node.hello.models = models;
         }
         self.refresh(id);
-    }
-
-    /// A link broke. Only the link that is current counts.
-    pub fn unlinked(&mut self, id: &NodeId, conn: u64, now: Millis) {
-        if let Some(node) = self.nodes.get_mut(id)
-            && node.conn == conn
-            && node.is_live()
-        {
-            node.state = NodeState::Suspect { until: now + self.config.reconnect_ms };
-            self.placer.remove(id);
-        }
     }
 
     /// An entry of a worker's outbox. A gap means that the link must be closed.
@@ -548,20 +508,21 @@ impl Head {
 
     /// Time has passed: leases, backoffs and deadlines.
     pub fn tick(&mut self, now: Millis) {
-        let expired: Vec<_> = self
-            .nodes
-            .iter()
-            .filter(|(_, n)| n.expires().is_some_and(|t| t <= now))
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in expired {
-            self.node_died(&id, now);
-        }
+        self.judge(now);
+        self.keep_time(now);
         self.recover(now);
         self.expire_tasks(now);
         self.remind(now);
         self.unplanned |= self.waiting.ripen(now);
         self.settle(now);
+    }
+
+    /// Now and then the clock itself is written: a head that starts again goes on from there.
+    fn keep_time(&mut self, now: Millis) {
+        if now >= self.clock_written + CLOCK_EVERY_MS {
+            self.clock_written = now;
+            self.out.push_back(Output::Write(Write::Clock(now)));
+        }
     }
 
     /// A picture of now.
@@ -771,7 +732,7 @@ impl Head {
         let tasks = actor.drop_tasks();
         // A virtual actor keeps its state: it is only this life that is over.
         if actor.saved && actor.owner != Owner::Virtual {
-            self.out.push_back(Output::Write(Write::NoState(id.clone())));
+            self.out.push_back(Output::Write(Write::NoState(id.clone(), epoch)));
         }
         if actor.owner == Owner::Detached {
             self.out.push_back(Output::Write(Write::Actor(id.clone(), None)));
@@ -792,19 +753,6 @@ impl Head {
         for task in tasks.into_keys() {
             self.task_lost(&task, &error, now);
         }
-    }
-
-    fn node_died(&mut self, id: &NodeId, now: Millis) {
-        let Some(node) = self.nodes.get_mut(id) else { return };
-        node.state = NodeState::Dead;
-        self.placer.remove(id);
-        let conn = node.conn;
-        let actors: Vec<_> = node.actors.iter().cloned().collect();
-        self.out.push_back(Output::Drop(id.clone(), conn));
-        for actor in actors {
-            self.actor_lost(&actor, node_lost(id), true, now);
-        }
-        self.unplanned = true;
     }
 
     /// Actors an agent's tasks may use at once.
@@ -857,10 +805,6 @@ pub enum ActorReport {
     Preparing(String),
     /// It had nothing to do; its state is in the store.
     Slept,
-}
-
-fn node_lost(id: &NodeId) -> Error {
-    Error::new(ErrorKind::ActorDied, format!("worker `{id}` was lost")).executed(None)
 }
 
 fn merged(base: &AgentSpec, overrides: &serde_json::Map<String, serde_json::Value>) -> Result<AgentSpec, Error> {

@@ -3,17 +3,20 @@
 //! * [`head::Head`] owns the truth: nodes, actors, tasks. Its shell feeds it inputs, journals what [`head::Output::Write`]
 //!   says and only then carries out the rest, in order.
 //! * [`scheduler::plan`] is a function from a problem to a plan.
+//! * [`lease`] is the worker's end of its lease: until when it may act.
 //! * [`link`] holds both ends of the worker's link: what must be kept, sent again, and taken once.
 //!
 //! No tokio, no clock, no I/O: the simulated world in `testbed` runs this very code.
 
 pub mod head;
+pub mod lease;
 pub mod link;
 pub mod scheduler;
 
 mod dead_letters;
 mod directory;
 mod drain;
+mod liveness;
 mod membership;
 mod pending;
 mod placing;

@@ -23,6 +23,8 @@ pub struct Hello {
     pub models: Vec<ModelStatus>,
     /// `major.minor` of its Python.
     pub python: Option<String>,
+    /// `host:port` of its own port; empty = none.
+    pub port: String,
     /// Actors that live on it.
     pub actors: Vec<LivingActor>,
     /// Tasks it runs or has events of.
@@ -40,6 +42,17 @@ pub struct LivingActor {
     pub agent: covey_domain::AgentName,
     /// As the head said when it was started.
     pub owner: String,
+    /// It is on its way up and takes no calls yet.
+    pub starting: bool,
+}
+
+/// A member as the store keeps it: what a head that starts again must wait for, or know to be over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Member {
+    /// Which process.
+    pub incarnation: u64,
+    /// `host:port` of its own port; empty = none.
+    pub port: String,
 }
 
 /// A task that a worker that joins holds.
@@ -69,12 +82,12 @@ pub(crate) struct Node {
     pub draining: bool,
 }
 
-/// Live while its lease runs; a lost link shortens the lease, because a worker that can dial will do so at once.
+/// Live while its lease runs. A lost link takes nothing from the lease: the worker may act until it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NodeState {
     /// Linked, until its next heartbeat is overdue.
     Live { until: Millis },
-    /// Not linked; may come back until then.
+    /// Not linked; may act, and come back, until then.
     Suspect { until: Millis },
     /// Its epoch is over; what it still sends is refused.
     Dead,
@@ -89,6 +102,14 @@ impl Node {
         match self.state {
             NodeState::Live { until } | NodeState::Suspect { until } => Some(until),
             NodeState::Dead => None,
+        }
+    }
+
+    /// Its lease ends so much later.
+    pub fn extend(&mut self, by: Millis) {
+        match &mut self.state {
+            NodeState::Live { until } | NodeState::Suspect { until } => *until += by,
+            NodeState::Dead => {}
         }
     }
 

@@ -2,47 +2,43 @@
 
 use std::collections::BTreeSet;
 
-use covey_domain::{Error, ErrorKind, Millis, NodeId};
+use covey_domain::{ActorId, Epoch, Error, ErrorKind, Millis, NodeId};
 
 use crate::{
     directory::{ActorState, Owner},
-    head::{Command, Head, Output, Route},
-    membership::{HeldTask, LivingActor},
+    head::{Command, Head, Output, Route, Write},
+    membership::{HeldTask, LivingActor, Member},
 };
+
+/// What the head makes of an actor that a worker says it has.
+enum Claim {
+    /// As the head knows it.
+    Known,
+    /// From before the restart, and nobody has spoken to it since.
+    Adopt(Owner),
+    /// From before the restart, and the head has not begun another life of it.
+    Newer,
+    /// The head knows a newer life, or its end.
+    Stale,
+}
 
 impl Head {
     /// Brings the head's picture of a node and the node's own into agreement. Called when a link comes up.
     ///
     /// What both know stays. What only the head knows is lost with the old link and starts anew. What only the worker
-    /// knows is adopted when it is a pool actor of a known agent (a head that restarted), and stopped otherwise.
+    /// knows is adopted when it is of before a restart of the head, and stopped otherwise. Of two activations of one
+    /// actor the one with the higher epoch is the newer one, and stays.
     pub(crate) fn reconcile(&mut self, node: &NodeId, living: &[LivingActor], held: &[HeldTask], now: Millis) {
         for actor in living {
-            let known = self.directory.actors.get(&actor.actor);
-            let agrees = known.is_some_and(|a| a.epoch == actor.epoch && a.node.as_ref() == Some(node));
-            if agrees {
-                if let Some(known) = self.directory.actors.get_mut(&actor.actor) {
-                    known.state = ActorState::Live;
+            match self.claim(node, actor) {
+                Claim::Known => self.confirm(node, actor),
+                Claim::Adopt(owner) => self.adopt(node, actor, owner, now),
+                Claim::Newer => self.readopt(node, actor, now),
+                Claim::Stale => {
+                    let stop = Command::Stop { actor: actor.actor.clone(), epoch: actor.epoch, drain: false };
+                    self.out.push_back(Output::Send(node.clone(), stop));
                 }
-            } else if known.is_none() && actor.owner == Owner::Pool.as_text() && self.agents.contains_key(&actor.agent)
-            {
-                self.adopt(node, actor, Owner::Pool, now);
-            } else if known.is_none()
-                && actor.owner == Owner::Virtual.as_text()
-                && self.agents.contains_key(&actor.agent)
-            {
-                self.adopt(node, actor, Owner::Virtual, now);
-            } else if known
-                .is_some_and(|a| a.owner == Owner::Detached && a.epoch == covey_domain::Epoch(0) && a.node.is_none())
-            {
-                // Brought back from the store by a head that restarted; this worker never lost it.
-                self.readopt(node, actor, now);
-            } else {
-                let stop = Command::Stop { actor: actor.actor.clone(), epoch: actor.epoch, drain: false };
-                self.out.push_back(Output::Send(node.clone(), stop));
-                continue;
             }
-            let route = Route::At { node: node.clone(), epoch: actor.epoch };
-            self.out.push_back(Output::Route(actor.actor.clone(), route));
         }
         for held in held {
             let on = self.directory.actors.get(&held.actor).is_some_and(|a| a.node.as_ref() == Some(node));
@@ -97,34 +93,127 @@ impl Head {
         }
     }
 
+    /// What a worker's word about an actor is worth.
+    fn claim(&self, node: &NodeId, living: &LivingActor) -> Claim {
+        let known = self.directory.actors.get(&living.actor);
+        if let Some(known) = known.filter(|a| a.node.as_ref() == Some(node) && a.epoch == living.epoch) {
+            return if matches!(known.state, ActorState::Dead { .. }) { Claim::Stale } else { Claim::Known };
+        }
+        // Its beginning was written before the worker heard of it, so a worker can only know this one or an older one.
+        let believed = self.believed.get(&living.actor).is_some_and(|(on, epoch)| (on, *epoch) == (node, living.epoch));
+        match known {
+            Some(known) if matches!(known.state, ActorState::Dead { .. }) => Claim::Stale,
+            Some(known) if believed && living.epoch > known.epoch => Claim::Newer,
+            Some(_) => Claim::Stale,
+            None if !self.agents.contains_key(&living.agent) => Claim::Stale,
+            None if living.owner == Owner::Pool.as_text() => Claim::Adopt(Owner::Pool),
+            None if believed && living.owner == Owner::Virtual.as_text() => Claim::Adopt(Owner::Virtual),
+            None => Claim::Stale,
+        }
+    }
+
+    /// Both know it.
+    fn confirm(&mut self, node: &NodeId, living: &LivingActor) {
+        let Some(known) = self.directory.actors.get_mut(&living.actor) else { return };
+        if known.moving {
+            let (actor, epoch) = (living.actor.clone(), living.epoch);
+            self.out.push_back(Output::Send(node.clone(), Command::Stop { actor, epoch, drain: true }));
+        } else if !living.starting {
+            known.state = ActorState::Live;
+            let route = Route::At { node: node.clone(), epoch: living.epoch };
+            self.out.push_back(Output::Route(living.actor.clone(), route));
+        }
+    }
+
     fn adopt(&mut self, node: &NodeId, living: &LivingActor, owner: Owner, now: Millis) {
         let Some(spec) = self.agents.get(&living.agent).cloned() else { return };
-        self.insert_actor(living.actor.clone(), None, spec, None, owner, now);
+        self.insert_actor_later(living.actor.clone(), None, spec, None, owner, Millis::MAX, now);
         self.readopt(node, living, now);
     }
 
+    /// Takes over an activation that began under an earlier head.
     fn readopt(&mut self, node: &NodeId, living: &LivingActor, now: Millis) {
-        if let (Some(actor), Some(host)) = (self.directory.actors.get_mut(&living.actor), self.nodes.get_mut(node)) {
-            actor.epoch = living.epoch;
-            actor.state = ActorState::Live;
-            actor.node = Some(node.clone());
-            actor.live_since = now;
-            host.free.take(&actor.spec.resources);
-            host.actors.insert(living.actor.clone());
-        }
+        self.believed.remove(&living.actor);
+        let (Some(actor), Some(host)) = (self.directory.actors.get_mut(&living.actor), self.nodes.get_mut(node)) else {
+            return;
+        };
+        actor.epoch = living.epoch;
+        actor.state = if living.starting { ActorState::Starting } else { ActorState::Live };
+        actor.node = Some(node.clone());
+        actor.live_since = now;
+        host.free.take(&actor.spec.resources);
+        host.actors.insert(living.actor.clone());
+        let route = match living.starting {
+            true => Route::Wait { why: "starting".into(), never: false },
+            false => Route::At { node: node.clone(), epoch: living.epoch },
+        };
+        self.out.push_back(Output::Route(living.actor.clone(), route));
         self.touch(node);
     }
 
-    /// Once workers had their time, tasks that none of them holds are queued again.
-    pub(crate) fn recover(&mut self, now: Millis) {
-        if self.recover_until == 0 || now < self.recover_until {
+    /// A member of before the restart has come back, or never will: what it did not bring back is over.
+    pub(crate) fn came_back(&mut self, node: &NodeId, now: Millis) {
+        if self.liveness.expected.remove(node).is_none() {
             return;
         }
-        self.recover_until = 0;
+        let lost: Vec<_> = self.believed.iter().filter(|(_, (on, _))| on == node).map(|(id, _)| id.clone()).collect();
+        for id in lost {
+            self.disbelieve(&id, now);
+        }
+        self.recover(now);
+    }
+
+    /// The activation that an earlier head began is over. Whoever waited for it gets a new one.
+    fn disbelieve(&mut self, id: &ActorId, now: Millis) {
+        self.believed.remove(id);
+        self.out.push_back(Output::Write(Write::Activation(id.clone(), None)));
+        let waiting = self.directory.actors.get_mut(id);
+        if let Some(actor) = waiting.filter(|a| matches!(a.state, ActorState::Pending { .. })) {
+            actor.state = ActorState::Pending { not_before: now, why: "not placed yet".into() };
+            let shape = actor.shape();
+            self.waiting.push(id.clone(), shape, now, now);
+            self.unplanned = true;
+        }
+    }
+
+    /// When an actor may begin a new life: not before the node that may still have its last one is back, or is over.
+    pub(crate) fn may_begin(&self, id: &ActorId, now: Millis) -> Millis {
+        match self.believed.get(id) {
+            Some(_) => self.liveness.recover_until.unwrap_or(now),
+            None => now,
+        }
+    }
+
+    /// Once all members of before the restart are back, or their leases have passed, what none of them holds begins anew.
+    pub(crate) fn recover(&mut self, now: Millis) {
+        let Some(until) = self.liveness.recover_until else { return };
+        if now < until && !self.liveness.expected.is_empty() {
+            return;
+        }
+        self.liveness.recover_until = None;
+        for node in std::mem::take(&mut self.liveness.expected).into_keys() {
+            self.out.push_back(Output::Write(Write::Member(node, None)));
+        }
+        for id in self.believed.keys().cloned().collect::<Vec<_>>() {
+            self.disbelieve(&id, now);
+        }
         let orphans: Vec<_> = self.tasks.active.iter().filter(|(_, t)| t.orphan).map(|(id, _)| id.clone()).collect();
         for id in orphans {
             self.task_lost(&id, &Error::unavailable("its worker did not come back"), now);
         }
+    }
+
+    /// Brings a member back from the store, before the first verb.
+    pub fn restore_member(&mut self, node: NodeId, member: Member, now: Millis) {
+        self.liveness.recover_until = Some(now + self.config.lease_ms);
+        self.liveness.expected.insert(node, member);
+    }
+
+    /// Brings an activation back from the store, after all members and before detached actors. Its node has until the end of
+    /// its lease to say that it has it.
+    pub fn restore_activation(&mut self, id: ActorId, node: NodeId, epoch: Epoch, now: Millis) {
+        self.liveness.recover_until.get_or_insert(now + self.config.lease_ms);
+        self.believed.insert(id, (node, epoch));
     }
 
     /// Brings an agent back from the store, before the first verb.
@@ -135,5 +224,112 @@ impl Head {
     /// Brings back up to where a node's entries are taken, before the first verb.
     pub fn restore_cursor(&mut self, node: NodeId, incarnation: u64, number: u64) {
         self.cursors.insert((node, incarnation), number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use covey_domain::{AgentSpec, Resources};
+
+    use super::*;
+    use crate::{HeadConfig, membership::Hello};
+
+    const TERM: u64 = 1 << 32;
+
+    /// A head that has just restarted: `a/1` lived on `n` in the epoch `TERM + 5`, and `m` was a member too.
+    fn restarted() -> Head {
+        let mut head = Head::new(HeadConfig::default(), 1);
+        head.set_term(2);
+        let spec = serde_json::json!({"name": "a", "kind": {"type": "native", "implementation": "a"}});
+        head.restore_agent(
+            serde_json::from_value::<AgentSpec>(spec).expect("an agent").validated().expect("a good one"),
+        );
+        for (node, incarnation) in [("n", 1), ("m", 2)] {
+            head.restore_member(node.into(), Member { incarnation, port: String::new() }, 0);
+        }
+        head.restore_activation("a/1".into(), "n".into(), Epoch(TERM + 5), 0);
+        head
+    }
+
+    fn join(head: &mut Head, node: &str, incarnation: u64, living: &[(u64, bool)], now: Millis) {
+        let actors = living.iter().map(|(epoch, starting)| LivingActor {
+            actor: "a/1".into(),
+            epoch: Epoch(TERM + epoch),
+            agent: "a".into(),
+            owner: "virtual".into(),
+            starting: *starting,
+        });
+        let total = Resources { cpu_milli: 4_000, ..Resources::default() };
+        let hello = Hello { incarnation, name: node.into(), total, actors: actors.collect(), ..Hello::default() };
+        head.joined(&node.into(), incarnation, hello, now).expect("it is known");
+    }
+
+    /// What the head told: starts and stops as `node verb epoch`, and where calls go.
+    fn told(head: &mut Head) -> Vec<String> {
+        let mut all = Vec::new();
+        while let Some(output) = head.poll_output() {
+            let epoch = |epoch: Epoch| epoch.0 as i64 - TERM as i64;
+            all.push(match output {
+                Output::Send(node, Command::Start { epoch: e, .. }) => format!("{node} start {}", epoch(e)),
+                Output::Send(node, Command::Stop { epoch: e, .. }) => format!("{node} stop {}", epoch(e)),
+                Output::Route(_, Route::At { node, epoch: e }) => format!("at {node} {}", epoch(e)),
+                Output::Route(_, Route::Wait { .. }) => "wait".into(),
+                _ => continue,
+            });
+        }
+        all
+    }
+
+    #[test]
+    fn a_call_that_comes_before_its_worker_waits_and_finds_the_activation_that_lives() {
+        let mut head = restarted();
+        head.wake(&"a/1".into(), 10);
+        join(&mut head, "m", 2, &[], 20);
+        head.tick(30);
+        assert!(told(&mut head).iter().all(|what| what == "wait"), "nothing begins while it may live elsewhere");
+        join(&mut head, "n", 1, &[(5, false)], 40);
+        assert_eq!(told(&mut head), ["at n 5"]);
+    }
+
+    #[test]
+    fn the_newest_epoch_wins_whoever_comes_first() {
+        let mut head = restarted();
+        join(&mut head, "m", 2, &[(4, false)], 10);
+        assert_eq!(told(&mut head), ["m stop 4"]);
+        join(&mut head, "n", 1, &[(5, false)], 20);
+        assert_eq!(told(&mut head), ["wait", "at n 5"]);
+    }
+
+    #[test]
+    fn one_that_is_on_its_way_up_is_waited_for() {
+        let mut head = restarted();
+        head.wake(&"a/1".into(), 10);
+        join(&mut head, "n", 1, &[(5, true)], 20);
+        assert!(told(&mut head).iter().all(|what| what == "wait"));
+        head.actor_report(&"n".into(), &"a/1".into(), Epoch(TERM + 5), crate::head::ActorReport::Live, 30);
+        assert_eq!(told(&mut head), ["at n 5"]);
+    }
+
+    #[test]
+    fn what_its_worker_did_not_bring_back_begins_anew_at_once() {
+        let mut head = restarted();
+        head.wake(&"a/1".into(), 10);
+        join(&mut head, "m", 2, &[], 20);
+        told(&mut head);
+        head.gone(&"n".into(), 1, 30);
+        let begun = told(&mut head);
+        assert_eq!(begun.len(), 1, "{begun:?}");
+        assert_eq!(begun[0], format!("m start {}", TERM + 1), "in an epoch above all of the earlier head");
+    }
+
+    #[test]
+    fn a_lease_that_nobody_can_still_have_ends_the_wait() {
+        let mut head = restarted();
+        head.wake(&"a/1".into(), 10);
+        join(&mut head, "m", 2, &[], 20);
+        for now in (50..=10_050).step_by(50) {
+            head.tick(now);
+        }
+        assert!(told(&mut head).iter().any(|what| what.starts_with("m start")));
     }
 }

@@ -1,4 +1,6 @@
 //! Durable reminders: calls to an actor at a time, once or again and again, whatever dies in between.
+//!
+//! They are stored by the wall clock and waited for by the cluster's own: a wall clock that jumps moves none of a running head.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -31,8 +33,9 @@ pub type StoredReminder = (ActorId, String, Reminder);
 
 #[derive(Debug, Default)]
 pub(crate) struct Reminders {
-    by_name: HashMap<(ActorId, String), Arc<Reminder>>,
-    /// The next time of each that is not being called now.
+    /// Each with its next time, by the cluster's own clock.
+    by_name: HashMap<(ActorId, String), (Arc<Reminder>, Millis)>,
+    /// The next time of each that is not being called now, by the cluster's own clock.
     due: BTreeMap<(Millis, ActorId, String), ()>,
 }
 
@@ -62,17 +65,18 @@ impl Head {
 
     /// Brings a reminder back from the store, before the first verb.
     pub fn restore_reminder(&mut self, (actor, name, reminder): StoredReminder) {
-        self.reminders.due.insert((reminder.due_ms, actor.clone(), name.clone()), ());
-        self.reminders.by_name.insert((actor, name), Arc::new(reminder));
+        let due = reminder.due_ms.saturating_add_signed(-self.wall_ahead);
+        self.reminders.due.insert((due, actor.clone(), name.clone()), ());
+        self.reminders.by_name.insert((actor, name), (Arc::new(reminder), due));
     }
 
     /// A reminder's call is over: answered, or it is made again.
     pub fn reminded(&mut self, actor: &ActorId, name: &str, told: &Arc<Reminder>, answered: bool, now: Millis) {
         let key = (actor.clone(), name.to_owned());
         // Replaced or taken back while it was called: the new one has its own time.
-        if self.reminders.by_name.get(&key) != Some(told) {
+        let Some(due) = self.reminders.by_name.get(&key).filter(|(known, _)| known == told).map(|(_, due)| *due) else {
             return;
-        }
+        };
         // One that was made and is over will not be there the next time either; a virtual one always is.
         let alive = |a: &crate::directory::Actor| !matches!(a.state, ActorState::Dead { .. });
         if actor.key().is_none() && !self.directory.actors.get(actor).is_some_and(alive) {
@@ -81,15 +85,15 @@ impl Head {
         }
         let next = match (answered, told.every_ms) {
             (false, _) => now + AGAIN_MS,
-            (true, Some(every)) => told.due_ms + every * (now.saturating_sub(told.due_ms) / every + 1),
+            (true, Some(every)) => due + every * (now.saturating_sub(due) / every + 1),
             (true, None) => {
                 self.forget_reminder(actor, name);
                 return;
             }
         };
-        let reminder = Arc::new(Reminder { due_ms: next, ..(**told).clone() });
+        let reminder = Arc::new(Reminder { due_ms: self.wall(next), ..(**told).clone() });
         self.reminders.due.insert((next, actor.clone(), name.to_owned()), ());
-        self.reminders.by_name.insert(key, reminder.clone());
+        self.reminders.by_name.insert(key, (reminder.clone(), next));
         if answered {
             self.out.push_back(Output::Write(Write::Reminder(actor.clone(), name.to_owned(), Some(reminder))));
         }
@@ -101,15 +105,15 @@ impl Head {
                 self.reminders.due.insert((due, actor, name), ());
                 return;
             }
-            if let Some(reminder) = self.reminders.by_name.get(&(actor.clone(), name.clone())).cloned() {
+            if let Some((reminder, _)) = self.reminders.by_name.get(&(actor.clone(), name.clone())).cloned() {
                 self.out.push_back(Output::Remind(actor, name, reminder));
             }
         }
     }
 
     fn drop_reminder(&mut self, actor: &ActorId, name: &str) -> bool {
-        let Some(known) = self.reminders.by_name.remove(&(actor.clone(), name.to_owned())) else { return false };
-        self.reminders.due.remove(&(known.due_ms, actor.clone(), name.to_owned()));
+        let Some((_, due)) = self.reminders.by_name.remove(&(actor.clone(), name.to_owned())) else { return false };
+        self.reminders.due.remove(&(due, actor.clone(), name.to_owned()));
         true
     }
 }

@@ -158,8 +158,11 @@ impl Head {
         if !begun {
             self.tasks.enqueue(&record.agent, record.id.clone(), false);
         }
-        self.recover_until = now + self.config.recovery_ms;
-        let deadline = record.timeout_ms.map(|t| record.created_ms + t);
+        if begun {
+            self.liveness.recover_until.get_or_insert(now + self.config.lease_ms);
+        }
+        // Records of older versions do not say it; those begin their time anew.
+        let deadline = record.expires_ms.or(record.timeout_ms.map(|t| now + t));
         let seq = stored.events.len() as u64;
         let task = Task { seq, open, turns, excused, actor: None, deadline, orphan: begun, record };
         self.tasks.active.insert(task.record.id.clone(), task);
@@ -191,9 +194,10 @@ impl Head {
             protocol: ask.protocol,
             input: Arc::new(ask.input),
             state: TaskState::Submitted,
-            created_ms: now,
-            changed_ms: now,
+            created_ms: self.wall(now),
+            changed_ms: self.wall(now),
             timeout_ms,
+            expires_ms: timeout_ms.map(|t| now + t),
             attempt: 0,
         });
         let started = TaskEvent::Started {
@@ -218,7 +222,7 @@ impl Head {
         self.tasks.remember(&record);
         self.tasks.active.insert(record.id.clone(), task);
         self.out.push_back(Output::Write(Write::NewTask(record.clone())));
-        self.append(&record.id, vec![started], now);
+        self.append(&record.id, vec![started], self.wall(now));
         self.tasks.enqueue(&record.agent, record.id.clone(), false);
         self.settle(now);
         Ok(Submitted { record, created: true })
@@ -309,7 +313,7 @@ impl Head {
                 TaskEvent::Status { state: Phase::Working, message: None },
                 TaskEvent::StepStarted { step: attempt, name: format!("attempt {attempt}") },
             ],
-            now,
+            self.wall(now),
         );
         let Some(task) = self.tasks.active.get(id) else { return };
         let (record, said) = (task.record.clone(), task.turns.said.clone());
@@ -318,6 +322,7 @@ impl Head {
 
     /// The actor that ran a task is gone: close what it left open, forget it, and queue the task again.
     pub(crate) fn task_lost(&mut self, id: &TaskId, error: &Error, now: Millis) {
+        let wall = self.wall(now);
         let Some(task) = self.tasks.active.get_mut(id) else { return };
         task.actor = None;
         task.orphan = false;
@@ -326,7 +331,7 @@ impl Head {
         if attempt - task.excused >= caps::TASK_ATTEMPTS_MAX {
             let error = Error { message: format!("{} (after {attempt} attempts)", error.message), ..error.clone() };
             self.dead_letters.push(DeadLetter {
-                at_ms: now,
+                at_ms: wall,
                 agent: task.record.agent.clone(),
                 actor: None,
                 task: Some(id.clone()),
@@ -346,7 +351,7 @@ impl Head {
             message: Some(format!("trying again: {}", error.message)),
         });
         let agent = task.record.agent.clone();
-        self.append(id, events, now);
+        self.append(id, events, wall);
         self.tasks.enqueue(&agent, id.clone(), true);
     }
 
@@ -399,7 +404,7 @@ impl Head {
             queue.retain(|t| t != id);
             self.tasks.queued -= before - queue.len();
         }
-        self.append(id, events, now);
+        self.append(id, events, self.wall(now));
         self.after_events(id);
         if let Some(node) = actor.and_then(|a| self.directory.actors.get(&a)).and_then(|a| a.node.clone()) {
             self.out.push_back(Output::Send(node, Command::CancelTask { task: id.clone(), attempt, reason }));

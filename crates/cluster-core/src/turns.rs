@@ -49,7 +49,7 @@ impl Head {
             events.push(TaskEvent::Status { state, message: None });
         }
         events.push(TaskEvent::Steered { parts, by: by.to_owned(), message_id, answers: question.clone() });
-        self.append(id, events, now);
+        self.append(id, events, self.wall(now));
         let task = self.tasks.active.get(id).ok_or_else(ended)?;
         let (record, seq, attempt) = (task.record.clone(), task.seq, task.record.attempt);
         let actor = task.actor.as_ref().filter(|_| !task.orphan);

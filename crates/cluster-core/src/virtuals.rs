@@ -42,7 +42,9 @@ impl Head {
         match spec {
             Ok(spec) => {
                 self.directory.remove(id);
-                self.insert_actor(id.clone(), None, spec, None, Owner::Virtual, now);
+                let not_before = self.may_begin(id, now);
+                self.insert_actor_later(id.clone(), None, spec, None, Owner::Virtual, not_before, now);
+                self.wait_for_its_node(id, now);
                 self.settle(now);
             }
             Err(error) => self.out.push_back(Output::Route(id.clone(), Route::Gone(error))),
@@ -59,18 +61,29 @@ impl Head {
             return Err(Error::new(ErrorKind::FailedPrecondition, text));
         };
         actor.saved = true;
-        self.out.push_back(Output::Write(Write::State(id.clone(), state)));
+        self.out.push_back(Output::Write(Write::State(id.clone(), epoch, state)));
         Ok(())
     }
 
-    /// Brings a detached actor back from the store, before the first verb. Workers have until `recovery_ms` to say that
-    /// they have it; then it is started anew.
+    /// Brings a detached actor back from the store, after its activation and before the first verb. While the node of that
+    /// may still have it, it waits; then it is started anew.
     pub fn restore_actor(&mut self, id: ActorId, stored: StoredActor, saved: bool, now: Millis) {
-        let not_before = now + self.config.recovery_ms;
+        let not_before = self.may_begin(&id, now);
         self.insert_actor_later(id.clone(), stored.name, stored.spec, stored.init, Owner::Detached, not_before, now);
         if let Some(actor) = self.directory.actors.get_mut(&id) {
             actor.saved = saved;
-            actor.state = ActorState::Pending { not_before, why: "the head has restarted".into() };
+        }
+        self.wait_for_its_node(&id, now);
+    }
+
+    /// Tells who waits for an actor that its last life may still go on.
+    fn wait_for_its_node(&mut self, id: &ActorId, now: Millis) {
+        let not_before = self.may_begin(id, now);
+        let (Some(actor), Some((node, _))) = (self.directory.actors.get_mut(id), self.believed.get(id)) else { return };
+        if not_before > now {
+            let why = format!("the head has restarted; worker `{node}` may still have it");
+            actor.state = ActorState::Pending { not_before, why: why.clone() };
+            self.out.push_back(Output::Route(id.clone(), Route::Wait { why, never: false }));
         }
     }
 }

@@ -159,6 +159,9 @@ pub struct TaskRecord {
     /// Its bound, from acceptance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
+    /// When that has passed, by the cluster's own clock, which no wall clock moves and which stands while there is no head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_ms: Option<Millis>,
     /// Attempts so far; the attempt's number is its epoch.
     #[serde(default)]
     pub attempt: u32,

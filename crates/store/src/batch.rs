@@ -30,9 +30,18 @@ pub struct Batch {
     /// Up to where each incarnation of a node is taken.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cursors: Vec<(NodeId, u64, u64)>,
-    /// States of actors, in order; `None` = it has none any more.
+    /// States of actors, in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub states: Vec<(ActorId, Option<Blob>)>,
+    pub states: Vec<StateChange>,
+    /// Lives of virtual and detached actors, in order: node and epoch; `None` = it is over.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub activations: Vec<(ActorId, Option<(NodeId, u64)>)>,
+    /// Members, in order; `None` = it is one no more.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<(NodeId, Option<StoredMember>)>,
+    /// The cluster's own clock, milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clock_ms: Option<u64>,
     /// Detached actors, in order; `None` = it is over.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub actors: Vec<(ActorId, Option<DetachedActor>)>,
@@ -42,6 +51,20 @@ pub struct Batch {
     /// Listeners by topic and actor, and the method of each, in order; `None` = it listens no more.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub listeners: Vec<(String, ActorId, Option<String>)>,
+}
+
+/// A change of an actor's state: whose, the state (`None` = it has none any more), and the epoch of the activation that wrote
+/// it. The store keeps what the highest epoch wrote. Records of older versions do not say the epoch; it is 0.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StateChange(pub ActorId, pub Option<Blob>, #[serde(default)] pub u64);
+
+/// A worker that was a member when the head was last heard of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredMember {
+    /// Which process.
+    pub incarnation: u64,
+    /// `host:port` of its own port; empty = none.
+    pub port: String,
 }
 
 /// A detached actor.
@@ -200,6 +223,9 @@ impl Batch {
             && self.actors.is_empty()
             && self.reminders.is_empty()
             && self.listeners.is_empty()
+            && self.activations.is_empty()
+            && self.members.is_empty()
+            && self.clock_ms.is_none()
     }
 }
 

@@ -9,7 +9,7 @@ use covey_domain::{ActorId, Digest, Envelope, NodeId, TaskId, TaskRecord};
 use hashbrown::HashMap;
 
 use crate::{
-    Batch, Blob, TaskChange, Written, artifacts,
+    Batch, Blob, StateChange, TaskChange, Written, artifacts,
     batch::{EVENTS_PER_ROW, Json},
 };
 
@@ -50,7 +50,8 @@ pub(crate) struct Group {
     /// As they came up, which is the order of most keys of the tables.
     pub tasks: Vec<GroupTask>,
     at: HashMap<TaskId, usize>,
-    pub states: HashMap<ActorId, Option<Blob>>,
+    /// The epoch of whoever wrote it, and the state.
+    pub states: HashMap<ActorId, (u64, Option<Blob>)>,
     pub cursors: BTreeMap<(NodeId, u64), u64>,
     /// What tasks name of the artifact store.
     pub uses: Vec<(TaskId, Digest)>,
@@ -90,8 +91,11 @@ impl Group {
         for (node, incarnation, number) in mem::take(&mut batch.cursors) {
             self.cursors.insert((node, incarnation), number);
         }
-        for (actor, state) in &batch.states {
-            self.states.insert(actor.clone(), state.clone());
+        for StateChange(actor, state, epoch) in &batch.states {
+            let known = self.states.get(actor).is_some_and(|(newest, _)| newest > epoch);
+            if !known {
+                self.states.insert(actor.clone(), (*epoch, state.clone()));
+            }
         }
         if !batch.is_empty() {
             self.rest.push(batch);

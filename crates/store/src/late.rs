@@ -149,9 +149,11 @@ impl Late {
     }
 
     /// The state of an actor, where it changed; `Some(None)`: it has none any more.
-    pub fn state(&self, actor: &ActorId) -> Option<Option<Blob>> {
+    /// The epoch of whoever wrote it, and the state; `None` = it has none any more.
+    pub fn state(&self, actor: &ActorId) -> Option<(u64, Option<Blob>)> {
         let groups = self.groups.lock();
-        groups.all().rev().find_map(|group| group.states.get(actor)).cloned()
+        // Of equal epochs `max_by_key` takes the last, which is the newest.
+        groups.all().filter_map(|group| group.states.get(actor)).max_by_key(|(epoch, _)| *epoch).cloned()
     }
 
     fn oldest(&self) -> Option<Arc<Group>> {

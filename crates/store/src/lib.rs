@@ -33,11 +33,11 @@ use std::{
 use covey_domain::{ActorId, AgentSpec, Envelope, NodeId, TaskId, TaskRecord, caps};
 use sqlx::{
     ConnectOptions, Connection, Row, SqliteConnection, SqlitePool,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
 };
 use tokio::sync::{Mutex, watch};
 
-pub use batch::{Batch, Blob, DetachedActor, StoredReminder, TaskChange, Written};
+pub use batch::{Batch, Blob, DetachedActor, StateChange, StoredMember, StoredReminder, TaskChange, Written};
 
 use crate::{
     group::Group,
@@ -47,13 +47,18 @@ use crate::{
 };
 
 /// Version of the tables below. A file of another version is refused.
-const SCHEMA_VERSION: i64 = 5;
+const SCHEMA_VERSION: i64 = 6;
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS agents (name TEXT PRIMARY KEY, spec TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS blobs (digest TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS actor_states (actor TEXT PRIMARY KEY, state BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS actor_states (actor TEXT PRIMARY KEY, state BLOB NOT NULL,
+    epoch INTEGER NOT NULL DEFAULT 0) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS activations (actor TEXT PRIMARY KEY, node TEXT NOT NULL, epoch INTEGER NOT NULL)
+    STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS members (node TEXT PRIMARY KEY, incarnation INTEGER NOT NULL, port TEXT NOT NULL)
+    STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS actors (id TEXT PRIMARY KEY, name TEXT, spec TEXT NOT NULL, init BLOB) STRICT;
 CREATE TABLE IF NOT EXISTS reminders (actor TEXT NOT NULL, name TEXT NOT NULL, due_ms INTEGER NOT NULL,
     every_ms INTEGER, method TEXT NOT NULL, args BLOB NOT NULL, PRIMARY KEY (actor, name)) STRICT;
@@ -150,6 +155,12 @@ pub struct Snapshot {
     pub reminders: Vec<(ActorId, String, StoredReminder)>,
     /// Listeners: topic, actor, method.
     pub listeners: Vec<(String, ActorId, String)>,
+    /// Lives of virtual and detached actors: actor, node, epoch.
+    pub activations: Vec<(ActorId, NodeId, u64)>,
+    /// Members.
+    pub members: Vec<(NodeId, StoredMember)>,
+    /// Where the cluster's own clock was when it was last written, milliseconds.
+    pub clock_ms: u64,
 }
 
 /// Brings a file of an older version up to this one.
@@ -187,6 +198,15 @@ async fn raise(db: &mut SqliteConnection) -> Result<(), sqlx::Error> {
              CREATE TABLE events (task TEXT NOT NULL, seq INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (task, seq)) STRICT;
              INSERT INTO events SELECT * FROM events_4 ORDER BY task, seq; DROP TABLE events_4;
              UPDATE meta SET value = 5 WHERE key = 'schema'; COMMIT;",
+        )
+        .execute(&mut *db)
+        .await?;
+    }
+    if found.is_some_and(|version| version < 6) {
+        // Version 6 keeps with each state the epoch of the activation that wrote it.
+        sqlx::raw_sql(
+            "BEGIN; ALTER TABLE actor_states ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0;
+             UPDATE meta SET value = 6 WHERE key = 'schema'; COMMIT;",
         )
         .execute(&mut *db)
         .await?;
@@ -355,6 +375,17 @@ impl Store {
         for row in sqlx::query("SELECT topic, actor, method FROM listeners").fetch_all(&mut *db).await? {
             snapshot.listeners.push((row.get(0), row.get::<String, _>(1).into(), row.get(2)));
         }
+        for row in sqlx::query("SELECT actor, node, epoch FROM activations").fetch_all(&mut *db).await? {
+            let (actor, node) = (row.get::<String, _>(0), row.get::<String, _>(1));
+            snapshot.activations.push((actor.into(), node.into(), row.get::<i64, _>(2) as u64));
+        }
+        for row in sqlx::query("SELECT node, incarnation, port FROM members").fetch_all(&mut *db).await? {
+            let member = StoredMember { incarnation: row.get::<i64, _>(1) as u64, port: row.get(2) };
+            snapshot.members.push((row.get::<String, _>(0).into(), member));
+        }
+        let clock: Option<i64> =
+            sqlx::query_scalar("SELECT value FROM meta WHERE key = 'clock_ms'").fetch_optional(&mut *db).await?;
+        snapshot.clock_ms = clock.unwrap_or(0) as u64;
         let tasks = format!("SELECT {RECORD} FROM tasks ORDER BY created_ms, id");
         for row in sqlx::query(sqlx::AssertSqlSafe(tasks)).fetch_all(&mut *db).await? {
             let record = record_of(&row)?;
@@ -395,14 +426,17 @@ impl Store {
 
     /// The state of an actor.
     pub async fn state(&self, actor: &ActorId) -> Result<Option<Vec<u8>>, Error> {
-        if let Some(known) = self.late.state(actor) {
-            return Ok(known.map(|state| state.0.to_vec()));
-        }
-        let row = sqlx::query("SELECT state FROM actor_states WHERE actor = ?")
+        // First beside the tables: what is not there any more then is in the tables.
+        let late = self.late.state(actor);
+        let row = sqlx::query("SELECT state, epoch FROM actor_states WHERE actor = ?")
             .bind(actor.as_str())
             .fetch_optional(&self.readers)
             .await?;
-        Ok(row.map(|row| row.get(0)))
+        let newer = |row: &SqliteRow| late.as_ref().is_none_or(|(epoch, _)| *epoch < row.get::<i64, _>(1) as u64);
+        match row.filter(newer) {
+            Some(row) => Ok(Some(row.get(0))),
+            None => Ok(late.and_then(|(_, state)| state).map(|state| state.0.to_vec())),
+        }
     }
 
     /// Events of a task with numbers above `after`, [`caps::EVENT_PAGE_MAX`] at least while there are so many.

@@ -3,7 +3,7 @@
 use sqlx::{Connection as _, SqliteConnection};
 
 use crate::{
-    Error, artifacts,
+    Error, StateChange, artifacts,
     group::Group,
     rows::{self, json},
 };
@@ -21,15 +21,51 @@ pub(crate) async fn write(db: &mut SqliteConnection, group: &Group) -> Result<u6
             .execute(&mut *tx)
             .await?;
     }
-    for (actor, state) in batches.iter().flat_map(|b| &b.states) {
+    for StateChange(actor, state, epoch) in batches.iter().flat_map(|b| &b.states) {
+        // An activation that is over writes nothing over a newer one's state (A-2).
         match state {
-            Some(state) => sqlx::query("INSERT OR REPLACE INTO actor_states VALUES (?, ?)")
+            Some(state) => sqlx::query(
+                "INSERT INTO actor_states (actor, state, epoch) VALUES (?, ?, ?) ON CONFLICT (actor)
+                 DO UPDATE SET state = excluded.state, epoch = excluded.epoch WHERE excluded.epoch >= epoch",
+            )
+            .bind(actor.as_str())
+            .bind(&*state.0)
+            .bind(*epoch as i64)
+            .execute(&mut *tx),
+            None => sqlx::query("DELETE FROM actor_states WHERE actor = ? AND epoch <= ?")
                 .bind(actor.as_str())
-                .bind(&*state.0)
+                .bind(*epoch as i64)
                 .execute(&mut *tx),
-            None => sqlx::query("DELETE FROM actor_states WHERE actor = ?").bind(actor.as_str()).execute(&mut *tx),
         }
         .await?;
+    }
+    for (actor, life) in batches.iter().flat_map(|b| &b.activations) {
+        match life {
+            Some((node, epoch)) => sqlx::query("INSERT OR REPLACE INTO activations VALUES (?, ?, ?)")
+                .bind(actor.as_str())
+                .bind(node.as_str())
+                .bind(*epoch as i64)
+                .execute(&mut *tx),
+            None => sqlx::query("DELETE FROM activations WHERE actor = ?").bind(actor.as_str()).execute(&mut *tx),
+        }
+        .await?;
+    }
+    for (node, member) in batches.iter().flat_map(|b| &b.members) {
+        match member {
+            Some(member) => sqlx::query("INSERT OR REPLACE INTO members VALUES (?, ?, ?)")
+                .bind(node.as_str())
+                .bind(member.incarnation as i64)
+                .bind(&member.port)
+                .execute(&mut *tx),
+            None => sqlx::query("DELETE FROM members WHERE node = ?").bind(node.as_str()).execute(&mut *tx),
+        }
+        .await?;
+    }
+    if let Some(clock_ms) = batches.iter().filter_map(|b| b.clock_ms).next_back() {
+        sqlx::query("INSERT OR REPLACE INTO meta VALUES ('clock_ms', ?)")
+            .bind(clock_ms as i64)
+            .execute(&mut *tx)
+            .await?;
     }
     for (id, actor) in batches.iter().flat_map(|b| &b.actors) {
         match actor {

@@ -23,6 +23,7 @@ fn record(id: &str, state: TaskState) -> Arc<TaskRecord> {
         created_ms: 1,
         changed_ms: 1,
         timeout_ms: None,
+        expires_ms: None,
         attempt: 1,
     })
 }
@@ -52,6 +53,10 @@ async fn count(store: &Store, table: &str) -> i64 {
     sqlx::query_scalar(sqlx::AssertSqlSafe(count)).fetch_one(&store.readers).await.unwrap()
 }
 
+fn state(actor: &str, body: &[u8], epoch: u64) -> StateChange {
+    StateChange(actor.into(), Some(blob(body)), epoch)
+}
+
 #[tokio::test]
 async fn what_was_written_is_there_after_reopening_and_shown_once_it_is_on_disk() {
     let dir = tempfile::tempdir().unwrap();
@@ -64,7 +69,7 @@ async fn what_was_written_is_there_after_reopening_and_shown_once_it_is_on_disk(
     store.sync(vec![one]).unwrap();
     assert_eq!(store.task(&"t".into()).await.unwrap().unwrap(), record("t", TaskState::Submitted));
     let tasks = vec![TaskChange::of(&record("t", TaskState::Completed))];
-    let state = ("a/1".into(), Some(blob(b"state")));
+    let state = state("a/1", b"state", 1);
     let two = Batch { tasks, events: vec![event("t", 2), event("t", 3)], states: vec![state], ..Batch::default() };
     drop(store.write(two).unwrap());
     assert_eq!(store.events(&"t".into(), 0).await.unwrap().len(), 1);
@@ -231,7 +236,8 @@ async fn a_file_of_the_first_version_is_raised() {
     let path = dir.path().join("covey.db");
     drop(Store::open(&path).await.unwrap());
     let mut db = SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap();
-    let back = "DROP INDEX tasks_by_change; ALTER TABLE tasks DROP COLUMN attempt;
+    let back =
+        "DROP INDEX tasks_by_change; ALTER TABLE actor_states DROP COLUMN epoch; ALTER TABLE tasks DROP COLUMN attempt;
         ALTER TABLE tasks DROP COLUMN changed_ms; UPDATE meta SET value = 1 WHERE key = 'schema';
         INSERT INTO tasks VALUES ('t', 'a', 'c', 'me', 'working', 7, 0, '{\"attempt\": 4}')";
     sqlx::raw_sql(back).execute(&mut db).await.unwrap();
@@ -260,6 +266,7 @@ async fn what_was_committed_is_there_after_reopening() {
         init: Some(blob(b"init")),
     };
     let reminder = StoredReminder { due_ms: 5, every_ms: Some(7), method: "m".into(), args: blob(b"args") };
+    let member = StoredMember { incarnation: 9, port: "127.0.0.1:1".into() };
     {
         let store = Store::open(&path).await.unwrap();
         assert_eq!(store.begin().await.unwrap().term, 1);
@@ -268,7 +275,7 @@ async fn what_was_committed_is_there_after_reopening() {
             tasks: vec![TaskChange::of(&record("t1", TaskState::Working))],
             events: (1..=5_000).map(|n| event("t1", n)).collect(),
             cursors: vec![("n".into(), 9, 3), ("n".into(), 9, 4)],
-            states: vec![("a/1".into(), Some(blob(b"old"))), ("a/1".into(), Some(blob(b"new")))],
+            states: vec![state("a/1", b"old", 1), state("a/1", b"new", 2), state("a/1", b"stale", 1)],
             reminders: vec![("a/1".into(), "r".into(), Some(reminder.clone()))],
             listeners: vec![
                 ("news".into(), "a/1".into(), Some("hear".into())),
@@ -277,6 +284,13 @@ async fn what_was_committed_is_there_after_reopening() {
             ],
             actors: vec![("x".into(), Some(actor.clone())), ("y".into(), Some(actor.clone())), ("y".into(), None)],
             agents: vec![],
+            activations: vec![
+                ("a/1".into(), Some(("n".into(), 2))),
+                ("a/2".into(), Some(("n".into(), 3))),
+                ("a/2".into(), None),
+            ],
+            members: vec![("n".into(), Some(member.clone())), ("m".into(), Some(member.clone())), ("m".into(), None)],
+            clock_ms: Some(77),
         };
         commit(&store, batch);
         let ended = TaskChange { attempt: 3, ..TaskChange::of(&record("t2", TaskState::Completed)) };
@@ -294,9 +308,33 @@ async fn what_was_committed_is_there_after_reopening() {
     assert_eq!(snapshot.actors, [("x".into(), actor, false)]);
     assert_eq!(snapshot.listeners, [("news".to_owned(), "a/1".into(), "hear".to_owned())]);
     assert_eq!(snapshot.reminders, [("a/1".into(), "r".into(), reminder)]);
+    assert_eq!(snapshot.activations, [("a/1".into(), "n".into(), 2)]);
+    assert_eq!(snapshot.members, [("n".into(), member)]);
+    assert_eq!(snapshot.clock_ms, 77);
     assert_eq!(store.state(&"a/1".into()).await.unwrap().unwrap(), b"new");
     assert_eq!(store.events(&"t1".into(), 4_990).await.unwrap().len(), 10);
     assert_eq!(store.blob("d").await.unwrap().unwrap(), b"code");
+}
+
+/// A-2: what an older activation writes late is kept neither beside the tables nor in them, whatever was there first.
+#[tokio::test]
+async fn a_stale_activation_writes_over_no_newer_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("covey.db")).await.unwrap();
+    for carried in [false, true] {
+        for (body, epoch) in [(b"one", 1), (b"two", 2), (b"old", 1)] {
+            commit(&store, Batch { states: vec![state("a/1", body, epoch)], ..Batch::default() });
+            if carried {
+                store.late.settled().await;
+            }
+        }
+        assert_eq!(store.state(&"a/1".into()).await.unwrap().unwrap(), b"two", "carried between: {carried}");
+    }
+    commit(&store, Batch { states: vec![StateChange("a/1".into(), None, 1)], ..Batch::default() });
+    store.late.settled().await;
+    assert_eq!(store.state(&"a/1".into()).await.unwrap().unwrap(), b"two", "nor is it taken away by one");
+    commit(&store, Batch { states: vec![StateChange("a/1".into(), None, 2)], ..Batch::default() });
+    assert!(store.state(&"a/1".into()).await.unwrap().is_none());
 }
 
 #[tokio::test]

@@ -1,14 +1,16 @@
 //! A simulated world around the real decision machines.
 //!
-//! [`World`] runs [`covey_cluster_core::Head`] and the worker's [`Outbox`] against a made-up network: seeded dice cut
-//! links, kill workers and restart the head, time jumps from event to event, and the invariants are checked as it
-//! goes. The code under test is the code that production runs.
+//! [`World`] runs [`covey_cluster_core::Head`] and the worker's [`Outbox`] and [`Lease`] against a made-up network: seeded dice
+//! cut links, make them silent without closing them, stop and kill workers, stop and restart the head, time jumps from event to
+//! event and runs faster on one worker than on another, and the invariants are checked as it goes. The code under test is the
+//! code that production runs.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use covey_cluster_core::{
     Head, HeadConfig, Output,
-    head::{ActorReport, Command, Entry, HeldTask, Hello, LivingActor, Stored, Submission, Write},
+    head::{ActorReport, Command, Entry, HeldTask, Hello, LivingActor, Member, Stored, Submission, Write},
+    lease::{self, Lease},
     link::Outbox,
 };
 use covey_domain::{
@@ -43,6 +45,7 @@ struct Disk {
     tasks: BTreeMap<TaskId, TaskRecord>,
     events: BTreeMap<TaskId, Vec<Envelope>>,
     cursors: BTreeMap<(NodeId, u64), u64>,
+    members: BTreeMap<NodeId, Member>,
 }
 
 /// One worker: its actors, the attempts it runs, and its outbox.
@@ -50,12 +53,55 @@ struct Disk {
 struct Worker {
     incarnation: u64,
     conn: u64,
+    /// As the worker sees it.
     linked: bool,
+    /// Nothing passes between it and the head, and neither end is told.
+    silent: bool,
+    /// It stands still (SIGSTOP) until then.
+    stopped_until: u64,
+    lease: Lease,
+    /// Thousandths of the world's time that its clock shows.
+    rate: u64,
+    /// What it sent and the head has not heard.
+    wire: VecDeque<Sent>,
     actors: BTreeMap<ActorId, Epoch>,
     running: BTreeMap<(TaskId, u32), Attempt>,
     held: BTreeMap<(TaskId, u32), ActorId>,
     outbox: Outbox<(TaskId, u32, Vec<TaskEvent>)>,
     inbox: VecDeque<Command>,
+}
+
+/// What a worker sends over a link.
+#[derive(Debug)]
+enum Sent {
+    Beat(u64),
+    Entry(Entry),
+    Live(ActorId, Epoch),
+}
+
+impl Worker {
+    fn clock(&self, now: u64) -> u64 {
+        now * self.rate / 1_000
+    }
+
+    /// Everything here stops, and the link with it.
+    fn fence(&mut self) {
+        self.actors.clear();
+        self.running.clear();
+        self.lease.end();
+        self.unlink();
+    }
+
+    fn unlink(&mut self) {
+        self.linked = false;
+        self.silent = false;
+        self.wire.clear();
+        self.inbox.clear();
+    }
+
+    fn is_stopped(&self, now: u64) -> bool {
+        now < self.stopped_until
+    }
 }
 
 /// A run of a task: it says three words, and every third task asks before the last one.
@@ -96,6 +142,12 @@ pub struct World {
     now: u64,
     conns: u64,
     submitted: BTreeSet<TaskId>,
+    /// The head stands still until then.
+    head_stopped_until: u64,
+    /// Processes that are over, which the head will find out.
+    proofs: VecDeque<(NodeId, u64)>,
+    /// The newest attempt of each task that did something outside.
+    effects: BTreeMap<TaskId, u32>,
 }
 
 impl World {
@@ -115,6 +167,9 @@ impl World {
             now: 1_000,
             conns: 0,
             submitted: BTreeSet::new(),
+            head_stopped_until: 0,
+            proofs: VecDeque::new(),
+            effects: BTreeMap::new(),
         };
         world.head.register(agent, world.now).expect("a valid agent");
         for number in 0..workers {
@@ -149,14 +204,30 @@ impl World {
         self.now += self.dice.below(120);
         let names: Vec<_> = self.workers.keys().cloned().collect();
         let name = names[self.dice.below(names.len() as u64) as usize].clone();
-        match self.dice.below(if trouble { 55 } else { 50 }) {
-            0..35 => self.work(&name),
-            35..45 => self.heartbeat(),
-            45..50 => self.relink(&name),
-            50 | 51 => self.cut(&name),
-            52 => self.kill(&name),
-            53 => self.restart_head(),
+        self.fence_late();
+        match self.dice.below(if trouble { 110 } else { 100 }) {
+            0..70 => self.work(&name),
+            70..90 => self.heartbeat(),
+            90..98 => self.relink(&name),
+            98 | 99 => self.heal(&name),
+            100 | 101 => self.cut(&name),
+            102 | 103 => self.kill(&name),
+            104 | 105 => self.restart_head(),
+            106 => self.silence(&name),
+            107 => self.stop(&name),
+            108 => self.head_stopped_until = self.now + self.dice.below(15_000),
             _ => self.now += 700,
+        }
+        if self.head_stopped() {
+            return;
+        }
+        for name in &names {
+            self.carry(name);
+        }
+        if self.dice.below(4) == 0
+            && let Some((node, incarnation)) = self.proofs.pop_front()
+        {
+            self.head.gone(&node, incarnation, self.now);
         }
         if self.dice.below(8) == 0 {
             self.answer();
@@ -165,6 +236,66 @@ impl World {
         self.drain();
         if self.dice.below(3) > 0 {
             self.sync();
+        }
+    }
+
+    /// Whoever may not act any more by its own clock stops, before it does anything else.
+    fn fence_late(&mut self) {
+        let now = self.now;
+        for worker in self.workers.values_mut().filter(|w| !w.is_stopped(now)) {
+            if worker.lease.is_over(worker.clock(now)) {
+                worker.fence();
+            }
+        }
+    }
+
+    fn head_stopped(&self) -> bool {
+        self.now < self.head_stopped_until
+    }
+
+    fn silence(&mut self, name: &NodeId) {
+        if let Some(worker) = self.workers.get_mut(name).filter(|w| w.linked) {
+            worker.silent = true;
+        }
+    }
+
+    fn heal(&mut self, name: &NodeId) {
+        if let Some(worker) = self.workers.get_mut(name) {
+            worker.silent = false;
+        }
+    }
+
+    fn stop(&mut self, name: &NodeId) {
+        let until = self.now + self.dice.below(20_000);
+        if let Some(worker) = self.workers.get_mut(name) {
+            worker.stopped_until = until;
+        }
+    }
+
+    /// What a worker sent reaches the head, unless the link is silent.
+    fn carry(&mut self, name: &NodeId) {
+        while let Some(worker) = self.workers.get_mut(name).filter(|w| w.linked && !w.silent)
+            && let Some(sent) = worker.wire.pop_front()
+        {
+            let conn = worker.conn;
+            let renewed = self.head.heard(name, conn, self.now);
+            match sent {
+                Sent::Beat(sent) if renewed => {
+                    let worker = self.workers.get_mut(name).expect("it is there");
+                    let clock = worker.clock(self.now);
+                    worker.lease.renewed(sent, clock);
+                }
+                Sent::Entry(entry) if renewed => {
+                    self.head.entry(name, conn, entry, self.now).expect("no gap on a live link");
+                }
+                Sent::Live(actor, epoch) => {
+                    self.head.actor_report(name, &actor, epoch, ActorReport::Live, self.now);
+                }
+                Sent::Beat(_) | Sent::Entry(_) => {
+                    self.workers.get_mut(name).expect("it is there").unlink();
+                    self.head.unlinked(name, conn);
+                }
+            }
         }
     }
 
@@ -212,10 +343,16 @@ impl World {
 
     fn join_new(&mut self, name: &NodeId) {
         let incarnation = self.dice.below(1 << 30) + 1;
+        let rate = 950 + self.dice.below(100);
         let worker = Worker {
             incarnation,
             conn: 0,
             linked: false,
+            silent: false,
+            stopped_until: 0,
+            lease: Lease::default(),
+            rate,
+            wire: VecDeque::new(),
             actors: BTreeMap::new(),
             running: BTreeMap::new(),
             held: BTreeMap::new(),
@@ -227,11 +364,13 @@ impl World {
     }
 
     fn relink(&mut self, name: &NodeId) {
-        let Some(worker) = self.workers.get_mut(name).filter(|w| !w.linked) else { return };
+        let stopped = self.head_stopped();
+        let now = self.now;
+        let Some(worker) = self.workers.get_mut(name).filter(|w| !w.linked && !w.is_stopped(now) && !stopped) else {
+            return;
+        };
         self.conns += 1;
         worker.conn = self.conns;
-        worker.linked = true;
-        worker.inbox.clear();
         let mut tasks: BTreeMap<(TaskId, u32), ActorId> =
             worker.running.iter().map(|(key, attempt)| (key.clone(), attempt.actor.clone())).collect();
         let over = |events: &[TaskEvent]| events.iter().any(TaskEvent::is_terminal);
@@ -253,41 +392,47 @@ impl World {
                     epoch: *epoch,
                     agent: "a".into(),
                     owner: "pool".into(),
+                    starting: false,
                 })
                 .collect(),
             tasks: tasks.into_iter().map(|((task, attempt), actor)| HeldTask { task, attempt, actor }).collect(),
             ..Hello::default()
         };
-        let durable = self.head.joined(name, worker.conn, hello, self.now);
+        let Ok(durable) = self.head.joined(name, worker.conn, hello, now) else { return };
+        worker.linked = true;
+        let asked = worker.clock(now);
+        worker.lease.granted(asked, lease::told_ms(self.head.config().lease_ms));
         // The welcome waits for the disk.
         self.sync();
-        let Some(worker) = self.workers.get_mut(name) else { return };
+        let Some(worker) = self.workers.get_mut(name).filter(|w| w.linked) else { return };
         worker.outbox.acknowledge(durable);
-        let (conn, resend): (u64, Vec<_>) =
-            (worker.conn, worker.outbox.unacknowledged().map(|(n, e)| (n, e.clone())).collect());
+        let resend: Vec<_> = worker.outbox.unacknowledged().map(|(n, e)| (n, e.clone())).collect();
         for (number, (task, attempt, events)) in resend {
-            let entry = Entry { number, task, attempt, ts_ms: self.now, events };
-            self.head.entry(name, conn, entry, self.now).expect("no gap after a resume");
+            worker.wire.push_back(Sent::Entry(Entry { number, task, attempt, ts_ms: now, events }));
         }
+        self.carry(name);
         self.drain();
     }
 
     fn cut(&mut self, name: &NodeId) {
         if let Some(worker) = self.workers.get_mut(name).filter(|w| w.linked) {
-            worker.linked = false;
-            worker.inbox.clear();
-            self.head.unlinked(name, worker.conn, self.now);
+            worker.unlink();
+            self.head.unlinked(name, worker.conn);
         }
     }
 
     fn kill(&mut self, name: &NodeId) {
         self.cut(name);
+        self.proofs.push_back((name.clone(), self.workers[name].incarnation));
         self.join_new(&name.clone());
     }
 
     fn heartbeat(&mut self) {
-        let linked: Vec<_> = self.workers.iter().filter(|(_, w)| w.linked).map(|(n, _)| n.clone()).collect();
-        linked.iter().for_each(|name| self.head.heard(name, self.now));
+        let now = self.now;
+        for worker in self.workers.values_mut().filter(|w| w.linked && !w.is_stopped(now)) {
+            let beat = Sent::Beat(worker.clock(now));
+            worker.wire.push_back(beat);
+        }
     }
 
     /// The head dies. What it wrote stays, unless its machine lost its power: then some of what was not synced is gone. Of
@@ -306,24 +451,28 @@ impl World {
         for ((node, incarnation), number) in &self.disk.cursors {
             self.head.restore_cursor(node.clone(), *incarnation, *number);
         }
+        for (node, member) in &self.disk.members {
+            self.head.restore_member(node.clone(), member.clone(), self.now);
+        }
         for record in self.disk.tasks.values() {
             let events = self.disk.events.get(&record.id).map(|all| all.iter().map(|e| e.event.clone()).collect());
             self.head.restore(Stored { record: record.clone(), events: events.unwrap_or_default() }, self.now);
         }
-        for worker in self.workers.values_mut() {
-            worker.linked = false;
-            worker.inbox.clear();
-        }
+        self.head_stopped_until = 0;
+        self.workers.values_mut().for_each(Worker::unlink);
     }
 
     /// A worker takes one command, or one of its attempts says one word more.
     fn work(&mut self, name: &NodeId) {
-        let Some(worker) = self.workers.get_mut(name) else { return };
-        if let Some(command) = worker.inbox.pop_front() {
+        let now = self.now;
+        let Some(worker) = self.workers.get_mut(name).filter(|w| !w.is_stopped(now)) else { return };
+        if !worker.silent
+            && let Some(command) = worker.inbox.pop_front()
+        {
             match command {
                 Command::Start { actor, epoch, .. } => {
                     worker.actors.insert(actor.clone(), epoch);
-                    self.head.actor_report(name, &actor, epoch, ActorReport::Live, self.now);
+                    worker.wire.push_back(Sent::Live(actor, epoch));
                 }
                 Command::Stop { actor, .. } => {
                     worker.actors.remove(&actor);
@@ -358,6 +507,9 @@ impl World {
         }
         let key = keys[self.dice.below(keys.len() as u64) as usize].clone();
         let Some(run) = worker.running.get_mut(&key) else { return };
+        let newest = self.effects.entry(key.0.clone()).or_default();
+        assert!(*newest <= key.1, "L-1: attempt {} of {} acts after attempt {newest} began", key.1, key.0);
+        *newest = key.1;
         let events = match run.words {
             3 => {
                 let done = Outcome::Completed { finish: "stop".into(), result: None };
@@ -406,8 +558,7 @@ impl World {
         let Some(worker) = self.workers.get_mut(name) else { return };
         let number = worker.outbox.push((task.clone(), attempt, events.clone())).expect("room in the outbox");
         if worker.linked {
-            let entry = Entry { number, task, attempt, ts_ms: self.now, events };
-            self.head.entry(name, worker.conn, entry, self.now).expect("no gap on a live link");
+            worker.wire.push_back(Sent::Entry(Entry { number, task, attempt, ts_ms: self.now, events }));
         }
     }
 
@@ -437,9 +588,14 @@ impl World {
             writes.into_iter().for_each(|write| self.disk.write(write));
             sends.into_iter().for_each(|(node, command)| self.deliver(&node, command));
             for (node, conn) in drops {
-                if let Some(worker) = self.workers.get_mut(&node).filter(|w| w.conn == conn) {
-                    worker.linked = false;
-                    worker.inbox.clear();
+                // The worker is told, unless nothing reaches it: then its own clock tells it.
+                let now = self.now;
+                if let Some(worker) = self.workers.get_mut(&node).filter(|w| w.conn == conn && w.linked && !w.silent) {
+                    if worker.is_stopped(now) {
+                        worker.unlink();
+                    } else {
+                        worker.fence();
+                    }
                 }
             }
             self.submitted.extend(acknowledges);
@@ -464,9 +620,13 @@ impl Disk {
             Write::Cursor { node, incarnation, number } => {
                 self.cursors.insert((node, incarnation), number);
             }
+            Write::Member(node, Some(member)) => drop(self.members.insert(node, member)),
+            Write::Member(node, None) => drop(self.members.remove(&node)),
             Write::Agent(_)
             | Write::State(..)
-            | Write::NoState(_)
+            | Write::NoState(..)
+            | Write::Activation(..)
+            | Write::Clock(_)
             | Write::Actor(..)
             | Write::Reminder(..)
             | Write::Listener(..) => {}

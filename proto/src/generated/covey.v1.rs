@@ -1038,7 +1038,7 @@ pub struct FromWorker {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WorkerFrame {
-    #[prost(oneof = "worker_frame::Body", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "worker_frame::Body", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub body: ::core::option::Option<worker_frame::Body>,
 }
 /// Nested message and enum types in `WorkerFrame`.
@@ -1059,6 +1059,9 @@ pub mod worker_frame {
         Call(super::CallFrame),
         #[prost(message, tag = "6")]
         Models(super::ModelsReport),
+        /// everything here has stopped; the last frame
+        #[prost(message, tag = "7")]
+        Goodbye(super::Goodbye),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1084,7 +1087,7 @@ pub struct Hello {
     >,
     #[prost(message, optional, tag = "8")]
     pub models: ::core::option::Option<ModelsReport>,
-    /// all that live here
+    /// all that live here or are on their way up
     #[prost(message, repeated, tag = "9")]
     pub actors: ::prost::alloc::vec::Vec<ActorReport>,
     /// running, or in the outbox
@@ -1112,10 +1115,19 @@ pub struct TaskRef {
     #[prost(string, tag = "3")]
     pub actor: ::prost::alloc::string::String,
 }
+/// By the worker's own clock; the head gives it back as it is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Heartbeat {
     #[prost(uint64, tag = "1")]
     pub sent_ms: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Goodbye {}
+/// This link is over: what it stood for was given to others, or another link took its place.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Fenced {
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
 }
 /// Numbered from 1 in each incarnation without gaps; the head takes each number once.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1172,6 +1184,7 @@ pub mod actor_report {
         Stopped = 2,
         Slept = 3,
         Preparing = 4,
+        Starting = 5,
     }
     impl State {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -1185,6 +1198,7 @@ pub mod actor_report {
                 Self::Stopped => "STOPPED",
                 Self::Slept => "SLEPT",
                 Self::Preparing => "PREPARING",
+                Self::Starting => "STARTING",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1195,6 +1209,7 @@ pub mod actor_report {
                 "STOPPED" => Some(Self::Stopped),
                 "SLEPT" => Some(Self::Slept),
                 "PREPARING" => Some(Self::Preparing),
+                "STARTING" => Some(Self::Starting),
                 _ => None,
             }
         }
@@ -1212,7 +1227,7 @@ pub struct ToWorker {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HeadFrame {
-    #[prost(oneof = "head_frame::Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "head_frame::Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub body: ::core::option::Option<head_frame::Body>,
 }
 /// Nested message and enum types in `HeadFrame`.
@@ -1242,6 +1257,9 @@ pub mod head_frame {
         SessionOver(::prost::alloc::string::String),
         #[prost(message, tag = "10")]
         Say(super::SayTask),
+        /// the last frame: the worker stops everything and says hello anew
+        #[prost(message, tag = "11")]
+        Fenced(super::Fenced),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1252,6 +1270,7 @@ pub struct Welcome {
     /// outbox number known durable
     #[prost(uint64, tag = "2")]
     pub durable: u64,
+    /// the worker may act so long from when it sent what this, or an echo, answers
     #[prost(uint64, tag = "3")]
     pub lease_ms: u64,
     #[prost(uint64, tag = "4")]

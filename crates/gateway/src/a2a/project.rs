@@ -350,6 +350,7 @@ mod tests {
             created_ms: 0,
             changed_ms: 0,
             timeout_ms: None,
+            expires_ms: None,
             attempt: 1,
         })
     }
