@@ -11,7 +11,7 @@ export COVEY_BIN := $(VENV)/bin/covey
 # FEATURES=cuda (needs NVIDIA's toolkit) or FEATURES=metal: models on a card
 FEATURES ?=
 
-.PHONY: build demo test lint check-cuda bench bench-ray bench-llama bench-embed bench-a2a chaos-a2a fuzz-a2a bench-agents bench-gpu clean venv minilm a2a-clients
+.PHONY: build demo test lint check-cuda bench bench-ray bench-llama bench-embed bench-a2a chaos chaos-a2a fuzz-a2a bench-agents bench-gpu clean venv minilm a2a-clients
 
 build: venv
 	cargo build --release -p covey-cli -p covey-python $(if $(FEATURES),--features covey-cli/$(FEATURES))
@@ -122,6 +122,10 @@ $(CACHE)/a2a-bench/.ready:
 # Streams while workers and heads are killed: minutes.
 chaos-a2a: build
 	$(PY) benches/a2a/chaos.py
+
+# Real processes killed, stopped, doubled; what is promised is counted. SHORT=1 takes three minutes, not fifteen.
+chaos: build
+	$(PY) benches/chaos/run.py $(if $(SHORT),--short)
 
 # What a thousand agents on one head cost.
 bench-agents: build
