@@ -90,7 +90,7 @@ class World:
     def __enter__(self) -> World:
         self.nodes.head()
         for name in ("w1", "w2"):
-            self.nodes.worker(name, "--cpus", "2")
+            self.nodes.worker(name, "--cpus", "4")
         self.connect()
         return self
 
@@ -124,7 +124,7 @@ def worker_killed(count: Count, times: int) -> None:
             at_work, name = Round(world.nodes, count), f"w{1 + n % 2}"
             at_work.strike(lambda name=name: world.nodes.kill9(name))
             at_work.settle()
-            world.nodes.worker(name, "--cpus", "2")
+            world.nodes.worker(name, "--cpus", "4")
             world.nodes.live(2)
 
 
