@@ -19,7 +19,7 @@ use covey_store::Store;
 use futures::{StreamExt as _, TryStreamExt as _};
 use parking_lot::Mutex;
 
-use crate::{fresh_id, now_ms};
+use crate::fresh_id;
 
 /// An upload that gets nothing for so long is given up.
 const UPLOAD_IDLE: Duration = Duration::from_secs(10 * 60);
@@ -85,7 +85,7 @@ impl Files {
             self.uploads.lock().remove(&name);
             let _stays = self.going.read().await;
             let (digest, bytes) = upload.finish().await.map_err(lost)?;
-            self.store.keep_artifact(&digest, bytes, now_ms()).await.map_err(unread)?;
+            self.store.keep_artifact(&digest, bytes).await.map_err(unread)?;
         }
         Ok(name)
     }
@@ -150,13 +150,13 @@ impl Files {
                         .map_err(|e| Error::invalid(format!("the bytes of a file are no base64: {e}")))?;
                     let bytes = body.len() as u64;
                     let digest = self.place.put(body.into()).await.map_err(lost)?;
-                    self.store.keep_artifact(&digest, bytes, now_ms()).await.map_err(unread)?;
+                    self.store.keep_artifact(&digest, bytes).await.map_err(unread)?;
                     *source = MediaSource::Stored { digest, bytes };
                 }
                 MediaSource::Stored { digest, bytes } => {
                     *bytes = self.size(digest).await?;
                     // Its task does not name it yet.
-                    self.store.keep_artifact(digest, *bytes, now_ms()).await.map_err(unread)?;
+                    self.store.keep_artifact(digest, *bytes).await.map_err(unread)?;
                 }
                 MediaSource::Inline(_) | MediaSource::Url(_) | MediaSource::ProviderFile(_) => {}
             }
@@ -164,11 +164,10 @@ impl Files {
         Ok(())
     }
 
-    /// Forgets files that no task names any more.
+    /// Forgets some of the files that no task names any more; it is called again until there are none.
     pub async fn purge(&self) -> Result<usize, Error> {
-        let before = now_ms().saturating_sub(UNUSED_FOR.as_millis() as u64);
         let _alone = self.going.write().await;
-        let gone = self.store.forget_artifacts(before).await.map_err(unread)?;
+        let gone = self.store.forget_artifacts(UNUSED_FOR).await.map_err(unread)?;
         let count = gone.len();
         let deleted = futures::stream::iter(gone).map(|digest| {
             let place = self.place.clone();

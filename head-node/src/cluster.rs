@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use covey_cluster_core::head::Submission;
+use covey_cluster_core::head::{Submission, Submitted};
 use covey_domain::{
     AgentKind, AgentName, AgentSpec, CallerId, ContextId, Digest, Envelope, Error, Hook, HookState, TaskId, TaskRecord,
     caps,
@@ -34,6 +34,23 @@ impl ClusterPort {
     /// The page of `/metrics`.
     pub async fn metrics(&self) -> String {
         crate::metrics::render(&self.status().await, self.shared.relay.counts())
+    }
+
+    async fn stored(&self, id: &TaskId) -> Result<Option<Arc<TaskRecord>>, Error> {
+        let stored = self.shared.store.task(id).await;
+        stored.map_err(|e| Error::internal(format!("failed to read a task: {e}")))
+    }
+
+    /// The task that the same message made, if that has ended; and in `ask` up to when that was looked for.
+    async fn ended_of(&self, ask: &mut Submission) -> Result<Option<Arc<TaskRecord>>, Error> {
+        let Some(message) = &ask.message_id else { return Ok(None) };
+        // Before the look: what ends meanwhile the owner still knows.
+        ask.looked_at = self.shared.ended.load(std::sync::atomic::Ordering::Acquire);
+        let found = self.shared.store.task_of_message(&ask.caller, &ask.agent, message).await;
+        let Some(id) = found.map_err(|e| Error::internal(format!("failed to look for a message: {e}")))? else {
+            return Ok(None);
+        };
+        Ok(self.stored(&id).await?.filter(|record| record.state.is_terminal()))
     }
 
     /// Earlier turns of `context` with this agent, oldest first.
@@ -116,7 +133,7 @@ impl Cluster for ClusterPort {
             {
                 input.history = self.history(context, &spec, &task.caller).await?;
             }
-            let ask = Submission {
+            let mut ask = Submission {
                 id: fresh_id("task").into(),
                 context: task.context.unwrap_or_else(|| fresh_id("ctx").into()),
                 caller: task.caller,
@@ -127,15 +144,23 @@ impl Cluster for ClusterPort {
                 model: task.model,
                 protocol: task.protocol.to_owned(),
                 timeout_ms: task.timeout_ms,
+                looked_at: 0,
             };
-            let submitted = self.shared.owner.ask(|tx| Input::Submit(Box::new(ask), task.answered, tx)).await??;
-            if !submitted.created && submitted.record.state.is_terminal() {
-                let stored = self.shared.store.task(&submitted.record.id).await;
-                let stored = stored.map_err(|e| Error::internal(format!("failed to read a task: {e}")))?;
-                // One that is too old to be kept is known by what is remembered of it.
-                return Ok((stored.unwrap_or(submitted.record), false));
+            loop {
+                if let Some(ended) = self.ended_of(&mut ask).await? {
+                    return Ok((ended, false));
+                }
+                let asked = Box::new(ask.clone());
+                match self.shared.owner.ask(|tx| Input::Submit(asked, task.answered, tx)).await?? {
+                    Submitted::Made(record) => return Ok((record, true)),
+                    Submitted::Runs(record) => return Ok((record, false)),
+                    Submitted::Ended(id) => {
+                        let known = self.stored(&id).await?;
+                        return known.map(|record| (record, false)).ok_or_else(|| Error::not_found("task", id));
+                    }
+                    Submitted::LookAgain => {}
+                }
             }
-            Ok((submitted.record, submitted.created))
         }
         .boxed()
     }

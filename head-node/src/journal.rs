@@ -5,7 +5,14 @@
 //! worker begins with a task, and the answer to somebody who tells nobody of the task before its log does. If the machine
 //! dies in between, a task nobody was told of may have begun.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use covey_cluster_core::head::{Command, Reminder, Route};
 use covey_cluster_core::topics::Members;
@@ -14,15 +21,17 @@ use covey_proto::{
     to_json,
     v1::{self, head_frame::Body},
 };
-use covey_store::{Batch, Store, Written};
+use covey_store::{Batch, Capacity, Store, Written};
 use tokio::{sync::mpsc, time::Instant};
 
-use crate::{Agents, elsewhere::Passes, feed::Feed, relay::Relay};
+use crate::{Agents, elsewhere::Passes, feed::Feed, relay::Relay, vital};
 
 /// What waits for one fsync.
 const GROUP_MAX: usize = 4_096;
 /// How long what nobody waits for stays without an fsync.
 const SYNC_AFTER: Duration = Duration::from_millis(2);
+/// How long the owner waits for tables that are behind, before it refuses.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What inputs of the owner lead to.
 #[derive(Default)]
@@ -31,6 +40,8 @@ pub(crate) struct Item {
     pub effects: Vec<Effect>,
     /// Somebody waits for it to be durable.
     pub hurries: bool,
+    /// How many tasks have ended by then.
+    pub ended: u64,
 }
 
 /// Carried out once everything before it is durable, or written where that is enough.
@@ -61,6 +72,7 @@ pub(crate) struct Journal {
 struct Waiting {
     written: Option<Written>,
     effects: Vec<Effect>,
+    ended: u64,
 }
 
 impl Journal {
@@ -71,13 +83,14 @@ impl Journal {
         feed: Feed,
         agents: Agents,
         passes: Arc<Passes>,
+        ended: Arc<AtomicU64>,
     ) -> std::io::Result<Self> {
         let (syncs, waiting) = mpsc::channel(caps::OWNER_QUEUE_DEPTH_MAX);
-        let syncer = Syncer { store: store.clone(), relay: relay.clone(), feed: feed.clone(), agents, passes };
+        let syncer = Syncer { store: store.clone(), relay: relay.clone(), feed: feed.clone(), agents, passes, ended };
         let runtime = tokio::runtime::Handle::current();
         std::thread::Builder::new()
             .name("covey-journal".into())
-            .spawn(move || runtime.block_on(syncer.run(waiting)))?;
+            .spawn(move || vital::run_thread("the journal", || runtime.block_on(syncer.run(waiting))))?;
         Ok(Self { store, relay, feed, held: Vec::new(), due: None, syncs })
     }
 
@@ -86,12 +99,24 @@ impl Journal {
         self.due
     }
 
+    /// Whether the store takes more. Waits a little for tables that are behind.
+    pub async fn capacity(&mut self) -> Capacity {
+        let now = self.store.capacity();
+        if now != Capacity::Behind {
+            return now;
+        }
+        let end = Instant::now() + PATIENCE;
+        while self.store.capacity() == Capacity::Behind && Instant::now() < end {
+            self.store.caught_up(end - Instant::now()).await;
+        }
+        self.store.capacity()
+    }
+
     /// Writes what an input or some led to, and carries out what needs no more; the rest follows the fsync. `false`: the
     /// other side is gone.
-    pub async fn put(&mut self, Item { batch, effects, hurries }: Item) -> bool {
+    pub async fn put(&mut self, Item { batch, effects, hurries, ended }: Item) -> bool {
         let mut written = None;
         if !batch.is_empty() {
-            or_stop(self.store.room().await);
             self.feed.expect(&batch.made);
             written = Some(or_stop(self.store.write(batch)));
         }
@@ -110,7 +135,7 @@ impl Journal {
             }
         }
         if written.is_some() || !late.is_empty() {
-            self.held.push(Waiting { written, effects: late });
+            self.held.push(Waiting { written, effects: late, ended });
             self.due.get_or_insert_with(|| Instant::now() + SYNC_AFTER);
         }
         if hurries { self.flush().await } else { true }
@@ -144,20 +169,24 @@ struct Syncer {
     feed: Feed,
     agents: Agents,
     passes: Arc<Passes>,
+    /// How many tasks have ended and are on disk.
+    ended: Arc<AtomicU64>,
 }
 
 impl Syncer {
     async fn run(self, mut waiting: mpsc::Receiver<Waiting>) {
         let mut group = Vec::new();
         while waiting.recv_many(&mut group, GROUP_MAX).await > 0 {
-            let (mut written, mut effects) = (Vec::new(), Vec::new());
+            let (mut written, mut effects, mut ended) = (Vec::new(), Vec::new(), 0);
             for waiting in group.drain(..) {
+                ended = waiting.ended;
                 written.extend(waiting.written);
                 effects.extend(waiting.effects);
             }
             if !written.is_empty() {
                 self.feed.publish(&or_stop(self.store.sync(written)));
             }
+            self.ended.store(ended, Ordering::Release);
             self.carry_out(effects).await;
         }
     }

@@ -19,13 +19,15 @@ mod metrics;
 mod owner;
 mod probe;
 mod relay;
+mod room;
 mod server;
+mod vital;
 
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -41,7 +43,8 @@ use covey_node::{
     Credentials, Identity,
     tls::{Authority, MeshEntry, PinnedAddress, Port},
 };
-use covey_store::{Store, StoredMember};
+pub use covey_store::{Retention, upkeep};
+use covey_store::{Forgotten, Store, StoredMember, StoredTask};
 use parking_lot::RwLock;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -49,8 +52,8 @@ use tokio_util::sync::CancellationToken;
 /// HTTP/2 flow control, bytes: of one stream, of a connection.
 const WINDOWS: (u32, u32) = (4 << 20, 16 << 20);
 
-/// How often old tasks are looked for.
-const PURGE_EVERY: Duration = Duration::from_secs(3600);
+/// How often it is looked for what is old, or too much.
+const PURGE_EVERY: Duration = Duration::from_secs(60);
 
 /// An agent that a head starts with.
 #[derive(Clone, Debug)]
@@ -88,8 +91,8 @@ pub struct Config {
     pub default_agent: Option<AgentName>,
     /// Times of the cluster.
     pub times: HeadConfig,
-    /// Tasks that have ended, and what jobs printed, are kept this long.
-    pub keep: Duration,
+    /// Tasks that have ended, and what jobs printed, are kept this long, and while they are no more than this.
+    pub keep: Retention,
     /// Networks that webhooks may be in although they are not public.
     pub push_allow: Vec<IpNet>,
     /// Where large files are: a folder, or `s3://bucket/prefix`. A folder beside the store where nothing is said.
@@ -114,7 +117,7 @@ impl Config {
             agents: Vec::new(),
             default_agent: None,
             times: HeadConfig::default(),
-            keep: Duration::from_secs(30 * 24 * 3600),
+            keep: Retention { age: Duration::from_secs(30 * 24 * 3600), bytes: None },
             push_allow: Vec::new(),
             artifacts: None,
             links_for: Duration::from_secs(3600),
@@ -147,6 +150,9 @@ pub(crate) struct Shared {
     pub relay: relay::Relay,
     pub feed: feed::Feed,
     pub store: Arc<Store>,
+    /// How many tasks have ended and are on disk.
+    pub ended: Arc<AtomicU64>,
+    pub pulse: vital::Pulse,
     pub term: u64,
     pub times: HeadConfig,
     pub default_agent: Option<AgentName>,
@@ -174,6 +180,18 @@ impl HeadNode {
             covey_store::Error::InUse => {
                 Error::new(ErrorKind::AlreadyExists, format!("{e}: `{}`", config.data.display()))
                     .hint("`--data` or COVEY_HOME takes another folder")
+            }
+            e @ (covey_store::Error::Corrupt { .. }
+            | covey_store::Error::Damaged { .. }
+            | covey_store::Error::Missing { .. }
+            | covey_store::Error::Foreign { .. }) => {
+                let error = Error::internal(format!("failed to open the store in `{}`: {e}", config.data.display()));
+                error.hint(match upkeep::last_backup(&config.data.join("covey.db")) {
+                    Some(backup) => {
+                        format!("`covey restore {}` brings back its newest backup", backup.folder().display())
+                    }
+                    None => "`covey doctor` tells more; `covey restore` brings back a backup".to_owned(),
+                })
             }
             e => io(&format!("open the store in `{}`", config.data.display()), &e),
         })?;
@@ -234,13 +252,11 @@ impl HeadNode {
             let reminder = Reminder { due_ms: r.due_ms, every_ms: r.every_ms, method: r.method, args: r.args.0 };
             head.restore_reminder((actor, name, reminder));
         }
-        let mut unfinished = 0;
-        for (record, events) in snapshot.tasks {
-            if !record.state.is_terminal() {
-                unfinished += 1;
-                feed.restore(&record.id, events.len() as u64);
-            }
-            head.restore(Stored { record, events: events.into_iter().map(|e| e.event).collect() }, now);
+        let unfinished = snapshot.tasks.len();
+        head.restore_counts(snapshot.ended);
+        for StoredTask { record, events, broken } in snapshot.tasks {
+            feed.restore(&record.id, events.len() as u64);
+            head.restore(Stored { record, events: events.into_iter().map(|e| e.event).collect(), broken }, now);
         }
         let mut first_agent = None;
         let callers = callers::Callers::load(config.data.join("callers.json"))?;
@@ -266,15 +282,24 @@ impl HeadNode {
         }
         let known = head.agents().map(|spec| (spec.name.clone(), spec.clone())).collect();
         let agents: Agents = Arc::new(RwLock::new(known));
-        let journal =
-            journal::Journal::start(store.clone(), relay.clone(), feed.clone(), agents.clone(), passes.clone())
-                .map_err(|e| io("start the journal's thread", &e))?;
+        let (ended, pulse) = (Arc::<AtomicU64>::default(), vital::Pulse::default());
+        let (to, of) = (store.clone(), (relay.clone(), feed.clone(), agents.clone(), passes.clone()));
+        let journal = journal::Journal::start(to, of.0, of.1, of.2, of.3, ended.clone())
+            .map_err(|e| io("start the journal's thread", &e))?;
         let files = Arc::new(artifacts::Files::new(place, store.clone()));
-        tokio::spawn(purge(store.clone(), files.clone(), config.keep));
-        let owner = owner::spawn(head, journal, clock, shutdown.clone());
-        let waker = owner.clone();
-        tokio::spawn(async move {
-            while let Some(news) = sleepers.recv().await {
+        vital::spawn("retention", shutdown.clone(), purge(store.clone(), files.clone(), config.keep, shutdown.clone()));
+        let (watched, stops) = (store.clone(), shutdown.clone());
+        vital::spawn("the store", shutdown.clone(), async move {
+            tokio::select! {
+                why = watched.failed() => vital::stop_process(&why),
+                () = stops.cancelled() => {}
+            }
+        });
+        pulse.watch(shutdown.clone()).map_err(|e| io("start the watchdog", &e))?;
+        let owner = owner::spawn(head, journal, clock, pulse.clone(), shutdown.clone());
+        let (waker, stops) = (owner.clone(), shutdown.clone());
+        vital::spawn("the relay", shutdown.clone(), async move {
+            while let Some(Some(news)) = stops.run_until_cancelled(sleepers.recv()).await {
                 waker.tell(news).await;
             }
         });
@@ -295,6 +320,8 @@ impl HeadNode {
             relay,
             feed,
             store,
+            ended,
+            pulse,
             term: snapshot.term,
             times: config.times,
             default_agent: config.default_agent.or(first_agent),
@@ -331,19 +358,26 @@ impl HeadNode {
 }
 
 /// Forgets what is old.
-async fn purge(store: Arc<Store>, files: Arc<artifacts::Files>, keep: Duration) {
+async fn purge(store: Arc<Store>, files: Arc<artifacts::Files>, keep: Retention, shutdown: CancellationToken) {
     let mut every = tokio::time::interval(PURGE_EVERY);
-    loop {
-        every.tick().await;
-        match store.purge(now_ms().saturating_sub(keep.as_millis() as u64)).await {
-            Ok(0) => {}
-            Ok(count) => tracing::info!(count, "old tasks were forgotten"),
-            Err(error) => tracing::warn!(%error, "old tasks could not be forgotten"),
+    while shutdown.run_until_cancelled(every.tick()).await.is_some() {
+        match store.forget(keep).await {
+            Ok(gone) if gone.tasks + gone.cursors + gone.blobs == 0 => {}
+            Ok(Forgotten { tasks, cursors, blobs, held_max }) => {
+                let held_ms = held_max.as_millis() as u64;
+                tracing::info!(tasks, cursors, blobs, held_ms, "what is old was forgotten");
+            }
+            Err(error) => tracing::warn!(%error, "what is old could not be forgotten"),
         }
-        match files.purge().await {
-            Ok(0) => {}
-            Ok(count) => tracing::info!(count, "files that no task names were forgotten"),
-            Err(error) => tracing::warn!(%error, "files that no task names could not be forgotten"),
+        loop {
+            match files.purge().await {
+                Ok(0) => break,
+                Ok(count) => tracing::info!(count, "files that no task names were forgotten"),
+                Err(error) => {
+                    tracing::warn!(%error, "files that no task names could not be forgotten");
+                    break;
+                }
+            }
         }
     }
 }
@@ -353,7 +387,7 @@ pub(crate) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 
-/// A fresh id: time and random bits, so that ids sort roughly by age and never meet.
+/// A fresh id: time and 128 random bits, so that ids sort roughly by age, never meet and cannot be guessed.
 pub(crate) fn fresh_id(prefix: &str) -> String {
-    format!("{prefix}-{:x}{:08x}", now_ms(), rand::random::<u32>())
+    format!("{prefix}-{:x}{:032x}", now_ms(), rand::random::<u128>())
 }

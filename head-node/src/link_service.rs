@@ -210,7 +210,7 @@ async fn take_all(
     let mut entries = Vec::new();
     for body in frames.into_iter().filter_map(|frame| frame.body) {
         match body {
-            Body::Entry(entry) => entries.push(decode_entry(entry)?),
+            Body::Entry(entry) => entries.push(decode_entry(entry)),
             other => {
                 hand_over(shared, node, conn, &mut entries).await?;
                 take(shared, node, conn, other, tx).await?;
@@ -228,12 +228,13 @@ async fn hand_over(shared: &Shared, node: &NodeId, conn: u64, entries: &mut Vec<
     shared.owner.ask(|reply| Input::Entries(node.clone(), conn, entries, reply)).await?
 }
 
-fn decode_entry(entry: v1::OutboxEntry) -> Result<Entry, Error> {
+/// What cannot be read is taken too, as that: the worker would send it again for ever.
+fn decode_entry(entry: v1::OutboxEntry) -> Entry {
     let read =
         |e: &bytes::Bytes| TaskEvent::read(e).map_err(|why| Error::invalid(format!("failed to read an event: {why}")));
-    let events = entry.events.iter().map(read).collect::<Result<_, _>>()?;
+    let events = entry.events.iter().map(read).collect();
     let (number, attempt, ts_ms) = (entry.number, entry.attempt, entry.ts_ms);
-    Ok(Entry { number, task: entry.task.into(), attempt, ts_ms, events })
+    Entry { number, task: entry.task.into(), attempt, ts_ms, events }
 }
 
 async fn take(

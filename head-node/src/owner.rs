@@ -3,7 +3,7 @@
 //! Everything that can happen to the head is a variant of [`Input`]. Its effects go through the journal in order, so
 //! a reply is sent only after what it acknowledges is on disk.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use covey_cluster_core::{
     Head, Output,
@@ -21,7 +21,7 @@ use covey_domain::{
 };
 use covey_gateway::{Answered, SayTask};
 use covey_proto::v1;
-use covey_store::{Batch, Blob, DetachedActor, StateChange, StoredMember, StoredReminder, TaskChange};
+use covey_store::{Batch, Blob, Capacity, DetachedActor, StateChange, StoredMember, StoredReminder, TaskChange};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -32,6 +32,8 @@ use crate::{
     clock::Clock,
     journal::{Effect, Item, Journal},
     now_ms,
+    room::{self, Fate},
+    vital::{self, Pulse},
 };
 
 /// Inputs that are written together.
@@ -101,9 +103,9 @@ impl Handle {
 }
 
 /// Starts the owner.
-pub(crate) fn spawn(head: Head, journal: Journal, clock: Clock, shutdown: CancellationToken) -> Handle {
+pub(crate) fn spawn(head: Head, journal: Journal, clock: Clock, pulse: Pulse, shutdown: CancellationToken) -> Handle {
     let (inputs, rx) = mpsc::channel(caps::OWNER_QUEUE_DEPTH_MAX);
-    tokio::spawn(run(head, rx, journal, clock, shutdown));
+    vital::spawn("the owner", shutdown.clone(), run(head, rx, journal, clock, pulse, shutdown));
     Handle { inputs }
 }
 
@@ -112,16 +114,20 @@ async fn run(
     mut inputs: mpsc::Receiver<Input>,
     mut journal: Journal,
     clock: Clock,
+    pulse: Pulse,
     shutdown: CancellationToken,
 ) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let (mut taken, mut crowded) = (Vec::new(), false);
+    // What waits until the store has room.
+    let mut held: VecDeque<Input> = VecDeque::new();
     loop {
+        pulse.beat();
         let due = journal.due();
         let count = tokio::select! {
             () = shutdown.cancelled() => return,
-            count = inputs.recv_many(&mut taken, TAKEN_MAX) => Some(count),
+            count = inputs.recv_many(&mut taken, TAKEN_MAX), if held.len() < caps::OWNER_QUEUE_DEPTH_MAX => Some(count),
             _ = tick.tick() => {
                 // What waits is read before anybody is judged by the clock.
                 for _ in 0..inputs.len() {
@@ -149,6 +155,21 @@ async fn run(
             }
         }
         crowded = taken.len() > 1;
+        let capacity = journal.capacity().await;
+        if capacity == Capacity::Free {
+            if !held.is_empty() {
+                drop(taken.splice(..0, held.drain(..)));
+            }
+        } else {
+            // Time stands still for what would have to be written.
+            for input in std::mem::take(&mut taken) {
+                match room::judge(input, capacity) {
+                    Fate::Taken(input) => taken.push(*input),
+                    Fate::Held(input) => held.push_back(*input),
+                    Fate::Refused => {}
+                }
+            }
+        }
         let mut item = Item { hurries: count.is_none(), ..Item::default() };
         let now = clock.now_ms();
         head.set_wall(now, now_ms());
@@ -159,10 +180,13 @@ async fn run(
             item.hurries |= reply.as_ref().map_or(more, |reply| !matches!(reply, Effect::Answer(_)));
             item.effects.extend(reply);
         }
-        if count.is_none() {
-            head.tick(now);
+        if count.is_none() && capacity == Capacity::Free {
+            if head.tick(now) {
+                tick.reset_immediately();
+            }
             drain(&mut head, &mut item);
         }
+        item.ended = head.ended();
         let idle = item.batch.is_empty() && item.effects.is_empty();
         if !idle && !journal.put(item).await {
             return;
@@ -255,6 +279,8 @@ fn handle(head: &mut Head, input: Input, now: u64) -> Option<Effect> {
         Input::Submit(ask, answered, tx) => {
             let submitted = head.submit(*ask, now);
             match answered {
+                // The end of a task may still be on its way to the disk, where the asker looks for it.
+                _ if matches!(submitted, Ok(Submitted::Ended(_))) => later(tx, submitted),
                 Answered::Durable => later(tx, submitted),
                 Answered::Early => Some(Effect::Answer(Box::new(move || drop(tx.send(submitted))))),
             }

@@ -1,6 +1,9 @@
 //! One port for gRPC and HTTP, and one checkpoint in front of every route.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use axum::{
     Json, Router,
@@ -17,6 +20,7 @@ use covey_proto::{
     to_status,
     v1::{covey_server::CoveyServer, link_server::LinkServer},
 };
+use covey_store::Capacity;
 use futures::future::Either;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -30,8 +34,12 @@ use crate::{
     link_service::LinkService,
 };
 
-/// Tells that this process runs.
+/// Tells that the owner's loop turns.
 const LIVE: &str = "/livez";
+/// Tells that the head takes work: the loop turns, and the store writes and has room.
+const READY: &str = "/readyz";
+/// How long either waits.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) async fn serve(
     listener: TcpListener,
@@ -46,7 +54,7 @@ pub(crate) async fn serve(
     let app = tower::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         let request = request.map(Body::new);
         let path = request.uri().path();
-        if path == LIVE || covey_gateway::is_open(path) {
+        if path == LIVE || path == READY || covey_gateway::is_open(path) {
             return Either::Left(open.clone().call(request));
         }
         match check.pass(request) {
@@ -73,7 +81,40 @@ fn routes(shared: Shared, settings: Settings) -> (Router, Router) {
         .route("/metrics", get(move || async move { seen.metrics().await }))
         .merge(covey_gateway::router(cluster.clone(), &settings))
         .merge(grpc);
-    (closed, covey_gateway::open_router(cluster, &settings).route(LIVE, get(|| async { "ok" })))
+    let (pulse, shared) = (cluster.shared.pulse.clone(), cluster.shared.clone());
+    let live =
+        get(move || async move { health(pulse.beats(PATIENCE).await.then_some(()).ok_or("the loop stands still")) });
+    let checks = Arc::new(tokio::sync::Mutex::new(()));
+    let ready = get(move || async move {
+        // One at a time: each is an fsync.
+        let _alone = checks.lock().await;
+        health(is_ready(&shared).await)
+    });
+    (closed, covey_gateway::open_router(cluster, &settings).route(LIVE, live).route(READY, ready))
+}
+
+fn health(found: Result<(), &'static str>) -> (StatusCode, &'static str) {
+    found.map_or_else(|why| (StatusCode::SERVICE_UNAVAILABLE, why), |()| (StatusCode::OK, "ok"))
+}
+
+async fn is_ready(shared: &Shared) -> Result<(), &'static str> {
+    if shared.shutdown.is_cancelled() {
+        return Err("it stops");
+    }
+    if !shared.pulse.beats(PATIENCE).await {
+        return Err("the loop stands still");
+    }
+    match shared.store.capacity() {
+        Capacity::Free => {}
+        Capacity::Behind => return Err("the tables are behind"),
+        Capacity::DiskFull => return Err("the disk is full"),
+    }
+    let store = shared.store.clone();
+    let synced = tokio::time::timeout(PATIENCE, tokio::task::spawn_blocking(move || store.probe())).await;
+    match synced {
+        Ok(Ok(Ok(()))) => Ok(()),
+        _ => Err("the store does not write"),
+    }
 }
 
 /// In front of all that is not open: Host, Origin, credentials; in this order, before anything reads the body.

@@ -42,6 +42,8 @@ pub enum Kind {
     NotFound,
     /// More than is served at once; come again.
     Exhausted,
+    /// The disk is full.
+    StorageFull,
     /// Not now.
     Unavailable,
     /// Not in time.
@@ -61,7 +63,7 @@ struct Faces {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::TaskNotFound,
         Self::TaskNotCancelable,
         Self::PushNotificationNotSupported,
@@ -77,6 +79,7 @@ impl Kind {
         Self::InvalidParams,
         Self::NotFound,
         Self::Exhausted,
+        Self::StorageFull,
         Self::Unavailable,
         Self::DeadlineExceeded,
         Self::Internal,
@@ -102,6 +105,7 @@ impl Kind {
             Self::InvalidParams => wrong(-32602, "INVALID_PARAMS"),
             Self::NotFound => of(-32602, Code::NotFound, 404, "NOT_FOUND", "NOT_FOUND"),
             Self::Exhausted => of(-32603, Code::ResourceExhausted, 429, "RESOURCE_EXHAUSTED", "RESOURCE_EXHAUSTED"),
+            Self::StorageFull => of(-32603, Code::ResourceExhausted, 503, "RESOURCE_EXHAUSTED", "STORAGE_FULL"),
             Self::Unavailable => of(-32603, Code::Unavailable, 503, "UNAVAILABLE", "UNAVAILABLE"),
             Self::DeadlineExceeded => of(-32603, Code::DeadlineExceeded, 504, "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"),
             Self::Internal => of(-32603, Code::Internal, 500, "INTERNAL", "INTERNAL"),

@@ -46,6 +46,8 @@ struct TaskLog {
     inbox: Inbox,
     /// How it will end, where the turn has said so.
     ending: Mutex<Option<Outcome>>,
+    /// Why something it said could not go into the log, which is how it ends then.
+    broken: Mutex<Option<Error>>,
 }
 
 /// Where the frames of a caller's stream go.
@@ -233,7 +235,8 @@ impl Sink {
 
     pub(crate) fn task(out: mpsc::UnboundedSender<Report>, task: TaskId, attempt: u32, inbox: Inbox) -> Self {
         let writer = Mutex::new(Some(Writer::new(task.clone(), attempt)));
-        Self::new(Target::Task(Box::new(TaskLog { out, task, attempt, writer, inbox, ending: Mutex::default() })))
+        let (ending, broken) = (Mutex::default(), Mutex::default());
+        Self::new(Target::Task(Box::new(TaskLog { out, task, attempt, writer, inbox, ending, broken })))
     }
 
     fn new(target: Target) -> Self {
@@ -274,7 +277,10 @@ impl Sink {
                 out.send(*id, Body::Item(item));
             }
             Target::Task(log) => {
-                let content = contents(&item);
+                let content = contents(&item).unwrap_or_else(|error| {
+                    log.breaks(error);
+                    Vec::new()
+                });
                 let events =
                     log.writer.lock().as_mut().map(|w| content.into_iter().flat_map(|c| w.content(c)).collect());
                 self.events(events.unwrap_or_default());
@@ -379,14 +385,17 @@ impl Sink {
                         Outcome::Cancelled { by: "worker".into(), reason: error.message }
                     }
                     (_, Some(said)) => said,
-                    (Ok(value), None) => Outcome::Completed {
-                        finish: "stop".into(),
-                        result: value
-                            .filter(|v| v.codec() == Codec::Json)
-                            .and_then(|v| from_json("a result", &v.body).ok()),
-                    },
+                    (Ok(value), None) => {
+                        let value = value.filter(|v| v.codec() == Codec::Json);
+                        let read =
+                            |v: Payload| from_json("the result", &v.body).map_err(|error| log.breaks(error)).ok();
+                        Outcome::Completed { finish: "stop".into(), result: value.and_then(read) }
+                    }
                     (Err(error), None) => Outcome::Failed { error: Error { detail: None, ..error } },
                 };
+                let end = TaskEvent::Finished { outcome: outcome.clone(), usage: BTreeMap::new() };
+                let _ = end.check().map_err(|error| log.breaks(error));
+                let outcome = log.broken.lock().take().map_or(outcome, |error| Outcome::Failed { error });
                 if let Some(writer) = log.writer.lock().take() {
                     let events = writer.finish(outcome, std::mem::take(&mut *self.usage.lock()));
                     self.events(events);
@@ -395,24 +404,32 @@ impl Sink {
         }
     }
 
-    fn events(&self, events: Vec<TaskEvent>) {
+    fn events(&self, mut events: Vec<TaskEvent>) {
         if let Target::Task(log) = &self.target
             && !events.is_empty()
         {
+            events.retain(|event| event.check().map_err(|error| log.breaks(error)).is_ok());
             let _ = log.out.send(Report::Events { task: log.task.clone(), attempt: log.attempt, events });
         }
     }
 }
 
-/// What an item of a task's answer holds.
-fn contents(item: &Payload) -> Vec<Content> {
-    if item.codec() == Codec::Content {
-        return from_json("an item", &item.body).unwrap_or_default();
+impl TaskLog {
+    /// The turn said what the log cannot keep; the first such thing is why the task fails.
+    fn breaks(&self, error: Error) {
+        self.broken.lock().get_or_insert(error);
     }
-    match from_json("an item", &item.body).unwrap_or_default() {
+}
+
+/// What an item of a task's answer holds.
+fn contents(item: &Payload) -> Result<Vec<Content>, Error> {
+    if item.codec() == Codec::Content {
+        return from_json("an item of the answer", &item.body);
+    }
+    Ok(match from_json("an item of the answer", &item.body)? {
         serde_json::Value::String(text) => vec![Content::Text(text)],
         other => vec![Content::Data(other)],
-    }
+    })
 }
 
 impl Drop for Sink {
@@ -473,6 +490,35 @@ mod tests {
         [4, 5].into_iter().for_each(|seq| control.say(said(seq)));
         assert_eq!(*place.0.lock(), [3, 4, 5]);
         assert!(control.inbox.next().is_none());
+    }
+
+    #[test]
+    fn a_task_whose_answer_its_log_cannot_keep_fails_with_the_reason() {
+        let deep =
+            |levels| payload_json(&(0..levels).fold(serde_json::json!(1), |inner, _| serde_json::json!([inner])));
+        let broken = Payload { body: "NaN".into(), ..payload_json(&1) };
+        for (item, result, good) in [
+            (deep(64), deep(64), true),
+            (deep(65), deep(1), false),
+            (deep(1), deep(65), false),
+            (deep(1), deep(200), false),
+            (broken.clone(), deep(1), false),
+            (deep(1), broken, false),
+        ] {
+            let (tx, mut rx) = mpsc::unbounded_channel();
+            let sink = Sink::task(tx, "t".into(), 1, Inbox::default());
+            sink.push(item);
+            sink.end(Ok(Some(result)));
+            let mut ends = Vec::new();
+            while let Ok(Report::Events { events, .. }) = rx.try_recv() {
+                assert!(events.iter().all(|event| event.check().is_ok()));
+                ends.extend(events.into_iter().filter_map(|event| match event {
+                    TaskEvent::Finished { outcome, .. } => Some(matches!(outcome, Outcome::Completed { .. })),
+                    _ => None,
+                }));
+            }
+            assert_eq!(ends, [good]);
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub(crate) mod submit;
 pub(crate) mod token;
 pub(crate) mod top;
 pub(crate) mod up;
+pub(crate) mod upkeep;
 
 /// Whole seconds from a time, in milliseconds since the epoch, to now.
 fn seconds_since(at_ms: u64) -> u64 {

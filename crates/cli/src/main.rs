@@ -75,6 +75,12 @@ enum Command {
     /// List models, add one to the models folder, bring one into memory or out of it
     #[command(subcommand)]
     Model(commands::model::Command),
+    /// Look at the head's store and check all of it
+    Doctor(commands::upkeep::DoctorArgs),
+    /// Copy the head's store, keys and files while it runs
+    Backup(commands::upkeep::BackupArgs),
+    /// Make a head's folder of a backup
+    Restore(commands::upkeep::RestoreArgs),
     /// Measure
     #[command(subcommand)]
     Bench(commands::bench::Command),
@@ -123,6 +129,9 @@ fn main() -> std::process::ExitCode {
             Command::Token(args) => commands::token::run(&args),
             Command::Key(command) => commands::key::run(command).await,
             Command::Model(command) => commands::model::run(command).await,
+            Command::Doctor(args) => commands::upkeep::doctor(args).await,
+            Command::Backup(args) => commands::upkeep::backup(args).await,
+            Command::Restore(args) => commands::upkeep::restore(args).await,
             Command::Bench(command) => commands::bench::run(command).await,
         }
     });

@@ -506,15 +506,19 @@ impl Head {
         self.settle(now);
     }
 
-    /// Time has passed: leases, backoffs and deadlines.
-    pub fn tick(&mut self, now: Millis) {
+    /// Time has passed: leases, backoffs and deadlines. `true` when there is more to do than one verb should: it wants to be
+    /// called again soon.
+    pub fn tick(&mut self, now: Millis) -> bool {
         self.judge(now);
         self.keep_time(now);
         self.recover(now);
-        self.expire_tasks(now);
+        let mut more = self.liveness.recover_until.is_none() && self.requeue_orphans(now);
+        more |= self.expire_tasks(now);
+        more |= self.fail_waiting(now);
         self.remind(now);
         self.unplanned |= self.waiting.ripen(now);
         self.settle(now);
+        more
     }
 
     /// Now and then the clock itself is written: a head that starts again goes on from there.
@@ -783,8 +787,8 @@ pub struct Entry {
     pub attempt: u32,
     /// When the worker made it.
     pub ts_ms: Millis,
-    /// What happened.
-    pub events: Vec<covey_domain::TaskEvent>,
+    /// What happened; or why that cannot be read, which ends the task.
+    pub events: Result<Vec<covey_domain::TaskEvent>, Error>,
 }
 
 /// How an actor is, as its worker says.

@@ -197,10 +197,8 @@ impl Head {
         for id in self.believed.keys().cloned().collect::<Vec<_>>() {
             self.disbelieve(&id, now);
         }
-        let orphans: Vec<_> = self.tasks.active.iter().filter(|(_, t)| t.orphan).map(|(id, _)| id.clone()).collect();
-        for id in orphans {
-            self.task_lost(&id, &Error::unavailable("its worker did not come back"), now);
-        }
+        // The rest of them follows with the next ticks.
+        self.requeue_orphans(now);
     }
 
     /// Brings a member back from the store, before the first verb.

@@ -1,7 +1,7 @@
 //! The life of a task: accepted, queued, given to an actor, tried again when that is lost, ended once.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -12,13 +12,18 @@ use covey_domain::{
     log::{OpenParts, Turns},
     task::TaskInput,
 };
-use hashbrown::{HashMap, hash_map};
+use hashbrown::HashMap;
 
 use crate::{
     dead_letters::DeadLetter,
     directory::{ActorState, Owner},
     head::{Command, Entry, Head, Output, Write},
+    messages::Messages,
+    queue::{Place, Queues},
 };
+
+/// Tasks that one tick ends, fails or queues again; the next one goes on. It keeps each verb short.
+const STEP: usize = 512;
 
 /// A request for a task.
 #[derive(Clone, Debug)]
@@ -43,15 +48,22 @@ pub struct Submission {
     pub protocol: String,
     /// Bound from now on.
     pub timeout_ms: Option<u64>,
+    /// How many tasks had ended, and were on disk ([`Head::ended`]), when the disk was looked at for the task that the
+    /// same message made, in vain.
+    pub looked_at: u64,
 }
 
 /// What came of a submission. It is acknowledged once the writes before it are durable.
-#[derive(Clone, Debug)]
-pub struct Submitted {
-    /// The task; without its input where it has ended already.
-    pub record: Arc<TaskRecord>,
-    /// `false`: the same message had made it before.
-    pub created: bool,
+#[derive(Clone, Debug, PartialEq)]
+pub enum Submitted {
+    /// A new task.
+    Made(Arc<TaskRecord>),
+    /// The same message had made it before, and it runs.
+    Runs(Arc<TaskRecord>),
+    /// The same message had made it before, and it has ended: the disk has it.
+    Ended(TaskId),
+    /// Too many tasks ended since the disk was looked at; it may be one of those.
+    LookAgain,
 }
 
 /// A task as it comes back from the store.
@@ -59,8 +71,10 @@ pub struct Submitted {
 pub struct Stored {
     /// Its record.
     pub record: TaskRecord,
-    /// Its log; only read for tasks that have not ended.
+    /// Its log.
     pub events: Vec<TaskEvent>,
+    /// Why the rest of its log or its input could not be read: it fails with this.
+    pub broken: Option<String>,
 }
 
 #[derive(Debug)]
@@ -77,74 +91,77 @@ pub(crate) struct Task {
     pub orphan: bool,
 }
 
-/// All tasks that have not ended, and the memory of message ids.
+/// All tasks that have not ended, and what must be known of the others.
 #[derive(Debug, Default)]
 pub(crate) struct Tasks {
     pub active: HashMap<TaskId, Task>,
-    queues: BTreeMap<AgentName, VecDeque<TaskId>>,
-    queued: usize,
-    by_message: HashMap<(CallerId, AgentName, String), Arc<TaskRecord>>,
-    message_order: VecDeque<(CallerId, AgentName, String)>,
-    ended: BTreeMap<&'static str, u64>,
+    pub queues: Queues,
+    messages: Messages,
+    deadlines: BTreeSet<(Millis, TaskId)>,
+    /// Brought back from the store while they ran; those that no worker claims are queued again.
+    pub orphans: VecDeque<TaskId>,
+    /// Agents whose actors cannot start: what waited up to a place fails.
+    failing: BTreeMap<AgentName, (Place, Error)>,
+    /// Tasks by state, the ended ones that were there at the start included.
+    counts: BTreeMap<&'static str, u64>,
 }
 
 impl Tasks {
     pub fn waiting(&self) -> impl Iterator<Item = (&AgentName, usize)> {
-        self.queues.iter().filter(|(_, q)| !q.is_empty()).map(|(agent, q)| (agent, q.len()))
+        self.queues.waiting()
     }
 
     pub fn counts(&self) -> BTreeMap<String, u64> {
-        let mut counts: BTreeMap<String, u64> = self.ended.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();
-        for task in self.active.values() {
-            *counts.entry(task.record.state.name().to_owned()).or_default() += 1;
-        }
-        counts
+        self.counts
+            .iter()
+            .filter(|(_, count)| **count > 0)
+            .map(|(state, count)| ((*state).to_owned(), *count))
+            .collect()
     }
 
-    fn enqueue(&mut self, agent: &AgentName, task: TaskId, first: bool) {
-        let queue = self.queues.entry(agent.clone()).or_default();
-        if first {
-            queue.push_front(task)
-        } else {
-            queue.push_back(task)
+    fn insert(&mut self, task: Task) {
+        let record = &task.record;
+        self.messages.begin(record);
+        *self.counts.entry(record.state.name()).or_default() += 1;
+        if let Some(deadline) = task.deadline {
+            self.deadlines.insert((deadline, record.id.clone()));
         }
-        self.queued += 1;
+        self.active.insert(record.id.clone(), task);
     }
 
-    fn remember(&mut self, record: &Arc<TaskRecord>) {
-        if let Some(message_id) = &record.message_id {
-            let key = (record.caller.clone(), record.agent.clone(), message_id.clone());
-            match self.by_message.entry(key) {
-                hash_map::Entry::Occupied(mut known) => drop(known.insert(record.clone())),
-                hash_map::Entry::Vacant(new) => {
-                    self.message_order.push_back(new.key().clone());
-                    new.insert(record.clone());
-                }
-            }
-            if self.message_order.len() > caps::MESSAGE_IDS_MAX
-                && let Some(oldest) = self.message_order.pop_front()
-            {
-                self.by_message.remove(&oldest);
-            }
+    fn moves(&mut self, from: TaskState, to: TaskState) {
+        if let Some(count) = self.counts.get_mut(from.name()) {
+            *count -= 1;
         }
+        *self.counts.entry(to.name()).or_default() += 1;
     }
-}
 
-/// What is remembered of a task that has ended: a million of them must not weigh what they were asked with.
-fn without_input(record: &TaskRecord) -> Arc<TaskRecord> {
-    Arc::new(TaskRecord { input: Arc::default(), ..record.clone() })
+    fn retire(&mut self, id: &TaskId) {
+        let Some(task) = self.active.remove(id) else { return };
+        if let Some(deadline) = task.deadline {
+            self.deadlines.remove(&(deadline, id.clone()));
+        }
+        self.queues.remove(&task.record.agent, id);
+        self.messages.end(&task.record);
+    }
 }
 
 impl Head {
-    /// Brings a task back from the store, before the first verb.
+    /// Tasks with a message id that have ended since this head began; for [`Submission::looked_at`].
+    pub fn ended(&self) -> u64 {
+        self.tasks.messages.ended()
+    }
+
+    /// How many tasks of each state the store has that have ended, before the first verb.
+    pub fn restore_counts(&mut self, ended: impl IntoIterator<Item = (TaskState, u64)>) {
+        for (state, count) in ended {
+            *self.tasks.counts.entry(state.name()).or_default() += count;
+        }
+    }
+
+    /// Brings a task that has not ended back from the store, before the first verb.
     pub fn restore(&mut self, stored: Stored, now: Millis) {
         let record = Arc::new(stored.record);
-        if record.state.is_terminal() {
-            self.tasks.remember(&without_input(&record));
-            *self.tasks.ended.entry(record.state.name()).or_default() += 1;
-            return;
-        }
-        self.tasks.remember(&record);
         let (mut open, mut turns) = (OpenParts::default(), Turns::default());
         let (mut state, mut excused) = (TaskState::Submitted, 0);
         for (event, seq) in stored.events.iter().zip(1..) {
@@ -154,9 +171,11 @@ impl Head {
             excused += u32::from(matches!(event, TaskEvent::StepReset { .. }) && state.waits());
             state = state.after(event);
         }
-        let begun = open.in_step();
-        if !begun {
-            self.tasks.enqueue(&record.agent, record.id.clone(), false);
+        let (begun, id) = (open.in_step(), record.id.clone());
+        if begun {
+            self.tasks.orphans.push_back(id.clone());
+        } else {
+            self.tasks.queues.push_back(&record.agent, id.clone());
         }
         if begun {
             self.liveness.recover_until.get_or_insert(now + self.config.lease_ms);
@@ -165,21 +184,37 @@ impl Head {
         let deadline = record.expires_ms.or(record.timeout_ms.map(|t| now + t));
         let seq = stored.events.len() as u64;
         let task = Task { seq, open, turns, excused, actor: None, deadline, orphan: begun, record };
-        self.tasks.active.insert(task.record.id.clone(), task);
+        self.tasks.insert(task);
+        if let Some(why) = stored.broken {
+            let error = Error::internal(format!("what is stored of the task could not be read: {why}"));
+            self.end_task(
+                &id,
+                Outcome::Failed { error: error.hint("`covey doctor` tells where it was set aside") },
+                now,
+            );
+        }
     }
 
     /// Accepts a task, or finds the one the same message made.
     pub fn submit(&mut self, ask: Submission, now: Millis) -> Result<Submitted, Error> {
         let spec = self.agent(ask.agent.as_str())?.clone();
-        if let Some(message_id) = &ask.message_id
-            && let Some(known) = self.tasks.by_message.get(&(ask.caller.clone(), ask.agent.clone(), message_id.clone()))
-        {
-            let record = self.tasks.active.get(&known.id).map_or(known, |t| &t.record).clone();
-            return Ok(Submitted { record, created: false });
+        if let Some(message_id) = &ask.message_id {
+            if let Some(known) = self.tasks.messages.find(&ask.caller, &ask.agent, message_id) {
+                let runs = self.tasks.active.get(known).map(|task| task.record.clone());
+                return Ok(runs.map_or_else(|| Submitted::Ended(known.clone()), Submitted::Runs));
+            }
+            if ask.looked_at < self.tasks.messages.forgotten() {
+                return Ok(Submitted::LookAgain);
+            }
         }
+        if self.tasks.active.contains_key(&ask.id) {
+            return Err(Error::new(ErrorKind::AlreadyExists, format!("there is a task `{}` already", ask.id)));
+        }
+        ask.input.check()?;
         let skill = spec.skill(ask.skill.as_deref())?.id.clone();
-        if self.tasks.queued >= caps::TASK_QUEUE_DEPTH_MAX {
-            return Err(Error::new(ErrorKind::Overloaded, format!("{} tasks wait already", self.tasks.queued))
+        let waiting = self.tasks.queues.len();
+        if waiting >= caps::TASK_QUEUE_DEPTH_MAX {
+            return Err(Error::new(ErrorKind::Overloaded, format!("{waiting} tasks wait already"))
                 .hint("try again later, or add workers"));
         }
         let timeout_ms = ask.timeout_ms.or(spec.timeout_ms);
@@ -219,13 +254,12 @@ impl Head {
             deadline: timeout_ms.map(|t| now + t),
             orphan: false,
         };
-        self.tasks.remember(&record);
-        self.tasks.active.insert(record.id.clone(), task);
+        self.tasks.insert(task);
         self.out.push_back(Output::Write(Write::NewTask(record.clone())));
         self.append(&record.id, vec![started], self.wall(now));
-        self.tasks.enqueue(&record.agent, record.id.clone(), false);
+        self.tasks.queues.push_back(&record.agent, record.id.clone());
         self.settle(now);
-        Ok(Submitted { record, created: true })
+        Ok(Submitted::Made(record))
     }
 
     /// Ends a task because somebody asks for it. Idempotent while it runs; a task that has ended stays as it is.
@@ -246,21 +280,31 @@ impl Head {
     /// Events a worker wrote; what a stale attempt says is refused, except that its actor is free again.
     pub(crate) fn task_events(&mut self, node: &NodeId, entry: Entry, now: Millis) {
         let Entry { task: id, attempt, events, ts_ms, .. } = entry;
-        let ends = events.iter().any(TaskEvent::is_terminal);
+        let taken = events.and_then(|events| events.iter().try_for_each(TaskEvent::check).map(|()| events));
+        // What cannot be taken may have been the end: nothing more is waited for.
+        let ends = taken.as_ref().map_or(true, |events| events.iter().any(TaskEvent::is_terminal));
         let fresh = self.tasks.active.get(&id).filter(|t| t.record.attempt == attempt && !t.orphan);
         let actor = fresh.and_then(|t| t.actor.clone());
         let ours =
             actor.as_ref().and_then(|a| self.directory.actors.get(a)).is_some_and(|a| a.node.as_ref() == Some(node));
-        if ours {
-            self.append(&id, events, ts_ms);
-            self.after_events(&id);
-            self.rest(&id, now);
+        match taken {
+            Ok(events) if ours => {
+                self.append(&id, events, ts_ms);
+                self.after_events(&id);
+                self.rest(&id, now);
+            }
+            Err(error) if ours => {
+                // It would be refused again, however often it came.
+                let message = format!("what its worker said of it cannot be kept: {}", error.message);
+                self.end_task(&id, Outcome::Failed { error: Error { message, ..error } }, now);
+            }
+            Ok(_) | Err(_) => {}
         }
         if ends {
             if let Some(known) = self.nodes.get_mut(node) {
                 known.tasks_done += u64::from(ours);
             }
-            if let Some(actor) = self.free_slot(node, &id, attempt) {
+            if let Some(actor) = self.free_slot(node, actor, &id, attempt) {
                 self.end_if_emptied(&actor, now);
             }
         }
@@ -283,12 +327,11 @@ impl Head {
                     if !actor.has_turn() || !self.takes_tasks(id) {
                         break;
                     }
-                    let Some(task) = self.tasks.queues.get_mut(&agent).and_then(VecDeque::pop_front) else { break };
-                    self.tasks.queued -= 1;
+                    let Some(task) = self.tasks.queues.pop(&agent) else { break };
                     self.assign(&task, id, now);
                 }
             }
-            let waiting = self.tasks.queues.get(&agent).map_or(0, VecDeque::len).saturating_sub(coming);
+            let waiting = self.tasks.queues.waiting_for(&agent).saturating_sub(coming);
             let more = waiting.div_ceil(spec.concurrency.max(1) as usize);
             let room = self.pool_max(&spec).saturating_sub(pool.len());
             for _ in 0..more.min(room) {
@@ -352,40 +395,60 @@ impl Head {
         });
         let agent = task.record.agent.clone();
         self.append(id, events, wall);
-        self.tasks.enqueue(&agent, id.clone(), true);
+        self.tasks.queues.push_front(&agent, id.clone());
     }
 
     /// No actor of this agent can start, so its queued tasks never will.
     pub(crate) fn pool_cannot_start(&mut self, agent: &AgentName, error: &Error, now: Millis) {
-        let alive = self
-            .directory
-            .pools
-            .get(agent)
-            .into_iter()
-            .flatten()
-            .any(|id| self.directory.actors.get(id).is_some_and(|a| a.state == ActorState::Live));
-        if alive {
-            return;
-        }
-        let waiting = self.tasks.queues.get(agent).cloned().unwrap_or_default();
-        for id in waiting {
-            self.end_task(&id, Outcome::Failed { error: error.clone() }, now);
+        if let Some(last) = self.tasks.queues.last(agent) {
+            self.tasks.failing.insert(agent.clone(), (last, error.clone()));
+            self.fail_waiting(now);
         }
     }
 
-    pub(crate) fn expire_tasks(&mut self, now: Millis) {
-        let late: Vec<_> = self
-            .tasks
-            .active
-            .iter()
-            .filter(|(_, t)| t.deadline.is_some_and(|d| d <= now))
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in late {
+    /// Fails some of the tasks that wait for actors that cannot start. `true` while there are more.
+    pub(crate) fn fail_waiting(&mut self, now: Millis) -> bool {
+        let mut left = STEP;
+        while let Some((agent, (last, error))) =
+            self.tasks.failing.first_key_value().map(|(a, f)| (a.clone(), f.clone()))
+        {
+            let mut pool = self.directory.pools.get(&agent).into_iter().flatten();
+            let alive = pool.any(|id| self.directory.actors.get(id).is_some_and(|a| a.state == ActorState::Live));
+            let first = self.tasks.queues.first(&agent).filter(|(place, _)| !alive && *place <= last);
+            let Some(task) = first.map(|(_, task)| task.clone()) else {
+                self.tasks.failing.remove(&agent);
+                continue;
+            };
+            if left == 0 {
+                return true;
+            }
+            left -= 1;
+            self.end_task(&task, Outcome::Failed { error }, now);
+        }
+        false
+    }
+
+    /// Ends some of the tasks whose time is over. `true` while there are more.
+    pub(crate) fn expire_tasks(&mut self, now: Millis) -> bool {
+        for _ in 0..STEP {
+            let due = self.tasks.deadlines.first().filter(|(deadline, _)| *deadline <= now);
+            let Some((_, id)) = due.cloned() else { return false };
             let limit = self.tasks.active.get(&id).and_then(|t| t.record.timeout_ms).unwrap_or(0);
             let error = Error::new(ErrorKind::DeadlineExceeded, format!("the task took longer than {limit} ms"));
             self.end_task(&id, Outcome::Failed { error }, now);
         }
+        true
+    }
+
+    /// Queues some of the tasks again that no worker brought back. `true` while there are more.
+    pub(crate) fn requeue_orphans(&mut self, now: Millis) -> bool {
+        for _ in 0..STEP {
+            let Some(id) = self.tasks.orphans.pop_front() else { return false };
+            if self.tasks.active.get(&id).is_some_and(|task| task.orphan) {
+                self.task_lost(&id, &Error::unavailable("its worker did not come back"), now);
+            }
+        }
+        true
     }
 
     /// Writes the end of a task by the head's own hand; the worker is told and its actor stays taken until it answers.
@@ -396,14 +459,9 @@ impl Head {
             Outcome::Failed { error } => error.message.clone(),
             Outcome::Completed { .. } | Outcome::Interrupted { .. } => String::new(),
         };
-        let (agent, attempt, actor) = (task.record.agent.clone(), task.record.attempt, task.actor.clone());
+        let (attempt, actor) = (task.record.attempt, task.actor.clone());
         let mut events = task.open.closers(false);
         events.push(TaskEvent::Finished { outcome, usage: BTreeMap::new() });
-        if let Some(queue) = self.tasks.queues.get_mut(&agent) {
-            let before = queue.len();
-            queue.retain(|t| t != id);
-            self.tasks.queued -= before - queue.len();
-        }
         self.append(id, events, self.wall(now));
         self.after_events(id);
         if let Some(node) = actor.and_then(|a| self.directory.actors.get(&a)).and_then(|a| a.node.clone()) {
@@ -433,27 +491,25 @@ impl Head {
             self.out.push_back(Output::Write(Write::Event(Arc::new(envelope))));
         }
         if changed {
+            let before = task.record.state;
             task.record = Arc::new(TaskRecord { state, changed_ms: ts_ms, ..(*task.record).clone() });
             self.out.push_back(Output::Write(Write::Task(task.record.clone())));
+            self.tasks.moves(before, state);
         }
     }
 
     /// Retires a task whose log has its end.
     fn after_events(&mut self, id: &TaskId) {
-        let Some(task) = self.tasks.active.get(id) else { return };
-        if !task.record.state.is_terminal() {
-            return;
+        if self.tasks.active.get(id).is_some_and(|task| task.record.state.is_terminal()) {
+            self.tasks.retire(id);
         }
-        let record = task.record.clone();
-        self.tasks.active.remove(id);
-        *self.tasks.ended.entry(record.state.name()).or_default() += 1;
-        self.tasks.remember(&without_input(&record));
     }
 
-    /// The worker has ended an attempt, so its actor has a turn to give.
-    fn free_slot(&mut self, node: &NodeId, task: &TaskId, attempt: u32) -> Option<ActorId> {
-        let node = self.nodes.get(node)?;
-        for id in &node.actors {
+    /// The worker has ended an attempt, so its actor has a turn to give. It is `likely` unless the attempt is an older one.
+    fn free_slot(&mut self, node: &NodeId, likely: Option<ActorId>, task: &TaskId, attempt: u32) -> Option<ActorId> {
+        let known = self.nodes.get(node)?;
+        let likely = likely.filter(|id| known.actors.contains(id));
+        for id in likely.iter().chain(&known.actors) {
             if let Some(actor) = self.directory.actors.get_mut(id)
                 && actor.tasks.get(task) == Some(&attempt)
             {

@@ -26,6 +26,8 @@ impl Head {
         now: Millis,
     ) -> Result<(Arc<TaskRecord>, u64), Error> {
         let ended = || Error::new(ErrorKind::FailedPrecondition, format!("task `{id}` has ended"));
+        // The list of parts, the part; the event around them is counted with an input's.
+        covey_domain::depth::check("the message", parts.as_slice(), 2)?;
         let task = self.tasks.active.get(id).ok_or_else(ended)?;
         if message_id.is_some()
             && let Some(known) = task.turns.said.iter().find(|said| said.message_id == message_id)

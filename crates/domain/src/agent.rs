@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{ActorId, AgentName, Digest, Error, ModelName, Resources, caps, infer::Sampling};
+use crate::{ActorId, AgentName, Digest, Error, ModelName, Resources, caps, depth, infer::Sampling};
 
 /// A kind of actor. Serialized as JSON on every wire and in the store; unknown fields are refused nowhere.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -414,6 +414,8 @@ pub struct Skill {
 impl AgentSpec {
     /// Checks names and numbers, and gives a prompt agent its only skill.
     pub fn validated(mut self) -> Result<Self, Error> {
+        // The definition, its A2A section, the list of extensions, the extension.
+        depth::check("the definition of an agent", &self, 4)?;
         let name = self.name.as_str();
         let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if name.is_empty() || name.len() > caps::AGENT_NAME_MAX || !name.chars().all(good) || name.starts_with('.') {

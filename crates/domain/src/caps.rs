@@ -4,6 +4,9 @@
 pub const MESSAGE_BYTES_MAX: usize = 32 << 20;
 /// Bytes put into one message of a stream of frames, unless a single frame is larger.
 pub const BATCH_BYTES_MAX: usize = 16 << 20;
+/// Levels that JSON of a request, an answer or a definition may be nested. What is stored is parsed with a bound of 128
+/// levels, and the record around a value takes up to a dozen.
+pub const JSON_DEPTH_MAX: usize = 64;
 /// Largest code blob a driver may ship, bytes.
 pub const CODE_BYTES_MAX: usize = 24 << 20;
 /// Calls and tasks waiting in one actor's mailbox.
@@ -22,8 +25,8 @@ pub const OWNER_QUEUE_DEPTH_MAX: usize = 65_536;
 pub const OUTBOX_DEPTH_MAX: usize = 1_000_000;
 /// Events of a live task kept in memory for readers; older ones are read from the store.
 pub const FEED_EVENTS_MAX: usize = 4_096;
-/// Message ids remembered per cluster for idempotent submission.
-pub const MESSAGE_IDS_MAX: usize = 1_000_000;
+/// Message ids of tasks that ended last, kept in memory for idempotent submission; older ones are looked up on disk.
+pub const MESSAGE_IDS_RECENT_MAX: usize = 32_768;
 /// Calls a client may have open at once.
 pub const CALLS_OPEN_MAX: usize = 100_000;
 /// Attempts of one task before a crash counts as its own fault.
@@ -36,6 +39,12 @@ pub const STATE_BYTES_MAX: usize = 16 << 20;
 pub const AGENT_NAME_MAX: usize = 64;
 /// Events read from the store at once.
 pub const EVENT_PAGE_MAX: usize = 1_024;
+/// Bytes of the log that the tables may be behind; above it new work waits, then is refused.
+pub const STORE_LAG_BYTES_MAX: usize = 64 << 20;
+/// Bytes of one file of the log, above which the same holds.
+pub const STORE_LOG_BYTES_MAX: u64 = 96 << 20;
+/// Places in logs that are kept for readers who come back.
+pub const BOOKMARKS_MAX: usize = 4_096;
 /// What a job may print; beyond it nothing is kept.
 pub const JOB_LOG_BYTES_MAX: usize = 64 << 20;
 /// Actors in a picture of the cluster.

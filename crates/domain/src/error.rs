@@ -20,6 +20,8 @@ pub enum ErrorKind {
     FailedPrecondition,
     /// A queue is full; try later.
     Overloaded,
+    /// The head's disk is full: nothing new is taken, all else goes on.
+    StorageFull,
     /// A payload is over its limit.
     TooLarge,
     /// Time ran out.
@@ -59,7 +61,7 @@ pub const RUNNING: &str = "running";
 
 impl ErrorKind {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [ErrorKind; 15] = [
+    pub const ALL: [ErrorKind; 16] = [
         Self::InvalidArgument,
         Self::Unauthenticated,
         Self::PermissionDenied,
@@ -67,6 +69,7 @@ impl ErrorKind {
         Self::AlreadyExists,
         Self::FailedPrecondition,
         Self::Overloaded,
+        Self::StorageFull,
         Self::TooLarge,
         Self::DeadlineExceeded,
         Self::Cancelled,
@@ -93,6 +96,7 @@ impl ErrorKind {
                 ("failed_precondition", 9, 400, -32602, 65, "invalid_request_error", "FailedPrecondition")
             }
             Self::Overloaded => ("overloaded", 8, 429, -32603, 75, "rate_limit_error", "Overloaded"),
+            Self::StorageFull => ("storage_full", 8, 503, -32603, 75, "server_error", "StorageFull"),
             Self::TooLarge => ("too_large", 11, 413, -32602, 65, "invalid_request_error", "TooLarge"),
             Self::DeadlineExceeded => ("deadline_exceeded", 4, 504, -32603, 75, "timeout", "DeadlineExceeded"),
             Self::Cancelled => ("cancelled", 1, 499, -32603, 130, "cancelled", "Cancelled"),
@@ -116,6 +120,7 @@ impl ErrorKind {
             Self::AlreadyExists => "already_exists",
             Self::FailedPrecondition => "failed_precondition",
             Self::Overloaded => "overloaded",
+            Self::StorageFull => "storage_full",
             Self::TooLarge => "too_large",
             Self::DeadlineExceeded => "deadline_exceeded",
             Self::Cancelled => "cancelled",

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::{
     AgentName, ArtifactId, ContextId, Digest, Error, ExchangeId, InterruptId, MessageId, Millis, ModelName, PartId,
-    SubRunId, TaskId, ToolCallId, infer::Usage,
+    SubRunId, TaskId, ToolCallId, depth, infer::Usage,
 };
 
 /// One entry of a task's log.
@@ -706,6 +706,21 @@ impl TaskEvent {
             }),
             _ => serde_json::from_slice(json),
         }
+    }
+
+    /// Refuses what could be written and not read back.
+    pub fn check(&self) -> Result<(), Error> {
+        let around = match self {
+            // The event, and its delta.
+            Self::PartDelta { .. } => 2,
+            // The event, its list of parts, the part.
+            Self::Steered { .. } | Self::ArtifactChunk { .. } => 3,
+            // The event and its outcome; and of a message the list of parts, and the part.
+            Self::Finished { outcome: Outcome::Completed { finish, .. }, .. } if is_message(finish) => 4,
+            Self::Finished { .. } | Self::InterruptResolved { .. } | Self::InterruptRaised { .. } => 2,
+            _ => 4,
+        };
+        depth::check("an event", self, around)
     }
 
     /// Nothing may follow it.

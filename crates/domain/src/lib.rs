@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod caps;
+pub mod depth;
 pub mod error;
 pub mod event;
 pub mod hook;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AgentName, CallerId, ContextId, InterruptId, Millis, ModelName, TaskId,
+    AgentName, CallerId, ContextId, Error, InterruptId, Millis, ModelName, TaskId, depth,
     event::{Choice, Content, InterruptKind, Outcome, Phase, TaskEvent},
 };
 
@@ -113,6 +113,12 @@ impl TaskInput {
     /// All text in it, a line each.
     pub fn text(&self) -> String {
         text_of(&self.content)
+    }
+
+    /// Refuses what could be written and not read back.
+    pub fn check(&self) -> Result<(), Error> {
+        // The input, its list of contents, the content.
+        depth::check("the message", self, 3)
     }
 }
 

@@ -4,6 +4,7 @@
 //! each. gRPC names the agent by the request's tenant. Every binding calls `ops`, and every stream is a projection of
 //! the task's log (`project`): its SSE ids are places in the log, so `Last-Event-ID` resumes without loss.
 
+mod bookmarks;
 mod card;
 mod grpc;
 mod ops;
@@ -41,6 +42,7 @@ struct Hub {
     pusher: push::Pusher,
     signer: Signer,
     known: card::Known,
+    bookmarks: bookmarks::Bookmarks,
 }
 
 type Port = State<Arc<Hub>>;
@@ -49,7 +51,14 @@ type Port = State<Arc<Hub>>;
 pub fn router(cluster: Arc<dyn Cluster>, settings: &Settings) -> Router {
     let pusher = push::Pusher::start(&cluster, settings);
     let links = Links::new(settings);
-    let hub = Arc::new(Hub { links, cluster, pusher, signer: settings.signer.clone(), known: card::Known::default() });
+    let hub = Arc::new(Hub {
+        links,
+        cluster,
+        pusher,
+        signer: settings.signer.clone(),
+        known: card::Known::default(),
+        bookmarks: Default::default(),
+    });
     let service = grpc::Grpc { hub: hub.clone() };
     let old_grpc = old::A2aServiceServer::new(service.clone())
         .max_decoding_message_size(caps::MESSAGE_BYTES_MAX)

@@ -30,7 +30,12 @@ pub fn write_private(path: &Path, body: &[u8]) -> io::Result<()> {
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
     file.write_all(body)?;
     file.sync_all()?;
-    fs::rename(&fresh, path)
+    fs::rename(&fresh, path)?;
+    // The new name outlives the machine's power only when its folder is on disk, too.
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => fs::File::open(folder)?.sync_all(),
+        _ => Ok(()),
+    }
 }
 
 /// The address by which others reach who listens on `bound`: itself, or for "all addresses" the one that this machine

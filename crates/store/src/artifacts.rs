@@ -1,9 +1,14 @@
 //! Which files are in the artifact store, and which tasks name them. The bytes are elsewhere.
 
+use std::time::Duration;
+
 use covey_domain::{Digest, Millis, TaskId};
 use sqlx::{Row as _, SqliteConnection};
 
 use crate::{Batch, Error, Store};
+
+/// Files that are forgotten in one step.
+const FORGOTTEN_AT_ONCE: u32 = 128;
 
 /// Which of what tasks of a batch name is in the artifact store.
 pub(crate) fn uses(batch: &Batch) -> impl Iterator<Item = (TaskId, Digest)> {
@@ -27,15 +32,15 @@ pub(crate) async fn write_uses(db: &mut SqliteConnection, uses: &[(TaskId, Diges
 
 impl Store {
     /// A file is in the artifact store from now on.
-    pub async fn keep_artifact(&self, digest: &Digest, bytes: u64, now: Millis) -> Result<(), Error> {
+    pub async fn keep_artifact(&self, digest: &Digest, bytes: u64) -> Result<(), Error> {
         let mut db = self.writer.lock().await;
-        sqlx::query("INSERT OR REPLACE INTO artifacts VALUES (?, ?, ?)")
+        let done = sqlx::query("INSERT OR REPLACE INTO artifacts VALUES (?, ?, ?)")
             .bind(digest.as_str())
             .bind(bytes as i64)
-            .bind(now as i64)
+            .bind(self.age.now() as i64)
             .execute(&mut *db)
-            .await?;
-        Ok(())
+            .await;
+        self.fault.sound(done).map(drop)
     }
 
     /// How many bytes a file has that is in the artifact store.
@@ -47,16 +52,23 @@ impl Store {
         Ok(row.map(|row| row.get::<i64, _>(0) as u64))
     }
 
-    /// Forgets files that no task names and that were kept before `before`; gives those, whose bytes may go.
-    pub async fn forget_artifacts(&self, before: Millis) -> Result<Vec<Digest>, Error> {
-        self.late.settled().await;
+    /// Forgets some of the files that no task names and that were kept longer than `spared` ago; gives those, whose bytes may
+    /// go. It is called again until there are none.
+    pub async fn forget_artifacts(&self, spared: Duration) -> Result<Vec<Digest>, Error> {
+        if !self.memtable.flush().await {
+            // A use that the tables do not have yet would be overlooked.
+            return Ok(Vec::new());
+        }
+        let before = self.age.now().saturating_sub(spared.as_millis() as Millis);
         let mut db = self.writer.lock().await;
         let gone = sqlx::query(
-            "DELETE FROM artifacts WHERE made_ms < ? AND digest NOT IN (SELECT digest FROM artifact_uses) RETURNING digest",
+            "DELETE FROM artifacts WHERE digest IN (SELECT digest FROM artifacts AS a WHERE made_ms <= ?
+                AND NOT EXISTS (SELECT 1 FROM artifact_uses AS u WHERE u.digest = a.digest) LIMIT ?) RETURNING digest",
         )
         .bind(before as i64)
+        .bind(FORGOTTEN_AT_ONCE)
         .fetch_all(&mut *db)
-        .await?;
-        Ok(gone.iter().map(|row| row.get::<String, _>(0).into()).collect())
+        .await;
+        Ok(self.fault.sound(gone)?.iter().map(|row| row.get::<String, _>(0).into()).collect())
     }
 }

@@ -5,8 +5,12 @@ use std::{borrow::Cow, io::Write as _, ops::Range, sync::Arc};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use covey_domain::{ActorId, AgentSpec, Envelope, Millis, NodeId, TaskId, TaskRecord, TaskState};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
-use crate::rows::{Entry, StoredEntry, numbered};
+use crate::{
+    rows::{Entry, numbered},
+    salvage::{self, Broken},
+};
 
 /// Events of a task that share a row, at most.
 pub(crate) const EVENTS_PER_ROW: usize = 256;
@@ -15,6 +19,9 @@ pub(crate) const EVENTS_PER_ROW: usize = 256;
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Batch {
+    /// A term began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub term: Option<u64>,
     /// Agents registered or replaced.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub agents: Vec<Arc<AgentSpec>>,
@@ -119,9 +126,10 @@ pub(crate) struct Run {
 
 /// What [`Batch::encode`] writes.
 #[derive(Deserialize)]
-struct Encoded {
+struct Encoded<'a> {
     made: Vec<Arc<TaskRecord>>,
-    runs: Vec<(TaskId, u64, Vec<StoredEntry>)>,
+    #[serde(borrow)]
+    runs: Vec<(TaskId, u64, &'a RawValue)>,
     rest: Batch,
 }
 
@@ -207,14 +215,23 @@ impl Batch {
         let Encoded { made, runs, rest } = serde_json::from_slice(json)?;
         let mut events = Vec::new();
         for (task, first, entries) in runs {
-            events.extend(numbered(&task, first, entries).map(Arc::new));
+            events.extend(numbered(&task, first, entries.get())?.into_iter().map(Arc::new));
         }
         Ok(Self { made, events, ..rest })
     }
 
+    /// The same for one that was taken before there was a rule for what can be read: what can be of it, and what cannot.
+    pub(crate) fn decode_or_salvage(json: &[u8]) -> (Self, Vec<Broken>) {
+        match Self::decode(json) {
+            Ok(batch) => (batch, Vec::new()),
+            Err(error) => salvage::batch(json, &error),
+        }
+    }
+
     /// Nothing to write.
     pub fn is_empty(&self) -> bool {
-        self.agents.is_empty()
+        self.term.is_none()
+            && self.agents.is_empty()
             && self.made.is_empty()
             && self.tasks.is_empty()
             && self.events.is_empty()

@@ -11,6 +11,8 @@ use std::{
 use sqlx::SqliteConnection;
 use tokio::sync::Mutex;
 
+use crate::fault::Fault;
+
 /// Bytes of bodies that are committed before the write-ahead log is brought into the tables.
 const CHECKPOINT_BYTES: u64 = 4 << 20;
 /// How often it is looked how many there are, and after how many looks fewer will do.
@@ -20,7 +22,12 @@ const CHECKPOINT_LATEST: u32 = 25;
 const LOG_PAGES_MAX: i64 = 16_384;
 
 /// Brings what was committed from the write-ahead log into the tables, beside the commits.
-pub(crate) async fn keep(mut db: SqliteConnection, writer: Arc<Mutex<SqliteConnection>>, written: Arc<AtomicU64>) {
+pub(crate) async fn keep(
+    mut db: SqliteConnection,
+    writer: Arc<Mutex<SqliteConnection>>,
+    written: Arc<AtomicU64>,
+    fault: Fault,
+) {
     let mut every = tokio::time::interval(CHECKPOINT_EVERY);
     let mut quiet = 0;
     loop {
@@ -42,8 +49,10 @@ pub(crate) async fn keep(mut db: SqliteConnection, writer: Arc<Mutex<SqliteConne
             }
             other => other.map(drop),
         };
-        if let Err(error) = outcome {
+        if let Err(error) = fault.sound(outcome) {
             tracing::warn!(%error, "a checkpoint failed; the write-ahead log grows");
+            // It is tried again.
+            written.fetch_add(bytes, Ordering::Relaxed);
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, mem, sync::Arc};
 
-use covey_domain::{ActorId, Digest, Envelope, NodeId, TaskId, TaskRecord};
+use covey_domain::{ActorId, AgentName, CallerId, Digest, Envelope, NodeId, TaskId, TaskRecord};
 use hashbrown::HashMap;
 
 use crate::{
@@ -50,6 +50,8 @@ pub(crate) struct Group {
     /// As they came up, which is the order of most keys of the tables.
     pub tasks: Vec<GroupTask>,
     at: HashMap<TaskId, usize>,
+    /// Tasks made, by message.
+    messages: HashMap<(CallerId, AgentName, String), TaskId>,
     /// The epoch of whoever wrote it, and the state.
     pub states: HashMap<ActorId, (u64, Option<Blob>)>,
     pub cursors: BTreeMap<(NodeId, u64), u64>,
@@ -74,6 +76,9 @@ impl Group {
         self.uses.extend(artifacts::uses(&batch));
         for (record, at) in mem::take(&mut batch.made).into_iter().zip(made) {
             let id = record.id.clone();
+            if let Some(message) = &record.message_id {
+                self.messages.insert((record.caller.clone(), record.agent.clone(), message.clone()), id.clone());
+            }
             self.of(&id).made = Some((record, Piece { batch: body, at }));
         }
         for change in mem::take(&mut batch.tasks) {
@@ -121,6 +126,10 @@ impl Group {
 
     pub fn task(&self, id: &TaskId) -> Option<&GroupTask> {
         self.at.get(id).map(|at| &self.tasks[*at])
+    }
+
+    pub fn task_of_message(&self, caller: &CallerId, agent: &AgentName, message: &str) -> Option<TaskId> {
+        self.messages.get(&(caller.clone(), agent.clone(), message.to_owned())).cloned()
     }
 
     pub fn json(&self, piece: &Piece) -> &str {

@@ -12,14 +12,14 @@ impl Store {
     /// Keeps a webhook; one of the same id is replaced.
     pub async fn keep_hook(&self, hook: &Hook) -> Result<(), Error> {
         let mut db = self.writer.lock().await;
-        sqlx::query("INSERT OR REPLACE INTO hooks VALUES (?, ?, ?, ?)")
+        let done = sqlx::query("INSERT OR REPLACE INTO hooks VALUES (?, ?, ?, ?)")
             .bind(hook.task.as_str())
             .bind(&hook.id)
             .bind(hook.state.name())
             .bind(json(hook))
             .execute(&mut *db)
-            .await?;
-        Ok(())
+            .await;
+        self.fault.sound(done).map(drop)
     }
 
     /// Webhooks of a task, in a state, or all, by task and id.
@@ -50,18 +50,17 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         }
-        tx.commit().await?;
-        Ok(())
+        self.fault.sound(tx.commit().await)
     }
 
     /// Forgets a webhook. Idempotent.
     pub async fn forget_hook(&self, task: &TaskId, id: &str) -> Result<(), Error> {
         let mut db = self.writer.lock().await;
-        sqlx::query("DELETE FROM hooks WHERE task = ? AND id = ?")
+        let done = sqlx::query("DELETE FROM hooks WHERE task = ? AND id = ?")
             .bind(task.as_str())
             .bind(id)
             .execute(&mut *db)
-            .await?;
-        Ok(())
+            .await;
+        self.fault.sound(done).map(drop)
     }
 }

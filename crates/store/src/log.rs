@@ -1,44 +1,57 @@
 //! The log in front of the tables: one write and one fsync make a batch durable.
 //!
-//! Two files take turns. A record is a head of [`HEAD`] bytes (length and CRC-32 of the body, the life of the process
-//! that wrote it, its number; little-endian) and the batch as JSON. Records are numbered without a gap; those of one
-//! file are of one life. What is behind the last record of a file is older or torn, which the number, the life or the sum tells.
+//! Two files take turns. Each begins with a header ([`format::Header`]): whose it is, a random number of this use of the
+//! file (its *cycle*), and the number of its first record. Records are numbered without a gap across both files, carry the
+//! cycle of their file and a CRC-32, and say up to which number all was synced when they were written: the **durable
+//! watermark**. After each fsync a marker behind the last record says so too; the next record overwrites it.
 //!
-//! Files are filled with zeros ahead of what is written: an fsync that need not write the file's length costs half.
+//! So a torn tail, which nobody was told of, can be told from damage: what is unreadable and above every watermark is torn
+//! and forgotten; what is below one was acknowledged, and the log refuses to open and names the place.
+//!
+//! Files are filled with zeros ahead of what is written: an fsync that need not write the file's length costs half. The same
+//! bytes are what is written to when the disk is full.
+
+pub(crate) mod format;
+pub(crate) mod v1;
 
 use std::{
     fs::{File, OpenOptions},
     io,
-    os::unix::fs::FileExt as _,
-    path::Path,
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
+
+use format::{AREA, Gap, HEAD, Header, Parsed};
 
 use crate::{Batch, Error, batch::Json, beside};
 
-/// Length, sum, life, number.
-const HEAD: usize = 4 + 4 + 8 + 8;
-/// Zeros that are written ahead.
+/// Zeros that are written ahead at once, and how many there are ahead of a record at least while the disk has room.
 const GROW: u64 = 1 << 20;
+const RESERVE: u64 = 2 << 20;
 /// A file of this length is left for the other one, once that is free.
-const TURN_AT: u64 = 8 << 20;
+const ROTATE_AT: u64 = 8 << 20;
 /// A file that grew above this is cut when its turn comes.
-const KEPT_MAX: u64 = 4 * TURN_AT;
+const KEPT_MAX: u64 = 4 * ROTATE_AT;
+/// How often a full disk is tried again.
+const RETRY_EVERY: Duration = Duration::from_millis(250);
 
 /// A record that was read back.
 #[derive(Debug)]
 pub(crate) struct Record {
     pub number: u64,
-    pub batch: Batch,
+    pub body: Vec<u8>,
 }
 
 #[derive(Debug)]
-struct Side {
+struct LogFile {
     file: Arc<File>,
+    path: PathBuf,
+    cycle: u64,
     /// Where the next record goes.
     end: u64,
     /// Bytes that are there, written or zero.
@@ -50,209 +63,316 @@ struct Side {
 /// Both files, and where the next record goes.
 #[derive(Debug)]
 pub(crate) struct Log {
-    sides: [Side; 2],
+    files: [LogFile; 2],
     active: usize,
-    life: u64,
+    store: u64,
     number: u64,
-    body: Vec<u8>,
+    /// All up to this number is on disk.
+    synced: u64,
+    buffer: Vec<u8>,
+    /// Since when the disk has no room for more zeros.
+    full: Option<Instant>,
 }
 
 /// Up to which number the tables have everything for good, and up to which a file waits for that.
 #[derive(Debug, Default)]
-pub(crate) struct Safe {
+pub(crate) struct Watermark {
     pub tables: AtomicU64,
     pub wanted: AtomicU64,
 }
 
-impl Log {
-    /// Opens or makes the files `<path>-log0` and `<path>-log1`; and gives the records above `applied`, oldest first.
-    pub fn open(path: &Path, applied: u64) -> Result<(Self, Vec<Record>), Error> {
-        let open = |n: u8| {
-            let name = beside(path, &format!("-log{n}"));
-            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(name)?;
-            let size = file.metadata()?.len();
-            Ok::<_, io::Error>(Side { file: Arc::new(file), end: 0, size, last: 0 })
-        };
-        let sides = [open(0).map_err(Error::Log)?, open(1).map_err(Error::Log)?];
-        let mut found = Vec::new();
-        for side in &sides {
-            found.extend(side.read(applied)?);
-        }
-        found.sort_by_key(|record| record.number);
-        for (expected, record) in (applied + 1..).zip(&found) {
-            if record.number != expected {
-                return Err(Error::Damaged { missing: expected, found: record.number });
+/// Names of the files.
+pub(crate) fn paths(path: &Path) -> [PathBuf; 2] {
+    [0, 1].map(|n| beside(path, &format!("-log{n}")))
+}
+
+/// A number that no earlier use of a file had, as far as chance goes.
+fn fresh_cycle() -> u64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    // No byte of UTF-8 is 0xff, so no body has a cycle in it.
+    RandomState::new().hash_one(Instant::now()) | 0xff
+}
+
+/// Entries of a folder are on disk then.
+pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn damaged(path: &Path, at: u64, why: impl Into<String>) -> Error {
+    Error::Damaged { file: path.display().to_string(), at, why: why.into() }
+}
+
+/// What a file holds.
+struct Read {
+    header: Header,
+    parsed: Parsed,
+    bytes: Vec<u8>,
+}
+
+/// Reads one file of a store. `None`: it is none of this format.
+fn read(path: &Path, store: u64) -> Result<Option<Read>, Error> {
+    let bytes = std::fs::read(path).map_err(Error::Log)?;
+    let Some(header) = Header::read(&bytes) else { return Ok(None) };
+    let header = header.map_err(|why| damaged(path, 0, why))?;
+    if header.store != store {
+        return Err(Error::Foreign { file: path.display().to_string() });
+    }
+    let area = bytes.get(AREA..).unwrap_or_default();
+    let parsed = if header.first == 0 { Parsed::default() } else { format::parse(area, header.cycle, header.first) };
+    Ok(Some(Read { header, parsed, bytes }))
+}
+
+/// What both files hold, judged.
+struct Judged {
+    records: Vec<Record>,
+    /// Of each file: where it ends, and the number of its last record.
+    ends: [(u64, u64); 2],
+    active: usize,
+    number: u64,
+}
+
+/// Tells torn tails from damage. Gives the records above `applied`, oldest first.
+fn judge(paths: &[PathBuf; 2], files: &[Read; 2], applied: u64) -> Result<Judged, Error> {
+    let begun = files.each_ref().map(|f| f.header.first);
+    let active = usize::from(begun[1] > begun[0]);
+    // A file is begun once all before it is synced.
+    let watermark = files.iter().map(|f| f.parsed.watermark.max(f.header.first.saturating_sub(1))).max().unwrap_or(0);
+    let mut records = Vec::new();
+    let mut ends = [(AREA as u64, 0); 2];
+    for (n, Read { header, parsed, bytes }) in files.iter().enumerate() {
+        let path = &paths[n];
+        // What is torn ends the file; what is behind it was never synced.
+        let mut torn = None;
+        for Gap { at, from, to } in &parsed.gaps {
+            if *to <= applied + 1 {
+                tracing::warn!(file = %path.display(), at = AREA + at, from, "the log is damaged where it is not needed any more");
+            } else if *from <= watermark {
+                let why = format!("record {from} cannot be read, and all up to {watermark} was on disk");
+                return Err(damaged(path, (AREA + at) as u64, why));
+            } else {
+                torn = Some((*at, *from));
+                break;
             }
         }
-        let life = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
-        let number = found.last().map_or(applied, |record| record.number);
-        Ok((Self { sides, active: 0, life, number, body: Vec::new() }, found))
+        let kept = parsed.records.iter().take_while(|r| torn.is_none_or(|(_, from)| r.number < from));
+        let mut last = header.first.saturating_sub(1);
+        for record in kept {
+            last = record.number;
+            if record.number > applied {
+                let body = bytes[AREA + record.body.start..AREA + record.body.end].to_vec();
+                records.push(Record { number: record.number, body });
+            }
+        }
+        let end = torn.map_or(parsed.end, |(at, _)| at);
+        ends[n] = ((AREA + end) as u64, last);
+    }
+    records.sort_by_key(|record| record.number);
+    let active_end = ends[active];
+    for (expected, found) in (applied + 1..).zip(&records) {
+        if found.number != expected {
+            let why = format!("record {expected} is missing before {}", found.number);
+            return Err(damaged(&paths[1 - active], ends[1 - active].0, why));
+        }
+    }
+    let number = records.last().map_or(applied.max(active_end.1), |record| record.number);
+    if watermark > number {
+        let why = format!("it ends with record {number}, and all up to {watermark} was on disk");
+        return Err(damaged(&paths[active], active_end.0, why));
+    }
+    Ok(Judged { records, ends, active, number })
+}
+
+/// Reads both files and changes nothing.
+fn inspect(path: &Path, store: u64, applied: u64) -> Result<([Header; 2], Judged), Error> {
+    let paths = paths(path);
+    let mut files = Vec::new();
+    for path in &paths {
+        if !path.exists() {
+            return Err(Error::Missing { file: path.display().to_string() });
+        }
+        files.push(read(path, store)?.ok_or_else(|| damaged(path, 0, "its header is none of a log"))?);
+    }
+    let files: [Read; 2] = files.try_into().unwrap_or_else(|_| unreachable!("two files were read"));
+    let judged = judge(&paths, &files, applied)?;
+    Ok((files.map(|file| file.header), judged))
+}
+
+/// The records above `applied`, oldest first; nothing is changed.
+pub(crate) fn records(path: &Path, store: u64, applied: u64) -> Result<Vec<Record>, Error> {
+    inspect(path, store, applied).map(|(_, judged)| judged.records)
+}
+
+impl Log {
+    /// Makes both files anew, for records above `applied`. What they held must be in the tables for good.
+    pub fn create(path: &Path, store: u64, applied: u64) -> Result<Self, Error> {
+        let make = |n: usize| -> io::Result<LogFile> {
+            let path = paths(path)[n].clone();
+            let file =
+                OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+            let size = file.metadata()?.len();
+            let (cycle, first) = (fresh_cycle(), if n == 0 { applied + 1 } else { 0 });
+            file.write_all_at(&Header { store, cycle, first }.bytes(), 0)?;
+            let mut made =
+                LogFile { file: Arc::new(file), path, cycle, end: AREA as u64, size: size.max(AREA as u64), last: 0 };
+            made.blank()?;
+            made.grow(if n == 0 { RESERVE } else { 0 })?;
+            made.file.sync_all()?;
+            Ok(made)
+        };
+        let files = [make(0).map_err(Error::Log)?, make(1).map_err(Error::Log)?];
+        sync_folder_of(path).map_err(Error::Log)?;
+        Ok(Self { files, active: 0, store, number: applied, synced: applied, buffer: Vec::new(), full: None })
     }
 
-    /// Writes a batch behind the others; gives its number and what was written. It outlives the process, and once [`Self::unsynced`] was synced the machine.
-    pub fn write(&mut self, batch: &Batch, safe: &Safe) -> io::Result<(u64, Json)> {
-        self.turn(safe)?;
+    /// Opens the files `<path>-log0` and `<path>-log1` of a store; gives the records above `applied`, oldest first.
+    pub fn open(path: &Path, store: u64, applied: u64) -> Result<(Self, Vec<Record>), Error> {
+        let (files, Judged { records, ends, active, number }) = inspect(path, store, applied)?;
+        let paths = paths(path);
+        let open = |n: usize| -> io::Result<LogFile> {
+            let file = Arc::new(OpenOptions::new().read(true).write(true).open(&paths[n])?);
+            let (end, last) = ends[n];
+            let size = file.metadata()?.len();
+            Ok(LogFile { file, path: paths[n].clone(), cycle: files[n].cycle, end, size, last })
+        };
+        let files = [open(0).map_err(Error::Log)?, open(1).map_err(Error::Log)?];
+        let mut log = Self { files, active, store, number, synced: number, buffer: Vec::new(), full: None };
+        // What is torn must not be met again behind new records, and what was found must be on disk before anybody hears of it.
+        log.files[active].blank().map_err(Error::Log)?;
+        for file in &log.files {
+            file.file.sync_data().map_err(Error::Log)?;
+        }
+        log.mark(number).map_err(Error::Log)?;
+        log.has_room();
+        Ok((log, records))
+    }
+
+    /// Writes a batch behind the others; gives its number and what was written. It outlives the process, and once
+    /// [`Self::unsynced`] was synced the machine.
+    pub fn write(&mut self, batch: &Batch, watermark: &Watermark) -> io::Result<(u64, Json)> {
+        self.rotate(watermark)?;
         let number = self.number + 1;
         let json = batch.encode()?;
-        let body = &mut self.body;
-        body.clear();
-        body.resize(HEAD, 0);
-        body.extend(json.text.as_bytes());
-        let length = u32::try_from(body.len() - HEAD).map_err(|_| io::Error::other("a batch is above 4 GiB"))?;
-        body[0..4].copy_from_slice(&length.to_le_bytes());
-        body[8..16].copy_from_slice(&self.life.to_le_bytes());
-        body[16..24].copy_from_slice(&number.to_le_bytes());
-        let sum = crc32fast::hash(&body[8..]);
-        body[4..8].copy_from_slice(&sum.to_le_bytes());
-        let side = &mut self.sides[self.active];
-        side.file.write_all_at(body, side.end)?;
-        side.end += body.len() as u64;
-        side.last = number;
-        if side.end > side.size {
-            let size = side.end.next_multiple_of(GROW);
-            side.file.write_all_at(&vec![0; (size - side.end) as usize], side.end)?;
-            side.size = size;
-        }
+        let file = &mut self.files[self.active];
+        let head = format::Head { cycle: file.cycle, number, synced: self.synced };
+        format::write(&mut self.buffer, head, json.text.as_bytes())?;
+        file.file.write_all_at(&self.buffer, file.end)?;
+        file.end += self.buffer.len() as u64;
+        file.last = number;
+        file.size = file.size.max(file.end);
         self.number = number;
+        if self.buffer.capacity() > KEPT_MAX as usize {
+            self.buffer = Vec::new();
+        }
+        if file.size - file.end < RESERVE {
+            self.reserve();
+        }
         Ok((number, json))
     }
 
+    /// All up to `number` was synced: says so behind the last record.
+    pub fn mark(&mut self, number: u64) -> io::Result<()> {
+        self.synced = self.synced.max(number);
+        let file = &self.files[self.active];
+        let mut marker = Vec::with_capacity(HEAD);
+        format::write(&mut marker, format::Head { cycle: file.cycle, number: self.number, synced: self.synced }, &[])?;
+        match file.file.write_all_at(&marker, file.end) {
+            // It is a help, and there is no room for it.
+            Err(error) if is_full(&error) => Ok(()),
+            done => done,
+        }
+    }
+
+    /// Whether the disk has room for more than what is under way; where it had none, it is tried again now and then.
+    pub fn has_room(&mut self) -> bool {
+        let file = &self.files[self.active];
+        let tried = self.full.is_some_and(|since| since.elapsed() < RETRY_EVERY);
+        if file.size - file.end < RESERVE && !tried {
+            self.reserve();
+        }
+        self.full.is_none()
+    }
+
+    /// Bytes in the file that is written to.
+    pub fn length(&self) -> u64 {
+        self.files[self.active].end
+    }
+
+    fn reserve(&mut self) {
+        let file = &mut self.files[self.active];
+        self.full = match file.grow(RESERVE) {
+            Ok(()) => None,
+            Err(error) => {
+                if self.full.is_none() {
+                    tracing::error!(%error, file = %file.path.display(), "no room for the log; new work is refused until there is");
+                }
+                Some(Instant::now())
+            }
+        };
+    }
+
     /// Goes on in the other file if this one is long and nothing in that one is needed any more.
-    fn turn(&mut self, safe: &Safe) -> io::Result<()> {
+    fn rotate(&mut self, watermark: &Watermark) -> io::Result<()> {
         let (this, other) = (self.active, 1 - self.active);
-        if self.sides[this].end < TURN_AT {
+        if self.files[this].end < ROTATE_AT {
             return Ok(());
         }
-        if self.sides[other].last > safe.tables.load(Ordering::Acquire) {
-            safe.wanted.store(self.sides[other].last, Ordering::Release);
+        if self.files[other].last > watermark.tables.load(Ordering::Acquire) {
+            watermark.wanted.store(self.files[other].last, Ordering::Release);
             return Ok(());
         }
         // Records are durable in the order of their numbers, across files too.
-        self.sides[this].file.sync_data()?;
-        let side = &mut self.sides[other];
-        side.end = 0;
-        if side.size > KEPT_MAX {
-            side.file.set_len(GROW)?;
-            side.size = GROW;
+        self.files[this].file.sync_data()?;
+        self.synced = self.number;
+        let (store, cycle, first) = (self.store, fresh_cycle(), self.number + 1);
+        let file = &mut self.files[other];
+        file.file.write_all_at(&Header { store, cycle, first }.bytes(), 0)?;
+        (file.cycle, file.end, file.last) = (cycle, AREA as u64, self.number);
+        if file.size > KEPT_MAX {
+            file.file.set_len(AREA as u64 + GROW)?;
+            file.size = AREA as u64 + GROW;
         }
+        // The header first: records must not be met under the header of an earlier cycle.
+        file.file.sync_data()?;
         self.active = other;
-        safe.wanted.store(self.sides[this].last, Ordering::Release);
+        watermark.wanted.store(self.files[this].last, Ordering::Release);
         Ok(())
     }
 
-    /// The file to sync, so that all that was written is on disk. After an error nothing is known; it must not be tried again.
-    pub fn unsynced(&self) -> Arc<File> {
-        self.sides[self.active].file.clone()
+    /// The file to sync, so that all that was written is on disk, and the number of the last record. After an error nothing is
+    /// known; it must not be tried again.
+    pub fn unsynced(&self) -> (Arc<File>, u64) {
+        (self.files[self.active].file.clone(), self.number)
     }
 }
 
-impl Side {
-    fn read(&self, applied: u64) -> Result<Vec<Record>, Error> {
-        let (mut at, mut before, mut records) = (0, None, Vec::new());
-        let mut head = [0; HEAD];
-        while at + HEAD as u64 <= self.size {
-            self.file.read_exact_at(&mut head, at).map_err(Error::Log)?;
-            let word = |range: std::ops::Range<usize>| {
-                head[range].iter().rev().fold(0_u64, |word, byte| word << 8 | u64::from(*byte))
-            };
-            let (length, sum, life, number) = (word(0..4), word(4..8), word(8..16), word(16..24));
-            let follows = before.is_none_or(|(of, last)| life == of && number == last + 1);
-            let end = at + HEAD as u64 + length;
-            if number == 0 || !follows || end > self.size {
-                break;
-            }
-            let mut body = vec![0; 16 + length as usize];
-            self.file.read_exact_at(&mut body, at + 8).map_err(Error::Log)?;
-            if u64::from(crc32fast::hash(&body)) != sum {
-                break;
-            }
-            if number > applied {
-                let read = Batch::decode(&body[16..]);
-                let batch = read.map_err(|source| Error::Body { what: "batch of the log", source })?;
-                records.push(Record { number, batch });
-            }
-            (at, before) = (end, Some((life, number)));
+impl LogFile {
+    /// Zeros ahead of the end, up to `ahead` of them at least.
+    fn grow(&mut self, ahead: u64) -> io::Result<()> {
+        while self.size < self.end + ahead.max(1) {
+            let next = (self.size + 1).next_multiple_of(GROW);
+            self.file.write_all_at(&vec![0; (next - self.size) as usize], self.size)?;
+            self.size = next;
         }
-        Ok(records)
+        Ok(())
+    }
+
+    /// Zeros for all behind the end.
+    fn blank(&self) -> io::Result<()> {
+        let zeros = vec![0; 1 << 16];
+        let mut at = self.end;
+        while at < self.size {
+            let count = zeros.len().min((self.size - at) as usize);
+            self.file.write_all_at(&zeros[..count], at)?;
+            at += count as u64;
+        }
+        Ok(())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use covey_domain::NodeId;
-
-    use super::*;
-
-    fn batch(number: u64) -> Batch {
-        Batch { cursors: vec![(NodeId::from("n"), 1, number)], ..Batch::default() }
-    }
-
-    fn numbers(records: &[Record]) -> Vec<u64> {
-        assert!(records.iter().all(|r| r.batch.cursors[0].2 == r.number), "each has its own body");
-        records.iter().map(|record| record.number).collect()
-    }
-
-    #[test]
-    fn what_is_torn_ends_the_log_and_what_is_older_is_not_taken_for_new() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("db");
-        let safe = Safe::default();
-        let (mut log, none) = Log::open(&path, 0).unwrap();
-        assert!(none.is_empty());
-        for number in 1..=9 {
-            assert_eq!(log.write(&batch(number), &safe).unwrap().0, number);
-        }
-        let nine = log.sides[0].end;
-        // All of one length, so that what follows could be taken for the next record.
-        let one = nine / 9;
-        log.sides[0].file.write_all_at(&[0xff], 8 * one + HEAD as u64 + 3).unwrap();
-        drop(log);
-        let (mut log, found) = Log::open(&path, 2).unwrap();
-        assert_eq!(numbers(&found), [3, 4, 5, 6, 7, 8]);
-        // Another life goes on in front, over the same lengths.
-        assert_eq!(log.write(&batch(9), &safe).unwrap().0, 9);
-        drop(log);
-        let (_, found) = Log::open(&path, 8).unwrap();
-        assert_eq!(numbers(&found), [9]);
-    }
-
-    #[test]
-    fn a_file_is_used_again_only_when_the_tables_have_all_of_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("db");
-        let safe = Safe::default();
-        let (mut log, _) = Log::open(&path, 0).unwrap();
-        let large = |number| {
-            let filler = vec![(NodeId::from("n"), 1, number); 60_000];
-            Batch { cursors: filler, ..Batch::default() }
-        };
-        while log.active == 0 {
-            log.write(&large(log.number + 1), &safe).unwrap();
-        }
-        let turned = log.number;
-        while log.sides[1].end < 2 * TURN_AT {
-            log.write(&large(log.number + 1), &safe).unwrap();
-        }
-        assert_eq!((log.active, safe.wanted.load(Ordering::Relaxed)), (1, turned - 1), "the other is not free");
-        let last = log.number;
-        drop(log);
-        let (mut log, found) = Log::open(&path, 0).unwrap();
-        assert_eq!(numbers(&found), (1..=last).collect::<Vec<_>>(), "both files are read");
-        log.sides[0].last = 5;
-        log.sides[1].end = TURN_AT;
-        log.active = 1;
-        safe.tables.store(5, Ordering::Relaxed);
-        log.write(&batch(last + 1), &safe).unwrap();
-        assert_eq!(log.active, 0);
-    }
-
-    #[test]
-    fn a_gap_is_told() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("db");
-        let (mut log, _) = Log::open(&path, 4).unwrap();
-        log.write(&batch(5), &Safe::default()).unwrap();
-        drop(log);
-        assert!(matches!(Log::open(&path, 3), Err(Error::Damaged { missing: 4, found: 5 })));
-    }
-}
+mod tests;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, mem};
 
 use covey_domain::{Envelope, Millis, SubRunId, TaskEvent, TaskId, TaskRecord, TaskState};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{Error, TaskChange, group::Group};
@@ -27,24 +27,33 @@ struct Made<'a> {
 }
 
 /// Writes tasks, their events and the cursors. Gives about how many bytes that was.
-pub(crate) async fn write(db: &mut SqliteConnection, group: &Group) -> Result<u64, sqlx::Error> {
-    const TASKS: &str = "INSERT OR IGNORE INTO tasks (id, agent, context, caller, state, created_ms, ended, record, changed_ms, attempt) ";
+pub(crate) async fn write(db: &mut SqliteConnection, group: &Group, age: Millis) -> Result<u64, sqlx::Error> {
+    const TASKS: &str = "INSERT OR IGNORE INTO tasks (id, agent, context, caller, state, created_ms, ended, record, changed_ms, \
+        attempt, message_id, ended_at) ";
     let mut bytes = 0;
     let made = group.tasks.iter().filter_map(|task| {
         let (record, piece) = task.made.as_ref()?;
         let now = task.change.clone().unwrap_or_else(|| TaskChange::of(record));
         Some(Made { record, body: group.json(piece), now })
     });
+    let mut ended: BTreeMap<&str, i64> = BTreeMap::new();
     for made in chunks(&mut made.collect::<Vec<_>>()) {
         let mut insert = QueryBuilder::<Sqlite>::new(TASKS);
-        insert.push_values(made, |mut row, Made { record, body, now }| {
+        insert.push_values(&*made, |mut row, Made { record, body, now }| {
             bytes += body.len() as u64;
             row.push_bind(record.id.as_str()).push_bind(record.agent.as_str()).push_bind(record.context.as_str());
             row.push_bind(record.caller.as_str()).push_bind(now.state.name()).push_bind(record.created_ms as i64);
             row.push_bind(now.state.is_terminal()).push_bind(*body);
-            row.push_bind(now.changed_ms as i64).push_bind(now.attempt);
+            row.push_bind(now.changed_ms as i64).push_bind(now.attempt).push_bind(record.message_id.as_deref());
+            row.push_bind(if now.state.is_terminal() { age as i64 } else { 0 });
+            if now.state.is_terminal() {
+                *ended.entry(now.state.name()).or_default() += 1;
+            }
         });
-        insert.build().execute(&mut *db).await?;
+        let done = insert.build().execute(&mut *db).await?;
+        if done.rows_affected() < made.len() as u64 {
+            clashes(db, group, made).await?;
+        }
     }
     let rows =
         group.tasks.iter().flat_map(|task| group.rows(task).into_iter().map(|(last, body)| (&task.id, last, body)));
@@ -59,6 +68,9 @@ pub(crate) async fn write(db: &mut SqliteConnection, group: &Group) -> Result<u6
     }
     let changed = list(group.tasks.iter().filter(|task| task.made.is_none()).filter_map(|task| {
         let t = task.change.as_ref()?;
+        if t.state.is_terminal() {
+            *ended.entry(t.state.name()).or_default() += 1;
+        }
         Some(json(&(t.id.as_str(), t.state.name(), u32::from(t.state.is_terminal()), t.changed_ms, t.attempt)))
     }));
     // Signed, as SQLite has its numbers.
@@ -68,9 +80,28 @@ pub(crate) async fn write(db: &mut SqliteConnection, group: &Group) -> Result<u6
             .iter()
             .map(|((node, incarnation), number)| json(&(node.as_str(), *incarnation as i64, *number as i64))),
     );
-    let rest = sqlx::query("INSERT INTO commits VALUES (?, ?, ?)");
-    rest.bind(changed).bind(cursors).bind(group.last as i64).execute(&mut *db).await?;
+    let rest = sqlx::query("INSERT INTO commits VALUES (?, ?, ?, ?)");
+    rest.bind(changed).bind(cursors).bind(group.last as i64).bind(age as i64).execute(&mut *db).await?;
+    for (state, count) in ended {
+        let add =
+            "INSERT INTO ended_counts VALUES (?, ?) ON CONFLICT (state) DO UPDATE SET count = count + excluded.count";
+        sqlx::query(add).bind(state).bind(count).execute(&mut *db).await?;
+    }
     Ok(bytes)
+}
+
+/// Tells of tasks whose ids the tables had already. A group is written once, so each is two tasks of one id, and the first holds.
+async fn clashes(db: &mut SqliteConnection, group: &Group, made: &[Made<'_>]) -> Result<(), sqlx::Error> {
+    for Made { record, body, .. } in made {
+        let known: Option<String> = sqlx::query_scalar("SELECT record FROM tasks WHERE id = ?")
+            .bind(record.id.as_str())
+            .fetch_optional(&mut *db)
+            .await?;
+        if known.as_deref() != Some(*body) {
+            tracing::error!(task_id = %record.id, batch = group.last, "two tasks have one id; the second is not kept");
+        }
+    }
+    Ok(())
 }
 
 /// Rows of one statement: few sizes, so that SQLite has its plans ready.
@@ -110,34 +141,43 @@ impl<'a> Entry<'a> {
 
 /// The same, read. Files up to version 4 have more in it.
 #[derive(Deserialize)]
-pub(crate) struct StoredEntry {
+struct StoredEntry<'a> {
     ts_ms: Millis,
     #[serde(default)]
     sub: Option<SubRunId>,
-    event: TaskEvent,
+    #[serde(borrow)]
+    event: &'a RawValue,
     #[serde(default)]
     meta: BTreeMap<String, Value>,
 }
 
-/// Events of a task, made of entries that follow each other; `first` is the number of the first.
-pub(crate) fn numbered(task: &TaskId, first: u64, entries: Vec<StoredEntry>) -> impl Iterator<Item = Envelope> {
-    entries.into_iter().zip(first..).map(|(StoredEntry { ts_ms, sub, event, meta }, seq)| Envelope {
-        task: task.clone(),
-        seq,
-        ts_ms,
-        sub,
-        event,
-        meta,
-    })
+impl StoredEntry<'_> {
+    fn numbered(self, task: &TaskId, seq: u64) -> serde_json::Result<Envelope> {
+        let Self { ts_ms, sub, event, meta } = self;
+        Ok(Envelope { task: task.clone(), seq, ts_ms, sub, event: TaskEvent::read(event.get().as_bytes())?, meta })
+    }
 }
 
-/// What a row of events has: the columns `seq`, which is the number of the last, and `body`.
+/// Events of a task, made of a list of entries that follow each other; `first` is the number of the first.
+pub(crate) fn numbered(task: &TaskId, first: u64, entries: &str) -> serde_json::Result<Vec<Envelope>> {
+    let entries: Vec<StoredEntry<'_>> = serde_json::from_str(entries)?;
+    entries.into_iter().zip(first..).map(|(entry, seq)| entry.numbered(task, seq)).collect()
+}
+
+/// What a row of events has: the number of the last, and the entries.
+pub(crate) fn events_in(task: &TaskId, last: u64, body: &str) -> serde_json::Result<Vec<Envelope>> {
+    if !body.starts_with('[') {
+        return Ok(vec![serde_json::from_str::<StoredEntry<'_>>(body)?.numbered(task, last)?]);
+    }
+    let entries: Vec<StoredEntry<'_>> = serde_json::from_str(body)?;
+    let first = last + 1 - entries.len() as u64;
+    entries.into_iter().zip(first..).map(|(entry, seq)| entry.numbered(task, seq)).collect()
+}
+
+/// The same, of the columns `seq` and `body`.
 pub(crate) fn events_of(task: &TaskId, row: &SqliteRow) -> Result<Vec<Envelope>, Error> {
     let (last, body): (i64, &str) = (row.get(0), row.get(1));
-    let entries: Vec<StoredEntry> =
-        if body.starts_with('[') { parse("events", body)? } else { vec![parse("event", body)?] };
-    let first = last as u64 + 1 - entries.len() as u64;
-    Ok(numbered(task, first, entries).collect())
+    events_in(task, last as u64, body).map_err(|source| Error::Body { what: "event", source })
 }
 
 pub(crate) fn json<T: serde::Serialize>(value: &T) -> String {

@@ -1,5 +1,6 @@
 //! Writes batches to the tables.
 
+use covey_domain::Millis;
 use sqlx::{Connection as _, SqliteConnection};
 
 use crate::{
@@ -9,11 +10,21 @@ use crate::{
 };
 
 /// Writes a group, whole or not at all. Gives about how many bytes that was.
-pub(crate) async fn write(db: &mut SqliteConnection, group: &Group) -> Result<u64, Error> {
-    let batches = &group.rest;
+pub(crate) async fn write(db: &mut SqliteConnection, group: &Group, age: Millis) -> Result<u64, Error> {
     let mut tx = db.begin().await?;
-    let bytes = rows::write(&mut tx, group).await?;
-    artifacts::write_uses(&mut tx, &group.uses).await?;
+    let bytes = write_in(&mut tx, group, age).await?;
+    tx.commit().await?;
+    Ok(bytes)
+}
+
+/// Writes a group within a transaction.
+pub(crate) async fn write_in(tx: &mut SqliteConnection, group: &Group, age: Millis) -> Result<u64, Error> {
+    let batches = &group.rest;
+    let bytes = rows::write(tx, group, age).await?;
+    artifacts::write_uses(tx, &group.uses).await?;
+    if let Some(term) = batches.iter().filter_map(|batch| batch.term).max() {
+        sqlx::query("INSERT OR REPLACE INTO meta VALUES ('term', ?)").bind(term as i64).execute(&mut *tx).await?;
+    }
     for spec in batches.iter().flat_map(|b| &b.agents) {
         sqlx::query("INSERT OR REPLACE INTO agents VALUES (?, ?)")
             .bind(spec.name.as_str())
@@ -110,6 +121,5 @@ pub(crate) async fn write(db: &mut SqliteConnection, group: &Group) -> Result<u6
         }
         .await?;
     }
-    tx.commit().await?;
     Ok(bytes)
 }

@@ -1,10 +1,15 @@
 //! A store that is opened, left, and opened again.
 
+mod poison;
+mod upgrade;
+
 use covey_domain::{
-    Hook, HookState, TaskEvent, TaskState,
+    Hook, HookState, TaskEvent, TaskRecord, TaskState,
     event::{Content, MediaSource, Phase},
     task::TaskInput,
 };
+
+use sqlx::Connection as _;
 
 use super::*;
 
@@ -48,6 +53,14 @@ fn commit(store: &Store, batch: Batch) {
     store.sync(vec![written]).unwrap();
 }
 
+/// Forgets all that has ended.
+async fn purge(store: &Store) -> u64 {
+    store.memtable.flush().await;
+    // Older than now by the store's clock.
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    store.forget(Retention { age: Duration::ZERO, bytes: None }).await.unwrap().tasks
+}
+
 async fn count(store: &Store, table: &str) -> i64 {
     let count = format!("SELECT count(*) FROM {table}");
     sqlx::query_scalar(sqlx::AssertSqlSafe(count)).fetch_one(&store.readers).await.unwrap()
@@ -87,7 +100,7 @@ async fn a_log_is_read_across_what_is_in_the_tables_and_what_is_not_yet() {
     store.begin().await.unwrap();
     let made = vec![record("t", TaskState::Working)];
     commit(&store, Batch { made, events: (1..=300).map(|n| event("t", n)).collect(), ..Batch::default() });
-    store.late.settled().await;
+    store.memtable.flush().await;
     assert_eq!(count(&store, "events").await, 2, "neighbours share a row");
     let tasks = vec![TaskChange { attempt: 7, ..TaskChange::of(&record("t", TaskState::Completed)) }];
     commit(&store, Batch { tasks, events: (301..=310).map(|n| event("t", n)).collect(), ..Batch::default() });
@@ -100,7 +113,7 @@ async fn a_log_is_read_across_what_is_in_the_tables_and_what_is_not_yet() {
     }
     let found = store.task(&"t".into()).await.unwrap().unwrap();
     assert_eq!((found.state, found.attempt), (TaskState::Completed, 7));
-    store.late.settled().await;
+    store.memtable.flush().await;
     assert_eq!(*store.task(&"t".into()).await.unwrap().unwrap(), *found);
     assert_eq!(numbers(0).await.len(), 310);
 }
@@ -134,8 +147,10 @@ async fn what_is_old_and_over_is_forgotten() {
         ..Batch::default()
     };
     commit(&store, batch);
-    assert_eq!(store.purge(1).await.unwrap(), 0, "not old enough");
-    assert_eq!(store.purge(2).await.unwrap(), 1);
+    store.memtable.flush().await;
+    let keep = Retention { age: Duration::from_secs(3_600), bytes: None };
+    assert_eq!(store.forget(keep).await.unwrap().tasks, 0, "not old enough");
+    assert_eq!(purge(&store).await, 1);
     assert!(store.task(&"over".into()).await.unwrap().is_none());
     assert!(store.events(&"over".into(), 0).await.unwrap().is_empty());
     assert!(store.task(&"runs".into()).await.unwrap().is_some());
@@ -156,8 +171,9 @@ async fn a_file_is_forgotten_with_the_last_task_that_names_it() {
         last: true,
     };
     for digest in ["d", "nobody's"] {
-        store.keep_artifact(&digest.into(), 9, 5).await.unwrap();
+        store.keep_artifact(&digest.into(), 9).await.unwrap();
     }
+    let (young, old) = (Duration::from_secs(9), Duration::ZERO);
     let asked = TaskRecord {
         input: Arc::new(TaskInput { content: vec![file], ..TaskInput::default() }),
         ..(*record("runs", TaskState::Working)).clone()
@@ -165,15 +181,15 @@ async fn a_file_is_forgotten_with_the_last_task_that_names_it() {
     let made = vec![record("over", TaskState::Completed), Arc::new(asked)];
     let events = vec![Arc::new(Envelope { event: chunk, ..(*event("over", 1)).clone() })];
     commit(&store, Batch { made, events, ..Batch::default() });
-    assert!(store.forget_artifacts(5).await.unwrap().is_empty(), "it is too young");
-    assert_eq!(store.forget_artifacts(6).await.unwrap(), ["nobody's".into()]);
+    assert!(store.forget_artifacts(young).await.unwrap().is_empty(), "it is too young");
+    assert_eq!(store.forget_artifacts(old).await.unwrap(), ["nobody's".into()]);
     assert_eq!(store.artifact(&"d".into()).await.unwrap(), Some(9));
-    store.purge(9).await.unwrap();
-    assert!(store.forget_artifacts(9).await.unwrap().is_empty(), "the task that runs has it");
+    purge(&store).await;
+    assert!(store.forget_artifacts(old).await.unwrap().is_empty(), "the task that runs has it");
     let over = vec![TaskChange::of(&record("runs", TaskState::Completed))];
     commit(&store, Batch { tasks: over, ..Batch::default() });
-    store.purge(9).await.unwrap();
-    assert_eq!(store.forget_artifacts(9).await.unwrap(), ["d".into()]);
+    purge(&store).await;
+    assert_eq!(store.forget_artifacts(old).await.unwrap(), ["d".into()]);
 }
 
 #[tokio::test]
@@ -205,7 +221,7 @@ async fn a_hook_that_was_forgotten_or_replaced_is_not_moved() {
     store.move_hooks(&[hook("y", HookState::Done)]).await.unwrap();
     assert_eq!(store.hooks(Some(&"t".into()), None).await.unwrap(), [replaced]);
     commit(&store, Batch { made: vec![record("t", TaskState::Completed)], ..Batch::default() });
-    store.purge(2).await.unwrap();
+    purge(&store).await;
     assert!(store.hooks(Some(&"t".into()), None).await.unwrap().is_empty());
 }
 
@@ -236,8 +252,10 @@ async fn a_file_of_the_first_version_is_raised() {
     let path = dir.path().join("covey.db");
     drop(Store::open(&path).await.unwrap());
     let mut db = SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap();
-    let back =
-        "DROP INDEX tasks_by_change; ALTER TABLE actor_states DROP COLUMN epoch; ALTER TABLE tasks DROP COLUMN attempt;
+    let back = "DROP INDEX tasks_by_change; DROP INDEX tasks_by_message; DROP INDEX tasks_unfinished; DROP INDEX tasks_by_end;
+        ALTER TABLE tasks DROP COLUMN message_id; ALTER TABLE tasks DROP COLUMN ended_at;
+        ALTER TABLE blobs DROP COLUMN used_at; ALTER TABLE cursors DROP COLUMN touched_at;
+        ALTER TABLE actor_states DROP COLUMN epoch; ALTER TABLE tasks DROP COLUMN attempt;
         ALTER TABLE tasks DROP COLUMN changed_ms; UPDATE meta SET value = 1 WHERE key = 'schema';
         INSERT INTO tasks VALUES ('t', 'a', 'c', 'me', 'working', 7, 0, '{\"attempt\": 4}')";
     sqlx::raw_sql(back).execute(&mut db).await.unwrap();
@@ -291,6 +309,7 @@ async fn what_was_committed_is_there_after_reopening() {
             ],
             members: vec![("n".into(), Some(member.clone())), ("m".into(), Some(member.clone())), ("m".into(), None)],
             clock_ms: Some(77),
+            term: None,
         };
         commit(&store, batch);
         let ended = TaskChange { attempt: 3, ..TaskChange::of(&record("t2", TaskState::Completed)) };
@@ -301,10 +320,11 @@ async fn what_was_committed_is_there_after_reopening() {
     let snapshot = store.begin().await.unwrap();
     assert_eq!(snapshot.term, 2);
     assert_eq!(snapshot.cursors, [("n".into(), 9, 4)]);
-    assert_eq!(snapshot.tasks[0].0.state, TaskState::Working);
-    assert_eq!(snapshot.tasks[0].1.len(), 5_000);
-    assert!(snapshot.tasks[1].1.is_empty(), "events of ended tasks stay on disk");
-    assert_eq!((snapshot.tasks[1].0.state, snapshot.tasks[1].0.attempt), (TaskState::Completed, 3));
+    assert_eq!(snapshot.tasks.len(), 1, "ended tasks stay on disk");
+    assert_eq!(snapshot.tasks[0].record.state, TaskState::Working);
+    assert_eq!(snapshot.tasks[0].events.len(), 5_000);
+    assert_eq!(snapshot.ended, [(TaskState::Completed, 1)]);
+    assert_eq!(store.task(&"t2".into()).await.unwrap().unwrap().attempt, 3);
     assert_eq!(snapshot.actors, [("x".into(), actor, false)]);
     assert_eq!(snapshot.listeners, [("news".to_owned(), "a/1".into(), "hear".to_owned())]);
     assert_eq!(snapshot.reminders, [("a/1".into(), "r".into(), reminder)]);
@@ -325,13 +345,13 @@ async fn a_stale_activation_writes_over_no_newer_state() {
         for (body, epoch) in [(b"one", 1), (b"two", 2), (b"old", 1)] {
             commit(&store, Batch { states: vec![state("a/1", body, epoch)], ..Batch::default() });
             if carried {
-                store.late.settled().await;
+                store.memtable.flush().await;
             }
         }
         assert_eq!(store.state(&"a/1".into()).await.unwrap().unwrap(), b"two", "carried between: {carried}");
     }
     commit(&store, Batch { states: vec![StateChange("a/1".into(), None, 1)], ..Batch::default() });
-    store.late.settled().await;
+    store.memtable.flush().await;
     assert_eq!(store.state(&"a/1".into()).await.unwrap().unwrap(), b"two", "nor is it taken away by one");
     commit(&store, Batch { states: vec![StateChange("a/1".into(), None, 2)], ..Batch::default() });
     assert!(store.state(&"a/1".into()).await.unwrap().is_none());
@@ -342,9 +362,9 @@ async fn a_number_is_taken_once() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("covey.db")).await.unwrap();
     commit(&store, Batch { events: vec![event("t", 1)], ..Batch::default() });
-    store.late.settled().await;
+    store.memtable.flush().await;
     commit(&store, Batch { events: vec![event("t", 2), event("t", 1)], ..Batch::default() });
-    store.late.settled().await;
+    store.memtable.flush().await;
     assert_eq!(store.events(&"t".into(), 0).await.unwrap(), [event("t", 1), event("t", 2)]);
 }
 
@@ -356,11 +376,10 @@ async fn the_log_turns_while_it_is_written() {
     store.begin().await.unwrap();
     // 40 MB in all; the tables keep up, so that two files of little more than 8 MiB do.
     for n in 0..400 {
-        store.room().await.unwrap();
         let cursors = vec![("n".into(), n, 1); 10_000];
         commit(&store, Batch { cursors, ..Batch::default() });
         if n % 20 == 0 {
-            store.late.settled().await;
+            store.memtable.flush().await;
         }
     }
     let length = |name: &str| std::fs::metadata(dir.path().join(name)).unwrap().len();
@@ -368,4 +387,89 @@ async fn the_log_turns_while_it_is_written() {
     drop(store);
     let store = Store::open(&path).await.unwrap();
     assert_eq!(store.begin().await.unwrap().cursors.len(), 400);
+}
+
+#[tokio::test]
+async fn a_message_is_found_in_the_log_in_the_tables_and_after_a_restart_and_not_once_its_task_is_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("covey.db");
+    let store = Store::open(&path).await.unwrap();
+    store.begin().await.unwrap();
+    let found = async |store: &Store, message: &str| {
+        let (me, agent) = ("me".into(), "a".into());
+        store.task_of_message(&me, &agent, message).await.unwrap().map(|task| task.to_string())
+    };
+    let made = vec![record("t", TaskState::Completed), record("u", TaskState::Working)];
+    commit(&store, Batch { made, ..Batch::default() });
+    assert_eq!(found(&store, "m-t").await.as_deref(), Some("t"));
+    store.memtable.flush().await;
+    assert_eq!(found(&store, "m-t").await.as_deref(), Some("t"));
+    assert_eq!(found(&store, "m-x").await, None);
+    let other = store.task_of_message(&"you".into(), &"a".into(), "m-t").await.unwrap();
+    assert_eq!(other, None, "it is another caller's");
+    drop(store);
+    let store = Store::open(&path).await.unwrap();
+    while store.messages.may_have("me", "a", "m-x") {
+        tokio::task::yield_now().await;
+    }
+    assert!(store.messages.may_have("me", "a", "m-t"), "what is there is never missed");
+    assert_eq!(found(&store, "m-t").await.as_deref(), Some("t"));
+    assert_eq!(purge(&store).await, 1);
+    assert_eq!((found(&store, "m-t").await, found(&store, "m-u").await.as_deref()), (None, Some("u")));
+}
+
+#[tokio::test]
+async fn two_tasks_of_one_id_are_one_and_the_first_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("covey.db")).await.unwrap();
+    store.begin().await.unwrap();
+    commit(&store, Batch { made: vec![record("t", TaskState::Working)], ..Batch::default() });
+    store.memtable.flush().await;
+    let other = Arc::new(TaskRecord { skill: "other".into(), ..(*record("t", TaskState::Working)).clone() });
+    commit(&store, Batch { made: vec![other, record("u", TaskState::Working)], ..Batch::default() });
+    assert!(store.memtable.flush().await, "a clash does not hold up the rest");
+    assert_eq!(store.task(&"t".into()).await.unwrap().unwrap().skill, "run");
+    assert!(store.task(&"u".into()).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn the_oldest_go_first_when_there_is_too_much_and_a_large_log_goes_in_steps() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("covey.db");
+    let store = Store::open(&path).await.unwrap();
+    store.begin().await.unwrap();
+    let large = |id: &str, events: u64| {
+        let made = vec![record(id, TaskState::Completed)];
+        // Each event is a row of its own, so that there are many.
+        for seq in 1..=events {
+            commit(&store, Batch { events: vec![event(id, 2 * seq)], ..Batch::default() });
+        }
+        commit(&store, Batch { made, ..Batch::default() });
+    };
+    large("old", 700);
+    store.memtable.flush().await;
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    large("young", 700);
+    commit(&store, Batch { made: vec![record("runs", TaskState::Working)], ..Batch::default() });
+    store.memtable.flush().await;
+    let bytes = store.bytes().await.unwrap();
+    let keep = Retention { age: Duration::from_secs(3_600), bytes: Some(bytes - 4_096) };
+    assert_eq!(store.forget(keep).await.unwrap().tasks, 1);
+    assert!(store.task(&"old".into()).await.unwrap().is_none() && store.task(&"young".into()).await.unwrap().is_some());
+    let keep = Retention { bytes: Some(0), ..keep };
+    assert_eq!(store.forget(keep).await.unwrap().tasks, 1);
+    assert_eq!((count(&store, "events").await, count(&store, "tasks").await), (0, 1));
+    assert!(store.begin().await.unwrap().ended.iter().all(|(_, count)| *count == 0));
+}
+
+#[tokio::test]
+async fn the_clock_on_the_wall_makes_nothing_old() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("covey.db")).await.unwrap();
+    store.begin().await.unwrap();
+    // By the wall clock it ended in 1970; a clock that jumped looks the same.
+    commit(&store, Batch { made: vec![record("t", TaskState::Completed)], ..Batch::default() });
+    store.memtable.flush().await;
+    let keep = Retention { age: Duration::from_secs(60), bytes: None };
+    assert_eq!(store.forget(keep).await.unwrap().tasks, 0);
 }

@@ -193,6 +193,7 @@ impl World {
             model: None,
             protocol: "test".into(),
             timeout_ms: None,
+            looked_at: u64::MAX,
         };
         self.head.submit(submission, self.now).expect("room for a task");
         self.drain();
@@ -408,7 +409,7 @@ impl World {
         worker.outbox.acknowledge(durable);
         let resend: Vec<_> = worker.outbox.unacknowledged().map(|(n, e)| (n, e.clone())).collect();
         for (number, (task, attempt, events)) in resend {
-            worker.wire.push_back(Sent::Entry(Entry { number, task, attempt, ts_ms: now, events }));
+            worker.wire.push_back(Sent::Entry(Entry { number, task, attempt, ts_ms: now, events: Ok(events) }));
         }
         self.carry(name);
         self.drain();
@@ -454,9 +455,10 @@ impl World {
         for (node, member) in &self.disk.members {
             self.head.restore_member(node.clone(), member.clone(), self.now);
         }
-        for record in self.disk.tasks.values() {
+        for record in self.disk.tasks.values().filter(|record| !record.state.is_terminal()) {
             let events = self.disk.events.get(&record.id).map(|all| all.iter().map(|e| e.event.clone()).collect());
-            self.head.restore(Stored { record: record.clone(), events: events.unwrap_or_default() }, self.now);
+            self.head
+                .restore(Stored { record: record.clone(), events: events.unwrap_or_default(), broken: None }, self.now);
         }
         self.head_stopped_until = 0;
         self.workers.values_mut().for_each(Worker::unlink);
@@ -558,7 +560,7 @@ impl World {
         let Some(worker) = self.workers.get_mut(name) else { return };
         let number = worker.outbox.push((task.clone(), attempt, events.clone())).expect("room in the outbox");
         if worker.linked {
-            worker.wire.push_back(Sent::Entry(Entry { number, task, attempt, ts_ms: self.now, events }));
+            worker.wire.push_back(Sent::Entry(Entry { number, task, attempt, ts_ms: self.now, events: Ok(events) }));
         }
     }
 

@@ -36,6 +36,7 @@ from .errors import (
     CoveyError,
     DeadlineExceeded,
     Overloaded,
+    StorageFull,
     Rejected,
     Unauthenticated,
     Unschedulable,
@@ -64,7 +65,7 @@ def actors(agent: str = "", state: str = "", node: str = "") -> Iterator[dict]:
 
 __all__ = [
     "ActorDied", "Agent", "Cancelled", "ConnectionLost", "Context", "CoveyError", "DeadlineExceeded", "Future", "Handle",
-    "Executor", "File", "Mcp", "Message", "Overloaded", "Pool", "Ref", "Rejected", "RemoteFunction", "Reply", "Session", "Stream", "Task", "Topic", "Unauthenticated", "Unschedulable", "actors", "agent", "agents", "as_completed",
+    "Executor", "File", "Mcp", "Message", "Overloaded", "Pool", "Ref", "Rejected", "RemoteFunction", "Reply", "Session", "StorageFull", "Stream", "Task", "Topic", "Unauthenticated", "Unschedulable", "actors", "agent", "agents", "as_completed",
     "connect", "connect_a2a", "current", "current_context", "deadline", "embed", "errors", "gang", "get", "get_actor", "init", "llm", "llm_agent", "method", "put", "remote_agent", "shutdown",
     "status", "submit", "task", "topic", "topics", "wait",
 ]  # fmt: skip

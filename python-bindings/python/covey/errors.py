@@ -29,6 +29,10 @@ class AlreadyExists(CoveyError): ...
 class FailedPrecondition(CoveyError): ...
 
 
+class StorageFull(CoveyError):
+    """The head's disk is full: it takes nothing new until there is room. Reading goes on."""
+
+
 class Overloaded(CoveyError):
     """A queue is full; try later."""
 
@@ -82,6 +86,7 @@ BY_KIND: dict[str, type[CoveyError]] = {
     "already_exists": AlreadyExists,
     "failed_precondition": FailedPrecondition,
     "overloaded": Overloaded,
+    "storage_full": StorageFull,
     "too_large": TooLarge,
     "deadline_exceeded": DeadlineExceeded,
     "cancelled": Cancelled,

@@ -55,6 +55,9 @@ pub(crate) struct HeadArgs {
     /// Tasks that have ended, and what jobs printed, are kept this many days
     #[arg(long, default_value_t = 30)]
     keep_days: u64,
+    /// And while the store has no more than this many gigabytes; the oldest go first
+    #[arg(long)]
+    keep_gb: Option<f64>,
     /// A network that webhooks (A2A push notifications) may be in although it is not public, like 127.0.0.0/8; without TLS
     /// too; may be given again
     #[arg(long, value_name = "CIDR")]
@@ -195,7 +198,8 @@ fn head_config(args: HeadArgs) -> Result<covey_head_node::Config, Error> {
     }
     config.allow_plaintext = args.allow_plaintext;
     config.tls = args.tls;
-    config.keep = Duration::from_secs(args.keep_days * 24 * 3600);
+    let bytes = args.keep_gb.map(|gb| (gb * 1e9) as u64);
+    config.keep = covey_head_node::Retention { age: Duration::from_secs(args.keep_days * 24 * 3600), bytes };
     config.push_allow = args.push_allow;
     config.artifacts = args.artifacts;
     config.links_for = Duration::from_secs(args.artifact_links);

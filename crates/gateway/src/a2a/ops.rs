@@ -17,6 +17,7 @@ use v1::{part::Content as Held, send_message_response::Payload as Sent, stream_r
 
 use super::{
     Hub,
+    bookmarks::Bookmarks,
     card::{self, Place},
     project::Projection,
 };
@@ -102,6 +103,7 @@ pub(super) fn failed(error: covey_domain::Error) -> Error {
         ErrorKind::NotFound => Kind::NotFound,
         ErrorKind::FailedPrecondition => Kind::UnsupportedOperation,
         ErrorKind::Overloaded => Kind::Exhausted,
+        ErrorKind::StorageFull => Kind::StorageFull,
         ErrorKind::DeadlineExceeded => Kind::DeadlineExceeded,
         ErrorKind::Unavailable | ErrorKind::ActorDied | ErrorKind::Unschedulable => Kind::Unavailable,
         ErrorKind::Unauthenticated
@@ -472,12 +474,17 @@ impl Ask {
     /// the task, or with the turn that entry `turn` began.
     fn events(&self, record: Arc<TaskRecord>, seen: Cursor, snapshot: u64, turn: Option<u64>) -> Events {
         let id = record.id.clone();
-        let mut log = self.hub.cluster.events(id.clone(), 0);
-        let mut projection = Projection::new(record);
+        // One who comes back is read on from near their place.
+        let near = (snapshot == 0).then(|| self.hub.bookmarks.before(&id, seen.seq)).flatten();
+        let mut projection = match near {
+            Some(bookmark) => Projection::resume(record, bookmark),
+            None => Projection::new(record),
+        };
         if snapshot == 0 {
             projection.only_tell();
         }
-        let (links, root) = (self.hub.links.clone(), self.place.root.clone());
+        let mut log = self.hub.cluster.events(id.clone(), projection.seq());
+        let (links, root, hub) = (self.hub.links.clone(), self.place.root.clone(), self.hub.clone());
         async_stream::try_stream! {
             let mut told = seen;
             while let Some(entry) = log.next().await {
@@ -485,6 +492,9 @@ impl Ask {
                 let place = |e| failed(e).about("taskId", id.as_str()).about("lastEventId", told.to_string());
                 let entry: Arc<Envelope> = entry.map_err(place)?;
                 let events = projection.push(&entry);
+                if Bookmarks::wants(entry.seq) {
+                    hub.bookmarks.keep(&id, projection.bookmark());
+                }
                 let turned = turn.is_some_and(|at| entry.seq > at && is_over(projection.shown()));
                 let over = projection.shown().is_terminal() || turned;
                 if entry.seq < snapshot || entry.seq <= seen.seq {

@@ -38,7 +38,51 @@ pub(super) struct Projection {
     seq: u64,
 }
 
+/// What later events of a stream depend on, at some place of a log; without what the task is made of.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Bookmark {
+    seq: u64,
+    state: Option<TaskState>,
+    shown: Option<TaskState>,
+    texts: Vec<PartId>,
+    begun: HashSet<String>,
+    asked: Vec<(InterruptId, v1::Message)>,
+}
+
+impl Bookmark {
+    /// Number of the entry that it is behind.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    #[cfg(test)]
+    pub fn at(seq: u64) -> Self {
+        Self { seq, ..Self::default() }
+    }
+}
+
 impl Projection {
+    /// Goes on behind a bookmark. It can tell events, and has nothing of the task before.
+    pub fn resume(record: Arc<TaskRecord>, bookmark: Bookmark) -> Self {
+        let Bookmark { seq, state, shown, texts, begun, asked } = bookmark;
+        let mut projection = Self { seq, texts, begun, asked, ..Self::new(record) };
+        projection.state = state.unwrap_or(projection.state);
+        projection.shown = shown.unwrap_or(projection.shown);
+        projection
+    }
+
+    /// This place.
+    pub fn bookmark(&self) -> Bookmark {
+        Bookmark {
+            seq: self.seq,
+            state: Some(self.state),
+            shown: Some(self.shown),
+            texts: self.texts.clone(),
+            begun: self.begun.clone(),
+            asked: self.asked.clone(),
+        }
+    }
+
     pub fn new(record: Arc<TaskRecord>) -> Self {
         let task = v1::Task {
             id: record.id.to_string(),
@@ -424,6 +468,56 @@ mod tests {
                 (&old["kind"], &old["final"], &old["status"]["state"]),
                 (&json!("status-update"), &json!(true), &json!("completed"))
             );
+        }
+    }
+
+    #[test]
+    fn a_reader_who_comes_back_is_told_the_same_from_every_place() {
+        let mut events = begun();
+        events.extend(Writer::new("t".into(), 1).text("half an ans"));
+        events.push(TaskEvent::StepReset { step: 1 });
+        let mut writer = Writer::new("t".into(), 2);
+        events.extend(writer.text("hello "));
+        events.extend(writer.data(json!({"n": 1})));
+        events.push(TaskEvent::InterruptRaised {
+            id: InterruptId::from("i"),
+            kind: InterruptKind::Form { schema: json!({"type": "string"}) },
+            prompt: "which one?".into(),
+            options: vec![],
+            response_schema: None,
+            expires_at_ms: None,
+        });
+        events.push(TaskEvent::Status { state: Phase::Waiting, message: None });
+        let decision = Decision::Accept { payload: json!("the red one"), always: false };
+        events.push(TaskEvent::InterruptResolved { id: "i".into(), decision, by: "me".into() });
+        events.push(TaskEvent::Status { state: Phase::Working, message: None });
+        events.extend(writer.text("world"));
+        events.extend(writer.finish(Outcome::Completed { finish: "stop".into(), result: None }, Default::default()));
+        let log: Vec<_> = events
+            .into_iter()
+            .zip(1..)
+            .map(|(event, seq)| Envelope {
+                task: "t".into(),
+                seq,
+                ts_ms: 0,
+                sub: None,
+                event,
+                meta: Default::default(),
+            })
+            .collect();
+        let mut whole = Projection::new(record());
+        whole.only_tell();
+        let told: Vec<_> = log.iter().map(|entry| whole.push(entry)).collect();
+        let mut first = Projection::new(record());
+        first.only_tell();
+        for place in 0..log.len() {
+            let mut later = Projection::resume(record(), first.bookmark());
+            later.only_tell();
+            assert_eq!(later.seq(), place as u64);
+            for (entry, expected) in log.iter().zip(&told).skip(place) {
+                assert_eq!(later.push(entry), *expected, "entry {} behind place {place}", entry.seq);
+            }
+            first.push(&log[place]);
         }
     }
 

@@ -1,0 +1,159 @@
+//! What readers get: from beside the tables where it is not in them yet, else from the tables.
+
+use std::sync::Arc;
+
+use covey_domain::{ActorId, Envelope, TaskId, TaskRecord, caps};
+use sqlx::{Row as _, sqlite::SqliteRow};
+
+use crate::{
+    Error, Store,
+    memtable::Beside,
+    rows::{RECORD, events_of, record_of},
+};
+
+/// Which tasks are listed; an empty filter takes all.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TaskFilter<'a> {
+    /// Of this agent.
+    pub agent: &'a str,
+    /// Of this conversation.
+    pub context: &'a str,
+    /// In this state.
+    pub state: &'a str,
+    /// Asked for by this caller.
+    pub caller: &'a str,
+}
+
+/// Records of a listing. One that cannot be read costs itself, not the listing.
+fn readable(rows: &[SqliteRow]) -> Vec<TaskRecord> {
+    let read = |row| {
+        record_of(row)
+            .map_err(|error| tracing::error!(%error, "a task in the tables cannot be read; `covey doctor` names it"))
+    };
+    rows.iter().filter_map(|row| read(row).ok()).collect()
+}
+
+impl Store {
+    /// The state of an actor.
+    pub async fn state(&self, actor: &ActorId) -> Result<Option<Vec<u8>>, Error> {
+        // First beside the tables: what is not there any more then is in the tables.
+        let beside = self.memtable.state(actor);
+        let row = sqlx::query("SELECT state, epoch FROM actor_states WHERE actor = ?")
+            .bind(actor.as_str())
+            .fetch_optional(&self.readers)
+            .await?;
+        let newer = |row: &SqliteRow| beside.as_ref().is_none_or(|(epoch, _)| *epoch < row.get::<i64, _>(1) as u64);
+        match row.filter(newer) {
+            Some(row) => Ok(Some(row.get(0))),
+            None => Ok(beside.and_then(|(_, state)| state).map(|state| state.0.to_vec())),
+        }
+    }
+
+    /// Events of a task with numbers above `after`, [`caps::EVENT_PAGE_MAX`] at least while there are so many.
+    pub async fn events(&self, task: &TaskId, after: u64) -> Result<Vec<Arc<Envelope>>, Error> {
+        // First beside the tables: what is not there any more then is in the tables.
+        let (beside, first) = self.memtable.events(task, after)?;
+        if first.is_some_and(|first| first <= after + 1) {
+            return Ok(beside);
+        }
+        let rows = sqlx::query("SELECT seq, body FROM events WHERE task = ? AND seq > ? ORDER BY seq LIMIT ?")
+            .bind(task.as_str())
+            .bind(after as i64)
+            .bind(caps::EVENT_PAGE_MAX as i64)
+            .fetch_all(&self.readers)
+            .await?;
+        let mut events = Vec::new();
+        for row in rows {
+            let run = events_of(task, &row)?;
+            let missing = |seq| seq > after && first.is_none_or(|first| seq < first);
+            events.extend(run.into_iter().filter(|event| missing(event.seq)).map(Arc::new));
+            // A page is a bound for memory too.
+            if events.len() >= caps::EVENT_PAGE_MAX {
+                return Ok(events);
+            }
+        }
+        events.extend(beside);
+        Ok(events)
+    }
+
+    /// One task's record.
+    pub async fn task(&self, id: &TaskId) -> Result<Option<Arc<TaskRecord>>, Error> {
+        let Beside { made, change } = self.memtable.task(id);
+        let found = match made {
+            Some(made) => Some(made),
+            None => {
+                let sql = format!("SELECT {RECORD} FROM tasks WHERE id = ?");
+                let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(id.as_str()).fetch_optional(&self.readers).await?;
+                row.map(|row| record_of(&row)).transpose()?.map(Arc::new)
+            }
+        };
+        Ok(match (found, change) {
+            (Some(record), Some(change)) => Some(Arc::new(change.over(&record))),
+            (found, _) => found,
+        })
+    }
+
+    /// Records, newest first, from below the task `before` where it is not empty.
+    pub async fn tasks(&self, filter: TaskFilter<'_>, before: &str, limit: u32) -> Result<Vec<TaskRecord>, Error> {
+        self.memtable.flush().await;
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "SELECT {RECORD} FROM tasks WHERE (?1 = '' OR agent = ?1) AND (?2 = '' OR context = ?2) AND (?3 = '' OR state = ?3)
+             AND (?4 = '' OR caller = ?4)
+             AND (?5 = '' OR (created_ms, id) < (SELECT created_ms, id FROM tasks WHERE id = ?5))
+             ORDER BY created_ms DESC, id DESC LIMIT ?6",
+        )))
+        .bind(filter.agent)
+        .bind(filter.context)
+        .bind(filter.state)
+        .bind(filter.caller)
+        .bind(before)
+        .bind(i64::from(limit))
+        .fetch_all(&self.readers)
+        .await?;
+        Ok(readable(&rows))
+    }
+
+    /// Records by the last change of their status, newest first, of a caller's tasks that changed at `since_ms` or later;
+    /// from below the place `before` (a change and a task) where there is one. And how many there are in all.
+    pub async fn changed(
+        &self,
+        filter: TaskFilter<'_>,
+        since_ms: u64,
+        before: Option<(u64, &str)>,
+        limit: u32,
+    ) -> Result<(Vec<TaskRecord>, u64), Error> {
+        self.memtable.flush().await;
+        let matching =
+            "caller = ?1 AND (?2 = '' OR agent = ?2) AND (?3 = '' OR context = ?3) AND (?4 = '' OR state = ?4)
+            AND changed_ms >= ?5";
+        let count = format!("SELECT count(*) FROM tasks WHERE {matching}");
+        let count = sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(count));
+        let page = format!(
+            "SELECT {RECORD} FROM tasks WHERE {matching} AND (changed_ms, id) < (?6, ?7)
+             ORDER BY changed_ms DESC, id DESC LIMIT ?8"
+        );
+        let page = sqlx::query(sqlx::AssertSqlSafe(page));
+        let since = since_ms as i64;
+        let all = count
+            .bind(filter.caller)
+            .bind(filter.agent)
+            .bind(filter.context)
+            .bind(filter.state)
+            .bind(since)
+            .fetch_one(&self.readers)
+            .await?;
+        let (at, task) = before.map_or((i64::MAX, ""), |(at, task)| (at as i64, task));
+        let rows = page
+            .bind(filter.caller)
+            .bind(filter.agent)
+            .bind(filter.context)
+            .bind(filter.state)
+            .bind(since)
+            .bind(at)
+            .bind(task)
+            .bind(i64::from(limit))
+            .fetch_all(&self.readers)
+            .await?;
+        Ok((readable(&rows), all as u64))
+    }
+}

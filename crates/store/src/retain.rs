@@ -1,0 +1,156 @@
+//! Forgets what is old: tasks by the time since they ended, and by how much there is; with them their events, webhooks and uses of
+//! files, and then cursors and blobs that nobody needs. In small steps, so that nobody who writes waits long.
+
+use std::time::{Duration, Instant};
+
+use covey_domain::{Millis, TaskState};
+use sqlx::{Connection as _, Row as _, SqliteConnection};
+
+use crate::{Error, Store};
+
+/// A step should hold the writer no longer than this; the next one takes less where it did.
+const STEP_TARGET: Duration = Duration::from_millis(15);
+/// Tasks of a step, at first and at most; and rows of events.
+const STEP_TASKS: u32 = 16;
+const STEP_MAX: u32 = 256;
+const STEP_ROWS: i64 = 256;
+/// Pause between steps, so that others get their turn.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// How long, and how much, is kept of what has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Since its end, by the store's own clock, which goes on only while a head runs.
+    pub age: Duration,
+    /// Bytes of the tables; the oldest go first.
+    pub bytes: Option<u64>,
+}
+
+/// What was forgotten.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Tasks that had ended.
+    pub tasks: u64,
+    /// Cursors of processes of workers that are no more.
+    pub cursors: u64,
+    /// Blobs that nothing names.
+    pub blobs: u64,
+    /// The longest time that others could not write.
+    pub held_max: Duration,
+}
+
+impl Store {
+    /// Forgets all that should not be kept.
+    pub async fn forget(&self, keep: Retention) -> Result<Forgotten, Error> {
+        let mut done = Forgotten::default();
+        let before = self.age.now().saturating_sub(keep.age.as_millis() as Millis);
+        let mut limit = STEP_TASKS;
+        loop {
+            let held = Instant::now();
+            let swept = self.sweep_events(limit).await?;
+            let mut held = held.elapsed();
+            if !swept {
+                let over = match keep.bytes {
+                    Some(most) => self.bytes().await? > most,
+                    None => false,
+                };
+                let now = Instant::now();
+                let tasks = self.forget_tasks(if over { Millis::MAX >> 1 } else { before }, limit).await?;
+                held = now.elapsed();
+                if tasks == 0 {
+                    break;
+                }
+                done.tasks += tasks;
+            }
+            done.held_max = done.held_max.max(held);
+            limit = if held > STEP_TARGET { (limit / 2).max(1) } else { (limit * 2).min(STEP_MAX) };
+            tokio::time::sleep(PAUSE).await;
+        }
+        (done.cursors, done.blobs) = self.forget_unused(before).await?;
+        Ok(done)
+    }
+
+    /// Bytes of the tables that are in use.
+    pub async fn bytes(&self) -> Result<u64, Error> {
+        let sql = "SELECT (page_count - freelist_count) * page_size
+            FROM pragma_page_count, pragma_freelist_count, pragma_page_size";
+        let bytes: i64 = sqlx::query_scalar(sql).fetch_one(&self.readers).await?;
+        Ok(bytes as u64)
+    }
+
+    /// Some of those that ended before `before`: nobody finds them any more, and their events are doomed.
+    async fn forget_tasks(&self, before: Millis, limit: u32) -> Result<u64, Error> {
+        let old = "SELECT id, state FROM tasks WHERE ended = 1 AND ended_at < ? ORDER BY ended_at, id LIMIT ?";
+        let old = sqlx::query(old).bind(before as i64).bind(limit).fetch_all(&self.readers).await?;
+        if old.is_empty() {
+            return Ok(0);
+        }
+        let old: Vec<(String, String)> = old.iter().map(|row| (row.get(0), row.get(1))).collect();
+        let mut db = self.writer.lock().await;
+        self.fault.sound(doom(&mut db, &old).await)
+    }
+
+    /// Some of the events of doomed tasks. `false`: there were none.
+    async fn sweep_events(&self, limit: u32) -> Result<bool, Error> {
+        let doomed = sqlx::query_scalar::<_, String>("SELECT task FROM doomed LIMIT ?").bind(limit);
+        let doomed = doomed.fetch_all(&self.readers).await?;
+        if doomed.is_empty() {
+            return Ok(false);
+        }
+        let mut db = self.writer.lock().await;
+        self.fault.sound(sweep(&mut db, &doomed).await)?;
+        Ok(true)
+    }
+
+    async fn forget_unused(&self, before: Millis) -> Result<(u64, u64), Error> {
+        let mut db = self.writer.lock().await;
+        // A process of a worker may have said nothing for long; only one that another process of its node came after is gone.
+        let cursors = "DELETE FROM cursors WHERE touched_at < ? AND EXISTS
+            (SELECT 1 FROM cursors AS other WHERE other.node = cursors.node AND other.touched_at > cursors.touched_at)";
+        let cursors = sqlx::query(cursors).bind(before as i64).execute(&mut *db).await;
+        // What a task that waits may still need is as old as the task.
+        let blobs = "DELETE FROM blobs WHERE used_at < ?1
+            AND NOT EXISTS (SELECT 1 FROM agents WHERE instr(spec, digest))
+            AND NOT EXISTS (SELECT 1 FROM actors WHERE instr(spec, digest))
+            AND NOT EXISTS (SELECT 1 FROM tasks WHERE ended = 0 AND created_ms <= used_at + 86400000)";
+        let blobs = sqlx::query(blobs).bind(before as i64).execute(&mut *db).await;
+        Ok((self.fault.sound(cursors)?.rows_affected(), self.fault.sound(blobs)?.rows_affected()))
+    }
+}
+
+async fn doom(db: &mut SqliteConnection, old: &[(String, String)]) -> Result<u64, sqlx::Error> {
+    let (mut tx, mut gone) = (db.begin().await?, 0);
+    for (id, state) in old {
+        let task = sqlx::query("DELETE FROM tasks WHERE id = ? AND ended = 1").bind(id).execute(&mut *tx).await?;
+        if task.rows_affected() == 0 {
+            continue;
+        }
+        gone += 1;
+        for sql in [
+            "DELETE FROM hooks WHERE task = ?",
+            "DELETE FROM artifact_uses WHERE task = ?",
+            "INSERT OR IGNORE INTO doomed VALUES (?)",
+        ] {
+            sqlx::query(sql).bind(id).execute(&mut *tx).await?;
+        }
+        if let Some(state) = TaskState::named(state) {
+            let less = "UPDATE ended_counts SET count = count - 1 WHERE state = ?";
+            sqlx::query(less).bind(state.name()).execute(&mut *tx).await?;
+        }
+    }
+    tx.commit().await?;
+    Ok(gone)
+}
+
+async fn sweep(db: &mut SqliteConnection, doomed: &[String]) -> Result<(), sqlx::Error> {
+    let (mut tx, mut rows) = (db.begin().await?, STEP_ROWS);
+    for id in doomed {
+        let events = "DELETE FROM events WHERE rowid IN (SELECT rowid FROM events WHERE task = ? LIMIT ?)";
+        rows -= sqlx::query(events).bind(id).bind(rows).execute(&mut *tx).await?.rows_affected() as i64;
+        if rows <= 0 {
+            break;
+        }
+        sqlx::query("DELETE FROM doomed WHERE task = ?").bind(id).execute(&mut *tx).await?;
+    }
+    tx.commit().await
+}

@@ -1,0 +1,230 @@
+//! What a starting head reads: all but tasks that have ended, which stay on disk.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use covey_domain::{ActorId, AgentSpec, Envelope, NodeId, TaskId, TaskRecord, TaskState};
+use futures::TryStreamExt as _;
+use hashbrown::HashMap;
+use serde::de::DeserializeOwned;
+use sqlx::{Connection as _, Row as _, SqliteConnection};
+
+use crate::{
+    Batch, Blob, DetachedActor, Error, Store, StoredMember, StoredReminder,
+    rows::{RECORD, events_in, record_of},
+    salvage::{self, Broken},
+    tables,
+};
+
+/// All that a starting head needs.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Of this start: one more than of the last.
+    pub term: u64,
+    /// Agents.
+    pub agents: Vec<AgentSpec>,
+    /// Node, incarnation, number.
+    pub cursors: Vec<(NodeId, u64, u64)>,
+    /// Tasks that have not ended, oldest first.
+    pub tasks: Vec<StoredTask>,
+    /// How many tasks of each state have ended.
+    pub ended: Vec<(TaskState, u64)>,
+    /// Detached actors, and whether a state of each is kept.
+    pub actors: Vec<(ActorId, DetachedActor, bool)>,
+    /// Reminders by actor and name.
+    pub reminders: Vec<(ActorId, String, StoredReminder)>,
+    /// Listeners: topic, actor, method.
+    pub listeners: Vec<(String, ActorId, String)>,
+    /// Lives of virtual and detached actors: actor, node, epoch.
+    pub activations: Vec<(ActorId, NodeId, u64)>,
+    /// Members.
+    pub members: Vec<(NodeId, StoredMember)>,
+    /// Where the cluster's own clock was when it was last written, milliseconds.
+    pub clock_ms: u64,
+}
+
+/// A task that has not ended.
+#[derive(Debug)]
+pub struct StoredTask {
+    /// Its record.
+    pub record: TaskRecord,
+    /// Its log; of a broken one up to what cannot be read.
+    pub events: Vec<Envelope>,
+    /// Why it cannot be read whole.
+    pub broken: Option<String>,
+}
+
+impl Store {
+    /// Begins a term and reads what a starting head needs.
+    pub async fn begin(&self) -> Result<Snapshot, Error> {
+        while !self.memtable.flush().await && !self.is_stuck() {
+            self.fault.check()?;
+        }
+        let mut db = self.writer.lock().await;
+        let mut reader = Reader { path: self.path.clone(), broken: self.broken.lock().clone(), aside: Vec::new() };
+        let mut snapshot = if self.is_stuck() {
+            // The tables cannot be written: they are read as they would be.
+            sqlx::query("PRAGMA cache_spill = OFF").execute(&mut *db).await?;
+            let mut tx = db.begin().await?;
+            for group in self.memtable.all() {
+                tables::write_in(&mut tx, &group, self.age.now()).await?;
+            }
+            let snapshot = reader.read(&mut tx).await?;
+            tx.rollback().await?;
+            snapshot
+        } else {
+            let snapshot = reader.read(&mut db).await?;
+            reader.mend(&mut db).await?;
+            snapshot
+        };
+        drop(db);
+        snapshot.term += 1;
+        let written = self.write(Batch { term: Some(snapshot.term), ..Batch::default() })?;
+        self.sync(vec![written])?;
+        Ok(snapshot)
+    }
+}
+
+/// Reads the tables, and keeps what cannot be read.
+struct Reader {
+    path: PathBuf,
+    /// Tasks that are known to be broken, and why.
+    broken: BTreeMap<TaskId, String>,
+    aside: Vec<Broken>,
+}
+
+impl Reader {
+    async fn read(&mut self, db: &mut SqliteConnection) -> Result<Snapshot, Error> {
+        let term: Option<i64> =
+            sqlx::query_scalar("SELECT value FROM meta WHERE key = 'term'").fetch_optional(&mut *db).await?;
+        let mut snapshot = Snapshot { term: term.unwrap_or(0) as u64, ..Snapshot::default() };
+        for row in sqlx::query("SELECT spec FROM agents ORDER BY name").fetch_all(&mut *db).await? {
+            snapshot.agents.extend(self.parsed::<AgentSpec>("an agent", row.get(0)));
+        }
+        for row in sqlx::query("SELECT node, incarnation, number FROM cursors").fetch_all(&mut *db).await? {
+            let (incarnation, number): (i64, i64) = (row.get(1), row.get(2));
+            snapshot.cursors.push((row.get::<String, _>(0).into(), incarnation as u64, number as u64));
+        }
+        let actors = "SELECT id, name, spec, init, id IN (SELECT actor FROM actor_states) FROM actors ORDER BY id";
+        for row in sqlx::query(actors).fetch_all(&mut *db).await? {
+            let Some(spec) = self.parsed("a detached actor", row.get(2)) else { continue };
+            let init = row.get::<Option<Vec<u8>>, _>(3).map(|bytes| Blob(bytes.into()));
+            let actor = DetachedActor { name: row.get(1), spec: Arc::new(spec), init };
+            snapshot.actors.push((row.get::<String, _>(0).into(), actor, row.get(4)));
+        }
+        let reminders = "SELECT actor, name, due_ms, every_ms, method, args FROM reminders";
+        for row in sqlx::query(reminders).fetch_all(&mut *db).await? {
+            let reminder = StoredReminder {
+                due_ms: row.get::<i64, _>(2) as u64,
+                every_ms: row.get::<Option<i64>, _>(3).map(|ms| ms as u64),
+                method: row.get(4),
+                args: Blob(row.get::<Vec<u8>, _>(5).into()),
+            };
+            snapshot.reminders.push((row.get::<String, _>(0).into(), row.get(1), reminder));
+        }
+        for row in sqlx::query("SELECT topic, actor, method FROM listeners").fetch_all(&mut *db).await? {
+            snapshot.listeners.push((row.get(0), row.get::<String, _>(1).into(), row.get(2)));
+        }
+        for row in sqlx::query("SELECT actor, node, epoch FROM activations").fetch_all(&mut *db).await? {
+            let (actor, node) = (row.get::<String, _>(0), row.get::<String, _>(1));
+            snapshot.activations.push((actor.into(), node.into(), row.get::<i64, _>(2) as u64));
+        }
+        for row in sqlx::query("SELECT node, incarnation, port FROM members").fetch_all(&mut *db).await? {
+            let member = StoredMember { incarnation: row.get::<i64, _>(1) as u64, port: row.get(2) };
+            snapshot.members.push((row.get::<String, _>(0).into(), member));
+        }
+        let clock: Option<i64> =
+            sqlx::query_scalar("SELECT value FROM meta WHERE key = 'clock_ms'").fetch_optional(&mut *db).await?;
+        snapshot.clock_ms = clock.unwrap_or(0) as u64;
+        for row in sqlx::query("SELECT state, count FROM ended_counts").fetch_all(&mut *db).await? {
+            let state = TaskState::named(row.get(0));
+            snapshot.ended.extend(state.map(|state| (state, row.get::<i64, _>(1).max(0) as u64)));
+        }
+        self.tasks(db, &mut snapshot.tasks).await?;
+        Ok(snapshot)
+    }
+
+    fn parsed<T: DeserializeOwned>(&mut self, what: &str, body: &str) -> Option<T> {
+        let read = serde_json::from_str(body);
+        read.map_err(|error: serde_json::Error| {
+            let (what, why, body) = (what.to_owned(), error.to_string(), body.to_owned());
+            self.aside.push(Broken { what, task: None, why, body });
+        })
+        .ok()
+    }
+
+    /// Tasks that have not ended, with their logs; two passes in one order.
+    async fn tasks(&mut self, db: &mut SqliteConnection, tasks: &mut Vec<StoredTask>) -> Result<(), Error> {
+        let records = format!("SELECT {RECORD}, id FROM tasks WHERE ended = 0 ORDER BY created_ms, id");
+        let mut rows = sqlx::query(sqlx::AssertSqlSafe(records)).fetch(&mut *db);
+        while let Some(row) = rows.try_next().await? {
+            let (record, broken) = match record_of(&row) {
+                Ok(record) => {
+                    let broken = self.broken.get(&record.id).cloned();
+                    (record, broken)
+                }
+                Err(error) => {
+                    let (body, id): (&str, &str) = (row.get(0), row.get(4));
+                    let why = error.to_string();
+                    let task = Some(TaskId::from(id));
+                    self.aside.push(Broken { what: "a task".into(), task, why: why.clone(), body: body.to_owned() });
+                    // Without even that it is nobody's task any more.
+                    let Some(record) = salvage::record_without_input(body) else { continue };
+                    (record, Some(why))
+                }
+            };
+            tasks.push(StoredTask { record, events: Vec::new(), broken });
+        }
+        drop(rows);
+        let at: HashMap<TaskId, usize> =
+            tasks.iter().enumerate().map(|(at, task)| (task.record.id.clone(), at)).collect();
+        let events = "SELECT e.task, e.seq, e.body FROM tasks AS t CROSS JOIN events AS e ON e.task = t.id
+            WHERE t.ended = 0 ORDER BY t.created_ms, t.id, e.seq";
+        let mut rows = sqlx::query(events).fetch(&mut *db);
+        let mut last = None;
+        while let Some(row) = rows.try_next().await? {
+            let (id, seq, body): (&str, i64, &str) = (row.get(0), row.get(1), row.get(2));
+            // Rows of a task follow each other.
+            if last.is_none_or(|at: usize| tasks[at].record.id.as_str() != id) {
+                last = at.get(id).copied();
+            }
+            let Some(task) = last.map(|at| &mut tasks[at]) else { continue };
+            if let Err(why) = take(task, seq as u64, body) {
+                task.broken.get_or_insert_with(|| why.clone());
+                let (id, body) = (Some(task.record.id.clone()), body.to_owned());
+                self.aside.push(Broken { what: "events of a task".into(), task: id, why, body });
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets aside what cannot be read, and takes it out of the tables.
+    async fn mend(&mut self, db: &mut SqliteConnection) -> Result<(), Error> {
+        salvage::set_aside(&self.path, &self.aside).map_err(Error::Log)?;
+        for Broken { what, task, body, .. } in &self.aside {
+            let sql = match (what.as_str(), task) {
+                ("events of a task", Some(_)) => "DELETE FROM events WHERE task = ?1 AND body = ?2",
+                ("a task", Some(_)) => {
+                    "UPDATE tasks SET record = json_set(record, '$.input', json('{}')) WHERE id = ?1 AND record = ?2"
+                }
+                ("an agent", _) => "DELETE FROM agents WHERE spec = ?2",
+                ("a detached actor", _) => "DELETE FROM actors WHERE spec = ?2",
+                _ => continue,
+            };
+            sqlx::query(sql).bind(task.as_ref().map(TaskId::as_str)).bind(body).execute(&mut *db).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Takes a row of events; what cannot be read, or does not follow what is there, is refused.
+fn take(task: &mut StoredTask, last: u64, body: &str) -> Result<(), String> {
+    let events = events_in(&task.record.id, last, body).map_err(|error| error.to_string())?;
+    let expected = task.events.len() as u64 + 1;
+    match events.first() {
+        Some(first) if first.seq == expected => {
+            task.events.extend(events);
+            Ok(())
+        }
+        first => Err(format!("event {expected} is missing before {}", first.map_or(last, |event| event.seq))),
+    }
+}

@@ -1,0 +1,67 @@
+//! Stores as older programs wrote them.
+
+use std::path::Path;
+
+use super::*;
+
+/// A copy of a store that a program of schema version 5 left when it was killed.
+fn fixture(name: &str) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+    for file in ["covey.db", "covey.db-log0", "covey.db-log1"] {
+        std::fs::copy(from.join(file), dir.path().join(file)).unwrap();
+    }
+    let path = dir.path().join("covey.db");
+    (dir, path)
+}
+
+fn ids(snapshot: &Snapshot) -> Vec<&str> {
+    snapshot.tasks.iter().map(|task| task.record.id.as_str()).collect()
+}
+
+#[tokio::test]
+async fn a_store_of_the_version_before_is_read_with_what_was_in_its_log_alone() {
+    let (_dir, path) = fixture("v5-plain");
+    for term in 2..=3 {
+        let store = Store::open(&path).await.unwrap();
+        let snapshot = store.begin().await.unwrap();
+        assert_eq!(snapshot.term, term);
+        assert_eq!(ids(&snapshot), ["t4", "t5"]);
+        assert_eq!(snapshot.ended, [(TaskState::Completed, 4)]);
+        assert_eq!(snapshot.cursors, [("n".into(), 7, 4)]);
+        assert_eq!((snapshot.actors.len(), snapshot.reminders.len(), snapshot.listeners.len()), (1, 1, 1));
+        assert_eq!(store.state(&"a/1".into()).await.unwrap().unwrap(), b"state");
+        assert_eq!(store.state(&"a/2".into()).await.unwrap().unwrap(), b"late");
+        assert_eq!(store.blob("d").await.unwrap().unwrap(), b"code");
+        for id in ["t0", "t3"] {
+            let events = store.events(&id.into(), 0).await.unwrap();
+            assert_eq!(events.iter().map(|event| event.seq).collect::<Vec<_>>(), [1, 2, 3]);
+            assert!(events[2].event.is_terminal());
+            let message = format!("m-{id}");
+            let found = store.task_of_message(&"me".into(), &"a".into(), &message).await.unwrap();
+            assert_eq!(found.as_ref().map(TaskId::as_str), Some(id));
+        }
+        let keep = Retention { age: Duration::from_secs(60), bytes: None };
+        assert_eq!(store.forget(keep).await.unwrap().tasks, 0, "what it brought is as old as its newest task");
+    }
+}
+
+#[tokio::test]
+async fn a_task_that_the_version_before_took_and_cannot_read_costs_itself() {
+    let (_dir, path) = fixture("v5-deep");
+    let store = Store::open(&path).await.unwrap();
+    let snapshot = store.begin().await.unwrap();
+    assert_eq!(ids(&snapshot), ["deep", "t4", "t5", "t6"]);
+    let deep = &snapshot.tasks[0];
+    assert!(deep.broken.as_ref().is_some_and(|why| why.contains("recursion limit")), "{:?}", deep.broken);
+    assert_eq!((deep.events.len(), deep.record.message_id.as_deref()), (1, Some("m-deep")));
+    assert!(snapshot.tasks[1..].iter().all(|task| task.broken.is_none()));
+    let aside = salvage::set_aside_before(&path).unwrap();
+    assert_eq!(aside.len(), 1);
+    assert_eq!(aside[0].task, Some("deep".into()));
+    assert!(aside[0].body.contains("asked deep"), "all of it is kept");
+    drop(store);
+    let snapshot = Store::open(&path).await.unwrap().begin().await.unwrap();
+    assert_eq!(snapshot.tasks.len(), 4, "it can be read from now on");
+    assert_eq!(salvage::set_aside_before(&path).unwrap().len(), 1, "and is set aside once");
+}

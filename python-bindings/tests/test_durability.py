@@ -1,0 +1,324 @@
+"""What was accepted can be read again; damage is named; a full disk refuses and does not stop; a failed fsync does."""
+
+import json
+import os
+import shutil
+import subprocess
+import threading
+
+import httpx
+import pytest
+from conftest import BIN, eventually
+
+import covey
+from covey import agent
+
+
+@agent
+class Nest:
+    """Returns, or yields, lists in lists."""
+
+    def returns(self, levels: int):
+        return nested(levels)
+
+    async def yields(self, levels: int):
+        yield nested(levels)
+        yield "after"
+
+
+def nested(levels):
+    value = "bottom"
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def client(nodes):
+    headers = {"Authorization": f"Bearer {nodes.keys['admin_key']}", "A2A-Version": "1.0"}
+    return httpx.Client(base_url=f"http://{nodes.keys['address']}", headers=headers, timeout=60)
+
+
+def message(number, *parts, **more):
+    parts = list(parts) or [{"text": f"word {number}"}]
+    return {"message": {"messageId": f"m{number}", "role": "ROLE_USER", "parts": parts}, **more}
+
+
+def send(web, number, *parts):
+    """A task that is acknowledged and not waited for."""
+    body = message(number, *parts, configuration={"returnImmediately": True})
+    return web.post("/a2a/echo/message:send", json=body)
+
+
+def stored(nodes):
+    return nodes.home / "head" / "covey.db"
+
+
+def test_what_is_too_deep_is_refused_at_every_door_and_what_is_taken_is_there_after_kill_9(nodes):
+    nodes.head()
+    with client(nodes) as web:
+        for levels, good in ((64, True), (65, False), (122, False), (127, False), (5_000, False)):
+            # Written by hand: Python's own encoder gives up before we do.
+            data = "[" * levels + "1" + "]" * levels
+            body = json.dumps(message(levels, {"data": "@"}, configuration={"returnImmediately": True})).replace('"@"', data)
+            rest = web.post("/a2a/echo/message:send", content=body, headers={"Content-Type": "application/json"})
+            assert (rest.status_code == 200) == good, (levels, rest.text)
+            rpc = '{"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": ' + body.replace(f"m{levels}", f"r{levels}") + "}"
+            rpc = web.post("/a2a/echo", content=rpc, headers={"Content-Type": "application/json"}).json()
+            assert ("result" in rpc) == good, (levels, rpc)
+        before = web.get("/a2a/echo/tasks").json()["totalSize"]
+    nodes.kill9("head")
+    nodes.head()
+    with client(nodes) as web:
+        assert web.get("/a2a/echo/tasks").json()["totalSize"] == before == 2
+        assert send(web, 7).status_code == 200
+
+
+def test_what_an_agent_says_too_deep_fails_its_task_with_the_reason(nodes):
+    nodes.head()
+    nodes.worker("w1", "--cpus", "2")
+    nodes.connect()
+    nodes.live(1)
+    assert covey.submit(Nest, "returns", 64).result() == nested(64)
+    for method in ("returns", "yields"):
+        for levels in (65, 200):
+            task = covey.submit(Nest, method, levels)
+            with pytest.raises(covey.CoveyError, match="nested|recursion"):
+                task.result()
+    # The worker's link goes on.
+    assert covey.submit(Nest, "returns", 1).result() == nested(1)
+    nodes.kill9("head")
+    nodes.head()
+    nodes.connect()
+    assert covey.status()["tasks"] == {"completed": 2, "failed": 4}
+
+
+def started(nodes, *args):
+    """A head that is expected not to start: its exit code and what it said."""
+    done = subprocess.run([BIN, "head", "--port", nodes.port, *args], env=nodes.env, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_damage_of_what_was_acknowledged_is_named_and_a_missing_file_too(nodes):
+    nodes.head()
+    with client(nodes) as web:
+        for number in range(40):
+            assert send(web, number).status_code == 200
+    nodes.kill9("head")
+    log = nodes.home / "head" / "covey.db-log0"
+    whole = log.read_bytes()
+    used = len(whole.rstrip(b"\0"))
+    assert used > 2_000
+    copy = nodes.home / "copy"
+    shutil.copytree(nodes.home / "head", copy)
+    refused = 0
+    for at in range(600, used, used // 12):
+        hurt = bytearray(whole)
+        hurt[at] ^= 4
+        shutil.rmtree(nodes.home / "head")
+        shutil.copytree(copy, nodes.home / "head")
+        log.write_bytes(hurt)
+        code, said = "started", ""
+        nodes.start("probe", "head", "--port", "0")
+        probe = nodes.running.pop("probe")
+        path = nodes.home / "credentials.json"
+        before = path.stat().st_mtime_ns
+        eventually(lambda: probe.poll() is not None or path.stat().st_mtime_ns != before)
+        if probe.poll() is None:
+            nodes.keys = json.loads(path.read_text())
+            with client(nodes) as web:
+                assert web.get("/a2a/echo/tasks").json()["totalSize"] == 40, at
+            probe.kill()
+            probe.wait()
+        else:
+            refused += 1
+            assert probe.returncode == 70
+            assert "covey.db-log0` is damaged at byte" in (nodes.home / "probe.log").read_text()
+    shutil.rmtree(nodes.home / "head")
+    shutil.copytree(copy, nodes.home / "head")
+    (nodes.home / "head" / "covey.db-log1").unlink()
+    code, said = started(nodes)
+    assert code == 70 and "covey.db-log1` is missing" in said
+    # What was not hurt starts.
+    shutil.rmtree(nodes.home / "head")
+    shutil.copytree(copy, nodes.home / "head")
+    nodes.head()
+    with client(nodes) as web:
+        assert web.get("/a2a/echo/tasks").json()["totalSize"] == 40
+    assert refused > 0
+
+
+class Disk:
+    """A small file system of its own, seen by what runs inside."""
+
+    def __init__(self, at, size):
+        self.at = at
+        at.mkdir()
+        command = ["unshare", "-m", "sh", "-c", f"mount -t tmpfs -o size={size} none {at} && echo ready && exec sleep 1000"]
+        self.holder = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if self.holder.stdout.readline() != "ready\n":
+            self.holder.wait()
+            pytest.skip(f"no file system can be mounted here: {self.holder.stderr.read()}")
+        self.inside = ["nsenter", "-t", str(self.holder.pid), "-m"]
+        self.root = f"/proc/{self.holder.pid}/root{at}"
+
+    def fill(self):
+        with open(f"{self.root}/filler", "ab") as file:
+            for size in (1 << 20, 1 << 12):
+                try:
+                    while True:
+                        file.write(b"\1" * size)
+                        file.flush()
+                except OSError:
+                    pass
+
+    def empty(self):
+        os.unlink(f"{self.root}/filler")
+
+    def close(self):
+        self.holder.kill()
+        self.holder.wait()
+
+
+@pytest.fixture
+def disk(tmp_path):
+    if os.geteuid() != 0 or not shutil.which("unshare") or not shutil.which("nsenter"):
+        pytest.skip("a file system of its own takes root, unshare and nsenter")
+    made = Disk(tmp_path / "disk", "64m")
+    yield made
+    made.close()
+
+
+def test_a_full_disk_refuses_what_is_new_and_all_works_again_when_there_is_room(nodes, disk):
+    nodes.inside["head"] = disk.inside
+    data = ["--data", str(disk.at)]
+    nodes.head(*data)
+    with client(nodes) as web:
+        task = send(web, 0).json()["task"]["id"]
+        disk.fill()
+        # What is ahead of the log is used up first.
+        large = {"text": "x" * 200_000}
+        taken = 1
+        while (answer := send(web, taken, large)).status_code == 200:
+            taken += 1
+            assert taken < 200
+        assert answer.status_code == 503 and "disk" in answer.text, answer.text
+        rpc = {"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": message("rpc")}
+        error = web.post("/a2a/echo", json=rpc).json()["error"]
+        assert error["data"][0]["reason"] == "STORAGE_FULL", error
+        assert web.get("/readyz").status_code == 503 and web.get("/livez").status_code == 200
+        assert web.get(f"/a2a/echo/tasks/{task}").json()["id"] == task
+        assert covey_status(nodes)["tasks"] == {"submitted": taken}
+        # A head that is started on a full disk can be read, and refuses too.
+        nodes.running["head"].kill()
+        nodes.running.pop("head").wait()
+        subprocess.run([*disk.inside, "pkill", "-9", "-f", f"{BIN} head --port {nodes.port} --data {disk.at}"], check=False)
+        nodes.head(*data)
+    with client(nodes) as web:
+        assert web.get(f"/a2a/echo/tasks/{task}").json()["id"] == task
+        assert covey_status(nodes)["tasks"] == {"submitted": taken}
+        disk.fill()
+        eventually(lambda: send(web, "again", large).status_code == 503)
+        disk.empty()
+        eventually(lambda: send(web, "after").status_code == 200)
+        eventually(lambda: web.get("/readyz").status_code == 200)
+        assert web.get(f"/a2a/echo/tasks/{task}").json()["id"] == task
+
+
+def covey_status(nodes):
+    with client(nodes) as web:
+        return web.get("/v1/cluster").json()
+
+
+@pytest.mark.parametrize("file", ["covey.db-log0", "covey.db"])
+def test_a_failed_fsync_ends_the_head(nodes, file):
+    if not shutil.which("strace"):
+        pytest.skip("strace makes the fsync fail")
+    path = nodes.home / "head" / file
+    nodes.head()
+    nodes.kill9("head")
+    nodes.inside["head"] = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", str(path), "-e", "trace=fsync,fdatasync"]
+    nodes.inside["head"] += ["-e", "inject=fsync,fdatasync:error=EIO:when=3+"]
+    try:
+        nodes.head()
+    except AssertionError:
+        pytest.skip("nothing can be traced here")
+    head = nodes.running.pop("head")
+    acknowledged = []
+
+    def work():
+        with client(nodes) as web:
+            for number in range(100_000):
+                try:
+                    answer = send(web, number, {"text": "x" * 20_000})
+                except httpx.HTTPError:
+                    return
+                if answer.status_code == 200:
+                    acknowledged.append(answer.json()["task"]["id"])
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert head.wait(120) == 70
+    thread.join()
+    del nodes.inside["head"]
+    nodes.head()
+    with client(nodes) as web:
+        assert acknowledged
+        for task in acknowledged[-20:]:
+            assert web.get(f"/a2a/echo/tasks/{task}").json()["id"] == task
+
+
+def test_the_same_message_makes_one_task_also_long_after_it_has_ended(nodes):
+    nodes.head()
+    nodes.worker("w1", "--cpus", "1")
+    nodes.connect()
+    nodes.live(1)
+    with client(nodes) as web:
+        first = web.post("/a2a/echo/message:send", json=message("once")).json()["task"]["id"]
+        assert web.post("/a2a/echo/message:send", json=message("once")).json()["task"]["id"] == first
+        assert len(first) > 40, "128 random bits"
+    nodes.kill9("head")
+    nodes.head()
+    with client(nodes) as web:
+        again = web.post("/a2a/echo/message:send", json=message("once")).json()["task"]
+        assert again["id"] == first and again["status"]["state"] == "TASK_STATE_COMPLETED"
+    assert covey_status(nodes)["tasks"] == {"completed": 1}
+
+
+def test_a_backup_of_a_running_head_is_restored_elsewhere_and_the_doctor_finds_both_sound(nodes, tmp_path):
+    nodes.head()
+    nodes.worker("w1", "--cpus", "1")
+    nodes.connect()
+    nodes.live(1)
+    with client(nodes) as web:
+        tasks = [web.post("/a2a/echo/message:send", json=message(n)).json()["task"]["id"] for n in range(20)]
+        waiting = send(web, "waits").json()["task"]["id"]
+    made = nodes.cli("backup", str(tmp_path / "backup"))
+    assert made.returncode == 0, made.stderr
+    assert nodes.cli("doctor").returncode == 0
+    nodes.kill9("w1")
+    nodes.kill9("head")
+    assert nodes.cli("restore", str(tmp_path / "backup")).returncode == 73, "there is a store"
+    other = tmp_path / "other"
+    assert nodes.cli("restore", str(tmp_path / "backup"), "--data", str(other)).returncode == 0
+    nodes.head("--data", str(other))
+    with client(nodes) as web:
+        for task in [*tasks, waiting]:
+            assert web.get(f"/a2a/echo/tasks/{task}").json()["id"] == task
+    checked = nodes.cli("doctor", "--data", str(other), "--json")
+    assert checked.returncode == 0 and json.loads(checked.stdout)["errors"] == []
+    # A backup that was hurt is refused, and a store that was hurt is found.
+    copy = tmp_path / "backup" / "covey.db"
+    body = bytearray(copy.read_bytes())
+    body[len(body) // 2] ^= 1
+    copy.write_bytes(body)
+    refused = nodes.cli("restore", str(tmp_path / "backup"), "--data", str(tmp_path / "third"))
+    assert refused.returncode == 65 and "covey.db" in refused.stderr
+    import sqlite3
+
+    with sqlite3.connect(stored(nodes)) as db:
+        db.execute("DELETE FROM events WHERE rowid IN (SELECT max(rowid) FROM events GROUP BY task LIMIT 1)")
+    hurt = nodes.cli("doctor")
+    assert hurt.returncode == 70 and "T-2" in hurt.stdout, hurt.stdout
+    assert str(tmp_path / "backup") in hurt.stderr, "it names the backup"
+
+
