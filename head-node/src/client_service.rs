@@ -104,10 +104,14 @@ impl Covey for ClientService {
             if let Some(digest) = spec.dir() {
                 self.keep_blob(&format!("the working folder of `{}`", spec.name), digest.as_str(), &[]).await?;
             }
-            self.cluster.shared.owner.ask(|tx| Input::Register(Box::new(spec), tx)).await?
+            let (owner, name) = (&self.cluster.shared.owner, spec.name.clone());
+            let created = owner.ask(|tx| Input::Register(Box::new(spec), tx)).await??;
+            let why = owner.ask(|tx| Input::Unservable(name.clone(), tx)).await?;
+            let warning = |why| format!("no worker that is there now can run agent `{name}`: {why}");
+            Ok((created, why.map(warning)))
         };
-        let created = result.await.map_err(|e| to_status(&e))?;
-        Ok(Response::new(v1::RegisterAgentReply { created }))
+        let (created, warning) = result.await.map_err(|e: Error| to_status(&e))?;
+        Ok(Response::new(v1::RegisterAgentReply { created, warnings: warning.into_iter().collect() }))
     }
 
     async fn connect_agent(

@@ -275,14 +275,8 @@ impl Cluster for ClusterPort {
         let open = CallOpen {
             method: "infer".into(),
             args: Some(payload_json(&request)),
-            timeout_ms: 0,
-            traceparent: String::new(),
-            epoch: 0,
-            key: String::new(),
-            retries: 0,
-            also: Vec::new(),
-            chain: String::new(),
             target: Some(Target::Model(request.model.to_string())),
+            ..CallOpen::default()
         };
         relay.take_from_origin(origin, CallFrame { id: 1, body: Some(Body::Open(open)) });
         async_stream::stream! {

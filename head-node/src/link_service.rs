@@ -265,6 +265,13 @@ async fn take(
                     ActorReport::Preparing(report.failure.map(|f| f.message).unwrap_or_default())
                 }
                 v1::actor_report::State::Slept => ActorReport::Slept,
+                v1::actor_report::State::Waiting => ActorReport::Waiting,
+                v1::actor_report::State::Stuck => {
+                    ActorReport::Stuck(report.failure.map(|f| f.message).unwrap_or_default())
+                }
+                v1::actor_report::State::Leaving => {
+                    ActorReport::Leaving(report.failure.map(|f| f.message).unwrap_or_default())
+                }
                 v1::actor_report::State::Died => ActorReport::Died {
                     error: report.failure.clone().map_or_else(|| Error::internal("the actor died"), Error::from),
                     retryable: report.retryable,

@@ -46,6 +46,8 @@ type Reply<T> = oneshot::Sender<T>;
 /// All that can happen to the head.
 pub(crate) enum Input {
     Register(Box<AgentSpec>, Reply<Result<bool, Error>>),
+    /// Why no worker that is there now could run the agent.
+    Unservable(AgentName, Reply<Option<String>>),
     CreateActor(Box<CreateActor>, Reply<Result<ActorInfo, Error>>),
     CreateGang(Vec<CreateActor>, GangStrategy, Reply<Result<Vec<ActorInfo>, Error>>),
     ListActors(ActorFilter, ActorId, usize, Reply<(Vec<ActorStatus>, Option<ActorId>)>),
@@ -268,6 +270,7 @@ fn handle(head: &mut Head, input: Input, now: u64) -> Option<Effect> {
     }
     match input {
         Input::Register(spec, tx) => later(tx, head.register(*spec, now)),
+        Input::Unservable(agent, tx) => now_or_never(tx, head.unservable(&agent)),
         Input::CreateActor(ask, tx) => later(tx, head.create_actor(*ask, now)),
         Input::CreateGang(asks, strategy, tx) => later(tx, head.create_gang(asks, strategy, now)),
         Input::ListActors(filter, after, limit, tx) => later(tx, head.list_actors(&filter, &after, limit)),

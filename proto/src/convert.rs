@@ -21,6 +21,7 @@ impl From<Error> for Failure {
             hint: error.hint,
             executed: error.executed,
             detail: error.detail,
+            retry: error.retry,
         }
     }
 }
@@ -33,6 +34,7 @@ impl From<Failure> for Error {
             hint: failure.hint,
             executed: failure.executed,
             detail: failure.detail,
+            retry: failure.retry,
         }
     }
 }

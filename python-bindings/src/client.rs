@@ -3,11 +3,11 @@
 use std::{
     path::PathBuf,
     sync::{Arc, atomic::AtomicU64},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use covey_client::{Client as RustClient, NewCall, Pools, Target, objects};
-use covey_domain::{ActorId, Envelope, Error, TaskId};
+use covey_domain::{ActorId, Envelope, Error, Retry, TaskId};
 use covey_proto::v1::{self, Payload};
 use futures::{StreamExt as _, stream::BoxStream};
 use parking_lot::Mutex;
@@ -19,6 +19,9 @@ use crate::{
     call::{Call, Slot},
     from_py, raise,
 };
+
+/// How long a wait goes before Python may look for signals.
+const SIGNAL_CHECK: Duration = Duration::from_millis(50);
 
 /// One way to a cluster. A driver's has a runtime of its own; an actor's goes through its worker.
 #[pyclass]
@@ -118,10 +121,11 @@ impl Client {
         self.address.clone()
     }
 
-    fn register(&self, py: Python<'_>, spec: &str, code: &[u8]) -> PyResult<bool> {
+    /// Gives what is to be warned of.
+    fn register(&self, py: Python<'_>, spec: &str, code: &[u8]) -> PyResult<Vec<String>> {
         let request = v1::RegisterAgentRequest { spec: spec.to_owned().into(), code: code.to_vec().into() };
         let reply: v1::RegisterAgentReply = self.backend()?.rpc(py, "RegisterAgent", &request)?;
-        Ok(reply.created)
+        Ok(reply.warnings)
     }
 
     /// Makes an agent elsewhere one of the cluster; its spec as JSON, with what its card says.
@@ -423,6 +427,8 @@ impl Client {
         retries: u32,
         chain: &str,
         traceparent: &str,
+        run_timeout_ms: u64,
+        retry: Option<(Vec<String>, u64, u64)>,
     ) -> PyResult<Call> {
         let backend = self.backend()?;
         let pool = (kind == 2).then(|| target.to_owned());
@@ -442,6 +448,10 @@ impl Client {
             retries,
             chain: chain.to_owned(),
             traceparent: traceparent.to_owned(),
+            run_timeout_ms,
+            retry: retry.map(|(on, backoff_ms, backoff_max_ms)| {
+                Arc::new(Retry { max: retries, on, backoff_ms, backoff_max_ms })
+            }),
         };
         let slot = Arc::new(Slot::default());
         let id = backend.start(call, pool, slot.clone());
@@ -468,17 +478,30 @@ pub struct Subscription {
 
 #[pymethods]
 impl Subscription {
-    /// The next events as JSON, at least one; `None` at the end.
-    fn next(&self, py: Python<'_>) -> PyResult<Option<Vec<Py<PyBytes>>>> {
-        let batch = py.detach(|| {
-            let mut events = self.events.lock();
-            let Some(stream) = events.as_mut() else { return Ok(None) };
-            let batch = self.handle.block_on(async { stream.ready_chunks(256).next().await });
-            match batch {
-                Some(batch) => batch.into_iter().collect::<Result<Vec<_>, _>>().map(Some),
-                None => Ok(None),
+    /// The next events as JSON, at least one; `None` at the end, none when `timeout` seconds were not enough.
+    #[pyo3(signature = (timeout=None))]
+    fn next(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Vec<Py<PyBytes>>>> {
+        let end = timeout.map(|t| Instant::now() + Duration::from_secs_f64(t.clamp(0.0, 1e9)));
+        let batch = loop {
+            let slice = end.map_or(SIGNAL_CHECK, |end| end.saturating_duration_since(Instant::now()).min(SIGNAL_CHECK));
+            let batch = py.detach(|| {
+                let mut events = self.events.lock();
+                let Some(stream) = events.as_mut() else { return Some(Ok(None)) };
+                let next = async { tokio::time::timeout(slice, stream.ready_chunks(256).next()).await };
+                match self.handle.block_on(next) {
+                    Ok(Some(batch)) => Some(batch.into_iter().collect::<Result<Vec<_>, _>>().map(Some)),
+                    Ok(None) => Some(Ok(None)),
+                    Err(_) => None,
+                }
+            });
+            if let Some(batch) = batch {
+                break batch;
             }
-        });
+            if end.is_some_and(|end| Instant::now() >= end) {
+                return Ok(Some(Vec::new()));
+            }
+            py.check_signals()?;
+        };
         let batch = batch.map_err(|e: Error| raise(&e))?;
         Ok(batch.map(|events| events.iter().map(|e| PyBytes::new(py, &covey_proto::to_json(e)).unbind()).collect()))
     }

@@ -19,8 +19,8 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use covey_client::{CallEvent, NewCall, Target};
 use covey_domain::{Error, ErrorKind};
 use covey_proto::v1::{
-    CallCancel, CallFrame, CallOpen, HostBatch, HostEnd, HostFrame, HostItem, HostRemark, HostStarted, HostState,
-    HostVerb, Payload, call_frame::Body as Step, call_open, host_frame::Body,
+    CallCancel, CallFrame, CallOpen, HostBatch, HostBegan, HostEnd, HostFrame, HostItem, HostRemark, HostStarted,
+    HostState, HostVerb, HostWaits, Payload, call_frame::Body as Step, call_open, host_frame::Body,
 };
 use parking_lot::{Condvar, Mutex};
 use prost::Message as _;
@@ -123,6 +123,15 @@ impl HostLink {
         bytes.extend_from_slice(&(length as u32).to_be_bytes());
         batch.encode(&mut bytes).map_err(std::io::Error::other)?;
         (&self.socket).write_all(&bytes)
+    }
+
+    /// Has what is queued written a moment later, from a thread of its own.
+    fn flush_soon(&self) {
+        let mut late = self.late.lock();
+        if !*late {
+            *late = true;
+            self.is_late.notify_one();
+        }
     }
 
     /// Writes what threads queued while they were busy, a moment later, whatever they do meanwhile.
@@ -236,6 +245,8 @@ impl HostLink {
             method: call.method,
             args: Some(call.args),
             timeout_ms: call.timeout_ms,
+            run_timeout_ms: call.run_timeout_ms,
+            retry: covey_client::retry_message(&call.retry),
             traceparent: call.traceparent,
             epoch: 0,
             key: call.key,
@@ -337,6 +348,8 @@ impl Host {
                     let args = to_py(py, &c.args.unwrap_or_default());
                     let plain = !c.json
                         && c.timeout_ms == 0
+                        && c.run_timeout_ms == 0
+                        && c.retry_on.is_empty()
                         && [&c.task, &c.context, &c.chain, &c.traceparent].iter().all(|text| text.is_empty());
                     // What only tasks have comes with their id.
                     let asked = (!c.task.is_empty()).then(|| {
@@ -350,6 +363,8 @@ impl Host {
                         &c.chain,
                         &c.traceparent,
                         asked,
+                        c.run_timeout_ms,
+                        c.retry_on,
                     ));
                     ("call", c.call, names.0.get(py, &c.actor), names.1.get(py, &c.method), args, about)
                         .into_pyobject(py)?
@@ -388,11 +403,7 @@ impl Host {
             let _ = py.detach(|| self.link.flush());
             return;
         }
-        let mut late = self.link.late.lock();
-        if !*late {
-            *late = true;
-            self.link.is_late.notify_one();
-        }
+        self.link.flush_soon();
     }
 
     #[pyo3(signature = (actor, failure=None))]
@@ -429,7 +440,27 @@ impl Host {
         self.link.end(call, Ok(None));
     }
 
-    fn failed(&self, call: u64, kind: &str, message: String, detail: Option<String>) {
-        self.link.end(call, Err(error(kind, message, detail)));
+    /// `retry`: the exception is one that the caller wants to be tried again.
+    #[pyo3(signature = (call, kind, message, detail, retry=false))]
+    fn failed(&self, call: u64, kind: &str, message: String, detail: Option<String>, retry: bool) {
+        self.link.end(call, Err(Error { retry, ..error(kind, message, detail) }));
+    }
+
+    /// The turn of a call did not begin, and will not: its actor is gone.
+    fn refused(&self, call: u64) {
+        let text = "the actor was stopped before the call's turn came";
+        self.link.end(call, Err(Error::new(ErrorKind::ActorDied, text).executed(Some(false))));
+    }
+
+    /// The turn of a call runs; written a moment later, whatever the interpreter does meanwhile.
+    fn began(&self, call: u64, method: &str) {
+        self.link.queue(Body::Began(HostBegan { call, method: method.to_owned() }));
+        self.link.flush_soon();
+    }
+
+    /// All turns of an actor wait for others, or one goes on.
+    fn waits(&self, actor: &str, waits: bool) {
+        self.link.queue(Body::Waits(HostWaits { actor: actor.to_owned(), waits }));
+        self.link.flush_soon();
     }
 }

@@ -251,8 +251,13 @@ fn start(
     };
     let args = call.args.unwrap_or_default();
     let (timeout_ms, key, retries, chain) = (call.timeout_ms, call.key, call.retries, call.chain);
-    let traceparent = call.traceparent;
-    let call = NewCall { target, method: call.method, args, timeout_ms, key, retries, chain, traceparent };
+    let (traceparent, run_timeout_ms) = (call.traceparent, call.run_timeout_ms);
+    let retry = call.retry.map(|retry| {
+        let (backoff_ms, backoff_max_ms) = (retry.backoff_ms, retry.backoff_max_ms);
+        Arc::new(covey_domain::Retry { max: retries, on: retry.on, backoff_ms, backoff_max_ms })
+    });
+    let method = call.method;
+    let call = NewCall { target, method, args, timeout_ms, key, retries, chain, traceparent, run_timeout_ms, retry };
     let id = match pool {
         Some(spec) => connected.pools.start(&spec, call, handler),
         None => connected.calls.start(call, handler),

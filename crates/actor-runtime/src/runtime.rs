@@ -3,6 +3,7 @@
 mod lane;
 mod live;
 mod look;
+mod processes;
 mod starting;
 mod tasks;
 
@@ -47,7 +48,7 @@ use crate::{
     job::Jobs,
     llm::Llm,
     outward::Saver,
-    python::{Dead, Hosts, HostsConfig, PythonActor},
+    python::{Hosts, HostsConfig, PythonActor},
     turn::{Control, Out, Turn},
 };
 
@@ -197,7 +198,7 @@ struct Cell {
 impl Runtime {
     /// A runtime without actors; what happens in it arrives at `reports`.
     pub fn new(config: RuntimeConfig, reports: mpsc::UnboundedSender<Report>) -> Self {
-        let (died, mut dead) = mpsc::unbounded_channel();
+        let (news, mut told) = mpsc::unbounded_channel();
         let (models, outward) = (config.models.clone(), config.outward.clone());
         let environments =
             config.python.as_ref().map(|python| Arc::new(Environments::new(config.cache, python.clone())));
@@ -221,7 +222,7 @@ impl Runtime {
                 shared_max: config.python_processes,
                 models,
                 outward,
-                died,
+                news,
             }))
         });
         let inner = Arc::new(Inner {
@@ -244,11 +245,9 @@ impl Runtime {
         });
         let weak = Arc::downgrade(&inner);
         tokio::spawn(async move {
-            while let Some(Dead { actors, why }) = dead.recv().await {
+            while let Some(news) = told.recv().await {
                 let Some(inner) = weak.upgrade() else { return };
-                for actor in actors {
-                    inner.lost(&actor, &why);
-                }
+                inner.of_process(news);
             }
         });
         let weak = Arc::downgrade(&inner);
@@ -417,9 +416,17 @@ impl Runtime {
         if cell.is_restless() {
             self.inner.restless.lock().insert(id.clone());
         }
-        actors.insert(id, cell);
+        let process = match &cell.inside {
+            Inside::Process(process) => Some(process.clone()),
+            Inside::Here(_) => None,
+        };
+        actors.insert(id.clone(), cell);
         drop(actors);
         self.inner.report(report);
+        // Its process may have ended before the actor could be found here.
+        if process.is_some_and(|process| !process.is_alive()) {
+            self.inner.lost(&id, "its Python process ended");
+        }
     }
 
     /// Stops an actor as asked.
@@ -453,9 +460,11 @@ impl Runtime {
             if let Some(mailbox) = &cell.mailbox {
                 mailbox.kill();
             }
+            cell.inside.stopped();
             let running: Vec<_> =
                 self.inner.tasks.lock().values().filter(|(a, _)| a == id).map(|(_, c)| c.clone()).collect();
-            running.iter().for_each(|control| control.cancel());
+            running.iter().for_each(|control| control.lose());
+            return;
         }
         cell.inside.stopped();
     }
@@ -465,7 +474,7 @@ impl Runtime {
         self.inner.starting.lock().stop_all();
         self.inner.jobs.kill_all();
         if let Some(hosts) = &self.inner.hosts {
-            hosts.kill_all().await;
+            hosts.kill_all();
         }
         let all: Vec<_> = self.inner.actors.lock().keys().cloned().collect();
         for id in all {
@@ -510,7 +519,7 @@ impl Inner {
             let error = Error::new(ErrorKind::ActorDied, format!("actor `{actor}` is not on this worker"))
                 .executed(Some(false));
             drop(turn.over);
-            return turn.sink.end(Err(error));
+            return turn.sink.lost(error);
         };
         cell.used = Instant::now();
         self.turns.fetch_add(1, Ordering::Relaxed);
@@ -544,15 +553,16 @@ impl Inner {
             self.watch(actor.clone(), epoch, mailbox);
         }
         if let Err(error) = sent {
-            let refused = match &error {
-                kameo::error::SendError::MailboxFull(_) => {
-                    Error::new(ErrorKind::Overloaded, "the actor's mailbox is full")
-                }
-                _ => Error::new(ErrorKind::ActorDied, "the actor has stopped"),
-            };
+            let full = matches!(&error, kameo::error::SendError::MailboxFull(_));
             if let Some(turn) = error.msg() {
                 drop(turn.over);
-                turn.sink.end(Err(refused.executed(Some(false))));
+                if full {
+                    let error = Error::new(ErrorKind::Overloaded, "the actor's mailbox is full");
+                    turn.sink.end(Err(error.executed(Some(false))));
+                } else {
+                    let error = Error::new(ErrorKind::ActorDied, "the actor has stopped");
+                    turn.sink.lost(error.executed(Some(false)));
+                }
             }
         }
     }
@@ -657,8 +667,9 @@ impl Inner {
         }
     }
 
-    fn lost(&self, id: &ActorId, why: &str) {
-        let Some(cell) = self.actors.lock().remove(id) else { return };
+    /// The actor has ended by itself; the head starts it again. Gives what it was.
+    fn lost(&self, id: &ActorId, why: &str) -> Option<Cell> {
+        let cell = self.actors.lock().remove(id)?;
         if let Some(mailbox) = &cell.mailbox {
             mailbox.kill();
         }
@@ -666,6 +677,7 @@ impl Inner {
         report.failure = Some(Error::new(ErrorKind::ActorDied, format!("the actor died: {why}")).executed(None).into());
         report.retryable = true;
         self.report(report);
+        Some(cell)
     }
 }
 
@@ -717,12 +729,13 @@ fn actor_report(actor: &str, epoch: u64, owner: &str, state: v1::actor_report::S
     }
 }
 
-fn deadline(asked_ms: u64, limit_ms: Option<u64>) -> Option<tokio::time::Instant> {
-    let ms = match (asked_ms, limit_ms) {
-        (0, None) => return None,
-        (0, Some(limit)) => limit,
-        (asked, None) => asked,
-        (asked, Some(limit)) => asked.min(limit),
-    };
-    Some(tokio::time::Instant::now() + Duration::from_millis(ms))
+/// A call must be answered by then; 0 = whenever it is.
+fn deadline(asked_ms: u64) -> Option<tokio::time::Instant> {
+    (asked_ms > 0).then(|| tokio::time::Instant::now() + Duration::from_millis(asked_ms))
+}
+
+/// The bound on a turn: what the caller asks for (0 = nothing), at most the agent's own.
+fn least(asked_ms: u64, limit_ms: Option<u64>) -> Option<Duration> {
+    let asked = (asked_ms > 0).then_some(asked_ms);
+    asked.into_iter().chain(limit_ms).min().map(Duration::from_millis)
 }

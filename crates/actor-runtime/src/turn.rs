@@ -2,7 +2,11 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use covey_domain::{
@@ -43,7 +47,7 @@ struct TaskLog {
     task: TaskId,
     attempt: u32,
     writer: Mutex<Option<Writer>>,
-    inbox: Inbox,
+    control: Arc<Control>,
     /// How it will end, where the turn has said so.
     ending: Mutex<Option<Outcome>>,
     /// Why something it said could not go into the log, which is how it ends then.
@@ -79,6 +83,8 @@ pub(crate) struct Control {
     onward: OnceLock<(Arc<dyn Onward>, u64)>,
     /// Messages to its task.
     pub inbox: Inbox,
+    /// Its actor is gone: what its task's log says of its end is said by the head.
+    lost: AtomicBool,
 }
 
 /// Messages to a task that nobody has taken yet, each once however often it comes.
@@ -133,6 +139,7 @@ impl Control {
             credits: Semaphore::new(caps::STREAM_WINDOW as usize),
             onward: OnceLock::new(),
             inbox: Inbox::default(),
+            lost: AtomicBool::new(false),
         })
     }
 
@@ -158,6 +165,12 @@ impl Control {
                 heard.news.notify_waiters();
             }
         }
+    }
+
+    /// Stops the turn because its actor goes. A task is not over by that: the head gives it to another.
+    pub fn lose(&self) {
+        self.lost.store(true, Ordering::Release);
+        self.cancel();
     }
 
     pub fn cancel(&self) {
@@ -233,10 +246,18 @@ impl Sink {
         self.span.traceparent("")
     }
 
-    pub(crate) fn task(out: mpsc::UnboundedSender<Report>, task: TaskId, attempt: u32, inbox: Inbox) -> Self {
+    pub(crate) fn task(out: mpsc::UnboundedSender<Report>, task: TaskId, attempt: u32, control: Arc<Control>) -> Self {
         let writer = Mutex::new(Some(Writer::new(task.clone(), attempt)));
         let (ending, broken) = (Mutex::default(), Mutex::default());
-        Self::new(Target::Task(Box::new(TaskLog { out, task, attempt, writer, inbox, ending, broken })))
+        Self::new(Target::Task(Box::new(TaskLog { out, task, attempt, writer, control, ending, broken })))
+    }
+
+    /// Its task waits for an answer from outside.
+    pub(crate) fn rests(&self) -> bool {
+        match &self.target {
+            Target::Call { .. } => false,
+            Target::Task(log) => !log.control.inbox.0.lock().asked.is_empty(),
+        }
     }
 
     fn new(target: Target) -> Self {
@@ -291,7 +312,8 @@ impl Sink {
     /// What a turn says beside its answer; a turn of no task says it to nobody.
     pub fn remark(&self, remark: Remark) {
         let Target::Task(log) = &self.target else { return };
-        let TaskLog { task, inbox, ending, .. } = &**log;
+        let TaskLog { task, control, ending, .. } = &**log;
+        let inbox = &control.inbox;
         let events = match remark {
             Remark::Status { message } => {
                 let state = if inbox.0.lock().asked.is_empty() { Phase::Working } else { Phase::Waiting };
@@ -345,6 +367,18 @@ impl Sink {
         sum.output += usage.output;
     }
 
+    /// The actor is gone, before it answered or before it began. A caller is told so. A task is not over: the head hears
+    /// of the actor's end by the actor's report, and tries the task again.
+    pub(crate) fn lost(mut self, error: Error) {
+        match &self.target {
+            Target::Call { .. } => self.finish(Err(error)),
+            Target::Task(_) => {
+                self.span.fail(&error);
+                self.ended = true;
+            }
+        }
+    }
+
     /// The end of the answer.
     pub(crate) fn end(mut self, result: Result<Option<Payload>, Error>) {
         self.finish(result);
@@ -360,7 +394,8 @@ impl Sink {
         drop(std::mem::take(&mut self.span));
         match &self.target {
             Target::Call { out, id, memo, .. } => {
-                let unrun = matches!(&result, Err(error) if error.executed == Some(false));
+                // What is tried again with the same key is run again.
+                let unrun = matches!(&result, Err(error) if error.executed == Some(false) || error.retry);
                 let end = call_end(result);
                 if let Some(memo) = memo {
                     if *self.streamed.get_mut() {
@@ -373,6 +408,8 @@ impl Sink {
                 }
                 out.send(*id, Body::End(end));
             }
+            // What was stopped with its actor is tried again.
+            Target::Task(log) if result.is_err() && log.control.lost.load(Ordering::Acquire) => {}
             Target::Task(log) => {
                 if let Ok(Some(value)) = &result
                     && value.codec() == Codec::Content
@@ -454,6 +491,10 @@ pub(crate) struct Turn {
     pub sink: Sink,
     pub control: Arc<Control>,
     pub deadline: Option<tokio::time::Instant>,
+    /// Bound on the turn itself, from its start.
+    pub run_timeout: Option<Duration>,
+    /// Exceptions, `module.name`, that are to be marked as worth another try.
+    pub retry_on: Vec<String>,
     /// Called when the turn is over, however it ended.
     pub over: Over,
 }

@@ -17,6 +17,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 use covey_domain::{
     AgentKind, AgentSpec, Digest, Error, Resources, Skill,
     agent::{Budget, Face, Foreign, LlmAgent, Pass, PythonAgent, PythonCode, Snapshot, Strategy, ToolSource},
+    caps,
     infer::Sampling,
 };
 use covey_head_node::Declared;
@@ -69,6 +70,7 @@ struct File {
     labels: BTreeMap<String, String>,
     max_restarts: Option<u32>,
     timeout_ms: Option<u64>,
+    schedule_timeout_ms: Option<u64>,
     #[serde(default)]
     strategy: Strategy,
     #[serde(default)]
@@ -147,6 +149,7 @@ fn read(path: &Path) -> Result<Declared, Error> {
         concurrency: file.concurrency.unwrap_or(if is_a2a { Foreign::CONCURRENCY } else { 1 }),
         max_restarts: file.max_restarts,
         timeout_ms: file.timeout_ms,
+        schedule_timeout_ms: file.schedule_timeout_ms.unwrap_or(caps::SCHEDULE_TIMEOUT_MS),
         strategy: file.strategy,
         pool: file.pool,
         snapshot: file.snapshot,
@@ -184,6 +187,7 @@ pub(crate) fn builtin() -> Vec<Declared> {
         concurrency: 64,
         max_restarts: None,
         timeout_ms: None,
+        schedule_timeout_ms: caps::SCHEDULE_TIMEOUT_MS,
         strategy: Strategy::Spread,
         pool: None,
         snapshot: Snapshot::Idle,

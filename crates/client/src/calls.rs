@@ -12,7 +12,7 @@
 //!   again, and the worker that has run it answers from memory.
 
 mod lane;
-mod open;
+pub(crate) mod open;
 mod place;
 mod topics;
 
@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use covey_domain::{ActorId, Error, ErrorKind, NodeId, caps, error::RUNNING};
+use covey_domain::{ActorId, Error, ErrorKind, NodeId, Retry, caps, error::RUNNING};
 use covey_proto::{
     from_status,
     v1::{
@@ -52,6 +52,8 @@ const FENCE_TIMEOUT: Duration = Duration::from_secs(1);
 const SETTLED_LOOK: Duration = Duration::from_millis(2);
 /// Pause before the head is asked again where an actor is that was not where it said.
 const STALE_PAUSE: Duration = Duration::from_millis(5);
+/// A worker that has a call whose deadline is over has so long to say so.
+const DEADLINE_ANSWER: Duration = Duration::from_millis(500);
 /// Times one call is placed again before its refusal is believed.
 const PLACED_MAX: u8 = 16;
 
@@ -86,6 +88,19 @@ pub struct NewCall {
     pub chain: String,
     /// W3C `traceparent` of what it is made for; empty = none.
     pub traceparent: String,
+    /// Bound on its turn, counted from the start of that, milliseconds; 0 = the agent's.
+    pub run_timeout_ms: u64,
+    /// Exceptions of the agent after which it is tried again, and the pauses before that.
+    pub retry: Option<Arc<Retry>>,
+}
+
+/// As it travels.
+pub fn retry_message(retry: &Option<Arc<Retry>>) -> Option<covey_proto::v1::Retry> {
+    retry.as_ref().map(|retry| covey_proto::v1::Retry {
+        on: retry.on.clone(),
+        backoff_ms: retry.backoff_ms,
+        backoff_max_ms: retry.backoff_max_ms,
+    })
 }
 
 impl NewCall {
@@ -100,6 +115,8 @@ impl NewCall {
             retries: 0,
             chain: String::new(),
             traceparent: String::new(),
+            run_timeout_ms: 0,
+            retry: None,
         }
     }
 }
@@ -265,6 +282,22 @@ impl Calls {
         self.inner.cancel(id, ErrorKind::Cancelled, "cancelled");
     }
 
+    /// Tells the worker of a call to stop it. Its end says whether its turn goes on all the same.
+    pub(crate) fn cancel_there(&self, id: u64) {
+        let queued = self.inner.open.actor(id).is_some_and(|actor| self.inner.state.lock().unqueue(&actor, id));
+        match self.inner.open.lane(id).filter(|_| !queued) {
+            Some(lane) => {
+                let cancel = CallCancel { reason: "cancelled".to_owned() };
+                let _ = lane.send(CallFrame { id, body: Some(Body::Cancel(cancel)) });
+            }
+            None => {
+                let error = Error::new(ErrorKind::Cancelled, "cancelled").executed(queued.then_some(false));
+                let inner = self.inner.clone();
+                self.inner.runtime.spawn(async move { inner.end(id, Err(error)) });
+            }
+        }
+    }
+
     /// The reader has room for more items.
     pub fn credit(&self, id: u64, items: u32) {
         if let Some(lane) = self.inner.open.lane(id) {
@@ -365,6 +398,8 @@ impl Inner {
             placed: 0,
             retries,
             killed: 0,
+            retry: None,
+            tried: 0,
             span: Span::default(),
         };
         let refused = covey_proto::check_size("the call's argument", &call.args).err().or_else(|| {
@@ -386,7 +421,8 @@ impl Inner {
             }
             return failed;
         }
-        let NewCall { target, method, args, timeout_ms, key, retries, chain, traceparent } = call;
+        let NewCall { target, method, args, timeout_ms, key, retries, chain, traceparent, run_timeout_ms, retry } =
+            call;
         let (actor, target) = match target {
             Target::Actor(actor) => (Some(actor.clone()), call_open::Target::Actor(actor.to_string())),
             Target::Model(model) => (None, call_open::Target::Model(model)),
@@ -409,9 +445,11 @@ impl Inner {
             retries: 0,
             chain,
             also: Vec::new(),
+            run_timeout_ms,
+            retry: retry_message(&retry),
         };
         let again = actor.as_ref().map(|_| frame.clone());
-        self.open.insert(id, Open { span, ..open(actor.clone(), again, retries) });
+        self.open.insert(id, Open { span, retry, ..open(actor.clone(), again, retries) });
         let failed = {
             let mut state = self.state.lock();
             match actor {
@@ -432,6 +470,10 @@ impl Inner {
             let weak = Arc::downgrade(self);
             self.runtime.spawn(async move {
                 tokio::time::sleep(Duration::from_millis(timeout_ms)).await;
+                // A worker that has the call ends it itself, and knows whether its turn goes on.
+                if weak.upgrade().is_some_and(|inner| inner.open.lane(id).is_some()) {
+                    tokio::time::sleep(DEADLINE_ANSWER).await;
+                }
                 if let Some(inner) = weak.upgrade() {
                     inner.cancel(id, ErrorKind::DeadlineExceeded, "the time for this call ran out");
                 }
@@ -495,6 +537,7 @@ impl Inner {
             match frame.body {
                 Some(Body::Item(item)) => self.open.item(frame.id, item),
                 Some(Body::End(end)) => match covey_proto::call_result(end) {
+                    Err(error) if error.retry => self.raised(frame.id, error),
                     Err(error) if refused(&error) => self.again(frame.id, error),
                     Err(error) if lost(&error) => self.lost(frame.id, error),
                     end => self.end(frame.id, end),
@@ -507,6 +550,25 @@ impl Inner {
                 | None => {}
             }
         }
+    }
+
+    /// The method raised what its caller wants to be tried again.
+    fn raised(self: &Arc<Self>, id: u64, error: Error) {
+        let Some(pause) = self.open.pause(id) else { return self.end(id, Err(error)) };
+        let weak = Arc::downgrade(self);
+        self.runtime.spawn(async move {
+            tokio::time::sleep(pause).await;
+            let Some(inner) = weak.upgrade() else { return };
+            // Nothing, when the call was cancelled meanwhile. Its actor is where it was, for all that is known.
+            let Some((actor, frame)) = inner.open.again(id, PLACED_MAX) else { return };
+            let routed = {
+                let mut state = inner.state.lock();
+                inner.route(&mut state, id, &actor, frame)
+            };
+            if let Err(why) = routed {
+                inner.end(id, Err(why.executed(Some(true))));
+            }
+        });
     }
 
     /// A call's actor died under it: it is sent again, if it may be, and if it is not what kills the actor.

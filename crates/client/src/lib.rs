@@ -12,7 +12,7 @@ mod reach;
 
 use reach::Roads;
 
-pub use calls::{CallEvent, Calls, Loopback, NewCall, Target};
+pub use calls::{CallEvent, Calls, Loopback, NewCall, Target, retry_message};
 pub use pool::{CLOSE_POOL, PoolSpec, Pools};
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};

@@ -5,8 +5,10 @@
 //! tried again elsewhere as often as it may; an actor that has nothing to do for [`IDLE`] is stopped, and what it
 //! held is free for others.
 
+mod waiting;
+
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
@@ -15,13 +17,15 @@ use std::{
 };
 
 use base64::Engine as _;
-use covey_domain::{ActorId, Error, ErrorKind, Resources, caps};
+use covey_domain::{ActorId, Error, ErrorKind, Resources, caps, error::STUCK};
 use covey_proto::v1::Payload;
 use parking_lot::Mutex;
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
-use crate::{CallEvent, Calls, Client, NewActor, NewCall, Target};
+use waiting::Waiting;
+
+use crate::{CallEvent, Calls, Client, NewActor, NewCall, Target, calls::open};
 
 /// Work that is sent ahead to one actor.
 const AHEAD: Duration = Duration::from_millis(4);
@@ -31,6 +35,8 @@ const AHEAD_MAX: usize = 256;
 const IDLE: Duration = Duration::from_secs(1);
 /// Actors that are started at once.
 const STARTING_MAX: usize = 64;
+/// Agents that run functions: a turn of theirs that waits gives its place to another.
+const FUNCTIONS: &str = "covey.function";
 /// The verb by which a process closes a pool that its worker keeps for it; its body is the spec.
 pub const CLOSE_POOL: &str = "ClosePool";
 /// Ids of jobs have this bit, ids of calls do not.
@@ -54,8 +60,6 @@ pub struct PoolSpec {
     pub concurrency: usize,
     /// Times a job is tried again after its actor died.
     pub retries: u32,
-    /// Try again also after the job itself failed.
-    pub retry_failed: bool,
     /// Tells pools apart that are otherwise equal.
     pub id: String,
 }
@@ -98,6 +102,9 @@ impl Pools {
         let job = Job {
             id,
             retries: pool.spec.retries.max(call.retries),
+            tried: 0,
+            until: (call.timeout_ms > 0).then(|| Instant::now() + Duration::from_millis(call.timeout_ms)),
+            parent: None,
             call,
             handler: Box::new(move |id, event| {
                 if matches!(event, CallEvent::End(_)) {
@@ -107,7 +114,17 @@ impl Pools {
             }),
             cancelled: false,
         };
+        let until = job.until;
         pool.add(job);
+        if let Some(until) = until {
+            let pool = Arc::downgrade(&pool);
+            self.calls.runtime().spawn(async move {
+                tokio::time::sleep_until(until.into()).await;
+                if let Some(pool) = pool.upgrade() {
+                    pool.late(id);
+                }
+            });
+        }
         id
     }
 
@@ -179,7 +196,9 @@ struct Pool {
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Job>,
+    queue: Waiting,
+    /// Those that are tried again after a pause.
+    paused: HashMap<u64, Job>,
     running: HashMap<u64, Running>,
     members: HashMap<ActorId, Member>,
     /// Being made.
@@ -197,6 +216,12 @@ struct Job {
     call: NewCall,
     handler: Handler,
     retries: u32,
+    /// Tries after exceptions.
+    tried: u32,
+    /// It must be over by then.
+    until: Option<Instant>,
+    /// The actor of the pool and the turn there that wait for it, or will.
+    parent: Option<(ActorId, String)>,
     cancelled: bool,
 }
 
@@ -212,13 +237,36 @@ struct Member {
     /// Seconds that one job takes, smoothed; `None` before the first is over.
     job_s: Option<f64>,
     last: Instant,
+    /// Its turns that wait for jobs of this pool, and for how many.
+    waits: HashMap<String, usize>,
+}
+
+impl State {
+    /// Nothing waits for this job any more.
+    fn over(&mut self, job: &Job) {
+        let Some((actor, turn)) = &job.parent else { return };
+        let Some(member) = self.members.get_mut(actor) else { return };
+        if let Some(count) = member.waits.get_mut(turn) {
+            *count -= 1;
+            if *count == 0 {
+                member.waits.remove(turn);
+            }
+        }
+    }
+
+    /// Takes a job that is not under way.
+    fn take_waiting(&mut self, id: u64) -> Option<Job> {
+        let job = self.paused.remove(&id).or_else(|| self.queue.remove(id))?;
+        self.over(&job);
+        Some(job)
+    }
 }
 
 impl Member {
     /// Jobs it may have now.
     fn depth(&self, concurrency: usize, most: usize) -> usize {
         let ahead = self.job_s.map_or(1.0, |s| AHEAD.as_secs_f64() / s.max(1e-6));
-        (ahead as usize).max(concurrency).min(most)
+        (ahead as usize).max(concurrency).min(most) + self.waits.len()
     }
 }
 
@@ -231,7 +279,8 @@ impl Pool {
             } else if state.queue.len() >= caps::TASK_QUEUE_DEPTH_MAX {
                 Some((job, Error::new(ErrorKind::Overloaded, format!("{} jobs wait", state.queue.len()))))
             } else {
-                state.queue.push_back(job);
+                let job = self.adopted(&mut state, job);
+                state.queue.push(job);
                 self.dispatch(&mut state);
                 None
             }
@@ -239,6 +288,25 @@ impl Pool {
         if let Some((mut job, error)) = refused {
             (job.handler)(job.id, CallEvent::End(Err(error.executed(Some(false)))));
         }
+    }
+
+    /// Finds the turn of the pool's own that a new job comes out of. A turn of a function that waits gives its place away, so
+    /// its actor has room for one more: functions may call functions as deep as they like, however few actors there are.
+    fn adopted(&self, state: &mut State, mut job: Job) -> Job {
+        if job.call.chain.is_empty() || !self.spec.agent.starts_with(FUNCTIONS) {
+            return job;
+        }
+        let links = job.call.chain.lines().rev().filter_map(|link| Some((link.rsplit_once('#')?.0, link)));
+        let own = links.map(|(actor, link)| (ActorId::from(actor), link)).find(|(a, _)| state.members.contains_key(a));
+        if let Some((actor, link)) = own {
+            // `actor#turn.call`: all calls of one turn are one parent.
+            let turn = link.rsplit_once('.').map_or(link, |(turn, _)| turn).to_owned();
+            if let Some(member) = state.members.get_mut(&actor) {
+                *member.waits.entry(turn.clone()).or_default() += 1;
+            }
+            job.parent = Some((actor, turn));
+        }
+        job
     }
 
     /// Gives what waits to actors with room, and asks for more actors when there is more.
@@ -249,10 +317,10 @@ impl Pool {
                 .members
                 .iter()
                 .filter(|(_, m)| m.jobs < m.depth(concurrency, self.depth_max))
-                .min_by_key(|(_, m)| m.jobs)
+                .min_by_key(|(_, m)| m.jobs - m.waits.len().min(m.jobs))
                 .map(|(actor, _)| actor.clone());
             let Some(actor) = free else { break };
-            if let Some(job) = state.queue.pop_front() {
+            if let Some(job) = state.queue.pop() {
                 self.send(state, actor, job);
             }
         }
@@ -266,7 +334,9 @@ impl Pool {
             }
             member.jobs += 1;
         }
-        let call = NewCall { target: Target::Actor(actor.clone()), retries: 0, ..job.call.clone() };
+        let left = |until: Instant| until.saturating_duration_since(Instant::now()).as_millis().max(1) as u64;
+        let timeout_ms = job.until.map_or(0, left);
+        let call = NewCall { target: Target::Actor(actor.clone()), retries: 0, timeout_ms, ..job.call.clone() };
         let (id, weak) = (job.id, Arc::downgrade(self));
         state.running.insert(id, Running { job, actor, call: 0, sent: Instant::now() });
         // The handler may run before `start` returns, on another thread; it waits for the lock held here.
@@ -292,6 +362,7 @@ impl Pool {
                 return;
             }
         };
+        let mut stuck = None;
         let finished = {
             let mut state = self.state.lock();
             let Some(Running { mut job, actor, sent, .. }) = state.running.remove(&id) else { return };
@@ -299,6 +370,10 @@ impl Pool {
             let died = matches!(&end, Err(e) if matches!(e.kind, ErrorKind::ActorDied | ErrorKind::Unavailable));
             if died {
                 state.members.remove(&actor);
+            } else if matches!(&end, Err(e) if e.detail.as_deref() == Some(STUCK)) {
+                // Its turn goes on: nothing new is sent behind it, and another takes its place.
+                state.members.remove(&actor);
+                stuck = Some(actor);
             } else if let Some(member) = state.members.get_mut(&actor) {
                 member.jobs -= 1;
                 let took = now.saturating_duration_since(member.last.max(sent)).as_secs_f64();
@@ -306,22 +381,55 @@ impl Pool {
                 member.last = now;
             }
             let unrun = matches!(&end, Err(e) if e.executed == Some(false)) && died;
-            let failed = self.spec.retry_failed && matches!(&end, Err(e) if e.kind == ErrorKind::Application);
-            let again = !job.cancelled && !state.closed && (unrun || ((died || failed) && job.retries > 0));
+            let raised = matches!(&end, Err(e) if e.retry);
+            let again = !job.cancelled && !state.closed && (unrun || ((died || raised) && job.retries > 0));
             let finished = if again {
                 if !unrun {
                     job.retries -= 1;
                 }
-                state.queue.push_front(job);
+                if raised {
+                    self.pause(&mut state, job);
+                } else {
+                    state.queue.push_first(job);
+                }
                 None
             } else {
+                state.over(&job);
                 Some((job, end))
             };
             self.dispatch(&mut state);
             finished
         };
+        // What was sent ahead to it comes back unrun.
+        self.stop(stuck.into_iter().collect());
         if let Some((mut job, end)) = finished {
             (job.handler)(job.id, CallEvent::End(end));
+        }
+    }
+
+    /// A job that raised what is worth another try waits a while for it.
+    fn pause(self: &Arc<Self>, state: &mut State, mut job: Job) {
+        let pause = job.call.retry.as_ref().map_or(Duration::ZERO, |retry| open::pause(retry, job.tried));
+        job.tried += 1;
+        let (id, weak) = (job.id, Arc::downgrade(self));
+        state.paused.insert(id, job);
+        self.runtime.spawn(async move {
+            tokio::time::sleep(pause).await;
+            let Some(pool) = weak.upgrade() else { return };
+            let mut state = pool.state.lock();
+            if let Some(job) = state.paused.remove(&id) {
+                state.queue.push_first(job);
+                pool.dispatch(&mut state);
+            }
+        });
+    }
+
+    /// The deadline of a job that does not run is over; the worker of one that does ends it.
+    fn late(&self, id: u64) {
+        let job = self.state.lock().take_waiting(id);
+        if let Some(mut job) = job {
+            let error = Error::new(ErrorKind::DeadlineExceeded, "the time for this call ran out before its turn came");
+            (job.handler)(id, CallEvent::End(Err(error.executed(Some(false)))));
         }
     }
 
@@ -442,7 +550,9 @@ impl Pool {
             state.unplaced.remove(&actor);
             match result {
                 Ok(()) => {
-                    state.members.insert(actor, Member { jobs: 0, job_s: None, last: Instant::now() });
+                    state
+                        .members
+                        .insert(actor, Member { jobs: 0, job_s: None, last: Instant::now(), waits: HashMap::new() });
                     self.dispatch(&mut state);
                     None
                 }
@@ -461,7 +571,7 @@ impl Pool {
             if !state.members.is_empty() || !state.unplaced.is_empty() {
                 return;
             }
-            std::mem::take(&mut state.queue)
+            state.queue.take()
         };
         for mut job in waiting {
             (job.handler)(job.id, CallEvent::End(Err(error.clone().executed(Some(false)))));
@@ -469,22 +579,22 @@ impl Pool {
     }
 
     fn cancel(&self, id: u64) {
-        let (queued, call) = {
+        let (ended, call) = {
             let mut state = self.state.lock();
-            let at = state.queue.iter().position(|job| job.id == id);
-            let queued = at.and_then(|at| state.queue.remove(at));
-            let call = state.running.get_mut(&id).map(|running| {
+            let waiting = state.take_waiting(id).map(|job| (job.handler, Some(false)));
+            let running = state.running.get_mut(&id).filter(|running| !running.job.cancelled).map(|running| {
                 running.job.cancelled = true;
-                running.call
+                // Whoever asked is told now. Its actor has a place again once its worker says so.
+                (std::mem::replace(&mut running.job.handler, Box::new(|_, _| {})), running.call)
             });
-            (queued, call)
+            let call = running.as_ref().map(|(_, call)| *call);
+            (waiting.or(running.map(|(handler, _)| (handler, None))), call)
         };
-        if let Some(mut job) = queued {
-            let error = Error::new(ErrorKind::Cancelled, "cancelled").executed(Some(false));
-            (job.handler)(id, CallEvent::End(Err(error)));
+        if let Some((mut handler, executed)) = ended {
+            handler(id, CallEvent::End(Err(Error::new(ErrorKind::Cancelled, "cancelled").executed(executed))));
         }
         if let Some(call) = call {
-            self.calls.cancel(call);
+            self.calls.cancel_there(call);
         }
     }
 
@@ -520,7 +630,10 @@ impl Pool {
             let mut actors: Vec<_> = state.members.drain().map(|(actor, _)| actor).collect();
             actors.extend(state.unplaced.drain());
             let running: Vec<_> = state.running.values().map(|r| r.call).collect();
-            (std::mem::take(&mut state.queue), running, actors)
+            let paused: Vec<_> = state.paused.drain().map(|(_, job)| job).collect();
+            let mut queue = state.queue.take();
+            queue.extend(paused);
+            (queue, running, actors)
         };
         for mut job in queue {
             let error = Error::new(ErrorKind::Cancelled, "the pool was closed").executed(Some(false));

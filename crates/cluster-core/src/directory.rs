@@ -96,22 +96,35 @@ pub(crate) struct Actor {
     pub moving: bool,
     /// Those that end with it.
     pub linked: BTreeSet<ActorId>,
+    /// Why it takes nothing new: a turn of it does not end, or its process is replaced.
+    pub stuck: Option<String>,
+    /// Its CPU is lent while all its turns wait.
+    pub lends: bool,
+    /// Since when no node could hold it, or its process does not start.
+    pub hopeless_since: Option<Millis>,
+    /// Why it is not where it was before.
+    pub last_loss: Option<String>,
+}
+
+/// What an actor of this spec asks of its node.
+pub(crate) fn shape_of(spec: &AgentSpec) -> Shape {
+    let python = match &spec.kind {
+        covey_domain::AgentKind::Python(python) => Some(python.version.clone().unwrap_or_default()),
+        _ => None,
+    };
+    Shape {
+        resources: spec.resources.clone(),
+        labels: spec.labels.clone(),
+        model: spec.model.clone(),
+        strategy: spec.strategy,
+        python,
+        near: spec.near.clone(),
+    }
 }
 
 impl Actor {
     pub fn shape(&self) -> Shape {
-        let python = match &self.spec.kind {
-            covey_domain::AgentKind::Python(python) => Some(python.version.clone().unwrap_or_default()),
-            _ => None,
-        };
-        Shape {
-            resources: self.spec.resources.clone(),
-            labels: self.spec.labels.clone(),
-            model: self.spec.model.clone(),
-            strategy: self.spec.strategy,
-            python,
-            near: self.spec.near.clone(),
-        }
+        shape_of(&self.spec)
     }
 
     /// There is a turn for one more task.
@@ -134,14 +147,18 @@ impl Actor {
 
     /// The stable name of its state.
     pub fn state_name(&self) -> &'static str {
-        if self.moving { "moving" } else { self.state.name() }
+        match self.state {
+            _ if self.moving => "moving",
+            ActorState::Live if self.stuck.is_some() => "stuck",
+            _ => self.state.name(),
+        }
     }
 
     pub fn status(&self, id: &ActorId) -> ActorStatus {
         let why = match &self.state {
             ActorState::Pending { why, .. } => Some(why.clone()),
             ActorState::Dead { error } => Some(error.message.clone()),
-            ActorState::Starting | ActorState::Live => None,
+            ActorState::Starting | ActorState::Live => self.stuck.clone().or_else(|| self.last_loss.clone()),
         };
         ActorStatus {
             id: id.clone(),

@@ -9,7 +9,7 @@ use covey_domain::{ActorId, Error, ErrorKind, Millis, NodeId};
 
 use crate::{
     directory::{ActorState, Owner},
-    head::{Command, Head, Output, Route},
+    head::Head,
 };
 
 impl Head {
@@ -48,13 +48,7 @@ impl Head {
                 self.end_if_emptied(id, now);
             }
             (ActorState::Pending { .. } | ActorState::Starting | ActorState::Live, _) => {
-                actor.moving = true;
-                // No call is routed there and no task assigned any more.
-                actor.state = ActorState::Starting;
-                let (actor, epoch) = (id.clone(), actor.epoch);
-                let why = "moving to another node".to_owned();
-                self.out.push_back(Output::Route(actor.clone(), Route::Moving(why)));
-                self.out.push_back(Output::Send(node.clone(), Command::Stop { actor, epoch, drain: true }));
+                self.move_to_another(id, node, "moving to another node".to_owned());
             }
         }
     }
@@ -73,19 +67,9 @@ impl Head {
         self.unplanned = true;
     }
 
-    /// A pool actor of a node that is being emptied has finished its last task.
-    pub(crate) fn end_if_emptied(&mut self, id: &ActorId, now: Millis) {
-        let idle = self.directory.actors.get(id).filter(|a| a.owner == Owner::Pool && a.tasks.is_empty());
-        let node = idle.and_then(|a| a.node.as_ref()).and_then(|node| self.nodes.get(node));
-        if node.is_some_and(|n| n.draining) {
-            let error = Error::new(ErrorKind::ActorDied, "its node is being emptied").executed(Some(false));
-            self.end_actor(id, error, false, now);
-        }
-    }
-
     /// A pool actor may be given a task.
     pub(crate) fn takes_tasks(&self, id: &ActorId) -> bool {
-        let node = self.directory.actors.get(id).and_then(|a| a.node.as_ref());
-        node.and_then(|node| self.nodes.get(node)).is_none_or(|n| !n.draining)
+        let Some(actor) = self.directory.actors.get(id).filter(|a| a.stuck.is_none()) else { return false };
+        actor.node.as_ref().and_then(|node| self.nodes.get(node)).is_none_or(|n| !n.draining)
     }
 }

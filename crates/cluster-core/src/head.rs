@@ -38,6 +38,7 @@ use crate::{
     scheduler::Placer,
     tasks::Tasks,
     topics::{Members, Topics},
+    unserved::Unserved,
 };
 
 /// Times of the cluster, milliseconds.
@@ -275,6 +276,7 @@ pub struct Head {
     /// Wall clock minus the cluster's own clock, milliseconds.
     pub(crate) wall_ahead: i64,
     clock_written: Millis,
+    pub(crate) unserved: Unserved,
 }
 
 impl Head {
@@ -303,6 +305,7 @@ impl Head {
             believed: BTreeMap::new(),
             wall_ahead: 0,
             clock_written: 0,
+            unserved: Unserved::default(),
         }
     }
 
@@ -481,10 +484,25 @@ impl Head {
                 if known.state == ActorState::Starting {
                     known.state = ActorState::Live;
                     known.live_since = now;
+                    known.hopeless_since = None;
+                    let agent = (known.owner == Owner::Pool).then(|| known.spec.name.clone());
+                    agent.into_iter().for_each(|agent| self.unserved.served(&agent));
                     self.out.push_back(Output::Route(actor.clone(), Route::At { node: id.clone(), epoch }));
+                } else if known.state == ActorState::Live {
+                    self.goes_on(actor);
                 }
             }
-            ActorReport::Died { error, retryable } => self.actor_lost(actor, error, retryable, now),
+            ActorReport::Stuck(why) => self.stuck(actor, why),
+            ActorReport::Leaving(why) => self.leaving(actor, id, why, now),
+            ActorReport::Waiting => self.lend(actor),
+            ActorReport::Died { error, retryable } => {
+                let known = self.directory.actors.get(actor);
+                let starting = known.is_some_and(|a| a.state == ActorState::Starting && !a.moving);
+                self.actor_lost(actor, error.clone(), retryable, now);
+                if starting && retryable {
+                    self.start_failed(actor, &error, now);
+                }
+            }
             ActorReport::Slept => {
                 self.release(actor);
                 self.directory.retire(actor);
@@ -515,6 +533,8 @@ impl Head {
         let mut more = self.liveness.recover_until.is_none() && self.requeue_orphans(now);
         more |= self.expire_tasks(now);
         more |= self.fail_waiting(now);
+        self.expire_unserved(now);
+        self.ripen_tasks(now);
         self.remind(now);
         self.unplanned |= self.waiting.ripen(now);
         self.settle(now);
@@ -565,7 +585,7 @@ impl Head {
             .map(|a| Pending { what: format!("actor {} ({})", a.id, a.agent), why: a.why.clone().unwrap_or_default() })
             .collect();
         for (agent, waiting) in self.tasks.waiting() {
-            pending.push(Pending { what: format!("{waiting} tasks of {agent}"), why: "waiting for an actor".into() });
+            pending.push(Pending { what: format!("{waiting} tasks of {agent}"), why: self.why_queued(agent) });
         }
         ClusterStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -657,6 +677,10 @@ impl Head {
             saved: false,
             moving: false,
             linked: BTreeSet::new(),
+            stuck: None,
+            lends: false,
+            hopeless_since: None,
+            last_loss: None,
         };
         let shape = actor.shape();
         self.directory.insert(id.clone(), actor);
@@ -679,6 +703,7 @@ impl Head {
         let spent = actor.spec.max_restarts.is_some_and(|most| actor.restarts >= most);
         let tasks = actor.drop_tasks();
         let moving = std::mem::take(&mut actor.moving);
+        actor.stuck = None;
         let pool = actor.owner == Owner::Pool;
         let agent = actor.spec.name.clone();
         if pool || !retryable || (spent && !moving) {
@@ -698,7 +723,7 @@ impl Head {
             }
             self.out.push_back(Output::Route(id.clone(), Route::Gone(last)));
         } else {
-            if now.saturating_sub(actor.live_since) > FORGIVEN_AFTER_MS {
+            if !was_starting && now.saturating_sub(actor.live_since) > FORGIVEN_AFTER_MS {
                 actor.streak = 0;
             }
             // The first crash after a good life is not worth a pause.
@@ -708,11 +733,13 @@ impl Head {
             };
             actor.streak += 1;
             actor.restarts += 1;
+            actor.last_loss = Some(format!("restarted: {}", error.message));
             actor.state =
                 ActorState::Pending { not_before: now + pause, why: format!("restarting: {}", error.message) };
             let shape = actor.shape();
             self.waiting.push(id.clone(), shape, now + pause, now);
-            self.out.push_back(Output::Route(id.clone(), Route::Wait { why: "restarting".into(), never: false }));
+            let why = format!("restarting: {}", error.message);
+            self.out.push_back(Output::Route(id.clone(), Route::Wait { why, never: false }));
         }
         for task in tasks.into_keys() {
             self.task_lost(&task, &error, now);
@@ -809,10 +836,16 @@ pub enum ActorReport {
     Preparing(String),
     /// It had nothing to do; its state is in the store.
     Slept,
+    /// A turn goes on although it was given up: nothing new goes there. `Live` says that it is over.
+    Stuck(String),
+    /// Its process is replaced: it is to be moved.
+    Leaving(String),
+    /// All its turns wait for others, and others may have its CPU. `Live` says that one goes on.
+    Waiting,
 }
 
 fn merged(base: &AgentSpec, overrides: &serde_json::Map<String, serde_json::Value>) -> Result<AgentSpec, Error> {
-    const MAY: [&str; 9] = [
+    const MAY: [&str; 10] = [
         "resources",
         "labels",
         "near",
@@ -821,6 +854,7 @@ fn merged(base: &AgentSpec, overrides: &serde_json::Map<String, serde_json::Valu
         "concurrency",
         "max_restarts",
         "timeout_ms",
+        "schedule_timeout_ms",
         "strategy",
     ];
     let mut value = serde_json::to_value(base).map_err(|e| Error::internal(e.to_string()))?;

@@ -24,9 +24,12 @@ mod placing;
 mod queue;
 mod recovery;
 mod reminders;
+mod retries;
+mod stuck;
 mod tasks;
 pub mod topics;
 mod turns;
+mod unserved;
 mod virtuals;
 
 pub use head::{Head, HeadConfig, Output};

@@ -43,6 +43,7 @@ impl Head {
         let member = Member { incarnation: hello.incarnation, port: hello.port.clone() };
         let mut node = Node {
             free: hello.total.clone(),
+            owed_cpu_milli: 0,
             state: NodeState::Live { until: now + self.config.lease_ms },
             conn,
             inbox: Inbox::resumed(number),
@@ -54,6 +55,7 @@ impl Head {
         };
         if let Some(old) = old.filter(|_| same) {
             (node.blobs, node.actors, node.free) = (old.blobs, old.actors, old.free);
+            node.owed_cpu_milli = old.owed_cpu_milli;
         }
         self.nodes.insert(id.clone(), node);
         self.liveness.dead.retain(|dead| dead != id);

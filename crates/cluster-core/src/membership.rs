@@ -74,6 +74,8 @@ pub(crate) struct Node {
     pub conn: u64,
     pub inbox: Inbox,
     pub free: Resources,
+    /// Thousandths of CPUs that actors lent and want back, and that others have still.
+    pub owed_cpu_milli: u64,
     pub actors: BTreeSet<ActorId>,
     /// Code blobs it holds already.
     pub blobs: BTreeSet<Digest>,

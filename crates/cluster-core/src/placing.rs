@@ -23,9 +23,11 @@ impl Head {
             self.end_actor(&id, error, false, now);
         }
         self.dispatch(now);
+        self.tell_unserved(now);
         if std::mem::take(&mut self.unplanned) && !(self.waiting.is_empty() && self.gangs.is_empty()) {
             // A place that was found may be what another one waited for, to be near it.
-            while self.place() && self.waiting.any_near() {}
+            while self.place(now) && self.waiting.any_near() {}
+            self.tell_unserved(now);
         }
     }
 
@@ -46,8 +48,8 @@ impl Head {
 
     /// Gives places to gangs, then to single actors, oldest of each shape first, until the shape fits nowhere. `true` when
     /// any got one.
-    fn place(&mut self) -> bool {
-        let mut any = self.place_gangs();
+    fn place(&mut self, now: Millis) -> bool {
+        let mut any = self.place_gangs(now);
         for (number, mut queue) in self.waiting.take() {
             let why = loop {
                 let Some(id) = queue.actors.front().cloned() else { break None };
@@ -72,7 +74,7 @@ impl Head {
                 let fresh = std::mem::take(&mut queue.fresh);
                 let news = queue.told.as_ref() != Some(&why);
                 let hear: Vec<_> = if news { queue.actors.iter().cloned().collect() } else { fresh };
-                self.tell_why(hear, &why);
+                self.tell_why(hear, &why, now);
                 queue.told = Some(why);
             }
             self.waiting.put_back(number, queue);
@@ -84,13 +86,14 @@ impl Head {
         self.directory.actors.get(id).is_some_and(|a| matches!(a.state, ActorState::Pending { .. }))
     }
 
-    fn tell_why(&mut self, waiting: Vec<ActorId>, why: &Why) {
+    fn tell_why(&mut self, waiting: Vec<ActorId>, why: &Why, now: Millis) {
         for id in waiting {
             let Some(actor) = self.directory.actors.get_mut(&id) else { continue };
             if let ActorState::Pending { why: told, .. } = &mut actor.state {
                 why.text.clone_into(told);
                 let route = Route::Wait { why: why.text.clone(), never: why.never };
-                self.out.push_back(Output::Route(id, route));
+                self.out.push_back(Output::Route(id.clone(), route));
+                self.hopeless(&id, &why.text, why.never, now);
             }
         }
     }
@@ -142,7 +145,7 @@ impl Head {
         made.iter().map(|info| Ok(ActorInfo { created: true, ..self.actor(&info.id)? })).collect()
     }
 
-    fn place_gangs(&mut self) -> bool {
+    fn place_gangs(&mut self, now: Millis) -> bool {
         let mut any = false;
         for mut gang in std::mem::take(&mut self.gangs) {
             gang.members.retain(|id| self.is_pending(id));
@@ -156,7 +159,7 @@ impl Head {
                 }
                 Err(why) => {
                     if gang.told.as_ref() != Some(&why) {
-                        self.tell_why(gang.members.clone(), &why);
+                        self.tell_why(gang.members.clone(), &why, now);
                         gang.told = Some(why);
                     }
                     self.gangs.push(gang);
@@ -206,7 +209,11 @@ impl Head {
         if let Some(node) = self.nodes.get_mut(&node_id)
             && node.actors.remove(id)
         {
-            node.free.put_back(&actor.spec.resources);
+            let mut held = actor.spec.resources.clone();
+            if std::mem::take(&mut actor.lends) {
+                held.cpu_milli = 0;
+            }
+            node.put_back(&held);
         }
         self.touch(&node_id);
         self.unplanned = true;

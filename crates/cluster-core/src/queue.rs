@@ -31,6 +31,11 @@ impl Queues {
         self.by_agent.get(agent).map_or(0, BTreeMap::len)
     }
 
+    /// Tasks of an agent that wait, the next first.
+    pub fn of(&self, agent: &AgentName) -> impl Iterator<Item = &TaskId> {
+        self.by_agent.get(agent).into_iter().flat_map(BTreeMap::values)
+    }
+
     pub fn push_back(&mut self, agent: &AgentName, task: TaskId) {
         self.insert(agent, task, |queue| queue.last_key_value().map_or(0, |(last, _)| last + 1));
     }

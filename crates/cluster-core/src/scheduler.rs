@@ -325,7 +325,7 @@ fn misfit(node: &NodeView, ask: &Shape, room: &Resources) -> Option<String> {
         }
     }
     match (&ask.python, &node.python) {
-        (Some(_), None) => return Some("needs a worker with Python".into()),
+        (Some(_), None) => return Some("needs a worker whose Python has the covey package".into()),
         (Some(want), Some(have)) if !want.is_empty() && want != have => {
             return Some(format!("needs Python {want}, the worker has {have}"));
         }

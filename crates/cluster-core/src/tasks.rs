@@ -20,6 +20,7 @@ use crate::{
     head::{Command, Entry, Head, Output, Write},
     messages::Messages,
     queue::{Place, Queues},
+    retries::is_retry,
 };
 
 /// Tasks that one tick ends, fails or queues again; the next one goes on. It keeps each verb short.
@@ -89,6 +90,10 @@ pub(crate) struct Task {
     pub deadline: Option<Millis>,
     /// Brought back from the store and not yet claimed by a worker.
     pub orphan: bool,
+    /// Tries after the agent raised what is to be tried again.
+    pub retried: u32,
+    /// Why nobody runs it, as its log says.
+    pub told: Option<String>,
 }
 
 /// All tasks that have not ended, and what must be known of the others.
@@ -104,6 +109,8 @@ pub(crate) struct Tasks {
     failing: BTreeMap<AgentName, (Place, Error)>,
     /// Tasks by state, the ended ones that were there at the start included.
     counts: BTreeMap<&'static str, u64>,
+    /// Tasks that wait until they are tried again.
+    pub(crate) later: BTreeSet<(Millis, TaskId)>,
 }
 
 impl Tasks {
@@ -163,12 +170,13 @@ impl Head {
     pub fn restore(&mut self, stored: Stored, now: Millis) {
         let record = Arc::new(stored.record);
         let (mut open, mut turns) = (OpenParts::default(), Turns::default());
-        let (mut state, mut excused) = (TaskState::Submitted, 0);
+        let (mut state, mut excused, mut retried) = (TaskState::Submitted, 0, 0);
         for (event, seq) in stored.events.iter().zip(1..) {
             // What is stored was checked when it was taken.
             let _ = open.push(event);
             turns.push(seq, event);
             excused += u32::from(matches!(event, TaskEvent::StepReset { .. }) && state.waits());
+            retried += u32::from(is_retry(event));
             state = state.after(event);
         }
         let (begun, id) = (open.in_step(), record.id.clone());
@@ -183,7 +191,9 @@ impl Head {
         // Records of older versions do not say it; those begin their time anew.
         let deadline = record.expires_ms.or(record.timeout_ms.map(|t| now + t));
         let seq = stored.events.len() as u64;
-        let task = Task { seq, open, turns, excused, actor: None, deadline, orphan: begun, record };
+        let excused = excused + retried;
+        let (orphan, told) = (begun, None);
+        let task = Task { seq, open, turns, excused, actor: None, deadline, orphan, record, retried, told };
         self.tasks.insert(task);
         if let Some(why) = stored.broken {
             let error = Error::internal(format!("what is stored of the task could not be read: {why}"));
@@ -217,7 +227,8 @@ impl Head {
             return Err(Error::new(ErrorKind::Overloaded, format!("{waiting} tasks wait already"))
                 .hint("try again later, or add workers"));
         }
-        let timeout_ms = ask.timeout_ms.or(spec.timeout_ms);
+        // The agent's own bound is one on each run, and its worker's matter.
+        let timeout_ms = ask.timeout_ms;
         let record = Arc::new(TaskRecord {
             id: ask.id,
             context: ask.context,
@@ -253,6 +264,8 @@ impl Head {
             actor: None,
             deadline: timeout_ms.map(|t| now + t),
             orphan: false,
+            retried: 0,
+            told: None,
         };
         self.tasks.insert(task);
         self.out.push_back(Output::Write(Write::NewTask(record.clone())));
@@ -288,11 +301,14 @@ impl Head {
         let ours =
             actor.as_ref().and_then(|a| self.directory.actors.get(a)).is_some_and(|a| a.node.as_ref() == Some(node));
         match taken {
-            Ok(events) if ours => {
-                self.append(&id, events, ts_ms);
-                self.after_events(&id);
-                self.rest(&id, now);
-            }
+            Ok(events) if ours => match self.worth_another_try(&id, &events) {
+                Some(error) => self.try_again(&id, events, &error, ts_ms, now),
+                None => {
+                    self.append(&id, events, ts_ms);
+                    self.after_events(&id);
+                    self.rest(&id, now);
+                }
+            },
             Err(error) if ours => {
                 // It would be refused again, however often it came.
                 let message = format!("what its worker said of it cannot be kept: {}", error.message);
@@ -333,11 +349,42 @@ impl Head {
             }
             let waiting = self.tasks.queues.waiting_for(&agent).saturating_sub(coming);
             let more = waiting.div_ceil(spec.concurrency.max(1) as usize);
-            let room = self.pool_max(&spec).saturating_sub(pool.len());
+            // Beside those that hang there is room for others.
+            let stuck = |id: &&ActorId| self.directory.actors.get(*id).is_some_and(|actor| actor.stuck.is_some());
+            let usable = pool.len() - pool.iter().filter(stuck).count();
+            let room = self.pool_max(&spec).saturating_sub(usable);
+            let not_before = self.unserved.not_before(&agent).max(now);
             for _ in 0..more.min(room) {
                 let id = ActorId::from(self.mint("pool"));
-                self.insert_actor(id, None, spec.clone(), None, Owner::Pool, now);
+                self.insert_actor_later(id.clone(), None, spec.clone(), None, Owner::Pool, not_before, now);
+                if let (Some(actor), Some(why)) = (self.directory.actors.get_mut(&id), self.unserved.why(&agent)) {
+                    actor.state = ActorState::Pending { not_before, why: why.to_owned() };
+                }
             }
+        }
+    }
+
+    /// Why tasks of an agent wait.
+    pub(crate) fn why_queued(&self, agent: &AgentName) -> String {
+        if let Some(why) = self.unserved.why(agent) {
+            return why.to_owned();
+        }
+        let pool = self.directory.pools.get(agent).into_iter().flatten();
+        let actors: Vec<_> = pool.filter_map(|id| self.directory.actors.get(id)).collect();
+        let pending = actors.iter().find_map(|actor| match &actor.state {
+            ActorState::Pending { why, .. } => Some(why.clone()),
+            ActorState::Starting | ActorState::Live | ActorState::Dead { .. } => None,
+        });
+        if let Some(why) = pending {
+            return why;
+        }
+        if let Some(why) = actors.iter().find_map(|actor| actor.stuck.clone()) {
+            return why;
+        }
+        match actors.iter().filter(|actor| actor.state == ActorState::Live).count() {
+            0 => "an actor is starting".into(),
+            1 => "its actor is busy".into(),
+            live => format!("its {live} actors are busy"),
         }
     }
 
@@ -452,7 +499,7 @@ impl Head {
     }
 
     /// Writes the end of a task by the head's own hand; the worker is told and its actor stays taken until it answers.
-    fn end_task(&mut self, id: &TaskId, outcome: Outcome, now: Millis) {
+    pub(crate) fn end_task(&mut self, id: &TaskId, outcome: Outcome, now: Millis) {
         let Some(task) = self.tasks.active.get(id) else { return };
         let reason = match &outcome {
             Outcome::Cancelled { reason, .. } | Outcome::Rejected { reason } => reason.clone(),

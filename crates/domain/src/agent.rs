@@ -38,9 +38,12 @@ pub struct AgentSpec {
     /// Restarts after crashes; `None` = no limit.
     #[serde(default)]
     pub max_restarts: Option<u32>,
-    /// Default bound on one call or task, milliseconds.
+    /// Bound on one turn, milliseconds, counted from its start: what it waited before is not in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
+    /// Its tasks and actors wait this long for a place before they fail, milliseconds.
+    #[serde(default = "schedule_timeout_ms", skip_serializing_if = "is_schedule_timeout_ms")]
+    pub schedule_timeout_ms: u64,
     /// Spread over nodes or fill one after the other.
     #[serde(default)]
     pub strategy: Strategy,
@@ -156,6 +159,15 @@ pub enum Snapshot {
 
 fn idle_ms() -> u64 {
     60_000
+}
+
+fn schedule_timeout_ms() -> u64 {
+    caps::SCHEDULE_TIMEOUT_MS
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_schedule_timeout_ms(ms: &u64) -> bool {
+    *ms == caps::SCHEDULE_TIMEOUT_MS
 }
 
 fn one() -> u32 {

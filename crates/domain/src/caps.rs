@@ -77,3 +77,15 @@ pub const ARTIFACT_UPLOADS_MAX: usize = 256;
 pub const HOOKS_PER_TASK_MAX: usize = 16;
 /// Bytes of a webhook's id or token.
 pub const HOOK_TEXT_MAX: usize = 4_096;
+/// Bound of the first pause before a failed call or task is tried again, milliseconds.
+pub const RETRY_BACKOFF_MS: u64 = 100;
+/// Bound of every such pause, milliseconds.
+pub const RETRY_BACKOFF_MAX_MS: u64 = 30_000;
+/// An agent's tasks and actors wait this long for a place where nothing else is said, milliseconds.
+pub const SCHEDULE_TIMEOUT_MS: u64 = 300_000;
+/// A turn that was given up (cancelled, or over its run timeout) has this long to say so before it counts as stuck.
+pub const STUCK_AFTER_MS: u64 = 100;
+/// A stuck turn has this long to end before its process is replaced, milliseconds.
+pub const STUCK_GRACE_MS: u64 = 5_000;
+/// Actors of a process that is replaced have this long to finish what they have and to move, milliseconds.
+pub const REPLACE_MS: u64 = 30_000;

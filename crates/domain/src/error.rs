@@ -59,6 +59,9 @@ pub struct Faces {
 /// [`Error::detail`] of an actor's death: the call was running in the process that died, and may be why.
 pub const RUNNING: &str = "running";
 
+/// [`Error::detail`] of a call that was given up: its turn goes on all the same, so its actor has no place for another.
+pub const STUCK: &str = "stuck";
+
 impl ErrorKind {
     /// Every kind, in the order of the documentation.
     pub const ALL: [ErrorKind; 16] = [
@@ -155,6 +158,9 @@ pub struct Error {
     /// Opaque detail; [`RUNNING`] of an actor's death. Else of the agent's language (a pickled exception, a traceback), base64 where binary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// The agent raised something that its caller wants to be tried again ([`crate::Retry::on`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retry: bool,
 }
 
 /// What is behind an error, behind `text`: each cause after a colon.
@@ -170,7 +176,7 @@ pub fn with_causes(mut text: String, error: &dyn std::error::Error) -> String {
 impl Error {
     /// An error of `kind`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: None, executed: None, detail: None }
+        Self { kind, message: message.into(), hint: None, executed: None, detail: None, retry: false }
     }
 
     /// With what the reader can do.

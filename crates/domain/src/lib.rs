@@ -13,6 +13,7 @@ pub mod ids;
 pub mod infer;
 pub mod log;
 pub mod resources;
+pub mod retry;
 pub mod secret;
 pub mod status;
 pub mod task;
@@ -23,6 +24,7 @@ pub use event::{Envelope, TaskEvent};
 pub use hook::{Hook, HookState};
 pub use ids::*;
 pub use resources::Resources;
+pub use retry::Retry;
 pub use task::{TaskRecord, TaskState};
 
 /// Milliseconds since the Unix epoch where a human reads it, since process start where only differences count.

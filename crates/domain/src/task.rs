@@ -107,6 +107,12 @@ pub struct TaskInput {
     /// W3C trace context of the request, if it came with one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
+    /// Bound on each run, counted from the start of its turn, milliseconds; over the agent's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_timeout_ms: Option<u64>,
+    /// Which exceptions of the agent are no end of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<crate::Retry>,
 }
 
 impl TaskInput {

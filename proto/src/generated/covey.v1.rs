@@ -132,6 +132,12 @@ pub struct CallOpen {
     /// times the cluster may send it again when its actor dies under it
     #[prost(uint32, tag = "9")]
     pub retries: u32,
+    /// bound on its turn, counted from the start of that; 0 = the agent's
+    #[prost(uint64, tag = "15")]
+    pub run_timeout_ms: u64,
+    /// it is also tried again when it raises one of these
+    #[prost(message, optional, tag = "16")]
+    pub retry: ::core::option::Option<Retry>,
     #[prost(oneof = "call_open::Target", tags = "1, 2, 10, 13")]
     pub target: ::core::option::Option<call_open::Target>,
 }
@@ -152,6 +158,18 @@ pub mod call_open {
         #[prost(string, tag = "13")]
         Topic(::prost::alloc::string::String),
     }
+}
+/// Which exceptions are worth another try, and how long to wait before it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Retry {
+    /// `module.name` of classes
+    #[prost(string, repeated, tag = "1")]
+    pub on: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// before the first one: at most this, drawn at random; doubles with each
+    #[prost(uint64, tag = "2")]
+    pub backoff_ms: u64,
+    #[prost(uint64, tag = "3")]
+    pub backoff_max_ms: u64,
 }
 /// Another actor of a call that goes to several on one node: its answers carry the call's id plus its place in the list.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -290,6 +308,9 @@ pub struct Failure {
     pub executed: ::core::option::Option<bool>,
     #[prost(string, optional, tag = "5")]
     pub detail: ::core::option::Option<::prost::alloc::string::String>,
+    /// the agent raised something that its caller named in Retry.on
+    #[prost(bool, tag = "6")]
+    pub retry: bool,
 }
 /// What is not tried again.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1152,7 +1173,7 @@ pub struct ActorReport {
     pub epoch: u64,
     #[prost(enumeration = "actor_report::State", tag = "3")]
     pub state: i32,
-    /// of DIED; of PREPARING its message says what is done
+    /// of DIED; of PREPARING, STUCK and LEAVING its message says why
     #[prost(message, optional, tag = "4")]
     pub failure: ::core::option::Option<Failure>,
     /// of DIED: another start may help
@@ -1166,6 +1187,7 @@ pub struct ActorReport {
 }
 /// Nested message and enum types in `ActorReport`.
 pub mod actor_report {
+    /// STARTING: in a hello alone.
     #[derive(
         Clone,
         Copy,
@@ -1185,6 +1207,9 @@ pub mod actor_report {
         Slept = 3,
         Preparing = 4,
         Starting = 5,
+        Stuck = 6,
+        Leaving = 7,
+        Waiting = 8,
     }
     impl State {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -1199,6 +1224,9 @@ pub mod actor_report {
                 Self::Slept => "SLEPT",
                 Self::Preparing => "PREPARING",
                 Self::Starting => "STARTING",
+                Self::Stuck => "STUCK",
+                Self::Leaving => "LEAVING",
+                Self::Waiting => "WAITING",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1210,6 +1238,9 @@ pub mod actor_report {
                 "SLEPT" => Some(Self::Slept),
                 "PREPARING" => Some(Self::Preparing),
                 "STARTING" => Some(Self::Starting),
+                "STUCK" => Some(Self::Stuck),
+                "LEAVING" => Some(Self::Leaving),
+                "WAITING" => Some(Self::Waiting),
                 _ => None,
             }
         }
@@ -1735,10 +1766,13 @@ pub struct RegisterAgentRequest {
     #[prost(bytes = "bytes", tag = "2")]
     pub code: ::prost::bytes::Bytes,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RegisterAgentReply {
     #[prost(bool, tag = "1")]
     pub created: bool,
+    /// why no worker that is there now could run it
+    #[prost(string, repeated, tag = "2")]
+    pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ConnectAgentRequest {
@@ -4718,7 +4752,7 @@ pub struct HostBatch {
 pub struct HostFrame {
     #[prost(
         oneof = "host_frame::Body",
-        tags = "1, 2, 3, 5, 6, 8, 9, 18, 20, 10, 11, 12, 13, 15, 19, 16, 21, 17"
+        tags = "1, 2, 3, 5, 6, 8, 9, 18, 20, 10, 11, 12, 13, 15, 19, 16, 21, 22, 23, 17"
     )]
     pub body: ::core::option::Option<host_frame::Body>,
 }
@@ -4763,6 +4797,10 @@ pub mod host_frame {
         Verb(super::HostVerb),
         #[prost(message, tag = "21")]
         Remark(super::HostRemark),
+        #[prost(message, tag = "22")]
+        Began(super::HostBegan),
+        #[prost(message, tag = "23")]
+        Waits(super::HostWaits),
         /// a call of a running method to another actor or a model
         #[prost(message, tag = "17")]
         Out(super::CallFrame),
@@ -4876,6 +4914,28 @@ pub struct HostCall {
     /// of a task: the asker's own id of the request
     #[prost(string, tag = "14")]
     pub message_id: ::prost::alloc::string::String,
+    /// counted from the start of the turn, which is told with HostBegan; 0 = none
+    #[prost(uint64, tag = "15")]
+    pub run_timeout_ms: u64,
+    /// exceptions, `module.name`, that the caller wants to be tried again
+    #[prost(string, repeated, tag = "16")]
+    pub retry_on: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// The turn of a call has begun: told where it has a run timeout, and in answer to a cancel that found it running.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HostBegan {
+    #[prost(uint64, tag = "1")]
+    pub call: u64,
+    #[prost(string, tag = "2")]
+    pub method: ::prost::alloc::string::String,
+}
+/// All turns of an actor wait for calls of their own, or one goes on: only of actors that give their CPU back meanwhile.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HostWaits {
+    #[prost(string, tag = "1")]
+    pub actor: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub waits: bool,
 }
 /// A message to the task of a call: domain Said as JSON. Those that came before the call follow it at once.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -9,6 +9,7 @@ import json
 import re
 import sys
 import typing
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -16,6 +17,7 @@ from . import _codec, _session, errors
 from ._context import Context
 from ._env import KEYS, Environment
 from ._future import Future, Stream
+from ._retry import How, parse_seconds, run_seconds
 from ._schema import of_parameters
 
 P = ParamSpec("P")
@@ -23,7 +25,6 @@ C = TypeVar("C")
 F = TypeVar("F", bound=Callable[..., Any])
 
 _UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "kB": 10**3, "MB": 10**6, "GB": 10**9}
-_SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def parse_bytes(value: int | str) -> int:
@@ -36,19 +37,24 @@ def parse_bytes(value: int | str) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
-def parse_seconds(value: float | str | None) -> float | None:
-    """`"2m"`, `"500ms"` or a number of seconds."""
-    if value is None or isinstance(value, (int, float)):
-        return value
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([a-z]*)\s*", value)
-    if not match or match[2] not in _SECONDS:
-        raise ValueError(f"not a time: {value!r}; write it like '30s' or '2m'")
-    return float(match[1]) * _SECONDS[match[2]]
+_NUMBERS = {"cpus": (int, float), "gpus": (int, float), "concurrency": int, "max_restarts": int, "pool": int}
+
+
+def _check(options: dict[str, Any]) -> None:
+    """Names the option whose value is of the wrong kind."""
+    for name, kind in _NUMBERS.items():
+        value = options.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, kind) or value < 0):
+            raise TypeError(f"option {name!r} takes a number that is not negative, not {value!r}")
+    for name in ("own_process", "reentrant"):
+        if not isinstance(options.get(name, False), bool):
+            raise TypeError(f"option {name!r} takes True or False, not {options[name]!r}")
 
 
 def _options(options: dict[str, Any]) -> dict[str, Any]:
     """Options in the user's units as fields of the agent's spec."""
     spec: dict[str, Any] = {}
+    _check(options)
     amounts = {k: options.pop(k) for k in ("cpus", "gpus", "memory", "resources") if k in options}
     if amounts:
         spec["resources"] = {
@@ -57,9 +63,12 @@ def _options(options: dict[str, Any]) -> dict[str, Any]:
             "memory_bytes": parse_bytes(amounts.get("memory", 0)),
             "custom": {k: round(v * 1000) for k, v in amounts.get("resources", {}).items()},
         }
-    if "timeout" in options:
-        seconds = parse_seconds(options.pop("timeout"))
-        spec["timeout_ms"] = None if seconds is None else round(seconds * 1000)
+    if "timeout" in options or "run_timeout" in options:
+        seconds = run_seconds(options.pop("run_timeout", None), options.pop("timeout", None))
+        spec["timeout_ms"] = None if seconds is None else max(1, round(seconds * 1000))
+    if "schedule_timeout" in options:
+        seconds = parse_seconds(options.pop("schedule_timeout"))
+        spec["schedule_timeout_ms"] = 2**62 if seconds is None else round(seconds * 1000)
     if "idle" in options:
         seconds = parse_seconds(options.pop("idle"))
         spec["idle_ms"] = 2**62 if seconds is None else round(seconds * 1000)
@@ -105,6 +114,7 @@ class Agent(Generic[P, C]):
         self.__covey_class__: Any = cls
         functools.update_wrapper(self, cls, updated=())
         self._name = options.pop("name", None) or getattr(cls, "__name__")
+        _check(options)
         self._own_process = options.pop("own_process", False)
         groups = options.pop("groups", None)
         if groups:
@@ -165,7 +175,8 @@ class Agent(Generic[P, C]):
             environment = self.environment()
             if environment is not None:
                 environment.upload()
-            _session.bridge_call(session.client.register, text, blob)
+            for warning in _session.bridge_call(session.client.register, text, blob):
+                warnings.warn(warning, RuntimeWarning, stacklevel=3)
             session.registered[self._name] = text
         return self._name
 
@@ -218,7 +229,8 @@ class Agent(Generic[P, C]):
         """Results as they come.
 
         Options: `method` (default: `run`, else the first), `actors` (default 4), `progress` (a bar),
-        `return_exceptions`, `retries` (after a lost actor, default 2), `timeout` for each call.
+        `return_exceptions`, `retries` (after a lost actor, default 2; with `retry_on` also after these exceptions),
+        `run_timeout` or `timeout` of each turn from its start, `deadline` of each call from now on.
         """
         for item, result in self._map(inputs, ordered=False, **options):
             yield (item, result) if with_input else result
@@ -231,6 +243,10 @@ class Agent(Generic[P, C]):
         actors: int = 4,
         retries: int = 2,
         timeout: float | str | None = None,
+        run_timeout: float | str | None = None,
+        deadline: float | str | None = None,
+        retry_on: Any = (),
+        backoff: float | str | None = None,
         **options: Any,
     ) -> Iterator[tuple[Any, Any]]:
         skills = {s["id"]: s for s in _skills(self.__covey_class__)}
@@ -240,7 +256,10 @@ class Agent(Generic[P, C]):
         from ._functions import over
 
         with self.pool(actors) as pool:
-            yield from over(getattr(pool, name).options(timeout=timeout, retries=retries).remote, inputs, name=self._name, **options)
+            bound = getattr(pool, name).options(
+                timeout=timeout, run_timeout=run_timeout, deadline=deadline, retries=retries, retry_on=retry_on, backoff=backoff
+            )
+            yield from over(bound.remote, inputs, name=self._name, **options)
 
     def pool(self, actors: int, *args: Any, **kwargs: Any) -> Any:
         """So many actors behind one name; the rest are constructor arguments. See `covey.Pool`."""
@@ -333,19 +352,38 @@ class Handle:
 class Method:
     """One method of one actor."""
 
-    __slots__ = ("_actor", "_name", "_streaming", "_python", "_timeout", "_retries", "_key")
+    __slots__ = ("_actor", "_name", "_streaming", "_python", "_how")
 
-    def __init__(self, actor: str, name: str, streaming: bool, python: bool, timeout: float | None = None, retries: int = 0, key: str = ""):
-        self._actor, self._name, self._streaming, self._python = actor, name, streaming, python
-        self._timeout, self._retries, self._key = timeout, retries, key
+    def __init__(self, actor: str, name: str, streaming: bool, python: bool, how: How | None = None):
+        self._actor, self._name, self._streaming, self._python, self._how = actor, name, streaming, python, how
 
-    def options(self, *, timeout: float | str | None = None, retries: int = 0, key: str = "") -> Method:
-        """The same method with a bound on each call (seconds, or '2m'), retries, or an idempotency key.
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: the actor is elsewhere."""
+        raise TypeError(f"{self._name}() runs on another process: call it with .{self._name}.remote(…), and .result() for its value")
 
-        `retries`: times the call is sent again when its actor dies under it; it may run more than once then. With a
-        `key` it runs once: the actor answers a second call of the same key from memory, as long as it lives.
+    def options(
+        self,
+        *,
+        deadline: float | str | None = None,
+        run_timeout: float | str | None = None,
+        timeout: float | str | None = None,
+        retries: int = 0,
+        retry_on: type[BaseException] | tuple[type[BaseException], ...] = (),
+        backoff: float | str | None = None,
+        key: str = "",
+    ) -> Method:
+        """The same method with bounds on each call (seconds, or '2m'), retries, or an idempotency key.
+
+        `deadline`: the call is answered within this time from now on, or fails. `run_timeout` (or `timeout`): its turn ends
+        within this time from its start; what it waited before is not counted.
+
+        `retries`: times the call is sent again when its actor dies under it; it may run more than once then. With
+        `retry_on=(OSError, …)` also when the method raises one of these (3 times where `retries` says nothing), after a pause
+        that is drawn at random up to `backoff` ("100ms"), which doubles each time up to 30 s. With a `key` it runs once:
+        the actor answers a second call of the same key from memory, as long as it lives.
         """
-        return Method(self._actor, self._name, self._streaming, self._python, parse_seconds(timeout), retries, key)
+        how = How.of(deadline, run_timeout, timeout, retries, retry_on, backoff, key)
+        return Method(self._actor, self._name, self._streaming, self._python, how)
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Calls it: a `Future`, or a `Stream` when the method yields."""
@@ -354,7 +392,7 @@ class Method:
             payload = _codec.dump_json({"args": args, "kwargs": kwargs})
         else:
             payload = _session.dump_args(session, "actor", self._actor, (args, kwargs))
-        return session.call("actor", self._actor, self._name, payload, self._timeout, self._streaming, self._key, self._retries)
+        return session.call("actor", self._actor, self._name, payload, None, self._streaming, self._how)
 
 
 def method(*, group: str) -> Callable[[F], F]:
@@ -379,7 +417,9 @@ def agent(cls: Any = None, **options: Any) -> Any:
 
     Options: `name`, `cpus`, `gpus`, `memory` ("256MiB": kept free for it, and its bound: it gets a process of its own, which
     ends when it uses more), `resources` (custom), `labels`, `model`, `concurrency`
-    (turns at once, default 1), `groups` (of methods that are counted apart, see `covey.method`), `max_restarts` (default: no limit), `timeout` ("2m"), `strategy` ("spread" or "pack"),
+    (turns at once, default 1), `groups` (of methods that are counted apart, see `covey.method`), `max_restarts` (default: no limit), `strategy` ("spread" or "pack"),
+    `run_timeout` (or `timeout`, "2m": of each turn from its start; one that goes on after it has its process replaced), `schedule_timeout` ("5m": its
+    actors and tasks wait so long while no worker there could run them),
     `pool` (actors that tasks may use at once), `own_process`, `reentrant` (a call out of an own turn does not wait for
     it), `snapshot` (when `__snapshot__` becomes durable: "idle" before sleep and moves, "turn" before each answer, or
     "30s"), `env_vars`, `working_dir` (a folder that is shipped, importable and current), `pip` (packages, installed once

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import pickle
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -101,10 +103,34 @@ def load(payload: Payload) -> Any:
     return bytes(body)
 
 
+def class_name(cls: type) -> str:
+    """`module.name` of a class: how exceptions are named to the other side."""
+    # Classes that travel by value lose where in their module they were defined.
+    return f"{cls.__module__}.{cls.__name__}"
+
+
+def _travels(error: Any) -> bool:
+    """Whether an exception may be raised on the other side as itself: not those that end programs, threads or loops."""
+    return isinstance(error, Exception) and not isinstance(error, (StopIteration, StopAsyncIteration))
+
+
+_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+def trace_of(error: BaseException) -> str:
+    """The traceback of an exception as text, from the user's first frame on."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_HERE):
+        frame = frame.tb_next
+    return "".join(traceback.format_exception(type(error), error, frame or error.__traceback__))
+
+
 def dump_error(error: BaseException, trace: str) -> str:
-    """An exception for the other side; as text when it cannot be pickled."""
+    """An exception for the other side; as text when it cannot be pickled, or would end more there than a call."""
     import cloudpickle
 
+    if not _travels(error):
+        return base64.b64encode(cloudpickle.dumps((None, trace))).decode()
     try:
         body = cloudpickle.dumps((error, trace))
         pickle.loads(body)
@@ -120,7 +146,7 @@ def to_exception(failure: tuple[str, str, str | None, bool | None, str | None]) 
             error, trace = pickle.loads(base64.b64decode(detail))
         except Exception as why:
             error, trace = None, f"(the exception's class is not importable here: {why})"
-        if error is None:
+        if not _travels(error):
             error = errors.RemoteError(message)
         error.__cause__ = errors.RemoteTraceback(trace)
         return error

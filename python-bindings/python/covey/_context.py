@@ -24,10 +24,20 @@ turn_current: contextvars.ContextVar[Any] = contextvars.ContextVar("covey_turn",
 """The turn that runs."""
 begins_to_wait: Any = None
 """Inside an actor's process: told of each turn that waits for a call of its own."""
+gives_place: Any = None
+takes_place: Any = None
+"""Inside an actor's process: told when a turn has nothing to do but to wait, and when it goes on."""
+
+
+def is_forked() -> bool:
+    """The process was forked from one that is connected, and has no connection of its own."""
+    from . import _session
+
+    return _session.is_forked()
 
 
 def _seconds(time: float | str | None) -> float | None:
-    from ._agent import parse_seconds
+    from ._retry import parse_seconds
 
     return parse_seconds(time)
 
@@ -59,12 +69,16 @@ class Context:
         """The durable task this turn belongs to, if any."""
         self.context_id: str | None = context_id or None
         """The conversation, if any."""
-        self.cancelled = threading.Event()
-        """Set when the caller has gone; sync methods may look at it."""
+        self._over = threading.Event()
         self.tokens = {"input": 0, "output": 0}
         """Tokens that models read and made for this turn so far."""
         self.llm = ContextLlm(self)
         self.conversation = Conversation(turn, task_id)
+
+    @property
+    def cancelled(self) -> bool:
+        """Nobody wants the answer any more; a method that is not async looks at this now and then, and returns."""
+        return self._over.is_set()
 
     @property
     def message(self) -> Message:
@@ -142,9 +156,9 @@ class Context:
         It outlives the actor's sleep, its worker and the head. One of the same name is replaced. A call that was not
         answered is made again.
         """
-        from . import _agent, _codec, _session
+        from . import _codec, _retry, _session
 
-        after_ms, every_ms = round((_agent.parse_seconds(after) or 0) * 1000), round((_agent.parse_seconds(every) or 0) * 1000)
+        after_ms, every_ms = round((_retry.parse_seconds(after) or 0) * 1000), round((_retry.parse_seconds(every) or 0) * 1000)
         client = _session.current().client
         _session.bridge_call(client.set_reminder, self.actor_id, name, after_ms or every_ms, every_ms, method, _codec.dump((args, {})))
 
@@ -159,12 +173,12 @@ class Context:
 
         Gives an object with `cancel()`. What must survive is a reminder.
         """
-        from . import _agent, _codec, _session
+        from . import _codec, _retry, _session
 
         session, actor = _session.current(), self.actor_id
         payload = _codec.dump((args, {}))
-        due = lambda: session.client.start(0, actor, method, *payload, 0, "", 0, "", "")  # noqa: E731
-        timer = threading.Timer(_agent.parse_seconds(seconds) or 0, due)
+        due = lambda: session.client.start(0, actor, method, *payload, 0, "", 0, "", "", 0, None)  # noqa: E731
+        timer = threading.Timer(_retry.parse_seconds(seconds) or 0, due)
         timer.daemon = True
         timer.start()
         return timer

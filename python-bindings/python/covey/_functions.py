@@ -20,6 +20,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 from . import _agent, _bridge, _codec, _env, _session
 from ._future import Future, _refuse_loop
 from ._objects import has_refs, resolve
+from ._retry import How
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -30,6 +31,9 @@ IN_FLIGHT_MAX = 8192
 
 class Functions:
     """The agent that runs functions: they travel with their arguments and are kept by those who run them."""
+
+    __covey_lends__ = True
+    """A function that waits for others has nothing that they could disturb: they have its place and its CPU meanwhile."""
 
     _loaded: dict[bytes, Any] = {}
 
@@ -81,11 +85,14 @@ class RemoteFunction(Generic[P, R]):
         if environment:
             name = f"covey.function.{hashlib.sha256(repr(sorted(environment.items())).encode()).hexdigest()[:12]}"
             self._agent = _agent.Agent(Functions, {"name": name, "cpus": 1, **environment})
+        self._options = {**environment, **options}
         self._retries = int(options.pop("retries", 3))
-        self._retry_failed = bool(options.pop("retry_exceptions", False))
-        self._timeout = _agent.parse_seconds(options.pop("timeout", None))
+        retry_on = options.pop("retry_on", ())
+        if options.pop("retry_exceptions", False) and not retry_on:
+            retry_on = Exception
+        names = ("deadline", "run_timeout", "timeout", "backoff")
+        self._how = How.of(retries=self._retries, retry_on=retry_on, **{name: options.pop(name, None) for name in names})
         self._overrides = json.dumps(_agent._options({"cpus": 1, **options}))
-        self._options = {"retries": self._retries, "retry_exceptions": self._retry_failed, "timeout": self._timeout, **environment, **options}
         self._code: bytes | None = None
         if inspect.isasyncgenfunction(function):
             self._method = "items_async"
@@ -102,7 +109,7 @@ class RemoteFunction(Generic[P, R]):
         return RemoteFunction, (self.__covey_function__, self._options)
 
     def options(self, **options: Any) -> RemoteFunction[P, R]:
-        """The same function with other needs: cpus, gpus, memory, resources, labels, retries, retry_exceptions, timeout."""
+        """The same function with other options, see `covey.task`."""
         return RemoteFunction(self.__covey_function__, {**self._options, **options})
 
     def code(self) -> bytes:
@@ -121,7 +128,7 @@ class RemoteFunction(Generic[P, R]):
         if spec is None:
             name = self._agent.register()
             spec = self._specs[owner] = pool_spec(
-                agent=name, session=owner, overrides=self._overrides, retries=self._retries, retry_failed=self._retry_failed
+                agent=name, session=owner, overrides=self._overrides, retries=self._retries
             )
         return spec
 
@@ -130,7 +137,7 @@ class RemoteFunction(Generic[P, R]):
         session = _session.current()
         pool = self._pool(session)
         payload = _session.dump_args(session, "pool", pool, ((self._code or self.code(), args, kwargs), {}))
-        return session.call("pool", pool, self._method, payload, self._timeout, self._method.startswith("items"))
+        return session.call("pool", pool, self._method, payload, None, self._method.startswith("items"), self._how)
 
     def map(self, inputs: Iterable[Any], **options: Any) -> list[R]:
         """Results for all inputs, in order. Options: `progress`, `return_exceptions`."""
@@ -152,9 +159,12 @@ def task(**options: Any) -> Callable[[Callable[P, R]], RemoteFunction[P, R]]: ..
 def task(function: Any = None, **options: Any) -> Any:
     """Makes a function one that the cluster runs: `f.remote(...)`, `f.map(inputs)`.
 
-    Options: `cpus` (default 1), `gpus`, `memory`, `resources`, `labels`, `timeout`, `retries` (times it is run again when
-    its worker dies, default 3), `retry_exceptions` (also when it raises). A function may so run more than once; what must
-    not belongs into an actor, or into a durable task (`covey.submit`).
+    Options: `cpus` (default 1), `gpus`, `memory`, `resources`, `labels`, `retries` (times it is run again when
+    its worker dies, default 3), `retry_on` (exceptions after which it is run again too, like `(OSError, TimeoutError)`),
+    `backoff` (the pause before that is drawn at random up to this, "100ms", which doubles), `run_timeout` or `timeout` (of each
+    run from its start, what it waited not counted), `deadline` (from the call to its answer). A function may so run more than
+    once; what must not belongs into an actor, or into a durable task (`covey.submit`). A function that waits for others gives
+    its CPU to them meanwhile.
     """
     if function is not None:
         return RemoteFunction(function, options)
@@ -271,18 +281,28 @@ class Pool:
 class PoolMethod:
     """One method of the actors of a pool."""
 
-    def __init__(self, pool: Pool, name: str, streaming: bool, timeout: float | None = None, retries: int = 2):
-        self._pool, self._name, self._streaming, self._timeout, self._retries = pool, name, streaming, timeout, retries
+    def __init__(self, pool: Pool, name: str, streaming: bool, how: How = How(retries=2)):
+        self._pool, self._name, self._streaming, self._how = pool, name, streaming, how
 
-    def options(self, *, timeout: float | str | None = None, retries: int = 2) -> PoolMethod:
-        """The same with a bound on each call, and how often a call may be run again after its actor died."""
-        return PoolMethod(self._pool, self._name, self._streaming, _agent.parse_seconds(timeout), retries)
+    def options(
+        self,
+        *,
+        deadline: float | str | None = None,
+        run_timeout: float | str | None = None,
+        timeout: float | str | None = None,
+        retries: int = 2,
+        retry_on: type[BaseException] | tuple[type[BaseException], ...] = (),
+        backoff: float | str | None = None,
+    ) -> PoolMethod:
+        """The same with bounds on each call, and how often a call may be run again after its actor died, or it raised one of
+        `retry_on`. `run_timeout` (or `timeout`) counts from the start of its turn, `deadline` from now on."""
+        return PoolMethod(self._pool, self._name, self._streaming, How.of(deadline, run_timeout, timeout, retries, retry_on, backoff))
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Calls it on some actor of the pool."""
         session = self._pool._session
         payload = _session.dump_args(session, "pool", self._pool._spec, (args, kwargs))
-        return session.call("pool", self._pool._spec, self._name, payload, self._timeout, self._streaming, "", self._retries)
+        return session.call("pool", self._pool._spec, self._name, payload, None, self._streaming, self._how)
 
     def map(self, inputs: Iterable[Any], **options: Any) -> list[Any]:
         """Results for all inputs, in order. Options: `progress`, `return_exceptions`."""
@@ -380,7 +400,7 @@ class Executor(concurrent.futures.Executor):
         session = _session.current()
         pool, code = remote._pool(session), remote.code()
         futures = [
-            self._start(session.call("pool", pool, "run_many", _session.dump_args(session, "pool", pool, ((code, chunk), {})), None, False)) for chunk in chunks
+            self._start(session.call("pool", pool, "run_many", _session.dump_args(session, "pool", pool, ((code, chunk), {})), None, False, remote._how)) for chunk in chunks
         ]
 
         def results() -> Iterator[Any]:
@@ -430,7 +450,6 @@ class _Sized(RemoteFunction[Any, Any]):
                 session=owner,
                 overrides=json.dumps(overrides),
                 retries=self._retries,
-                retry_failed=self._retry_failed,
                 actors=self._executor._max_workers,
                 id=self._executor._id,
             )

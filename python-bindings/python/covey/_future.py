@@ -61,6 +61,16 @@ def _waited(result: Any) -> None:
         turn.waits -= {token}
 
 
+def _gives_place(result: Any) -> bool:
+    """The turn that waits has nothing else to do: where it is a function's, another has its place meanwhile."""
+    return result._token is not None and _context.gives_place is not None and _context.gives_place(result._token[0])
+
+
+def _takes_place(result: Any) -> Any:
+    """It goes on, once the future that this gives is done; `None` = at once."""
+    return _context.takes_place(result._token[0])
+
+
 def _wait_for(call: Any) -> Generator[Any, None, None]:
     """Suspends the running coroutine until `call` has something."""
     loop = asyncio.get_running_loop()
@@ -129,12 +139,19 @@ class Future(Generic[T]):
         return self._known or self._call.done()
 
     def result(self, timeout: float | None = None) -> T:
-        """The value, or the exception the method raised. A timeout (seconds) cancels the work it waited for."""
+        """The value, or the exception the method raised.
+
+        After `timeout` seconds it raises `DeadlineExceeded`, and the work goes on: `cancel()` stops it, and a bound on the
+        work itself is an option of the call (`deadline`, `run_timeout`).
+        """
         if not self._known:
             end = self._call.poll()
             if end is None:
                 _refuse_loop("Future.result()")
+                if _context.is_forked():
+                    raise errors.FailedPrecondition("this call was made before the process was forked: only the other process hears its end")
                 _waits(self)
+                gave = _gives_place(self)
                 try:
                     done = self._call.wait(timeout)
                 except KeyboardInterrupt:
@@ -142,9 +159,11 @@ class Future(Generic[T]):
                     raise
                 finally:
                     _waited(self)
+                    place = _takes_place(self) if gave else None
+                    if place is not None:
+                        place.result()
                 if not done:
-                    self.cancel()
-                    raise errors.DeadlineExceeded(f"no result within {timeout} s")
+                    raise errors.DeadlineExceeded(f"no result within {timeout} s; the work goes on")
                 end = self._call.end()
             self._finish(end)
         if self._error is not None:
@@ -199,15 +218,22 @@ class Future(Generic[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         if not self._known:
-            try:
-                _waits(self)
-                while (end := self._call.poll()) is None:
-                    yield from _wait_for(self._call)
-            except asyncio.CancelledError:
-                self.cancel()
-                raise
-            finally:
-                _waited(self)
+            end = self._call.poll()
+            if end is None:
+                gave = False
+                try:
+                    _waits(self)
+                    gave = _gives_place(self)
+                    while (end := self._call.poll()) is None:
+                        yield from _wait_for(self._call)
+                except asyncio.CancelledError:
+                    self.cancel()
+                    raise
+                finally:
+                    _waited(self)
+                    place = _takes_place(self) if gave else None
+                    if place is not None:
+                        yield from asyncio.wrap_future(place)
             self._finish(end)
         if self._error is not None:
             raise self._error
@@ -235,7 +261,15 @@ class Stream(Generic[T]):
         return "".join(str(item) for item in self)
 
     def _fill(self, block: bool) -> None:
-        items, self._last = self._call.items(block)
+        items, self._last = self._call.items(False)
+        if block and not items and not self._last:
+            gave = _gives_place(self)
+            try:
+                items, self._last = self._call.items(True)
+            finally:
+                place = _takes_place(self) if gave else None
+                if place is not None:
+                    place.result()
         self._items.extend(items)
 
     def _next(self) -> Any:
@@ -278,7 +312,13 @@ class Stream(Generic[T]):
                     break
                 self._fill(False)
                 if not self._items and not self._last:
-                    await _Suspend(self._call)
+                    gave = _gives_place(self)
+                    try:
+                        await _Suspend(self._call)
+                    finally:
+                        place = _takes_place(self) if gave else None
+                        if place is not None:
+                            await asyncio.wrap_future(place)
         finally:
             _waited(self)
             self.cancel()
@@ -321,7 +361,13 @@ def _done_in_order(futures: list[Any], timeout: float | None) -> Iterator[Any]:
         yield from done
         end = None if timeout is None else time.monotonic() + timeout
         while waiting:
-            tokens = port.wait(None if end is None else max(0.0, end - time.monotonic()))
+            gave = bool(ours) and _gives_place(ours[0])
+            try:
+                tokens = port.wait(None if end is None else max(0.0, end - time.monotonic()))
+            finally:
+                place = _takes_place(ours[0]) if gave else None
+                if place is not None:
+                    place.result()
             if not tokens:
                 raise errors.DeadlineExceeded(f"not all done within {timeout} s")
             for token in tokens:

@@ -38,6 +38,9 @@ ROUND = 128  # frames taken in one round of the loop; what they make has mostly 
 # Objects made before the collector looks: a thousand calls that wait are that many times three, and are no garbage.
 COLLECT_AFTER = 5_000
 
+# An actor of functions whose turns all wait lends its CPU after this time, seconds.
+LEND_AFTER = 0.05
+
 _VALUE, _ITEMS, _SYNC_VALUE, _SYNC_ITEMS = range(4)
 
 
@@ -79,6 +82,9 @@ class Actor:
     def __init__(self, id: str, instance: Any, concurrency: int, model: str, owner: str, save_turns: bool, reentrant: bool):
         self.id, self.instance, self.model, self.owner = id, instance, model, owner
         self.save_turns, self.reentrant = save_turns, reentrant
+        self.lends = bool(getattr(type(instance), "__covey_lends__", False))
+        """A turn that waits for a call gives its place to another, and its CPU to others."""
+        self.lent = False
         self.methods: dict[str, Method] = {}
         self.group = Group(concurrency)
         limits = getattr(type(instance), "__covey_groups__", None) or {}
@@ -113,12 +119,24 @@ class Turn:
     waits: frozenset[int] = frozenset()  # tokens of the calls it waits for
     placed = True  # it is counted in its group
     coming: concurrent.futures.Future[None] | None = None  # it was away, and waits for a place
+    run_timeout = 0.0  # seconds from its start
+    retry_on: tuple[str, ...] = ()  # exceptions that its caller wants to be tried again
+    begun = False
 
     def __init__(self, call: int, actor: Actor, name: str, args: Any):
         self.call, self.actor, self.name, self.args = call, actor, name, args
 
     def about(
-        self, as_json: bool, task_id: str, context_id: str, timeout_ms: int, chain: str, traceparent: str, asked: Any
+        self,
+        as_json: bool,
+        task_id: str,
+        context_id: str,
+        timeout_ms: int,
+        chain: str,
+        traceparent: str,
+        asked: Any,
+        run_timeout_ms: int,
+        retry_on: list[str],
     ) -> None:
         """What most calls do not carry."""
         if asked is not None:
@@ -126,13 +144,14 @@ class Turn:
         self.as_json, self.task_id, self.context_id, self.chain, self.traceparent = as_json, task_id, context_id, chain, traceparent
         if timeout_ms:
             self.deadline = time.monotonic() + timeout_ms / 1000
+        self.run_timeout, self.retry_on = run_timeout_ms / 1000, tuple(retry_on)
 
     def context_of(self) -> _context.Context:
         """What the method may ask for; made when it first does."""
         if self.ctx is None:
             self.ctx = _context.Context(self, self.task_id, self.context_id, self.model or self.actor.model)
             if self.over:
-                self.ctx.cancelled.set()
+                self.ctx._over.set()
         return self.ctx
 
 
@@ -163,25 +182,32 @@ class Threads:
     """Threads for sync methods: made when all are busy, kept for the next. Lighter than the standard library's pool."""
 
     MOST = 512
+    RESTING_MOST = 4096
 
     def __init__(self, run: Any):
         self._run = run
         self._turns: queue.SimpleQueue[Turn] = queue.SimpleQueue()
         self._free = 0  # threads that wait, less turns that wait for one
         self._made = 0
+        self.resting = 0
+        """Threads whose turns wait and have given their places away; others are made for them."""
         self._lock = threading.Lock()
 
     def submit(self, turn: Turn) -> None:
         """On the loop's thread."""
         with self._lock:
             self._free -= 1
-            make = self._free < 0 and self._made < self.MOST
+            make = self._free < 0 and self._made < self.MOST + min(self.resting, self.RESTING_MOST)
             if make:
                 self._made += 1
                 self._free += 1
         if make:
             threading.Thread(target=self._work, name=f"covey-sync-{self._made}", daemon=True).start()
         self._turns.put(turn)
+
+    def rests(self, more: int) -> None:
+        with self._lock:
+            self.resting += more
 
     def _work(self) -> None:
         turns, run, lock = self._turns, self._run, self._lock
@@ -237,12 +263,17 @@ class Process:
         self.bounded = False
         _session.install(HostSession(self.host.client()))
         _session.after_call = self._after_call
-        _context.begins_to_wait = self.waits
+        _context.begins_to_wait, _context.gives_place, _context.takes_place = self.waits, self.give_place, self.take_place
         _turns.host = self
 
     def run(self) -> None:
         self.loop.add_reader(self.host.fileno(), self._readable)
-        self.loop.run_forever()
+        while True:
+            try:
+                self.loop.run_forever()
+            except BaseException:
+                # What a task of the user's raised to end the process ends that task: the process is not its own.
+                traceback.print_exc()
 
     # ---- the socket ----------------------------------------------------------------------------------------------
 
@@ -276,6 +307,7 @@ class Process:
                 self.loop.run_in_executor(self.makers, self._snapshot, frame[2], self.actors.get(frame[1]))
             elif kind == "stop":
                 if not frame[1]:
+                    self._write()
                     os._exit(0)
                 self._stop(frame[1])
         if more:
@@ -309,7 +341,7 @@ class Process:
             instance = await self.loop.run_in_executor(self.makers, context.run, self._make, actor, agent, digest, class_name, init, state)
         except BaseException as error:
             self._ran_out(error)
-            text = traceback.format_exc()
+            text = _codec.trace_of(error)
             self.host.started(actor, ("application", f"{type(error).__name__}: {error}", _codec.dump_error(error, text)))
         else:
             self.actors[actor] = Actor(actor, instance, concurrency, model, owner, save_turns, reentrant)
@@ -329,8 +361,8 @@ class Process:
             cls = getattr(cls, "__covey_class__", cls)
             self.classes[digest] = cls
         args, kwargs = resolve(*_arguments(init))
-        if init is None and "/" in actor and "key" in inspect.signature(cls).parameters:
-            kwargs = {"key": actor.split("/", 1)[1]}
+        if init is None and "/" in actor:
+            args, kwargs = _with_key(cls, actor.split("/", 1)[1])
         instance = cls(*args, **kwargs)
         if state is not None:
             instance.__restore__(_codec.load(state))
@@ -347,9 +379,10 @@ class Process:
 
     def _stop(self, actor: str) -> None:
         gone = self.actors.pop(actor, None)
-        for turn in list(self.turns.values()):
-            if turn.actor is gone:
-                self._cancel(turn)
+        if gone is None:
+            return
+        for turn in [turn for turn in self.turns.values() if turn.actor is gone]:
+            self._cancel(turn, gone=True)
 
     # ---- turns ---------------------------------------------------------------------------------------------------
 
@@ -374,7 +407,7 @@ class Process:
             return
         turn.group = group = actor.group if turn.method.group is None else actor.groups.get(turn.method.group, actor.group)
         # Calls of this actor's own turns that this one comes out of.
-        own = [int(link.rsplit("#", 1)[1]) for link in turn.chain.split("\n") if link.startswith(f"{actor_id}#")] if turn.chain else ()
+        own = [int(link.rsplit(".", 1)[1]) for link in turn.chain.split("\n") if link.startswith(f"{actor_id}#")] if turn.chain else ()
         with actor.lock:
             if own and actor.reentrant:
                 turn.group = Group(1)
@@ -382,6 +415,10 @@ class Process:
             elif group.running < group.limit:
                 group.running += 1
                 group.current = turn
+            elif own and actor.lends:
+                # What a turn waits for goes first, so that few wait at once.
+                group.queue.appendleft(turn)
+                return
             elif own and group.limit == 1 and group.current is not None and not group.current.waits.isdisjoint(own):
                 turn.over = True
             else:
@@ -402,8 +439,8 @@ class Process:
     def waits(self, turn: Turn, token: int) -> None:
         """A turn begins to wait for a call of its own. What came out of that call and waits for the turn never will run."""
         turn.waits |= {token}
-        link, group = f"{turn.actor.id}#{token}", turn.group
-        if group.limit > 1:
+        link, group = f"{turn.actor.id}#{turn.call}.{token}", turn.group
+        if group.limit > 1 or turn.actor.lends:
             return
         with turn.actor.lock:
             stuck = [t for t in group.queue if link in t.chain.split("\n")]
@@ -411,6 +448,39 @@ class Process:
                 group.queue.remove(t)
         for t in stuck:
             self._would_wait_for_itself(t)
+
+    def give_place(self, turn: Turn) -> bool:
+        """On any thread: a turn begins to wait for a call. `True` where its place is another's meanwhile."""
+        actor = turn.actor
+        if not actor.lends or not turn.placed:
+            return False
+        self.rest(turn)
+        if turn.method.kind >= _SYNC_VALUE:
+            self.threads.rests(1)
+        if turn.group.running == 0 and not actor.lent:
+            self.loop.call_soon_threadsafe(self.loop.call_later, LEND_AFTER, self._lend, actor)
+        return True
+
+    def take_place(self, turn: Turn) -> concurrent.futures.Future[None] | None:
+        """On any thread: it waits no more, and goes on once the future is done if there is one."""
+        if turn.method.kind >= _SYNC_VALUE:
+            self.threads.rests(-1)
+        return self.come_back(turn)
+
+    def _lend(self, actor: Actor) -> None:
+        """All turns of an actor have waited for a while: others may have its CPU."""
+        with actor.lock:
+            lend = actor.group.running == 0 and not actor.lent and actor.id in self.actors
+            actor.lent = actor.lent or lend
+            if lend:
+                self.host.waits(actor.id, True)
+
+    def _takes_back(self, actor: Actor) -> None:
+        """A turn of an actor that lent its CPU goes on."""
+        with actor.lock:
+            if actor.lent:
+                actor.lent = False
+                self.host.waits(actor.id, False)
 
     def remark(self, turn: Turn, remark: bytes) -> None:
         """On any thread: what the task of a turn says beside its answer."""
@@ -441,6 +511,9 @@ class Process:
                     group.running += 1
                     group.current = turn
                     turn.placed = True
+                    if turn.actor.lent:
+                        turn.actor.lent = False
+                        self.host.waits(turn.actor.id, False)
                     return None
                 turn.coming = concurrent.futures.Future()
                 group.queue.appendleft(turn)
@@ -455,6 +528,8 @@ class Process:
     def _begin(self, turn: Turn) -> None:
         """With the turn counted as running; on the loop's thread, unless it comes back."""
         coming = turn.coming
+        if turn.actor.lent:
+            self._takes_back(turn.actor)
         if coming is not None:
             turn.coming, turn.placed = None, True
             if coming.set_running_or_notify_cancel():
@@ -507,6 +582,11 @@ class Process:
     def _enter(self, turn: Turn) -> None:
         """In the context of the turn: what it calls knows where it comes from, and by when it must be over."""
         _context.turn_current.set(turn)
+        turn.begun = True
+        if turn.run_timeout:
+            end = time.monotonic() + turn.run_timeout
+            turn.deadline = min(turn.deadline or end, end)
+            self.host.began(turn.call, turn.name)
         if turn.deadline:
             _context.turn_deadline.set(turn.deadline)
 
@@ -524,21 +604,31 @@ class Process:
         group.current = None
         return None
 
-    def _cancel(self, turn: Turn) -> None:
-        if turn.ctx is not None:
-            turn.ctx.cancelled.set()
+    def _cancel(self, turn: Turn, gone: bool = False) -> None:
+        """The caller wants no answer any more, or the actor is `gone`. What waits ends here, what runs is told."""
         with turn.actor.lock:
             turn.over = True
             waiting, coming = turn in turn.group.queue, turn.coming
             if waiting:
                 turn.group.queue.remove(turn)
+        if turn.ctx is not None:
+            turn.ctx._over.set()
         if turn.task is None and turn.ctx is not None:
             turn.ctx.conversation.cancel()
         if coming is not None:
             coming.cancel()
         if waiting and coming is None:
             self.turns.pop(turn.call, None)
-        elif turn.task is not None:  # where it has none, it is cancelled before it begins
+            if gone:
+                self.host.refused(turn.call)
+            else:
+                self.host.failed(turn.call, "cancelled", "cancelled", None)
+            self._write_soon()
+            return
+        if turn.begun:
+            # The worker counts from here how long it takes to stop.
+            self.host.began(turn.call, turn.name)
+        if turn.task is not None:  # where it has none, it is cancelled before it begins
             turn.task.cancel()
         elif turn.more is not None:
             turn.more.set()
@@ -619,6 +709,9 @@ class Process:
     def _one_sync(self, turn: Turn) -> None:
         host, call = self.host, turn.call
         dump = dump_answer if turn.as_json else _codec.dump
+        if turn.over:
+            host.failed(call, "cancelled", "cancelled", None)
+            return
         self._enter(turn)
         try:
             if turn.args[0] == _bridge.LENT:
@@ -644,6 +737,7 @@ class Process:
                         if made >= turn.credits and not turn.over:
                             turn.more.wait()
                     if turn.over:
+                        host.failed(call, "cancelled", "cancelled", None)
                         return
                     made += 1
                     host.item(call, *dump(item))
@@ -678,11 +772,9 @@ class Process:
         self._ran_out(error)
         if isinstance(error, errors.Rejected) and turn.task_id:
             self.host.remark(turn.call, json.dumps({"is": "reject", "reason": str(error)}).encode())
-        text = traceback.format_exc()
-        self.host.failed(turn.call, "application", f"{type(error).__name__}: {error}", _codec.dump_error(error, text))
-        if isinstance(error, (SystemExit, KeyboardInterrupt)):
-            self.host.flush()
-            os._exit(1)
+        text = _codec.trace_of(error)
+        retry = bool(turn.retry_on) and any(_codec.class_name(cls) in turn.retry_on for cls in type(error).__mro__)
+        self.host.failed(turn.call, "application", f"{type(error).__name__}: {error}", _codec.dump_error(error, text), retry)
 
     def _bind(self, turn: Turn) -> tuple[Any, Any]:
         """Arguments for the method from whatever they travelled in, with the context put where it is asked for."""
@@ -699,6 +791,16 @@ class Process:
             else:
                 kwargs.setdefault(name, turn.context_of())
         return args, kwargs
+
+
+def _with_key(cls: Any, key: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Constructor arguments of a virtual actor: its key for the parameter `key`, else for the first that must be given."""
+    parameters = inspect.signature(cls).parameters
+    if "key" in parameters:
+        return (), {"key": key}
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needs = any(p.default is p.empty and p.kind in positional for p in parameters.values())
+    return ((key,) if needs else ()), {}
 
 
 def _arguments(payload: Any) -> tuple[Any, dict[str, Any]]:
@@ -752,6 +854,8 @@ def _hints(method: Any) -> dict[str, Any]:
 def main() -> None:
     # `covey stack`: all threads, by the interpreter's own hand, also when everything hangs.
     faulthandler.register(signal.SIGUSR1, all_threads=True)
+    # Ctrl-C in the worker's terminal is the worker's: it ends this process when it is done with it.
+    signal.signal(signal.SIGINT, lambda *_: None)
     # Lines reach the log when they are printed.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     process = Process(sys.argv[1])

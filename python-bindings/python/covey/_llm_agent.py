@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from . import _session
-from ._agent import Agent, Handle, parse_seconds
+from ._agent import Agent, Handle
+from ._retry import parse_seconds
 from ._context import sampling_of
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from . import _bridge, _codec, _files, errors
 from ._context import turn_current, turn_deadline
 from ._future import Future, Stream
+from ._retry import PLAIN, How
 
 _lock = threading.Lock()
 _current: Any = None
@@ -65,9 +66,12 @@ def dump_args(self: Any, kind: str, target: str, value: Any) -> _codec.Payload:
 
 
 def call(
-    self: Any, kind: str, target: str, method: str, args: _codec.Payload, timeout: float | None, stream: bool, key: str = "", retries: int = 0
+    self: Any, kind: str, target: str, method: str, args: _codec.Payload, timeout: float | None, stream: bool, how: How | None = None
 ) -> Any:
     """Opens a call on an `actor`, a `model`, a `pool` or a `topic`; a deadline that is set around it holds for it too."""
+    how = how or PLAIN
+    if timeout is None:
+        timeout = how.deadline
     end = turn_deadline.get()
     if end is not None:
         left = end - time.monotonic()
@@ -80,8 +84,12 @@ def call(
         if turn is not None:
             trace = turn.traceparent
             token = next(_tokens)
-            chain = f"{turn.chain}\n{turn.actor.id}#{token}" if turn.chain else f"{turn.actor.id}#{token}"
-        started = self.client.start(_KINDS[kind], target, method, *args, timeout_ms, key, retries, chain, _span() or trace)
+            # Which turn of which actor, and which call of it.
+            link = f"{turn.actor.id}#{turn.call}.{token}"
+            chain = f"{turn.chain}\n{link}" if turn.chain else link
+        started = self.client.start(
+            _KINDS[kind], target, method, *args, timeout_ms, how.key, how.retries, chain, _span() or trace, how.run_timeout_ms, how.retry
+        )
     except _bridge.BridgeError as error:
         if args[0] == _bridge.LENT:
             _objects.take_back(None, args)
@@ -195,6 +203,7 @@ def init(
     `models` is a folder of models and `cpus` what the worker offers, for a cluster started here. `env_vars`,
     `working_dir` and `pip` hold for all agents and functions of this driver that do not say otherwise.
     """
+    _refuse_fork()
     if address is not None:
         return connect(address, token, **environment)
     home = tempfile.mkdtemp(prefix="covey-")
@@ -225,6 +234,11 @@ def _pinned(credentials: dict[str, Any]) -> str:
     return f"{credentials['address']}#{pin}" if pin else str(credentials["address"])
 
 
+def _refuse_fork() -> None:
+    if is_forked():
+        raise _forked_error()
+
+
 def _with(session: Session, environment: dict[str, Any]) -> Session:
     if environment:
         from ._env import Environment
@@ -242,6 +256,7 @@ def connect(address: str | None = None, token: str | None = None, **environment:
 
     `address` is `host:port`, or `host:port#fingerprint` where the head speaks TLS (`covey token --address` prints it).
     """
+    _refuse_fork()
     address = address or os.environ.get("COVEY_ADDRESS")
     token = token or os.environ.get("COVEY_TOKEN")
     if not (address and token):
@@ -281,6 +296,42 @@ def shutdown() -> None:
 
 
 atexit.register(shutdown)
+
+
+class Forked:
+    """The session of a process that was forked from one that has a session: it says what to do."""
+
+    def __init__(self, lost: Any):
+        self._lost = lost
+        """Kept for ever: its threads are not here, and its end would wait for them."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise _forked_error()
+
+    def close(self) -> None:
+        """Nothing: the connection is the other process's."""
+
+
+def _forked_error() -> errors.FailedPrecondition:
+    return errors.FailedPrecondition(
+        "this process was forked from one that is connected, and neither the connection nor its threads outlast a fork: start a program of its"
+        " own for it (multiprocessing: the start method 'spawn')"
+    )
+
+
+def _forked() -> None:
+    global _current, _lock
+    _lock = threading.Lock()
+    if _current is not None:
+        _current = Forked(_current)
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def is_forked() -> bool:
+    """What was begun before the fork cannot be waited for here."""
+    return isinstance(_current, Forked)
 
 
 from . import _objects  # noqa: E402  it needs this module

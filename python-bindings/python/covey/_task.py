@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from . import _bridge, _codec, _session, errors
-from ._agent import Agent, Handle, parse_seconds
+from ._agent import Agent, Handle
+from ._retry import RETRIES, Retry, parse_seconds, run_seconds
 from ._content import Message, content_of, file_of
 
 
@@ -32,11 +33,25 @@ class Task:
 
     def events(self, after: int = 0) -> Iterator[dict[str, Any]]:
         """The task's log from number `after` + 1 to its end, as it grows. Reconnects and misses nothing."""
+        return self._events(after, None)
+
+    def _events(self, after: int, end: float | None) -> Iterator[dict[str, Any]]:
+        """The log, read until `end` by the monotonic clock at most: `DeadlineExceeded` then."""
         cursor, pause = after, 0.05
+
+        def left() -> float | None:
+            if end is None:
+                return None
+            rest = end - time.monotonic()
+            if rest <= 0:
+                raise errors.DeadlineExceeded(f"task {self.id} has not ended in time; it goes on")
+            return rest
+
         while True:
             try:
+                left()
                 subscription = _session.bridge_call(_session.current().client.subscribe, self.id, cursor)
-                while (batch := _session.bridge_call(subscription.next)) is not None:
+                while (batch := _session.bridge_call(subscription.next, left())) is not None:
                     pause = 0.05
                     for body in batch:
                         event = json.loads(body)
@@ -47,7 +62,8 @@ class Task:
             except (errors.ConnectionLost, errors.Cancelled):
                 if pause > 20:
                     raise
-            time.sleep(min(pause, 2.0))
+            rest = left()
+            time.sleep(min(pause, 2.0) if rest is None else min(pause, 2.0, rest))
             pause *= 1.5
 
     def chunks(self) -> Iterator[Any]:
@@ -62,12 +78,13 @@ class Task:
     def result(self, timeout: float | str | None = None) -> Any:
         """What the method returned, or all it yielded as text (values and files as a list). Raises what went wrong.
 
-        A task that asks something waits for `send` meanwhile; `events` tells what it asks.
+        A task that asks something waits for `send` meanwhile; `events` tells what it asks. After `timeout` (seconds, or "2m")
+        it raises `DeadlineExceeded`, and the task goes on: `cancel` ends it.
         """
         seconds = parse_seconds(timeout)
         end = None if seconds is None else time.monotonic() + seconds
         text, data, outcome = "", [], None
-        for event in self.events():
+        for event in self._events(0, end):
             body = event["event"]
             if body["type"] == "step_reset":
                 text, data = "", []
@@ -80,9 +97,6 @@ class Task:
                 data.append(file_of(body))
             elif body["type"] == "finished":
                 outcome = body["outcome"]
-            if end is not None and outcome is None and time.monotonic() > end:
-                self.cancel("the caller's time ran out")
-                raise errors.DeadlineExceeded(f"task {self.id} took longer than {seconds} s")
         if outcome is None:
             raise errors.ConnectionLost(f"the log of task {self.id} ended early")
         if outcome["is"] == "completed":
@@ -125,7 +139,12 @@ def submit(
     *args: Any,
     message_id: str = "",
     context_id: str = "",
+    deadline: float | str | None = None,
+    run_timeout: float | str | None = None,
     timeout: float | str | None = None,
+    retries: int = 0,
+    retry_on: type[BaseException] | tuple[type[BaseException], ...] = (),
+    backoff: float | str | None = None,
     model: str = "",
     **kwargs: Any,
 ) -> Task:
@@ -133,6 +152,11 @@ def submit(
 
     `agent` is a class made by `@agent`, or the name of any agent, or a handle, which says which agent (any of its actors
     may run the task); for those two the arguments are the parts of the message. The same `message_id` makes the same task, however often it is sent.
+
+    `deadline` is when it must have ended, from now on; `run_timeout` (or `timeout`) bounds each run from the start of its turn, time in
+    the queue not counted. A run that is lost with its worker or its process is made again, up to five times. One that raises ends the
+    task, but for exceptions of `retry_on`: after those it is tried again, `retries` times (3 where nothing is said), after a pause that is
+    drawn at random up to `backoff` ("100ms"), which doubles.
     """
     session = _session.current()
     if isinstance(agent, Agent):
@@ -142,7 +166,13 @@ def submit(
     else:
         name = agent._agent_name if isinstance(agent, Handle) else agent
         request = {"content": [content_of(a) for a in args]}
-    seconds = parse_seconds(timeout)
+    limit = run_seconds(run_timeout, timeout)
+    if limit is not None:
+        request["run_timeout_ms"] = max(1, int(limit * 1000))
+    retry = Retry.of(retries, retry_on, backoff)
+    if retry is not None:
+        request["retry"] = {"max": retries or RETRIES, "on": list(retry.on), "backoff_ms": retry.backoff_ms, "backoff_max_ms": 0}
+    seconds = parse_seconds(deadline)
     timeout_ms = 0 if seconds is None else max(1, int(seconds * 1000))
     made = _session.bridge_call(
         session.client.submit, name, method, json.dumps(request), context_id, message_id, timeout_ms, model

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _codec, _context, _session
 from ._future import Future
+from ._retry import How
 
 if TYPE_CHECKING:
     from ._agent import Handle
@@ -36,7 +37,7 @@ class Topic:
         listener in order, but one that is sent again for `sure` may come after later ones.
         """
         payload = _codec.dump(((value,), {}))
-        return _session.current().call("topic", self.name, "", payload, timeout, False, "", _SURE if sure else 0)
+        return _session.current().call("topic", self.name, "", payload, timeout, False, How(retries=_SURE) if sure else None)
 
     def add(self, actor: Handle, method: str) -> None:
         """Has `actor.method(value)` called for each message, until the actor ends or is removed.

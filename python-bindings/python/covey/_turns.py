@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import concurrent.futures
+import functools
 import json
 import threading
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 from . import errors
 from ._content import Content, Message, content_of
+from ._fits import misfit
 
 host: Any = None
 """Inside an actor's process: what gives the places of turns."""
@@ -50,6 +52,12 @@ class Conversation:
             waiting.set_result(said)
 
     def ask(self, prompt: str, kind: dict[str, Any], options: list[str] | None, schema: Any, timeout: float | None) -> Answer:
+        """Asks; the answer to come asks again as long as what is said does not fit."""
+        asked = functools.partial(self._ask, kind=kind, options=options, schema=schema, timeout=timeout)
+        return Answer(self, prompt, asked, options, schema, timeout)
+
+    def _ask(self, prompt: str, kind: dict[str, Any], options: list[str] | None, schema: Any, timeout: float | None) -> tuple[str, Any]:
+        """One question; gives its id and the future of what is said."""
         if not self._task:
             raise errors.FailedPrecondition("only a task can ask: call the agent with covey.submit, or over A2A")
         answered: concurrent.futures.Future[Any] = concurrent.futures.Future()
@@ -60,7 +68,7 @@ class Conversation:
             known = self._answers.pop(question, None)
             if known is not None and known.get("prompt") == prompt:
                 answered.set_result(known)
-                return Answer(self, question, answered, schema, timeout)
+                return question, answered
             self._waiting[question] = answered
         ask: dict[str, Any] = {"is": "ask", "id": question, "kind": kind, "prompt": prompt}
         if options:
@@ -70,7 +78,7 @@ class Conversation:
         if timeout is not None:
             ask["expires_at_ms"] = round((time.time() + timeout) * 1000)
         self.remark(ask)
-        return Answer(self, question, answered, schema, timeout)
+        return question, answered
 
     def lapse(self, question: str) -> None:
         with self._lock:
@@ -103,63 +111,79 @@ class Answer:
     While it waits its turn is given to others: the actor may run them between the question and the answer.
     """
 
-    def __init__(self, talk: Conversation, question: str, answered: Any, schema: Any, timeout: float | None):
-        self._talk, self._question, self._answered, self._schema, self._timeout = talk, question, answered, schema, timeout
+    def __init__(self, talk: Conversation, prompt: str, asked: Any, options: list[str] | None, schema: Any, timeout: float | None):
+        self._talk, self._prompt, self._asked, self._options, self._schema, self._timeout = talk, prompt, asked, options, schema, timeout
+        self._question, self._answered = asked(prompt)
 
     def __await__(self) -> Generator[Any, None, Message]:
         return self._wait().__await__()
 
     async def _wait(self) -> Message:
-        if not self._answered.done():
-            turn = self._talk._turn
-            host.rest(turn)
-            try:
-                await asyncio.wait_for(asyncio.wrap_future(self._answered), self._timeout)
-            except asyncio.TimeoutError:
-                raise self._late() from None
-            except asyncio.CancelledError:
-                # The method does not want it any more, and goes on.
-                if not turn.over:
-                    self._talk.lapse(self._question)
-                raise
-            finally:
-                place = host.come_back(turn)
-                if place is not None:
-                    await asyncio.wrap_future(place)
-        return self._read()
+        while True:
+            if not self._answered.done():
+                turn = self._talk._turn
+                host.rest(turn)
+                try:
+                    await asyncio.wait_for(asyncio.wrap_future(self._answered), self._timeout)
+                except asyncio.TimeoutError:
+                    raise self._late() from None
+                except asyncio.CancelledError:
+                    # The method does not want it any more, and goes on.
+                    if not turn.over:
+                        self._talk.lapse(self._question)
+                    raise
+                finally:
+                    place = host.come_back(turn)
+                    if place is not None:
+                        await asyncio.wrap_future(place)
+            message = self._fitting()
+            if message is not None:
+                return message
 
     def result(self) -> Message:
         """Waits on this thread; `DeadlineExceeded` when nobody answers within the question's timeout."""
-        if not self._answered.done():
-            if threading.get_ident() == host.thread:
-                raise errors.FailedPrecondition("result() would block all turns here; await the answer instead")
-            turn = self._talk._turn
-            host.rest(turn)
-            try:
-                self._answered.result(self._timeout)
-            except concurrent.futures.CancelledError:
-                raise errors.Cancelled("the task was stopped while it waited for an answer") from None
-            except concurrent.futures.TimeoutError:
-                raise self._late() from None
-            finally:
-                place = host.come_back(turn)
-                if place is not None:
-                    place.result()
-        return self._read()
+        while True:
+            if not self._answered.done():
+                if threading.get_ident() == host.thread:
+                    raise errors.FailedPrecondition("result() would block all turns here; await the answer instead")
+                turn = self._talk._turn
+                host.rest(turn)
+                try:
+                    self._answered.result(self._timeout)
+                except concurrent.futures.CancelledError:
+                    raise errors.Cancelled("the task was stopped while it waited for an answer") from None
+                except concurrent.futures.TimeoutError:
+                    raise self._late() from None
+                finally:
+                    place = host.come_back(turn)
+                    if place is not None:
+                        place.result()
+            message = self._fitting()
+            if message is not None:
+                return message
 
     def _late(self) -> errors.DeadlineExceeded:
         self._talk.lapse(self._question)
         return errors.DeadlineExceeded(f"nobody answered within {self._timeout} s")
 
-    def _read(self) -> Message:
+    def _fitting(self) -> Message | None:
+        """The answer, or `None` where it does not fit what was asked: then it is asked again, with the reason."""
         said = self._answered.result()
         message = Message.of(said["parts"], said.get("message_id"))
-        if self._schema is not None and message.data is None:
-            try:
-                message.data = json.loads(message)
-            except ValueError:
-                message.data = str(message)
-        return message
+        why = None
+        if self._schema is not None:
+            if message.data is None:
+                try:
+                    message.data = json.loads(message)
+                except ValueError:
+                    message.data = str(message)
+            why = misfit(message.data, self._schema)
+        elif self._options and str(message).strip() not in self._options:
+            why = f"{str(message)!r} is none of {', '.join(map(str, self._options))}"
+        if why is None:
+            return message
+        self._question, self._answered = self._asked(f"{self._prompt}\n({why})")
+        return None
 
 
 def artifact(id: str, name: str | None, parts: tuple[Any, ...], append: bool, last: bool) -> dict[str, Any]:

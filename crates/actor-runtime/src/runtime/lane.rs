@@ -17,7 +17,7 @@ use covey_trace::{Kind, Span};
 use futures::StreamExt as _;
 use parking_lot::Mutex;
 
-use super::{Inner, deadline, live::run};
+use super::{Inner, deadline, least, live::run};
 use crate::{
     Behavior, Invocation, Models,
     turn::{Control, Memo, Out, Over, Sink, Turn},
@@ -156,7 +156,9 @@ impl LaneInner {
             invocation: Invocation { method: open.method, args, json, task: None, chain: open.chain },
             sink,
             control,
-            deadline: deadline(open.timeout_ms, limit),
+            deadline: deadline(open.timeout_ms),
+            run_timeout: least(open.run_timeout_ms, limit),
+            retry_on: open.retry.map(|retry| retry.on).unwrap_or_default(),
             over,
         };
         match actor {

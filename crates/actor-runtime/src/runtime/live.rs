@@ -63,17 +63,21 @@ impl Message<Turn> for LiveActor {
 
 /// Runs a turn to its end, or until it is cancelled or late.
 pub(super) async fn run(behavior: &dyn Behavior, turn: Turn) {
-    let Turn { invocation, sink, control, deadline, over } = turn;
-    let late = async {
-        match deadline {
+    let Turn { invocation, sink, control, deadline, run_timeout, retry_on: _, over } = turn;
+    let until = |at: Option<tokio::time::Instant>| async move {
+        match at {
             Some(at) => tokio::time::sleep_until(at).await,
             None => std::future::pending().await,
         }
     };
+    let late = |text: &str| Err(Error::new(ErrorKind::DeadlineExceeded, text).executed(None));
     let result = tokio::select! {
         biased;
         () = control.token.cancelled() => Err(Error::new(ErrorKind::Cancelled, "cancelled").executed(None)),
-        () = late => Err(Error::new(ErrorKind::DeadlineExceeded, "the time for this call ran out").executed(None)),
+        () = until(deadline) => late("the time for this call ran out"),
+        () = until(run_timeout.map(|limit| tokio::time::Instant::now() + limit)) => {
+            late("its turn took longer than its run timeout")
+        }
         result = behavior.turn(invocation, &sink) => result,
     };
     // The turn is over before its answer is seen, so that a caller who has it finds the actor free.

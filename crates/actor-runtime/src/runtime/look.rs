@@ -1,6 +1,6 @@
 //! What can be seen of the Python processes: what they print, where they hang, what they use.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use covey_domain::{Error, ErrorKind};
 use covey_proto::v1;
@@ -9,9 +9,6 @@ use super::{Inside, Runtime};
 
 /// Bytes of a log given at once.
 const LOG_CHUNK: usize = 1 << 20;
-/// How often, and how long each time, it is looked whether a process has printed its stacks.
-const STACK_LOOKS: u32 = 40;
-const STACK_PAUSE: Duration = Duration::from_millis(50);
 
 impl Runtime {
     /// What the process of an actor printed from `offset` on, and the next offset.
@@ -30,20 +27,7 @@ impl Runtime {
     /// The stacks of the process of an actor. It prints them itself, whatever it is doing.
     pub async fn stack(&self, actor: &str) -> Result<Vec<u8>, Error> {
         let (pid, path) = self.process(actor)?;
-        let failed = |e: &dyn std::fmt::Display| Error::internal(format!("failed to ask process {pid}: {e}"));
-        let before = self.log_length(actor)?;
-        let pid = rustix::process::Pid::from_raw(pid as i32).ok_or_else(|| failed(&"it has no id"))?;
-        rustix::process::kill_process(pid, rustix::process::Signal::USR1).map_err(|e| failed(&e))?;
-        let mut last = before;
-        for _ in 0..STACK_LOOKS {
-            tokio::time::sleep(STACK_PAUSE).await;
-            let now = std::fs::metadata(&path).map_or(0, |about| about.len());
-            if now > before && now == last {
-                break;
-            }
-            last = now;
-        }
-        crate::output::read(&path, before, LOG_CHUNK).map(|(bytes, _)| bytes).map_err(|e| failed(&e))
+        crate::python::stack(pid, &path).await
     }
 
     fn process(&self, actor: &str) -> Result<(u32, PathBuf), Error> {

@@ -1,5 +1,7 @@
 //! Turns of durable tasks: begun, spoken to, stopped.
 
+use std::time::Duration;
+
 use covey_domain::{ActorId, Error, TaskId, task::TaskInput};
 use covey_proto::{
     from_json,
@@ -20,7 +22,7 @@ impl Runtime {
     pub fn run_task(&self, run: v1::RunTask) {
         let (task, attempt, actor) = (TaskId::from(run.task.as_str()), run.attempt, ActorId::from(run.actor.as_str()));
         let control = Control::new();
-        let sink = Sink::task(self.inner.reports.clone(), task.clone(), attempt, control.inbox.clone());
+        let sink = Sink::task(self.inner.reports.clone(), task.clone(), attempt, control.clone());
         let input: TaskInput = match from_json("the task's input", &run.input) {
             Ok(input) => input,
             Err(error) => return sink.end(Err(error)),
@@ -42,6 +44,9 @@ impl Runtime {
         };
         run.said.iter().for_each(|said| say(&control, said));
         let inbox = control.inbox.clone();
+        let limit = self.inner.actors.lock().get(&actor).and_then(|cell| cell.spec.timeout_ms);
+        let run_timeout = input.run_timeout_ms.or(limit).map(Duration::from_millis);
+        let retry_on = input.retry.as_ref().map(|retry| retry.on.clone()).unwrap_or_default();
         let key = (task.clone(), attempt);
         self.inner.tasks.lock().insert(key.clone(), (actor.clone(), control.clone()));
         let inner = self.inner.clone();
@@ -63,7 +68,9 @@ impl Runtime {
             },
             sink,
             control,
-            deadline: deadline(run.timeout_ms, None),
+            deadline: deadline(run.timeout_ms),
+            run_timeout,
+            retry_on,
             over: Over(Some(Box::new(move || {
                 inner.tasks.lock().remove(&key);
             }))),

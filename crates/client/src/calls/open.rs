@@ -1,8 +1,13 @@
 //! Calls under way, by id.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, hash_map::RandomState},
+    hash::BuildHasher as _,
+    sync::Arc,
+    time::Duration,
+};
 
-use covey_domain::ActorId;
+use covey_domain::{ActorId, Retry};
 use covey_proto::v1::{CallOpen, Payload};
 use covey_trace::Span;
 use parking_lot::Mutex;
@@ -23,6 +28,10 @@ pub(super) struct Open {
     pub retries: u32,
     /// Processes that died while it was running in them.
     pub killed: u32,
+    /// Exceptions after which it is tried again, and pauses.
+    pub retry: Option<Arc<Retry>>,
+    /// Tries after exceptions.
+    pub tried: u32,
     pub span: Span,
 }
 
@@ -100,6 +109,19 @@ impl OpenCalls {
         }
     }
 
+    /// Takes one of the tries of a call that raised what is worth another, and gives the pause before it. Nothing that
+    /// happens to its lane meanwhile concerns it.
+    pub fn pause(&self, id: u64) -> Option<Duration> {
+        if !self.retry(id) {
+            return None;
+        }
+        let mut shard = self.shard(id).lock();
+        let open = shard.get_mut(&id)?;
+        open.lane = None;
+        open.tried += 1;
+        open.retry.as_ref().map(|retry| pause(retry, open.tried - 1))
+    }
+
     /// A process died while the call was running in it: how many did so far, and what was called with how many bytes.
     pub fn killed(&self, id: u64) -> Option<(u32, ActorId, String, u64)> {
         let mut shard = self.shard(id).lock();
@@ -143,4 +165,10 @@ impl OpenCalls {
         ids.sort_unstable();
         ids
     }
+}
+
+/// A pause of `retry`, drawn at random.
+pub(crate) fn pause(retry: &Retry, tried: u32) -> Duration {
+    // The standard library's own source of numbers that nobody can foresee.
+    Duration::from_millis(retry.pause_ms(tried, RandomState::new().hash_one(tried)))
 }

@@ -167,7 +167,18 @@ impl Inner {
             self.count.fetch_add(1, Ordering::Relaxed);
             self.open.insert(
                 number,
-                Open { handler, actor, again, lane: None, placed: 0, retries, killed: 0, span: Span::default() },
+                Open {
+                    handler,
+                    actor,
+                    again,
+                    lane: None,
+                    placed: 0,
+                    retries,
+                    killed: 0,
+                    retry: None,
+                    tried: 0,
+                    span: Span::default(),
+                },
             );
         };
         for member in &members.members {

@@ -56,9 +56,6 @@ class ObjectRef:
         return getattr(self._source, "_call", None)
 
     def _value(self, timeout: float | None = None) -> Any:
-        # Ray's get gives up waiting and leaves the work alone; a future's own timeout would cancel it.
-        if timeout is not None and isinstance(self._source, Future) and not self._source._call.wait(timeout):
-            raise errors.DeadlineExceeded(f"no result within {timeout} s")
         value = self._source.result(timeout)
         return value if self._index is None else value[self._index]
 
@@ -643,7 +640,7 @@ class _RuntimeContext:
 
     def is_canceled(self) -> bool:
         ctx = _context.current()
-        return ctx is not None and ctx.cancelled.is_set()
+        return ctx is not None and ctx.cancelled
 
 
 def get_runtime_context() -> _RuntimeContext:

@@ -1,0 +1,470 @@
+//! One Python process, from the worker's side: what it has, what it says, and what its end means for both.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use covey_domain::{
+    ActorId, Error, ErrorKind, agent::PythonEnv, caps, error::RUNNING, infer::InferRequest, task::Said,
+};
+use covey_proto::v1::{
+    self, CallFrame, HostBatch, HostFrame, Payload, call_frame::Body as Call, call_open, host_frame::Body,
+};
+use futures::StreamExt as _;
+use parking_lot::Mutex;
+use prost::Message as _;
+use tokio::{
+    io::{AsyncReadExt as _, BufReader},
+    sync::{mpsc, oneshot},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{HostNumber, News, actor::Count, spawn::Socket, stuck::GivenUp};
+use crate::{
+    Models, Outward,
+    memory::Memory,
+    outward::Saver,
+    turn::{Onward, Over, Sink},
+};
+
+/// Items between two credits to a generator in a process whose items go to a task's log.
+const CREDIT_EVERY: u32 = caps::STREAM_WINDOW / 4;
+/// A message of a process over this is not one of ours. What is too large for the cluster is refused after this.
+const PROCESS_MESSAGE_MAX: u32 = 1 << 30;
+
+/// What a [`Host`] is made of.
+pub(super) struct HostParts {
+    pub number: HostNumber,
+    pub env: PythonEnv,
+    /// What it prints.
+    pub log: PathBuf,
+    pub pid: u32,
+    pub frames: mpsc::UnboundedSender<HostFrame>,
+    /// Calls of its methods to other actors.
+    pub lane: mpsc::UnboundedSender<CallFrame>,
+    pub outward: Arc<dyn Outward>,
+    pub news: mpsc::UnboundedSender<News>,
+}
+
+/// One process.
+pub(super) struct Host {
+    me: Weak<Host>,
+    pub number: HostNumber,
+    /// For one actor alone.
+    pub own: AtomicBool,
+    /// For actors of this agent alone, because a process that had some of them died under them.
+    pub agent: OnceLock<String>,
+    pub env: PythonEnv,
+    pub log: PathBuf,
+    pub pid: u32,
+    pub memory: Memory,
+    frames: mpsc::UnboundedSender<HostFrame>,
+    /// What is in it. `None` = the process has ended: nothing can be put into one that nobody would take out again.
+    pub live: Mutex<Option<Live>>,
+    /// Its end has been noticed.
+    closed: AtomicBool,
+    /// Why it is replaced: no actor goes there any more.
+    pub retired: OnceLock<String>,
+    /// Ends the process.
+    pub unwanted: CancellationToken,
+    blobs: Mutex<HashSet<String>>,
+    lane: mpsc::UnboundedSender<CallFrame>,
+    outward: Arc<dyn Outward>,
+    pub news: mpsc::UnboundedSender<News>,
+    pub next_call: AtomicU64,
+}
+
+/// What is in a process.
+#[derive(Default)]
+pub(super) struct Live {
+    pub calls: HashMap<u64, Running>,
+    /// Calls that were given up and whose turns have not ended.
+    pub given_up: HashMap<u64, GivenUp>,
+    pub starting: HashMap<ActorId, oneshot::Sender<Result<(), Error>>>,
+    /// Actors in it, or promised to it, with their agents.
+    pub actors: HashMap<ActorId, String>,
+    /// States that were asked for.
+    pub snapshots: HashMap<u64, oneshot::Sender<StateTold>>,
+    /// Requests of its methods to models.
+    asks: HashMap<u64, tokio::task::AbortHandle>,
+}
+
+/// What an object says of its state; `None` = it keeps none.
+pub(super) type StateTold = Result<Option<Payload>, Error>;
+
+/// A call that is in the process.
+pub(super) struct Running {
+    pub actor: ActorId,
+    pub sink: Sink,
+    pub over: Over,
+    pub taken: u32,
+    pub count: Arc<Count>,
+    /// To keep before the end is told.
+    pub state: Option<Payload>,
+    pub saver: Saver,
+    /// Calls that its actor runs at once.
+    pub at_once: usize,
+    /// From the start of its turn.
+    pub run_timeout: Option<Duration>,
+    /// The process has said that its turn runs, and of which method it is.
+    pub begun: Option<String>,
+    /// Its actor was told to stop: an end without an answer means that.
+    pub stopping: bool,
+}
+
+impl Running {
+    pub fn end(self, result: Result<Option<Payload>, Error>) {
+        drop(self.over);
+        self.count.down();
+        self.sink.end(result);
+    }
+
+    /// Its actor or process is gone: a caller is told so, a task is tried again.
+    pub fn lost(self, error: Error) {
+        drop(self.over);
+        self.count.down();
+        self.sink.lost(error);
+    }
+}
+
+/// The end of a call whose actor was stopped.
+pub(super) fn stopped() -> Error {
+    Error::new(ErrorKind::ActorDied, "the actor was stopped before it answered").executed(None)
+}
+
+impl Host {
+    pub fn new(parts: HostParts) -> Arc<Self> {
+        let HostParts { number, env, log, pid, frames, lane, outward, news } = parts;
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            number,
+            own: AtomicBool::new(false),
+            agent: OnceLock::new(),
+            env,
+            log,
+            pid,
+            memory: Memory::default(),
+            frames,
+            live: Mutex::new(Some(Live::default())),
+            closed: AtomicBool::new(false),
+            retired: OnceLock::new(),
+            unwanted: CancellationToken::new(),
+            blobs: Mutex::default(),
+            lane,
+            outward,
+            news,
+            next_call: AtomicU64::new(1),
+        })
+    }
+
+    /// It can be given an actor.
+    pub fn is_open(&self) -> bool {
+        !self.closed.load(Ordering::Acquire) && self.retired.get().is_none()
+    }
+
+    /// It is over, or about to be.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Promises a place to an actor; `None` when the process has ended.
+    pub fn promise(&self, actor: &ActorId, agent: &str) -> Option<()> {
+        self.live.lock().as_mut()?.actors.insert(actor.clone(), agent.to_owned());
+        Some(())
+    }
+
+    /// Actors in it.
+    pub fn load(&self) -> usize {
+        self.live.lock().as_ref().map_or(0, |live| live.actors.len())
+    }
+
+    /// Ends it at once. Whoever watches over it then learns that it ended.
+    pub fn kill(&self) {
+        self.close();
+        let there = self.live.lock().is_some();
+        if let Some(pid) = rustix::process::Pid::from_raw(self.pid as i32).filter(|_| there) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+
+    pub fn send(&self, body: Body) {
+        // A closed channel is a dead process, which everyone learns from its end.
+        let _ = self.frames.send(HostFrame { body: Some(body) });
+    }
+
+    fn back(&self, id: u64, body: Call) {
+        self.send(Body::Back(CallFrame { id, body: Some(body) }));
+    }
+
+    /// What whoever wanted something of it is told once it has ended.
+    pub fn died(&self) -> Error {
+        Error::new(ErrorKind::ActorDied, format!("its Python process {} died", self.pid)).executed(None)
+    }
+
+    /// Makes an object in it, at the place it promised.
+    pub async fn start(&self, mut start: v1::HostStart, version: &str) -> Result<(), Error> {
+        if !self.blobs.lock().insert(start.digest.clone()) {
+            start.code = Bytes::new();
+        }
+        let actor = ActorId::from(start.actor.as_str());
+        let (tx, rx) = oneshot::channel();
+        match self.live.lock().as_mut() {
+            Some(live) => drop(live.starting.insert(actor.clone(), tx)),
+            None => return Err(self.died()),
+        }
+        self.send(Body::Start(start));
+        let result = rx.await.unwrap_or_else(|_| Err(self.died()));
+        if let Err(error) = &result {
+            if let Some(live) = self.live.lock().as_mut() {
+                live.actors.remove(&actor);
+            }
+            tracing::info!(%actor, version, %error, "a python actor did not start");
+        }
+        result
+    }
+
+    /// Reads what the process says until it has no more to say.
+    pub async fn read(self: Arc<Self>, socket: Socket, models: Arc<Models>) {
+        let mut socket = BufReader::with_capacity(64 << 10, socket);
+        while let Ok(length) = socket.read_u32().await {
+            if length > PROCESS_MESSAGE_MAX {
+                break;
+            }
+            let mut body = vec![0; length as usize];
+            if socket.read_exact(&mut body).await.is_err() {
+                break;
+            }
+            let Ok(batch) = HostBatch::decode(Bytes::from(body)) else { break };
+            for frame in batch.frames {
+                if let Some(body) = frame.body {
+                    self.take(body, &models);
+                }
+            }
+        }
+    }
+
+    /// The process has ended: what was in it is told so. Gives the actors that were, and the agents that had turns.
+    pub fn bury(&self, why: &str) -> (Vec<ActorId>, HashSet<String>) {
+        self.close();
+        let Some(live) = self.live.lock().take() else { return Default::default() };
+        let Live { calls, given_up, starting, actors, snapshots, asks } = live;
+        let agents = calls.values().filter_map(|running| actors.get(&running.actor).cloned()).collect();
+        let error = Error::new(ErrorKind::ActorDied, why).executed(None);
+        given_up.into_values().for_each(GivenUp::over);
+        let mut lost: Vec<_> = calls.into_iter().collect();
+        lost.sort_by_key(|(call, _)| *call);
+        let mut running_on: HashMap<ActorId, usize> = HashMap::new();
+        for (_, running) in lost {
+            if running.stopping {
+                running.lost(stopped());
+                continue;
+            }
+            let before = running_on.entry(running.actor.clone()).or_default();
+            *before += 1;
+            // The oldest of each actor, as many as it runs at once, were running; the rest waited behind them. What ran in
+            // a process that we ended is not why it ended.
+            let blamed = *before <= running.at_once && self.retired.get().is_none();
+            running.lost(Error { detail: blamed.then(|| RUNNING.to_owned()), ..error.clone() });
+        }
+        for waiting in starting.into_values() {
+            let _ = waiting.send(Err(error.clone()));
+        }
+        drop(snapshots);
+        asks.into_values().for_each(|ask| ask.abort());
+        (actors.into_keys().collect(), agents)
+    }
+
+    fn take(&self, body: Body, models: &Arc<Models>) {
+        match body {
+            Body::Started(started) => {
+                let waiting = self.with(|live| live.starting.remove(started.actor.as_str())).flatten();
+                if let Some(waiting) = waiting {
+                    let _ = waiting.send(started.failure.map_or(Ok(()), |f| Err(f.into())));
+                }
+            }
+            Body::Item(item) => self.item(item),
+            Body::Remark(told) => self.remark(told),
+            Body::Began(began) => self.began(began.call, began.method),
+            Body::End(end) => self.ended(end),
+            Body::State(told) if told.call != 0 => {
+                self.with(|live| {
+                    if let (Some(running), Some(state)) = (live.calls.get_mut(&told.call), told.state) {
+                        running.state = Some(state);
+                    }
+                });
+            }
+            Body::State(told) => {
+                let asked = self.with(|live| live.snapshots.remove(&told.number)).flatten();
+                if let Some(asked) = asked {
+                    let _ = asked.send(told.failure.map_or(Ok(told.state), |f| Err(f.into())));
+                }
+            }
+            Body::Waits(told) => {
+                let news = News::Waits { host: self.number, actor: told.actor.into(), waits: told.waits };
+                let _ = self.news.send(news);
+            }
+            Body::Out(frame) => self.out(frame, models),
+            Body::Verb(verb) => {
+                let (host, reply) = (self.me.clone(), self.outward.verb(verb.name, verb.body));
+                tokio::spawn(async move {
+                    let (body, failure) = match reply.await {
+                        Ok(body) => (body, None),
+                        Err(error) => (Bytes::new(), Some(error.into())),
+                    };
+                    if let Some(host) = host.upgrade() {
+                        host.send(Body::Reply(v1::HostReply { id: verb.id, body, failure }));
+                    }
+                });
+            }
+            Body::Log(log) => tracing::info!(pid = self.pid, level = log.level, "{}", log.text),
+            _ => {}
+        }
+    }
+
+    /// What is in the process, unless that has ended.
+    pub fn with<T>(&self, look: impl FnOnce(&mut Live) -> T) -> Option<T> {
+        self.live.lock().as_mut().map(look)
+    }
+
+    fn item(&self, item: v1::HostItem) {
+        let mut guard = self.live.lock();
+        let Some(running) = guard.as_mut().and_then(|live| live.calls.get_mut(&item.call)) else { return };
+        let value = item.value.unwrap_or_default();
+        if let Err(error) = covey_proto::check_size("an item of the answer", &value) {
+            drop(guard);
+            return self.give_up(item.call, error);
+        }
+        running.sink.push(value);
+        running.taken += 1;
+        // A caller gives credit itself; a task's log takes all there is.
+        if running.sink.is_task() && running.taken % CREDIT_EVERY == 0 {
+            self.send(Body::Credit(v1::HostCredit { call: item.call, items: CREDIT_EVERY }));
+        }
+    }
+
+    fn remark(&self, told: v1::HostRemark) {
+        let guard = self.live.lock();
+        let Some(running) = guard.as_ref().and_then(|live| live.calls.get(&told.call)) else { return };
+        let size = covey_proto::check_bytes("what an agent says beside its answer", told.remark.len());
+        match size.and_then(|()| covey_proto::from_json("a remark", &told.remark)) {
+            Ok(remark) => running.sink.remark(remark),
+            Err(error) => {
+                drop(guard);
+                self.give_up(told.call, error);
+            }
+        }
+    }
+
+    fn ended(&self, end: v1::HostEnd) {
+        let mut guard = self.live.lock();
+        let Some(live) = guard.as_mut() else { return };
+        let Some(mut running) = live.calls.remove(&end.call) else {
+            drop(guard);
+            return self.given_up_ended(end.call);
+        };
+        drop(guard);
+        let state = running.state.take();
+        let result = covey_proto::call_result(end.end.unwrap_or_default()).and_then(|value| {
+            value.iter().try_for_each(|value| covey_proto::check_size("the answer", value))?;
+            Ok(value)
+        });
+        if let Err(error) = &result {
+            // It waited behind others, and its actor went before its turn came.
+            if error.kind == ErrorKind::ActorDied {
+                return running.lost(error.clone());
+            }
+            if running.stopping && error.kind == ErrorKind::Cancelled {
+                return running.lost(stopped());
+            }
+        }
+        match state {
+            None => running.end(result),
+            // The answer is given once what it did is on disk.
+            Some(state) => drop(tokio::spawn(async move {
+                let saved = running.saver.save(Some(state)).await;
+                running.end(saved.and(result));
+            })),
+        }
+    }
+
+    /// A call of a running method: to a model, which may be here, or to another actor.
+    fn out(&self, frame: CallFrame, models: &Arc<Models>) {
+        let id = frame.id;
+        match &frame.body {
+            Some(Call::Open(open)) if matches!(open.target, Some(call_open::Target::Model(_))) => {
+                let request = covey_proto::from_json("the model request", &open.args.clone().unwrap_or_default().body);
+                let span = inference(&request, &open.traceparent);
+                let Some(me) = self.me.upgrade() else { return };
+                let running = tokio::spawn(think(me, id, request, models.clone(), span)).abort_handle();
+                self.with(|live| live.asks.insert(id, running));
+            }
+            Some(Call::Cancel(_)) => match self.with(|live| live.asks.remove(&id)).flatten() {
+                Some(running) => {
+                    running.abort();
+                    let error = Error::new(ErrorKind::Cancelled, "cancelled");
+                    self.back(id, Call::End(covey_proto::failure(error)));
+                }
+                None => drop(self.lane.send(frame)),
+            },
+            _ => drop(self.lane.send(frame)),
+        }
+    }
+}
+
+fn inference(request: &Result<InferRequest, Error>, parent: &str) -> covey_trace::Span {
+    let model = request.as_ref().map_or("", |request| request.model.as_str());
+    crate::models::span(model, parent)
+}
+
+/// A model's answer to a running method.
+async fn think(
+    host: Arc<Host>,
+    id: u64,
+    request: Result<InferRequest, Error>,
+    models: Arc<Models>,
+    mut span: covey_trace::Span,
+) {
+    let result = async {
+        let mut events = models.infer(request?);
+        while let Some(event) = events.next().await {
+            let event = event?;
+            crate::models::count(&mut span, &event);
+            host.back(id, Call::Item(covey_proto::infer_payload(&event)));
+        }
+        Ok(None)
+    };
+    let result = result.await.inspect_err(|error| span.fail(error));
+    drop(span);
+    let end = covey_proto::call_end(result);
+    if host.with(|live| live.asks.remove(&id)).flatten().is_some() {
+        host.back(id, Call::End(end));
+    }
+}
+
+impl Onward for Host {
+    fn cancel(&self, call: u64) {
+        self.give_up(call, Error::new(ErrorKind::Cancelled, "cancelled").executed(None));
+    }
+
+    fn credit(&self, call: u64, items: u32) {
+        self.send(Body::Credit(v1::HostCredit { call, items }));
+    }
+
+    fn say(&self, call: u64, said: &Said) {
+        self.send(Body::Say(v1::HostSay { call, said: covey_proto::to_json(said) }));
+    }
+}
+
+impl Host {
+    /// A handle of its own, for work that outlasts the asker.
+    pub fn weak(&self) -> Weak<Host> {
+        self.me.clone()
+    }
+}

@@ -1,0 +1,174 @@
+//! Starts a process and watches over it until it has ended.
+
+use std::{path::Path, process::Stdio, sync::Arc, time::Duration};
+
+use covey_domain::{Error, agent::PythonEnv};
+use covey_proto::v1::{HostBatch, HostFrame, host_frame::Body};
+use prost::Message as _;
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{
+        UnixListener,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    process::{Child, Command},
+    sync::mpsc,
+};
+
+use super::{
+    HostNumber, News,
+    host::{Host, HostParts},
+    hosts::Hosts,
+};
+use crate::{envs::Prepared, output::Output};
+
+/// A process that does not dial back within this time is broken.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// What a process wrote before it ended is read for so long; a child of its own may hold the socket open for ever.
+const AFTER_EXIT: Duration = Duration::from_millis(200);
+/// Frames put into one batch.
+const BATCH_MAX: usize = 256;
+
+impl Hosts {
+    /// A new process, up and connected.
+    pub(super) async fn spawn(
+        &self,
+        number: HostNumber,
+        env: &PythonEnv,
+        prepared: Option<Prepared>,
+    ) -> Result<Arc<Host>, Error> {
+        let socket = self.folder.join(format!("host-{number}.sock"));
+        let failed = |what: &str, e: &dyn std::fmt::Display| Error::unavailable(format!("failed to {what}: {e}"));
+        private_dir(&self.folder).map_err(|e| failed("make the socket folder", &e))?;
+        let _ = std::fs::remove_file(&socket);
+        let listener = UnixListener::bind(&socket).map_err(|e| failed("bind a Unix socket", &e))?;
+        let mut command = self.command(prepared);
+        command.arg(&socket);
+        let mut child = command.spawn().map_err(|e| failed("start Python", &e))?;
+        let log = self.logs.join(format!("python-{}.log", child.id().unwrap_or(0)));
+        let output = Arc::new(Output::create(log).map_err(|e| failed("make its log", &e))?);
+        if let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) {
+            let (first, second) = (output.clone(), output.clone());
+            tokio::spawn(async move { first.copy(out).await });
+            tokio::spawn(async move { second.copy(err).await });
+        }
+        let accepted = tokio::select! {
+            accepted = tokio::time::timeout(START_TIMEOUT, listener.accept()) => accepted,
+            status = child.wait() => {
+                let status = status.map_or_else(|e| e.to_string(), |s| s.to_string());
+                let _ = std::fs::remove_file(&socket);
+                return Err(failed("start Python", &format!("it ended at once ({status}); {}", last_words(output.path()))));
+            }
+        };
+        let _ = std::fs::remove_file(&socket);
+        let (stream, _) = accepted
+            .map_err(|_| failed("start Python", &"it did not answer within 20 s"))?
+            .map_err(|e| failed("accept", &e))?;
+        let (read, write) = stream.into_split();
+        let (frames, rx) = mpsc::unbounded_channel();
+        let (answers, mut answered) = mpsc::unbounded_channel();
+        let to_host = frames.clone();
+        tokio::spawn(async move {
+            while let Some(frame) = answered.recv().await {
+                let _ = to_host.send(HostFrame { body: Some(Body::Back(frame)) });
+            }
+        });
+        let host = Host::new(HostParts {
+            number,
+            env: env.clone(),
+            log: output.path().to_owned(),
+            pid: child.id().unwrap_or(0),
+            frames,
+            lane: self.outward.lane(answers),
+            outward: self.outward.clone(),
+            news: self.news.clone(),
+        });
+        tokio::spawn(write_frames(write, rx));
+        let reading = tokio::spawn(host.clone().read(read, self.models.clone()));
+        tokio::spawn(watch(host.clone(), child, reading));
+        tracing::info!(pid = host.pid, "python process started");
+        Ok(host)
+    }
+
+    fn command(&self, prepared: Option<Prepared>) -> Command {
+        let python = prepared.as_ref().map_or(&self.python.path, |prepared| &prepared.python);
+        let mut command = Command::new(python);
+        command
+            .args(["-m", "covey._host"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        command.envs(self.environment.iter().cloned());
+        if let Some(Prepared { folder, variables, .. }) = prepared {
+            command.envs(variables);
+            if let Some(folder) = folder {
+                command.current_dir(folder);
+            }
+        }
+        command
+    }
+}
+
+fn private_dir(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// The last line that a process printed, for the reason why it did not start.
+fn last_words(log: &Path) -> String {
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it printed nothing").trim().to_owned()
+}
+
+async fn write_frames(mut socket: OwnedWriteHalf, mut frames: mpsc::UnboundedReceiver<HostFrame>) {
+    let (mut batch, mut buffer) = (Vec::new(), Vec::new());
+    while frames.recv_many(&mut batch, BATCH_MAX).await > 0 {
+        buffer.clear();
+        buffer.extend_from_slice(&[0; 4]);
+        let message = HostBatch { frames: std::mem::take(&mut batch) };
+        // Encoding into a Vec grows it; it cannot run out of room.
+        let _ = message.encode(&mut buffer);
+        let length = (buffer.len() - 4) as u32;
+        buffer[..4].copy_from_slice(&length.to_be_bytes());
+        if socket.write_all(&buffer).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Waits for the end of a process, or ends it, and tells what went with it. Its socket alone does not say that it ended:
+/// a child of its own may hold the other end open.
+async fn watch(host: Arc<Host>, mut child: Child, mut reading: tokio::task::JoinHandle<()>) {
+    let (mut all_read, mut ended) = (false, None);
+    tokio::select! {
+        _ = &mut reading => all_read = true,
+        () = host.unwanted.cancelled() => {}
+        status = child.wait() => ended = Some(status),
+    }
+    host.close();
+    let status = match ended {
+        Some(status) => status,
+        None => {
+            let _ = child.start_kill();
+            child.wait().await
+        }
+    };
+    if !all_read && tokio::time::timeout(AFTER_EXIT, &mut reading).await.is_err() {
+        reading.abort();
+    }
+    let ran_out = status.as_ref().ok().and_then(|status| host.memory.ran_out(status));
+    let status = status.map_or_else(|e| e.to_string(), |s| s.to_string());
+    let why = match (host.retired.get(), ran_out) {
+        (Some(why), _) => format!("its Python process {} was replaced: {why}", host.pid),
+        (None, Some(why)) => format!("its Python process {} {why}", host.pid),
+        (None, None) => format!("its Python process {} ended ({status})", host.pid),
+    };
+    tracing::warn!(pid = host.pid, why, "python process ended");
+    let (actors, agents) = host.bury(&why);
+    let _ = host.news.send(News::Died { host: host.number, actors, agents, why });
+}
+
+/// The read half, named here so that [`Host::read`] says what it takes.
+pub(super) type Socket = OwnedReadHalf;

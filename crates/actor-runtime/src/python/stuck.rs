@@ -1,0 +1,205 @@
+//! Turns that go on after they were given up: cancelled, or over their run timeout.
+//!
+//! ```text
+//! given up ──100 ms──▶ answered as stuck, the head is told ──5 s──▶ the process is replaced
+//!     └── its end comes ──▶ answered        └── its end comes ──▶ the head is told that it is free
+//! ```
+//!
+//! A method on a thread cannot be ended from outside, and one that blocks the process's loop hears nothing. So nothing
+//! new is sent behind such a turn, and after a grace the process goes: its stack is in the log, the actor starts again, the
+//! others finish what they have and move with their state. Only a turn that the process said has begun counts; what
+//! waits in a process that is merely busy is no reason to end it.
+
+use std::time::Duration;
+
+use covey_domain::{ActorId, Error, ErrorKind, caps, error::STUCK};
+use covey_proto::v1::{self, host_frame::Body};
+use tokio::sync::oneshot;
+
+use super::{
+    News,
+    host::{Host, Running},
+};
+
+const STUCK_AFTER: Duration = Duration::from_millis(caps::STUCK_AFTER_MS);
+const GRACE: Duration = Duration::from_millis(caps::STUCK_GRACE_MS);
+const REPLACE: Duration = Duration::from_millis(caps::REPLACE_MS);
+
+/// A call that was given up.
+pub(super) struct GivenUp {
+    actor: ActorId,
+    error: Error,
+    /// Until its caller is answered.
+    running: Option<Running>,
+    /// The method of its turn, once the process has said that this runs.
+    begun: Option<String>,
+}
+
+impl GivenUp {
+    /// Its process is gone.
+    pub fn over(self) {
+        if let Some(running) = self.running {
+            running.end(Err(self.error));
+        }
+    }
+
+    fn is_stuck(&self) -> bool {
+        self.begun.is_some() && self.running.is_none()
+    }
+
+    fn why(&self) -> String {
+        let reason = match self.error.kind {
+            ErrorKind::DeadlineExceeded => "its time was over",
+            _ => "it was cancelled",
+        };
+        format!("a turn of `{}` goes on after {reason}", self.begun.as_deref().unwrap_or_default())
+    }
+}
+
+impl Host {
+    /// A turn has begun, or still runs although it was told to stop.
+    pub(super) fn began(&self, call: u64, method: String) {
+        let (run_timeout, late) = {
+            let mut guard = self.live.lock();
+            let Some(live) = guard.as_mut() else { return };
+            if let Some(running) = live.calls.get_mut(&call) {
+                running.begun = Some(method);
+                (running.run_timeout, false)
+            } else if let Some(given_up) = live.given_up.get_mut(&call) {
+                given_up.begun = Some(method);
+                (None, given_up.is_stuck())
+            } else {
+                return;
+            }
+        };
+        let host = self.weak();
+        if let Some(limit) = run_timeout {
+            tokio::spawn(async move {
+                loop {
+                    tokio::time::sleep(limit).await;
+                    let Some(host) = host.upgrade() else { return };
+                    // While it waits for an answer from outside, its time does not run.
+                    let rests = host.with(|live| live.calls.get(&call).map(|running| running.sink.rests())).flatten();
+                    match rests {
+                        Some(true) => {}
+                        Some(false) => {
+                            let text = format!("its turn took longer than its run timeout of {}", seconds(limit));
+                            let error = Error::new(ErrorKind::DeadlineExceeded, text).executed(None);
+                            return host.give_up(call, error);
+                        }
+                        None => return,
+                    }
+                }
+            });
+        } else if late {
+            tokio::spawn(async move {
+                if let Some(host) = host.upgrade() {
+                    host.tell_stuck(call).await;
+                }
+            });
+        }
+    }
+
+    /// Answers a call that its method may go on with, once it is known whether it does; the method is told to stop.
+    pub(super) fn give_up(&self, call: u64, error: Error) {
+        let known = self.with(|live| match live.calls.remove(&call) {
+            Some(running) => {
+                let (actor, begun) = (running.actor.clone(), running.begun.clone());
+                live.given_up.insert(call, GivenUp { actor, error, running: Some(running), begun });
+                true
+            }
+            None => false,
+        });
+        if known != Some(true) {
+            return;
+        }
+        self.send(Body::Cancel(v1::HostCancel { call }));
+        let host = self.weak();
+        tokio::spawn(async move {
+            tokio::time::sleep(STUCK_AFTER).await;
+            let Some(up) = host.upgrade() else { return };
+            up.answer_given_up(call).await;
+            drop(up);
+            tokio::time::sleep(GRACE.saturating_sub(STUCK_AFTER)).await;
+            if let Some(host) = host.upgrade() {
+                host.grace_over(call).await;
+            }
+        });
+    }
+
+    /// It has not ended by now: whoever waits is answered without it.
+    async fn answer_given_up(&self, call: u64) {
+        let waiting = self.with(|live| {
+            let given_up = live.given_up.get_mut(&call)?;
+            Some((given_up.running.take()?, given_up.error.clone(), given_up.begun.is_some()))
+        });
+        let Some((running, error, begun)) = waiting.flatten() else { return };
+        if begun {
+            // Before the answer, so that nobody who has it finds the actor free.
+            self.tell_stuck(call).await;
+        }
+        let detail = begun.then(|| STUCK.to_owned());
+        running.end(Err(Error { detail, ..error }));
+    }
+
+    async fn tell_stuck(&self, call: u64) {
+        let about = self.with(|live| live.given_up.get(&call).map(|g| (g.actor.clone(), g.why()))).flatten();
+        if let Some((actor, why)) = about {
+            let (told, heard) = oneshot::channel();
+            let _ = self.news.send(News::Stuck { host: self.number, actor, why, told });
+            let _ = heard.await;
+        }
+    }
+
+    /// The end of a call that nobody waits for any more, or not for long.
+    pub(super) fn given_up_ended(&self, call: u64) {
+        let ended = self.with(|live| {
+            let given_up = live.given_up.remove(&call)?;
+            let free = given_up.is_stuck()
+                && !live.given_up.values().any(|other| other.actor == given_up.actor && other.is_stuck());
+            Some((given_up, free))
+        });
+        let Some((given_up, free)) = ended.flatten() else { return };
+        if free {
+            let _ = self.news.send(News::Free { host: self.number, actor: given_up.actor.clone() });
+        }
+        given_up.over();
+    }
+
+    async fn grace_over(&self, call: u64) {
+        let why = self.with(|live| live.given_up.get(&call).filter(|g| g.is_stuck()).map(GivenUp::why)).flatten();
+        if let Some(why) = why {
+            self.replace(format!("{why}, for {}", seconds(GRACE))).await;
+        }
+    }
+
+    /// The process goes: nothing new comes, its actors leave, then it is ended.
+    async fn replace(&self, why: String) {
+        if self.retired.set(why.clone()).is_err() {
+            return;
+        }
+        let stack = super::stack(self.pid, &self.log).await;
+        let stack = stack.map_or_else(|e| e.to_string(), |text| String::from_utf8_lossy(&text).into_owned());
+        tracing::warn!(pid = self.pid, why, stack, "a python process is replaced");
+        let actors = self.with(|live| {
+            let stuck = |actor: &ActorId| live.given_up.values().any(|g| g.actor == *actor && g.is_stuck());
+            live.actors.keys().cloned().partition::<Vec<_>, _>(stuck)
+        });
+        let Some((stuck, others)) = actors else { return };
+        let _ = self.news.send(News::Replaced { host: self.number, stuck, others, why });
+        let _ = tokio::time::timeout(REPLACE, self.emptied()).await;
+        self.unwanted.cancel();
+    }
+
+    /// Waits until no actor is in the process.
+    async fn emptied(&self) {
+        const LOOK: Duration = Duration::from_millis(20);
+        while self.load() > 0 {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{} s", time.as_secs_f64())
+}

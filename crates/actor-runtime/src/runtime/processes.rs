@@ -1,0 +1,67 @@
+//! What becomes of Python processes, as news of their actors.
+
+use std::sync::Arc;
+
+use covey_domain::{ActorId, Error, ErrorKind};
+use covey_proto::v1::{ActorReport, actor_report::State};
+
+use super::{Cell, Inner, Inside};
+use crate::python::{HostNumber, News};
+
+impl Inner {
+    pub(super) fn of_process(self: &Arc<Self>, news: News) {
+        match news {
+            News::Died { host, actors, agents, why } => {
+                if let Some(hosts) = self.hosts.as_ref().filter(|_| actors.len() > 1) {
+                    hosts.suspect(agents);
+                }
+                for actor in actors {
+                    if self.is_in(&actor, host) {
+                        self.lost(&actor, &why);
+                    }
+                }
+            }
+            News::Stuck { host, actor, why, told } => {
+                self.say(&actor, host, State::Stuck, &why);
+                drop(told);
+            }
+            News::Free { host, actor } => self.say(&actor, host, State::Live, ""),
+            News::Waits { host, actor, waits } => {
+                self.say(&actor, host, if waits { State::Waiting } else { State::Live }, "");
+            }
+            News::Replaced { host, stuck, others, why } => {
+                for actor in stuck {
+                    if self.is_in(&actor, host)
+                        && let Some(cell) = self.lost(&actor, &why)
+                    {
+                        // What waits behind the stuck turn comes back unrun, and its callers look again.
+                        cell.inside.stopped();
+                    }
+                }
+                for actor in others {
+                    self.say(&actor, host, State::Leaving, &why);
+                }
+            }
+        }
+    }
+
+    /// The actor lives in this process now.
+    fn is_in(&self, actor: &ActorId, host: HostNumber) -> bool {
+        self.actors.lock().get(actor).is_some_and(|cell| cell.is_in(host))
+    }
+
+    fn say(&self, actor: &ActorId, host: HostNumber, state: State, why: &str) {
+        let report =
+            self.actors.lock().get(actor).filter(|cell| cell.is_in(host)).map(|cell| cell.report(actor, state));
+        if let Some(report) = report {
+            let failure = (!why.is_empty()).then(|| Error::new(ErrorKind::Unavailable, why).into());
+            self.report(ActorReport { failure, ..report });
+        }
+    }
+}
+
+impl Cell {
+    fn is_in(&self, host: HostNumber) -> bool {
+        matches!(&self.inside, Inside::Process(process) if process.host() == host)
+    }
+}

@@ -1,0 +1,289 @@
+//! What the head decides when turns hang, processes do not start, runs raise, and workers lack what agents need.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use covey_cluster_core::head::{
+    ActorReport, Command, CreateActor, Entry, Head, HeadConfig, Hello, Output, Owner, Submission, Write,
+};
+use covey_domain::{
+    ActorId, AgentSpec, Epoch, Error, ErrorKind, NodeId, Resources, Retry, TaskEvent, TaskId,
+    event::{Outcome, Phase},
+    task::TaskInput,
+};
+
+struct World {
+    head: Head,
+    now: u64,
+    entries: u64,
+    /// What was started and not stopped, and where tasks run.
+    started: Vec<(ActorId, Epoch)>,
+    run: Vec<(TaskId, u32, ActorId)>,
+    events: Vec<TaskEvent>,
+}
+
+fn node() -> NodeId {
+    "n".into()
+}
+
+fn world(cpus: u64, spec: &serde_json::Value) -> World {
+    let head = Head::new(HeadConfig { backoff_ms: 100, backoff_max_ms: 1_000, ..HeadConfig::default() }, 7);
+    let mut world =
+        World { head, now: 1_000_000, entries: 0, started: Vec::new(), run: Vec::new(), events: Vec::new() };
+    let total = Resources { cpu_milli: cpus * 1000, ..Resources::default() };
+    let hello = Hello { incarnation: 1, name: "n".into(), total, ..Hello::default() };
+    world.head.joined(&node(), 1, hello, world.now).unwrap();
+    let spec: AgentSpec = serde_json::from_value(spec.clone()).unwrap();
+    world.head.register(spec, world.now).unwrap();
+    world.drain();
+    world
+}
+
+fn native(more: serde_json::Value) -> serde_json::Value {
+    let mut spec =
+        serde_json::json!({"name": "a", "kind": {"type": "native", "implementation": "a"}, "skills": [{"id": "run"}]});
+    spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    spec
+}
+
+impl World {
+    fn drain(&mut self) {
+        while let Some(output) = self.head.poll_output() {
+            match output {
+                Output::Send(_, Command::Start { actor, epoch, .. }) => self.started.push((actor, epoch)),
+                Output::Send(_, Command::Stop { actor, .. }) => self.started.retain(|(a, _)| *a != actor),
+                Output::Send(_, Command::Run { record, actor, .. }) => {
+                    self.run.push((record.id.clone(), record.attempt, actor));
+                }
+                Output::Write(Write::Event(event)) => self.events.push(event.event.clone()),
+                _ => {}
+            }
+        }
+    }
+
+    fn submit(&mut self, id: &str, retry: Option<Retry>) {
+        let submission = Submission {
+            id: id.into(),
+            context: "c".into(),
+            caller: "x".into(),
+            agent: "a".into(),
+            skill: None,
+            input: TaskInput { retry, ..TaskInput::default() },
+            message_id: None,
+            model: None,
+            protocol: "test".into(),
+            timeout_ms: None,
+        };
+        self.head.submit(submission, self.now).unwrap();
+        self.drain();
+    }
+
+    fn actor(&mut self, id: &str) {
+        let ask = CreateActor {
+            id: id.into(),
+            agent: "a".into(),
+            name: None,
+            get_if_exists: false,
+            owner: Owner::Session("s".into()),
+            init: None,
+            overrides: serde_json::Map::new(),
+        };
+        self.head.create_actor(ask, self.now).unwrap();
+        self.drain();
+    }
+
+    fn report(&mut self, report: ActorReport) {
+        let (actor, epoch) = self.started.last().cloned().unwrap();
+        self.report_of(&actor, epoch, report);
+    }
+
+    fn report_of(&mut self, actor: &ActorId, epoch: Epoch, report: ActorReport) {
+        self.head.actor_report(&node(), actor, epoch, report, self.now);
+        self.drain();
+    }
+
+    fn ends(&mut self, error: Error) {
+        let (task, attempt, _) = self.run.last().cloned().unwrap();
+        self.entries += 1;
+        let events = vec![
+            TaskEvent::StepFinished { step: attempt, finish: None, usage: None },
+            TaskEvent::Finished { outcome: Outcome::Failed { error }, usage: BTreeMap::new() },
+        ];
+        let entry = Entry { number: self.entries, task, attempt, ts_ms: self.now, events };
+        self.head.entry(&node(), 1, entry, self.now).unwrap();
+        self.drain();
+    }
+
+    fn after(&mut self, ms: u64) {
+        self.now += ms;
+        self.head.heard(&node(), 1, self.now);
+        self.head.tick(self.now);
+        self.drain();
+    }
+
+    fn state(&self, actor: &ActorId) -> (String, Option<String>) {
+        let status = self.head.status();
+        let actor = status.actors.iter().find(|a| a.id == *actor).unwrap();
+        (actor.state.clone(), actor.why.clone())
+    }
+
+    fn told(&self) -> Vec<String> {
+        let message = |event: &TaskEvent| match event {
+            TaskEvent::Status { state: Phase::Queued, message } => message.clone(),
+            _ => None,
+        };
+        self.events.iter().filter_map(message).collect()
+    }
+
+    fn ended(&self) -> Option<Outcome> {
+        self.events.iter().find_map(|event| match event {
+            TaskEvent::Finished { outcome, .. } => Some(outcome.clone()),
+            _ => None,
+        })
+    }
+}
+
+fn spawn_failed() -> ActorReport {
+    ActorReport::Died { error: Error::unavailable("failed to start Python: no room"), retryable: true }
+}
+
+#[test]
+fn a_pool_whose_process_does_not_start_is_tried_with_growing_pauses_and_says_why() {
+    let mut world = world(2, &native(serde_json::json!({"pool": 1, "schedule_timeout_ms": 10_000})));
+    world.submit("t", None);
+    let mut starts = Vec::new();
+    for _ in 0..4 {
+        let before = world.started.len();
+        world.report(spawn_failed());
+        let mut waited = 0;
+        while world.started.len() == before {
+            world.after(50);
+            waited += 50;
+        }
+        starts.push(waited);
+    }
+    assert_eq!(starts, [100, 200, 400, 800]);
+    assert_eq!(world.told(), ["failed to start Python: no room"], "once, however often it is tried");
+    let pending = world.head.status().pending;
+    assert!(pending.iter().any(|p| p.what == "1 tasks of a" && p.why.contains("no room")), "{pending:?}");
+    world.report(ActorReport::Live);
+    assert_eq!(world.run.len(), 1);
+    assert_eq!(world.ended(), None);
+}
+
+#[test]
+fn tasks_that_nobody_could_run_fail_after_the_schedule_timeout() {
+    let mut world = world(1, &native(serde_json::json!({"labels": {"zone": "b"}, "schedule_timeout_ms": 5_000})));
+    assert!(world.head.unservable(&"a".into()).unwrap().contains("needs label zone=b"));
+    world.submit("t", None);
+    world.actor("mine");
+    assert!(world.told()[0].contains("needs label zone=b"));
+    world.after(4_900);
+    assert_eq!(world.ended(), None);
+    world.after(200);
+    let Some(Outcome::Failed { error }) = world.ended() else { panic!("it goes on") };
+    assert_eq!(error.kind, ErrorKind::Unschedulable);
+    let (state, why) = world.state(&"mine".into());
+    assert_eq!(state, "dead");
+    assert!(why.unwrap().contains("needs label zone=b"));
+}
+
+#[test]
+fn what_waits_for_a_busy_cluster_waits_on() {
+    let mut world =
+        world(1, &native(serde_json::json!({"resources": {"cpu_milli": 1000}, "schedule_timeout_ms": 500})));
+    world.actor("first");
+    world.report(ActorReport::Live);
+    world.actor("second");
+    world.submit("t", None);
+    world.after(60_000);
+    assert_eq!(world.state(&"second".into()).0, "pending");
+    assert_eq!(world.ended(), None);
+    assert_eq!(world.told(), Vec::<String>::new());
+}
+
+#[test]
+fn nothing_goes_to_a_stuck_actor_and_its_pool_grows_beside_it() {
+    let mut world = world(2, &native(serde_json::json!({"pool": 1})));
+    world.submit("one", None);
+    world.report(ActorReport::Live);
+    let hanging = world.started[0].clone();
+    world.report(ActorReport::Stuck("it hangs".into()));
+    world.ends(Error::new(ErrorKind::DeadlineExceeded, "too long"));
+    assert_eq!(world.state(&hanging.0), ("stuck".into(), Some("it hangs".into())));
+    world.submit("two", None);
+    assert_eq!(world.started.len(), 2, "another one starts");
+    world.report(ActorReport::Live);
+    assert_eq!(world.run.last().unwrap().2, world.started[1].0);
+    // It ended after all: it is one of the pool again.
+    world.report_of(&hanging.0, hanging.1, ActorReport::Live);
+    assert_eq!(world.state(&hanging.0), ("live".into(), None));
+    world.submit("three", None);
+    assert_eq!(world.run.last().unwrap().2, hanging.0);
+}
+
+#[test]
+fn an_actor_whose_process_is_replaced_moves_and_starts_again() {
+    let mut world = world(1, &native(serde_json::json!({})));
+    world.actor("mine");
+    world.report(ActorReport::Live);
+    let (actor, epoch) = world.started[0].clone();
+    world.report(ActorReport::Leaving("another hangs".into()));
+    assert_eq!(world.state(&actor).0, "moving");
+    world.report_of(&actor, epoch, ActorReport::Stopped);
+    assert_eq!(world.started.len(), 1);
+    assert!(world.started[0].1 > epoch, "a new activation");
+    world.report(ActorReport::Live);
+    let (state, why) = world.state(&actor);
+    assert_eq!(state, "live");
+    assert!(why.unwrap().contains("another hangs"));
+}
+
+#[test]
+fn a_task_that_raises_what_was_named_is_tried_as_often_as_was_asked() {
+    let mut world = world(1, &native(serde_json::json!({})));
+    let retry = Retry { max: 7, on: vec!["builtins.OSError".into()], backoff_ms: 40, backoff_max_ms: 80 };
+    world.submit("t", Some(retry));
+    world.report(ActorReport::Live);
+    for tried in 1..=7 {
+        world.ends(Error { retry: true, ..Error::new(ErrorKind::Application, "OSError: no") });
+        assert_eq!(world.run.len(), tried);
+        world.after(81);
+        assert_eq!(world.run.len(), tried + 1);
+        assert!(world.told()[tried - 1].contains(&format!("{tried} of 7): OSError: no")));
+    }
+    assert_eq!(world.ended(), None);
+    world.ends(Error { retry: true, ..Error::new(ErrorKind::Application, "OSError: the last") });
+    assert!(matches!(world.ended(), Some(Outcome::Failed { error }) if error.message == "OSError: the last"));
+}
+
+#[test]
+fn cpus_that_are_lent_come_back_and_none_is_made_by_that() {
+    let mut world = world(1, &native(serde_json::json!({"resources": {"cpu_milli": 1000}})));
+    let free = |world: &World| world.head.status().nodes[0].free.cpu_milli;
+    world.actor("outer");
+    world.report(ActorReport::Live);
+    let outer = world.started[0].clone();
+    world.actor("inner");
+    assert_eq!(world.started.len(), 1);
+    world.report(ActorReport::Waiting);
+    assert_eq!(world.started.len(), 2, "the inner one has the CPU");
+    world.report(ActorReport::Live);
+    // The outer one goes on while the inner one still has its CPU: it is owed.
+    world.report_of(&outer.0, outer.1, ActorReport::Live);
+    assert_eq!(free(&world), 0);
+    world.head.stop_actor(&"inner".into(), false, world.now).unwrap();
+    world.drain();
+    assert_eq!(free(&world), 0, "the outer one has it again");
+    world.report_of(&outer.0, outer.1, ActorReport::Waiting);
+    assert_eq!(free(&world), 1000);
+    world.head.stop_actor(&"outer".into(), false, world.now).unwrap();
+    world.drain();
+    assert_eq!(free(&world), 1000);
+}
+
+#[test]
+fn specs_without_the_new_fields_are_read() {
+    let spec: AgentSpec = serde_json::from_value(native(serde_json::json!({}))).unwrap();
+    assert_eq!(spec.schedule_timeout_ms, covey_domain::caps::SCHEDULE_TIMEOUT_MS);
+    assert!(!serde_json::to_string(&Arc::new(spec)).unwrap().contains("schedule_timeout"));
+}

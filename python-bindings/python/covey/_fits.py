@@ -1,0 +1,83 @@
+"""Whether a value fits a JSON schema: the words that forms and pydantic models use, others are let be."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+_DEPTH = 64
+"""Schemas that point to themselves end here."""
+
+
+def _is(value: Any, kind: str) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    tests = {
+        "object": isinstance(value, dict),
+        "array": isinstance(value, list),
+        "string": isinstance(value, str),
+        "boolean": isinstance(value, bool),
+        "number": number,
+        "integer": number and math.isfinite(value) and value == int(value),
+        "null": value is None,
+    }
+    return tests.get(kind, True)
+
+
+_BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str, str]] = {
+    "minimum": (lambda v, b: v >= b, "number", "at least"),
+    "maximum": (lambda v, b: v <= b, "number", "at most"),
+    "exclusiveMinimum": (lambda v, b: v > b, "number", "above"),
+    "exclusiveMaximum": (lambda v, b: v < b, "number", "below"),
+    "minLength": (lambda v, b: len(v) >= b, "string", "of a length of at least"),
+    "maxLength": (lambda v, b: len(v) <= b, "string", "of a length of at most"),
+    "minItems": (lambda v, b: len(v) >= b, "array", "of a length of at least"),
+    "maxItems": (lambda v, b: len(v) <= b, "array", "of a length of at most"),
+    "pattern": (lambda v, b: re.search(b, v) is not None, "string", "like"),
+}
+
+
+def misfit(value: Any, schema: Any, root: Any = None, name: str = "it", depth: int = _DEPTH) -> str | None:
+    """Why a value does not fit; `None` where it does."""
+    root = schema if root is None else root
+    if not isinstance(schema, dict) or depth == 0:
+        return f"{name} must not be there" if schema is False else None
+    if "$ref" in schema:
+        return misfit(value, _pointed_to(root, schema["$ref"]), root, name, depth - 1)
+    kinds = schema.get("type")
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if kinds and not any(_is(value, kind) for kind in kinds):
+        return f"{name} must be of type {' or '.join(kinds)}, not {value!r}"
+    if "enum" in schema and value not in schema["enum"]:
+        return f"{name} must be one of {', '.join(map(str, schema['enum']))}, not {value!r}"
+    if "const" in schema and value != schema["const"]:
+        return f"{name} must be {schema['const']!r}, not {value!r}"
+    for word, (fits, kind, text) in _BOUNDS.items():
+        if word in schema and _is(value, kind) and not fits(value, schema[word]):
+            return f"{name} must be {text} {schema[word]}, not {value!r}"
+    parts: list[tuple[Any, Any, str]] = [(value, one, name) for one in schema.get("allOf", ())]
+    if isinstance(value, dict):
+        known = schema.get("properties", {})
+        missing = [key for key in schema.get("required", ()) if key not in value]
+        if missing:
+            return f"{name} lacks {', '.join(missing)}"
+        parts += [(value[key], known.get(key, schema.get("additionalProperties", True)), f"`{key}`") for key in value]
+    elif isinstance(value, list):
+        parts += [(item, schema.get("items", True), f"item {i + 1}") for i, item in enumerate(value)]
+    for part, one, called in parts:
+        why = misfit(part, one, root, called, depth - 1)
+        if why is not None:
+            return why
+    for word in ("anyOf", "oneOf"):
+        reasons = [misfit(value, one, root, name, depth - 1) for one in schema.get(word, ())]
+        if reasons and None not in reasons:
+            return reasons[0]
+    return None
+
+
+def _pointed_to(root: Any, reference: Any) -> Any:
+    found = root
+    for part in str(reference).removeprefix("#/").split("/"):
+        found = found.get(part, True) if isinstance(found, dict) else True
+    return found

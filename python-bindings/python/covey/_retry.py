@@ -1,0 +1,96 @@
+"""Times and tries of calls, functions and tasks, in the user's units."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from . import _codec
+
+RETRIES = 3
+"""After exceptions that are named, where no number is."""
+_SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_seconds(value: float | str | None) -> float | None:
+    """`"2m"`, `"500ms"` or a number of seconds."""
+    if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+        return value
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([a-z]*)\s*", value) if isinstance(value, str) else None
+    if not match or match[2] not in _SECONDS:
+        raise ValueError(f"not a time: {value!r}; write it like '30s' or '2m'")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def run_seconds(run_timeout: float | str | None, timeout: float | str | None) -> float | None:
+    """The bound on a turn: `timeout` is another word for `run_timeout`."""
+    if run_timeout is not None and timeout is not None:
+        raise TypeError("run_timeout and timeout are two words for one thing; give one of them")
+    return parse_seconds(run_timeout if run_timeout is not None else timeout)
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Exceptions after which something is tried again, and the bound of the first pause."""
+
+    on: tuple[str, ...]
+    backoff_ms: int = 0
+
+    @classmethod
+    def of(cls, retries: int, retry_on: Any, backoff: float | str | None) -> Retry | None:
+        """`retry_on` is a class or a tuple of classes, as `except` takes them. `None` when there is none."""
+        classes = retry_on if isinstance(retry_on, tuple) else (retry_on,)
+        for one in classes:
+            if not (isinstance(one, type) and issubclass(one, BaseException)):
+                raise TypeError(f"retry_on takes exception classes, like (OSError, TimeoutError), not {one!r}")
+        if retries < 0:
+            raise ValueError("retries must not be negative")
+        if not classes:
+            if backoff is not None:
+                raise TypeError("backoff is the pause before a retry: say after which exceptions, with retry_on")
+            return None
+        seconds = parse_seconds(backoff)
+        return cls(tuple(_codec.class_name(one) for one in classes), 0 if seconds is None else max(1, round(seconds * 1000)))
+
+    def wire(self) -> tuple[list[str], int, int]:
+        """As the bridge takes it."""
+        return list(self.on), self.backoff_ms, 0
+
+
+@dataclass(frozen=True)
+class How:
+    """Bounds and tries of a call."""
+
+    deadline: float | None = None
+    """Seconds from now to its answer."""
+    run_timeout_ms: int = 0
+    """From the start of its turn; 0 = the agent's."""
+    retries: int = 0
+    retry: tuple[list[str], int, int] | None = None
+    key: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        deadline: float | str | None = None,
+        run_timeout: float | str | None = None,
+        timeout: float | str | None = None,
+        retries: int = 0,
+        retry_on: Any = (),
+        backoff: float | str | None = None,
+        key: str = "",
+    ) -> How:
+        """In the user's units."""
+        run = run_seconds(run_timeout, timeout)
+        retry = Retry.of(retries, retry_on, backoff)
+        return cls(
+            deadline=parse_seconds(deadline),
+            run_timeout_ms=0 if run is None else max(1, round(run * 1000)),
+            retries=RETRIES if retry is not None and retries == 0 else retries,
+            retry=None if retry is None else retry.wire(),
+            key=key,
+        )
+
+
+PLAIN = How()

@@ -1,0 +1,216 @@
+"""Turns that do not end when they should: nothing is sent behind them, others go beside them, their process is replaced."""
+
+import threading
+import time
+
+import pytest
+from conftest import eventually
+from test_processes import children
+
+import covey
+from covey import agent, errors
+
+
+@pytest.fixture
+def worker(nodes):
+    nodes.head()
+    nodes.worker("w1", "--cpus", "4")
+    nodes.connect()
+    nodes.live(1)
+    return nodes
+
+
+def hang(path):
+    """A function that hangs until a file is there, where it is asked to."""
+    import os
+    import time
+
+    while not os.path.exists(path):
+        time.sleep(0.02)
+    return path
+
+
+@covey.task(run_timeout="300ms", retries=0)
+def bounded(path):
+    return hang(path)
+
+
+def log(nodes, name="w1"):
+    return (nodes.home / f"{name}.log").read_text(errors="replace")
+
+
+def test_a_function_over_its_run_timeout_starves_nobody(worker, tmp_path):
+    there = tmp_path / "there"
+    there.touch()
+    assert bounded.map([str(there)] * 4) == [str(there)] * 4
+    stuck = bounded.remote(str(tmp_path / "never"))
+    with pytest.raises(errors.DeadlineExceeded, match="run timeout of 0.3 s"):
+        stuck.result(30)
+    assert bounded.map([str(there)] * 8) == [str(there)] * 8
+    results = bounded.map([str(tmp_path / "never2"), *[str(there)] * 20], return_exceptions=True)
+    assert isinstance(results[0], errors.DeadlineExceeded) and results[1:] == [str(there)] * 20
+    # Its process is replaced, and its stack is in the log.
+    eventually(lambda: "a python process is replaced" in log(worker) and "in hang" in log(worker))
+
+
+def test_a_cancelled_sync_function_starves_nobody(worker, tmp_path):
+    there = tmp_path / "there"
+    there.touch()
+    free = covey.task(hang)
+    assert free.remote(str(there)).result(30)
+    stuck = [free.remote(str(tmp_path / f"never{i}")) for i in range(2)]
+    time.sleep(0.3)  # they run, or will: either way they are cancelled
+    for future in stuck:
+        future.cancel()
+        with pytest.raises(errors.Cancelled):
+            future.result(30)
+    assert covey.get([free.remote(str(there)) for _ in range(8)], timeout=30) == [str(there)] * 8
+
+
+@agent
+class Counter:
+    def __init__(self):
+        self.count = 0
+
+    def add(self) -> int:
+        self.count += 1
+        return self.count
+
+    def pid(self) -> int:
+        import os
+
+        return os.getpid()
+
+    def hang(self, path: str) -> None:
+        hang(path)
+
+    def __snapshot__(self):
+        return self.count
+
+    def __restore__(self, count):
+        self.count = count
+
+
+def test_the_process_of_a_stuck_method_is_replaced_and_the_others_move_with_their_state(worker, tmp_path):
+    # More actors than processes, so that some share.
+    actors = [Counter.remote() for _ in range(6)]
+    for n, actor in enumerate(actors):
+        for _ in range(n + 1):
+            actor.add.remote().result(30)
+    pids = [actor.pid.remote().result(30) for actor in actors]
+    first = pids[0]
+    beside = [n for n in range(1, 6) if pids[n] == first]
+    stuck = actors[0].hang.options(run_timeout="200ms").remote(str(tmp_path / "never"))
+    behind = actors[0].pid.remote()
+    with pytest.raises(errors.DeadlineExceeded):
+        stuck.result(30)
+    why = "goes on after its time was over"
+    eventually(lambda: any(why in (a.get("why") or "") for a in covey.status()["actors"]))
+    # What waited behind it never ran, and runs in another process; status says what happened.
+    assert behind.result(60) != first
+    eventually(lambda: first not in children(worker.running["w1"].pid))
+    for n in range(1, 6):
+        assert actors[n].add.remote().result(30) == n + 2
+        assert (actors[n].pid.remote().result(30) != first) and (n in beside or actors[n].pid.remote().result(30) == pids[n])
+    whys = [a.get("why") or "" for a in covey.status()["actors"]]
+    assert sum(why in text for text in whys) == 1 + len(beside), whys
+
+
+def test_tasks_go_beside_a_stuck_one(worker, tmp_path):
+    @agent(pool=1, run_timeout="300ms")
+    class Pool:
+        def run(self, path: str) -> str:
+            return hang(path)
+
+    there = tmp_path / "there"
+    there.touch()
+    stuck = covey.submit(Pool, "run", str(tmp_path / "never"))
+    with pytest.raises(errors.DeadlineExceeded, match="run timeout"):
+        stuck.result(30)
+    assert covey.submit(Pool, "run", str(there)).result(30) == str(there)
+    # The same after a cancel.
+    stuck = covey.submit(Pool, "run", str(tmp_path / "never"), run_timeout="1h")
+    eventually(lambda: stuck.state() == "working")
+    stuck.cancel()
+    assert covey.submit(Pool, "run", str(there)).result(30) == str(there)
+
+
+def test_time_in_the_queue_is_no_run_time_but_counts_for_a_deadline(worker):
+    @agent
+    class Slow:
+        def work(self, seconds: float) -> float:
+            import time
+
+            time.sleep(seconds)
+            return seconds
+
+    slow = Slow.remote()
+    bound = slow.work.options(run_timeout=2)
+    assert covey.get([bound.remote(0.3) for _ in range(10)], timeout=60) == [0.3] * 10
+    first = slow.work.remote(1.0)
+    late = slow.work.options(deadline=0.2).remote(0.0)
+    with pytest.raises(errors.DeadlineExceeded):
+        late.result(30)
+    assert first.result(30) == 1.0
+    task = covey.submit(Slow, "work", 30.0, deadline=0.3)
+    with pytest.raises(errors.DeadlineExceeded):
+        task.result(30)
+    with pytest.raises(TypeError, match="two words for one thing"):
+        slow.work.options(run_timeout=1, timeout=1)
+
+
+def test_a_method_that_ends_within_the_grace_keeps_its_process(worker):
+    @agent
+    class Polite:
+        def work(self, ctx: covey.Context) -> str:
+            import time
+
+            while not ctx.cancelled:
+                time.sleep(0.01)
+            time.sleep(0.5)
+            return "stopped"
+
+        def pid(self) -> int:
+            import os
+
+            return os.getpid()
+
+    polite = Polite.remote()
+    before = polite.pid.remote().result(30)
+    with pytest.raises(errors.DeadlineExceeded):
+        polite.work.options(run_timeout=0.2).remote().result(30)
+    assert polite.pid.remote().result(30) == before
+
+
+def test_a_swarm_with_one_that_hangs_and_one_that_raises_loses_only_those(worker):
+    @agent
+    class Reader:
+        def read(self, n: int) -> int:
+            import time
+
+            if n == 17:
+                raise ValueError("seventeen")
+            if n == 100:
+                time.sleep(3600)
+            time.sleep(0.005)
+            return n
+
+    results = Reader.map(range(200), method="read", actors=8, run_timeout="2s", retries=0, return_exceptions=True)
+    assert [n for n, result in enumerate(results) if result != n] == [17, 100]
+    assert isinstance(results[17], ValueError) and isinstance(results[100], errors.DeadlineExceeded)
+
+
+def test_threads_that_wait_for_nested_calls_count_as_waiting(worker):
+    @covey.task(run_timeout="30s")
+    def inner(n):
+        return n
+
+    @covey.task
+    def outer(n):
+        done = []
+        thread = threading.Thread(target=lambda: done.append(1))
+        thread.start()
+        thread.join()
+        return sum(inner.map(range(n))) + len(done)
+
+    assert outer.remote(20).result(60) == 191

@@ -1,0 +1,81 @@
+"""What no worker can run is told so: at registration, in the status, in the task's own status, and it fails in the end."""
+
+import sys
+
+import pytest
+from conftest import eventually
+
+import covey
+from covey import agent, errors
+
+
+@pytest.fixture
+def bare(nodes, tmp_path):
+    """A cluster whose Python lacks the package."""
+    python = tmp_path / "bare-python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "$@"\n')
+    python.chmod(0o755)
+    nodes.env["COVEY_PYTHON"] = str(python)
+    nodes.head()
+    nodes.worker("w1", "--cpus", "1")
+    nodes.connect()
+    nodes.live(1)
+    return nodes
+
+
+def test_a_worker_without_the_package_is_told_of_everywhere(bare):
+    why = "needs a worker whose Python has the covey package"
+
+    @agent(schedule_timeout="2s")
+    class Hello:
+        def run(self) -> str:
+            return "hello"
+
+    with pytest.warns(RuntimeWarning, match=why):
+        Hello.register()
+    task = covey.submit(Hello, "run")
+    seen = eventually(lambda: [e for e in task_events(task) if e["type"] == "status" and why in (e.get("message") or "")])
+    assert seen[0]["state"] == "queued"
+    pending = covey.status()["pending"]
+    assert any(why in p["why"] and "tasks of Hello" in p["what"] for p in pending), pending
+    assert why in bare.cli("status").stdout
+    with pytest.raises(errors.Unschedulable, match=why):
+        task.result(60)
+    assert sum(e["type"] == "finished" for e in task_events(task)) == 1
+    # Calls say so at once, and the actor is given up in time.
+    actor = Hello.remote()
+    with pytest.raises(errors.Unschedulable, match=why):
+        actor.run.remote().result(30)
+    eventually(lambda: any(a["state"] == "dead" and "schedule timeout" in (a.get("why") or "") for a in covey.status()["actors"]))
+
+
+def task_events(task):
+    """What the log says so far."""
+    events = []
+    try:
+        for event in task._events(0, __import__("time").monotonic() + 0.5):
+            events.append(event["event"])
+    except errors.DeadlineExceeded:
+        pass
+    return events
+
+
+def test_a_busy_cluster_is_no_reason_to_fail(nodes):
+    nodes.head()
+    nodes.worker("w1", "--cpus", "1")
+    nodes.connect()
+    nodes.live(1)
+
+    @agent(cpus=1, schedule_timeout="200ms")
+    class Takes:
+        def run(self) -> int:
+            return 1
+
+    first = Takes.remote()
+    assert first.run.remote().result(30) == 1
+    second = Takes.remote()
+    waiting = second.run.remote()
+    with pytest.raises(errors.DeadlineExceeded):
+        waiting.result(1.5)
+    first.stop()
+    assert waiting.result(30) == 1
