@@ -11,7 +11,7 @@ export COVEY_BIN := $(VENV)/bin/covey
 # FEATURES=cuda (needs NVIDIA's toolkit) or FEATURES=metal: models on a card
 FEATURES ?=
 
-.PHONY: build demo test lint check-cuda bench bench-ray bench-llama bench-embed bench-a2a chaos chaos-a2a fuzz-a2a bench-agents bench-gpu clean venv minilm a2a-clients
+.PHONY: build demo test lint check-cuda bench bench-ray bench-llama bench-embed bench-a2a chaos chaos-a2a fuzz-a2a bench-agents bench-hostile bench-gpu clean venv minilm a2a-clients
 
 build: venv
 	cargo build --release -p covey-cli -p covey-python $(if $(FEATURES),--features covey-cli/$(FEATURES))
@@ -127,16 +127,20 @@ chaos-a2a: build
 chaos: build
 	$(PY) benches/chaos/run.py $(if $(SHORT),--short)
 
+# What hostile clients cost a head, on loopback: minutes.
+bench-hostile: build
+	$(PY) benches/hostile/hostile.py
+
 # What a thousand agents on one head cost.
 bench-agents: build
 	$(PY) benches/a2a/agents.py
 
-# What anybody may send: JSON-RPC, HTTP+JSON, cards, streams. Ten minutes each; wants `rustup toolchain install nightly` and
+# What anybody may send: JSON-RPC, HTTP+JSON, cards, streams, frames; files of models. Ten minutes each; wants `rustup toolchain install nightly` and
 # `cargo install cargo-fuzz`. What was found lies in fuzz/artifacts.
 FUZZ_SECONDS := 600
 fuzz-a2a:
-	for target in rpc rest card stream; do \
-		mkdir -p fuzz/corpus/$$target && cargo +nightly fuzz run --fuzz-dir fuzz $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+	for target in rpc rest card stream frames gguf safetensors; do \
+		mkdir -p fuzz/corpus/$$target fuzz/seeds/$$target && cargo +nightly fuzz run --fuzz-dir fuzz $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
 			-max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=4096 || exit 1; done
 
 bench-embed: $(CACHE)/embed/.ready minilm

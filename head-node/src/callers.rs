@@ -1,16 +1,37 @@
 //! Keys of callers that do not own the cluster: each sees some agents, and its own tasks. The head keeps what keys hash to.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
-use covey_domain::{AgentName, CallerId, Digest, Error, ErrorKind, caps};
+use covey_domain::{AgentName, CallerId, Digest, Error, ErrorKind, TaskState, caps};
 use covey_gateway::Caller;
 use covey_node::Credentials;
+use covey_store::TaskFilter;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
-use crate::{kept::Kept, now_ms};
+use crate::{Shared, kept::Kept, now_ms, owner::Input};
 
-/// Whoever runs the cluster, and its workers in that name.
+/// Whoever runs the cluster.
 pub(crate) const OWNER: &str = "admin";
+/// Whose tasks those are that actors submit. Workers see them, and the owner of the cluster.
+pub(crate) const ACTORS: &str = "actors";
+/// Who has only a join token.
+pub(crate) const NOBODY: &str = "nobody";
+/// The agent that runs jobs.
+pub(crate) const JOBS: &str = "covey.job";
+
+/// Whether a caller sees the tasks of another.
+pub(crate) fn sees(caller: &CallerId, tasks_of: &CallerId) -> bool {
+    caller == tasks_of || (caller.as_str() == OWNER && tasks_of.as_str() == ACTORS)
+}
+
+const RESERVED: [&str; 3] = [OWNER, ACTORS, NOBODY];
 
 /// What the head knows of a caller's key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,40 +44,57 @@ pub(crate) struct Key {
     pub models: bool,
     /// When it was made, milliseconds since 1970.
     pub made_ms: u64,
+    /// It opens nothing from then on.
+    #[serde(default)]
+    pub until_ms: Option<u64>,
 }
 
 /// All callers' keys.
 #[derive(Debug)]
-pub(crate) struct Callers(Kept<Key>);
+pub(crate) struct Callers {
+    kept: Kept<Key>,
+    /// Cancelled when a key opens nothing any more, of those that were shown.
+    cuts: Mutex<HashMap<String, CancellationToken>>,
+}
 
 impl Callers {
     pub fn load(path: PathBuf) -> Result<Self, Error> {
-        Kept::load(path).map(Self)
+        Ok(Self { kept: Kept::load(path)?, cuts: Mutex::default() })
     }
 
-    /// Who comes with `Authorization: Bearer <key>`, and whether it may use models.
-    pub fn of(&self, authorization: Option<&str>) -> Option<(Caller, bool)> {
-        let (scheme, key) = authorization?.split_once(' ')?;
-        if !scheme.eq_ignore_ascii_case("bearer") {
+    /// Whose key it is, and what is cancelled when it opens nothing any more.
+    pub fn of(&self, token: &str) -> Option<(Caller, CancellationToken)> {
+        let hash = Digest::of(token.as_bytes());
+        let all = self.kept.read();
+        let (name, key) = all.iter().find(|(_, known)| known.hash == hash)?;
+        if key.until_ms.is_some_and(|until| until <= now_ms()) {
             return None;
         }
-        let hash = Digest::of(key.trim().as_bytes());
-        let all = self.0.read();
-        let (name, key) = all.iter().find(|(_, known)| known.hash == hash)?;
         let agents = (!key.agents.is_empty()).then(|| key.agents.clone());
-        Some((Caller { id: CallerId::from(name.as_str()), agents }, key.models))
+        let caller = Caller { id: CallerId::from(name.as_str()), agents, models: key.models, priority: 0 };
+        let mut cuts = self.cuts.lock();
+        let cut = match cuts.get(name) {
+            Some(cut) => cut.clone(),
+            None => cuts.entry(name.clone()).or_default().clone(),
+        };
+        Some((caller, cut))
     }
 
     /// A key for a caller that has none; it is told this once.
-    pub fn add(&self, name: &str, agents: BTreeSet<AgentName>, models: bool) -> Result<String, Error> {
+    pub fn add(&self, name: &str, agents: BTreeSet<AgentName>, models: bool, for_ms: u64) -> Result<String, Error> {
         let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@');
-        if name.is_empty() || name.len() > caps::AGENT_NAME_MAX || !name.chars().all(good) || name == OWNER {
-            return Err(Error::invalid(format!("`{name}` is no name for a caller"))
-                .hint(format!("1 to {} letters, digits, `-`, `_`, `.` or `@`; not `{OWNER}`", caps::AGENT_NAME_MAX)));
+        if name.is_empty() || name.len() > caps::AGENT_NAME_MAX || !name.chars().all(good) || RESERVED.contains(&name) {
+            return Err(Error::invalid(format!("`{name}` is no name for a caller")).hint(format!(
+                "1 to {} letters, digits, `-`, `_`, `.` or `@`; not {}",
+                caps::AGENT_NAME_MAX,
+                RESERVED.join(", ")
+            )));
         }
         let key = Credentials::fresh_key("cvk");
-        let known = Key { hash: Digest::of(key.as_bytes()), agents: Arc::new(agents), models, made_ms: now_ms() };
-        self.0.change(|all| {
+        let made_ms = now_ms();
+        let until_ms = (for_ms > 0).then(|| made_ms.saturating_add(for_ms));
+        let known = Key { hash: Digest::of(key.as_bytes()), agents: Arc::new(agents), models, made_ms, until_ms };
+        self.kept.change(|all| {
             if all.contains_key(name) {
                 return Err(Error::new(ErrorKind::AlreadyExists, format!("caller `{name}` has a key"))
                     .hint("remove that one first: its tasks stay"));
@@ -67,24 +105,83 @@ impl Callers {
         Ok(key)
     }
 
-    /// A caller's key opens nothing any more; its tasks stay.
+    /// A caller's key opens nothing any more, and what it has open ends; its tasks stay as they are when that is done.
     pub fn remove(&self, name: &str) -> Result<(), Error> {
-        self.0.change(|all| all.remove(name).map(drop).ok_or_else(|| Error::not_found("caller", name)))
+        self.kept.change(|all| all.remove(name).map(drop).ok_or_else(|| Error::not_found("caller", name)))?;
+        self.cut(name);
+        Ok(())
+    }
+
+    fn cut(&self, name: &str) {
+        if let Some(cut) = self.cuts.lock().remove(name) {
+            cut.cancel();
+        }
+    }
+
+    /// Callers whose keys' time was over at `now`, and was not at `before`. What they have open ends.
+    pub fn ended(&self, before: u64, now: u64) -> Vec<CallerId> {
+        let ended = |key: &Key| key.until_ms.is_some_and(|until| before < until && until <= now);
+        let all: Vec<String> = self.kept.read().iter().filter(|(_, k)| ended(k)).map(|(n, _)| n.clone()).collect();
+        all.iter().for_each(|name| self.cut(name));
+        all.iter().map(|name| CallerId::from(name.as_str())).collect()
+    }
+
+    /// Whether a caller may be told of its tasks: it owns the cluster, or has a key that is good.
+    pub fn is_known(&self, caller: &CallerId) -> bool {
+        let good = |key: &Key| key.until_ms.is_none_or(|until| now_ms() < until);
+        RESERVED.contains(&caller.as_str()) || self.kept.read().get(caller.as_str()).is_some_and(good)
     }
 
     /// Names, and what is known of their keys.
     pub fn list(&self) -> Vec<(String, Key)> {
-        self.0.read().iter().map(|(name, key)| (name.clone(), key.clone())).collect()
+        self.kept.read().iter().map(|(name, key)| (name.clone(), key.clone())).collect()
     }
 }
 
-/// Whether a path is there for callers that do not own the cluster. What is not named is not.
-pub(crate) fn is_open(path: &str, models: bool) -> bool {
-    let under = |root: &str| path == root || path.strip_prefix(root).is_some_and(|rest| rest.starts_with('/'));
-    let a2a = path == "/"
-        || path.starts_with("/.well-known/")
-        || ["/a2a", "/lf.a2a.v1.A2AService", "/a2a.v1.A2AService", "/v1/push-notifications"].into_iter().any(under);
-    a2a || (models && path.starts_with("/v1/") && !under("/v1/cluster"))
+/// How often keys are looked at whose time may be over.
+const LOOK: Duration = Duration::from_millis(500);
+/// Tasks that are ended at once.
+const PAGE: u32 = 1_000;
+
+/// Ends what belongs to keys whose time is over.
+pub(crate) async fn watch(shared: Shared) {
+    let (mut every, mut before) = (tokio::time::interval(LOOK), 0);
+    loop {
+        tokio::select! {
+            () = shared.shutdown.cancelled() => return,
+            _ = every.tick() => {}
+        }
+        let now = now_ms();
+        for caller in shared.callers.ended(before, now) {
+            tracing::info!(%caller, "the time of a caller's key is over");
+            end(&shared, &caller).await;
+        }
+        before = now;
+    }
+}
+
+/// Ends the tasks of a caller whose key opens nothing any more. Its webhooks find out by themselves.
+pub(crate) async fn end(shared: &Shared, caller: &CallerId) {
+    let unfinished = [TaskState::Submitted, TaskState::Working, TaskState::InputRequired, TaskState::AuthRequired];
+    for state in unfinished {
+        let filter = TaskFilter { state: state.name(), caller: caller.as_str(), ..TaskFilter::default() };
+        let mut before = String::new();
+        loop {
+            let page = match shared.store.tasks(filter, &before, PAGE).await {
+                Ok(page) => page,
+                Err(error) => return tracing::error!(%error, "tasks of a caller without a key were not found"),
+            };
+            for task in &page {
+                let why = "the caller's key was taken back".to_owned();
+                // One that has ended meanwhile is what is wanted.
+                let _ = shared.owner.ask(|tx| Input::CancelTask(task.id.clone(), OWNER.to_owned(), why, tx)).await;
+            }
+            match page.last() {
+                Some(last) if page.len() == PAGE as usize => before = last.id.to_string(),
+                _ => break,
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -96,32 +193,31 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("callers.json");
         let callers = Callers::load(path.clone()).unwrap();
-        let key = callers.add("alice", ["echo".into()].into(), false).unwrap();
+        let key = callers.add("alice", ["echo".into()].into(), false, 0).unwrap();
         assert!(
-            callers.add("alice", BTreeSet::new(), true).is_err()
-                && callers.add("admin", BTreeSet::new(), true).is_err()
+            callers.add("alice", BTreeSet::new(), true, 0).is_err()
+                && callers.add("admin", BTreeSet::new(), true, 0).is_err()
         );
-        let with = |callers: &Callers, key: &str| callers.of(Some(&format!("Bearer {key}")));
+        let with = |callers: &Callers, key: &str| callers.of(key);
         let again = Callers::load(path.clone()).unwrap();
-        let (caller, models) = with(&again, &key).unwrap();
-        assert_eq!((caller.id.as_str(), models), ("alice", false));
+        let (caller, cut) = with(&again, &key).unwrap();
+        assert_eq!((caller.id.as_str(), caller.models), ("alice", false));
         assert!(caller.may_ask(&"echo".into()) && !caller.may_ask(&"other".into()));
-        assert!(with(&again, "cvk_0").is_none() && again.of(None).is_none() && again.of(Some(&key)).is_none());
+        assert!(with(&again, "cvk_0").is_none() && again.of("").is_none());
+        let late = again.add("late", BTreeSet::new(), true, 3_600_000).unwrap();
+        let over = |all: &mut std::collections::BTreeMap<String, Key>| {
+            all.get_mut("late").unwrap().until_ms = Some(now_ms());
+            Ok(())
+        };
+        let (_, ends) = with(&again, &late).unwrap();
+        again.kept.change(over).unwrap();
+        assert_eq!(again.ended(0, now_ms()), [CallerId::from("late")]);
+        assert!(ends.is_cancelled() && !again.is_known(&"late".into()));
+        assert!(again.of(&late).is_none(), "its time is over");
         assert!(!std::fs::read_to_string(path).unwrap().contains(&key), "what is kept opens nothing");
+        assert!(again.is_known(&"alice".into()) && again.is_known(&OWNER.into()) && !cut.is_cancelled());
         again.remove("alice").unwrap();
+        assert!(cut.is_cancelled(), "what is open ends");
         assert!(with(&again, &key).is_none() && again.remove("alice").is_err());
-    }
-
-    #[test]
-    fn paths_are_closed_unless_they_are_named() {
-        for path in ["/", "/a2a", "/a2a/echo", "/.well-known/agent-card.json", "/lf.a2a.v1.A2AService/SendMessage"] {
-            assert!(is_open(path, false), "{path}");
-        }
-        let owners =
-            ["/covey.v1.Covey/Submit", "/covey.v1.Link/Open", "/metrics", "/v1/cluster", "/v1/cluster/x", "/a2ab"];
-        for path in owners {
-            assert!(!is_open(path, true), "{path}");
-        }
-        assert!(is_open("/v1/chat/completions", true) && !is_open("/v1/chat/completions", false));
     }
 }

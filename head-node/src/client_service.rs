@@ -1,11 +1,11 @@
 //! The native client API.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::HashSet, sync::Arc, time::Instant};
 
 use covey_cluster_core::head::{ActorInfo, CreateActor, Owner, Reminder};
 use covey_domain::{
-    ActorId, AgentSpec, CallerId, Digest, Epoch, Error, ErrorKind, NodeId, SessionId, TaskId, agent::Pass, caps,
-    status::ActorFilter,
+    ActorId, AgentName, AgentSpec, CallerId, Digest, Epoch, Error, ErrorKind, NodeId, SessionId, TaskId, agent::Pass,
+    caps, status::ActorFilter,
 };
 use covey_gateway::{Answered, Caller, Cluster as _, SayTask, SubmitTask};
 use covey_proto::{
@@ -14,20 +14,44 @@ use covey_proto::{
 };
 use covey_store::TaskFilter;
 use futures::{StreamExt as _, stream::BoxStream};
+use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{cluster::ClusterPort, elsewhere, fresh_id, owner::Input};
+use crate::{
+    callers,
+    cluster::ClusterPort,
+    elsewhere, fresh_id,
+    link_service::{node_of, not_the_node},
+    owner::Input,
+};
 
 /// Frames or events put into one message.
 const BATCH_MAX: usize = 256;
 
 pub(crate) struct ClientService {
-    pub cluster: Arc<ClusterPort>,
+    cluster: Arc<ClusterPort>,
+    /// Agents that actors made known, since this head's start: what others did is not theirs to replace.
+    by_actors: Mutex<HashSet<AgentName>>,
 }
 
 impl ClientService {
+    pub fn new(cluster: Arc<ClusterPort>) -> Self {
+        Self { cluster, by_actors: Mutex::default() }
+    }
+
+    /// Whether an actor may make this agent what it says. One that the owner or a job made known stays as it is: the actor
+    /// uses that.
+    fn actors_may_register(&self, spec: &AgentSpec) -> bool {
+        let mut theirs = self.by_actors.lock();
+        let is_new = self.cluster.shared.agents.read().get(&spec.name).is_none_or(|known| **known == *spec);
+        if is_new {
+            theirs.insert(spec.name.clone());
+        }
+        is_new || theirs.contains(&spec.name)
+    }
+
     /// Keeps a blob under its digest; without a body it must be there.
     async fn keep_blob(&self, what: &str, digest: &str, body: &[u8]) -> Result<(), Error> {
         if body.len() > caps::CODE_BYTES_MAX {
@@ -94,9 +118,14 @@ impl Covey for ClientService {
         &self,
         request: Request<v1::RegisterAgentRequest>,
     ) -> Result<Response<v1::RegisterAgentReply>, Status> {
+        let by_actor = node_of(&request).is_some();
         let request = request.into_inner();
         let result = async {
             let spec: AgentSpec = from_json("the agent", &request.spec)?;
+            if by_actor && !self.actors_may_register(&spec) {
+                tracing::debug!(agent = %spec.name, "an actor's definition of an agent that others made known was not taken");
+                return Ok(false);
+            }
             if let Some(digest) = spec.code() {
                 let what = format!("the code of `{}`", spec.name);
                 self.keep_blob(&what, digest.as_str(), &request.code).await?;
@@ -141,9 +170,9 @@ impl Covey for ClientService {
     }
 
     async fn add_key(&self, request: Request<v1::AddKeyRequest>) -> Result<Response<v1::AddKeyReply>, Status> {
-        let v1::AddKeyRequest { caller, agents, models } = request.into_inner();
+        let v1::AddKeyRequest { caller, agents, models, for_ms } = request.into_inner();
         let agents = agents.into_iter().map(Into::into).collect();
-        let key = self.cluster.shared.callers.add(&caller, agents, models).map_err(|e| to_status(&e))?;
+        let key = self.cluster.shared.callers.add(&caller, agents, models, for_ms).map_err(|e| to_status(&e))?;
         Ok(Response::new(v1::AddKeyReply { key }))
     }
 
@@ -154,13 +183,32 @@ impl Covey for ClientService {
             agents: key.agents.iter().map(ToString::to_string).collect(),
             models: key.models,
             made_ms: key.made_ms,
+            until_ms: key.until_ms.unwrap_or(0),
         });
         Ok(Response::new(v1::ListKeysReply { keys: keys.collect() }))
     }
 
     async fn remove_key(&self, request: Request<v1::RemoveKeyRequest>) -> Result<Response<v1::Empty>, Status> {
-        self.cluster.shared.callers.remove(&request.into_inner().caller).map_err(|e| to_status(&e))?;
+        let (shared, name) = (&self.cluster.shared, request.into_inner().caller);
+        shared.callers.remove(&name).map_err(|e| to_status(&e))?;
+        callers::end(shared, &name.into()).await;
         Ok(Response::new(v1::Empty {}))
+    }
+
+    async fn add_join_token(
+        &self,
+        request: Request<v1::AddJoinTokenRequest>,
+    ) -> Result<Response<v1::AddKeyReply>, Status> {
+        let v1::AddJoinTokenRequest { once, for_ms } = request.into_inner();
+        let key = self.cluster.shared.keys.add_join_token(once, for_ms).map_err(|e| to_status(&e))?;
+        Ok(Response::new(v1::AddKeyReply { key }))
+    }
+
+    async fn rotate_key(&self, request: Request<v1::RotateKeyRequest>) -> Result<Response<v1::AddKeyReply>, Status> {
+        let what = request.into_inner().what;
+        let key = self.cluster.shared.keys.rotate(&what).map_err(|e| to_status(&e))?;
+        tracing::warn!(what, "a secret of the cluster was made anew");
+        Ok(Response::new(v1::AddKeyReply { key }))
     }
 
     async fn put_blob(&self, request: Request<v1::PutBlobRequest>) -> Result<Response<v1::Empty>, Status> {
@@ -277,6 +325,10 @@ impl Covey for ClientService {
 
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitReply>, Status> {
         let caller = caller(&request);
+        if node_of(&request).is_some() && request.get_ref().agent == callers::JOBS {
+            let error = Error::new(ErrorKind::PermissionDenied, "an actor submits no jobs");
+            return Err(to_status(&error.hint("`covey job submit` does")));
+        }
         let request = request.into_inner();
         let input = from_json("the input", &request.input).map_err(|e| to_status(&e))?;
         let task = SubmitTask {
@@ -360,7 +412,11 @@ impl Covey for ClientService {
     }
 
     async fn drain_node(&self, request: Request<v1::DrainNodeRequest>) -> Result<Response<v1::DrainNodeReply>, Status> {
+        let known = node_of(&request);
         let node = request.into_inner().node;
+        if let Some(known) = known.filter(|known| known.as_str() != node) {
+            return Err(to_status(&not_the_node(&known, &node.into())));
+        }
         tracing::info!(node, "node is being emptied");
         let drained = self.cluster.shared.owner.ask(|tx| Input::Drain(node, tx)).await;
         let node = drained.and_then(|r| r).map_err(|e| to_status(&e))?.to_string();
@@ -368,7 +424,12 @@ impl Covey for ClientService {
     }
 
     async fn save_state(&self, request: Request<v1::SaveStateRequest>) -> Result<Response<v1::Empty>, Status> {
+        let known = node_of(&request);
         let request = request.into_inner();
+        if known.as_ref().is_none_or(|known| known.as_str() != request.node) {
+            let known = known.unwrap_or_else(|| "".into());
+            return Err(to_status(&not_the_node(&known, &request.node.into())));
+        }
         let state = request.state.unwrap_or_default();
         if state.encoded_len() > caps::STATE_BYTES_MAX {
             let text = format!("the state has {} bytes, the limit is {}", state.encoded_len(), caps::STATE_BYTES_MAX);
@@ -448,12 +509,24 @@ impl Covey for ClientService {
                 &error.hint("a head that listens beyond loopback has one, unless started with --no-mesh"),
             ));
         };
-        mesh.admit(request.into_inner().node.into());
+        let known = node_of(&request);
+        let node = NodeId::from(request.into_inner().node);
+        if let Some(known) = known.filter(|known| *known != node) {
+            return Err(to_status(&not_the_node(&known, &node)));
+        }
+        mesh.admit(node);
         Ok(Response::new(v1::EnterMeshReply { node: mesh.node.to_string() }))
     }
 
     async fn calls(&self, request: Request<Streaming<CallBatch>>) -> Result<Response<Self::CallsStream>, Status> {
         let session = request.metadata().get("covey-session").and_then(|s| s.to_str().ok()).map(SessionId::from);
+        if let Some(node) = node_of(&request)
+            && session.as_ref().is_some_and(|session| session.as_str() != format!("worker:{node}"))
+        {
+            // The end of a stream is the end of its session.
+            let error = Error::new(ErrorKind::PermissionDenied, "the session of a worker's calls is its own");
+            return Err(to_status(&error));
+        }
         let mut stream = request.into_inner();
         let shared = self.cluster.shared.clone();
         let (tx, mut rx) = mpsc::unbounded_channel();

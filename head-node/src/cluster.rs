@@ -66,10 +66,9 @@ impl ClusterPort {
             agent: spec.name.as_str(),
             context: context.as_str(),
             state: "completed",
-            ..TaskFilter::default()
+            caller: caller.as_str(),
         };
         let mut turns = store.tasks(filter, "", HISTORY_TURNS_MAX).await.map_err(failed)?;
-        turns.retain(|t| t.caller == *caller);
         turns.reverse();
         let mut messages = Vec::new();
         for turn in turns {
@@ -183,7 +182,7 @@ impl Cluster for ClusterPort {
                     stored.map(|record| (record, None))
                 }
             };
-            found.filter(|(r, _)| r.caller == *caller).ok_or_else(|| Error::not_found("task", id))
+            found.filter(|(r, _)| crate::callers::sees(caller, &r.caller)).ok_or_else(|| Error::not_found("task", id))
         }
         .boxed()
     }
@@ -254,6 +253,10 @@ impl Cluster for ClusterPort {
 
     fn forget_hook<'a>(&'a self, task: &'a TaskId, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
         self.shared.store.forget_hook(task, id).map_err(hooks_failed).boxed()
+    }
+
+    fn is_known(&self, caller: &CallerId) -> bool {
+        self.shared.callers.is_known(caller)
     }
 
     fn infer(&self, request: InferRequest) -> BoxStream<'static, Result<InferEvent, Error>> {

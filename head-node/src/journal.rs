@@ -24,7 +24,7 @@ use covey_proto::{
 use covey_store::{Batch, Capacity, Store, Written};
 use tokio::{sync::mpsc, time::Instant};
 
-use crate::{Agents, elsewhere::Passes, feed::Feed, relay::Relay, vital};
+use crate::{Agents, callers, elsewhere::Passes, feed::Feed, keys::Keys, relay::Relay, vital};
 
 /// What waits for one fsync.
 const GROUP_MAX: usize = 4_096;
@@ -62,6 +62,7 @@ pub(crate) struct Journal {
     store: Arc<Store>,
     relay: Relay,
     feed: Feed,
+    keys: Arc<Keys>,
     /// Written, and nobody waits for it yet.
     held: Vec<Waiting>,
     due: Option<Instant>,
@@ -84,14 +85,23 @@ impl Journal {
         agents: Agents,
         passes: Arc<Passes>,
         ended: Arc<AtomicU64>,
+        keys: Arc<Keys>,
     ) -> std::io::Result<Self> {
         let (syncs, waiting) = mpsc::channel(caps::OWNER_QUEUE_DEPTH_MAX);
-        let syncer = Syncer { store: store.clone(), relay: relay.clone(), feed: feed.clone(), agents, passes, ended };
+        let syncer = Syncer {
+            store: store.clone(),
+            relay: relay.clone(),
+            feed: feed.clone(),
+            agents,
+            passes,
+            ended,
+            keys: keys.clone(),
+        };
         let runtime = tokio::runtime::Handle::current();
         std::thread::Builder::new()
             .name("covey-journal".into())
             .spawn(move || vital::run_thread("the journal", || runtime.block_on(syncer.run(waiting))))?;
-        Ok(Self { store, relay, feed, held: Vec::new(), due: None, syncs })
+        Ok(Self { store, relay, feed, keys, held: Vec::new(), due: None, syncs })
     }
 
     /// When [`Self::flush`] should be called, if at all.
@@ -125,7 +135,7 @@ impl Journal {
             match effect {
                 Effect::Answer(answer) => answer(),
                 Effect::Send(node, Command::Run { record, actor, timeout_ms, said }) if !waits => {
-                    self.relay.send(&node, run(&record, &actor, timeout_ms, &said));
+                    self.relay.send(&node, run(&self.keys, &record, &actor, timeout_ms, &said));
                 }
                 effect => {
                     // A worker hears of an actor before it hears what the actor shall do.
@@ -171,6 +181,7 @@ struct Syncer {
     passes: Arc<Passes>,
     /// How many tasks have ended and are on disk.
     ended: Arc<AtomicU64>,
+    keys: Arc<Keys>,
 }
 
 impl Syncer {
@@ -198,7 +209,7 @@ impl Syncer {
             match effect {
                 Effect::Send(node, Command::Durable { conn, number }) => drop(durable.insert(node, (conn, number))),
                 Effect::Agent(spec) => drop(self.agents.write().insert(spec.name.clone(), spec)),
-                Effect::Send(node, command) => send(&self.store, &self.relay, &self.passes, &node, command).await,
+                Effect::Send(node, command) => self.send(&node, command).await,
                 Effect::Route(actor, route) => self.relay.route(&actor, route),
                 Effect::Topic(topic, members) => self.relay.topic(topic, members),
                 Effect::Remind(actor, name, reminder) => self.relay.remind(actor, name, reminder),
@@ -214,7 +225,7 @@ impl Syncer {
     }
 }
 
-fn run(record: &TaskRecord, actor: &ActorId, timeout_ms: Option<u64>, said: &[Said]) -> Body {
+fn run(keys: &Keys, record: &TaskRecord, actor: &ActorId, timeout_ms: Option<u64>, said: &[Said]) -> Body {
     Body::Run(v1::RunTask {
         task: record.id.to_string(),
         attempt: record.attempt,
@@ -226,6 +237,8 @@ fn run(record: &TaskRecord, actor: &ActorId, timeout_ms: Option<u64>, said: &[Sa
         model: record.model.as_ref().map(ToString::to_string).unwrap_or_default(),
         said: said.iter().map(to_json).collect(),
         message_id: record.message_id.clone().unwrap_or_default(),
+        caller: record.caller.to_string(),
+        token: if record.agent.as_str() == callers::JOBS { keys.for_job(&record.id) } else { String::new() },
     })
 }
 
@@ -239,42 +252,45 @@ async fn blob(store: &Store, spec: &AgentSpec, digest: Option<&Digest>) -> Vec<u
     Vec::new()
 }
 
-async fn send(store: &Store, relay: &Relay, passes: &Passes, node: &NodeId, command: Command) {
-    let body = match command {
-        Command::Start { actor, epoch, spec, init, owner, with_code, with_dir, with_state } => {
-            let mut state = None;
-            if with_state {
-                match store.state(&actor).await {
-                    Ok(found) => state = found.and_then(|bytes| prost::Message::decode(&*bytes).ok()),
-                    Err(error) => tracing::error!(%error, %actor, "failed to read the state of an actor"),
+impl Syncer {
+    async fn send(&self, node: &NodeId, command: Command) {
+        let Self { store, relay, passes, keys, .. } = self;
+        let body = match command {
+            Command::Start { actor, epoch, spec, init, owner, with_code, with_dir, with_state } => {
+                let mut state = None;
+                if with_state {
+                    match store.state(&actor).await {
+                        Ok(found) => state = found.and_then(|bytes| prost::Message::decode(&*bytes).ok()),
+                        Err(error) => tracing::error!(%error, %actor, "failed to read the state of an actor"),
+                    }
                 }
+                let code = blob(store, &spec, with_code.then(|| spec.code()).flatten()).await;
+                let dir = blob(store, &spec, with_dir.then(|| spec.dir()).flatten()).await;
+                Body::Start(v1::StartActor {
+                    actor: actor.to_string(),
+                    epoch: epoch.0,
+                    spec: to_json(&*spec),
+                    // Written by this head from a decoded payload, so it decodes.
+                    init: init.and_then(|bytes| prost::Message::decode(&*bytes).ok()),
+                    code: code.into(),
+                    dir: dir.into(),
+                    owner,
+                    state,
+                    pass: passes.of(&spec).map(|pass| to_json(&pass)).unwrap_or_default(),
+                })
             }
-            let code = blob(store, &spec, with_code.then(|| spec.code()).flatten()).await;
-            let dir = blob(store, &spec, with_dir.then(|| spec.dir()).flatten()).await;
-            Body::Start(v1::StartActor {
-                actor: actor.to_string(),
-                epoch: epoch.0,
-                spec: to_json(&*spec),
-                // Written by this head from a decoded payload, so it decodes.
-                init: init.and_then(|bytes| prost::Message::decode(&*bytes).ok()),
-                code: code.into(),
-                dir: dir.into(),
-                owner,
-                state,
-                pass: passes.of(&spec).map(|pass| to_json(&pass)).unwrap_or_default(),
-            })
-        }
-        Command::Stop { actor, epoch, drain } => {
-            Body::Stop(v1::StopActor { actor: actor.to_string(), epoch: epoch.0, drain })
-        }
-        Command::Run { record, actor, timeout_ms, said } => run(&record, &actor, timeout_ms, &said),
-        Command::Say { task, attempt, said } => {
-            Body::Say(v1::SayTask { task: task.to_string(), attempt, said: to_json(&said) })
-        }
-        Command::CancelTask { task, attempt, reason } => {
-            Body::Cancel(v1::CancelTask { task: task.to_string(), attempt, reason })
-        }
-        Command::Durable { conn, number } => return relay.durable(node, conn, number),
-    };
-    relay.send(node, body);
+            Command::Stop { actor, epoch, drain } => {
+                Body::Stop(v1::StopActor { actor: actor.to_string(), epoch: epoch.0, drain })
+            }
+            Command::Run { record, actor, timeout_ms, said } => run(keys, &record, &actor, timeout_ms, &said),
+            Command::Say { task, attempt, said } => {
+                Body::Say(v1::SayTask { task: task.to_string(), attempt, said: to_json(&said) })
+            }
+            Command::CancelTask { task, attempt, reason } => {
+                Body::Cancel(v1::CancelTask { task: task.to_string(), attempt, reason })
+            }
+            Command::Durable { conn, number } => return relay.durable(node, conn, number),
+        };
+        relay.send(node, body);
+    }
 }

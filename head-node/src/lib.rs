@@ -5,18 +5,23 @@
 //!                  └──────→ relay (calls; nothing durable) ⇄ links
 //! ```
 
+mod access;
 mod artifacts;
+mod audit;
 mod callers;
 mod client_service;
 mod clock;
 mod cluster;
 mod elsewhere;
 mod feed;
+mod hosts;
 mod journal;
 mod kept;
+mod keys;
 mod link_service;
 mod metrics;
 mod owner;
+mod pace;
 mod probe;
 mod relay;
 mod room;
@@ -31,6 +36,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+pub use audit::verify as verify_audit;
 use covey_artifacts::Artifacts;
 use covey_cluster_core::{
     Head, HeadConfig,
@@ -45,9 +51,12 @@ use covey_node::{
 };
 pub use covey_store::{Retention, upkeep};
 use covey_store::{Forgotten, Store, StoredMember, StoredTask};
+use hosts::Hosts;
 use parking_lot::RwLock;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+use crate::owner::Input;
 
 /// HTTP/2 flow control, bytes: of one stream, of a connection.
 const WINDOWS: (u32, u32) = (4 << 20, 16 << 20);
@@ -83,6 +92,8 @@ pub struct Config {
     pub allow_plaintext: bool,
     /// Takes the connections of nodes that cannot dial each other.
     pub mesh: Option<MeshEntry>,
+    /// Where else clients reach it, `https://agents.example`, by a proxy or another name: cards are signed for these.
+    pub origins: Vec<String>,
     /// PEM files of certificates and key for clients that trust public authorities.
     pub site: Option<(PathBuf, PathBuf)>,
     /// Agents registered at start.
@@ -113,6 +124,7 @@ impl Config {
             tls: false,
             allow_plaintext: false,
             mesh: None,
+            origins: Vec::new(),
             site: None,
             agents: Vec::new(),
             default_agent: None,
@@ -133,6 +145,9 @@ pub struct HeadNode {
     /// Its keys.
     pub credentials: Credentials,
     serving: tokio::task::JoinHandle<()>,
+    /// What answers with credentials, and without.
+    #[cfg(test)]
+    paths: (std::collections::BTreeSet<String>, std::collections::BTreeSet<String>),
 }
 
 /// Agents by name.
@@ -144,6 +159,8 @@ pub(crate) struct Shared {
     pub owner: owner::Handle,
     /// As far as they are on disk: who looks for one need not ask the owner.
     pub agents: Agents,
+    pub keys: Arc<keys::Keys>,
+    pub audit: audit::Audit,
     pub callers: Arc<callers::Callers>,
     pub passes: Arc<elsewhere::Passes>,
     pub files: Arc<artifacts::Files>,
@@ -210,7 +227,13 @@ impl HeadNode {
             pin: (!open).then(|| authority.pin()),
         };
         let root = format!("{}://{}", if open { "http" } else { "https" }, told.address);
-        let settings = Settings { signer, push_allow: config.push_allow, root, links_for: config.links_for };
+        let mut origins = config.origins.clone();
+        if address.ip().is_loopback() {
+            let scheme = if open { "http" } else { "https" };
+            origins.extend(["127.0.0.1", "localhost"].map(|name| format!("{scheme}://{name}:{}", address.port())));
+        }
+        let hosts = Hosts::new(&address, &host, &origins);
+        let settings = Settings { signer, push_allow: config.push_allow, root, origins, links_for: config.links_for };
         let site = config.site.as_ref().map(|(chain, key)| covey_node::tls::site(chain, key)).transpose()?;
         let names = vec![host, "localhost".into(), "127.0.0.1".into(), address.ip().to_string()];
         let port = Port {
@@ -260,6 +283,8 @@ impl HeadNode {
         }
         let mut first_agent = None;
         let callers = callers::Callers::load(config.data.join("callers.json"))?;
+        let keys = keys::Keys::load(credentials.clone(), config.credentials.clone(), &config.data)?;
+        let keys = Arc::new(keys);
         let passes = elsewhere::Passes::load(config.data.join("passes.json"))?;
         let mut elsewhere = Vec::new();
         for Declared { spec, code, pass } in config.agents {
@@ -284,7 +309,7 @@ impl HeadNode {
         let agents: Agents = Arc::new(RwLock::new(known));
         let (ended, pulse) = (Arc::<AtomicU64>::default(), vital::Pulse::default());
         let (to, of) = (store.clone(), (relay.clone(), feed.clone(), agents.clone(), passes.clone()));
-        let journal = journal::Journal::start(to, of.0, of.1, of.2, of.3, ended.clone())
+        let journal = journal::Journal::start(to, of.0, of.1, of.2, of.3, ended.clone(), keys.clone())
             .map_err(|e| io("start the journal's thread", &e))?;
         let files = Arc::new(artifacts::Files::new(place, store.clone()));
         vital::spawn("retention", shutdown.clone(), purge(store.clone(), files.clone(), config.keep, shutdown.clone()));
@@ -313,6 +338,8 @@ impl HeadNode {
         }
         let shared = Shared {
             owner,
+            keys,
+            audit: audit::Audit::start(&config.data.join("audit.log"))?,
             callers: Arc::new(callers),
             passes,
             files,
@@ -336,8 +363,23 @@ impl HeadNode {
             }
         }
         tracing::info!(%address, term = snapshot.term, unfinished, "head is ready");
-        let serving = tokio::spawn(server::serve(listener, port, shared, credentials.clone(), settings, shutdown));
-        Ok(Self { address, credentials, serving })
+        let turns = shared.owner.clone();
+        tokio::spawn(covey_node::systemd::live(move || {
+            let owner = turns.clone();
+            async move { owner.ask(|tx| Input::ActiveTask("".into(), tx)).await.is_ok() }
+        }));
+        tokio::spawn(callers::watch(shared.clone()));
+        let routes = server::routes(shared.clone(), &settings);
+        #[cfg(test)]
+        let paths = (access::tests::paths(&routes.0), access::tests::paths(&routes.1));
+        let serving = tokio::spawn(server::serve(listener, port, shared, hosts, routes, shutdown));
+        Ok(Self {
+            address,
+            credentials,
+            serving,
+            #[cfg(test)]
+            paths,
+        })
     }
 
     /// How it is reached from this machine.

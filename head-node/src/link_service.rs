@@ -13,7 +13,7 @@ use covey_cluster_core::{
     lease,
 };
 use covey_domain::{ActorId, Epoch, Error, NodeId, TaskEvent, status::ModelStatus};
-use covey_node::tls::TlsPeer;
+use covey_node::auth::{Principal, bearer};
 use covey_proto::{
     from_json, to_status,
     v1::{self, FromWorker, HeadFrame, ToWorker, head_frame, link_server, worker_frame::Body},
@@ -28,6 +28,20 @@ use crate::{Shared, owner::Input, probe, relay::Direct};
 /// Frames put into one message.
 const BATCH_MAX: usize = 1_024;
 
+/// The worker that a request's credential is of.
+pub(crate) fn node_of<T>(request: &Request<T>) -> Option<NodeId> {
+    match request.extensions().get::<Principal>() {
+        Some(Principal::Worker(node)) => Some(node.clone()),
+        _ => None,
+    }
+}
+
+/// A worker spoke in the name of another.
+pub(crate) fn not_the_node(own: &NodeId, named: &NodeId) -> Error {
+    let text = format!("the credential is that of node `{own}`, the request is about node `{named}`");
+    Error::new(covey_domain::ErrorKind::PermissionDenied, text)
+}
+
 pub(crate) struct LinkService {
     pub shared: Shared,
     pub conns: AtomicU64,
@@ -38,16 +52,29 @@ impl link_server::Link for LinkService {
     type AttachStream = BoxStream<'static, Result<ToWorker, Status>>;
 
     async fn enroll(&self, request: Request<v1::EnrollRequest>) -> Result<Response<v1::EnrollReply>, Status> {
-        let authority = &self.shared.authority;
-        let (node, certificate) = authority.for_node(&request.into_inner().public_key).map_err(|e| to_status(&e))?;
-        tracing::info!(%node, "a node has its certificate");
-        let reply =
-            v1::EnrollReply { certificate: certificate.into(), authority: authority.certificate().to_vec().into() };
-        Ok(Response::new(reply))
+        let (authority, keys) = (&self.shared.authority, &self.shared.keys);
+        let token = bearer(request.metadata().get("authorization").and_then(|v| v.to_str().ok())).unwrap_or_default();
+        let token = token.to_owned();
+        let known = node_of(&request);
+        let v1::EnrollRequest { public_key, proof } = request.into_inner();
+        let enroll = || {
+            let (node, certificate) = authority.for_node(&token, &public_key, &proof)?;
+            match known {
+                Some(known) if known != node => return Err(not_the_node(&known, &node)),
+                Some(_) => {}
+                None => keys.enrols(&token, &node)?,
+            }
+            Ok((node, certificate))
+        };
+        let (node, certificate) = enroll().map_err(|e| to_status(&e))?;
+        let (credential, until_s) = keys.for_worker(&node);
+        tracing::info!(%node, "a node was enrolled");
+        let authority = authority.certificate().to_vec().into();
+        Ok(Response::new(v1::EnrollReply { certificate: certificate.into(), authority, credential, until_s }))
     }
 
     async fn attach(&self, request: Request<Streaming<FromWorker>>) -> Result<Response<Self::AttachStream>, Status> {
-        let tls = request.extensions().get::<TlsPeer>().cloned();
+        let known = node_of(&request);
         let mut stream = request.into_inner();
         let first = tokio::time::timeout(Duration::from_secs(10), stream.message())
             .await
@@ -64,12 +91,10 @@ impl link_server::Link for LinkService {
             return Err(to_status(&error.hint("run the same version on all nodes")));
         }
         let node = NodeId::from(hello.node.as_str());
-        if tls.is_some_and(|peer| !peer.is_node(&node)) {
-            let error = Error::new(
-                covey_domain::ErrorKind::PermissionDenied,
-                format!("the certificate of this connection is not that of node `{node}`"),
-            );
-            return Err(to_status(&error));
+        // The node of a link is the node of its credential.
+        match known {
+            Some(known) if known == node => {}
+            known => return Err(to_status(&not_the_node(&known.unwrap_or_else(|| "".into()), &node))),
         }
         let conn = self.conns.fetch_add(1, Ordering::Relaxed) + 1;
         let direct =

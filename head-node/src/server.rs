@@ -13,65 +13,88 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::get,
 };
-use covey_domain::{Error, ErrorKind, caps};
+use covey_domain::{CallerId, Error, ErrorKind, TaskId, caps};
 use covey_gateway::{Caller, Cluster as _, Settings};
-use covey_node::{Credentials, auth, tls::Port};
+use covey_node::{
+    auth::{Principal, bearer},
+    tls::{Port, TlsPeer},
+};
 use covey_proto::{
+    access::Reach,
     to_status,
     v1::{covey_server::CoveyServer, link_server::LinkServer},
 };
 use covey_store::Capacity;
-use futures::future::Either;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tower::Service as _;
+use tower::ServiceExt as _;
 
 use crate::{
     Shared,
-    callers::{self, Callers},
+    access::{self, Kind, LIVE, READY},
+    callers,
     client_service::ClientService,
     cluster::ClusterPort,
+    hosts::Hosts,
     link_service::LinkService,
+    owner::Input,
+    pace,
 };
 
-/// Tells that the owner's loop turns.
-const LIVE: &str = "/livez";
-/// Tells that the head takes work: the loop turns, and the store writes and has room.
-const READY: &str = "/readyz";
-/// How long either waits.
+/// How long `/livez` and `/readyz` wait.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) async fn serve(
     listener: TcpListener,
     port: Port,
     shared: Shared,
-    credentials: Credentials,
-    settings: Settings,
+    hosts: Hosts,
+    (closed, open): (Router, Router),
     shutdown: CancellationToken,
 ) {
-    let check = Arc::new(Checkpoint { keys: credentials, known: shared.callers.clone() });
-    let (closed, open) = routes(shared, settings);
+    let check = Arc::new(Checkpoint { shared, hosts });
     let app = tower::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let request = request.map(Body::new);
-        let path = request.uri().path();
-        if path == LIVE || path == READY || covey_gateway::is_open(path) {
-            return Either::Left(open.clone().call(request));
-        }
-        match check.pass(request) {
-            Ok(request) => Either::Left(closed.clone().call(request)),
-            Err(refused) => Either::Right(std::future::ready(Ok(*refused))),
+        let (check, closed, open) = (check.clone(), closed.clone(), open.clone());
+        async move {
+            let grpc = is_grpc(request.headers());
+            // Streams of frames are as slow as what is said.
+            let is_stream = grpc || hyper::body::Body::is_end_stream(request.body());
+            let request = request.map(|body| if is_stream { Body::new(body) } else { pace::timed(Body::new(body)) });
+            let request = match check.here(request, grpc) {
+                Ok(request) => request,
+                Err(refused) => return Ok(*refused),
+            };
+            if access::is_open(request.uri().path()) {
+                return open.oneshot(request).await;
+            }
+            let (request, cut) = match check.pass(request, grpc).await {
+                Ok(passed) => passed,
+                Err(refused) => return Ok(*refused),
+            };
+            let answer = tokio::select! {
+                biased;
+                answer = closed.oneshot(request) => answer,
+                () = cut.cancelled() => return Ok(*unknown(grpc)),
+            };
+            // What is whole already needs no end.
+            answer.map(|response| {
+                response.map(|body| match hyper::body::Body::size_hint(&body).exact() {
+                    Some(_) => body,
+                    None => pace::until(body, cut),
+                })
+            })
         }
     });
     covey_node::tls::serve(listener, port, app, shutdown).await;
 }
 
 /// Routes that are behind the checkpoint, and those that are not.
-fn routes(shared: Shared, settings: Settings) -> (Router, Router) {
+pub(crate) fn routes(shared: Shared, settings: &Settings) -> (Router, Router) {
     let cluster = Arc::new(ClusterPort { shared: shared.clone() });
     let link = LinkServer::new(LinkService { shared, conns: AtomicU64::new(0) })
         .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
-    let client = CoveyServer::new(ClientService { cluster: cluster.clone() })
+    let client = CoveyServer::new(ClientService::new(cluster.clone()))
         .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
     let grpc = tonic::service::Routes::new(link).add_service(client).into_axum_router();
@@ -79,7 +102,7 @@ fn routes(shared: Shared, settings: Settings) -> (Router, Router) {
     let closed = Router::new()
         .route("/v1/cluster", get(move || async move { Json(status.status().await) }))
         .route("/metrics", get(move || async move { seen.metrics().await }))
-        .merge(covey_gateway::router(cluster.clone(), &settings))
+        .merge(covey_gateway::router(cluster.clone(), settings))
         .merge(grpc);
     let (pulse, shared) = (cluster.shared.pulse.clone(), cluster.shared.clone());
     let live =
@@ -90,7 +113,7 @@ fn routes(shared: Shared, settings: Settings) -> (Router, Router) {
         let _alone = checks.lock().await;
         health(is_ready(&shared).await)
     });
-    (closed, covey_gateway::open_router(cluster, &settings).route(LIVE, live).route(READY, ready))
+    (closed, covey_gateway::open_router(cluster, settings).route(LIVE, live).route(READY, ready))
 }
 
 fn health(found: Result<(), &'static str>) -> (StatusCode, &'static str) {
@@ -117,73 +140,99 @@ async fn is_ready(shared: &Shared) -> Result<(), &'static str> {
     }
 }
 
-/// In front of all that is not open: Host, Origin, credentials; in this order, before anything reads the body.
+/// In front of all that is not open: Host, Origin, credentials, the table of access; in this order, before anything reads
+/// the body.
 struct Checkpoint {
-    keys: Credentials,
-    known: Arc<Callers>,
+    shared: Shared,
+    hosts: Hosts,
 }
 
 impl Checkpoint {
-    /// The request with its caller, or what is said instead.
-    fn pass(&self, mut request: Request) -> Result<Request, Box<Response>> {
+    /// The request, if it is meant for this head: its Host and Origin are names of ours.
+    fn here(&self, mut request: Request, grpc: bool) -> Result<Request, Box<Response>> {
         // HTTP/2 tells the host with the path. Handlers find it in one place.
         let authority = request.uri().authority().and_then(|a| header::HeaderValue::from_str(a.as_str()).ok());
         if let Some(authority) = authority {
             request.headers_mut().entry(header::HOST).or_insert(authority);
         }
-        let headers = request.headers();
-        let grpc = headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
-        if !from_here(headers, &self.keys.address) {
-            let error = Error::new(ErrorKind::PermissionDenied, "the Host or Origin of the request is not this head");
-            return Err(refuse(&error.hint("address the head by 127.0.0.1 or localhost"), grpc));
+        if self.hosts.know(request.headers()) {
+            return Ok(request);
         }
-        let authorization = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
-        let joining = request.uri().path().starts_with("/covey.v1.Link/");
-        // What actors ask of the cluster comes through their worker, in the name of whoever runs the cluster.
-        let client = request.uri().path().starts_with("/covey.v1.Covey/");
-        let caller = match auth::authenticate(&self.keys, authorization) {
-            Some(auth::Principal::Admin(caller)) if !joining => Caller::of_all(caller),
-            Some(auth::Principal::Worker | auth::Principal::Admin(_)) if joining => return Ok(request),
-            Some(auth::Principal::Worker) if client => Caller::of_all(callers::OWNER.into()),
-            Some(_) => {
-                let error = Error::new(ErrorKind::PermissionDenied, "a join token does not open this");
-                return Err(refuse(&error, grpc));
-            }
-            None => {
-                let Some((caller, models)) = self.known.of(authorization) else {
-                    let error = Error::new(ErrorKind::Unauthenticated, "no or wrong credentials");
-                    let hint = "send `Authorization: Bearer <key>`; `covey token --admin` prints the key";
-                    return Err(refuse(&error.hint(hint), grpc));
-                };
-                if !callers::is_open(request.uri().path(), models) {
-                    let error = Error::new(ErrorKind::PermissionDenied, "this is not there for callers of agents");
-                    return Err(refuse(&error, grpc));
-                }
-                caller
-            }
+        let error = Error::new(ErrorKind::PermissionDenied, "the Host or Origin of the request is not this head");
+        Err(refuse(&error.hint("a head knows the name it is advertised by, and those of `--origin`"), grpc))
+    }
+
+    /// The request with its caller and what is cancelled when its credential ends, or what is said instead.
+    async fn pass(&self, mut request: Request, grpc: bool) -> Result<(Request, CancellationToken), Box<Response>> {
+        let path = request.uri().path();
+        let nobody = || {
+            self.shared.audit.say(callers::NOBODY, path, false);
+            unknown(grpc)
         };
-        request.extensions_mut().insert(caller);
-        Ok(request)
+        let opens = |kind: Kind, who: &str| {
+            let Some(row) = access::row_of(path) else {
+                let error = Error::new(ErrorKind::NotFound, "there is nothing at this path");
+                return Err(refuse(&error, grpc));
+            };
+            let open = row.reach(kind) != Reach::None;
+            if !open || access::is_audited(path) {
+                self.shared.audit.say(who, path, open);
+            }
+            if open { Ok(()) } else { Err(closed_to(kind, grpc)) }
+        };
+        let token = bearer(request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()));
+        let token = token.ok_or_else(nobody)?;
+        let Some(principal) = self.shared.keys.of(token) else {
+            let (caller, cut) = self.shared.callers.of(token).ok_or_else(nobody)?;
+            opens(if caller.models { Kind::Models } else { Kind::Caller }, caller.id.as_str())?;
+            request.extensions_mut().insert(caller);
+            return Ok((request, cut));
+        };
+        match &principal {
+            Principal::Admin => opens(Kind::Admin, callers::OWNER),
+            Principal::Join => opens(Kind::Join, "join token"),
+            Principal::Worker(node) => opens(Kind::Worker, node.as_str()),
+            Principal::Job(task) => opens(Kind::Job, task.as_str()),
+        }?;
+        let cut = self.shared.keys.cut(&principal);
+        let caller = match &principal {
+            Principal::Admin => callers::OWNER.into(),
+            Principal::Join => callers::NOBODY.into(),
+            Principal::Worker(node) => {
+                // Where TLS is spoken a worker is its certificate: a credential that was taken elsewhere opens nothing.
+                if request.extensions().get::<TlsPeer>().is_some_and(|peer| !peer.is_node(node)) {
+                    let text = format!("the certificate of this connection is not that of node `{node}`");
+                    return Err(refuse(&Error::new(ErrorKind::PermissionDenied, text), grpc));
+                }
+                callers::ACTORS.into()
+            }
+            Principal::Job(task) => self.running(task).await.ok_or_else(|| unknown(grpc))?,
+        };
+        request.extensions_mut().insert(Caller::of_all(caller));
+        request.extensions_mut().insert(principal);
+        Ok((request, cut))
+    }
+
+    /// Whose job it is, while it runs.
+    async fn running(&self, task: &TaskId) -> Option<CallerId> {
+        let found = self.shared.owner.ask(|tx| Input::ActiveTask(task.clone(), tx)).await.ok()?;
+        found.filter(|(record, _)| record.agent.as_str() == callers::JOBS).map(|(record, _)| record.caller.clone())
     }
 }
 
-/// Guards against DNS rebinding and pages of other sites. Only a head on loopback knows all its names.
-fn from_here(headers: &HeaderMap, address: &str) -> bool {
-    let local = |name: &str| matches!(name, "127.0.0.1" | "localhost" | "[::1]" | "::1");
-    let name = |authority: &str| {
-        authority
-            .rsplit_once(':')
-            .filter(|(_, p)| p.chars().all(|c| c.is_ascii_digit()))
-            .map_or(authority, |(n, _)| n)
-            .to_owned()
-    };
-    if !local(&name(address)) {
-        return true;
-    }
-    let host = headers.get(header::HOST).and_then(|v| v.to_str().ok());
-    let origin = headers.get(header::ORIGIN).and_then(|v| v.to_str().ok());
-    let origin_ok = origin.is_none_or(|o| o.split_once("://").is_some_and(|(_, rest)| local(&name(rest))));
-    host.is_some_and(|h| local(&name(h))) && origin_ok
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn unknown(grpc: bool) -> Box<Response> {
+    let error = Error::new(ErrorKind::Unauthenticated, "no or wrong credentials");
+    refuse(&error.hint("send `Authorization: Bearer <key>`; `covey token --admin` prints the key"), grpc)
+}
+
+fn closed_to(kind: Kind, grpc: bool) -> Box<Response> {
+    let text = format!("this is closed to the credential of a {}", kind.name());
+    let error = Error::new(ErrorKind::PermissionDenied, text);
+    refuse(&error.hint("docs/security.md says what each kind of credential opens"), grpc)
 }
 
 fn refuse(error: &Error, grpc: bool) -> Box<Response> {
@@ -200,26 +249,4 @@ fn refuse(error: &Error, grpc: bool) -> Box<Response> {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
     }
     Box::new(response)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn strangers_names_are_refused_on_loopback() {
-        let with = |host: &str, origin: Option<&str>| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::HOST, host.parse().unwrap());
-            if let Some(origin) = origin {
-                headers.insert(header::ORIGIN, origin.parse().unwrap());
-            }
-            from_here(&headers, "127.0.0.1:7420")
-        };
-        assert!(with("127.0.0.1:7420", None));
-        assert!(with("localhost", Some("http://localhost:3000")));
-        assert!(!with("evil.example:7420", None));
-        assert!(!with("127.0.0.1:7420", Some("https://evil.example")));
-        assert!(!with("127.0.0.1:7420", Some("null")));
-    }
 }

@@ -4,6 +4,7 @@
 //! test. Structured values that the store keeps too (specs, events, inputs) travel as the JSON they are stored as,
 //! so nothing is encoded twice and old bytes stay readable.
 
+pub mod access;
 mod batch;
 pub mod codec;
 mod convert;

@@ -5,11 +5,8 @@ use std::{collections::HashMap, sync::Arc};
 use bytes::Bytes;
 use covey_actor_runtime::{Objects, Outward, RemoteInfer, Runtime};
 use covey_client::{CLOSE_POOL, CallEvent, Calls, Client, Loopback, NewCall, Pools, Target, objects::FETCH_OBJECT};
-use covey_domain::{Error, NodeId};
-use covey_node::{
-    Identity,
-    tls::{PinnedAddress, Tunnel},
-};
+use covey_domain::{Error, ErrorKind, NodeId};
+use covey_node::tls::Tunnel;
 use covey_proto::{
     call_end, failure, payload_json,
     v1::{
@@ -20,15 +17,15 @@ use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
 use prost::Message as _;
 use tokio::sync::{Mutex, mpsc};
 
+use crate::enroll::Door;
+
 #[derive(Clone)]
 pub(crate) struct Cluster {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    head: PinnedAddress,
-    secret: String,
-    identity: Arc<Identity>,
+    door: Door,
     tunnel: Option<Arc<dyn Tunnel>>,
     node: NodeId,
     objects: Objects,
@@ -52,16 +49,10 @@ impl Connected {
 }
 
 impl Cluster {
-    pub fn new(
-        head: PinnedAddress,
-        secret: String,
-        identity: Arc<Identity>,
-        tunnel: Option<Arc<dyn Tunnel>>,
-        objects: Objects,
-    ) -> Self {
+    pub fn new(door: Door, tunnel: Option<Arc<dyn Tunnel>>, objects: Objects) -> Self {
         let (runtime, connected) = (std::sync::OnceLock::new(), Mutex::new(None));
-        let node = identity.node();
-        Self { inner: Arc::new(Inner { head, secret, identity, tunnel, node, objects, runtime, connected }) }
+        let node = door.identity().node();
+        Self { inner: Arc::new(Inner { door, tunnel, node, objects, runtime, connected }) }
     }
 
     /// Calls to actors of `runtime` stay in this process from now on.
@@ -77,8 +68,8 @@ impl Cluster {
         {
             return Ok(connected.clone());
         }
-        let Inner { head, secret, identity, tunnel, .. } = &*self.inner;
-        let mut client = Client::connect_as(head, secret, Some(identity.clone())).await?;
+        let Inner { door, tunnel, .. } = &*self.inner;
+        let mut client = Client::connect_as(&door.head, &door.credential(), Some(door.identity().clone())).await?;
         if let Some(tunnel) = tunnel {
             client = client.with_tunnel(tunnel.clone());
         }
@@ -171,7 +162,12 @@ impl Outward for Cluster {
                 connected.pools.close(&String::from_utf8_lossy(&body));
                 return Ok(Bytes::new());
             }
-            let reply = connected.client.raw(&name, body.clone()).await?;
+            let reply = connected.client.raw(&name, body.clone()).await;
+            if reply.as_ref().is_err_and(|error| error.kind == ErrorKind::Unauthenticated) {
+                // The head made its keys anew; the next connection shows what the link was given since.
+                *cluster.inner.connected.lock().await = None;
+            }
+            let reply = reply?;
             // What this connection believes is not true any more.
             match name.as_str() {
                 "StopActor" => {

@@ -60,10 +60,15 @@ pub(crate) async fn serve(
     let service = WorkerServer::new(Service { runtime, objects, secret: secret.clone(), shutdown: shutdown.clone() })
         .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
-    let tls = identity.server_tls()?.map(Arc::new);
+    // Beyond this machine nobody is spoken to in the open, whatever the head does.
+    let closed = config.head.pin.is_some() || at.is_some_and(|at| !at.ip().is_loopback());
+    let tls = if closed { identity.server_tls()?.map(Arc::new) } else { None };
+    if closed && tls.is_none() {
+        return Err(Error::internal("a worker without a certificate listens on this machine alone"));
+    }
     let port = Port { plaintext: tls.is_none(), tls, mesh: None, windows: WINDOWS };
     let app = tonic::service::Routes::new(service).prepare();
-    let pin = config.head.pin.map(|pin| pin.to_string()).unwrap_or_default();
+    let pin = identity.pin().filter(|_| closed).map(|pin| pin.to_string()).unwrap_or_default();
     let mut told = WorkerPort { address: String::new(), secret, pin, mesh: mesh.is_some() };
     if let Some(mut inbound) = mesh {
         let (port, app, shutdown) = (port.clone(), app.clone(), shutdown.clone());

@@ -1,16 +1,23 @@
-//! How a worker gets its certificate, and a new one before that ends.
+//! How a worker becomes one of the cluster: the join token gets it a certificate and a credential of its own, which is all
+//! that it shows from then on. A worker with a name keeps them, so it comes back without a token.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use covey_domain::{Error, ErrorKind, caps};
 use covey_node::{
-    Identity,
+    Identity, home,
     tls::{self, NODE_CERTIFICATE_TTL, PinnedAddress, Tls},
 };
 use covey_proto::{
     from_status,
     v1::{EnrollRequest, link_client::LinkClient},
 };
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tonic::{
     Request,
     metadata::{Ascii, MetadataValue},
@@ -24,18 +31,67 @@ pub(crate) const RETRY_LAST: Duration = Duration::from_secs(2);
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a renewal that failed.
 const RENEW_PAUSE: Duration = Duration::from_secs(3600);
+/// What is kept is not used when it ends within this time.
+const SPARE_S: u64 = 60;
+
+/// What the head gave this worker.
+#[derive(Clone, Serialize, Deserialize)]
+struct Held {
+    /// Which head: its fingerprint, or its address where it has none.
+    head: String,
+    credential: String,
+    until_s: u64,
+    certificate: Vec<u8>,
+    authority: Vec<u8>,
+}
 
 /// Where the head is and what opens it.
 #[derive(Clone)]
 pub(crate) struct Door {
     pub head: PinnedAddress,
-    pub secret: String,
-    pub identity: Arc<Identity>,
+    identity: Arc<Identity>,
+    /// Enrols, and opens nothing else.
+    join: String,
+    held: Arc<Mutex<Option<Held>>>,
+    /// Where a worker with a name keeps it.
+    file: Option<PathBuf>,
 }
 
 impl Door {
+    /// With what is kept in `file`, where that is of this head and still good.
+    pub fn new(head: PinnedAddress, identity: Arc<Identity>, join: String, file: Option<PathBuf>) -> Self {
+        let door = Self { head, identity, join, held: Arc::default(), file };
+        let kept = door.file.as_ref().and_then(|file| std::fs::read(file).ok());
+        let kept: Option<Held> = kept.and_then(|body| serde_json::from_slice(&body).ok());
+        if let Some(kept) = kept.filter(|kept| kept.head == door.whose() && kept.until_s > now_s() + SPARE_S)
+            && door.identity.certify(kept.certificate.clone(), kept.authority.clone()).is_ok()
+        {
+            *door.held.lock() = Some(kept);
+        }
+        door
+    }
+
+    fn whose(&self) -> String {
+        self.head.pin.map_or_else(|| self.head.address.clone(), |pin| pin.to_string())
+    }
+
+    /// What this worker shows to its head.
+    pub fn credential(&self) -> String {
+        self.held.lock().as_ref().map(|held| held.credential.clone()).unwrap_or_default()
+    }
+
+    /// The key behind it.
+    pub fn identity(&self) -> &Arc<Identity> {
+        &self.identity
+    }
+
     /// A connection to the head's link service, and what to show there.
     pub async fn link(&self) -> Result<(LinkClient<Channel>, MetadataValue<Ascii>), Error> {
+        Ok((self.dial().await?, bearer(&self.credential())?))
+    }
+
+    async fn dial(&self) -> Result<LinkClient<Channel>, Error> {
+        self.head.check()?;
         let tls = self.head.pin.map(|pin| Tls::head(pin, Some(&self.identity))).transpose()?;
         let channel = tls::dial(&self.head.address, tls, |endpoint| {
             endpoint
@@ -43,32 +99,53 @@ impl Door {
                 .initial_stream_window_size(4 << 20)
                 .initial_connection_window_size(16 << 20)
         });
-        let link = LinkClient::new(channel.await?)
+        Ok(LinkClient::new(channel.await?)
             .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
-        let bearer = MetadataValue::try_from(format!("Bearer {}", self.secret))
-            .map_err(|_| Error::invalid("the join secret is not text"))?;
-        Ok((link, bearer))
+            .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX))
     }
 
-    async fn enroll(&self) -> Result<(), Error> {
-        let (mut link, bearer) = self.link().await?;
-        let mut request = Request::new(EnrollRequest { public_key: self.identity.public_key()?.to_vec().into() });
-        request.metadata_mut().insert("authorization", bearer);
+    /// Shows `token`, proves to have the key, and keeps what the head gives.
+    async fn enroll(&self, token: &str) -> Result<(), Error> {
+        let mut link = self.dial().await?;
+        let public_key = self.identity.public_key()?.to_vec();
+        let proof = self.identity.sign(&tls::enrolment(token, &public_key));
+        let mut request = Request::new(EnrollRequest { public_key: public_key.into(), proof: proof.into() });
+        request.metadata_mut().insert("authorization", bearer(token)?);
         let reply = link.enroll(request).await.map_err(|s| from_status(&s))?.into_inner();
-        self.identity.certify(reply.certificate.to_vec(), reply.authority.to_vec())
+        let held = Held {
+            head: self.whose(),
+            credential: reply.credential,
+            until_s: reply.until_s,
+            certificate: reply.certificate.to_vec(),
+            authority: reply.authority.to_vec(),
+        };
+        self.identity.certify(held.certificate.clone(), held.authority.clone())?;
+        if let Some(file) = &self.file {
+            let body = serde_json::to_vec(&held).map_err(|e| Error::internal(e.to_string()))?;
+            home::write_private(file, &body)
+                .map_err(|e| Error::internal(format!("failed to write `{}`: {e}", file.display())))?;
+        }
+        *self.held.lock() = Some(held);
+        Ok(())
     }
 
-    /// Gets a certificate where TLS is spoken, however long the head is away.
+    /// What the head gave opens nothing any more: it made its keys anew. The join token gets another.
+    pub async fn enroll_again(&self) -> Result<(), Error> {
+        self.enroll(&self.join).await
+    }
+
+    /// Becomes one of the cluster, however long the head is away.
     pub async fn enroll_patiently(&self) -> Result<(), Error> {
         let (mut pause, mut told) = (RETRY_FIRST, String::new());
-        while self.head.pin.is_some() {
-            match self.enroll().await {
+        while self.held.lock().is_none() {
+            match self.enroll(&self.join).await {
                 Ok(()) => break,
-                Err(error) if is_final(&error) => return Err(error),
+                Err(error) if is_final(&error) => {
+                    return Err(error.hint("`covey token` on the head's machine prints a join token"));
+                }
                 Err(error) if error.message == told => {}
                 Err(error) => {
-                    tracing::warn!(head = self.head.address, %error, "no certificate yet; asking again");
+                    tracing::warn!(head = self.head.address, %error, "not enrolled yet; asking again");
                     told = error.message;
                 }
             }
@@ -78,16 +155,26 @@ impl Door {
         Ok(())
     }
 
-    /// Keeps the certificate good.
+    /// Keeps certificate and credential good: with the credential, so a token for one use is enough for ever.
     pub async fn renew(self) {
-        while self.head.pin.is_some() {
-            tokio::time::sleep(NODE_CERTIFICATE_TTL / 2).await;
-            while let Err(error) = self.enroll().await {
+        loop {
+            let left = self.held.lock().as_ref().map_or(0, |held| held.until_s.saturating_sub(now_s()));
+            let half = (NODE_CERTIFICATE_TTL / 2).as_secs();
+            tokio::time::sleep(Duration::from_secs(left.saturating_sub(half).max(1))).await;
+            while let Err(error) = self.enroll(&self.credential()).await {
                 tracing::warn!(%error, "the certificate was not renewed");
                 tokio::time::sleep(RENEW_PAUSE).await;
             }
         }
     }
+}
+
+fn bearer(token: &str) -> Result<MetadataValue<Ascii>, Error> {
+    MetadataValue::try_from(format!("Bearer {token}")).map_err(|_| Error::invalid("the token is not text"))
+}
+
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 /// Asking again is no use.

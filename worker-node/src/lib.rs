@@ -12,11 +12,13 @@ mod sole;
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
-use covey_actor_runtime::{Compute, Models, ModelsConfig, Objects, ObjectsConfig, Registry, Runtime, RuntimeConfig};
+use covey_actor_runtime::{
+    Compute, LaunchConfig, Models, ModelsConfig, Objects, ObjectsConfig, Registry, Runtime, RuntimeConfig,
+};
 use covey_client::Client;
 use covey_domain::{Error, NodeId, Resources};
 use covey_mesh::{Enter, Inbound, Member};
@@ -60,8 +62,9 @@ pub struct Config {
     pub python: Option<PathBuf>,
     /// Native agents.
     pub registry: Registry,
-    /// The `covey` binary, under which jobs end with this process; `None` = they may outlive it.
-    pub guard: Option<PathBuf>,
+    /// How processes of agents, tools and jobs are started; without the `covey` binary they have no sandbox, and jobs may
+    /// outlive this process.
+    pub launch: LaunchConfig,
     /// Its own port for callers.
     pub port: Port,
     /// Before it stops, its actors are handed to other workers, for at most this long.
@@ -86,7 +89,7 @@ impl Config {
             models: ModelsConfig::default(),
             python: None,
             registry: Registry::default(),
-            guard: None,
+            launch: LaunchConfig::default(),
             port: Port::Near,
             mesh: false,
             advertise: None,
@@ -102,18 +105,19 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
     let io = |what: &str, e: std::io::Error| Error::internal(format!("failed to {what}: {e}"));
     let home = covey_node::home::root();
     let mut sole = None;
-    let identity = match &config.name {
-        Some(name) => {
-            let folder = home.join("workers").join(name);
-            sole = Some(sole::lock(&folder, name, &config.head.address).await?);
-            let file = folder.join("identity.key");
+    let own = config.name.as_ref().map(|name| home.join("workers").join(name));
+    let identity = match (&config.name, &own) {
+        (Some(name), Some(own)) => {
+            sole = Some(sole::lock(own, name, &config.head.address).await?);
+            let file = own.join("identity.key");
             Identity::load_or_create(&file).map_err(|e| io(&format!("read or write `{}`", file.display()), e))?
         }
-        None => Identity::ephemeral(),
+        _ => Identity::ephemeral(),
     };
     let node = identity.node();
     let identity = Arc::new(identity);
-    let door = enroll::Door { head: config.head.clone(), secret: config.secret.clone(), identity: identity.clone() };
+    let kept = own.map(|own| own.join("credential.json"));
+    let door = enroll::Door::new(config.head.clone(), identity.clone(), config.secret.clone(), kept);
     tokio::select! {
         () = asked.cancelled() => return Ok(()),
         enrolled = door.enroll_patiently() => enrolled?,
@@ -133,7 +137,8 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
     let models = Arc::new(Models::new(model_config));
     let (reports, rx) = mpsc::unbounded_channel();
     // A short path: Unix sockets take 107 bytes.
-    let folder = std::env::temp_dir().join(format!("covey-{}-{:x}", std::process::id(), rand::random::<u16>()));
+    let folder = std::env::temp_dir().join(format!("covey-{}-{:016x}", std::process::id(), rand::random::<u64>()));
+    covey_node::home::own_dir(&folder).map_err(|e| io("make a folder of its own", e))?;
     let objects = Objects::new(ObjectsConfig {
         memory: machine::memory_folder().join(folder.file_name().unwrap_or_default()),
         memory_bytes_max: machine::room_for_objects(&machine::memory_folder(), memory_bytes),
@@ -142,19 +147,12 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
     })
     .map_err(|e| io("make the folder of objects", e))?;
     let lease_file = folder.join("lease");
-    covey_node::home::private_dir(&folder).map_err(|e| io("make the worker's folder", e))?;
     let shared_lease = shared_lease::SharedLease::create(&lease_file).map_err(|e| io("write the lease", e))?;
-    let (tunnel, inbound) = match config.mesh.then(|| join_mesh(&config, &identity, &shutdown)).transpose()? {
+    let (tunnel, inbound) = match config.mesh.then(|| join_mesh(&door, &shutdown)).transpose()? {
         Some((member, inbound)) => (Some(member), Some(inbound)),
         None => (None, None),
     };
-    let cluster = cluster::Cluster::new(
-        config.head.clone(),
-        config.secret.clone(),
-        identity.clone(),
-        tunnel.map(|t| Arc::new(t) as _),
-        objects.clone(),
-    );
+    let cluster = cluster::Cluster::new(door.clone(), tunnel.map(|t| Arc::new(t) as _), objects.clone());
     let runtime = Runtime::new(
         RuntimeConfig {
             outward: Arc::new(cluster.clone()),
@@ -165,12 +163,14 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
                 ("COVEY_OBJECTS".into(), objects.folder().display().to_string()),
                 ("COVEY_NODE".into(), node.to_string()),
                 ("COVEY_LEASE".into(), lease_file.display().to_string()),
+                // In a sandbox it has mounts of its own, and shares the files all the same.
+                ("COVEY_MACHINE".into(), covey_client::objects::machine()),
             ],
             job_environment: vec![
                 ("COVEY_ADDRESS".into(), config.head.to_string()),
-                ("COVEY_TOKEN".into(), config.secret.clone()),
+                ("COVEY_MACHINE".into(), covey_client::objects::machine()),
             ],
-            guard: config.guard.clone(),
+            launch: launch(&config, &home, &folder, &objects),
             registry: config.registry.clone(),
             models: models.clone(),
             python: python.clone(),
@@ -229,6 +229,22 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
     result
 }
 
+/// What processes here may reach beside the system: objects, the caches and models of this worker, and the folder that it was
+/// started in, unless somebody is at home there. The cluster's own files are hidden wherever they lie.
+fn launch(config: &Config, home: &Path, folder: &Path, objects: &Objects) -> LaunchConfig {
+    let mut launch = config.launch.clone();
+    launch.home = folder.join("home");
+    let _ = std::fs::create_dir_all(&launch.home);
+    launch.read.extend(config.models.folders.iter().filter_map(|folder| folder.canonicalize().ok()));
+    let people = std::env::home_dir();
+    let is_private = |at: &Path| home.starts_with(at) || people.as_ref().is_some_and(|people| people.starts_with(at));
+    launch.read.extend(std::env::current_dir().ok().filter(|at| !is_private(at)));
+    launch.write.extend([folder.to_owned(), objects.folder().to_owned()]);
+    let own = ["credentials.json", "head", "workers", "secrets", "logs"];
+    launch.hide.extend(own.iter().map(|name| home.join(name)));
+    launch
+}
+
 /// Tells the head of models that came or went, and of what they do.
 async fn watch_models(models: Arc<Models>) {
     /// Seconds between two looks into the folders.
@@ -246,18 +262,13 @@ async fn watch_models(models: Arc<Models>) {
 }
 
 /// Into the mesh, through the head.
-fn join_mesh(
-    config: &Config,
-    identity: &Arc<Identity>,
-    shutdown: &CancellationToken,
-) -> Result<(Member, Inbound), Error> {
-    let (head, secret, identity) = (config.head.clone(), config.secret.clone(), identity.clone());
-    let own = identity.clone();
+fn join_mesh(door: &enroll::Door, shutdown: &CancellationToken) -> Result<(Member, Inbound), Error> {
+    let (own, door) = (door.identity().clone(), door.clone());
     let enter: Enter = Arc::new(move || {
-        let (head, secret, identity) = (head.clone(), secret.clone(), identity.clone());
+        let door = door.clone();
         Box::pin(async move {
-            let client = Client::connect_as(&head, &secret, Some(identity.clone())).await?;
-            client.enter_mesh(identity.node()).await
+            let client = Client::connect_as(&door.head, &door.credential(), Some(door.identity().clone())).await?;
+            client.enter_mesh(door.identity().node()).await
         })
     });
     Member::join(&own, enter, shutdown.clone())

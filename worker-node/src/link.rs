@@ -203,6 +203,17 @@ impl Link {
             Err(_) => return lost(&"the head does not answer"),
             Ok(Ok(incoming)) => incoming,
             Ok(Err(error)) if error.kind == ErrorKind::AlreadyExists => return Ended::Twin(error),
+            Ok(Err(error)) if error.kind == ErrorKind::Unauthenticated => {
+                let again = tokio::select! {
+                    () = passed(lease) => return Ended::Fenced(LEASE_OVER.into()),
+                    again = door.enroll_again() => again,
+                };
+                return match again {
+                    Ok(()) => lost(&"the head made its keys anew; enrolled again"),
+                    Err(error) if enroll::is_final(&error) => Ended::Refused(error),
+                    Err(error) => lost(&error),
+                };
+            }
             Ok(Err(error)) if enroll::is_final(&error) => {
                 return Ended::Refused(error.hint("`covey token` on the head's machine prints a join token"));
             }

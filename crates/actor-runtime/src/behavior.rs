@@ -41,6 +41,10 @@ pub struct TaskTurn {
     pub model: String,
     /// The asker's own id of the request; may be empty.
     pub message_id: String,
+    /// Who asked.
+    pub caller: String,
+    /// Of a job: what opens the cluster to it while it runs; empty = nothing does.
+    pub token: String,
     /// What is said to the task while it runs.
     pub inbox: Inbox,
 }

@@ -10,14 +10,17 @@ use std::{
     time::Duration,
 };
 
-use covey_domain::{Digest, Error, ErrorKind, agent::PythonEnv};
+use covey_domain::{Digest, Error, ErrorKind, agent::PythonEnv, caps};
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::Command,
 };
 
-use crate::Python;
+use crate::{
+    Python,
+    launch::{Launch, Launcher},
+};
 
 /// Packages that are not there after this time will not come.
 const PIP_TIMEOUT: Duration = Duration::from_secs(600);
@@ -35,17 +38,24 @@ pub(crate) struct Prepared {
     pub variables: Vec<(String, String)>,
 }
 
+/// The virtual environment of an interpreter.
+pub(crate) fn home_of(python: &Path) -> Option<PathBuf> {
+    let home = python.parent()?.parent()?;
+    home.join("pyvenv.cfg").exists().then(|| home.to_owned())
+}
+
 /// The environments of one node.
 pub(crate) struct Environments {
     cache: PathBuf,
     python: Python,
+    launcher: Arc<Launcher>,
     /// One at a time of each.
     preparing: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl Environments {
-    pub fn new(cache: PathBuf, python: Python) -> Self {
-        Self { cache, python, preparing: Mutex::default() }
+    pub fn new(cache: PathBuf, python: Python, launcher: Arc<Launcher>) -> Self {
+        Self { cache, python, launcher, preparing: Mutex::default() }
     }
 
     /// Makes what is missing. `archive` is the working folder as a zip, when the head sent it along.
@@ -90,8 +100,19 @@ impl Environments {
         fs::create_dir_all(&draft)?;
         let zip = folder.with_extension("zip");
         fs::write(&zip, archive)?;
-        let code = "import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extractall(sys.argv[2])";
-        let out = Command::new(&self.python.path).args(["-c", code]).arg(&zip).arg(&draft).output().await?;
+        // What a zip says of the sizes of its files holds: the reader stops there.
+        let code = "import sys, zipfile\n\
+                    zip, files, size = zipfile.ZipFile(sys.argv[1]), int(sys.argv[3]), int(sys.argv[4])\n\
+                    all = zip.infolist()\n\
+                    if len(all) > files or sum(i.file_size for i in all) > size:\n\
+                    \x20   sys.exit(f'it holds more than {files} files or {size} bytes')\n\
+                    zip.extractall(sys.argv[2])";
+        let own = [draft.clone(), zip.clone()];
+        let launch = Launch { read: &self.python.roots, write: &own, ..Launch::default() };
+        let mut unzip = self.launcher.command(&self.python.path, &launch);
+        unzip.args(["-c", code]).arg(&zip).arg(&draft);
+        let out =
+            unzip.arg(caps::FOLDER_FILES_MAX.to_string()).arg(caps::FOLDER_BYTES_MAX.to_string()).output().await?;
         fs::remove_file(&zip)?;
         if !out.status.success() {
             return Err(io::Error::other(String::from_utf8_lossy(&out.stderr).into_owned()));
@@ -116,13 +137,19 @@ impl Environments {
         let wanted = packages.join(" ");
         let work = async {
             progress(format!("making a Python environment for {wanted}"));
-            self.run(Command::new(&self.python.path).args(["-m", "venv"]).arg(&home), progress).await?;
+            fs::create_dir_all(&home).map_err(|e| e.to_string())?;
+            // Whoever writes a package says what runs while it is installed.
+            let own = [home.clone()];
+            let launch = Launch { read: &self.python.roots, write: &own, ..Launch::default() };
+            let mut venv = self.launcher.command(&self.python.path, &launch);
+            self.run(venv.args(["-m", "venv"]).arg(&home), progress).await?;
             // What the worker's interpreter has stays importable, below what is installed here.
             let script = "import site, sys; print(site.getsitepackages()[0])";
-            let out = Command::new(&python).args(["-c", script]).output().await.map_err(|e| e.to_string())?;
+            let mut ask = self.launcher.command(&python, &launch);
+            let out = ask.args(["-c", script]).output().await.map_err(|e| e.to_string())?;
             let site = PathBuf::from(String::from_utf8_lossy(&out.stdout).trim());
             fs::write(site.join("covey-parent.pth"), self.python.paths.join("\n")).map_err(|e| e.to_string())?;
-            let mut pip = Command::new(&python);
+            let mut pip = self.launcher.installer(&python, &launch);
             pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--no-input"]).args(packages);
             self.run(&mut pip, progress).await?;
             fs::write(home.join(".ready"), &key).map_err(|e| e.to_string())

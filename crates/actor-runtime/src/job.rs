@@ -20,12 +20,13 @@ use parking_lot::Mutex;
 use prost::Message as _;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
-use tokio::{
-    io::AsyncReadExt as _,
-    process::{Child, Command},
-};
+use tokio::{io::AsyncReadExt as _, process::Child};
 
-use crate::{Behavior, Invocation, Outward, Python, Sink, envs::Environments};
+use crate::{
+    Behavior, Invocation, Outward, Python, Sink,
+    envs::{Environments, home_of},
+    launch::{Launch, Launcher},
+};
 
 /// A job that is asked to end has this long before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
@@ -60,8 +61,7 @@ pub(crate) struct Jobs {
     pub python: Option<Python>,
     /// How a job finds its cluster.
     pub environment: Vec<(String, String)>,
-    /// Runs a command so that it ends with this process.
-    pub guard: Option<PathBuf>,
+    pub launcher: Arc<Launcher>,
     /// Where jobs without a folder of their own run.
     pub folder: PathBuf,
     /// Process groups of those that run.
@@ -77,14 +77,14 @@ impl Behavior for Jobs {
                 let text = format!("the worker that ran it was lost, {} times", attempt - 1);
                 return Err(Error::new(ErrorKind::Application, text).hint("`covey job submit --retries` runs it again"));
             }
-            let id = invocation.task.map(|task| task.task.to_string()).unwrap_or_default();
-            self.run(job, &id, sink).await
+            let (id, token) = invocation.task.map(|task| (task.task.to_string(), task.token)).unwrap_or_default();
+            self.run(job, &id, &token, sink).await
         })
     }
 }
 
 impl Jobs {
-    async fn run(&self, job: JobSpec, id: &str, sink: &Sink) -> Result<Option<Payload>, Error> {
+    async fn run(&self, job: JobSpec, id: &str, token: &str, sink: &Sink) -> Result<Option<Payload>, Error> {
         let (program, arguments) =
             job.command.split_first().ok_or_else(|| Error::invalid("a job without a command"))?;
         let mut variables: Vec<_> = job.env.clone().into_iter().collect();
@@ -105,22 +105,20 @@ impl Jobs {
             ("python" | "python3", Some(python)) => python.clone(),
             _ => PathBuf::from(program),
         };
-        let mut command = match &self.guard {
-            Some(guard) => {
-                let mut command = Command::new(guard);
-                command.args(["job-exec", "--"]).arg(&program);
-                command
-            }
-            None => Command::new(&program),
-        };
+        let folder = folder.as_ref().unwrap_or(&self.folder);
+        let read = self.python.as_ref().map_or(&[][..], |python| &python.roots);
+        let read: Vec<PathBuf> = read.iter().cloned().chain(python.as_ref().and_then(|p| home_of(p))).collect();
+        let own = [folder.clone()];
+        let mut command = self.launcher.command(&program, &Launch { read: &read, write: &own, with_parent: true });
         std::fs::create_dir_all(&self.folder).map_err(|e| Error::internal(e.to_string()))?;
         let mut child = command
             .args(arguments)
             .envs(self.environment.iter().cloned())
             .env("COVEY_JOB", id)
+            .env("COVEY_TOKEN", token)
             .env("PYTHONUNBUFFERED", "1")
             .envs(variables)
-            .current_dir(folder.as_ref().unwrap_or(&self.folder))
+            .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -4,11 +4,13 @@
 //! happens. Each actor is a kameo actor with a bounded mailbox around a [`Behavior`]: native Rust, a prompt around a
 //! model, or an object in a Python process.
 
+mod asks;
 mod behavior;
 mod elsewhere;
 mod envs;
 mod files;
 mod job;
+mod launch;
 mod llm;
 mod memory;
 mod models;
@@ -22,7 +24,9 @@ mod turn;
 
 pub use behavior::{Behavior, Invocation};
 pub use covey_inference::{Compute, Format};
+pub use covey_sandbox::Isolation;
 pub use job::JobSpec;
+pub use launch::LaunchConfig;
 pub use models::{Models, ModelsConfig, RemoteInfer, Upstream};
 pub use native::Registry;
 pub use objects::{Objects, ObjectsConfig};

@@ -15,7 +15,7 @@ use covey_proto::v1::Payload;
 use futures::{StreamExt as _, future::BoxFuture};
 use tokio::{sync::OnceCell, time::Instant};
 
-use crate::{Behavior, Invocation, Models, Outward, Sink};
+use crate::{Behavior, Invocation, Models, Outward, Sink, launch::Launcher};
 
 mod agents;
 mod mcp;
@@ -38,6 +38,7 @@ pub(crate) struct Llm {
     pub model: ModelName,
     pub models: Arc<Models>,
     pub outward: Arc<dyn Outward>,
+    pub launcher: Arc<Launcher>,
     /// Found at the first turn.
     pub tools: OnceCell<Tools>,
 }
@@ -68,8 +69,8 @@ impl Behavior for Llm {
             messages.push(ChatMessage::new("user", invocation.text()?));
             let budget = &self.agent.budget;
             let until = budget.ms.map(|ms| Instant::now() + Duration::from_millis(ms));
-            let tools =
-                self.tools.get_or_try_init(|| Tools::find(&self.agent.tools, &self.outward, &self.node)).await?;
+            let found = || Tools::find(&self.agent.tools, &self.outward, &self.node, &self.launcher);
+            let tools = self.tools.get_or_try_init(found).await?;
             let chain = match invocation.chain.as_str() {
                 "" => self.actor.to_string(),
                 chain => format!("{chain}\n{}", self.actor),
@@ -86,7 +87,8 @@ impl Behavior for Llm {
                     sampling: sampling.clone(),
                     ..Chat::default()
                 };
-                let answer = within(until, self.ask(&model, chat, sink)).await?;
+                let tenant = invocation.task.as_ref().map_or("", |task| &task.caller);
+                let answer = within(until, self.ask(&model, tenant, chat, sink)).await?;
                 tokens += answer.usage.input + answer.usage.output;
                 if answer.calls.is_empty() {
                     // Who said something meanwhile has not been answered yet.
@@ -118,12 +120,13 @@ impl Behavior for Llm {
 }
 
 impl Llm {
-    async fn ask(&self, model: &ModelName, chat: Chat, sink: &Sink) -> Result<Answer, Error> {
+    /// `tenant` is for whom: beginnings of prompts are shared among the tasks of one caller.
+    async fn ask(&self, model: &ModelName, tenant: &str, chat: Chat, sink: &Sink) -> Result<Answer, Error> {
         let mut span = crate::models::span(model.as_str(), &sink.traceparent());
         let mut events = self.models.infer(InferRequest {
             model: model.clone(),
             work: Work::Chat(chat),
-            terms: Terms { caller: self.name.clone(), ..Terms::default() },
+            terms: Terms { caller: self.name.clone(), tenant: tenant.to_owned(), ..Terms::default() },
             made: Vec::new(),
         });
         let mut answer = Answer::default();

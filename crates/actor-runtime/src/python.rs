@@ -18,7 +18,7 @@ use std::{collections::HashSet, path::PathBuf, sync::Arc};
 use covey_domain::ActorId;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{Models, Outward, envs::Environments};
+use crate::{Models, Outward, envs::Environments, launch::Launcher};
 
 pub(crate) use actor::PythonActor;
 pub use find::find;
@@ -34,6 +34,8 @@ pub struct Python {
     pub version: String,
     /// Where it finds packages: the one with `covey`, and its site folders.
     pub paths: Vec<String>,
+    /// Folders that it reads: its own, and all that it looks for modules in.
+    pub roots: Vec<PathBuf>,
 }
 
 /// What the processes of a worker need.
@@ -46,6 +48,7 @@ pub(crate) struct HostsConfig {
     pub environments: Arc<Environments>,
     /// Variables of every process.
     pub environment: Vec<(String, String)>,
+    pub launcher: Arc<Launcher>,
     /// Processes that share actors, at most.
     pub shared_max: usize,
     pub models: Arc<Models>,

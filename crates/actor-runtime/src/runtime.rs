@@ -46,6 +46,7 @@ use crate::{
     Behavior, Models, Outward, Python, Registry,
     envs::{Environments, Progress},
     job::Jobs,
+    launch::{LaunchConfig, Launcher},
     llm::Llm,
     outward::Saver,
     python::{Hosts, HostsConfig, PythonActor},
@@ -103,8 +104,8 @@ pub struct RuntimeConfig {
     pub environment: Vec<(String, String)>,
     /// Environment of jobs: how they find the cluster, and what opens it.
     pub job_environment: Vec<(String, String)>,
-    /// The `covey` binary, under which jobs end with this process.
-    pub guard: Option<PathBuf>,
+    /// How processes of user code are started.
+    pub launch: LaunchConfig,
 }
 
 /// What lives here.
@@ -129,6 +130,7 @@ struct Inner {
     node: NodeId,
     hosts: Option<Arc<Hosts>>,
     jobs: Arc<Jobs>,
+    launcher: Arc<Launcher>,
     /// Begun since the start.
     turns: AtomicU64,
     reports: mpsc::UnboundedSender<Report>,
@@ -200,15 +202,18 @@ impl Runtime {
     pub fn new(config: RuntimeConfig, reports: mpsc::UnboundedSender<Report>) -> Self {
         let (news, mut told) = mpsc::unbounded_channel();
         let (models, outward) = (config.models.clone(), config.outward.clone());
-        let environments =
-            config.python.as_ref().map(|python| Arc::new(Environments::new(config.cache, python.clone())));
+        let launcher = Arc::new(Launcher::new(config.launch));
+        let environments = config
+            .python
+            .as_ref()
+            .map(|python| Arc::new(Environments::new(config.cache, python.clone(), launcher.clone())));
         crate::memory::prepare();
         let jobs = Arc::new(Jobs {
             outward: outward.clone(),
             environments: environments.clone(),
             python: config.python.clone(),
             environment: config.job_environment,
-            guard: config.guard,
+            launcher: launcher.clone(),
             folder: config.folder.join("jobs"),
             groups: Arc::default(),
         });
@@ -219,6 +224,7 @@ impl Runtime {
                 logs: config.logs,
                 environments,
                 environment: config.environment,
+                launcher: launcher.clone(),
                 shared_max: config.python_processes,
                 models,
                 outward,
@@ -232,6 +238,7 @@ impl Runtime {
             node: config.node,
             hosts,
             jobs,
+            launcher,
             turns: Default::default(),
             reports,
             actors: Mutex::default(),
@@ -356,6 +363,7 @@ impl Runtime {
                 actor: start.actor.as_str().into(),
                 node: self.inner.node.clone(),
                 outward: self.inner.outward.clone(),
+                launcher: self.inner.launcher.clone(),
                 tools: Default::default(),
                 agent: (**agent).clone(),
                 model: spec.model.clone().unwrap_or_else(|| "tiny".into()),

@@ -66,7 +66,7 @@ enum Command {
     #[command(subcommand)]
     Job(commands::job::Command),
     #[command(hide = true)]
-    JobExec(commands::job::Exec),
+    Guard(commands::guard::Args),
     /// Print the join token, or the admin key
     Token(commands::token::Args),
     /// Give keys to callers that see agents and their own tasks, and nothing else
@@ -75,8 +75,8 @@ enum Command {
     /// List models, add one to the models folder, bring one into memory or out of it
     #[command(subcommand)]
     Model(commands::model::Command),
-    /// Look at the head's store and check all of it
-    Doctor(commands::upkeep::DoctorArgs),
+    /// Look at this machine and at what Covey keeps, and say what is wrong
+    Doctor(commands::doctor::Args),
     /// Copy the head's store, keys and files while it runs
     Backup(commands::upkeep::BackupArgs),
     /// Make a head's folder of a backup
@@ -88,7 +88,15 @@ enum Command {
 
 fn main() -> std::process::ExitCode {
     let cli = Cli::parse();
+    if let Command::Guard(args) = &cli.command {
+        commands::guard::run(args);
+    }
     let serving = matches!(cli.command, Command::Up(_) | Command::Head(_) | Command::Worker(_));
+    if serving {
+        // Whatever is written is its user's alone; processes of agents have the usual mask again.
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+        files();
+    }
     covey_node::telemetry::init(if serving { "info" } else { "error" });
     // Half of the cores, but two where there are two: agents' code and models have threads and processes of their own. A
     // second thread costs a request that is alone a tenth, and lets a loaded head do a quarter more.
@@ -125,11 +133,11 @@ fn main() -> std::process::ExitCode {
             Command::Answer(args) => commands::submit::answer(args).await,
             Command::Chat(args) => commands::chat::run(args).await,
             Command::Job(command) => commands::job::run(command).await,
-            Command::JobExec(args) => commands::job::exec(&args),
-            Command::Token(args) => commands::token::run(&args),
+            Command::Guard(args) => commands::guard::run(&args),
+            Command::Doctor(args) => commands::doctor::run(args).await,
+            Command::Token(args) => commands::token::run(&args).await,
             Command::Key(command) => commands::key::run(command).await,
             Command::Model(command) => commands::model::run(command).await,
-            Command::Doctor(args) => commands::upkeep::doctor(args).await,
             Command::Backup(args) => commands::upkeep::backup(args).await,
             Command::Restore(args) => commands::upkeep::restore(args).await,
             Command::Bench(command) => commands::bench::run(command).await,
@@ -143,6 +151,16 @@ fn main() -> std::process::ExitCode {
             report(&error);
             std::process::ExitCode::from(error.kind.faces().exit)
         }
+    }
+}
+
+/// As many files as this process may have: each client and each process of agents takes some.
+fn files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    if let Err(error) = raised {
+        eprintln!("note: this process has {:?} files, and not more: {error}", limit.current);
     }
 }
 

@@ -133,6 +133,7 @@ impl Client {
 
     /// Like [`Self::connect`], for a node that shows its certificate to whom it dials.
     pub async fn connect_as(at: &PinnedAddress, key: &str, identity: Option<Arc<Identity>>) -> Result<Self, Error> {
+        at.check()?;
         let bearer = Bearer::of(key)?;
         let tls = at.pin.map(|pin| Tls::head(pin, identity.as_ref())).transpose()?;
         let channel = dial(&at.address, tls, |endpoint| {
@@ -251,9 +252,20 @@ impl Client {
     }
 
     /// A key for a caller that does not own the cluster: it sees these agents (none = all) and its own tasks.
-    pub async fn add_key(&self, caller: &str, agents: Vec<String>, models: bool) -> Result<String, Error> {
-        let request = v1::AddKeyRequest { caller: caller.to_owned(), agents, models };
+    pub async fn add_key(&self, request: v1::AddKeyRequest) -> Result<String, Error> {
         Ok(self.rpc.clone().add_key(request).await.map_err(|s| from_status(&s))?.into_inner().key)
+    }
+
+    /// A join token beside the cluster's own, for so long (0 = a day), for one node where that is said.
+    pub async fn add_join_token(&self, once: bool, for_ms: u64) -> Result<String, Error> {
+        let request = v1::AddJoinTokenRequest { once, for_ms };
+        Ok(self.rpc.clone().add_join_token(request).await.map_err(|s| from_status(&s))?.into_inner().key)
+    }
+
+    /// Makes one of the cluster's secrets anew: `admin`, `join` or `workers`. Gives the new one, of the first two.
+    pub async fn rotate_key(&self, what: &str) -> Result<String, Error> {
+        let request = v1::RotateKeyRequest { what: what.to_owned() };
+        Ok(self.rpc.clone().rotate_key(request).await.map_err(|s| from_status(&s))?.into_inner().key)
     }
 
     /// What is known of callers' keys.

@@ -116,8 +116,10 @@ impl Client {
         Ok(())
     }
 
-    /// Gets an object from a worker's store into a new file at `path`.
+    /// Gets an object from a worker's store into a new file at `path`. What comes is what the digest names, or nothing: whoever
+    /// asked unpickles it.
     pub async fn get_file(&self, store: &Store, name: ObjectName, path: &Path) -> Result<(), Error> {
+        let wanted = name.digest.clone();
         let mut worker = self.reach(store).await?;
         let mut chunks = worker.get_object(name).await.map_err(|s| from_status(&s))?.into_inner();
         let failed = |e: io::Error| Error::internal(format!("failed to write `{}`: {e}", path.display()));
@@ -125,6 +127,13 @@ impl Client {
         while let Some(chunk) = chunks.next().await {
             file.write_all(&chunk.map_err(|s| from_status(&s))?.body).await.map_err(failed)?;
         }
-        file.flush().await.map_err(failed)
+        file.flush().await.map_err(failed)?;
+        let own = path.to_owned();
+        let found =
+            tokio::task::spawn_blocking(move || digest(&own)).await.map_err(io::Error::other).and_then(|found| found);
+        if found.map_err(failed)? == wanted {
+            return Ok(());
+        }
+        Err(Error::internal(format!("what worker `{}` gave for object `{wanted}` is something else", store.node)))
     }
 }

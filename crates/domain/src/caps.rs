@@ -89,3 +89,23 @@ pub const STUCK_AFTER_MS: u64 = 100;
 pub const STUCK_GRACE_MS: u64 = 5_000;
 /// Actors of a process that is replaced have this long to finish what they have and to move, milliseconds.
 pub const REPLACE_MS: u64 = 30_000;
+/// Files in a working folder.
+pub const FOLDER_FILES_MAX: usize = 100_000;
+/// Bytes of a working folder, unpacked.
+pub const FOLDER_BYTES_MAX: u64 = 4 << 30;
+/// Join tokens that are good at once, beside the cluster's own.
+pub const JOIN_TOKENS_MAX: usize = 1_000;
+/// Connections that a port serves at once.
+pub const CONNECTIONS_MAX: usize = 20_000;
+/// Connections of one address beyond this machine.
+pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 2_000;
+/// Requests of one HTTP/2 connection at once.
+pub const HTTP2_STREAMS_MAX: u32 = 256;
+/// Headers of one request, bytes.
+pub const HEADER_BYTES_MAX: usize = 64 << 10;
+/// Points of a picture that is read.
+pub const PICTURE_PIXELS_MAX: u64 = 25_000_000;
+/// Seconds of sound that are read of one file.
+pub const SOUND_SECONDS_MAX: u64 = 4 * 3_600;
+/// Samples a second that sound may have.
+pub const SOUND_RATE_MAX: u32 = 768_000;

@@ -41,6 +41,8 @@ struct Hub {
     cluster: Arc<dyn Cluster>,
     pusher: push::Pusher,
     signer: Signer,
+    /// Where this gateway is known to be.
+    origins: Vec<String>,
     known: card::Known,
     bookmarks: bookmarks::Bookmarks,
 }
@@ -51,14 +53,9 @@ type Port = State<Arc<Hub>>;
 pub fn router(cluster: Arc<dyn Cluster>, settings: &Settings) -> Router {
     let pusher = push::Pusher::start(&cluster, settings);
     let links = Links::new(settings);
-    let hub = Arc::new(Hub {
-        links,
-        cluster,
-        pusher,
-        signer: settings.signer.clone(),
-        known: card::Known::default(),
-        bookmarks: Default::default(),
-    });
+    let origins = settings.origins.iter().chain([&settings.root]).cloned().collect();
+    let (signer, known) = (settings.signer.clone(), card::Known::default());
+    let hub = Arc::new(Hub { links, cluster, pusher, signer, origins, known, bookmarks: Default::default() });
     let service = grpc::Grpc { hub: hub.clone() };
     let old_grpc = old::A2aServiceServer::new(service.clone())
         .max_decoding_message_size(caps::MESSAGE_BYTES_MAX)

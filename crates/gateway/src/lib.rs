@@ -14,7 +14,7 @@ pub use sign::Signer;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use axum::{Router, extract::DefaultBodyLimit};
-use covey_domain::{AgentName, CallerId, caps};
+use covey_domain::{AgentName, CallerId, caps, infer::Terms};
 
 /// Who asks; put into the request's extensions by the process's authentication layer.
 #[derive(Clone, Debug)]
@@ -23,12 +23,23 @@ pub struct Caller {
     pub id: CallerId,
     /// Agents that are there for this caller; `None` = all.
     pub agents: Option<Arc<BTreeSet<AgentName>>>,
+    /// It may name the model that answers it.
+    pub models: bool,
+    /// Its requests to models go before those of lower ones, and no request says more than this.
+    pub priority: i32,
 }
 
 impl Caller {
-    /// One for whom all agents are there.
+    /// One for whom all agents and models are there, and who says how urgent it is.
     pub fn of_all(id: CallerId) -> Self {
-        Self { id, agents: None }
+        Self { id, agents: None, models: true, priority: i32::MAX }
+    }
+
+    /// How a request of this caller is ranked, of those that say how urgent they are.
+    pub(crate) fn terms(&self, priority: i32) -> Terms {
+        let id = self.id.as_str();
+        // Turns are fair between keys: whoever names many users has no more of them.
+        Terms { caller: id.to_owned(), tenant: id.to_owned(), priority: priority.min(self.priority), timeout_ms: None }
     }
 
     /// Whether an agent is there for this caller.
@@ -46,6 +57,8 @@ pub struct Settings {
     pub push_allow: Vec<IpNet>,
     /// Where this gateway is, `http://host:port`, for those who do not tell by what name they reached it.
     pub root: String,
+    /// Where else it is, `https://agents.example`: cards are signed for these and for `root`, and for nowhere else.
+    pub origins: Vec<String>,
     /// A link to a large file opens it for so long.
     pub links_for: Duration,
 }

@@ -143,11 +143,7 @@ fn model_body(name: &str) -> Value {
     json!({"id": name, "object": "model", "created": 0, "owned_by": "covey"})
 }
 
-async fn chat(
-    State(cluster): Port,
-    Extension(Caller { id: caller, .. }): Extension<Caller>,
-    body: Bytes,
-) -> Result<Response, Failed> {
+async fn chat(State(cluster): Port, Extension(caller): Extension<Caller>, body: Bytes) -> Result<Response, Failed> {
     let request: ChatRequest = read(&body)?;
     let messages = request.messages.into_iter().map(message).collect::<Result<Vec<_>, _>>()?;
     if messages.is_empty() {
@@ -160,7 +156,7 @@ async fn chat(
 
 async fn completions(
     State(cluster): Port,
-    Extension(Caller { id: caller, .. }): Extension<Caller>,
+    Extension(caller): Extension<Caller>,
     body: Bytes,
 ) -> Result<Response, Failed> {
     let request: CompletionRequest = read(&body)?;

@@ -137,6 +137,8 @@ pub trait Cluster: Send + Sync + 'static {
     fn move_hooks<'a>(&'a self, hooks: &'a [Hook]) -> BoxFuture<'a, Result<(), Error>>;
     /// Forgets a webhook. Idempotent.
     fn forget_hook<'a>(&'a self, task: &'a TaskId, id: &'a str) -> BoxFuture<'a, Result<(), Error>>;
+    /// Whether this caller may be told of its tasks: its key is good.
+    fn is_known(&self, caller: &CallerId) -> bool;
     /// Asks a model. Dropping the stream cancels the work.
     fn infer(&self, request: InferRequest) -> BoxStream<'static, Result<InferEvent, Error>>;
     /// Models some live worker can serve.

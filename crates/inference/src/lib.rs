@@ -16,6 +16,7 @@ mod draft;
 mod embed;
 mod encoder;
 mod engine;
+pub mod gguf;
 mod hear;
 mod load;
 mod sampler;

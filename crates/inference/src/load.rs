@@ -166,6 +166,8 @@ fn folder(path: &Path, packing: &Packing, compute: Compute) -> Result<Model, Str
 
 fn gguf(path: &Path, packing: &Packing, compute: Compute) -> Result<Model, String> {
     let mut file = fs::File::open(path).map_err(|e| e.to_string())?;
+    crate::gguf::check(&mut file).map_err(|why| format!("it is damaged or hostile ({why}); copy it again"))?;
+    std::io::Seek::rewind(&mut file).map_err(|e| e.to_string())?;
     let content = Content::read(&mut file).map_err(|e| format!("it is damaged or cut short ({e}); copy it again"))?;
     let shape = config::from_gguf(&content)?;
     let tokenizer = Tokenizer::from_gguf(&content).map_err(|e| format!("tokenizer: {e}"))?;

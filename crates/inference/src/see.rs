@@ -9,14 +9,15 @@ use std::path::PathBuf;
 use candle_core::{DType, Device, Module as _, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::{gemma, siglip};
+use covey_domain::caps;
 use image::imageops::FilterType;
 use serde_json::{Value, json};
 use tokenizers::Tokenizer;
 
 use crate::Error;
 
-/// Pixels of a picture that is read, at most.
-const PIXELS_MAX: u64 = 100_000_000;
+/// Bytes that decoding a picture may take.
+const PICTURE_BYTES_MAX: u64 = 256 << 20;
 
 /// A PaliGemma with its tokenizer.
 pub struct Seer {
@@ -100,13 +101,17 @@ impl Seer {
             Error::Request(format!("failed to read the picture: {e}; PNG, JPEG, WebP and GIF are served"))
         };
         let reader = || {
-            image::ImageReader::new(std::io::Cursor::new(file))
-                .with_guessed_format()
-                .map_err(|e| wrong(image::ImageError::IoError(e)))
+            let reader = image::ImageReader::new(std::io::Cursor::new(file)).with_guessed_format();
+            let mut reader = reader.map_err(|e| wrong(image::ImageError::IoError(e)))?;
+            let mut limits = image::Limits::default();
+            limits.max_alloc = Some(PICTURE_BYTES_MAX);
+            reader.limits(limits);
+            Ok::<_, Error>(reader)
         };
         let (width, height) = reader()?.into_dimensions().map_err(wrong)?;
-        if u64::from(width) * u64::from(height) > PIXELS_MAX {
-            return Err(Error::Request(format!("the picture has {width} by {height} pixels; {PIXELS_MAX} are served")));
+        if u64::from(width) * u64::from(height) > caps::PICTURE_PIXELS_MAX {
+            let most = caps::PICTURE_PIXELS_MAX;
+            return Err(Error::Request(format!("the picture has {width} by {height} pixels; {most} are served")));
         }
         let side = self.side as u32;
         let picture = reader()?.decode().map_err(wrong)?.to_rgb8();

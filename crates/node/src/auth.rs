@@ -1,32 +1,39 @@
-//! Who may do what: a bearer token becomes a [`Principal`].
+//! Who comes: a bearer token becomes a [`Principal`]. What a principal may do is the head's table of access.
 
-use covey_domain::{CallerId, secret::same};
+use covey_domain::{NodeId, TaskId, secret::same};
 
-use crate::Credentials;
+use crate::{Credentials, Issuer, issuer::Subject};
 
-/// What a token allows.
+/// Whose credential it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Principal {
-    /// Everything, as this caller.
-    Admin(CallerId),
-    /// Joining as a worker.
-    Worker,
+    /// Whoever runs the cluster.
+    Admin,
+    /// A node that is to be enrolled, by the cluster's own join token.
+    Join,
+    /// A worker that was enrolled.
+    Worker(NodeId),
+    /// A job that runs, if it still does.
+    Job(TaskId),
 }
 
-/// The principal of `Authorization: Bearer <token>`, compared in constant time.
-pub fn authenticate(credentials: &Credentials, authorization: Option<&str>) -> Option<Principal> {
+/// The token of `Authorization: Bearer <token>`.
+pub fn bearer(authorization: Option<&str>) -> Option<&str> {
     let (scheme, token) = authorization?.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return None;
-    }
-    let admin = same(token.trim(), &credentials.admin_key);
-    let worker = same(token.trim(), &credentials.join_secret);
-    if admin {
-        Some(Principal::Admin(CallerId::from("admin")))
-    } else if worker {
-        Some(Principal::Worker)
-    } else {
-        None
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// The principal of a bearer token, compared in constant time.
+pub fn authenticate(credentials: &Credentials, issuer: &Issuer, token: &str, now_s: u64) -> Option<Principal> {
+    let admin = same(token, &credentials.admin_key);
+    let join = same(token, &credentials.join_secret);
+    match (admin, join) {
+        (true, _) => Some(Principal::Admin),
+        (_, true) => Some(Principal::Join),
+        _ => issuer.check(token, now_s).map(|subject| match subject {
+            Subject::Worker(node) => Principal::Worker(node),
+            Subject::Job(task) => Principal::Job(task),
+        }),
     }
 }
 
@@ -36,12 +43,18 @@ mod tests {
 
     #[test]
     fn only_the_right_keys_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let issuer = Issuer::load_or_create(&dir.path().join("issuer.key")).unwrap();
         let keys = Credentials::fresh("x:1");
-        let bearer = |t: &str| authenticate(&keys, Some(&format!("Bearer {t}")));
-        assert!(matches!(bearer(&keys.admin_key), Some(Principal::Admin(_))));
-        assert_eq!(bearer(&keys.join_secret), Some(Principal::Worker));
-        assert_eq!(bearer("nope"), None);
-        assert_eq!(authenticate(&keys, Some(&keys.admin_key)), None);
-        assert_eq!(authenticate(&keys, None), None);
+        let of = |token: &str| authenticate(&keys, &issuer, token, 1);
+        assert_eq!(of(&keys.admin_key), Some(Principal::Admin));
+        assert_eq!(of(&keys.join_secret), Some(Principal::Join));
+        assert_eq!(of(&issuer.issue(&Subject::Worker("n".into()), 2)), Some(Principal::Worker("n".into())));
+        assert_eq!(of(&issuer.issue(&Subject::Job("t".into()), 2)), Some(Principal::Job("t".into())));
+        assert_eq!(of(&issuer.issue(&Subject::Job("t".into()), 1)), None);
+        assert_eq!(of("nope"), None);
+        assert_eq!(bearer(Some("Bearer  x ")), Some("x"));
+        assert_eq!(bearer(Some("bearer x")), Some("x"));
+        assert_eq!((bearer(Some("x")), bearer(None), bearer(Some("Basic x"))), (None, None, None));
     }
 }

@@ -64,9 +64,14 @@ impl Credentials {
         };
         credentials.address.clone_from(&at.address);
         credentials.pin = at.pin;
-        let body = serde_json::to_vec_pretty(&credentials).map_err(io::Error::other)?;
-        home::write_private(path, &body)?;
+        credentials.write(path)?;
         Ok(credentials)
+    }
+
+    /// Puts them into a file that only its owner can read.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        let body = serde_json::to_vec_pretty(self).map_err(io::Error::other)?;
+        home::write_private(path, &body)
     }
 
     /// What a client on this machine uses, address and key: `COVEY_ADDRESS` (`host:port`, `host:port#fingerprint`) and

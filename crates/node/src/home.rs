@@ -21,6 +21,11 @@ pub fn private_dir(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+/// Makes a folder that only its owner can read and that nobody has made before: in places where others can make some too.
+pub fn own_dir(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(path)
+}
+
 /// Writes a file that only its owner can read, whole or not at all.
 pub fn write_private(path: &Path, body: &[u8]) -> io::Result<()> {
     if let Some(parent) = path.parent() {

@@ -98,6 +98,11 @@ impl Identity {
         Ok(())
     }
 
+    /// The fingerprint of the authority that signed the certificate; `None` while there is none.
+    pub fn pin(&self) -> Option<tls::Pin> {
+        self.authority.get().map(tls::Pin::of)
+    }
+
     /// TLS of this node's own port; `None` while it has no certificate.
     pub fn server_tls(&self) -> Result<Option<ServerConfig>, Error> {
         self.authority.get().map(|authority| tls::server_config(authority, self.certificate.clone())).transpose()

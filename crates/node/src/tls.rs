@@ -6,6 +6,7 @@
 
 mod authority;
 mod dial;
+mod limits;
 mod pin;
 mod port;
 mod tunnel;
@@ -24,7 +25,7 @@ use rustls::{
 };
 
 pub(crate) use authority::server_config;
-pub use authority::{Authority, NODE_CERTIFICATE_TTL};
+pub use authority::{Authority, NODE_CERTIFICATE_TTL, enrolment};
 pub use dial::{Tls, dial, dial_through};
 pub use pin::{Pin, PinnedAddress};
 pub use port::{Port, TlsPeer, serve, serve_stream};

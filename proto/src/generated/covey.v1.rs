@@ -1040,8 +1040,12 @@ pub mod worker_server {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EnrollRequest {
+    /// Ed25519, 32 bytes
     #[prost(bytes = "bytes", tag = "1")]
     pub public_key: ::prost::bytes::Bytes,
+    /// by that key, 64 bytes, over what covey_node::tls::enrolment says
+    #[prost(bytes = "bytes", tag = "2")]
+    pub proof: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EnrollReply {
@@ -1051,6 +1055,12 @@ pub struct EnrollReply {
     /// DER
     #[prost(bytes = "bytes", tag = "2")]
     pub authority: ::prost::bytes::Bytes,
+    /// the bearer token of this worker from now on
+    #[prost(string, tag = "3")]
+    pub credential: ::prost::alloc::string::String,
+    /// seconds since 1970; both end then
+    #[prost(uint64, tag = "4")]
+    pub until_s: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FromWorker {
@@ -1372,6 +1382,12 @@ pub struct RunTask {
     /// the asker's own id of the request; empty = none
     #[prost(string, tag = "10")]
     pub message_id: ::prost::alloc::string::String,
+    /// who asked
+    #[prost(string, tag = "12")]
+    pub caller: ::prost::alloc::string::String,
+    /// of a job: what opens the cluster to it while it runs
+    #[prost(string, tag = "11")]
+    pub token: ::prost::alloc::string::String,
 }
 /// A message to a task that runs; may come twice.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1483,7 +1499,7 @@ pub mod link_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// A certificate for the caller's key, so that it can attach by TLS.
+        /// A certificate and a credential for the caller's key. A join token opens this and nothing else.
         pub async fn enroll(
             &mut self,
             request: impl tonic::IntoRequest<super::EnrollRequest>,
@@ -1538,7 +1554,7 @@ pub mod link_server {
     /// Generated trait containing gRPC methods that should be implemented for use with LinkServer.
     #[async_trait]
     pub trait Link: std::marker::Send + std::marker::Sync + 'static {
-        /// A certificate for the caller's key, so that it can attach by TLS.
+        /// A certificate and a credential for the caller's key. A join token opens this and nothing else.
         async fn enroll(
             &self,
             request: tonic::Request<super::EnrollRequest>,
@@ -1798,6 +1814,9 @@ pub struct AddKeyRequest {
     /// the OpenAI API is there for it too
     #[prost(bool, tag = "3")]
     pub models: bool,
+    /// it opens nothing after this time; 0 = until it is removed
+    #[prost(uint64, tag = "4")]
+    pub for_ms: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AddKeyReply {
@@ -1821,11 +1840,28 @@ pub struct CallerKey {
     pub models: bool,
     #[prost(uint64, tag = "4")]
     pub made_ms: u64,
+    /// milliseconds since 1970; 0 = until it is removed
+    #[prost(uint64, tag = "5")]
+    pub until_ms: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RemoveKeyRequest {
     #[prost(string, tag = "1")]
     pub caller: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AddJoinTokenRequest {
+    /// it enrols one node; that one may come again with it
+    #[prost(bool, tag = "1")]
+    pub once: bool,
+    /// 0 = a day
+    #[prost(uint64, tag = "2")]
+    pub for_ms: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RotateKeyRequest {
+    #[prost(string, tag = "1")]
+    pub what: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PutBlobRequest {
@@ -2353,6 +2389,47 @@ pub mod covey_client {
             let path = http::uri::PathAndQuery::from_static("/covey.v1.Covey/RemoveKey");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("covey.v1.Covey", "RemoveKey"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// A join token beside the cluster's own: for a time, and for one node where that is said.
+        pub async fn add_join_token(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AddJoinTokenRequest>,
+        ) -> std::result::Result<tonic::Response<super::AddKeyReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/covey.v1.Covey/AddJoinToken",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("covey.v1.Covey", "AddJoinToken"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Makes one of the cluster's own secrets anew; the old one opens nothing any more.
+        pub async fn rotate_key(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RotateKeyRequest>,
+        ) -> std::result::Result<tonic::Response<super::AddKeyReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/covey.v1.Covey/RotateKey");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("covey.v1.Covey", "RotateKey"));
             self.inner.unary(req, path, codec).await
         }
         /// Keeps a blob that an agent's definition names: the zip of a working folder.
@@ -3002,6 +3079,16 @@ pub mod covey_server {
             &self,
             request: tonic::Request<super::RemoveKeyRequest>,
         ) -> std::result::Result<tonic::Response<super::Empty>, tonic::Status>;
+        /// A join token beside the cluster's own: for a time, and for one node where that is said.
+        async fn add_join_token(
+            &self,
+            request: tonic::Request<super::AddJoinTokenRequest>,
+        ) -> std::result::Result<tonic::Response<super::AddKeyReply>, tonic::Status>;
+        /// Makes one of the cluster's own secrets anew; the old one opens nothing any more.
+        async fn rotate_key(
+            &self,
+            request: tonic::Request<super::RotateKeyRequest>,
+        ) -> std::result::Result<tonic::Response<super::AddKeyReply>, tonic::Status>;
         /// Keeps a blob that an agent's definition names: the zip of a working folder.
         async fn put_blob(
             &self,
@@ -3437,6 +3524,94 @@ pub mod covey_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RemoveKeySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/covey.v1.Covey/AddJoinToken" => {
+                    #[allow(non_camel_case_types)]
+                    struct AddJoinTokenSvc<T: Covey>(pub Arc<T>);
+                    impl<
+                        T: Covey,
+                    > tonic::server::UnaryService<super::AddJoinTokenRequest>
+                    for AddJoinTokenSvc<T> {
+                        type Response = super::AddKeyReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AddJoinTokenRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Covey>::add_join_token(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AddJoinTokenSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/covey.v1.Covey/RotateKey" => {
+                    #[allow(non_camel_case_types)]
+                    struct RotateKeySvc<T: Covey>(pub Arc<T>);
+                    impl<T: Covey> tonic::server::UnaryService<super::RotateKeyRequest>
+                    for RotateKeySvc<T> {
+                        type Response = super::AddKeyReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RotateKeyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Covey>::rotate_key(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RotateKeySvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -1,6 +1,6 @@
 //! Servers of the Model Context Protocol as tools, through its official SDK.
 
-use std::{collections::HashMap, process::Stdio, time::Duration};
+use std::{collections::HashMap, path::Path, process::Stdio, sync::Arc, time::Duration};
 
 use covey_domain::{Error, ErrorKind, agent::McpServer};
 use rmcp::{
@@ -14,16 +14,15 @@ use rmcp::{
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
+use crate::launch::{Launch, Launcher};
+
 /// A server that has not said hello after this time will not.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// What a server's process sees of the worker's environment, as the SDKs of other languages have it: the rest may be
-/// secrets.
-const ENVIRONMENT: [&str; 7] = ["PATH", "HOME", "LANG", "LOGNAME", "SHELL", "TERM", "USER"];
 
 /// A connection to a server, made when it is needed and again when it broke.
 pub(super) struct Server {
     config: McpServer,
+    launcher: Arc<Launcher>,
     running: Mutex<Option<RunningService<RoleClient, ()>>>,
 }
 
@@ -31,8 +30,8 @@ pub(super) struct Server {
 type Offered = (String, String, Value);
 
 impl Server {
-    pub fn new(config: McpServer) -> Self {
-        Self { config, running: Mutex::default() }
+    pub fn new(config: McpServer, launcher: Arc<Launcher>) -> Self {
+        Self { config, launcher, running: Mutex::default() }
     }
 
     fn name(&self) -> String {
@@ -49,9 +48,8 @@ impl Server {
                 let Some((program, arguments)) = self.config.command.split_first() else {
                     return Err(Error::invalid("an MCP server needs a `command` or a `url`"));
                 };
-                let mut command = tokio::process::Command::new(program);
-                let seen = ENVIRONMENT.iter().filter_map(|name| Some((*name, std::env::var_os(name)?)));
-                command.args(arguments).env_clear().envs(seen).envs(&self.config.env);
+                let mut command = self.launcher.command(Path::new(program), &Launch::default());
+                command.args(arguments).envs(&self.config.env);
                 let (process, _) = TokioChildProcess::builder(command)
                     .stderr(Stdio::null())
                     .spawn()

@@ -6,7 +6,7 @@ use covey_domain::{Error, NodeId, agent::ToolSource, infer::CallDelta};
 use serde_json::{Map, Value, json};
 
 use super::{agents::AgentTool, mcp::Server};
-use crate::Outward;
+use crate::{Outward, launch::Launcher};
 
 /// Bytes of a tool's answer that the model is given.
 const SAID_BYTES_MAX: usize = 64 << 10;
@@ -25,7 +25,12 @@ enum Tool {
 
 impl Tools {
     /// Asks the cluster and the servers what they offer.
-    pub async fn find(sources: &[ToolSource], outward: &Arc<dyn Outward>, node: &NodeId) -> Result<Self, Error> {
+    pub async fn find(
+        sources: &[ToolSource],
+        outward: &Arc<dyn Outward>,
+        node: &NodeId,
+        launcher: &Arc<Launcher>,
+    ) -> Result<Self, Error> {
         let mut tools = Self { declared: Vec::new(), known: BTreeMap::new() };
         let mut agents = None;
         for source in sources {
@@ -47,7 +52,7 @@ impl Tools {
                     tools.add(name, about, schema, Tool::Agent(tool))?;
                 }
                 ToolSource::Mcp(config) => {
-                    let server = Arc::new(Server::new(config.clone()));
+                    let server = Arc::new(Server::new(config.clone(), launcher.clone()));
                     for (name, about, schema) in server.tools().await? {
                         if !config.only.is_empty() && !config.only.contains(&name) {
                             continue;

@@ -181,6 +181,7 @@ impl PythonActor {
 
     /// The actor is over; what it was doing is not finished. What had not begun comes back unrun.
     pub fn stopped(&self) {
+        self.host.asker.stopped(&self.actor);
         let waits = self.host.with(|live| {
             live.actors.remove(&self.actor);
             let mut any = false;

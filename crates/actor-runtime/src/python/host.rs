@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use super::{HostNumber, News, actor::Count, spawn::Socket, stuck::GivenUp};
 use crate::{
     Models, Outward,
+    asks::{self, Asker},
     memory::Memory,
     outward::Saver,
     turn::{Onward, Over, Sink},
@@ -75,6 +76,8 @@ pub(super) struct Host {
     /// Ends the process.
     pub unwanted: CancellationToken,
     blobs: Mutex<HashSet<String>>,
+    /// What it may ask of the cluster.
+    pub asker: Asker,
     lane: mpsc::UnboundedSender<CallFrame>,
     outward: Arc<dyn Outward>,
     pub news: mpsc::UnboundedSender<News>,
@@ -157,6 +160,7 @@ impl Host {
             retired: OnceLock::new(),
             unwanted: CancellationToken::new(),
             blobs: Mutex::default(),
+            asker: Asker::default(),
             lane,
             outward,
             news,
@@ -219,12 +223,14 @@ impl Host {
             Some(live) => drop(live.starting.insert(actor.clone(), tx)),
             None => return Err(self.died()),
         }
+        self.asker.started(&actor, &start.owner);
         self.send(Body::Start(start));
         let result = rx.await.unwrap_or_else(|_| Err(self.died()));
         if let Err(error) = &result {
             if let Some(live) = self.live.lock().as_mut() {
                 live.actors.remove(&actor);
             }
+            self.asker.stopped(&actor);
             tracing::info!(%actor, version, %error, "a python actor did not start");
         }
         result
@@ -312,10 +318,14 @@ impl Host {
             }
             Body::Out(frame) => self.out(frame, models),
             Body::Verb(verb) => {
-                let (host, reply) = (self.me.clone(), self.outward.verb(verb.name, verb.body));
+                if let Err(error) = self.asker.check(&verb.name, &verb.body) {
+                    let failure = Some(error.into());
+                    return self.send(Body::Reply(v1::HostReply { id: verb.id, body: Bytes::new(), failure }));
+                }
+                let (host, reply) = (self.me.clone(), self.outward.verb(verb.name.clone(), verb.body));
                 tokio::spawn(async move {
                     let (body, failure) = match reply.await {
-                        Ok(body) => (body, None),
+                        Ok(body) => (asks::shown(&verb.name, body), None),
                         Err(error) => (Bytes::new(), Some(error.into())),
                     };
                     if let Some(host) = host.upgrade() {
@@ -399,11 +409,18 @@ impl Host {
         let id = frame.id;
         match &frame.body {
             Some(Call::Open(open)) if matches!(open.target, Some(call_open::Target::Model(_))) => {
-                let request = covey_proto::from_json("the model request", &open.args.clone().unwrap_or_default().body);
+                let request = covey_proto::from_json("the model request", &open.args.clone().unwrap_or_default().body)
+                    .map(asks::ranked);
                 let span = inference(&request, &open.traceparent);
                 let Some(me) = self.me.upgrade() else { return };
                 let running = tokio::spawn(think(me, id, request, models.clone(), span)).abort_handle();
                 self.with(|live| live.asks.insert(id, running));
+            }
+            Some(Call::Open(v1::CallOpen { target: Some(call_open::Target::Pool(spec)), .. })) => {
+                match self.asker.check_pool(spec) {
+                    Ok(()) => drop(self.lane.send(frame)),
+                    Err(error) => self.back(id, Call::End(covey_proto::failure(error.executed(Some(false))))),
+                }
             }
             Some(Call::Cancel(_)) => match self.with(|live| live.asks.remove(&id)).flatten() {
                 Some(running) => {

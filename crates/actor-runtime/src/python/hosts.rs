@@ -25,6 +25,7 @@ use super::{HostNumber, HostsConfig, News, Python, PythonActor, host::Host};
 use crate::{
     Models, Outward,
     envs::{Environments, Progress},
+    launch::Launcher,
     outward::Saver,
 };
 
@@ -39,6 +40,7 @@ pub(crate) struct Hosts {
     pub(super) folder: PathBuf,
     pub(super) logs: PathBuf,
     pub(super) environment: Vec<(String, String)>,
+    pub(super) launcher: Arc<Launcher>,
     environments: Arc<Environments>,
     /// Processes that share actors, at most.
     shared_max: usize,
@@ -145,13 +147,25 @@ impl Drop for Coming<'_> {
 impl Hosts {
     pub fn new(config: HostsConfig) -> Self {
         crate::output::clean(&config.logs);
-        let HostsConfig { python, folder, logs, environments, environment, shared_max, models, outward, news } = config;
+        let HostsConfig {
+            python,
+            folder,
+            logs,
+            environments,
+            environment,
+            launcher,
+            shared_max,
+            models,
+            outward,
+            news,
+        } = config;
         Self {
             environments,
             python,
             folder,
             logs,
             environment,
+            launcher,
             shared_max: shared_max.max(1),
             models,
             outward,

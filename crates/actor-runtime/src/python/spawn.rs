@@ -1,6 +1,11 @@
 //! Starts a process and watches over it until it has ended.
 
-use std::{path::Path, process::Stdio, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
 
 use covey_domain::{Error, agent::PythonEnv};
 use covey_proto::v1::{HostBatch, HostFrame, host_frame::Body};
@@ -20,7 +25,11 @@ use super::{
     host::{Host, HostParts},
     hosts::Hosts,
 };
-use crate::{envs::Prepared, output::Output};
+use crate::{
+    envs::{Prepared, home_of},
+    launch::Launch,
+    output::Output,
+};
 
 /// A process that does not dial back within this time is broken.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -64,6 +73,12 @@ impl Hosts {
         let (stream, _) = accepted
             .map_err(|_| failed("start Python", &"it did not answer within 20 s"))?
             .map_err(|e| failed("accept", &e))?;
+        let own = rustix::process::getuid().as_raw();
+        match stream.peer_cred() {
+            Ok(peer) if peer.uid() == own => {}
+            Ok(peer) => return Err(failed("start Python", &format!("user {} answered in its place", peer.uid()))),
+            Err(error) => return Err(failed("look who answered", &error)),
+        }
         let (read, write) = stream.into_split();
         let (frames, rx) = mpsc::unbounded_channel();
         let (answers, mut answered) = mpsc::unbounded_channel();
@@ -92,7 +107,9 @@ impl Hosts {
 
     fn command(&self, prepared: Option<Prepared>) -> Command {
         let python = prepared.as_ref().map_or(&self.python.path, |prepared| &prepared.python);
-        let mut command = Command::new(python);
+        let own: Vec<PathBuf> = prepared.iter().filter_map(|prepared| prepared.folder.clone()).collect();
+        let read: Vec<PathBuf> = self.python.roots.iter().cloned().chain(home_of(python)).collect();
+        let mut command = self.launcher.command(python, &Launch { read: &read, write: &own, ..Launch::default() });
         command
             .args(["-m", "covey._host"])
             .stdin(Stdio::null())

@@ -62,6 +62,8 @@ impl Runtime {
                     input,
                     model: run.model,
                     message_id: run.message_id,
+                    token: run.token,
+                    caller: run.caller,
                     inbox,
                 }),
                 chain: String::new(),

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{Cursor, Write as _},
-    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -102,21 +102,6 @@ pub(crate) struct Logs {
 pub(crate) struct One {
     /// The job
     job: String,
-}
-
-/// Runs a command that ends when its parent does. Not for people: workers start jobs with it.
-#[derive(clap::Args)]
-pub(crate) struct Exec {
-    #[arg(last = true, required = true)]
-    command: Vec<String>,
-}
-
-pub(crate) fn exec(args: &Exec) -> ! {
-    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
-    let error = std::process::Command::new(&args.command[0]).args(&args.command[1..]).exec();
-    eprintln!("error: failed to run `{}`: {error}", args.command[0]);
-    // As a shell says it.
-    std::process::exit(127)
 }
 
 pub(crate) async fn run(command: Command) -> Result<(), Error> {

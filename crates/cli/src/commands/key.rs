@@ -2,6 +2,7 @@
 
 use covey_client::Client;
 use covey_domain::Error;
+use covey_proto::v1::AddKeyRequest;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
@@ -16,6 +17,9 @@ pub(crate) enum Command {
         /// The OpenAI API is there for it too
         #[arg(long)]
         models: bool,
+        /// It opens nothing after this time, like 30m, 12h, 90d [default: until it is removed]
+        #[arg(long = "for", value_name = "TIME", value_parser = super::duration_ms)]
+        for_ms: Option<u64>,
     },
     /// List callers
     Ls {
@@ -28,34 +32,52 @@ pub(crate) enum Command {
         /// The caller's name
         caller: String,
     },
+    /// Make one of the cluster's own secrets anew; the old one opens nothing any more
+    Rotate {
+        /// Which one: admin, join (and all join tokens), or workers (what workers and jobs were given; workers come back by
+        /// their join token)
+        #[arg(value_parser = ["admin", "join", "workers"])]
+        what: String,
+    },
 }
 
 pub(crate) async fn run(command: Command) -> Result<(), Error> {
     let client = Client::connect_default().await?;
     match command {
-        Command::Add { caller, agents, models } => {
+        Command::Add { caller, agents, models, for_ms } => {
             let known = client.agents().await?;
             if let Some(missing) = agents.iter().find(|name| !known.iter().any(|a| a.name.as_str() == name.as_str())) {
                 eprintln!("(there is no agent `{missing}` yet)");
             }
-            println!("{}", client.add_key(&caller, agents, models).await?);
+            let ask = AddKeyRequest { caller, agents, models, for_ms: for_ms.unwrap_or(0) };
+            println!("{}", client.add_key(ask).await?);
         }
         Command::Ls { json } => {
             for key in client.keys().await? {
                 if json {
-                    let (caller, agents, models, made_ms) = (key.caller, key.agents, key.models, key.made_ms);
-                    println!(
-                        "{}",
-                        serde_json::json!({"caller": caller, "agents": agents, "models": models, "made_ms": made_ms})
-                    );
+                    let until_ms = (key.until_ms > 0).then_some(key.until_ms);
+                    let line = serde_json::json!({
+                        "caller": key.caller, "agents": key.agents, "models": key.models, "made_ms": key.made_ms,
+                        "until_ms": until_ms,
+                    });
+                    println!("{line}");
                     continue;
                 }
                 let agents = if key.agents.is_empty() { "all agents".to_owned() } else { key.agents.join(", ") };
                 let models = if key.models { " · models" } else { "" };
-                println!("{} · {agents}{models} · {} s ago", key.caller, super::seconds_since(key.made_ms));
+                let until = match key.until_ms {
+                    0 => String::new(),
+                    until if super::seconds_since(until) > 0 => " · its time is over".to_owned(),
+                    until => format!(" · for {} s", super::seconds_until(until)),
+                };
+                println!("{} · {agents}{models} · {} s ago{until}", key.caller, super::seconds_since(key.made_ms));
             }
         }
         Command::Rm { caller } => client.remove_key(&caller).await?,
+        Command::Rotate { what } => match client.rotate_key(&what).await?.as_str() {
+            "" => eprintln!("(workers are given new credentials as they come back)"),
+            key => println!("{key}"),
+        },
     }
     Ok(())
 }

@@ -1,9 +1,11 @@
 //! `covey token`.
 
+use covey_client::Client;
 use covey_domain::{Error, ErrorKind};
 use covey_node::{Credentials, home};
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  covey token --once --for 1h")]
 pub(crate) struct Args {
     /// Print the admin key instead
     #[arg(long)]
@@ -11,9 +13,22 @@ pub(crate) struct Args {
     /// Print the head's address instead, with its fingerprint where it speaks TLS: what COVEY_ADDRESS takes
     #[arg(long, conflicts_with = "admin")]
     address: bool,
+    /// Make a join token that enrols one node
+    #[arg(long, conflicts_with_all = ["admin", "address"])]
+    once: bool,
+    /// Make a join token that is good for this time, like 30m, 12h, 90d [default with --once: 1d]
+    #[arg(long = "for", value_name = "TIME", value_parser = super::duration_ms, conflicts_with_all = ["admin", "address"])]
+    for_ms: Option<u64>,
 }
 
-pub(crate) fn run(args: &Args) -> Result<(), Error> {
+pub(crate) async fn run(args: &Args) -> Result<(), Error> {
+    if args.once || args.for_ms.is_some() {
+        let (address, key) = Credentials::find()?;
+        let client = Client::connect(&address, &key).await?;
+        let secret = client.add_join_token(args.once, args.for_ms.unwrap_or(0)).await?;
+        println!("{secret}@{address}");
+        return Ok(());
+    }
     let path = home::root().join("credentials.json");
     let missing = |_| {
         Error::new(ErrorKind::NotFound, format!("no credentials in `{}`", path.display()))

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use covey_actor_runtime::{Compute, Format, ModelsConfig};
+use covey_actor_runtime::{Compute, Format, Isolation, LaunchConfig, ModelsConfig};
 use covey_domain::Error;
 use covey_head_node::{HeadNode, IpNet};
 use covey_mesh::Relay;
@@ -40,6 +40,10 @@ pub(crate) struct HeadArgs {
     /// Host name or address that others are told [default: the one it listens on]
     #[arg(long = "advertise-head", value_name = "HOST")]
     advertise: Option<String>,
+    /// Where else clients reach it, https://agents.example: by a proxy, or by another name; cards are signed for these; may be
+    /// given again
+    #[arg(long = "origin", value_name = "URL", value_parser = origin)]
+    origins: Vec<String>,
     /// Speak nothing but TLS, on loopback too; beyond loopback that is so without it
     #[arg(long, conflicts_with = "allow_plaintext")]
     tls: bool,
@@ -131,6 +135,19 @@ pub(crate) struct WorkerArgs {
     /// Host name that callers are told
     #[arg(long)]
     advertise: Option<String>,
+    /// What processes of agents, tools and jobs are kept from: none, default (files of others, other processes), strict (the
+    /// network too); `covey doctor` says what this machine can do
+    #[arg(long, env = "COVEY_ISOLATION", default_value = "default", value_parser = isolation)]
+    isolation: Isolation,
+    /// A file or folder that they may read, beside the system and the folder that this worker is started in; may be given again
+    #[arg(long, value_name = "PATH")]
+    allow_read: Vec<PathBuf>,
+    /// A file or folder that they may change, beside folders for temporary files; may be given again
+    #[arg(long, value_name = "PATH")]
+    allow_write: Vec<PathBuf>,
+    /// A variable of this process's environment that they have too, like OPENAI_API_KEY; may be given again
+    #[arg(long, value_name = "NAME")]
+    pass_env: Vec<String>,
     /// Python interpreter for Python agents [default: $COVEY_PYTHON, the active venv, python3]
     #[arg(long)]
     python: Option<PathBuf>,
@@ -172,6 +189,16 @@ pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     text.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())).ok_or_else(|| "use key=value".to_owned())
 }
 
+fn origin(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let good = rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(['/', '?', '#', '@']));
+    if good { Ok(text.to_owned()) } else { Err("use https://host, or with a port".to_owned()) }
+}
+
+fn isolation(text: &str) -> Result<Isolation, String> {
+    text.parse()
+}
+
 fn device(text: &str) -> Result<Compute, String> {
     let compute: Compute = text.parse()?;
     compute.check().map(|()| compute)
@@ -204,6 +231,7 @@ fn head_config(args: HeadArgs) -> Result<covey_head_node::Config, Error> {
     config.artifacts = args.artifacts;
     config.links_for = Duration::from_secs(args.artifact_links);
     config.advertise = args.advertise;
+    config.origins = args.origins;
     config.site = args.tls_cert.zip(args.tls_key);
     config.agents = agent_file::builtin();
     config.default_agent = Some(args.default_agent.unwrap_or_else(|| "assistant".into()).into());
@@ -232,7 +260,17 @@ fn worker_config(args: WorkerArgs, head: PinnedAddress, secret: String) -> Resul
         (None, false) => Port::Near,
     };
     config.advertise = args.advertise;
-    config.guard = std::env::current_exe().ok();
+    let absolute = |paths: Vec<PathBuf>| -> Vec<PathBuf> {
+        paths.into_iter().map(|path| std::path::absolute(&path).unwrap_or(path)).collect()
+    };
+    config.launch = LaunchConfig {
+        guard: std::env::current_exe().ok(),
+        isolation: args.isolation,
+        read: absolute(args.allow_read),
+        write: absolute(args.allow_write),
+        pass_env: args.pass_env,
+        ..LaunchConfig::default()
+    };
     config.models = ModelsConfig {
         folders,
         upstreams: Vec::new(),
@@ -295,6 +333,7 @@ async fn start_head(args: HeadArgs, shutdown: &CancellationToken) -> Result<Head
 pub(crate) async fn up(args: Args) -> Result<(), Error> {
     let shutdown = covey_node::shutdown_on_signal();
     let meshed = is_meshed(&args.head);
+    let data = args.head.data.clone();
     let head = start_head(args.head, &shutdown).await?;
     let beyond = !head.address.ip().is_loopback() && head.credentials.pin.is_some();
     let mut config = worker_config(args.worker, head.near(), head.credentials.join_secret.clone())?;
@@ -302,7 +341,9 @@ pub(crate) async fn up(args: Args) -> Result<(), Error> {
         config.port = Port::At(SocketAddr::new(head.address.ip(), 0));
     }
     config.mesh = meshed;
+    config.launch.hide.extend(data);
     announce(&head);
+    covey_node::systemd::ready();
     if args.while_stdin {
         let gone = shutdown.clone();
         // A thread, not a task: a blocked read of standard input would hold up the runtime's end.
@@ -322,6 +363,7 @@ pub(crate) async fn head(args: HeadArgs) -> Result<(), Error> {
     let shutdown = covey_node::shutdown_on_signal();
     let head = start_head(args, &shutdown).await?;
     announce(&head);
+    covey_node::systemd::ready();
     shutdown.cancelled().await;
     head.stopped().await;
     Ok(())

@@ -24,9 +24,9 @@ pub(crate) struct DoctorArgs {
     /// Folder of the head
     #[arg(long)]
     data: Option<PathBuf>,
-    /// As JSON
+    /// What is found of the store, as JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(clap::Args)]
@@ -69,6 +69,10 @@ fn failed(what: &str, error: &(dyn std::error::Error + 'static)) -> Error {
 
 pub(crate) async fn doctor(args: DoctorArgs) -> Result<(), Error> {
     let path = data_or_default(args.data).join(STORE);
+    if !args.json && !path.exists() {
+        println!("  note  there is none at `{}`", path.display());
+        return Ok(());
+    }
     let report = upkeep::examine(&path).await.map_err(|e| failed("look at the store", &e))?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report).map_err(|e| failed("write the report", &e))?);

@@ -108,8 +108,12 @@ pub(super) fn extended(hub: &Hub, spec: &AgentSpec, place: &Place) -> v1::AgentC
     signed(hub, card, place)
 }
 
-/// The card with a signature over its canonical form.
+/// The card with a signature over its canonical form, where it says that the agent is at a place that this gateway is at. The
+/// place comes from the request: a signature for any other would be one for whoever asked.
 fn signed(hub: &Hub, mut card: v1::AgentCard, place: &Place) -> v1::AgentCard {
+    if !hub.origins.contains(&place.root) {
+        return card;
+    }
     let canonical = canonical(&card);
     let jku = format!("{}/.well-known/jwks.json", place.root);
     let (protected, signature) = hub.signer.jws("JOSE", Some(&jku), canonical.as_bytes());

@@ -199,6 +199,9 @@ impl Ask {
             Sampling::default().over(&asked.sampling).map_err(|why| Error::field(&name, why))?;
             (model, sampling) = (asked.model.or(model), asked.sampling);
         }
+        if !self.caller.models && model.is_some() {
+            return Err(Error::field("metadata", "names a model, and this key opens none: the agent has its own"));
+        }
         let content = contents(message.parts)?;
         let submitted = self.hub.cluster.submit(SubmitTask {
             caller: self.caller.id.clone(),

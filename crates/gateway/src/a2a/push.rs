@@ -131,6 +131,8 @@ impl Pusher {
             reqwest::Client::builder()
                 .dns_resolver(Arc::new(Resolver { guard: guard.clone(), tls }))
                 .redirect(reqwest::redirect::Policy::none())
+                // A proxy of the environment would be asked in the head's place, and it looks nowhere.
+                .no_proxy()
                 .timeout(TIMEOUT)
                 .user_agent(concat!("covey/", env!("CARGO_PKG_VERSION")))
                 .https_only(tls)
@@ -360,6 +362,9 @@ impl Inner {
             let wait = hook.due_ms.saturating_sub(now_ms());
             if wait > 0 {
                 tokio::time::sleep(Duration::from_millis(wait)).await;
+            }
+            if self.cluster.upgrade().is_some_and(|cluster| !cluster.is_known(&hook.caller)) {
+                return Err("the key of its caller opens nothing any more".to_owned());
             }
             match self
                 .post(

@@ -1,13 +1,14 @@
 //! Fields that requests for text share, checked: OpenAI's, and what vLLM and its clients added.
 
 use covey_domain::{
-    CallerId, Error,
+    Error,
     infer::{Chat, Constraint, Sampling, Terms, ToolChoice},
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::Failed;
+use crate::Caller;
 
 /// Answers to one request, at most.
 const CHOICES_MAX: u32 = 128;
@@ -47,7 +48,6 @@ pub(super) struct Options {
     n: Option<u32>,
     logprobs: Option<Value>,
     top_logprobs: Option<u8>,
-    user: Option<String>,
     /// As vLLM's: lower goes first.
     priority: Option<i32>,
 }
@@ -91,7 +91,7 @@ impl Options {
         Ok(all.pop())
     }
 
-    pub fn split(self, caller: &CallerId) -> Result<(String, Sampling, Reply), Failed> {
+    pub fn split(self, caller: &Caller) -> Result<(String, Sampling, Reply), Failed> {
         let check = |ok: bool, why: &str| if ok { Ok(()) } else { Err(Error::invalid(why)) };
         check((1..=CHOICES_MAX).contains(&self.n.unwrap_or(1)), "`n` must be between 1 and 128")?;
         let logprobs = match &self.logprobs {
@@ -138,13 +138,7 @@ impl Options {
             stream: self.stream,
             usage: self.stream_options.is_some_and(|o| o.include_usage),
             choices: self.n.unwrap_or(1),
-            terms: Terms {
-                // Users of one key take turns; the key's owner is who shares beginnings with itself.
-                caller: format!("{}/{}", caller.as_str(), self.user.unwrap_or_default()),
-                tenant: caller.as_str().to_owned(),
-                priority: self.priority.map_or(0, i32::saturating_neg),
-                timeout_ms: None,
-            },
+            terms: caller.terms(self.priority.map_or(0, i32::saturating_neg)),
         };
         Ok((model, sampling, reply))
     }

@@ -14,7 +14,7 @@ use axum::{
 };
 use covey_domain::{
     CallerId, Error,
-    infer::{CallDelta, Chat, ChatMessage, Delta, Finish, InferEvent, InferRequest, Sampling, Terms, Usage, Work},
+    infer::{CallDelta, Chat, ChatMessage, Delta, Finish, InferEvent, InferRequest, Sampling, Usage, Work},
 };
 use futures::StreamExt as _;
 use parking_lot::Mutex;
@@ -106,16 +106,12 @@ struct Request {
     background: bool,
     metadata: Option<Value>,
     user: Option<String>,
-    safety_identifier: Option<String>,
     truncation: Option<String>,
 }
 
-async fn create(
-    State(desk): Port,
-    Extension(Caller { id: caller, .. }): Extension<Caller>,
-    body: Bytes,
-) -> Result<Response, Failed> {
+async fn create(State(desk): Port, Extension(who): Extension<Caller>, body: Bytes) -> Result<Response, Failed> {
     let request: Request = read(&body)?;
+    let caller = who.id.clone();
     let check = |ok: bool, why: &str| if ok { Ok(()) } else { Err(Error::invalid(why)) };
     check(!request.background, "`background` is not served; submit a task over A2A for work that outlives its caller")?;
     check(request.truncation.as_deref().is_none_or(|t| t == "disabled"), "`truncation` must be disabled")?;
@@ -133,15 +129,7 @@ async fn create(
     let conversation = messages(before, &input)?;
     let system = request.instructions.iter().map(|text| ChatMessage::new("system", text));
     let asked = chat(&request, system.chain(conversation.iter().cloned()).collect())?;
-    let terms = Terms {
-        caller: format!(
-            "{}/{}",
-            caller.as_str(),
-            request.safety_identifier.as_ref().or(request.user.as_ref()).map_or("", |u| u)
-        ),
-        tenant: caller.as_str().to_owned(),
-        ..Terms::default()
-    };
+    let terms = who.terms(0);
     let mut writer = Writer::new(&request, &model);
     let mut events = desk.cluster.infer(InferRequest {
         model: model.as_str().into(),

@@ -2,6 +2,7 @@
 
 use std::io::Cursor;
 
+use covey_domain::caps;
 use realfft::RealFftPlanner;
 use rubato::{Fft, FixedSync, Resampler as _, audioadapter_buffers::direct::InterleavedSlice};
 use symphonia::core::{
@@ -18,8 +19,14 @@ pub(super) const RATE: usize = 16_000;
 /// Samples of a window: 30 seconds.
 pub(super) const WINDOW: usize = 30 * RATE;
 
-/// Longest sound, seconds.
-const SECONDS_MAX: usize = 4 * 3600;
+/// Samples a second that sound may have, at least.
+const RATE_MIN: u32 = 4_000;
+/// Longest sound, seconds: what is held of it is 460 MB.
+const SECONDS_MAX: u64 = 2 * 3_600;
+/// Channels of a sound.
+const CHANNELS_MAX: usize = 32;
+/// Samples that are resampled at once.
+const BLOCK: usize = 1024;
 
 /// Samples of a Fourier transform, and from one to the next.
 const N_FFT: usize = 400;
@@ -42,39 +49,118 @@ pub(super) fn samples(file: &[u8]) -> Result<Vec<f32>, Error> {
     let mut decoder = symphonia::default::get_codecs()
         .make_audio_decoder(params, &Default::default())
         .map_err(|e| wrong("codec", &e))?;
-    let (track, mut rate) = (track.id, params.sample_rate.unwrap_or(RATE as u32) as usize);
-    let (mut mono, mut mixed) = (Vec::new(), Vec::new());
+    let (track, mut mixed, mut mono) = (track.id, Vec::new(), Vec::new());
+    let mut heard: Option<Resampled> = None;
     while let Some(packet) = format.next_packet().map_err(|e| wrong("packet", &e))? {
         if packet.track_id != track {
             continue;
         }
-        match decoder.decode(&packet) {
-            Ok(buffer) => {
-                let channels = buffer.spec().channels().count().max(1);
-                rate = buffer.spec().rate() as usize;
-                mixed.resize(buffer.samples_interleaved(), 0f32);
-                buffer.copy_to_slice_interleaved(&mut mixed);
-                mono.extend(mixed.chunks(channels).map(|all| all.iter().sum::<f32>() / channels as f32));
-            }
+        let buffer = match decoder.decode(&packet) {
+            Ok(buffer) => buffer,
             // A broken packet is silence to a player too.
-            Err(Failed::DecodeError(_)) => {}
+            Err(Failed::DecodeError(_)) => continue,
             Err(e) => return Err(wrong("packet", &e)),
+        };
+        let (channels, rate) = (buffer.spec().channels().count().max(1), buffer.spec().rate());
+        if channels > CHANNELS_MAX {
+            return Err(Error::Request(format!("the sound has {channels} channels; {CHANNELS_MAX} are served")));
         }
-        if mono.len() > SECONDS_MAX * rate.max(1) {
-            return Err(Error::Request(format!("the sound is longer than {SECONDS_MAX} seconds")));
-        }
+        let heard = match &mut heard {
+            Some(heard) if heard.rate == rate => heard,
+            Some(_) => return Err(Error::Request("the sound changes its rate".into())),
+            None => heard.insert(Resampled::new(rate)?),
+        };
+        mixed.resize(buffer.samples_interleaved(), 0f32);
+        buffer.copy_to_slice_interleaved(&mut mixed);
+        mono.clear();
+        mono.extend(mixed.chunks(channels).map(|all| all.iter().sum::<f32>() / channels as f32));
+        // As it comes: a file of two megabytes can hold a day at a high rate.
+        heard.push(&mono)?;
     }
-    if mono.is_empty() {
+    let samples = heard.map(Resampled::finish).transpose()?.unwrap_or_default();
+    if samples.is_empty() {
         return Err(Error::Request("there is no sound in the file".into()));
     }
-    if rate == RATE {
-        return Ok(mono);
+    Ok(samples)
+}
+
+/// Sound at [`RATE`], made while it is decoded: what is held is what is given, and one block.
+struct Resampled {
+    rate: u32,
+    /// `None` where nothing is to be done.
+    resampler: Option<Fft<f32>>,
+    /// Waits for a whole block.
+    rest: Vec<f32>,
+    out: Vec<f32>,
+    /// Samples that came.
+    taken: u64,
+}
+
+impl Resampled {
+    fn new(rate: u32) -> Result<Self, Error> {
+        if !(RATE_MIN..=caps::SOUND_RATE_MAX).contains(&rate) {
+            let most = caps::SOUND_RATE_MAX;
+            return Err(Error::Request(format!(
+                "the sound has {rate} samples a second; {RATE_MIN} to {most} are served"
+            )));
+        }
+        let resampler = (rate as usize != RATE).then(|| Fft::new(rate as usize, RATE, BLOCK, 1, FixedSync::Both));
+        let resampler = resampler.transpose().map_err(|e| failed(&e))?;
+        Ok(Self { rate, resampler, rest: Vec::new(), out: Vec::new(), taken: 0 })
     }
-    let mut resampler = Fft::<f32>::new(rate, RATE, 1024, 1, FixedSync::Both).map_err(|e| wrong("rate", &e))?;
-    let frames = mono.len();
-    let input = InterleavedSlice::new(&mono, 1, frames).map_err(|e| wrong("rate", &e))?;
-    let output = resampler.process_all(&input, frames, None).map_err(|e| wrong("rate", &e))?;
-    Ok(output.take_data())
+
+    fn push(&mut self, samples: &[f32]) -> Result<(), Error> {
+        self.taken += samples.len() as u64;
+        if self.taken > SECONDS_MAX * u64::from(self.rate) {
+            return Err(Error::Request(format!("the sound is longer than {} seconds", SECONDS_MAX)));
+        }
+        if self.resampler.is_none() {
+            self.out.extend_from_slice(samples);
+            return Ok(());
+        }
+        self.rest.extend_from_slice(samples);
+        self.blocks()
+    }
+
+    /// Resamples the whole blocks that are there.
+    fn blocks(&mut self) -> Result<(), Error> {
+        let Some(resampler) = &mut self.resampler else { return Ok(()) };
+        let mut at = 0;
+        loop {
+            let (take, give) = (resampler.input_frames_next(), resampler.output_frames_next());
+            if self.rest.len() - at < take {
+                break;
+            }
+            let begin = self.out.len();
+            self.out.resize(begin + give, 0.0);
+            let input = InterleavedSlice::new(&self.rest[at..at + take], 1, take).map_err(|e| failed(&e))?;
+            let mut output = InterleavedSlice::new_mut(&mut self.out[begin..], 1, give).map_err(|e| failed(&e))?;
+            let (taken, given) = resampler.process_into_buffer(&input, &mut output, None).map_err(|e| failed(&e))?;
+            self.out.truncate(begin + given);
+            at += taken;
+        }
+        self.rest.drain(..at);
+        Ok(())
+    }
+
+    /// All of it, as long as what came.
+    fn finish(mut self) -> Result<Vec<f32>, Error> {
+        let Some(resampler) = &self.resampler else { return Ok(self.out) };
+        let (delay, block) = (resampler.output_delay(), resampler.input_frames_max());
+        let wanted = (resampler.resample_ratio() * self.taken as f64).ceil() as usize;
+        // Silence pushes out what is still inside.
+        while self.out.len() < delay + wanted {
+            self.rest.resize(self.rest.len() + block, 0.0);
+            self.blocks()?;
+        }
+        self.out.drain(..delay);
+        self.out.truncate(wanted);
+        Ok(self.out)
+    }
+}
+
+fn failed(e: &dyn std::fmt::Display) -> Error {
+    Error::Request(format!("failed to bring the sound to {RATE} samples a second: {e}"))
 }
 
 /// The mel scale of Slaney's Auditory Toolbox: linear up to 1,000 Hz, logarithmic above.
@@ -135,4 +221,60 @@ pub(super) fn spectrum(samples: &[f32], filters: &[f32]) -> Vec<f32> {
     let floor = mel.iter().copied().fold(f32::MIN, f32::max) - 8.0;
     mel.iter_mut().for_each(|x| *x = (x.max(floor) + 4.0) / 4.0);
     mel
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A WAV of one channel: 16 bits a sample.
+    fn wav(rate: u32, samples: &[i16]) -> Vec<u8> {
+        let bytes = samples.len() as u32 * 2;
+        let mut out = Vec::new();
+        let mut put = |bytes: &[u8]| out.extend_from_slice(bytes);
+        put(b"RIFF");
+        put(&(36 + bytes).to_le_bytes());
+        put(b"WAVEfmt ");
+        put(&16u32.to_le_bytes());
+        put(&1u16.to_le_bytes());
+        put(&1u16.to_le_bytes());
+        put(&rate.to_le_bytes());
+        put(&(rate * 2).to_le_bytes());
+        put(&2u16.to_le_bytes());
+        put(&16u16.to_le_bytes());
+        put(b"data");
+        put(&bytes.to_le_bytes());
+        samples.iter().for_each(|s| put(&s.to_le_bytes()));
+        out
+    }
+
+    #[test]
+    fn a_tone_stays_itself_at_another_rate() {
+        for rate in [8_000, 16_000, 44_100, 48_000] {
+            let tone = |n: usize, rate: u32| (n as f32 * 440.0 * std::f32::consts::TAU / rate as f32).sin() * 0.5;
+            let file: Vec<i16> = (0..rate as usize).map(|n| (tone(n, rate) * 32_767.0) as i16).collect();
+            let got = samples(&wav(rate, &file)).unwrap();
+            assert_eq!(got.len(), RATE, "{rate}");
+            let off = got.iter().enumerate().skip(2_000).take(10_000).map(|(n, x)| (x - tone(n, RATE as u32)).abs());
+            let off = off.fold(0f32, f32::max);
+            assert!(off < 0.02, "at {rate} it is off by {off}");
+        }
+    }
+
+    #[test]
+    fn rates_and_lengths_have_bounds() {
+        for rate in [1, RATE_MIN - 1, caps::SOUND_RATE_MAX + 1] {
+            assert!(samples(&wav(rate, &[0; 100])).is_err(), "{rate}");
+        }
+        let mut heard = Resampled::new(caps::SOUND_RATE_MAX).unwrap();
+        heard.taken = SECONDS_MAX * u64::from(caps::SOUND_RATE_MAX);
+        assert!(heard.push(&[0.0]).is_err(), "longer than is served");
+        // What is held of a second at the highest rate is a second at ours, and a block.
+        let mut heard = Resampled::new(caps::SOUND_RATE_MAX).unwrap();
+        let packet = vec![0.0; caps::SOUND_RATE_MAX as usize / 100];
+        for _ in 0..100 {
+            heard.push(&packet).unwrap();
+        }
+        assert!(heard.out.len() <= RATE + BLOCK && heard.rest.len() < packet.len(), "{}", heard.rest.len());
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path, sync::Arc, time::Duration};
 
-use covey_domain::{Error, NodeId};
+use covey_domain::{Error, ErrorKind, NodeId};
 use libp2p_identity::{PublicKey, ed25519};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -15,6 +15,8 @@ use rustls::{
     sign::CertifiedKey,
 };
 
+use sha2::{Digest as _, Sha256};
+
 use super::{Certificate, HEAD_NAME, Pin, node_name, provider};
 use crate::home;
 
@@ -26,6 +28,15 @@ const HEAD_CERTIFICATE_TTL: Duration = Duration::from_secs(90 * 24 * 3600);
 const AUTHORITY_TTL: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
 /// Certificates are good from a little before now: clocks differ.
 const CLOCK_SKEW: Duration = Duration::from_secs(3600);
+
+/// What a node signs to be enrolled: the key it wants a certificate for, bound to the token that it shows. Whoever holds a
+/// token cannot enrol in the name of another's key.
+pub fn enrolment(token: &str, public_key: &[u8]) -> Vec<u8> {
+    let mut text = b"covey enrolment\n".to_vec();
+    text.extend_from_slice(&Sha256::digest(token.as_bytes()));
+    text.extend_from_slice(public_key);
+    text
+}
 
 /// Issues certificates to the head and to nodes.
 pub struct Authority {
@@ -114,10 +125,15 @@ impl Authority {
         Ok(CertifiedKey::new(vec![leaf.der().clone(), self.certificate.clone()], private))
     }
 
-    /// A certificate (DER) for the owner of an Ed25519 key, 32 bytes, and the node id that the key stands for.
-    pub fn for_node(&self, public_key: &[u8]) -> Result<(NodeId, Vec<u8>), Error> {
+    /// A certificate (DER) for the owner of an Ed25519 key, 32 bytes, and the node id that the key stands for. `proof` is the
+    /// key's signature of [`enrolment`] with the token that was shown.
+    pub fn for_node(&self, token: &str, public_key: &[u8], proof: &[u8]) -> Result<(NodeId, Vec<u8>), Error> {
         let wrong = |e: &dyn std::fmt::Display| Error::invalid(format!("this is not an Ed25519 public key: {e}"));
         let key = ed25519::PublicKey::try_from_bytes(public_key).map_err(|e| wrong(&e))?;
+        if !key.verify(&enrolment(token, public_key), proof) {
+            let text = "the node did not prove to have the key that it wants a certificate for";
+            return Err(Error::new(ErrorKind::PermissionDenied, text));
+        }
         let raw = key.to_bytes();
         let node = NodeId::from(PublicKey::from(key).to_peer_id().to_string());
         let mut params = params("Covey node", NODE_CERTIFICATE_TTL);

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr, str::FromStr, sync::OnceLock};
 
-use covey_domain::Error;
+use covey_domain::{Error, ErrorKind};
 use rustls::{
     DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::{
@@ -22,7 +22,7 @@ use super::provider;
 pub struct Pin([u8; 32]);
 
 impl Pin {
-    pub(super) fn of(certificate: &CertificateDer<'_>) -> Self {
+    pub(crate) fn of(certificate: &CertificateDer<'_>) -> Self {
         Self(Sha256::digest(certificate).into())
     }
 }
@@ -79,7 +79,21 @@ pub struct PinnedAddress {
     pub pin: Option<Pin>,
 }
 
+/// Where this is 1, keys go in the clear to heads beyond this machine: over a network that is private in itself.
+const ALLOW_PLAINTEXT: &str = "COVEY_ALLOW_PLAINTEXT";
+
 impl PinnedAddress {
+    /// Says why a key is not to be sent there: who listens on the way would have it.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.pin.is_some() || self.is_loopback() || std::env::var(ALLOW_PLAINTEXT).is_ok_and(|said| said == "1") {
+            return Ok(());
+        }
+        let text = format!("the key would go to `{}` in the clear: the address has no fingerprint", self.address);
+        Err(Error::new(ErrorKind::FailedPrecondition, text).hint(
+            "`covey token --address` on its machine prints the address with the fingerprint; COVEY_ALLOW_PLAINTEXT=1 sends it all the same",
+        ))
+    }
+
     /// Whether only this machine gets there.
     pub fn is_loopback(&self) -> bool {
         let host = self.address.rsplit_once(':').map_or(self.address.as_str(), |(host, _)| host);

@@ -2,6 +2,8 @@
 
 use std::{convert::Infallible, future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
+use bytes::{BufMut as _, Bytes, BytesMut};
+use covey_domain::caps;
 use hyper::{Request, Response, body::Incoming};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -10,19 +12,26 @@ use hyper_util::{
 };
 use rustls::{ServerConfig, pki_types::CertificateDer};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{Service, ServiceExt as _};
 
-use super::tunnel::MeshEntry;
+use super::{
+    limits::{Connections, Counted, Paced, Requests},
+    tunnel::MeshEntry,
+};
 
 /// A client that sends no request head, or does not finish its handshake, within this time is cut off.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(20);
+/// An HTTP/2 connection without a request open is closed after this time.
+const IDLE: Duration = Duration::from_secs(10 * 60);
 /// Open requests have this long to end when the port closes.
 const DRAIN: Duration = Duration::from_secs(2);
+/// Bytes that HTTP/1 holds of one connection, each way.
+const HTTP1_BUFFER: usize = 64 << 10;
 /// First byte of a TLS connection: a handshake record.
 const TLS_HANDSHAKE: u8 = 0x16;
 /// First byte of a libp2p connection: the length of its `/multistream/1.0.0`.
@@ -55,11 +64,11 @@ pub async fn serve<S, B>(listener: TcpListener, port: Port, app: S, shutdown: Ca
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Future + Send + 'static,
-    B: hyper::body::Body + Send + 'static,
+    B: hyper::body::Body + Unpin + Send + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let tracker = TaskTracker::new();
+    let (tracker, connections) = (TaskTracker::new(), Connections::new());
     loop {
         let (stream, from) = tokio::select! {
             () = shutdown.cancelled() => break,
@@ -73,9 +82,14 @@ where
                 }
             },
         };
+        let Some(place) = connections.enter(from.ip()) else {
+            refused(from, "there are too many connections");
+            continue;
+        };
         let _ = stream.set_nodelay(true);
         let (port, app, stop) = (port.clone(), app.clone(), shutdown.clone());
         tracker.spawn(async move {
+            let _place = place;
             match tokio::time::timeout(HEADER_TIMEOUT, open(stream, &port)).await {
                 Ok(Ok(Opened::Plain(stream))) => serve_stream(stream, port, app, stop).await,
                 Ok(Ok(Opened::Mesh)) => {}
@@ -132,32 +146,64 @@ async fn open(mut stream: TcpStream, port: &Port) -> Result<Opened, String> {
     }
 }
 
-/// Serves one connection until its end or `stop`; nothing is asked of it but HTTP.
-pub async fn serve_stream<I, S, B>(stream: I, port: Port, app: S, stop: CancellationToken)
+/// What HTTP/2 begins with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Reads until it is clear which HTTP this is, and gives what was read.
+async fn begin<I: AsyncRead + Unpin>(stream: &mut I) -> std::io::Result<(bool, Bytes)> {
+    let mut first = BytesMut::with_capacity(PREFACE.len());
+    while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
+        let mut rest = (&mut first).limit(PREFACE.len());
+        if stream.read_buf(&mut rest).await? == 0 {
+            break;
+        }
+    }
+    Ok((first.starts_with(PREFACE), first.freeze()))
+}
+
+/// Serves one connection until its end or `stop`; nothing is asked of it but HTTP. A client has a time for its first request,
+/// for each head, between two requests, and to take what it is sent.
+pub async fn serve_stream<I, S, B>(mut stream: I, port: Port, app: S, stop: CancellationToken)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
-    B: hyper::body::Body + Send + 'static,
+    B: hyper::body::Body + Unpin + Send + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let began = tokio::select! {
+        () = stop.cancelled() => return,
+        began = tokio::time::timeout(HEADER_TIMEOUT, begin(&mut stream)) => began,
+    };
+    let Ok(Ok((is_http2, first))) = began else { return };
+    let stream = TokioIo::new(Paced::new(stream, first));
+    let requests = Requests::new();
+    let count = requests.clone();
+    let app = tower::service_fn(move |request: Request<Incoming>| {
+        let open = count.begin();
+        let answer = app.clone().call(request);
+        async move { answer.await.map(|response| response.map(|body| Counted::new(body, open))) }
+    });
     let mut server = auto::Builder::new(TokioExecutor::new());
-    server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HTTP1_BUFFER);
     server
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(Duration::from_secs(20))
         .initial_stream_window_size(port.windows.0)
         .initial_connection_window_size(port.windows.1)
-        .max_concurrent_streams(10_000);
-    let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(app));
+        .max_header_list_size(caps::HEADER_BYTES_MAX as u32)
+        .max_concurrent_streams(caps::HTTP2_STREAMS_MAX);
+    let server = if is_http2 { server.http2_only() } else { server.http1_only() };
+    let connection = server.serve_connection_with_upgrades(stream, TowerToHyperService::new(app));
     tokio::pin!(connection);
     tokio::select! {
-        _ = connection.as_mut() => {}
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            let _ = tokio::time::timeout(DRAIN, connection).await;
-        }
+        _ = connection.as_mut() => return,
+        // HTTP/1 has its own clock between two requests.
+        () = requests.idle(HEADER_TIMEOUT, IDLE), if is_http2 => {}
+        () = stop.cancelled() => {}
     }
+    connection.as_mut().graceful_shutdown();
+    let _ = tokio::time::timeout(DRAIN, connection).await;
 }

@@ -1,0 +1,208 @@
+//! Who did what and who was refused, as lines of JSON that are only ever added to. Each line has the hash of the one before it:
+//! a line that is changed or taken out breaks the chain behind it. That the end was not cut off, only a copy elsewhere shows.
+//!
+//! Written are refusals, and what changes who may do what; not what callers do with what is theirs.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
+
+use covey_domain::{Digest, Error};
+use serde::{Deserialize, Serialize};
+
+use crate::now_ms;
+
+/// Lines that wait to be written.
+const QUEUE: usize = 1_024;
+/// Refusals that are written of one second; more are counted. Whoever is refused may be anybody.
+const REFUSED_PER_SECOND: u64 = 50;
+/// What comes before the first line.
+const BEGIN: &str = "";
+/// Bytes of a line's text.
+const TEXT_MAX: usize = 200;
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Line {
+    at_ms: u64,
+    /// Whose credential.
+    who: String,
+    /// Method or path.
+    what: String,
+    allowed: bool,
+    /// Lines that were not written before this one: there were too many.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    left_out: u64,
+    /// SHA-256 of the line before.
+    before: String,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+/// Where lines are given.
+#[derive(Clone, Debug)]
+pub(crate) struct Audit {
+    lines: mpsc::SyncSender<Line>,
+    left_out: Arc<AtomicU64>,
+}
+
+impl Audit {
+    /// Goes on with the file, on a thread of its own.
+    pub fn start(path: &Path) -> Result<Self, Error> {
+        let failed = |e: std::io::Error| Error::internal(format!("failed to open `{}`: {e}", path.display()));
+        let mut file =
+            OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path).map_err(failed)?;
+        let before = last(&mut file).map_err(failed)?;
+        let (lines, taken) = mpsc::sync_channel(QUEUE);
+        let left_out = Arc::new(AtomicU64::new(0));
+        let writer = Writer { file, before, left_out: left_out.clone(), second: (0, 0) };
+        std::thread::Builder::new().name("covey-audit".into()).spawn(move || writer.run(&taken)).map_err(failed)?;
+        Ok(Self { lines, left_out })
+    }
+
+    /// Somebody did something, or was refused.
+    pub fn say(&self, who: &str, what: &str, allowed: bool) {
+        let cut = |text: &str| text.chars().take(TEXT_MAX).collect::<String>();
+        let (who, what) = (cut(who), cut(what));
+        let line = Line { at_ms: now_ms(), who, what, allowed, left_out: 0, before: String::new() };
+        if self.lines.try_send(line).is_err() {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+struct Writer {
+    file: File,
+    before: String,
+    left_out: Arc<AtomicU64>,
+    /// The second that refusals are counted of, and how many there were.
+    second: (u64, u64),
+}
+
+impl Writer {
+    fn run(mut self, lines: &mpsc::Receiver<Line>) {
+        // The head ends when the last sender does.
+        while let Ok(line) = lines.recv() {
+            let more = std::iter::from_fn(|| lines.recv_timeout(Duration::from_millis(5)).ok()).take(QUEUE);
+            let written = std::iter::once(line).chain(more).try_for_each(|line| self.write(line));
+            if let Err(error) = written.and_then(|()| self.file.sync_data()) {
+                tracing::error!(%error, "failed to write the audit log");
+            }
+        }
+    }
+
+    fn write(&mut self, mut line: Line) -> std::io::Result<()> {
+        if !line.allowed {
+            let second = line.at_ms / 1_000;
+            self.second = if self.second.0 == second { (second, self.second.1 + 1) } else { (second, 1) };
+            if self.second.1 > REFUSED_PER_SECOND {
+                self.left_out.fetch_add(1, Ordering::Relaxed);
+                return Ok(());
+            }
+        }
+        line.left_out = self.left_out.swap(0, Ordering::Relaxed);
+        line.before = std::mem::take(&mut self.before);
+        let text = serde_json::to_string(&line).map_err(std::io::Error::other)?;
+        self.before = Digest::of(text.as_bytes()).to_string();
+        self.file.write_all(format!("{text}\n").as_bytes())
+    }
+}
+
+/// What the next line has of the last one. A line that was not finished stays, and the next one begins behind it.
+fn last(file: &mut File) -> std::io::Result<String> {
+    /// More than a line has.
+    const TAIL: u64 = 4_096;
+    let length = file.seek(SeekFrom::End(0))?;
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+    let mut tail = Vec::new();
+    file.read_to_end(&mut tail)?;
+    if tail.last().is_some_and(|end| *end != b'\n') {
+        file.write_all(b"\n")?;
+        tail.push(b'\n');
+    }
+    let line = tail.strip_suffix(b"\n").and_then(|tail| tail.rsplit(|b| *b == b'\n').next());
+    Ok(line.map_or(BEGIN.to_owned(), |line| Digest::of(line).to_string()))
+}
+
+/// How many lines a file has, each with the hash of the one before; or the number of the first that has not.
+pub fn verify(path: &Path) -> std::io::Result<Result<u64, u64>> {
+    let (mut before, mut count) = (BEGIN.to_owned(), 0);
+    for line in BufReader::new(File::open(path)?).split(b'\n') {
+        let line = line?;
+        count += 1;
+        match serde_json::from_slice::<Line>(&line) {
+            Ok(read) if read.before == before => {}
+            Ok(_) => return Ok(Err(count)),
+            // A line that a power cut left unfinished; the chain goes on from its bytes.
+            Err(_) => {}
+        }
+        before = Digest::of(&line).to_string();
+    }
+    Ok(Ok(count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(path: &Path, lines: u64) -> String {
+        loop {
+            let text = std::fs::read_to_string(path).unwrap();
+            if text.lines().count() as u64 >= lines {
+                return text;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_chain_goes_on_and_shows_what_was_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.log");
+        let audit = Audit::start(&path).unwrap();
+        audit.say("admin", "/covey.v1.Covey/AddKey", true);
+        audit.say("nobody", "/metrics", false);
+        written(&path, 2);
+        drop(audit);
+        let again = Audit::start(&path).unwrap();
+        again.say("alice", "/v1/cluster", false);
+        let text = written(&path, 3);
+        assert_eq!(verify(&path).unwrap(), Ok(3));
+        std::fs::write(&path, text.replacen("nobody", "admin", 1)).unwrap();
+        assert_eq!(verify(&path).unwrap(), Err(3));
+        let without: String = text.lines().skip(1).map(|line| format!("{line}\n")).collect();
+        std::fs::write(&path, without).unwrap();
+        assert_eq!(verify(&path).unwrap(), Err(1));
+    }
+
+    #[test]
+    fn a_flood_of_refusals_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = File::create(dir.path().join("a")).unwrap();
+        let mut writer = Writer { file, before: String::new(), left_out: Arc::default(), second: (0, 0) };
+        let line = |allowed| Line {
+            at_ms: 5_000,
+            who: "nobody".into(),
+            what: "/".into(),
+            allowed,
+            left_out: 0,
+            before: String::new(),
+        };
+        (0..1_000).for_each(|_| writer.write(line(false)).unwrap());
+        writer.write(line(true)).unwrap();
+        let text = std::fs::read_to_string(dir.path().join("a")).unwrap();
+        assert_eq!(text.lines().count() as u64, REFUSED_PER_SECOND + 1);
+        assert!(text.lines().last().unwrap().contains(&format!("\"left_out\":{}", 1_000 - REFUSED_PER_SECOND)));
+    }
+}
