@@ -124,7 +124,7 @@ impl Covey for ClientService {
             let spec: AgentSpec = from_json("the agent", &request.spec)?;
             if by_actor && !self.actors_may_register(&spec) {
                 tracing::debug!(agent = %spec.name, "an actor's definition of an agent that others made known was not taken");
-                return Ok(false);
+                return Ok((false, None));
             }
             if let Some(digest) = spec.code() {
                 let what = format!("the code of `{}`", spec.name);

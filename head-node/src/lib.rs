@@ -49,8 +49,8 @@ use covey_node::{
     Credentials, Identity,
     tls::{Authority, MeshEntry, PinnedAddress, Port},
 };
-pub use covey_store::{Retention, upkeep};
 use covey_store::{Forgotten, Store, StoredMember, StoredTask};
+pub use covey_store::{Retention, upkeep};
 use hosts::Hosts;
 use parking_lot::RwLock;
 use tokio::net::TcpListener;

@@ -118,8 +118,12 @@ def test_cancel_and_timeout_reach_the_coroutine(cluster, tmp_path):
     with pytest.raises(covey.Cancelled):
         future.result(20)
     eventually((tmp_path / "cancelled").exists)
+    waited = w.forever.remote(str(tmp_path / "late"))
     with pytest.raises(covey.DeadlineExceeded):
-        w.forever.remote(str(tmp_path / "late")).result(timeout=0.2)
+        waited.result(timeout=0.2)
+    # Waiting cancels nothing.
+    assert not waited.done() and not (tmp_path / "late").exists()
+    waited.cancel()
     eventually((tmp_path / "late").exists)
     with pytest.raises(covey.DeadlineExceeded):
         w.forever.options(timeout="100ms").remote(str(tmp_path / "bound")).result(20)

@@ -162,7 +162,7 @@ class Disk:
         self.root = f"/proc/{self.holder.pid}/root{at}"
 
     def fill(self):
-        with open(f"{self.root}/filler", "ab") as file:
+        with open(f"{self.root}/filler", "ab", buffering=0) as file:
             for size in (1 << 20, 1 << 12):
                 try:
                     while True:

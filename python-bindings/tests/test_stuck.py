@@ -182,6 +182,27 @@ def test_a_method_that_ends_within_the_grace_keeps_its_process(worker):
     assert polite.pid.remote().result(30) == before
 
 
+def test_a_killed_actor_leaves_no_turn_behind(worker, tmp_path):
+    @agent
+    class Hangs:
+        def hang(self, path: str) -> None:
+            open(path, "w").close()
+            hang(path + ".never")
+
+    before = Counter.remote()
+    count, pid = before.add.remote().result(30), before.pid.remote().result(30)
+    hanging = [Hangs.remote() for _ in range(4)]
+    for n, actor in enumerate(hanging):
+        actor.hang.remote(str(tmp_path / str(n)))
+    eventually(lambda: all((tmp_path / str(n)).exists() for n in range(4)))
+    for actor in hanging:
+        actor.kill()
+    # Their threads go with their processes; whoever shared one of those moves.
+    eventually(lambda: log(worker).count("goes on after its actor was stopped") >= 1)
+    assert before.add.remote().result(60) == count + 1
+    assert isinstance(before.pid.remote().result(30), int) and pid
+
+
 def test_a_swarm_with_one_that_hangs_and_one_that_raises_loses_only_those(worker):
     @agent
     class Reader:

@@ -282,7 +282,7 @@ impl Link {
 
     /// Stops everything, says so, and waits until the head has heard it.
     async fn leave(&mut self, tx: mpsc::UnboundedSender<FromWorker>, mut incoming: tonic::Streaming<v1::ToWorker>) {
-        self.runtime.stop_everything().await;
+        self.runtime.leave().await;
         let mut group = Vec::new();
         while let Ok(report) = self.reports.try_recv() {
             group.push(report);

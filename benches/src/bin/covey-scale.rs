@@ -22,7 +22,7 @@ fn head(nodes: usize) -> Head {
             total: Resources { cpu_milli: 1_000_000, ..Resources::default() },
             ..Hello::default()
         };
-        head.joined(&NodeId::from(format!("n{number:04}")), number as u64, hello, 0);
+        head.joined(&NodeId::from(format!("n{number:04}")), number as u64, hello, 0).expect("a fresh name");
     }
     while head.poll_output().is_some() {}
     head
@@ -68,17 +68,11 @@ fn main() {
         // One node dies: all that was on it is placed again.
         let begin = Instant::now();
         let lost = actors / nodes;
-        head.joined(
-            &NodeId::from("n0000"),
-            9_999_999,
-            Hello {
-                incarnation: 2,
-                name: "n0".into(),
-                total: Resources { cpu_milli: 1_000_000, ..Resources::default() },
-                ..Hello::default()
-            },
-            2,
-        );
+        let node = NodeId::from("n0000");
+        head.let_go(&node, 0, 2);
+        let total = Resources { cpu_milli: 1_000_000, ..Resources::default() };
+        let hello = Hello { incarnation: 2, name: "n0".into(), total, ..Hello::default() };
+        head.joined(&node, 9_999_999, hello, 2).expect("its earlier process is over");
         head.tick(1_000);
         let again = answer(&mut head);
         let recovery = begin.elapsed().as_secs_f64();

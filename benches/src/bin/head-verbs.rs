@@ -56,7 +56,7 @@ fn stored(n: usize) -> Stored {
         created_ms: 0,
         changed_ms: 0,
         // A quarter runs out of time while the bench looks, all at once.
-        timeout_ms: (n % 4 == 0).then_some(50_000),
+        timeout_ms: n.is_multiple_of(4).then_some(50_000),
         expires_ms: None,
         attempt: 0,
     };

@@ -108,7 +108,7 @@ impl Environments {
                     \x20   sys.exit(f'it holds more than {files} files or {size} bytes')\n\
                     zip.extractall(sys.argv[2])";
         let own = [draft.clone(), zip.clone()];
-        let launch = Launch { read: &self.python.roots, write: &own, ..Launch::default() };
+        let launch = Launch { write: &own, ..Launch::default() };
         let mut unzip = self.launcher.command(&self.python.path, &launch);
         unzip.args(["-c", code]).arg(&zip).arg(&draft);
         let out =
@@ -140,7 +140,7 @@ impl Environments {
             fs::create_dir_all(&home).map_err(|e| e.to_string())?;
             // Whoever writes a package says what runs while it is installed.
             let own = [home.clone()];
-            let launch = Launch { read: &self.python.roots, write: &own, ..Launch::default() };
+            let launch = Launch { write: &own, ..Launch::default() };
             let mut venv = self.launcher.command(&self.python.path, &launch);
             self.run(venv.args(["-m", "venv"]).arg(&home), progress).await?;
             // What the worker's interpreter has stays importable, below what is installed here.

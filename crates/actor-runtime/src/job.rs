@@ -106,8 +106,7 @@ impl Jobs {
             _ => PathBuf::from(program),
         };
         let folder = folder.as_ref().unwrap_or(&self.folder);
-        let read = self.python.as_ref().map_or(&[][..], |python| &python.roots);
-        let read: Vec<PathBuf> = read.iter().cloned().chain(python.as_ref().and_then(|p| home_of(p))).collect();
+        let read: Vec<PathBuf> = python.as_ref().and_then(|python| home_of(python)).into_iter().collect();
         let own = [folder.clone()];
         let mut command = self.launcher.command(&program, &Launch { read: &read, write: &own, with_parent: true });
         std::fs::create_dir_all(&self.folder).map_err(|e| Error::internal(e.to_string()))?;

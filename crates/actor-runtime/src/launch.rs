@@ -126,7 +126,7 @@ impl Launcher {
                 let mut command = Command::new(guard);
                 command.arg("guard");
                 if isolated {
-                    command.arg("--policy").arg(self.policy(launch));
+                    command.arg("--policy").arg(self.policy(program, launch));
                 }
                 if launch.with_parent {
                     command.arg("--with-parent");
@@ -145,16 +145,26 @@ impl Launcher {
         command
     }
 
-    fn policy(&self, launch: &Launch<'_>) -> String {
+    fn policy(&self, program: &Path, launch: &Launch<'_>) -> String {
         let LaunchConfig { isolation, read, write, hide, home, .. } = &self.config;
         let policy = Policy {
             isolation: *isolation,
-            read: read.iter().chain(launch.read).cloned().collect(),
+            // Wherever it lies, it may be run.
+            read: read.iter().chain(launch.read).cloned().chain(found(program)).collect(),
             write: write.iter().chain(launch.write).chain([home]).cloned().collect(),
             hide: hide.clone(),
         };
         serde_json::to_string(&policy).expect("a policy is paths and a name")
     }
+}
+
+/// The file of a program, by its path or by its name.
+fn found(program: &Path) -> Option<PathBuf> {
+    if program.components().count() > 1 {
+        return program.canonicalize().ok();
+    }
+    let folders = std::env::var_os("PATH")?;
+    std::env::split_paths(&folders).find_map(|folder| folder.join(program).canonicalize().ok())
 }
 
 fn is_passed(name: &str) -> bool {

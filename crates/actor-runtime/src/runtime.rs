@@ -57,6 +57,10 @@ use crate::{
 const SWEEP: Duration = Duration::from_secs(1);
 /// A mailbox that had nothing to do for this long is given back; its actor stays.
 const MAILBOX_IDLE: Duration = Duration::from_secs(10);
+/// What runs here has so long to end when the worker leaves.
+const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+/// How often it is looked whether it has.
+const LEAVE_LOOK: Duration = Duration::from_millis(10);
 /// Owner of actors that exist when they are spoken to.
 const VIRTUAL: &str = "virtual";
 /// Decoded specs remembered.
@@ -202,7 +206,9 @@ impl Runtime {
     pub fn new(config: RuntimeConfig, reports: mpsc::UnboundedSender<Report>) -> Self {
         let (news, mut told) = mpsc::unbounded_channel();
         let (models, outward) = (config.models.clone(), config.outward.clone());
-        let launcher = Arc::new(Launcher::new(config.launch));
+        let mut launch = config.launch;
+        launch.read.extend(config.python.iter().flat_map(|python| python.roots.iter().cloned()));
+        let launcher = Arc::new(Launcher::new(launch));
         let environments = config
             .python
             .as_ref()
@@ -484,6 +490,20 @@ impl Runtime {
         if let Some(hosts) = &self.inner.hosts {
             hosts.kill_all();
         }
+        self.end_all().await;
+    }
+
+    /// This worker leaves: everything is told to stop, has [`LEAVE_WITHIN`] for it, and is stopped then.
+    pub async fn leave(&self) {
+        self.end_all().await;
+        let end = Instant::now() + LEAVE_WITHIN;
+        while self.inner.hosts.as_ref().is_some_and(|hosts| !hosts.is_idle()) && Instant::now() < end {
+            tokio::time::sleep(LEAVE_LOOK).await;
+        }
+        self.stop_everything().await;
+    }
+
+    async fn end_all(&self) {
         let all: Vec<_> = self.inner.actors.lock().keys().cloned().collect();
         for id in all {
             self.end(&id, None, false).await;

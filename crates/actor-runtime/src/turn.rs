@@ -547,7 +547,7 @@ mod tests {
             (deep(1), broken, false),
         ] {
             let (tx, mut rx) = mpsc::unbounded_channel();
-            let sink = Sink::task(tx, "t".into(), 1, Inbox::default());
+            let sink = Sink::task(tx, "t".into(), 1, Control::new());
             sink.push(item);
             sink.end(Ok(Some(result)));
             let mut ends = Vec::new();

@@ -33,6 +33,7 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "made once, when the process starts")]
 enum Command {
     /// Start a head and a worker in one process, for a laptop
     Up(commands::up::Args),

@@ -98,6 +98,8 @@ pub(crate) struct Actor {
     pub linked: BTreeSet<ActorId>,
     /// Why it takes nothing new: a turn of it does not end, or its process is replaced.
     pub stuck: Option<String>,
+    /// Of a pool: it ends with its last task, because its process is replaced.
+    pub leaving: bool,
     /// Its CPU is lent while all its turns wait.
     pub lends: bool,
     /// Since when no node could hold it, or its process does not start.

@@ -636,18 +636,6 @@ impl Head {
         format!("{prefix}-{:x}-{:x}", self.seed, self.minted)
     }
 
-    pub(crate) fn insert_actor(
-        &mut self,
-        id: ActorId,
-        name: Option<String>,
-        spec: Arc<AgentSpec>,
-        init: Option<Arc<[u8]>>,
-        owner: Owner,
-        now: Millis,
-    ) {
-        self.insert_actor_later(id, name, spec, init, owner, now, now);
-    }
-
     /// An actor that is not placed before a time; `Millis::MAX`: it is placed with its gang.
     #[expect(clippy::too_many_arguments, reason = "the fields of an actor")]
     pub(crate) fn insert_actor_later(
@@ -678,6 +666,7 @@ impl Head {
             moving: false,
             linked: BTreeSet::new(),
             stuck: None,
+            leaving: false,
             lends: false,
             hopeless_since: None,
             last_loss: None,

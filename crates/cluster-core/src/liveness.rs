@@ -188,7 +188,9 @@ mod tests {
     }
 
     fn ticks(head: &mut Head, from: Millis, to: Millis) {
-        (from..=to).step_by(50).for_each(|now| head.tick(now));
+        for now in (from..=to).step_by(50) {
+            head.tick(now);
+        }
     }
 
     #[test]

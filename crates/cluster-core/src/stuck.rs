@@ -24,7 +24,7 @@ impl Head {
     pub(crate) fn leaving(&mut self, id: &ActorId, node: &NodeId, why: String, now: Millis) {
         let Some(actor) = self.directory.actors.get_mut(id) else { return };
         if actor.owner == Owner::Pool {
-            actor.stuck = Some(why);
+            (actor.stuck, actor.leaving) = (Some(why), true);
             self.end_if_emptied(id, now);
         } else if actor.state == ActorState::Live {
             let why = format!("moving to another process: {why}");
@@ -70,9 +70,9 @@ impl Head {
         let Some(actor) = idle else { return };
         let draining = actor.node.as_ref().and_then(|node| self.nodes.get(node)).is_some_and(|n| n.draining);
         let why = match &actor.stuck {
-            Some(why) => format!("its process is replaced: {why}"),
-            None if draining => "its node is being emptied".to_owned(),
-            None => return,
+            Some(why) if actor.leaving => format!("its process is replaced: {why}"),
+            Some(_) | None if draining => "its node is being emptied".to_owned(),
+            Some(_) | None => return,
         };
         let error = Error::new(ErrorKind::ActorDied, why).executed(Some(false));
         self.end_actor(id, error, false, now);

@@ -478,8 +478,10 @@ impl Head {
     /// Ends some of the tasks whose time is over. `true` while there are more.
     pub(crate) fn expire_tasks(&mut self, now: Millis) -> bool {
         for _ in 0..STEP {
-            let due = self.tasks.deadlines.first().filter(|(deadline, _)| *deadline <= now);
-            let Some((_, id)) = due.cloned() else { return false };
+            if self.tasks.deadlines.first().is_none_or(|(deadline, _)| *deadline > now) {
+                return false;
+            }
+            let Some((_, id)) = self.tasks.deadlines.pop_first() else { return false };
             let limit = self.tasks.active.get(&id).and_then(|t| t.record.timeout_ms).unwrap_or(0);
             let error = Error::new(ErrorKind::DeadlineExceeded, format!("the task took longer than {limit} ms"));
             self.end_task(&id, Outcome::Failed { error }, now);

@@ -72,6 +72,7 @@ impl World {
             model: None,
             protocol: "test".into(),
             timeout_ms: None,
+            looked_at: 0,
         };
         self.head.submit(submission, self.now).unwrap();
         self.drain();
@@ -108,7 +109,7 @@ impl World {
             TaskEvent::StepFinished { step: attempt, finish: None, usage: None },
             TaskEvent::Finished { outcome: Outcome::Failed { error }, usage: BTreeMap::new() },
         ];
-        let entry = Entry { number: self.entries, task, attempt, ts_ms: self.now, events };
+        let entry = Entry { number: self.entries, task, attempt, ts_ms: self.now, events: Ok(events) };
         self.head.entry(&node(), 1, entry, self.now).unwrap();
         self.drain();
     }

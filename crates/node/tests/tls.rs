@@ -34,9 +34,16 @@ async fn ask(address: &str, tls: Option<Tls>) -> Result<u16, String> {
     Ok(ready.call(request).await.map_err(|e| format!("{e:?}"))?.status().as_u16())
 }
 
+/// What the authority gives to who shows a token and has the key.
+fn certificate(authority: &Authority, identity: &Identity) -> (NodeId, Vec<u8>) {
+    let key = identity.public_key().unwrap();
+    let proof = identity.sign(&tls::enrolment("token", &key));
+    authority.for_node("token", &key, &proof).unwrap()
+}
+
 fn identity(authority: &Authority) -> Arc<Identity> {
     let identity = Identity::ephemeral();
-    let (node, certificate) = authority.for_node(&identity.public_key().unwrap()).unwrap();
+    let (node, certificate) = certificate(authority, &identity);
     assert_eq!(node, identity.node());
     identity.certify(certificate, authority.certificate().to_vec()).unwrap();
     Arc::new(identity)
@@ -83,9 +90,11 @@ async fn the_head_and_nodes_know_each_other() {
 fn wrong_keys_get_no_certificate() {
     let dir = tempfile::tempdir().unwrap();
     let authority = Authority::load_or_create(dir.path()).unwrap();
-    assert!(authority.for_node(&[1, 2, 3]).is_err());
+    assert!(authority.for_node("token", &[1, 2, 3], &[0; 64]).is_err());
     let (own, other) = (Identity::ephemeral(), Identity::ephemeral());
-    let (_, certificate) = authority.for_node(&other.public_key().unwrap()).unwrap();
+    let proof = own.sign(&tls::enrolment("token", &other.public_key().unwrap()));
+    assert!(authority.for_node("token", &other.public_key().unwrap(), &proof).is_err(), "the proof is of another key");
+    let (_, certificate) = certificate(&authority, &other);
     assert!(own.certify(certificate, authority.certificate().to_vec()).is_err(), "it is for another key");
     assert!(own.server_tls().unwrap().is_none());
 }

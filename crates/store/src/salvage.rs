@@ -103,7 +103,7 @@ pub(crate) fn batch(json: &[u8], error: &serde_json::Error) -> (Batch, Vec<Broke
     let mut cut = BTreeSet::new();
     for raw in parts.runs {
         let run: Result<(TaskId, u64, &RawValue), _> = serde_json::from_str(raw.get());
-        let read = run.and_then(|(task, first, entries)| Ok((numbered(&task, first, entries.get()), task)));
+        let read = run.map(|(task, first, entries)| (numbered(&task, first, entries.get()), task));
         let (error, task) = match read {
             // Events without those before them are no log.
             Ok((Ok(_), task)) if cut.contains(&task) => continue,

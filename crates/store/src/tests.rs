@@ -252,7 +252,8 @@ async fn a_file_of_the_first_version_is_raised() {
     let path = dir.path().join("covey.db");
     drop(Store::open(&path).await.unwrap());
     let mut db = SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap();
-    let back = "DROP INDEX tasks_by_change; DROP INDEX tasks_by_message; DROP INDEX tasks_unfinished; DROP INDEX tasks_by_end;
+    let back =
+        "DROP INDEX tasks_by_change; DROP INDEX tasks_by_message; DROP INDEX tasks_unfinished; DROP INDEX tasks_by_end;
         ALTER TABLE tasks DROP COLUMN message_id; ALTER TABLE tasks DROP COLUMN ended_at;
         ALTER TABLE blobs DROP COLUMN used_at; ALTER TABLE cursors DROP COLUMN touched_at;
         ALTER TABLE actor_states DROP COLUMN epoch; ALTER TABLE tasks DROP COLUMN attempt;

@@ -181,6 +181,11 @@ async fn examine_tasks(db: &mut SqliteConnection, report: &mut Report) -> Result
         }
     }
     look.into_iter().for_each(|look| finish(&look, report));
+    drop(rows);
+    let silent = "SELECT id FROM tasks WHERE id NOT IN (SELECT task FROM events)";
+    for row in sqlx::query(silent).fetch_all(&mut *db).await? {
+        report.error(format!("T-2: task `{}` has no log", row.get::<&str, _>(0)));
+    }
     Ok(())
 }
 

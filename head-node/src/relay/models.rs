@@ -299,7 +299,10 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::relay::{Direct, Relay};
+    use crate::{
+        link_service::Over,
+        relay::{Direct, Relay},
+    };
 
     struct World {
         relay: Relay,
@@ -330,7 +333,7 @@ mod tests {
             .map(|(i, loaded)| {
                 let node = NodeId::from(format!("w{i}"));
                 let (tx, rx) = mpsc::unbounded_channel();
-                relay.link(&node, i as u64, tx, vec![model(*loaded)], Direct::default());
+                relay.link(&node, i as u64, tx, Over::default(), vec![model(*loaded)], Direct::default());
                 (node, rx)
             })
             .collect();
@@ -412,7 +415,7 @@ mod tests {
         assert!(world.answers.try_recv().is_err(), "a worker may come");
         let (tx, rx) = mpsc::unbounded_channel();
         let node = NodeId::from("w0");
-        world.relay.link(&node, 0, tx, Vec::new(), Direct::default());
+        world.relay.link(&node, 0, tx, Over::default(), Vec::new(), Direct::default());
         world.workers.push((node.clone(), rx));
         assert!(world.got(0).is_empty());
         world.relay.models(&node, vec![model(true)]);

@@ -271,7 +271,7 @@ class Process:
         while True:
             try:
                 self.loop.run_forever()
-            except BaseException:
+            except (SystemExit, KeyboardInterrupt):
                 # What a task of the user's raised to end the process ends that task: the process is not its own.
                 traceback.print_exc()
 

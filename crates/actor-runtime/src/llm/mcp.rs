@@ -1,6 +1,12 @@
 //! Servers of the Model Context Protocol as tools, through its official SDK.
 
-use std::{collections::HashMap, path::Path, process::Stdio, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
 
 use covey_domain::{Error, ErrorKind, agent::McpServer};
 use rmcp::{
@@ -14,7 +20,10 @@ use rmcp::{
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
-use crate::launch::{Launch, Launcher};
+use crate::{
+    envs::home_of,
+    launch::{Launch, Launcher},
+};
 
 /// A server that has not said hello after this time will not.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
@@ -48,7 +57,12 @@ impl Server {
                 let Some((program, arguments)) = self.config.command.split_first() else {
                     return Err(Error::invalid("an MCP server needs a `command` or a `url`"));
                 };
-                let mut command = self.launcher.command(Path::new(program), &Launch::default());
+                // It reads what it is made of: the virtual environment or the folder that its program is in.
+                let program = Path::new(program);
+                let own =
+                    program.is_absolute().then(|| home_of(program).or_else(|| program.parent().map(Path::to_owned)));
+                let read: Vec<PathBuf> = own.flatten().into_iter().collect();
+                let mut command = self.launcher.command(program, &Launch { read: &read, ..Launch::default() });
                 command.args(arguments).envs(&self.config.env);
                 let (process, _) = TokioChildProcess::builder(command)
                     .stderr(Stdio::null())

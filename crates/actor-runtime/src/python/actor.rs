@@ -207,9 +207,15 @@ impl PythonActor {
             let left = up.with(|live| {
                 let ours = live.calls.iter().filter(|(_, running)| running.stopping && running.actor == actor);
                 let ours: Vec<_> = ours.map(|(id, _)| *id).collect();
-                ours.iter().filter_map(|id| live.calls.remove(id)).collect::<Vec<_>>()
+                ours.iter().filter_map(|id| Some((*id, live.calls.remove(id)?))).collect::<Vec<_>>()
             });
-            left.into_iter().flatten().for_each(|running| running.lost(stopped()));
+            for (call, mut running) in left.into_iter().flatten() {
+                let begun = running.begun.take();
+                running.lost(stopped());
+                if let Some(method) = begun {
+                    up.left_behind(call, actor.clone(), method);
+                }
+            }
             drop(up);
             if own {
                 tokio::time::sleep(STOP_GRACE).await;

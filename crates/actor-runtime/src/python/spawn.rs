@@ -108,7 +108,7 @@ impl Hosts {
     fn command(&self, prepared: Option<Prepared>) -> Command {
         let python = prepared.as_ref().map_or(&self.python.path, |prepared| &prepared.python);
         let own: Vec<PathBuf> = prepared.iter().filter_map(|prepared| prepared.folder.clone()).collect();
-        let read: Vec<PathBuf> = self.python.roots.iter().cloned().chain(home_of(python)).collect();
+        let read: Vec<PathBuf> = home_of(python).into_iter().collect();
         let mut command = self.launcher.command(python, &Launch { read: &read, write: &own, ..Launch::default() });
         command
             .args(["-m", "covey._host"])

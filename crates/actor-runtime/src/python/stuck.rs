@@ -10,7 +10,7 @@
 //! others finish what they have and move with their state. Only a turn that the process said has begun counts; what
 //! waits in a process that is merely busy is no reason to end it.
 
-use std::time::Duration;
+use std::{sync::Weak, time::Duration};
 
 use covey_domain::{ActorId, Error, ErrorKind, caps, error::STUCK};
 use covey_proto::v1::{self, host_frame::Body};
@@ -50,6 +50,7 @@ impl GivenUp {
     fn why(&self) -> String {
         let reason = match self.error.kind {
             ErrorKind::DeadlineExceeded => "its time was over",
+            ErrorKind::ActorDied => "its actor was stopped",
             _ => "it was cancelled",
         };
         format!("a turn of `{}` goes on after {reason}", self.begun.as_deref().unwrap_or_default())
@@ -120,11 +121,17 @@ impl Host {
             let Some(up) = host.upgrade() else { return };
             up.answer_given_up(call).await;
             drop(up);
-            tokio::time::sleep(GRACE.saturating_sub(STUCK_AFTER)).await;
-            if let Some(host) = host.upgrade() {
-                host.grace_over(call).await;
-            }
+            grace(host, call).await;
         });
+    }
+
+    /// A turn goes on although its actor was stopped: nobody waits for it, but it is in the way of others.
+    pub(super) fn left_behind(&self, call: u64, actor: ActorId, method: String) {
+        let error = Error::new(ErrorKind::ActorDied, "its actor was stopped");
+        let left = GivenUp { actor, error, running: None, begun: Some(method) };
+        if self.with(|live| live.given_up.insert(call, left)).is_some() {
+            tokio::spawn(grace(self.weak(), call));
+        }
     }
 
     /// It has not ended by now: whoever waits is answered without it.
@@ -197,6 +204,14 @@ impl Host {
         while self.load() > 0 {
             tokio::time::sleep(LOOK).await;
         }
+    }
+}
+
+/// Looks after the grace whether the turn still goes on.
+async fn grace(host: Weak<Host>, call: u64) {
+    tokio::time::sleep(GRACE.saturating_sub(STUCK_AFTER)).await;
+    if let Some(host) = host.upgrade() {
+        host.grace_over(call).await;
     }
 }
 
