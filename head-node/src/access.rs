@@ -139,7 +139,8 @@ pub(crate) mod tests {
             let is_id = id.chars().all(|c| c.is_ascii_digit());
             is_id.then(|| format!("/{}", rest.split_once('"').map_or("", |(path, _)| path)))
         });
-        paths.collect()
+        // Where a router answers what none of its routes does, axum has a route of its own for that.
+        paths.filter(|path| !path.contains("__private__axum_fallback")).collect()
     }
 
     #[test]

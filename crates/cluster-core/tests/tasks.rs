@@ -171,7 +171,8 @@ fn many_orphans_and_deadlines_are_done_in_steps_and_all_of_them() {
         let reset = events(&done).iter().filter(|e| matches!(e.event, TaskEvent::StepReset { .. })).count();
         (queued, steps, most) = (queued + reset, steps + 1, most.max(reset));
     }
-    assert!(queued == COUNT && steps > 5 && most < 1_000, "{queued} in {steps} steps of {most}");
+    // The tick that ends the wait for their workers does two steps.
+    assert!(queued == COUNT && steps > 5 && most <= 1_024, "{queued} in {steps} steps of {most}");
     let (mut ended, mut more) = (0, true);
     while more {
         more = head.tick(61_000);

@@ -495,7 +495,7 @@ fn what_is_broken_on_disk_is_named() {
     let whole = fs::read(&path).unwrap();
     fs::write(&path, &whole[..whole.len() / 2]).unwrap();
     let cut = Model::load(&path).unwrap_err().to_string();
-    assert!(cut.contains("cut short"), "{cut}");
+    assert!(cut.contains("ends behind the file"), "{cut}");
 }
 
 #[test]

@@ -51,11 +51,17 @@ impl Store {
             let mut held = held.elapsed();
             if !swept {
                 let over = match keep.bytes {
-                    Some(most) => self.bytes().await? > most,
-                    None => false,
+                    Some(most) => self.bytes().await?.saturating_sub(most),
+                    None => 0,
+                };
+                // Near the bound one task may be enough, and none goes that need not.
+                let near = over < keep.bytes.unwrap_or(0) / 64;
+                let (before, some) = match over {
+                    0 => (before, limit),
+                    _ => (Millis::MAX >> 1, if near { 1 } else { limit }),
                 };
                 let now = Instant::now();
-                let tasks = self.forget_tasks(if over { Millis::MAX >> 1 } else { before }, limit).await?;
+                let tasks = self.forget_tasks(before, some).await?;
                 held = now.elapsed();
                 if tasks == 0 {
                     break;
