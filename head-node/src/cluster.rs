@@ -23,6 +23,8 @@ use crate::{Shared, fresh_id, owner::Input};
 
 /// Names of agents that are no one's business but their driver's.
 const INTERNAL: &str = "covey.";
+/// What drivers speak, who have the key of the whole cluster.
+const NATIVE: &str = "native";
 /// Earlier turns of a conversation handed to an agent.
 const HISTORY_TURNS_MAX: u32 = 20;
 
@@ -127,6 +129,7 @@ impl Cluster for ClusterPort {
                 model: task.model,
                 protocol: task.protocol.to_owned(),
                 timeout_ms: task.timeout_ms,
+                tasks_max: if task.protocol == NATIVE { caps::DRIVER_TASKS_MAX } else { caps::CALLER_TASKS_MAX },
             };
             let submitted = self.shared.owner.ask(|tx| Input::Submit(Box::new(ask), task.answered, tx)).await??;
             if !submitted.created && submitted.record.state.is_terminal() {
@@ -253,6 +256,7 @@ impl Cluster for ClusterPort {
             timeout_ms: 0,
             traceparent: String::new(),
             epoch: 0,
+            tried: 0,
             key: String::new(),
             retries: 0,
             also: Vec::new(),

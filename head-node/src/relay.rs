@@ -9,7 +9,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use covey_cluster_core::head::{Reminder, Route};
@@ -74,6 +74,8 @@ struct State {
     /// Requests for models that no worker has, and may have soon.
     awaited: Vec<Awaited>,
     began: Instant,
+    /// Until then workers may not have told yet which actors they have.
+    recovering_until: Instant,
 }
 
 struct Link {
@@ -116,8 +118,9 @@ impl Call {
 }
 
 impl Relay {
-    /// Nothing is known yet; `owner` hears of virtual actors that somebody speaks to, and of reminders.
-    pub fn new(owner: mpsc::UnboundedSender<Input>) -> Self {
+    /// Nothing is known yet; `owner` hears of virtual actors that somebody speaks to, and of reminders. For so long workers may
+    /// not have told yet which actors they have.
+    pub fn new(owner: mpsc::UnboundedSender<Input>, recovering_for: Duration) -> Self {
         let state = State {
             owner: owner.clone(),
             next: 0,
@@ -136,6 +139,7 @@ impl Relay {
             beginnings: Beginnings::default(),
             awaited: Vec::new(),
             began: Instant::now(),
+            recovering_until: Instant::now() + recovering_for,
         };
         Self { state: Arc::new(Mutex::new(state)), owner }
     }
@@ -271,7 +275,10 @@ impl Relay {
             Some(Body::DeadLetter(letter)) => {
                 let _ = state.owner.send(Input::DeadLetter(letter));
             }
-            Some(Body::Item(_) | Body::End(_) | Body::Placement(_) | Body::Topic(_) | Body::Piece(_)) | None => {}
+            Some(
+                Body::Item(_) | Body::End(_) | Body::Placement(_) | Body::Topic(_) | Body::Piece(_) | Body::Leave(_),
+            )
+            | None => {}
         }
     }
 
@@ -522,19 +529,21 @@ impl State {
 
     fn tell_place(&self, origin: u64, actor: &ActorId) {
         use v1::placement::State;
+        let recovering = Instant::now() < self.recovering_until;
+        let waiting = |why: &str, never| State::Waiting(v1::Waiting { why: why.to_owned(), never, recovering });
         let state = match self.routes.get(actor) {
             Some(Route::At { node, epoch }) => {
                 let port = self.links.get(node).and_then(|l| l.direct.port.clone());
                 State::At(v1::At { node: node.to_string(), epoch: epoch.0, port })
             }
-            Some(Route::Wait { why, never }) => State::Waiting(v1::Waiting { why: why.clone(), never: *never }),
-            Some(Route::Moving(why)) => State::Waiting(v1::Waiting { why: why.clone(), never: false }),
+            Some(Route::Wait { why, never }) => waiting(why, *never),
+            Some(Route::Moving(why)) => waiting(why, false),
             Some(Route::Gone(error) | Route::Draining(error)) => {
                 State::Gone(Error { kind: ErrorKind::ActorDied, ..error.clone() }.into())
             }
             None if actor.key().is_some() => {
                 self.wake(actor);
-                State::Waiting(v1::Waiting { why: "waking".into(), never: false })
+                waiting("waking", false)
             }
             Some(Route::Asleep) | None => State::Gone(Error::not_found("actor", actor).into()),
         };

@@ -63,7 +63,7 @@ fn routes(shared: Shared, settings: Settings) -> (Router, Router) {
     let link = LinkServer::new(LinkService { shared, conns: AtomicU64::new(0) })
         .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
-    let client = CoveyServer::new(ClientService { cluster: cluster.clone() })
+    let client = CoveyServer::new(ClientService::new(cluster.clone()))
         .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
     let grpc = tonic::service::Routes::new(link).add_service(client).into_axum_router();
@@ -72,8 +72,22 @@ fn routes(shared: Shared, settings: Settings) -> (Router, Router) {
         .route("/v1/cluster", get(move || async move { Json(status.status().await) }))
         .route("/metrics", get(move || async move { seen.metrics().await }))
         .merge(covey_gateway::router(cluster.clone(), &settings))
-        .merge(grpc);
+        .merge(grpc)
+        .fallback(unknown);
     (closed, covey_gateway::open_router(cluster, &settings).route(LIVE, get(|| async { "ok" })))
+}
+
+/// What is said where there is nothing: each sort of client hears its own words.
+async fn unknown(request: Request) -> Response {
+    let error = Error::new(ErrorKind::NotFound, format!("there is no `{}` here", request.uri().path()));
+    if is_grpc(request.headers()) {
+        return tonic::Status::unimplemented(error.message).into_http();
+    }
+    *refuse(&error, false)
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// In front of all that is not open: Host, Origin, credentials; in this order, before anything reads the body.
@@ -91,7 +105,7 @@ impl Checkpoint {
             request.headers_mut().entry(header::HOST).or_insert(authority);
         }
         let headers = request.headers();
-        let grpc = headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
+        let grpc = is_grpc(headers);
         if !from_here(headers, &self.keys.address) {
             let error = Error::new(ErrorKind::PermissionDenied, "the Host or Origin of the request is not this head");
             return Err(refuse(&error.hint("address the head by 127.0.0.1 or localhost"), grpc));

@@ -238,6 +238,7 @@ impl HostLink {
             timeout_ms: call.timeout_ms,
             traceparent: call.traceparent,
             epoch: 0,
+            tried: 0,
             key: call.key,
             retries: call.retries,
             chain: call.chain,

@@ -11,6 +11,7 @@ mod files;
 mod job;
 mod llm;
 mod memory;
+mod memos;
 mod models;
 mod native;
 mod objects;

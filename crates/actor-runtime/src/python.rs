@@ -279,6 +279,7 @@ impl Hosts {
             memory: Memory::default(),
             frames,
             calls: Mutex::default(),
+            ended: false.into(),
             starting: Mutex::default(),
             actors: Mutex::default(),
             blobs: Mutex::default(),
@@ -309,6 +310,8 @@ struct Host {
     memory: Memory,
     frames: mpsc::UnboundedSender<HostFrame>,
     calls: Mutex<HashMap<u64, Running>>,
+    /// The process is gone and its calls are ended; set while `calls` is locked.
+    ended: std::sync::atomic::AtomicBool,
     starting: Mutex<HashMap<ActorId, oneshot::Sender<Result<(), Error>>>>,
     actors: Mutex<HashSet<ActorId>>,
     blobs: Mutex<HashSet<String>>,
@@ -451,7 +454,12 @@ async fn read_frames(
         None => format!("its Python process {} ended ({status})", host.pid),
     };
     tracing::warn!(pid = host.pid, why, "python process ended");
-    let mut lost: Vec<_> = host.calls.lock().drain().collect();
+    let mut lost: Vec<_> = {
+        let mut calls = host.calls.lock();
+        // What comes between this and the news of the actors' deaths is refused: nobody would answer it.
+        host.ended.store(true, Ordering::Release);
+        calls.drain().collect()
+    };
     lost.sort_by_key(|(call, _)| *call);
     let mut running_on: HashMap<ActorId, usize> = HashMap::new();
     for (_, running) in lost {
@@ -663,7 +671,13 @@ impl PythonActor {
             saver: self.saver.clone(),
             at_once: self.at_once,
         };
-        self.host.calls.lock().insert(call, running);
+        let mut calls = self.host.calls.lock();
+        if self.host.ended.load(Ordering::Acquire) {
+            drop(calls);
+            return running.end(Err(Error::new(ErrorKind::ActorDied, "its process has ended").executed(Some(false))));
+        }
+        calls.insert(call, running);
+        drop(calls);
         let mut about = v1::HostCall {
             call,
             actor: self.actor.to_string(),

@@ -12,10 +12,12 @@ pub mod head;
 pub mod lease;
 pub mod link;
 pub mod scheduler;
+pub mod sessions;
 
 mod dead_letters;
 mod directory;
 mod drain;
+mod fair;
 mod liveness;
 mod membership;
 mod pending;

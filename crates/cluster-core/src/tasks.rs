@@ -17,6 +17,7 @@ use hashbrown::{HashMap, hash_map};
 use crate::{
     dead_letters::DeadLetter,
     directory::{ActorState, Owner},
+    fair::{FairQueue, Load, Ticket},
     head::{Command, Entry, Head, Output, Write},
 };
 
@@ -43,6 +44,8 @@ pub struct Submission {
     pub protocol: String,
     /// Bound from now on.
     pub timeout_ms: Option<u64>,
+    /// Tasks of this caller that may have not ended at once.
+    pub tasks_max: usize,
 }
 
 /// What came of a submission. It is acknowledged once the writes before it are durable.
@@ -75,14 +78,18 @@ pub(crate) struct Task {
     pub deadline: Option<Millis>,
     /// Brought back from the store and not yet claimed by a worker.
     pub orphan: bool,
+    /// Its place in the queue, while it waits for an actor.
+    pub ticket: Option<Ticket>,
+    /// Bytes it was asked with.
+    pub weight: usize,
 }
 
 /// All tasks that have not ended, and the memory of message ids.
 #[derive(Debug, Default)]
 pub(crate) struct Tasks {
     pub active: HashMap<TaskId, Task>,
-    queues: BTreeMap<AgentName, VecDeque<TaskId>>,
-    queued: usize,
+    queue: FairQueue,
+    load: Load,
     by_message: HashMap<(CallerId, AgentName, String), Arc<TaskRecord>>,
     message_order: VecDeque<(CallerId, AgentName, String)>,
     ended: BTreeMap<&'static str, u64>,
@@ -90,7 +97,7 @@ pub(crate) struct Tasks {
 
 impl Tasks {
     pub fn waiting(&self) -> impl Iterator<Item = (&AgentName, usize)> {
-        self.queues.iter().filter(|(_, q)| !q.is_empty()).map(|(agent, q)| (agent, q.len()))
+        self.queue.waiting()
     }
 
     pub fn counts(&self) -> BTreeMap<String, u64> {
@@ -101,14 +108,38 @@ impl Tasks {
         counts
     }
 
-    fn enqueue(&mut self, agent: &AgentName, task: TaskId, first: bool) {
-        let queue = self.queues.entry(agent.clone()).or_default();
-        if first {
-            queue.push_front(task)
-        } else {
-            queue.push_back(task)
+    /// A task that is known begins to wait for an actor; `again`: it had one, and comes before what its caller has waiting.
+    fn enqueue(&mut self, id: &TaskId, again: bool) {
+        let Some(task) = self.active.get_mut(id) else { return };
+        let (agent, caller) = (&task.record.agent, &task.record.caller);
+        let ticket = match again {
+            true => self.queue.push_front(agent, caller, id.clone()),
+            false => self.queue.push_back(agent, caller, id.clone()),
+        };
+        task.ticket = Some(ticket);
+    }
+
+    /// The next task that waits for an actor of this agent.
+    fn next(&mut self, agent: &AgentName) -> Option<TaskId> {
+        let id = self.queue.pop(agent)?;
+        if let Some(task) = self.active.get_mut(&id) {
+            task.ticket = None;
         }
-        self.queued += 1;
+        Some(id)
+    }
+
+    /// It does not wait any more.
+    fn dequeue(&mut self, id: &TaskId) {
+        if let Some(task) = self.active.get_mut(id)
+            && let Some(ticket) = task.ticket.take()
+        {
+            self.queue.remove(&task.record.agent, &task.record.caller, ticket);
+        }
+    }
+
+    fn begin(&mut self, task: Task) {
+        self.load.add(&task.record.caller, task.weight);
+        self.active.insert(task.record.id.clone(), task);
     }
 
     fn remember(&mut self, record: &Arc<TaskRecord>) {
@@ -155,17 +186,29 @@ impl Head {
             state = state.after(event);
         }
         let begun = open.in_step();
-        if !begun {
-            self.tasks.enqueue(&record.agent, record.id.clone(), false);
-        }
         if begun {
             self.liveness.recover_until.get_or_insert(now + self.config.lease_ms);
         }
         // Records of older versions do not say it; those begin their time anew.
         let deadline = record.expires_ms.or(record.timeout_ms.map(|t| now + t));
         let seq = stored.events.len() as u64;
-        let task = Task { seq, open, turns, excused, actor: None, deadline, orphan: begun, record };
-        self.tasks.active.insert(task.record.id.clone(), task);
+        let (id, weight) = (record.id.clone(), record.input.weight());
+        let orphan = begun;
+        self.tasks.begin(Task {
+            seq,
+            open,
+            turns,
+            excused,
+            actor: None,
+            deadline,
+            orphan,
+            ticket: None,
+            weight,
+            record,
+        });
+        if !begun {
+            self.tasks.enqueue(&id, false);
+        }
     }
 
     /// Accepts a task, or finds the one the same message made.
@@ -178,10 +221,8 @@ impl Head {
             return Ok(Submitted { record, created: false });
         }
         let skill = spec.skill(ask.skill.as_deref())?.id.clone();
-        if self.tasks.queued >= caps::TASK_QUEUE_DEPTH_MAX {
-            return Err(Error::new(ErrorKind::Overloaded, format!("{} tasks wait already", self.tasks.queued))
-                .hint("try again later, or add workers"));
-        }
+        let weight = ask.input.weight();
+        self.tasks.load.admit(&ask.caller, weight, ask.tasks_max, self.tasks.queue.len())?;
         let timeout_ms = ask.timeout_ms.or(spec.timeout_ms);
         let record = Arc::new(TaskRecord {
             id: ask.id,
@@ -218,12 +259,14 @@ impl Head {
             actor: None,
             deadline: timeout_ms.map(|t| now + t),
             orphan: false,
+            ticket: None,
+            weight,
         };
         self.tasks.remember(&record);
-        self.tasks.active.insert(record.id.clone(), task);
+        self.tasks.begin(task);
         self.out.push_back(Output::Write(Write::NewTask(record.clone())));
         self.append(&record.id, vec![started], self.wall(now));
-        self.tasks.enqueue(&record.agent, record.id.clone(), false);
+        self.tasks.enqueue(&record.id, false);
         self.settle(now);
         Ok(Submitted { record, created: true })
     }
@@ -283,12 +326,11 @@ impl Head {
                     if !actor.has_turn() || !self.takes_tasks(id) {
                         break;
                     }
-                    let Some(task) = self.tasks.queues.get_mut(&agent).and_then(VecDeque::pop_front) else { break };
-                    self.tasks.queued -= 1;
+                    let Some(task) = self.tasks.next(&agent) else { break };
                     self.assign(&task, id, now);
                 }
             }
-            let waiting = self.tasks.queues.get(&agent).map_or(0, VecDeque::len).saturating_sub(coming);
+            let waiting = self.tasks.queue.of(&agent).saturating_sub(coming);
             let more = waiting.div_ceil(spec.concurrency.max(1) as usize);
             let room = self.pool_max(&spec).saturating_sub(pool.len());
             for _ in 0..more.min(room) {
@@ -350,9 +392,8 @@ impl Head {
             state: Phase::Queued,
             message: Some(format!("trying again: {}", error.message)),
         });
-        let agent = task.record.agent.clone();
         self.append(id, events, wall);
-        self.tasks.enqueue(&agent, id.clone(), true);
+        self.tasks.enqueue(id, true);
     }
 
     /// No actor of this agent can start, so its queued tasks never will.
@@ -367,8 +408,7 @@ impl Head {
         if alive {
             return;
         }
-        let waiting = self.tasks.queues.get(agent).cloned().unwrap_or_default();
-        for id in waiting {
+        for id in self.tasks.queue.tasks(agent) {
             self.end_task(&id, Outcome::Failed { error: error.clone() }, now);
         }
     }
@@ -396,14 +436,10 @@ impl Head {
             Outcome::Failed { error } => error.message.clone(),
             Outcome::Completed { .. } | Outcome::Interrupted { .. } => String::new(),
         };
-        let (agent, attempt, actor) = (task.record.agent.clone(), task.record.attempt, task.actor.clone());
+        let (attempt, actor) = (task.record.attempt, task.actor.clone());
         let mut events = task.open.closers(false);
         events.push(TaskEvent::Finished { outcome, usage: BTreeMap::new() });
-        if let Some(queue) = self.tasks.queues.get_mut(&agent) {
-            let before = queue.len();
-            queue.retain(|t| t != id);
-            self.tasks.queued -= before - queue.len();
-        }
+        self.tasks.dequeue(id);
         self.append(id, events, self.wall(now));
         self.after_events(id);
         if let Some(node) = actor.and_then(|a| self.directory.actors.get(&a)).and_then(|a| a.node.clone()) {
@@ -445,7 +481,10 @@ impl Head {
             return;
         }
         let record = task.record.clone();
-        self.tasks.active.remove(id);
+        self.tasks.dequeue(id);
+        if let Some(task) = self.tasks.active.remove(id) {
+            self.tasks.load.sub(&record.caller, task.weight);
+        }
         *self.tasks.ended.entry(record.state.name()).or_default() += 1;
         self.tasks.remember(&without_input(&record));
     }

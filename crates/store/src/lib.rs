@@ -17,6 +17,7 @@ mod hooks;
 mod late;
 mod log;
 mod rows;
+mod sessions;
 mod tables;
 
 use std::{
@@ -38,6 +39,7 @@ use sqlx::{
 use tokio::sync::{Mutex, watch};
 
 pub use batch::{Batch, Blob, DetachedActor, StateChange, StoredMember, StoredReminder, TaskChange, Written};
+pub use sessions::{SessionActor, StoredSessions};
 
 use crate::{
     group::Group,
@@ -153,6 +155,8 @@ pub struct Snapshot {
     pub actors: Vec<(ActorId, DetachedActor, bool)>,
     /// Reminders by actor and name.
     pub reminders: Vec<(ActorId, String, StoredReminder)>,
+    /// Sessions of drivers, and their actors.
+    pub sessions: StoredSessions,
     /// Listeners: topic, actor, method.
     pub listeners: Vec<(String, ActorId, String)>,
     /// Lives of virtual and detached actors: actor, node, epoch.
@@ -285,6 +289,7 @@ impl Store {
         let unattended = options.clone().pragma("wal_autocheckpoint", "0");
         let mut writer = SqliteConnection::connect_with(&unattended).await?;
         sqlx::raw_sql(SCHEMA).execute(&mut writer).await?;
+        sqlx::raw_sql(sessions::SCHEMA).execute(&mut writer).await?;
         sqlx::raw_sql(VIEW).execute(&mut writer).await?;
         raise(&mut writer).await?;
         sqlx::query("INSERT OR IGNORE INTO meta VALUES ('schema', ?)")
@@ -362,6 +367,7 @@ impl Store {
             };
             snapshot.actors.push((row.get::<String, _>(0).into(), actor, row.get(4)));
         }
+        snapshot.sessions = sessions::read(&mut db).await?;
         let reminders = "SELECT actor, name, due_ms, every_ms, method, args FROM reminders";
         for row in sqlx::query(reminders).fetch_all(&mut *db).await? {
             let reminder = StoredReminder {

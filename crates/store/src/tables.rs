@@ -6,6 +6,7 @@ use crate::{
     Error, StateChange, artifacts,
     group::Group,
     rows::{self, json},
+    sessions,
 };
 
 /// Writes a group, whole or not at all. Gives about how many bytes that was.
@@ -79,6 +80,7 @@ pub(crate) async fn write(db: &mut SqliteConnection, group: &Group) -> Result<u6
         }
         .await?;
     }
+    sessions::write(&mut tx, batches).await?;
     for (actor, name, reminder) in batches.iter().flat_map(|b| &b.reminders) {
         match reminder {
             Some(r) => sqlx::query("INSERT OR REPLACE INTO reminders VALUES (?, ?, ?, ?, ?, ?)")

@@ -193,6 +193,7 @@ impl World {
             model: None,
             protocol: "test".into(),
             timeout_ms: None,
+            tasks_max: usize::MAX,
         };
         self.head.submit(submission, self.now).expect("room for a task");
         self.drain();
@@ -575,7 +576,7 @@ impl World {
                     unsynced.sends.push((node, command));
                 }
                 Output::Drop(node, conn) => unsynced.drops.push((node, conn)),
-                Output::Route(..) | Output::Topic(..) | Output::Remind(..) => {}
+                Output::Route(..) | Output::Topic(..) | Output::Remind(..) | Output::SessionOver(_) => {}
             }
         }
         self.unsynced.push_back(unsynced);
@@ -629,6 +630,9 @@ impl Disk {
             | Write::Clock(_)
             | Write::Actor(..)
             | Write::Reminder(..)
+            | Write::Session(..)
+            | Write::Owned(..)
+            | Write::OwnedLife(..)
             | Write::Listener(..) => {}
         }
     }

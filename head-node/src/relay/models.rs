@@ -321,7 +321,7 @@ mod tests {
     }
 
     fn world(loaded: &[bool]) -> World {
-        let relay = Relay::new(mpsc::unbounded_channel().0);
+        let relay = Relay::new(mpsc::unbounded_channel().0, std::time::Duration::ZERO);
         let (tx, answers) = mpsc::unbounded_channel();
         let origin = relay.origin(tx);
         let workers = loaded
@@ -330,7 +330,7 @@ mod tests {
             .map(|(i, loaded)| {
                 let node = NodeId::from(format!("w{i}"));
                 let (tx, rx) = mpsc::unbounded_channel();
-                relay.link(&node, i as u64, tx, vec![model(*loaded)], Direct::default());
+                relay.link(&node, i as u64, tx, Default::default(), vec![model(*loaded)], Direct::default());
                 (node, rx)
             })
             .collect();
@@ -412,7 +412,7 @@ mod tests {
         assert!(world.answers.try_recv().is_err(), "a worker may come");
         let (tx, rx) = mpsc::unbounded_channel();
         let node = NodeId::from("w0");
-        world.relay.link(&node, 0, tx, Vec::new(), Direct::default());
+        world.relay.link(&node, 0, tx, Default::default(), Vec::new(), Direct::default());
         world.workers.push((node.clone(), rx));
         assert!(world.got(0).is_empty());
         world.relay.models(&node, vec![model(true)]);

@@ -9,6 +9,7 @@ use covey_domain::{ActorId, Error, NodeId};
 use covey_proto::v1::{At, CallFrame, CallOpen, Locate, WorkerPort, call_frame::Body};
 
 use super::{Inner, lane, topics::Topic};
+use crate::retry::head_away;
 
 /// Places remembered; beyond it those of actors that nothing waits for are forgotten, and asked for again when needed.
 const PLACES_MAX: usize = 100_000;
@@ -24,8 +25,18 @@ pub(super) enum Place {
     Gone(Error),
 }
 
+/// The head cannot be reached.
+pub(super) struct Away {
+    pub since: Instant,
+    /// It has been away for so long that nobody waits for it any more.
+    pub given_up: bool,
+}
+
 pub(super) struct State {
     pub head: lane::Sender,
+    pub away: Option<Away>,
+    /// The driver goes for good.
+    pub left: bool,
     pub closed: Option<Error>,
     pub places: HashMap<ActorId, Place>,
     /// Address and lane of each worker.
@@ -45,6 +56,8 @@ impl State {
     pub fn new(head: lane::Sender) -> Self {
         Self {
             head,
+            away: None,
+            left: false,
             closed: None,
             places: HashMap::new(),
             lanes: HashMap::new(),
@@ -57,12 +70,71 @@ impl State {
 
     /// A call that goes through the head, to a model.
     pub fn to_head(&self, inner: &Inner, id: u64, frame: CallOpen) -> Result<(), Error> {
-        if let Some(error) = &self.closed {
-            return Err(error.clone());
+        if let Some(error) = self.no_head() {
+            return Err(error);
         }
         inner.open.sent(id, self.head.clone(), 0);
         let _ = self.head.send(CallFrame { id, body: Some(Body::Open(frame)) });
         Ok(())
+    }
+
+    /// Why the head cannot be asked, now or ever.
+    pub fn no_head(&self) -> Option<Error> {
+        let given_up = || {
+            self.away
+                .as_ref()
+                .filter(|away| away.given_up)
+                .map(|away| head_away(away.since.elapsed(), None).executed(Some(false)))
+        };
+        self.closed.clone().or_else(given_up)
+    }
+
+    /// Asks the head again for all that it told on its last stream.
+    pub fn ask_all(&self) {
+        for (actor, place) in &self.places {
+            match place {
+                Place::Waiting { .. } | Place::At { .. } | Place::Moving { .. } => self.ask(actor),
+                Place::Gone(_) => {}
+            }
+        }
+        for topic in self.topics.keys() {
+            let _ = self.head.send(CallFrame { id: 0, body: Some(Body::WatchTopic(topic.clone())) });
+        }
+    }
+
+    /// Calls on `from` go to the head from now on.
+    pub fn move_lane(&mut self, from: &lane::Sender) {
+        let lanes = self.lanes.values_mut().map(|(_, lane)| lane);
+        let places = self.places.values_mut().filter_map(|place| match place {
+            Place::At { lane, .. } => Some(lane),
+            Place::Waiting { .. } | Place::Moving { .. } | Place::Gone(_) => None,
+        });
+        for lane in lanes.chain(places).filter(|lane| lane.same_channel(from)) {
+            *lane = self.head.clone();
+        }
+    }
+
+    /// What is said of this actor's place may be older than what is known here.
+    pub fn holds_still(&self, actor: &ActorId) -> bool {
+        matches!(self.places.get(actor), Some(Place::At { lane, .. }) if !lane.is_closed())
+    }
+
+    /// Nothing waits for the head any more: gives what did, to be ended with `error`.
+    pub fn give_up(&mut self, error: &Error) -> (Vec<(u64, Error)>, Vec<Hook>) {
+        let waits = |place: &Place| matches!(place, Place::Waiting { .. });
+        let actors: Vec<_> = self.places.iter().filter(|(_, p)| waits(p)).map(|(actor, _)| actor.clone()).collect();
+        let (mut failed, mut hooks) = (Vec::new(), Vec::new());
+        for actor in actors {
+            failed.extend(self.refuse(&actor, error, false));
+            hooks.extend(self.hooks.remove(&actor).into_iter().flatten());
+        }
+        let asked = self.topics.extract_if(|_, topic| matches!(topic, Topic::Asked(_)));
+        for (_, topic) in asked {
+            if let Topic::Asked(waiting) = topic {
+                failed.extend(waiting.iter().map(|publish| (publish.id(), error.clone())));
+            }
+        }
+        (failed, hooks)
     }
 
     /// The activation is over, whatever the head still says.
