@@ -493,7 +493,7 @@ impl Runtime {
         self.end_all().await;
     }
 
-    /// This worker leaves: everything is told to stop, has [`LEAVE_WITHIN`] for it, and is stopped then.
+    /// This worker leaves: everything is told to stop, has a second for it, and is stopped then.
     pub async fn leave(&self) {
         self.end_all().await;
         let end = Instant::now() + LEAVE_WITHIN;
