@@ -1,6 +1,6 @@
 //! The native client API.
 
-use std::{collections::HashSet, sync::Arc, time::Instant};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use covey_cluster_core::head::{ActorInfo, CreateActor, Owner, Reminder};
 use covey_domain::{
@@ -10,7 +10,7 @@ use covey_domain::{
 use covey_gateway::{Answered, Caller, Cluster as _, SayTask, SubmitTask};
 use covey_proto::{
     from_json, to_json, to_status,
-    v1::{self, CallBatch, covey_server::Covey},
+    v1::{self, CallBatch, call_frame::Body, covey_server::Covey},
 };
 use covey_store::TaskFilter;
 use futures::{StreamExt as _, stream::BoxStream};
@@ -22,23 +22,27 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::{
     callers,
     cluster::ClusterPort,
+    drivers::Drivers,
     elsewhere, fresh_id,
     link_service::{node_of, not_the_node},
     owner::Input,
 };
 
+/// Longest wait for events that are read without a stream.
+const READ_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Frames or events put into one message.
 const BATCH_MAX: usize = 256;
 
 pub(crate) struct ClientService {
     cluster: Arc<ClusterPort>,
+    drivers: Drivers,
     /// Agents that actors made known, since this head's start: what others did is not theirs to replace.
     by_actors: Mutex<HashSet<AgentName>>,
 }
 
 impl ClientService {
     pub fn new(cluster: Arc<ClusterPort>) -> Self {
-        Self { cluster, by_actors: Mutex::default() }
+        Self { cluster, drivers: Drivers::default(), by_actors: Mutex::default() }
     }
 
     /// Whether an actor may make this agent what it says. One that the owner or a job made known stays as it is: the actor
@@ -95,11 +99,20 @@ fn reply(info: ActorInfo) -> v1::ActorReply {
     }
 }
 
+/// The id that a client made for an actor: it must not look like any other name.
+fn chosen(id: String) -> Result<ActorId, Error> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    match id.strip_prefix("actor-") {
+        Some(rest) if !rest.is_empty() && id.len() <= 64 && rest.chars().all(plain) => Ok(id.into()),
+        _ => Err(Error::invalid(format!("`{id}` is not an id for an actor"))),
+    }
+}
+
 fn new_actor(request: v1::CreateActorRequest) -> Result<CreateActor, Error> {
     let overrides =
         if request.overrides.is_empty() { Default::default() } else { from_json("options", &request.overrides)? };
     Ok(CreateActor {
-        id: fresh_id("actor").into(),
+        id: some(request.id).map_or_else(|| Ok(fresh_id("actor").into()), chosen)?,
         agent: request.agent.into(),
         name: some(request.name),
         get_if_exists: request.get_if_exists,
@@ -402,9 +415,27 @@ impl Covey for ClientService {
         self.cluster.task(&caller, &id).await.map_err(|e| to_status(&e))?;
         let events = self.cluster.events(id, request.after).ready_chunks(BATCH_MAX).map(|chunk| {
             let envelopes = chunk.into_iter().map(|e| e.map(|e| to_json(&*e))).collect::<Result<Vec<_>, _>>();
-            envelopes.map(|envelopes| v1::EventBatch { envelopes }).map_err(|e| to_status(&e))
+            envelopes.map(|envelopes| v1::EventBatch { envelopes, ended: false }).map_err(|e| to_status(&e))
         });
         Ok(Response::new(Box::pin(events)))
+    }
+
+    async fn read_events(&self, request: Request<v1::ReadEventsRequest>) -> Result<Response<v1::EventBatch>, Status> {
+        let caller = caller(&request);
+        let v1::ReadEventsRequest { task, after, wait_ms } = request.into_inner();
+        let id = TaskId::from(task);
+        self.cluster.task(&caller, &id).await.map_err(|e| to_status(&e))?;
+        let mut events = self.cluster.events(id, after).ready_chunks(BATCH_MAX);
+        let wait = Duration::from_millis(u64::from(wait_ms)).min(READ_WAIT_MAX);
+        let batch = match tokio::time::timeout(wait, events.next()).await {
+            Err(_) => v1::EventBatch::default(),
+            Ok(None) => v1::EventBatch { ended: true, ..v1::EventBatch::default() },
+            Ok(Some(chunk)) => {
+                let envelopes = chunk.into_iter().map(|e| e.map(|e| to_json(&*e))).collect::<Result<Vec<_>, _>>();
+                v1::EventBatch { envelopes: envelopes.map_err(|e| to_status(&e))?, ended: false }
+            }
+        };
+        Ok(Response::new(batch))
     }
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
@@ -430,13 +461,17 @@ impl Covey for ClientService {
             let known = known.unwrap_or_else(|| "".into());
             return Err(to_status(&not_the_node(&known, &request.node.into())));
         }
+        let stateless = request.state.is_none();
         let state = request.state.unwrap_or_default();
-        if state.encoded_len() > caps::STATE_BYTES_MAX {
-            let text = format!("the state has {} bytes, the limit is {}", state.encoded_len(), caps::STATE_BYTES_MAX);
+        let bytes = state.encoded_len();
+        if bytes > caps::STATE_BYTES_MAX {
+            let text = format!("the state has {bytes} bytes, the limit is {}", caps::STATE_BYTES_MAX);
             return Err(to_status(
                 &Error::new(ErrorKind::TooLarge, text).hint("keep big data with covey.put or in files"),
             ));
         }
+        let v1::Payload { codec, body, buffers } = state;
+        let state = v1::SavedState { codec, body, buffers, answered: request.answered, stateless };
         let (node, actor) = (NodeId::from(request.node), ActorId::from(request.actor));
         let state: Arc<[u8]> = state.encode_to_vec().into();
         let owner = &self.cluster.shared.owner;
@@ -527,35 +562,37 @@ impl Covey for ClientService {
             let error = Error::new(ErrorKind::PermissionDenied, "the session of a worker's calls is its own");
             return Err(to_status(&error));
         }
-        let mut stream = request.into_inner();
         let shared = self.cluster.shared.clone();
+        let driver = self.drivers.connect(&request, &shared).await.map_err(|e| to_status(&e))?;
+        let mut stream = request.into_inner();
         let (tx, mut rx) = mpsc::unbounded_channel();
         let origin = shared.relay.origin(tx);
-        let began = Instant::now();
-        let gone = shared.shutdown.clone();
+        let mut reply = tonic::metadata::MetadataMap::new();
+        driver.describe(&mut reply);
+        let (stop, replaced) = (shared.shutdown.clone(), driver.replaced());
         tokio::spawn(async move {
-            loop {
+            let mut left = false;
+            while !left {
                 let message = tokio::select! {
                     () = shared.shutdown.cancelled() => break,
+                    () = replaced.cancelled() => break,
                     message = stream.message() => message,
                 };
-                match message {
-                    Ok(Some(batch)) => batch.frames.into_iter().for_each(|f| shared.relay.take_from_origin(origin, f)),
-                    Ok(None) | Err(_) => break,
+                let Ok(Some(batch)) = message else { break };
+                for frame in batch.frames {
+                    left |= matches!(frame.body, Some(Body::Leave(_)));
+                    shared.relay.take_from_origin(origin, frame);
                 }
             }
+            driver.disconnect(left).await;
+            // The end of the answers tells a driver that leaves that this is known.
             shared.relay.origin_gone(origin);
-            if let Some(session) = session {
-                tracing::info!(%session, seconds = began.elapsed().as_secs(), "driver left");
-                shared.relay.session_over(session.as_str());
-                shared.owner.tell(Input::SessionEnded(session)).await;
-            }
         });
         let answers = async_stream::stream! {
             loop {
                 let mut frames = Vec::new();
                 let more = tokio::select! {
-                    () = gone.cancelled() => 0,
+                    () = stop.cancelled() => 0,
                     n = rx.recv_many(&mut frames, BATCH_MAX) => n,
                 };
                 if more == 0 {
@@ -566,6 +603,8 @@ impl Covey for ClientService {
                 }
             }
         };
-        Ok(Response::new(Box::pin(answers)))
+        let mut response: Response<Self::CallsStream> = Response::new(Box::pin(answers));
+        *response.metadata_mut() = reply;
+        Ok(response)
     }
 }

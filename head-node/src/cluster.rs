@@ -23,6 +23,8 @@ use crate::{Shared, fresh_id, owner::Input};
 
 /// Names of agents that are no one's business but their driver's.
 const INTERNAL: &str = "covey.";
+/// What drivers speak, who have the key of the whole cluster.
+const NATIVE: &str = "native";
 /// Earlier turns of a conversation handed to an agent.
 const HISTORY_TURNS_MAX: u32 = 20;
 
@@ -144,6 +146,7 @@ impl Cluster for ClusterPort {
                 protocol: task.protocol.to_owned(),
                 timeout_ms: task.timeout_ms,
                 looked_at: 0,
+                tasks_max: if task.protocol == NATIVE { caps::DRIVER_TASKS_MAX } else { caps::CALLER_TASKS_MAX },
             };
             loop {
                 if let Some(ended) = self.ended_of(&mut ask).await? {

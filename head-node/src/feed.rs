@@ -97,7 +97,7 @@ impl Feed {
             let mut last = live.as_ref().map(|l| l.last.subscribe());
             loop {
                 if over.load(Ordering::SeqCst) {
-                    yield Err(Error::unavailable("the head is stopping"));
+                    yield Err(Error::unavailable(covey_domain::error::STOPPING));
                     return;
                 }
                 let mut page: Vec<Arc<Envelope>> = Vec::new();

@@ -16,12 +16,13 @@ use std::{
 
 use covey_cluster_core::head::{Command, Reminder, Route};
 use covey_cluster_core::topics::Members;
-use covey_domain::{ActorId, AgentSpec, Digest, NodeId, TaskRecord, caps, error::with_causes, task::Said};
+use covey_domain::{ActorId, AgentSpec, Digest, NodeId, SessionId, TaskRecord, caps, error::with_causes, task::Said};
 use covey_proto::{
     to_json,
     v1::{self, head_frame::Body},
 };
 use covey_store::{Batch, Capacity, Store, Written};
+use prost::Message as _;
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{Agents, callers, elsewhere::Passes, feed::Feed, keys::Keys, relay::Relay, vital};
@@ -37,6 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(crate) struct Item {
     pub batch: Batch,
+    /// What must outlive the process alone: it is written before the effects and nobody waits for its fsync.
+    pub loose: Batch,
     pub effects: Vec<Effect>,
     /// Somebody waits for it to be durable.
     pub hurries: bool,
@@ -51,6 +54,7 @@ pub(crate) enum Effect {
     Route(ActorId, Route),
     Drop(NodeId, u64),
     Topic(String, Members),
+    SessionOver(SessionId),
     Remind(ActorId, String, Arc<Reminder>),
     Reply(Box<dyn FnOnce() + Send>),
     /// The same for somebody who waits for the log.
@@ -124,12 +128,16 @@ impl Journal {
 
     /// Writes what an input or some led to, and carries out what needs no more; the rest follows the fsync. `false`: the
     /// other side is gone.
-    pub async fn put(&mut self, Item { batch, effects, hurries, ended }: Item) -> bool {
+    pub async fn put(&mut self, Item { batch, loose, effects, hurries, ended }: Item) -> bool {
         let mut written = None;
         if !batch.is_empty() {
             self.feed.expect(&batch.made);
             written = Some(or_stop(self.store.write(batch)));
         }
+        let loose = match loose.is_empty() {
+            true => None,
+            false => Some(or_stop(self.store.write(loose))),
+        };
         let (mut late, mut waits) = (Vec::new(), false);
         for effect in effects {
             match effect {
@@ -148,7 +156,14 @@ impl Journal {
             self.held.push(Waiting { written, effects: late, ended });
             self.due.get_or_insert_with(|| Instant::now() + SYNC_AFTER);
         }
-        if hurries { self.flush().await } else { true }
+        if hurries && !self.flush().await {
+            return false;
+        }
+        if loose.is_some() {
+            self.held.push(Waiting { written: loose, effects: Vec::new(), ended });
+            self.due.get_or_insert_with(|| Instant::now() + SYNC_AFTER);
+        }
+        true
     }
 
     /// Has everything synced that was written.
@@ -212,6 +227,7 @@ impl Syncer {
                 Effect::Send(node, command) => self.send(&node, command).await,
                 Effect::Route(actor, route) => self.relay.route(&actor, route),
                 Effect::Topic(topic, members) => self.relay.topic(topic, members),
+                Effect::SessionOver(session) => self.relay.session_over(session.as_str()),
                 Effect::Remind(actor, name, reminder) => self.relay.remind(actor, name, reminder),
                 Effect::Drop(node, conn) => {
                     self.relay.fence(&node, conn, "its lease has passed, and its work was given to others");
@@ -257,13 +273,16 @@ impl Syncer {
         let Self { store, relay, passes, keys, .. } = self;
         let body = match command {
             Command::Start { actor, epoch, spec, init, owner, with_code, with_dir, with_state } => {
-                let mut state = None;
+                let mut saved = None;
                 if with_state {
                     match store.state(&actor).await {
-                        Ok(found) => state = found.and_then(|bytes| prost::Message::decode(&*bytes).ok()),
+                        Ok(found) => saved = found.and_then(|bytes| v1::SavedState::decode(&*bytes).ok()),
                         Err(error) => tracing::error!(%error, %actor, "failed to read the state of an actor"),
                     }
                 }
+                let v1::SavedState { codec, body, buffers, answered, stateless } =
+                    saved.unwrap_or_else(|| v1::SavedState { stateless: true, ..Default::default() });
+                let state = (!stateless).then_some(v1::Payload { codec, body, buffers });
                 let code = blob(store, &spec, with_code.then(|| spec.code()).flatten()).await;
                 let dir = blob(store, &spec, with_dir.then(|| spec.dir()).flatten()).await;
                 Body::Start(v1::StartActor {
@@ -276,6 +295,7 @@ impl Syncer {
                     dir: dir.into(),
                     owner,
                     state,
+                    answered,
                     pass: passes.of(&spec).map(|pass| to_json(&pass)).unwrap_or_default(),
                 })
             }

@@ -12,6 +12,7 @@ mod callers;
 mod client_service;
 mod clock;
 mod cluster;
+mod drivers;
 mod elsewhere;
 mod feed;
 mod hosts;
@@ -40,7 +41,7 @@ pub use audit::verify as verify_audit;
 use covey_artifacts::Artifacts;
 use covey_cluster_core::{
     Head, HeadConfig,
-    head::{Member, Reminder, Stored, StoredActor},
+    head::{Member, Owner, Reminder, Stored, StoredActor},
 };
 use covey_domain::{AgentKind, AgentName, AgentSpec, Epoch, Error, ErrorKind, agent::Pass};
 pub use covey_gateway::IpNet;
@@ -49,7 +50,7 @@ use covey_node::{
     Credentials, Identity,
     tls::{Authority, MeshEntry, PinnedAddress, Port},
 };
-use covey_store::{Forgotten, Store, StoredMember, StoredTask};
+use covey_store::{Forgotten, SessionActor, Store, StoredMember, StoredTask};
 pub use covey_store::{Retention, upkeep};
 use hosts::Hosts;
 use parking_lot::RwLock;
@@ -266,7 +267,15 @@ impl HeadNode {
         }
         for (id, actor, saved) in snapshot.actors {
             let stored = StoredActor { name: actor.name, spec: actor.spec, init: actor.init.map(|init| init.0) };
-            head.restore_actor(id, stored, saved, now);
+            head.restore_actor(id, stored, Owner::Detached, saved, now);
+        }
+        for (id, proof) in snapshot.sessions.sessions {
+            head.restore_session(id, proof, now);
+        }
+        for (id, owned, saved) in snapshot.sessions.actors {
+            let SessionActor { session, actor } = owned;
+            let stored = StoredActor { name: actor.name, spec: actor.spec, init: actor.init.map(|init| init.0) };
+            head.restore_owned(id, session, stored, saved, now);
         }
         for (topic, actor, method) in snapshot.listeners {
             head.restore_listener(topic, actor, method);
@@ -301,7 +310,7 @@ impl HeadNode {
 
         let (store, passes) = (Arc::new(store), Arc::new(passes));
         let (wake, mut sleepers) = tokio::sync::mpsc::unbounded_channel();
-        let relay = relay::Relay::new(wake);
+        let relay = relay::Relay::new(wake, Duration::from_millis(config.times.lease_ms));
         for (topic, members) in head.topics() {
             relay.topic(topic, members);
         }

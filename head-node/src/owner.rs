@@ -11,17 +11,21 @@ use covey_cluster_core::{
         ActorInfo, ActorReport, CreateActor, DeadLetter, Entry, Hello, Member, Reminder, StoredActor, Submission,
         Submitted, Write,
     },
+    sessions::SessionOpened,
     topics::Members,
 };
 use covey_domain::{
-    ActorId, AgentName, AgentSpec, Epoch, Error, ErrorKind, NodeId, SessionId, TaskId, TaskRecord,
+    ActorId, AgentName, AgentSpec, Digest, Epoch, Error, ErrorKind, NodeId, SessionId, TaskId, TaskRecord,
     agent::GangStrategy,
     caps,
+    error::STOPPING,
     status::{ActorFilter, ActorStatus, ClusterStatus, ModelStatus},
 };
 use covey_gateway::{Answered, SayTask};
 use covey_proto::v1;
-use covey_store::{Batch, Blob, Capacity, DetachedActor, StateChange, StoredMember, StoredReminder, TaskChange};
+use covey_store::{
+    Batch, Blob, Capacity, DetachedActor, SessionActor, StateChange, StoredMember, StoredReminder, TaskChange,
+};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -57,7 +61,11 @@ pub(crate) enum Input {
     Actor(ActorId, Reply<Result<ActorInfo, Error>>),
     ActorNamed(String, Reply<Result<ActorInfo, Error>>),
     StopActor(ActorId, bool, Reply<Result<(), Error>>),
-    SessionEnded(SessionId),
+    OpenSession(SessionId, Digest, u64, Reply<Result<SessionOpened, Error>>),
+    /// Answered once what was decided before is carried out.
+    Settled(Reply<()>),
+    SessionUnlinked(SessionId, u64),
+    SessionLeft(SessionId, u64),
     Submit(Box<Submission>, Answered, Reply<Result<Submitted, Error>>),
     CancelTask(TaskId, String, String, Reply<Result<Arc<TaskRecord>, Error>>),
     Say(Box<SayTask>, Reply<Result<(Arc<TaskRecord>, u64), Error>>),
@@ -100,7 +108,7 @@ impl Handle {
     pub async fn ask<T>(&self, input: impl FnOnce(Reply<T>) -> Input) -> Result<T, Error> {
         let (tx, rx) = oneshot::channel();
         self.tell(input(tx)).await;
-        rx.await.map_err(|_| Error::unavailable("the head is stopping"))
+        rx.await.map_err(|_| Error::unavailable(STOPPING))
     }
 }
 
@@ -189,7 +197,7 @@ async fn run(
             drain(&mut head, &mut item);
         }
         item.ended = head.ended();
-        let idle = item.batch.is_empty() && item.effects.is_empty();
+        let idle = item.batch.is_empty() && item.loose.is_empty() && item.effects.is_empty();
         if !idle && !journal.put(item).await {
             return;
         }
@@ -224,27 +232,31 @@ fn collect(item: &mut Item, output: Output) {
         Output::Write(Write::Activation(actor, life)) => {
             batch.activations.push((actor, life.map(|(node, epoch)| (node, epoch.0))));
         }
+        Output::Write(Write::OwnedLife(actor, life)) => {
+            item.loose.activations.push((actor, life.map(|(node, epoch)| (node, epoch.0))));
+        }
         Output::Write(Write::Member(node, member)) => {
             let kept = |m: Member| StoredMember { incarnation: m.incarnation, port: m.port };
             batch.members.push((node, member.map(kept)));
         }
         Output::Write(Write::Clock(now)) => batch.clock_ms = Some(now),
         Output::Write(Write::Actor(id, actor)) => {
-            let kept = |a: Arc<StoredActor>| DetachedActor {
-                name: a.name.clone(),
-                spec: a.spec.clone(),
-                init: a.init.clone().map(Blob),
-            };
-            batch.actors.push((id, actor.map(kept)));
+            batch.actors.push((id, actor.map(|actor| kept(&actor))));
         }
+        Output::Write(Write::Session(id, proof)) => batch.sessions.push((id, proof)),
+        Output::Write(Write::Owned(id, owned)) => {
+            let owned = owned.map(|(session, actor)| SessionActor { session, actor: kept(&actor) });
+            item.loose.session_actors.push((id, owned));
+        }
+        Output::SessionOver(session) => item.effects.push(Effect::SessionOver(session)),
         Output::Write(Write::Reminder(actor, name, reminder)) => {
-            let kept = |r: Arc<Reminder>| StoredReminder {
+            let stored = |r: Arc<Reminder>| StoredReminder {
                 due_ms: r.due_ms,
                 every_ms: r.every_ms,
                 method: r.method.clone(),
                 args: Blob(r.args.clone()),
             };
-            batch.reminders.push((actor, name, reminder.map(kept)));
+            batch.reminders.push((actor, name, reminder.map(stored)));
         }
         Output::Topic(topic, members) => item.effects.push(Effect::Topic(topic, members)),
         Output::Write(Write::Listener(topic, actor, method)) => batch.listeners.push((topic, actor, method)),
@@ -254,6 +266,10 @@ fn collect(item: &mut Item, output: Output) {
         Output::Route(actor, route) => item.effects.push(Effect::Route(actor, route)),
         Output::Drop(node, conn) => item.effects.push(Effect::Drop(node, conn)),
     }
+}
+
+fn kept(actor: &StoredActor) -> DetachedActor {
+    DetachedActor { name: actor.name.clone(), spec: actor.spec.clone(), init: actor.init.clone().map(Blob) }
 }
 
 fn handle(head: &mut Head, input: Input, now: u64) -> Option<Effect> {
@@ -340,8 +356,14 @@ fn handle(head: &mut Head, input: Input, now: u64) -> Option<Effect> {
             head.wake(&actor, now);
             None
         }
-        Input::SessionEnded(session) => {
-            head.session_ended(&session, now);
+        Input::OpenSession(session, proof, conn, tx) => later(tx, head.open_session(session, proof, conn)),
+        Input::Settled(tx) => later(tx, ()),
+        Input::SessionUnlinked(session, conn) => {
+            head.session_unlinked(&session, conn, now);
+            None
+        }
+        Input::SessionLeft(session, conn) => {
+            head.session_left(&session, conn, now);
             None
         }
         Input::Heard(node, conn, tx) => now_or_never(tx, head.heard(&node, conn, now)),

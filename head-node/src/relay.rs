@@ -9,7 +9,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use covey_cluster_core::head::{Reminder, Route};
@@ -48,6 +48,13 @@ pub(crate) struct Relay {
     owner: mpsc::UnboundedSender<Input>,
 }
 
+/// A question of an origin whether all that it sent was taken or refused.
+struct Fence {
+    origin: u64,
+    id: u64,
+    left: HashSet<NodeId>,
+}
+
 struct State {
     /// Hears of virtual actors that somebody speaks to.
     owner: mpsc::UnboundedSender<Input>,
@@ -59,6 +66,8 @@ struct State {
     origins: HashMap<u64, Origin>,
     calls: HashMap<u64, Call>,
     by_origin: HashMap<(u64, u64), u64>,
+    /// Fences that are not back from all workers.
+    fences: HashMap<u64, Fence>,
     waiting: HashMap<ActorId, Vec<(u64, CallOpen)>>,
     /// Calls on each actor's current activation.
     on_actor: HashMap<ActorId, HashSet<u64>>,
@@ -74,6 +83,8 @@ struct State {
     /// Requests for models that no worker has, and may have soon.
     awaited: Vec<Awaited>,
     began: Instant,
+    /// Until then workers may not have told yet which actors they have.
+    recovering_until: Instant,
 }
 
 struct Link {
@@ -116,8 +127,9 @@ impl Call {
 }
 
 impl Relay {
-    /// Nothing is known yet; `owner` hears of virtual actors that somebody speaks to, and of reminders.
-    pub fn new(owner: mpsc::UnboundedSender<Input>) -> Self {
+    /// Nothing is known yet; `owner` hears of virtual actors that somebody speaks to, and of reminders. For so long workers may
+    /// not have told yet which actors they have.
+    pub fn new(owner: mpsc::UnboundedSender<Input>, recovering_for: Duration) -> Self {
         let state = State {
             owner: owner.clone(),
             next: 0,
@@ -127,6 +139,7 @@ impl Relay {
             origins: HashMap::new(),
             calls: HashMap::new(),
             by_origin: HashMap::new(),
+            fences: HashMap::new(),
             waiting: HashMap::new(),
             on_actor: HashMap::new(),
             watchers: HashMap::new(),
@@ -136,6 +149,7 @@ impl Relay {
             beginnings: Beginnings::default(),
             awaited: Vec::new(),
             began: Instant::now(),
+            recovering_until: Instant::now() + recovering_for,
         };
         Self { state: Arc::new(Mutex::new(state)), owner }
     }
@@ -220,6 +234,7 @@ impl Relay {
         for id in open {
             state.cancel(id, "the caller is gone");
         }
+        state.fences.retain(|_, fence| fence.origin != origin);
     }
 
     /// A frame from an origin.
@@ -265,19 +280,23 @@ impl Relay {
                 state.topic_watchers.entry(topic.clone()).or_default().insert(origin);
                 state.tell_topic(origin, &topic);
             }
-            Some(Body::Fence(_)) => {
-                state.to_origin(origin, CallFrame { id: frame.id, body: Some(Body::Fence(v1::Empty {})) });
-            }
+            Some(Body::Fence(_)) => state.fence(origin, frame.id),
             Some(Body::DeadLetter(letter)) => {
                 let _ = state.owner.send(Input::DeadLetter(letter));
             }
-            Some(Body::Item(_) | Body::End(_) | Body::Placement(_) | Body::Topic(_) | Body::Piece(_)) | None => {}
+            Some(
+                Body::Item(_) | Body::End(_) | Body::Placement(_) | Body::Topic(_) | Body::Piece(_) | Body::Leave(_),
+            )
+            | None => {}
         }
     }
 
     /// A frame from a worker: an answer to a call we passed on.
     pub fn take_from_worker(&self, node: &NodeId, frame: CallFrame) {
         let mut state = self.state.lock();
+        if let Some(Body::Fence(_)) = frame.body {
+            return state.fence_back(frame.id, node);
+        }
         let Some(call) = state.calls.get_mut(&frame.id) else { return };
         if call.node() != Some(node) {
             return;
@@ -420,6 +439,7 @@ impl Relay {
                 state.fail(id, Error::new(ErrorKind::ActorDied, why).executed(None));
             }
         }
+        state.fences_without(node);
     }
 
     /// Sends a command to a node; one without a link gets it by reconciliation when it dials again.
@@ -506,6 +526,42 @@ impl State {
         }
     }
 
+    /// Passes a fence on to all workers: what they refused of this origin's calls comes back before it does.
+    fn fence(&mut self, origin: u64, id: u64) {
+        let fence = self.fresh();
+        let nodes: Vec<_> = self.links.keys().cloned().collect();
+        let mut left = HashSet::new();
+        for node in nodes {
+            if self.to_node(&node, CallFrame { id: fence, body: Some(Body::Fence(v1::Empty {})) }) {
+                left.insert(node);
+            }
+        }
+        self.fences.insert(fence, Fence { origin, id, left });
+        self.fences_over();
+    }
+
+    /// A worker has sent a fence back, or will not.
+    fn fence_back(&mut self, fence: u64, node: &NodeId) {
+        if let Some(known) = self.fences.get_mut(&fence) {
+            known.left.remove(node);
+        }
+        self.fences_over();
+    }
+
+    fn fences_without(&mut self, node: &NodeId) {
+        for fence in self.fences.values_mut() {
+            fence.left.remove(node);
+        }
+        self.fences_over();
+    }
+
+    fn fences_over(&mut self) {
+        let over: Vec<_> = self.fences.extract_if(|_, fence| fence.left.is_empty()).collect();
+        for (_, Fence { origin, id, .. }) in over {
+            self.to_origin(origin, CallFrame { id, body: Some(Body::Fence(v1::Empty {})) });
+        }
+    }
+
     /// Tells an origin where an actor is, now and from now on.
     fn locate(&mut self, origin: u64, actor: &ActorId) {
         if let Some(from) = self.origins.get_mut(&origin)
@@ -522,19 +578,21 @@ impl State {
 
     fn tell_place(&self, origin: u64, actor: &ActorId) {
         use v1::placement::State;
+        let recovering = Instant::now() < self.recovering_until;
+        let waiting = |why: &str, never| State::Waiting(v1::Waiting { why: why.to_owned(), never, recovering });
         let state = match self.routes.get(actor) {
             Some(Route::At { node, epoch }) => {
                 let port = self.links.get(node).and_then(|l| l.direct.port.clone());
                 State::At(v1::At { node: node.to_string(), epoch: epoch.0, port })
             }
-            Some(Route::Wait { why, never }) => State::Waiting(v1::Waiting { why: why.clone(), never: *never }),
-            Some(Route::Moving(why)) => State::Waiting(v1::Waiting { why: why.clone(), never: false }),
+            Some(Route::Wait { why, never }) => waiting(why, *never),
+            Some(Route::Moving(why)) => waiting(why, false),
             Some(Route::Gone(error) | Route::Draining(error)) => {
                 State::Gone(Error { kind: ErrorKind::ActorDied, ..error.clone() }.into())
             }
             None if actor.key().is_some() => {
                 self.wake(actor);
-                State::Waiting(v1::Waiting { why: "waking".into(), never: false })
+                waiting("waking", false)
             }
             Some(Route::Asleep) | None => State::Gone(Error::not_found("actor", actor).into()),
         };

@@ -103,7 +103,8 @@ pub(crate) fn routes(shared: Shared, settings: &Settings) -> (Router, Router) {
         .route("/v1/cluster", get(move || async move { Json(status.status().await) }))
         .route("/metrics", get(move || async move { seen.metrics().await }))
         .merge(covey_gateway::router(cluster.clone(), settings))
-        .merge(grpc);
+        .merge(grpc)
+        .fallback(nowhere);
     let (pulse, shared) = (cluster.shared.pulse.clone(), cluster.shared.clone());
     let live =
         get(move || async move { health(pulse.beats(PATIENCE).await.then_some(()).ok_or("the loop stands still")) });
@@ -114,6 +115,15 @@ pub(crate) fn routes(shared: Shared, settings: &Settings) -> (Router, Router) {
         health(is_ready(&shared).await)
     });
     (closed, covey_gateway::open_router(cluster, settings).route(LIVE, live).route(READY, ready))
+}
+
+/// What is said where there is nothing: each sort of client hears its own words.
+async fn nowhere(request: Request) -> Response {
+    let error = Error::new(ErrorKind::NotFound, format!("there is no `{}` here", request.uri().path()));
+    if is_grpc(request.headers()) {
+        return tonic::Status::unimplemented(error.message).into_http();
+    }
+    *refuse(&error, false)
 }
 
 fn health(found: Result<(), &'static str>) -> (StatusCode, &'static str) {

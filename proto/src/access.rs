@@ -111,6 +111,7 @@ pub const METHODS: &[Row] = &[
     row("/covey.v1.Covey/CancelTask", "-ooo--o"),
     row("/covey.v1.Covey/SayTask", "-ooo--o"),
     row("/covey.v1.Covey/Subscribe", "---o--o"),
+    row("/covey.v1.Covey/ReadEvents", "-ooo--o"),
     row("/covey.v1.Covey/Status", "-aaa--a"),
     row("/covey.v1.Covey/DrainNode", "-o----a"),
     row("/covey.v1.Covey/SaveState", "-o-----"),

@@ -112,6 +112,10 @@ pub fn infer_event(item: &Payload) -> Result<InferEvent, Error> {
 pub fn to_status(error: &Error) -> Status {
     let mut status = Status::new(Code::from(error.kind.faces().grpc), error.message.clone());
     status.metadata_mut().insert(KIND_HEADER, MetadataValue::from_static(error.kind.name()));
+    if error.kind == ErrorKind::Overloaded {
+        // As gRPC's retry design has it (A6).
+        status.metadata_mut().insert("grpc-retry-pushback-ms", MetadataValue::from_static("1000"));
+    }
     if let Some(hint) = &error.hint {
         status.metadata_mut().insert_bin(HINT_HEADER, MetadataValue::from_bytes(hint.as_bytes()));
     }
@@ -124,7 +128,7 @@ pub fn from_status(status: &Status) -> Error {
     let kind = named.unwrap_or_else(|| {
         // Without our header it was not the peer that spoke but the transport: h2 and tonic use these codes for a
         // connection that broke.
-        if matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled | Code::Unavailable) {
+        if broke_off(status) {
             return ErrorKind::Unavailable;
         }
         let code = status.code() as i32;
@@ -141,6 +145,12 @@ pub fn from_status(status: &Status) -> Error {
         error.message = format!("{}: {root}", error.message);
     }
     error
+}
+
+/// Whether the status is of a connection that broke, and not of a peer that answered.
+pub fn broke_off(status: &Status) -> bool {
+    let codes = matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled | Code::Unavailable);
+    codes && status.metadata().get(KIND_HEADER).is_none()
 }
 
 fn root_cause(status: &Status) -> Option<String> {

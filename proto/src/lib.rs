@@ -17,7 +17,7 @@ pub mod v1;
 
 pub use batch::{check_bytes, check_size, size_of, split};
 pub use convert::{
-    call_end, call_result, each_of, failure, from_json, from_status, infer_event, infer_payload, payload_json, to_json,
-    to_status, topic_members,
+    broke_off, call_end, call_result, each_of, failure, from_json, from_status, infer_event, infer_payload,
+    payload_json, to_json, to_status, topic_members,
 };
 pub use weave::{Joiner, Weaver};

@@ -7,7 +7,7 @@ use std::{
 };
 
 use covey_client::{Client as RustClient, NewCall, Pools, Target, objects};
-use covey_domain::{ActorId, Envelope, Error, Retry, TaskId};
+use covey_domain::{ActorId, Envelope, Error, ErrorKind, Retry, TaskId};
 use covey_proto::v1::{self, Payload};
 use futures::{StreamExt as _, stream::BoxStream};
 use parking_lot::Mutex;
@@ -49,7 +49,12 @@ impl Client {
     }
 
     fn backend(&self) -> PyResult<Arc<Backend>> {
-        self.backend.lock().clone().ok_or_else(|| raise(&Error::unavailable("the client is closed")))
+        self.backend.lock().clone().ok_or_else(|| {
+            raise(
+                &Error::unavailable("this session was shut down")
+                    .hint("covey.init() or covey.connect() begins another"),
+            )
+        })
     }
 }
 
@@ -66,7 +71,9 @@ fn new_actor(
         covey_proto::check_size("the constructor's argument", init).map_err(|e| raise(&e))?;
     }
     let overrides = if overrides == "{}" { String::new() } else { overrides };
-    Ok(v1::CreateActorRequest { agent, session, name, get_if_exists, init, overrides: overrides.into() })
+    // Minted here, so that it can be sent again where the answer was lost.
+    let id = covey_client::fresh_id("actor");
+    Ok(v1::CreateActorRequest { agent, session, name, get_if_exists, init, overrides: overrides.into(), id })
 }
 
 fn made(reply: v1::ActorReply) -> Made {
@@ -119,6 +126,15 @@ impl Client {
     #[getter]
     fn address(&self) -> String {
         self.address.clone()
+    }
+
+    /// Times the session was lost because the head could not be reached for longer than its grace time.
+    #[getter]
+    fn losses(&self) -> u64 {
+        match self.backend.lock().as_deref() {
+            Some(Backend::Driver { calls, .. }) => calls.losses(),
+            Some(Backend::Host(_)) | None => 0,
+        }
     }
 
     /// Gives what is to be warned of.
@@ -247,6 +263,7 @@ impl Client {
     ) -> PyResult<(String, String)> {
         let input = Payload { body: input.into(), ..Payload::default() };
         covey_proto::check_size("the task's input", &input).map_err(|e| raise(&e))?;
+        let message_id = covey_client::some_id(message_id);
         let request = v1::SubmitRequest { agent, skill, input: input.body, context, message_id, timeout_ms, model };
         let reply: v1::SubmitReply = self.backend()?.rpc(py, "Submit", &request)?;
         Ok((reply.task, reply.context))
@@ -288,6 +305,7 @@ impl Client {
     fn say_task(&self, py: Python<'_>, id: String, parts: String, message_id: String) -> PyResult<()> {
         let parts = Payload { body: parts.into(), ..Payload::default() };
         covey_proto::check_size("the message", &parts).map_err(|e| raise(&e))?;
+        let message_id = covey_client::some_id(message_id);
         let request = v1::SayTaskRequest { task: id, parts: parts.body, message_id };
         let _: v1::TaskReply = self.backend()?.rpc(py, "SayTask", &request)?;
         Ok(())
@@ -301,10 +319,8 @@ impl Client {
     fn subscribe(&self, py: Python<'_>, id: &str, after: u64) -> PyResult<Subscription> {
         let backend = self.backend()?;
         let Backend::Driver { client, runtime, .. } = &*backend else {
-            let error = Error::new(
-                covey_domain::ErrorKind::FailedPrecondition,
-                "the events of a task cannot be read inside an actor",
-            );
+            let error =
+                Error::new(ErrorKind::FailedPrecondition, "the events of a task cannot be read inside an actor");
             return Err(raise(
                 &error.hint("poll Task.state(), or call the agent's method instead of submitting a task"),
             ));
@@ -312,6 +328,13 @@ impl Client {
         let events = py.detach(|| runtime.block_on(client.subscribe(&TaskId::from(id), after)));
         let events = events.map_err(|e| raise(&e))?.boxed();
         Ok(Subscription { events: Mutex::new(Some(events)), handle: runtime.clone() })
+    }
+
+    /// Events of a task above `after` as JSON, waited for a while, and whether there will be no more.
+    fn read_events(&self, py: Python<'_>, id: String, after: u64, wait_ms: u32) -> PyResult<(Vec<Py<PyBytes>>, bool)> {
+        let request = v1::ReadEventsRequest { task: id, after, wait_ms };
+        let batch: v1::EventBatch = self.backend()?.rpc(py, "ReadEvents", &request)?;
+        Ok((batch.envelopes.iter().map(|event| PyBytes::new(py, event).unbind()).collect(), batch.ended))
     }
 
     /// Cancels what a pool has and stops its actors.
@@ -460,8 +483,11 @@ impl Client {
 
     /// Closes the connection; the head stops this driver's actors.
     fn close(&self, py: Python<'_>) {
-        self.backend.lock().take();
+        let backend = self.backend.lock().take();
         let runtime = self.runtime.lock().take();
+        if let (Some(Backend::Driver { calls, .. }), Some(runtime)) = (backend.as_deref(), &runtime) {
+            py.detach(|| runtime.block_on(calls.leave()));
+        }
         py.detach(covey_trace::flush);
         if let Some(runtime) = runtime {
             py.detach(|| runtime.shutdown_timeout(Duration::from_millis(300)));

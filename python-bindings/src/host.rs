@@ -249,6 +249,7 @@ impl HostLink {
             retry: covey_client::retry_message(&call.retry),
             traceparent: call.traceparent,
             epoch: 0,
+            tried: 0,
             key: call.key,
             retries: call.retries,
             chain: call.chain,

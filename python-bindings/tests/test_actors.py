@@ -395,7 +395,14 @@ def test_why_something_waits_is_told_within_seconds(cluster, capfd):
     first, second = Big.remote(), Big.remote()
     first.hello.remote().result(20)
     waiting = second.hello.remote()
-    eventually(lambda: "needs cpus=1.5, 0.5 free" in capfd.readouterr().err, timeout=10)
+    told = []
+
+    def is_told():
+        # It is written in pieces.
+        told.append(capfd.readouterr().err)
+        return "needs cpus=1.5, 0.5 free" in "".join(told)
+
+    eventually(is_told, timeout=20)
     first.stop()
     assert waiting.result(20) == 1
 

@@ -43,8 +43,9 @@ pub(crate) struct Connected {
 }
 
 impl Connected {
-    pub fn is_closed(&self) -> bool {
-        self.calls.is_closed()
+    /// The head cannot be reached at this moment.
+    pub fn is_away(&self) -> bool {
+        self.calls.is_away()
     }
 }
 
@@ -60,7 +61,7 @@ impl Cluster {
         let _ = self.inner.runtime.set(runtime);
     }
 
-    /// The connection in use; dials when there is none or the head has gone.
+    /// The connection in use; dials when there is none, or the head has refused it.
     pub async fn connect(&self) -> Result<Connected, Error> {
         let mut connected = self.inner.connected.lock().await;
         if let Some(connected) = &*connected
@@ -73,7 +74,7 @@ impl Cluster {
         if let Some(tunnel) = tunnel {
             client = client.with_tunnel(tunnel.clone());
         }
-        let calls = client.calls(&format!("worker:{}", self.inner.node)).await?;
+        let calls = client.calls_without_session().await?;
         if let Some(runtime) = self.inner.runtime.get().cloned() {
             let loopback: Loopback = Arc::new(move |answers| {
                 let (tx, mut rx) = tokio::sync::mpsc::unbounded_channel();
@@ -94,7 +95,7 @@ impl Cluster {
 
     /// Asks the head to empty this worker.
     pub async fn drain(&self, node: &NodeId) -> Result<(), Error> {
-        self.connect().await?.client.drain(node.as_str()).await.map(drop)
+        self.connect().await?.client.impatient().drain(node.as_str()).await.map(drop)
     }
 
     /// The way to other workers' models.

@@ -289,7 +289,7 @@ async fn hand_over(
             let head = cluster.connect().await?;
             cluster.drain(&node).await?;
             while !runtime.is_empty() {
-                if head.is_closed() {
+                if head.is_away() {
                     return Err(Error::unavailable("the head is gone"));
                 }
                 tokio::time::sleep(std::time::Duration::from_millis(10)).await;

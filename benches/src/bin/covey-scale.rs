@@ -48,6 +48,7 @@ fn main() {
         [(1, 10_000), (10, 10_000), (100, 10_000), (1_000, 10_000), (1_000, 100_000), (1_000, 1_000_000)]
     {
         let mut head = head(nodes);
+        head.open_session("s".into(), covey_domain::Digest::of(b"secret"), 1).expect("the first session");
         let begin = Instant::now();
         let mut placed = 0;
         for number in 0..actors {

@@ -1,6 +1,6 @@
 //! What can go wrong, once, and how each binding says it (specification §5.4 of 1.0.1).
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use serde_json::{Map, Value, json};
 use tonic::{Code, Status};
@@ -122,6 +122,15 @@ impl Kind {
         self.faces().http
     }
 
+    /// When it may be worth to come again, where that is likely.
+    pub fn retry_after(self) -> Option<Duration> {
+        match self {
+            Self::Exhausted => Some(Duration::from_secs(1)),
+            Self::Unavailable => Some(Duration::from_secs(2)),
+            _ => None,
+        }
+    }
+
     /// The name that programs look at.
     pub fn reason(self) -> &'static str {
         self.faces().reason
@@ -175,6 +184,10 @@ impl Error {
             info["metadata"] = self.about.iter().map(|(k, v)| ((*k).to_owned(), Value::from(v.clone()))).collect();
         }
         let mut all = vec![info];
+        if let Some(after) = self.kind.retry_after() {
+            let delay = format!("{}s", after.as_secs());
+            all.push(json!({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay}));
+        }
         if !self.fields.is_empty() {
             let one = |(field, why): &(String, String)| json!({"field": field, "description": why});
             let violations: Vec<Value> = self.fields.iter().map(one).collect();
@@ -196,6 +209,9 @@ impl Error {
         };
         let mut data: Map<_, _> = self.about.iter().map(|(k, v)| ((*k).to_owned(), Value::from(v.clone()))).collect();
         data.insert("reason".to_owned(), self.kind.reason().into());
+        if let Some(after) = self.kind.retry_after() {
+            data.insert("retryAfter".to_owned(), after.as_secs().into());
+        }
         json!({"code": code, "message": self.message, "data": data})
     }
 
@@ -211,6 +227,9 @@ impl From<Error> for Status {
         let Faces { grpc, reason, .. } = error.kind.faces();
         let about: HashMap<String, String> = error.about.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
         let mut details = ErrorDetails::with_error_info(reason, DOMAIN, about);
+        if let Some(after) = error.kind.retry_after() {
+            details.set_retry_info(Some(after));
+        }
         if !error.fields.is_empty() {
             let all = error.fields.into_iter().map(|(field, why)| FieldViolation::new(field, why));
             details.set_bad_request(all.collect::<Vec<_>>());
@@ -234,6 +253,10 @@ mod tests {
             let status = Status::from(error.clone());
             assert_eq!(status.get_details_error_info().unwrap().reason, kind.reason());
             assert_eq!(status.message(), "why");
+            let told = status.get_details_retry_info().and_then(|info| info.retry_delay);
+            assert_eq!(told, kind.retry_after());
+            assert_eq!(error.old_rpc_body()["data"].get("retryAfter").is_some(), told.is_some());
+            assert_eq!(error.rpc_body().to_string().contains("retryDelay"), told.is_some());
             assert!(error.old_rpc_body()["code"].as_i64().is_some_and(|code| !(-32_500..=-32_008).contains(&code)));
         }
         let wrong = Error::field("message.parts", "is empty");

@@ -13,6 +13,7 @@ mod job;
 mod launch;
 mod llm;
 mod memory;
+mod memos;
 mod models;
 mod native;
 mod objects;

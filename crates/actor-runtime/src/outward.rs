@@ -9,6 +9,8 @@ use futures::future::BoxFuture;
 use prost::Message as _;
 use tokio::sync::mpsc;
 
+use crate::memos::SharedMemos;
+
 /// The worker's way to the rest of the cluster.
 pub trait Outward: Send + Sync + 'static {
     /// A stream of calls to other actors: takes where answers go, gives where calls go. Calls keep their order.
@@ -25,17 +27,23 @@ pub(crate) struct Saver {
     pub node: NodeId,
     pub actor: String,
     pub epoch: u64,
+    /// What the actor has answered goes with its state.
+    pub memos: SharedMemos,
 }
 
 impl Saver {
-    /// Durable when this returns; `None` = there is nothing to keep.
+    /// Durable when this returns; without a state and without answers there is nothing to keep.
     pub async fn save(&self, state: Option<Payload>) -> Result<(), Error> {
-        let Some(state) = state else { return Ok(()) };
+        let answered = self.memos.answered();
+        if state.is_none() && answered.is_empty() {
+            return Ok(());
+        }
         let request = SaveStateRequest {
             node: self.node.to_string(),
             actor: self.actor.clone(),
             epoch: self.epoch,
-            state: Some(state),
+            state,
+            answered,
         };
         self.outward.verb("SaveState".into(), request.encode_to_vec().into()).await.map(drop)
     }

@@ -37,7 +37,7 @@ use tokio::{
 };
 
 pub use lane::Lane;
-use lane::{LaneInner, Memos};
+use lane::LaneInner;
 use live::LiveActor;
 use starting::Starting;
 
@@ -48,6 +48,7 @@ use crate::{
     job::Jobs,
     launch::{LaunchConfig, Launcher},
     llm::Llm,
+    memos::SharedMemos,
     outward::Saver,
     python::{Hosts, HostsConfig, PythonActor},
     turn::{Control, Out, Turn},
@@ -198,7 +199,7 @@ struct Cell {
     mailbox: Option<ActorRef<LiveActor>>,
     used: Instant,
     saved: Instant,
-    memos: Option<Box<Memos>>,
+    memos: SharedMemos,
 }
 
 impl Runtime {
@@ -301,12 +302,13 @@ impl Runtime {
             return;
         }
         self.end(&id, None, false).await;
-        let built = self.build(&start).await;
+        let memos = SharedMemos::inherited(start.answered.clone());
+        let built = self.build(&start, &memos).await;
         let mut starting = self.inner.starting.lock();
         let wanted = starting.finish(&id, epoch);
         match built {
             Ok((_, inside)) if !wanted => inside.stopped(),
-            Ok((spec, inside)) => self.go_live(id, epoch, start.owner, spec, inside),
+            Ok((spec, inside)) => self.go_live(id, epoch, start.owner, spec, inside, memos),
             Err(error) => {
                 let retryable = matches!(error.kind, ErrorKind::ActorDied | ErrorKind::Unavailable);
                 let report = actor_report(&start.actor, start.epoch, &start.owner, v1::actor_report::State::Died);
@@ -355,7 +357,7 @@ impl Runtime {
         })
     }
 
-    async fn build(&self, start: &v1::StartActor) -> Result<(Arc<AgentSpec>, Inside), Error> {
+    async fn build(&self, start: &v1::StartActor, memos: &SharedMemos) -> Result<(Arc<AgentSpec>, Inside), Error> {
         let spec = self.spec(&start.spec)?;
         let behavior: Arc<dyn Behavior> = match &spec.kind {
             AgentKind::Native { implementation } if implementation == "job" => self.inner.jobs.clone(),
@@ -408,7 +410,7 @@ impl Runtime {
                     save_turns: spec.snapshot == Keep::Turn,
                     reentrant: spec.reentrant,
                 };
-                let saver = self.inner.saver(&ActorId::from(start.actor.as_str()), Epoch(start.epoch));
+                let saver = self.inner.saver(&ActorId::from(start.actor.as_str()), Epoch(start.epoch), memos);
                 let folder = spec.dir().map(ToString::to_string);
                 let archive = folder.as_ref().and_then(|digest| self.inner.blobs.lock().get(digest).cloned());
                 let archive = archive.unwrap_or_default();
@@ -421,10 +423,18 @@ impl Runtime {
         Ok((spec, Inside::Here(behavior)))
     }
 
-    fn go_live(&self, id: ActorId, epoch: Epoch, owner: String, spec: Arc<AgentSpec>, inside: Inside) {
+    fn go_live(
+        &self,
+        id: ActorId,
+        epoch: Epoch,
+        owner: String,
+        spec: Arc<AgentSpec>,
+        inside: Inside,
+        memos: SharedMemos,
+    ) {
         let turns = Arc::new(Semaphore::new(spec.concurrency as usize));
         let now = Instant::now();
-        let cell = Cell { epoch, spec, owner, inside, turns, mailbox: None, used: now, saved: now, memos: None };
+        let cell = Cell { epoch, spec, owner, inside, turns, mailbox: None, used: now, saved: now, memos };
         let report = cell.report(&id, v1::actor_report::State::Live);
         let mut actors = self.inner.actors.lock();
         if cell.is_restless() {
@@ -633,7 +643,7 @@ impl Inner {
                 && cell.saved.elapsed() > Duration::from_millis(ms)
             {
                 cell.saved = Instant::now();
-                unsaved.push((id.clone(), cell.epoch, cell.inside.clone()));
+                unsaved.push((id.clone(), cell.epoch, cell.memos.clone(), cell.inside.clone()));
             }
             cell.is_restless()
         });
@@ -648,10 +658,10 @@ impl Inner {
             let inner = self.clone();
             tokio::spawn(async move { inner.sleep(&id, epoch).await });
         }
-        for (id, epoch, inside) in unsaved {
+        for (id, epoch, memos, inside) in unsaved {
             let inner = self.clone();
             tokio::spawn(async move {
-                let saved = async { inner.saver(&id, epoch).save(inside.snapshot().await?).await };
+                let saved = async { inner.saver(&id, epoch, &memos).save(inside.snapshot().await?).await };
                 if let Err(error) = saved.await {
                     tracing::warn!(actor = %id, %error, "the state of an actor could not be kept");
                 }
@@ -666,12 +676,13 @@ impl Inner {
         actors.remove(id)
     }
 
-    fn saver(&self, id: &ActorId, epoch: Epoch) -> Saver {
-        Saver { outward: self.outward.clone(), node: self.node.clone(), actor: id.to_string(), epoch: epoch.0 }
+    fn saver(&self, id: &ActorId, epoch: Epoch, memos: &SharedMemos) -> Saver {
+        let (outward, node) = (self.outward.clone(), self.node.clone());
+        Saver { outward, node, actor: id.to_string(), epoch: epoch.0, memos: memos.clone() }
     }
 
     async fn save(&self, id: &ActorId, cell: &Cell) -> Result<(), Error> {
-        self.saver(id, cell.epoch).save(cell.inside.snapshot().await?).await
+        self.saver(id, cell.epoch, &cell.memos).save(cell.inside.snapshot().await?).await
     }
 
     /// Nothing to do for a while: the state is kept, and the actor is gone until somebody speaks to it. Calls that come

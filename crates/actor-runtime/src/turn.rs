@@ -189,6 +189,13 @@ impl Control {
     }
 }
 
+/// What the log of a task keeps of an error: an exception of the agent's own, unless it is large, so that who asked for the task
+/// raises the same as who calls the method.
+fn for_the_log(error: Error) -> Error {
+    let kept = |detail: &String| error.kind == ErrorKind::Application && detail.len() <= caps::ERROR_DETAIL_MAX;
+    Error { detail: error.detail.clone().filter(kept), ..error }
+}
+
 /// The answer to a call with a key, for callers that ask again.
 #[derive(Default)]
 pub(crate) struct Memo {
@@ -207,6 +214,24 @@ enum Asked {
 }
 
 impl Memo {
+    /// Of a call that was answered.
+    pub fn of(end: CallEnd) -> Self {
+        Self { state: Mutex::new(Asked::Done(end)) }
+    }
+
+    /// It was answered, or a turn runs for it.
+    pub fn is_asked(&self) -> bool {
+        !matches!(&*self.state.lock(), Asked::Never)
+    }
+
+    /// The answer, once there is one.
+    pub fn answer(&self) -> Option<CallEnd> {
+        match &*self.state.lock() {
+            Asked::Done(end) => Some(end.clone()),
+            Asked::Never | Asked::Running(_) => None,
+        }
+    }
+
     /// `true` when the turn is to be run for this caller. Others are answered now, or when the turn that runs is over.
     pub fn begin(&self, out: &Out, id: u64) -> bool {
         let mut state = self.state.lock();
@@ -428,7 +453,7 @@ impl Sink {
                             |v: Payload| from_json("the result", &v.body).map_err(|error| log.breaks(error)).ok();
                         Outcome::Completed { finish: "stop".into(), result: value.and_then(read) }
                     }
-                    (Err(error), None) => Outcome::Failed { error: Error { detail: None, ..error } },
+                    (Err(error), None) => Outcome::Failed { error: for_the_log(error) },
                 };
                 let end = TaskEvent::Finished { outcome: outcome.clone(), usage: BTreeMap::new() };
                 let _ = end.check().map_err(|error| log.breaks(error));

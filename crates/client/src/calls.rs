@@ -1,7 +1,8 @@
 //! Calls: straight to the worker that has the actor, through the head where no worker can be reached.
 //!
 //! One stream leads to the head: it says where actors are ([`Placement`]), carries calls to models, and carries what
-//! no other stream can. Each worker that has an actor of ours gets one stream of its own, a *lane*, opened when first
+//! no other stream can. It is opened again whenever it breaks, and the session goes on by it ([`head`]); meanwhile calls
+//! on lanes go on, and what needs the head waits for it. Each worker that has an actor of ours gets one stream of its own, a *lane*, opened when first
 //! needed. Many calls share a frame, answers come back in the order they were made.
 //!
 //! What is promised, and how:
@@ -9,39 +10,43 @@
 //!   here; when it moves, a fence on the old lane brings back what that worker refused before new calls go out.
 //! - What a worker refused without running it (`executed = false`) is placed again; it is never run twice by this.
 //! - What was under way when a lane broke fails with `executed = None`, unless the call carries a key: then it is sent
-//!   again, and the worker that has run it answers from memory.
+//!   again, and the activation that has run it answers from memory, or one that began with its state. Any other does not run
+//!   it, unless `retries` allow that.
 
+mod head;
 mod lane;
 pub(crate) mod open;
 mod place;
 mod topics;
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use covey_domain::{ActorId, Error, ErrorKind, NodeId, Retry, caps, error::RUNNING};
-use covey_proto::{
-    from_status,
-    v1::{
-        CallBatch, CallCancel, CallFrame, CallOpen, DeadLetter, Payload, Placement, call_frame::Body, call_open,
-        covey_client::CoveyClient, placement,
-    },
+use covey_proto::v1::{
+    CallBatch, CallCancel, CallFrame, CallOpen, DeadLetter, Empty, Payload, Placement, call_frame::Body, call_open,
+    covey_client::CoveyClient, placement,
 };
 use covey_trace::{Kind, Span};
 use futures::{Stream, StreamExt as _};
 use parking_lot::Mutex;
-use tokio::{runtime::Handle, sync::mpsc};
-use tonic::{Request, metadata::MetadataValue, service::interceptor::InterceptedService, transport::Channel};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, mpsc},
+};
+use tonic::{service::interceptor::InterceptedService, transport::Channel};
 
-use crate::{Bearer, Roads};
+use crate::{Bearer, Roads, retry::head_away};
 use open::{Open, OpenCalls};
-use place::{Place, State};
+use place::{Away, Place, State};
 
+pub(crate) use head::Session;
 pub use lane::Loopback;
 
 /// Callers are told why an actor still has no place after this time.
@@ -54,6 +59,10 @@ const SETTLED_LOOK: Duration = Duration::from_millis(2);
 const STALE_PAUSE: Duration = Duration::from_millis(5);
 /// A worker that has a call whose deadline is over has so long to say so.
 const DEADLINE_ANSWER: Duration = Duration::from_millis(500);
+/// A worker whose lane broke is not called again within this time, unless the head places the actor anew.
+const LOST_PAUSE: Duration = Duration::from_secs(1);
+/// How long a driver that leaves waits for the head to know it.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Times one call is placed again before its refusal is believed.
 const PLACED_MAX: u8 = 16;
 
@@ -149,19 +158,30 @@ struct Inner {
     loopback: Mutex<Option<(NodeId, Loopback)>>,
     roads: Roads,
     runtime: Handle,
+    /// Frames for the head.
+    outgoing: Arc<Mutex<head::Outgoing>>,
+    /// How long what needs the head waits for it, milliseconds.
+    patience: Arc<AtomicU64>,
+    /// Times the session was lost, with all that lived for it.
+    losses: AtomicU64,
+    /// The head knows that the driver has left.
+    gone: Notify,
 }
 
 impl Calls {
     pub(crate) async fn open(
-        mut rpc: CoveyClient<InterceptedService<Channel, Bearer>>,
-        session: &str,
+        rpc: CoveyClient<InterceptedService<Channel, Bearer>>,
+        session: Option<Session>,
         roads: Roads,
+        patience: Arc<AtomicU64>,
     ) -> Result<Self, Error> {
         let (head, rx) = mpsc::unbounded_channel();
-        let mut request = Request::new(lane::batches(Arc::new(Mutex::new(rx))));
-        let session = MetadataValue::try_from(session).map_err(|_| Error::invalid("the session id is not text"))?;
-        request.metadata_mut().insert("covey-session", session);
-        let mut answers = rpc.calls(request).await.map_err(|s| from_status(&s))?.into_inner();
+        let outgoing = Arc::new(Mutex::new(head::Outgoing::new(rx)));
+        let mut link = head::Link { rpc, session, outgoing: outgoing.clone() };
+        let opened = link.open().await?;
+        if let Some(grace) = opened.grace {
+            patience.store(grace.as_millis() as u64, Ordering::Relaxed);
+        }
         let inner = Arc::new(Inner {
             next: AtomicU64::new(1),
             count: AtomicUsize::new(0),
@@ -171,24 +191,40 @@ impl Calls {
             loopback: Mutex::new(None),
             roads,
             runtime: Handle::current(),
+            outgoing,
+            patience,
+            losses: AtomicU64::new(0),
+            gone: Notify::new(),
         });
-        let weak = Arc::downgrade(&inner);
-        tokio::spawn(async move {
-            let error = loop {
-                match answers.message().await {
-                    Ok(Some(batch)) => {
-                        let Some(inner) = weak.upgrade() else { return };
-                        inner.take(batch);
-                    }
-                    Ok(None) => break Error::unavailable("the head closed the connection"),
-                    Err(status) => break from_status(&status),
-                }
-            };
-            if let Some(inner) = weak.upgrade() {
-                inner.close(&error);
-            }
-        });
+        tokio::spawn(head::run(Arc::downgrade(&inner), link, opened.answers));
         Ok(Self { inner })
+    }
+
+    /// Leaves for good: what is open ends, and the head ends what lives for the session. Returns once the head knows that, or
+    /// after a second.
+    pub async fn leave(&self) {
+        let away = {
+            let mut state = self.inner.state.lock();
+            state.left = true;
+            let _ = state.head.send(CallFrame { id: 0, body: Some(Body::Leave(Empty {})) });
+            state.away.is_some()
+        };
+        self.inner.close(&Error::unavailable("the session was closed"));
+        if !away {
+            let _ = tokio::time::timeout(LEAVE_TIMEOUT, self.inner.gone.notified()).await;
+        }
+    }
+
+    /// The head cannot be reached at this moment.
+    pub fn is_away(&self) -> bool {
+        let state = self.inner.state.lock();
+        state.away.is_some() || state.closed.is_some()
+    }
+
+    /// Times the session was lost because the head could not be reached for longer than its grace time: what lived for it is
+    /// gone, and what the head was told may have to be told again.
+    pub fn losses(&self) -> u64 {
+        self.inner.losses.load(Ordering::Relaxed)
     }
 
     /// Calls to actors on `node`, which is this process, do not touch the network.
@@ -201,7 +237,7 @@ impl Calls {
         *self.inner.notice.lock() = Some(Box::new(notice));
     }
 
-    /// The stream to the head is gone; nothing can be called any more.
+    /// The driver has left, or the head refuses it; nothing can be called any more.
     pub fn is_closed(&self) -> bool {
         self.inner.state.lock().closed.is_some()
     }
@@ -300,9 +336,7 @@ impl Calls {
 
     /// The reader has room for more items.
     pub fn credit(&self, id: u64, items: u32) {
-        if let Some(lane) = self.inner.open.lane(id) {
-            let _ = lane.send(CallFrame { id, body: Some(Body::Credit(items)) });
-        }
+        self.inner.to_lane(id, || Body::Credit(items));
     }
 
     /// A call that returns one value.
@@ -442,6 +476,7 @@ impl Inner {
             target: Some(target),
             epoch: 0,
             key,
+            tried: 0,
             retries: 0,
             chain,
             also: Vec::new(),
@@ -487,11 +522,19 @@ impl Inner {
             return Err(error.clone());
         }
         if !state.places.contains_key(actor) {
+            if let Some(error) = state.no_head() {
+                return Err(error);
+            }
             self.locate(state, actor);
         }
         match state.places.get_mut(actor) {
             Some(Place::At { at, lane }) => {
                 let (at, mut lane) = (at.clone(), lane.clone());
+                if lane.is_closed() && state.may_return(&lane) {
+                    // What the lane had comes back at this moment, and goes first.
+                    self.fence(state, actor, &lane, at);
+                    return self.route(state, id, actor, frame);
+                }
                 if lane.is_closed() {
                     lane = self.lane(state, &at);
                     state.places.insert(actor.clone(), Place::At { at: at.clone(), lane: lane.clone() });
@@ -546,7 +589,7 @@ impl Inner {
                 Some(Body::Fence(_)) => self.fenced(frame.id),
                 Some(Body::Topic(members)) => self.topic_told(members),
                 Some(Body::Open(_) | Body::Cancel(_) | Body::Credit(_) | Body::Locate(_))
-                | Some(Body::DeadLetter(_) | Body::WatchTopic(_) | Body::Piece(_))
+                | Some(Body::DeadLetter(_) | Body::WatchTopic(_) | Body::Piece(_) | Body::Leave(_))
                 | None => {}
             }
         }
@@ -590,6 +633,14 @@ impl Inner {
 
     /// A worker did not run a call: its actor is not there any more, so it is looked for anew.
     fn again(self: &Arc<Self>, id: u64, error: Error) {
+        // An activation that its worker does not have is over. One that was not reached may be where it was.
+        let over = error.kind == ErrorKind::ActorDied && error.executed == Some(false);
+        let avoided = (!over).then(|| Instant::now() + LOST_PAUSE);
+        self.replace(id, error, avoided);
+    }
+
+    /// The same; until then its activation is not called again, or for good.
+    fn replace(self: &Arc<Self>, id: u64, error: Error, avoided: Option<Instant>) {
         let Some((actor, frame)) = self.open.again(id, PLACED_MAX) else {
             return self.end(id, Err(error));
         };
@@ -598,7 +649,7 @@ impl Inner {
             if let Some(Place::At { at, .. }) = state.places.get(&actor)
                 && at.epoch <= frame.epoch
             {
-                state.stale(&actor, frame.epoch);
+                state.stale(&actor, frame.epoch, avoided);
                 self.locate(&mut state, &actor);
             }
             self.route(&mut state, id, &actor, frame)
@@ -629,18 +680,9 @@ impl Inner {
         match placement.state {
             Some(placement::State::At(at)) => match state.places.get(&actor) {
                 Some(Place::At { at: known, .. }) if known.epoch >= at.epoch && known.port == at.port => {}
-                Some(Place::At { lane, .. }) if !lane.is_closed() => {
-                    // What the old worker refused must be back here before anything new goes to the next one.
-                    let (fence, old) = (self.next.fetch_add(1, Ordering::Relaxed), lane.clone());
-                    state.fence(&actor, fence, at);
-                    let _ = old.send(CallFrame { id: fence, body: Some(Body::Fence(Default::default())) });
-                    let weak = Arc::downgrade(self);
-                    self.runtime.spawn(async move {
-                        tokio::time::sleep(FENCE_TIMEOUT).await;
-                        if let Some(inner) = weak.upgrade() {
-                            inner.fenced(fence);
-                        }
-                    });
+                Some(Place::At { lane: old, .. } | Place::Waiting { left: Some(old), .. }) if state.may_return(old) => {
+                    let old = old.clone();
+                    self.fence(&mut state, &actor, &old, at);
                 }
                 Some(Place::Moving { .. }) => state.moving_to(&actor, at),
                 Some(Place::At { .. } | Place::Waiting { .. } | Place::Gone(_)) | None => {
@@ -652,6 +694,7 @@ impl Inner {
                 failed = state.refuse(&actor, &error, false);
                 never = Some(error);
             }
+            Some(placement::State::Waiting(waiting)) if waiting.recovering && state.holds_still(&actor) => {}
             Some(placement::State::Waiting(waiting)) => {
                 let news = state.wait(&actor, &waiting.why);
                 news.then(|| self.notice_later(actor.clone()));
@@ -682,6 +725,22 @@ impl Inner {
         }
     }
 
+    /// What the old worker refused must be back here before anything new goes to the next one.
+    fn fence(self: &Arc<Self>, state: &mut State, actor: &ActorId, old: &lane::Sender, to: covey_proto::v1::At) {
+        let fence = self.next.fetch_add(1, Ordering::Relaxed);
+        state.fence(actor, fence, to, old.clone());
+        // A lane that breaks gives back its fences when it has given back its calls.
+        if old.send(CallFrame { id: fence, body: Some(Body::Fence(Default::default())) }).is_ok() {
+            let weak = Arc::downgrade(self);
+            self.runtime.spawn(async move {
+                tokio::time::sleep(FENCE_TIMEOUT).await;
+                if let Some(inner) = weak.upgrade() {
+                    inner.fenced(fence);
+                }
+            });
+        }
+    }
+
     fn send_open(&self, lane: &lane::Sender, epoch: u64, id: u64, frame: CallOpen) {
         self.open.sent(id, lane.clone(), epoch);
         let _ = lane.send(CallFrame { id, body: Some(Body::Open(CallOpen { epoch, ..frame })) });
@@ -705,35 +764,156 @@ impl Inner {
         let loopback = self.loopback.lock().as_ref().filter(|(own, _)| *own == node).map(|(_, l)| l.clone());
         let lane = match loopback {
             Some(loopback) => lane::local(self, loopback),
-            None => lane::open(self, at.clone(), state.head.clone()),
+            None => lane::open(self, at.clone()),
         };
         state.lanes.insert(node, (at.port.clone(), lane.clone()));
         lane
     }
 
-    /// A lane broke. What never left is placed again; what did has an unknown end, unless it carries a key.
-    fn lane_lost(self: &Arc<Self>, lane: &lane::Sender, unsent: Vec<CallFrame>, why: &str) {
+    /// A lane broke. What never left is placed again; what did has an unknown end, unless it carries a key. `close` gives what
+    /// it did not take.
+    fn lane_lost(self: &Arc<Self>, lane: &lane::Sender, close: impl FnOnce() -> Vec<CallFrame>, why: &str) {
         let error = Error::new(ErrorKind::ActorDied, format!("the connection to its worker broke: {why}"))
             .executed(Some(false));
-        for frame in unsent {
-            if let Some(Body::Open(_)) = frame.body {
-                self.again(frame.id, error.clone());
-            }
+        let unsent = {
+            // Whoever opens a call holds this: new calls wait until the old ones are back.
+            let mut state = self.state.lock();
+            state.breaks(lane);
+            close()
+        };
+        // The head hears of a worker's death as well; a worker that lives is where it was.
+        let avoided = Some(Instant::now() + LOST_PAUSE);
+        for id in unsent.iter().flat_map(opens) {
+            self.replace(id, error.clone(), avoided);
         }
         for (id, keyed) in self.open.on_lane(lane) {
-            if keyed || self.open.retry(id) {
-                self.again(id, error.clone());
+            if self.may_repeat(id, keyed) {
+                self.replace(id, error.clone(), avoided);
             } else {
                 self.end(id, Err(error.clone().executed(None)));
             }
+        }
+        self.broken(lane);
+    }
+
+    /// All calls of a lane that broke are back.
+    fn broken(self: &Arc<Self>, lane: &lane::Sender) {
+        let fences = self.state.lock().broken(lane);
+        for fence in fences {
+            self.fenced(fence);
+        }
+    }
+
+    /// Whether a call that may have run is sent again. With a key it is: where it was sent, it is answered from memory, and
+    /// elsewhere it is not run.
+    fn may_repeat(&self, id: u64, keyed: bool) -> bool {
+        if keyed {
+            self.open.tried(id);
+        }
+        keyed || self.open.retry(id)
+    }
+
+    /// A worker cannot be dialled: what was sent to it goes through the head.
+    fn lane_to_head(&self, lane: &lane::Sender, close: impl FnOnce() -> Vec<CallFrame>) {
+        // Whoever opens a call on an actor holds this.
+        let mut state = self.state.lock();
+        state.move_lane(lane);
+        self.open.move_lane(lane, &state.head);
+        for frame in close() {
+            let _ = state.head.send(frame);
+        }
+    }
+
+    /// The stream to the head broke. What it had not taken waits for the next; of what it took and nobody answered the end is
+    /// unknown.
+    fn head_lost(self: &Arc<Self>, outgoing: &Mutex<head::Outgoing>, why: &Error) {
+        let since = Instant::now();
+        let lost = {
+            // Nothing is sent while this is held, so that a call is either in what is left or with the head.
+            let mut state = self.state.lock();
+            state.away = Some(Away { since, given_up: false });
+            let mut outgoing = outgoing.lock();
+            let unsent = outgoing.cut();
+            let waits: HashSet<u64> = unsent.iter().flat_map(opens).collect();
+            outgoing.put_back(unsent.into_iter().filter(head::outlives));
+            let mut lost = self.open.on_lane(&state.head);
+            lost.retain(|(id, _)| !waits.contains(id));
+            lost
+        };
+        let error = Error::unavailable(format!("the connection to the head broke: {}", why.message)).executed(None);
+        for (id, keyed) in lost {
+            if self.may_repeat(id, keyed) {
+                // The actor is where it was, for all that is known.
+                self.replace(id, error.clone(), Some(since));
+            } else {
+                self.end(id, Err(error.clone()));
+            }
+        }
+        let head = self.state.lock().head.clone();
+        self.broken(&head);
+        let (weak, patience) = (Arc::downgrade(self), self.patience.load(Ordering::Relaxed));
+        self.runtime.spawn(async move {
+            tokio::time::sleep(Duration::from_millis(patience)).await;
+            if let Some(inner) = weak.upgrade() {
+                inner.give_up(since);
+            }
+        });
+    }
+
+    /// The head has been away since then for longer than anybody waits.
+    fn give_up(&self, since: Instant) {
+        let (failed, hooks, error) = {
+            let mut state = self.state.lock();
+            match &mut state.away {
+                Some(away) if away.since == since => away.given_up = true,
+                Some(_) | None => return,
+            }
+            let error = head_away(since.elapsed(), None).executed(Some(false));
+            let (mut failed, hooks) = state.give_up(&error);
+            let mut outgoing = self.outgoing.lock();
+            let unsent = outgoing.unsent();
+            failed.extend(unsent.iter().flat_map(opens).map(|id| (id, error.clone())));
+            let stays = |frame: &CallFrame| matches!(frame.body, Some(Body::DeadLetter(_) | Body::Leave(_)));
+            outgoing.put_back(unsent.into_iter().filter(stays));
+            (failed, hooks, error)
+        };
+        for (id, error) in failed {
+            self.end(id, Err(error));
+        }
+        hooks.into_iter().for_each(|hook| hook(Err(error.clone())));
+    }
+
+    /// There is a stream to the head again; `resumed`: by the same session.
+    fn head_back(&self, resumed: bool) {
+        let mut state = self.state.lock();
+        state.away = None;
+        if !resumed {
+            self.losses.fetch_add(1, Ordering::Relaxed);
+        }
+        state.ask_all();
+    }
+
+    fn has_left(&self) -> bool {
+        self.state.lock().left
+    }
+
+    fn left(&self) {
+        self.gone.notify_one();
+    }
+
+    /// Says something of a call where it is.
+    fn to_lane(&self, id: u64, body: impl Fn() -> Body) {
+        let send = || self.open.lane(id).is_none_or(|lane| lane.send(CallFrame { id, body: Some(body()) }).is_ok());
+        if !send() {
+            // Its lane was given up at this moment; it is on another now, or it is over.
+            send();
         }
     }
 
     fn cancel(&self, id: u64, kind: ErrorKind, why: &str) {
         let queued = self.open.actor(id).is_some_and(|actor| self.state.lock().unqueue(&actor, id));
-        let lane = self.open.lane(id);
-        if let (false, Some(lane)) = (queued, lane) {
-            let _ = lane.send(CallFrame { id, body: Some(Body::Cancel(CallCancel { reason: why.to_owned() })) });
+        if !queued {
+            self.to_lane(id, || Body::Cancel(CallCancel { reason: why.to_owned() }));
         }
         self.end(id, Err(Error::new(kind, why).executed(if queued { Some(false) } else { None })));
     }
@@ -759,9 +939,21 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        let state = self.state.get_mut();
+        if !state.left {
+            let _ = state.head.send(CallFrame { id: 0, body: Some(Body::Leave(Empty {})) });
+        }
         for id in self.open.all() {
             self.end(id, Err(Error::unavailable("the connection was closed").executed(None)));
         }
+    }
+}
+
+/// Ids of the calls that a frame opens.
+fn opens(frame: &CallFrame) -> std::ops::Range<u64> {
+    match &frame.body {
+        Some(Body::Open(open)) => frame.id..frame.id + 1 + open.also.len() as u64,
+        _ => 0..0,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The Rust client. Python and the command line stand on it, with the same words.
 //!
-//! [`Client::connect`] opens one channel; unary verbs go over it as they are, and all calls share one stream
+//! [`Client::connect`] opens one channel; unary verbs go over it, again where the head was away ([`Client::raw`]), and all calls share one stream
 //! ([`Calls`]) that batches frames both ways.
 
 mod calls;
@@ -9,13 +9,19 @@ pub mod objects;
 mod pool;
 mod raw;
 mod reach;
+mod retry;
 
 use reach::Roads;
 
 pub use calls::{CallEvent, Calls, Loopback, NewCall, Target, retry_message};
 pub use pool::{CLOSE_POOL, PoolSpec, Pools};
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicU64},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use covey_domain::{
     AgentSpec, Envelope, Error, ErrorKind, NodeId, TaskId, TaskRecord, caps,
@@ -65,6 +71,8 @@ pub struct Client {
     service: InterceptedService<Channel, Bearer>,
     address: String,
     roads: Roads,
+    /// How long a verb waits for a head that is away, milliseconds.
+    patience: Arc<AtomicU64>,
 }
 
 /// A request for an actor.
@@ -139,6 +147,9 @@ impl Client {
         let channel = dial(&at.address, tls, |endpoint| {
             endpoint
                 .connect_timeout(Duration::from_secs(5))
+                // A head that is gone without a word is noticed while a stream to it is open.
+                .http2_keep_alive_interval(Duration::from_secs(5))
+                .keep_alive_timeout(Duration::from_secs(10))
                 .initial_stream_window_size(4 << 20)
                 .initial_connection_window_size(16 << 20)
         });
@@ -156,7 +167,8 @@ impl Client {
         let rpc = CoveyClient::new(service.clone())
             .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
-        Ok(Self { rpc, service, address: at.address.clone(), roads: Roads { identity, tunnel: None } })
+        let patience = Arc::new(AtomicU64::new(caps::SESSION_GRACE_MS));
+        Ok(Self { rpc, service, address: at.address.clone(), roads: Roads { identity, tunnel: None }, patience })
     }
 
     /// Reaches workers that it cannot dial through `tunnel`.
@@ -166,10 +178,16 @@ impl Client {
         self
     }
 
+    /// The same connection; its verbs fail at once where the head is away, instead of waiting for it.
+    #[must_use]
+    pub fn impatient(&self) -> Self {
+        Self { patience: Arc::new(AtomicU64::new(0)), ..self.clone() }
+    }
+
     /// Asks the head to let `node` into the mesh; gives the addresses of its relay, and who that is.
     pub async fn enter_mesh(&self, node: NodeId) -> Result<(Vec<SocketAddr>, NodeId), Error> {
         let request = v1::EnterMeshRequest { node: node.to_string() };
-        let relay = self.rpc.clone().enter_mesh(request).await.map_err(|s| from_status(&s))?.into_inner().node;
+        let relay = self.verb::<v1::EnterMeshReply>("EnterMesh", &request).await?.node;
         let found = tokio::net::lookup_host(&self.address).await;
         let at = found.map_err(|e| Error::unavailable(format!("failed to look up `{}`: {e}", self.address)))?;
         Ok((at.collect(), relay.into()))
@@ -189,13 +207,13 @@ impl Client {
     /// Makes an agent known. `false`: it was, with the same definition.
     pub async fn register(&self, spec: &AgentSpec, code: Vec<u8>) -> Result<bool, Error> {
         let request = v1::RegisterAgentRequest { spec: to_json(spec), code: code.into() };
-        Ok(self.rpc.clone().register_agent(request).await.map_err(|s| from_status(&s))?.into_inner().created)
+        Ok(self.verb::<v1::RegisterAgentReply>("RegisterAgent", &request).await?.created)
     }
 
     /// All agents.
     pub async fn agents(&self) -> Result<Vec<AgentSpec>, Error> {
-        let reply = self.rpc.clone().list_agents(v1::ListAgentsRequest {}).await.map_err(|s| from_status(&s))?;
-        reply.into_inner().specs.iter().map(|s| from_json("an agent", s)).collect()
+        let reply = self.verb::<v1::ListAgentsReply>("ListAgents", &v1::ListAgentsRequest {}).await?;
+        reply.specs.iter().map(|s| from_json("an agent", s)).collect()
     }
 
     /// Makes an actor.
@@ -206,21 +224,22 @@ impl Client {
             name: new.name,
             get_if_exists: new.get_if_exists,
             init: new.init,
+            id: fresh_id("actor"),
             overrides: if new.overrides.is_empty() { Default::default() } else { to_json(&new.overrides) },
         };
-        Ok(self.rpc.clone().create_actor(request).await.map_err(|s| from_status(&s))?.into_inner())
+        self.verb("CreateActor", &request).await
     }
 
     /// An actor by name.
     pub async fn actor_named(&self, name: &str) -> Result<v1::ActorReply, Error> {
         let request = v1::GetActorRequest { actor: String::new(), name: name.to_owned() };
-        Ok(self.rpc.clone().get_actor(request).await.map_err(|s| from_status(&s))?.into_inner())
+        self.verb("GetActor", &request).await
     }
 
     /// Ends an actor.
     pub async fn stop_actor(&self, actor: &str, drain: bool) -> Result<(), Error> {
         let request = v1::StopActorRequest { actor: actor.to_owned(), drain };
-        self.rpc.clone().stop_actor(request).await.map_err(|s| from_status(&s))?;
+        self.verb::<v1::Empty>("StopActor", &request).await?;
         Ok(())
     }
 
@@ -233,11 +252,12 @@ impl Client {
             skill: new.skill,
             input: input.body,
             context: new.context,
-            message_id: new.message_id,
+            // So that it can be sent again where the answer was lost.
+            message_id: some_id(new.message_id),
             timeout_ms: new.timeout_ms,
             model: new.model,
         };
-        Ok(self.rpc.clone().submit(request).await.map_err(|s| from_status(&s))?.into_inner())
+        self.verb("Submit", &request).await
     }
 
     /// Says something to a task that has not ended: the answer to its oldest question, or a word to what it does. The same
@@ -245,15 +265,18 @@ impl Client {
     pub async fn say(&self, task: &TaskId, parts: &[Content], message_id: &str) -> Result<(), Error> {
         let parts = Payload { body: to_json(&parts), ..Payload::default() };
         covey_proto::check_size("the message", &parts)?;
-        let request =
-            v1::SayTaskRequest { task: task.to_string(), parts: parts.body, message_id: message_id.to_owned() };
-        self.rpc.clone().say_task(request).await.map_err(|s| from_status(&s))?;
+        let request = v1::SayTaskRequest {
+            task: task.to_string(),
+            parts: parts.body,
+            message_id: some_id(message_id.to_owned()),
+        };
+        self.verb::<v1::TaskReply>("SayTask", &request).await?;
         Ok(())
     }
 
     /// A key for a caller that does not own the cluster: it sees these agents (none = all) and its own tasks.
     pub async fn add_key(&self, request: v1::AddKeyRequest) -> Result<String, Error> {
-        Ok(self.rpc.clone().add_key(request).await.map_err(|s| from_status(&s))?.into_inner().key)
+        Ok(self.verb::<v1::AddKeyReply>("AddKey", &request).await?.key)
     }
 
     /// A join token beside the cluster's own, for so long (0 = a day), for one node where that is said.
@@ -270,37 +293,32 @@ impl Client {
 
     /// What is known of callers' keys.
     pub async fn keys(&self) -> Result<Vec<v1::CallerKey>, Error> {
-        let reply = self.rpc.clone().list_keys(v1::ListKeysRequest {}).await.map_err(|s| from_status(&s))?;
-        Ok(reply.into_inner().keys)
+        let reply = self.verb::<v1::ListKeysReply>("ListKeys", &v1::ListKeysRequest {}).await?;
+        Ok(reply.keys)
     }
 
     /// A caller's key opens nothing any more.
     pub async fn remove_key(&self, caller: &str) -> Result<(), Error> {
         let request = v1::RemoveKeyRequest { caller: caller.to_owned() };
-        self.rpc.clone().remove_key(request).await.map_err(|s| from_status(&s)).map(drop)
+        self.verb::<v1::Empty>("RemoveKey", &request).await.map(drop)
     }
 
     /// A task's record.
     pub async fn task(&self, id: &TaskId) -> Result<TaskRecord, Error> {
-        let reply = self
-            .rpc
-            .clone()
-            .get_task(v1::GetTaskRequest { task: id.to_string() })
-            .await
-            .map_err(|s| from_status(&s))?;
-        from_json("a task", &reply.into_inner().record)
+        let reply = self.verb::<v1::TaskReply>("GetTask", &v1::GetTaskRequest { task: id.to_string() }).await?;
+        from_json("a task", &reply.record)
     }
 
     /// The number of a task's last event.
     pub async fn last_event(&self, id: &TaskId) -> Result<u64, Error> {
         let request = v1::GetTaskRequest { task: id.to_string() };
-        Ok(self.rpc.clone().get_task(request).await.map_err(|s| from_status(&s))?.into_inner().last_seq)
+        Ok(self.verb::<v1::TaskReply>("GetTask", &request).await?.last_seq)
     }
 
     /// Keeps a blob at the head under its digest (SHA-256, hex).
     pub async fn put_blob(&self, digest: &str, body: Vec<u8>) -> Result<(), Error> {
         let request = v1::PutBlobRequest { digest: digest.to_owned(), body: body.into() };
-        self.rpc.clone().put_blob(request).await.map_err(|s| from_status(&s))?;
+        self.verb::<v1::Empty>("PutBlob", &request).await?;
         Ok(())
     }
 
@@ -308,18 +326,18 @@ impl Client {
     pub async fn tasks(&self, agent: &str, state: &str, before: &str, limit: u32) -> Result<Vec<TaskRecord>, Error> {
         let request =
             v1::ListTasksRequest { agent: agent.to_owned(), state: state.to_owned(), limit, before: before.to_owned() };
-        let reply = self.rpc.clone().list_tasks(request).await.map_err(|s| from_status(&s))?;
-        reply.into_inner().records.iter().map(|r| from_json("a task", r)).collect()
+        let reply = self.verb::<v1::ListTasksReply>("ListTasks", &request).await?;
+        reply.records.iter().map(|r| from_json("a task", r)).collect()
     }
 
     /// Actors in the order of their ids, fetched page by page as they are read.
     pub fn actors(&self, filter: ActorFilter) -> impl Stream<Item = Result<ActorStatus, Error>> + use<> {
-        let mut rpc = self.rpc.clone();
+        let client = self.clone();
         async_stream::try_stream! {
             let ActorFilter { agent, state, node, name } = filter;
             let mut request = v1::ListActorsRequest { agent, state, node, name, ..v1::ListActorsRequest::default() };
             loop {
-                let reply = rpc.list_actors(request.clone()).await.map_err(|s| from_status(&s))?.into_inner();
+                let reply = client.verb::<v1::ListActorsReply>("ListActors", &request).await?;
                 for actor in &reply.actors {
                     yield from_json("an actor", actor)?;
                 }
@@ -333,7 +351,7 @@ impl Client {
 
     /// What the Python processes of each worker use, by node; an error where a worker cannot be reached from here.
     pub async fn usage(&self) -> Result<Vec<(NodeId, Result<v1::UsageReply, Error>)>, Error> {
-        let stores = self.rpc.clone().list_stores(v1::Empty {}).await.map_err(|s| from_status(&s))?.into_inner().stores;
+        let stores = self.verb::<v1::ListStoresReply>("ListStores", &v1::Empty {}).await?.stores;
         let asked = stores.into_iter().map(|store| async move {
             let usage = async {
                 let mut worker = self.reach(&store).await?;
@@ -348,10 +366,7 @@ impl Client {
     /// Ends a task.
     pub async fn cancel_task(&self, id: &TaskId, reason: &str) -> Result<TaskRecord, Error> {
         let request = v1::CancelTaskRequest { task: id.to_string(), reason: reason.to_owned() };
-        from_json(
-            "a task",
-            &self.rpc.clone().cancel_task(request).await.map_err(|s| from_status(&s))?.into_inner().record,
-        )
+        from_json("a task", &self.verb::<v1::TaskReply>("CancelTask", &request).await?.record)
     }
 
     /// Events of a task above `after`, to its end. A broken connection is an error; read on from the last number.
@@ -374,24 +389,42 @@ impl Client {
     /// Begins to empty a node, by id or name; gives its id. It is empty once its status lists no actors.
     pub async fn drain(&self, node: &str) -> Result<String, Error> {
         let request = v1::DrainNodeRequest { node: node.to_owned() };
-        Ok(self.rpc.clone().drain_node(request).await.map_err(|s| from_status(&s))?.into_inner().node)
+        Ok(self.verb::<v1::DrainNodeReply>("DrainNode", &request).await?.node)
     }
 
     /// What is not tried again, oldest first: calls that ended their actor's process, tasks out of attempts.
     pub async fn dead_letters(&self) -> Result<Vec<v1::DeadLetter>, Error> {
-        Ok(self.rpc.clone().list_dead_letters(v1::Empty {}).await.map_err(|s| from_status(&s))?.into_inner().letters)
+        Ok(self.verb::<v1::ListDeadLettersReply>("ListDeadLetters", &v1::Empty {}).await?.letters)
     }
 
     /// A picture of the cluster.
     pub async fn status(&self) -> Result<ClusterStatus, Error> {
-        let reply = self.rpc.clone().status(v1::StatusRequest {}).await.map_err(|s| from_status(&s))?;
-        from_json("the status", &reply.into_inner().status)
+        let reply = self.verb::<v1::StatusReply>("Status", &v1::StatusRequest {}).await?;
+        from_json("the status", &reply.status)
     }
 
-    /// The stream all calls of `session` share. Its end stops the session's actors.
+    /// The stream all calls of `session` share. The session outlives breaks of it, for the head's grace time; it ends, and
+    /// its actors with it, when [`Calls::leave`] says so or the last clone is dropped.
     pub async fn calls(&self, session: &str) -> Result<Calls, Error> {
-        Calls::open(self.rpc.clone(), session, self.roads.clone()).await
+        let session = Some(calls::Session::new(session));
+        Calls::open(self.rpc.clone(), session, self.roads.clone(), self.patience.clone()).await
     }
+
+    /// The same for whoever has no actors of its own.
+    pub async fn calls_without_session(&self) -> Result<Calls, Error> {
+        Calls::open(self.rpc.clone(), None, self.roads.clone(), self.patience.clone()).await
+    }
+}
+
+/// An id that nobody else makes: time and random bits.
+pub fn fresh_id(prefix: &str) -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
+    format!("{prefix}-{since:x}{:016x}", rand::random::<u64>())
+}
+
+/// The id of a message, or a fresh one: a message without cannot be sent again when it is not known whether it arrived.
+pub fn some_id(id: String) -> String {
+    if id.is_empty() { fresh_id("m") } else { id }
 }
 
 /// One argument for a task of a native agent, as [`TaskInput::call`] takes it.

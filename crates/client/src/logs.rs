@@ -39,7 +39,7 @@ impl Client {
         let node = found.node.as_ref().ok_or_else(|| {
             Error::unavailable(format!("actor `{actor}` has no place: {}", found.why.clone().unwrap_or_default()))
         })?;
-        let stores = self.rpc.clone().list_stores(v1::Empty {}).await.map_err(|s| from_status(&s))?.into_inner().stores;
+        let stores = self.verb::<v1::ListStoresReply>("ListStores", &v1::Empty {}).await?.stores;
         let store = stores.into_iter().find(|s| s.node == node.as_str());
         let store = store.ok_or_else(|| Error::unavailable(format!("worker `{node}` has no link")))?;
         let request = LogsRequest { actor: found.id.to_string(), follow, tail_bytes };

@@ -11,8 +11,8 @@ use std::{
 };
 
 use covey_domain::{
-    ActorId, AgentName, AgentSpec, Envelope, Epoch, Error, ErrorKind, Millis, NodeId, SessionId, TaskId, TaskRecord,
-    caps,
+    ActorId, AgentName, AgentSpec, Digest, Envelope, Epoch, Error, ErrorKind, Millis, NodeId, SessionId, TaskId,
+    TaskRecord, caps,
     status::{ActorFilter, ActorStatus, ClusterStatus, ModelStatus, NodeStatus, Pending},
     task::Said,
 };
@@ -36,6 +36,7 @@ use crate::{
     placing::Gang,
     reminders::Reminders,
     scheduler::Placer,
+    sessions::Sessions,
     tasks::Tasks,
     topics::{Members, Topics},
     unserved::Unserved,
@@ -51,11 +52,13 @@ pub struct HeadConfig {
     pub backoff_ms: u64,
     /// Longest such pause.
     pub backoff_max_ms: u64,
+    /// A driver whose connection broke has this long to come back before its actors end.
+    pub session_grace_ms: u64,
 }
 
 impl Default for HeadConfig {
     fn default() -> Self {
-        Self { lease_ms: 10_000, backoff_ms: 100, backoff_max_ms: 30_000 }
+        Self { lease_ms: 10_000, backoff_ms: 100, backoff_max_ms: 30_000, session_grace_ms: caps::SESSION_GRACE_MS }
     }
 }
 
@@ -75,6 +78,8 @@ pub enum Output {
     Route(ActorId, Route),
     /// Who listens to this topic now.
     Topic(String, Members),
+    /// A driver is gone for good: workers drop what they keep for it.
+    SessionOver(SessionId),
     /// This node is no longer a member; close its link.
     Drop(NodeId, u64),
     /// A reminder is due: call the actor, and say how that went ([`Head::reminded`]).
@@ -104,6 +109,12 @@ pub enum Write {
     Clock(Millis),
     /// A detached actor was made, or is over.
     Actor(ActorId, Option<Arc<StoredActor>>),
+    /// A driver's session began (with the digest of its secret), or is over.
+    Session(SessionId, Option<Digest>),
+    /// The same of an actor of a session. A head that dies must not take it along; the machine may.
+    OwnedLife(ActorId, Option<(NodeId, Epoch)>),
+    /// An actor of a session was made, or is over. A head that dies must not take it along; the machine may.
+    Owned(ActorId, Option<(SessionId, Arc<StoredActor>)>),
     /// An actor that lasts listens to a topic with this method, or no more.
     Listener(String, ActorId, Option<String>),
     /// A reminder was set, or is over.
@@ -270,6 +281,7 @@ pub struct Head {
     pub(crate) dead_letters: DeadLetters,
     pub(crate) topics: Topics,
     pub(crate) reminders: Reminders,
+    pub(crate) sessions: Sessions,
     pub(crate) liveness: Liveness,
     /// Activations of before a restart whose node has not come back.
     pub(crate) believed: BTreeMap<ActorId, (NodeId, Epoch)>,
@@ -301,6 +313,7 @@ impl Head {
             dead_letters: DeadLetters::default(),
             topics: Topics::default(),
             reminders: Reminders::default(),
+            sessions: Sessions::default(),
             liveness: Liveness::default(),
             believed: BTreeMap::new(),
             wall_ahead: 0,
@@ -382,6 +395,14 @@ impl Head {
     }
 
     pub(crate) fn make_actor(&mut self, ask: CreateActor, not_before: Millis, now: Millis) -> Result<ActorInfo, Error> {
+        if let Some(known) = self.directory.actors.get(&ask.id) {
+            // The request came before, and its answer was lost.
+            if known.spec.name == ask.agent && known.owner == ask.owner {
+                return Ok(ActorInfo { created: true, ..self.actor(&ask.id)? });
+            }
+            return Err(Error::new(ErrorKind::AlreadyExists, format!("another actor is `{}`", ask.id)));
+        }
+        self.check_owner(&ask.owner)?;
         let base = self.agent(ask.agent.as_str())?.clone();
         if let Some(name) = &ask.name
             && let Some(id) = self.directory.names.get(name).cloned()
@@ -393,9 +414,14 @@ impl Head {
             return self.actor(&id);
         }
         let spec = if ask.overrides.is_empty() { base } else { Arc::new(merged(&base, &ask.overrides)?) };
-        if ask.owner == Owner::Detached {
-            let stored = StoredActor { name: ask.name.clone(), spec: spec.clone(), init: ask.init.clone() };
-            self.out.push_back(Output::Write(Write::Actor(ask.id.clone(), Some(Arc::new(stored)))));
+        let stored = || Arc::new(StoredActor { name: ask.name.clone(), spec: spec.clone(), init: ask.init.clone() });
+        match &ask.owner {
+            Owner::Detached => self.out.push_back(Output::Write(Write::Actor(ask.id.clone(), Some(stored())))),
+            Owner::Session(session) => {
+                let owned = Some((session.clone(), stored()));
+                self.out.push_back(Output::Write(Write::Owned(ask.id.clone(), owned)));
+            }
+            Owner::Pool | Owner::Virtual => {}
         }
         self.insert_actor_later(ask.id.clone(), ask.name, spec, ask.init, ask.owner, not_before, now);
         let mut info = self.actor(&ask.id)?;
@@ -421,22 +447,6 @@ impl Head {
         self.end_actor(id, Error::new(ErrorKind::ActorDied, "it was stopped").executed(Some(false)), drain, now);
         self.settle(now);
         Ok(())
-    }
-
-    /// A driver is gone, and its actors with it.
-    pub fn session_ended(&mut self, session: &SessionId, now: Millis) {
-        let owner = Owner::Session(session.clone());
-        let owned: Vec<_> = self
-            .directory
-            .actors
-            .iter()
-            .filter(|(_, a)| a.owner == owner && !matches!(a.state, ActorState::Dead { .. }))
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in owned {
-            self.end_actor(&id, Error::new(ErrorKind::ActorDied, "its driver is gone"), false, now);
-        }
-        self.settle(now);
     }
 
     /// A worker's models changed.
@@ -530,6 +540,7 @@ impl Head {
         self.judge(now);
         self.keep_time(now);
         self.recover(now);
+        self.expire_sessions(now);
         let mut more = self.liveness.recover_until.is_none() && self.requeue_orphans(now);
         more |= self.expire_tasks(now);
         more |= self.fail_waiting(now);
@@ -702,9 +713,7 @@ impl Head {
                 last.message = format!("{} (after {} restarts)", last.message, actor.restarts);
             }
             actor.state = ActorState::Dead { error: last.clone() };
-            if actor.owner == Owner::Detached {
-                self.out.push_back(Output::Write(Write::Actor(id.clone(), None)));
-            }
+            self.out.extend(over_in_store(id, &actor.owner));
             self.directory.retire(id);
             self.doom_linked(id, &last);
             if id.key().is_none() {
@@ -754,9 +763,7 @@ impl Head {
         if actor.saved && actor.owner != Owner::Virtual {
             self.out.push_back(Output::Write(Write::NoState(id.clone(), epoch)));
         }
-        if actor.owner == Owner::Detached {
-            self.out.push_back(Output::Write(Write::Actor(id.clone(), None)));
-        }
+        self.out.extend(over_in_store(id, &actor.owner));
         self.release(id);
         self.directory.retire(id);
         if !gentle {
@@ -831,6 +838,24 @@ pub enum ActorReport {
     Leaving(String),
     /// All its turns wait for others, and others may have its CPU. `Live` says that one goes on.
     Waiting,
+}
+
+/// What the store is told of the life of an actor that outlasts a head.
+pub(crate) fn life_in_store(id: &ActorId, owner: &Owner, life: Option<(NodeId, Epoch)>) -> Option<Output> {
+    match owner {
+        Owner::Virtual | Owner::Detached => Some(Output::Write(Write::Activation(id.clone(), life))),
+        Owner::Session(_) => Some(Output::Write(Write::OwnedLife(id.clone(), life))),
+        Owner::Pool => None,
+    }
+}
+
+/// An actor that the store knows is over.
+fn over_in_store(id: &ActorId, owner: &Owner) -> Option<Output> {
+    match owner {
+        Owner::Detached => Some(Output::Write(Write::Actor(id.clone(), None))),
+        Owner::Session(_) => Some(Output::Write(Write::Owned(id.clone(), None))),
+        Owner::Pool | Owner::Virtual => None,
+    }
 }
 
 fn merged(base: &AgentSpec, overrides: &serde_json::Map<String, serde_json::Value>) -> Result<AgentSpec, Error> {

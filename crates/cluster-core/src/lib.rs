@@ -12,16 +12,17 @@ pub mod head;
 pub mod lease;
 pub mod link;
 pub mod scheduler;
+pub mod sessions;
 
 mod dead_letters;
 mod directory;
 mod drain;
+mod fair;
 mod liveness;
 mod membership;
 mod messages;
 mod pending;
 mod placing;
-mod queue;
 mod recovery;
 mod reminders;
 mod retries;

@@ -139,6 +139,7 @@ impl Head {
         let since = self.liveness.last_tick.replace(now).map_or(0, |last| now.saturating_sub(last));
         if since > STALL_MS {
             self.nodes.values_mut().for_each(|node| node.extend(since));
+            self.sessions.extend(since);
             self.liveness.recover_until = self.liveness.recover_until.map(|until| until + since);
         }
         let over = |n: &Node| n.expires().is_some_and(|until| until <= now);

@@ -4,7 +4,7 @@ use covey_domain::{ActorId, Epoch, Error, Millis, NodeId, agent::GangStrategy, c
 
 use crate::{
     directory::{ActorState, Owner},
-    head::{ActorInfo, Command, CreateActor, Head, Output, Route, Write},
+    head::{ActorInfo, Command, CreateActor, Head, Output, Route, life_in_store},
     scheduler::{Shape, Why},
 };
 
@@ -191,10 +191,7 @@ impl Head {
             with_dir,
             with_state: actor.saved || actor.owner == Owner::Virtual,
         };
-        if matches!(actor.owner, Owner::Virtual | Owner::Detached) {
-            let life = Some((node_id.clone(), actor.epoch));
-            self.out.push_back(Output::Write(Write::Activation(id.clone(), life)));
-        }
+        self.out.extend(life_in_store(id, &actor.owner, Some((node_id.clone(), actor.epoch))));
         self.out.push_back(Output::Send(node_id.clone(), start));
         self.touch(node_id);
     }
@@ -203,9 +200,7 @@ impl Head {
     pub(crate) fn release(&mut self, id: &ActorId) -> Option<NodeId> {
         let actor = self.directory.actors.get_mut(id)?;
         let node_id = actor.node.take()?;
-        if matches!(actor.owner, Owner::Virtual | Owner::Detached) {
-            self.out.push_back(Output::Write(Write::Activation(id.clone(), None)));
-        }
+        self.out.extend(life_in_store(id, &actor.owner, None));
         if let Some(node) = self.nodes.get_mut(&node_id)
             && node.actors.remove(id)
         {

@@ -6,7 +6,7 @@ use covey_domain::{ActorId, Epoch, Error, ErrorKind, Millis, NodeId};
 
 use crate::{
     directory::{ActorState, Owner},
-    head::{Command, Head, Output, Route, Write},
+    head::{Command, Head, Output, Route, Write, life_in_store},
     membership::{HeldTask, LivingActor, Member},
 };
 
@@ -166,7 +166,8 @@ impl Head {
     /// The activation that an earlier head began is over. Whoever waited for it gets a new one.
     fn disbelieve(&mut self, id: &ActorId, now: Millis) {
         self.believed.remove(id);
-        self.out.push_back(Output::Write(Write::Activation(id.clone(), None)));
+        let owner = self.directory.actors.get(id).map_or(&Owner::Virtual, |actor| &actor.owner);
+        self.out.extend(life_in_store(id, owner, None));
         let waiting = self.directory.actors.get_mut(id);
         if let Some(actor) = waiting.filter(|a| matches!(a.state, ActorState::Pending { .. })) {
             actor.state = ActorState::Pending { not_before: now, why: "not placed yet".into() };

@@ -59,9 +59,7 @@ impl Head {
     pub(crate) fn ripen_tasks(&mut self, now: Millis) {
         while let Some((due, id)) = self.tasks.later.first().cloned().filter(|(due, _)| *due <= now) {
             self.tasks.later.remove(&(due, id.clone()));
-            if let Some(agent) = self.tasks.active.get(&id).map(|task| task.record.agent.clone()) {
-                self.tasks.queues.push_front(&agent, id);
-            }
+            self.tasks.enqueue(&id, true);
         }
     }
 }

@@ -17,9 +17,9 @@ use hashbrown::HashMap;
 use crate::{
     dead_letters::DeadLetter,
     directory::{ActorState, Owner},
+    fair::{FairQueue, Load, Ticket},
     head::{Command, Entry, Head, Output, Write},
     messages::Messages,
-    queue::{Place, Queues},
     retries::is_retry,
 };
 
@@ -52,6 +52,8 @@ pub struct Submission {
     /// How many tasks had ended, and were on disk ([`Head::ended`]), when the disk was looked at for the task that the
     /// same message made, in vain.
     pub looked_at: u64,
+    /// Tasks of this caller that may have not ended at once.
+    pub tasks_max: usize,
 }
 
 /// What came of a submission. It is acknowledged once the writes before it are durable.
@@ -94,19 +96,24 @@ pub(crate) struct Task {
     pub retried: u32,
     /// Why nobody runs it, as its log says.
     pub told: Option<String>,
+    /// Its place in the queue, while it waits for an actor.
+    pub ticket: Option<Ticket>,
+    /// Bytes it was asked with.
+    pub weight: usize,
 }
 
 /// All tasks that have not ended, and what must be known of the others.
 #[derive(Debug, Default)]
 pub(crate) struct Tasks {
     pub active: HashMap<TaskId, Task>,
-    pub queues: Queues,
+    queue: FairQueue,
+    load: Load,
     messages: Messages,
     deadlines: BTreeSet<(Millis, TaskId)>,
     /// Brought back from the store while they ran; those that no worker claims are queued again.
     pub orphans: VecDeque<TaskId>,
-    /// Agents whose actors cannot start: what waited up to a place fails.
-    failing: BTreeMap<AgentName, (Place, Error)>,
+    /// Agents whose actors cannot start: what waited up to a ticket fails.
+    failing: BTreeMap<AgentName, (Ticket, Error)>,
     /// Tasks by state, the ended ones that were there at the start included.
     counts: BTreeMap<&'static str, u64>,
     /// Tasks that wait until they are tried again.
@@ -115,7 +122,7 @@ pub(crate) struct Tasks {
 
 impl Tasks {
     pub fn waiting(&self) -> impl Iterator<Item = (&AgentName, usize)> {
-        self.queues.waiting()
+        self.queue.waiting()
     }
 
     pub fn counts(&self) -> BTreeMap<String, u64> {
@@ -129,11 +136,46 @@ impl Tasks {
     fn insert(&mut self, task: Task) {
         let record = &task.record;
         self.messages.begin(record);
+        self.load.add(&record.caller, task.weight);
         *self.counts.entry(record.state.name()).or_default() += 1;
         if let Some(deadline) = task.deadline {
             self.deadlines.insert((deadline, record.id.clone()));
         }
         self.active.insert(record.id.clone(), task);
+    }
+
+    /// A task that is known begins to wait for an actor; `again`: it had one, and comes before what its caller has waiting.
+    pub(crate) fn enqueue(&mut self, id: &TaskId, again: bool) {
+        let Some(task) = self.active.get_mut(id).filter(|task| task.ticket.is_none()) else { return };
+        let (agent, caller) = (&task.record.agent, &task.record.caller);
+        let ticket = match again {
+            true => self.queue.push_front(agent, caller, id.clone()),
+            false => self.queue.push_back(agent, caller, id.clone()),
+        };
+        task.ticket = Some(ticket);
+    }
+
+    /// Tasks of an agent that wait for an actor.
+    pub(crate) fn queued(&self, agent: &AgentName) -> impl Iterator<Item = &TaskId> {
+        self.queue.of(agent)
+    }
+
+    /// The next task that waits for an actor of this agent.
+    fn next(&mut self, agent: &AgentName) -> Option<TaskId> {
+        let id = self.queue.pop(agent)?;
+        if let Some(task) = self.active.get_mut(&id) {
+            task.ticket = None;
+        }
+        Some(id)
+    }
+
+    /// It does not wait any more.
+    fn dequeue(&mut self, id: &TaskId) {
+        if let Some(task) = self.active.get_mut(id)
+            && let Some(ticket) = task.ticket.take()
+        {
+            self.queue.remove(&task.record.agent, &task.record.caller, ticket);
+        }
     }
 
     fn moves(&mut self, from: TaskState, to: TaskState) {
@@ -144,11 +186,12 @@ impl Tasks {
     }
 
     fn retire(&mut self, id: &TaskId) {
+        self.dequeue(id);
         let Some(task) = self.active.remove(id) else { return };
         if let Some(deadline) = task.deadline {
             self.deadlines.remove(&(deadline, id.clone()));
         }
-        self.queues.remove(&task.record.agent, id);
+        self.load.sub(&task.record.caller, task.weight);
         self.messages.end(&task.record);
     }
 }
@@ -182,8 +225,6 @@ impl Head {
         let (begun, id) = (open.in_step(), record.id.clone());
         if begun {
             self.tasks.orphans.push_back(id.clone());
-        } else {
-            self.tasks.queues.push_back(&record.agent, id.clone());
         }
         if begun {
             self.liveness.recover_until.get_or_insert(now + self.config.lease_ms);
@@ -192,9 +233,13 @@ impl Head {
         let deadline = record.expires_ms.or(record.timeout_ms.map(|t| now + t));
         let seq = stored.events.len() as u64;
         let excused = excused + retried;
-        let (orphan, told) = (begun, None);
-        let task = Task { seq, open, turns, excused, actor: None, deadline, orphan, record, retried, told };
+        let (orphan, told, ticket, weight) = (begun, None, None, record.input.weight());
+        let task =
+            Task { seq, open, turns, excused, actor: None, deadline, orphan, record, retried, told, ticket, weight };
         self.tasks.insert(task);
+        if !begun {
+            self.tasks.enqueue(&id, false);
+        }
         if let Some(why) = stored.broken {
             let error = Error::internal(format!("what is stored of the task could not be read: {why}"));
             self.end_task(
@@ -222,11 +267,8 @@ impl Head {
         }
         ask.input.check()?;
         let skill = spec.skill(ask.skill.as_deref())?.id.clone();
-        let waiting = self.tasks.queues.len();
-        if waiting >= caps::TASK_QUEUE_DEPTH_MAX {
-            return Err(Error::new(ErrorKind::Overloaded, format!("{waiting} tasks wait already"))
-                .hint("try again later, or add workers"));
-        }
+        let weight = ask.input.weight();
+        self.tasks.load.admit(&ask.caller, weight, ask.tasks_max, self.tasks.queue.len())?;
         // The agent's own bound is one on each run, and its worker's matter.
         let timeout_ms = ask.timeout_ms;
         let record = Arc::new(TaskRecord {
@@ -266,11 +308,13 @@ impl Head {
             orphan: false,
             retried: 0,
             told: None,
+            ticket: None,
+            weight,
         };
         self.tasks.insert(task);
         self.out.push_back(Output::Write(Write::NewTask(record.clone())));
         self.append(&record.id, vec![started], self.wall(now));
-        self.tasks.queues.push_back(&record.agent, record.id.clone());
+        self.tasks.enqueue(&record.id, false);
         self.settle(now);
         Ok(Submitted::Made(record))
     }
@@ -343,11 +387,11 @@ impl Head {
                     if !actor.has_turn() || !self.takes_tasks(id) {
                         break;
                     }
-                    let Some(task) = self.tasks.queues.pop(&agent) else { break };
+                    let Some(task) = self.tasks.next(&agent) else { break };
                     self.assign(&task, id, now);
                 }
             }
-            let waiting = self.tasks.queues.waiting_for(&agent).saturating_sub(coming);
+            let waiting = self.tasks.queue.waiting_for(&agent).saturating_sub(coming);
             let more = waiting.div_ceil(spec.concurrency.max(1) as usize);
             // Beside those that hang there is room for others.
             let stuck = |id: &&ActorId| self.directory.actors.get(*id).is_some_and(|actor| actor.stuck.is_some());
@@ -440,15 +484,14 @@ impl Head {
             state: Phase::Queued,
             message: Some(format!("trying again: {}", error.message)),
         });
-        let agent = task.record.agent.clone();
         self.append(id, events, wall);
-        self.tasks.queues.push_front(&agent, id.clone());
+        self.tasks.enqueue(id, true);
     }
 
     /// No actor of this agent can start, so its queued tasks never will.
     pub(crate) fn pool_cannot_start(&mut self, agent: &AgentName, error: &Error, now: Millis) {
-        if let Some(last) = self.tasks.queues.last(agent) {
-            self.tasks.failing.insert(agent.clone(), (last, error.clone()));
+        if self.tasks.queue.waiting_for(agent) > 0 {
+            self.tasks.failing.insert(agent.clone(), (self.tasks.queue.last(), error.clone()));
             self.fail_waiting(now);
         }
     }
@@ -461,8 +504,8 @@ impl Head {
         {
             let mut pool = self.directory.pools.get(&agent).into_iter().flatten();
             let alive = pool.any(|id| self.directory.actors.get(id).is_some_and(|a| a.state == ActorState::Live));
-            let first = self.tasks.queues.first(&agent).filter(|(place, _)| !alive && *place <= last);
-            let Some(task) = first.map(|(_, task)| task.clone()) else {
+            let first = if alive { None } else { self.tasks.queue.first_up_to(&agent, last).cloned() };
+            let Some(task) = first else {
                 self.tasks.failing.remove(&agent);
                 continue;
             };
@@ -511,6 +554,7 @@ impl Head {
         let (attempt, actor) = (task.record.attempt, task.actor.clone());
         let mut events = task.open.closers(false);
         events.push(TaskEvent::Finished { outcome, usage: BTreeMap::new() });
+        self.tasks.dequeue(id);
         self.append(id, events, self.wall(now));
         self.after_events(id);
         if let Some(node) = actor.and_then(|a| self.directory.actors.get(&a)).and_then(|a| a.node.clone()) {

@@ -46,7 +46,8 @@ impl Head {
             let text = format!("{} actors listen to topic `{topic}`", caps::TOPIC_MEMBERS_MAX);
             return Err(Error::new(ErrorKind::Overloaded, text));
         }
-        let lasting = actor.key().is_some() || known.is_some_and(|a| a.owner == Owner::Detached);
+        let stored = |owner: &Owner| matches!(owner, Owner::Detached | Owner::Session(_));
+        let lasting = actor.key().is_some() || known.is_some_and(|a| stored(&a.owner));
         if lasting {
             self.out.push_back(Output::Write(Write::Listener(topic.into(), actor.clone(), Some(method.into()))));
         }
@@ -119,6 +120,7 @@ mod tests {
         let mut head = Head::new(HeadConfig::default(), 1);
         let spec = r#"{"name":"a","kind":{"type":"native","implementation":"echo"},"skills":[{"id":"hear"}]}"#;
         head.register(serde_json::from_str::<AgentSpec>(spec).unwrap(), NOW).unwrap();
+        head.open_session("s".into(), covey_domain::Digest::of(b"secret"), 1).unwrap();
         let (one, virtual_one) = (ActorId::from("actor-1"), ActorId::from("a/key"));
         let ask = CreateActor {
             id: one.clone(),
@@ -146,7 +148,11 @@ mod tests {
             }
         }
         assert_eq!(told, [1, 2, 1]);
-        assert_eq!(kept, [(virtual_one.clone(), true), (one, false)], "only what lasts is kept");
+        assert_eq!(
+            kept,
+            [(one.clone(), true), (virtual_one.clone(), true), (one, false)],
+            "what the store knows is kept"
+        );
         assert_eq!(head.topics()[0].1.to_vec(), [(virtual_one.clone(), "hear".to_owned())]);
         assert!(head.leave_topic("news", &virtual_one) && !head.leave_topic("news", &virtual_one));
         assert!(head.topics().is_empty());

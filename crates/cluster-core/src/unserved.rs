@@ -108,7 +108,7 @@ impl Head {
             .agents
             .iter()
             .flat_map(|(agent, trouble)| {
-                let queued = self.tasks.queues.of(agent).take(TOLD_MAX);
+                let queued = self.tasks.queued(agent).take(TOLD_MAX);
                 queued.map(move |task| (task.clone(), trouble.why.clone()))
             })
             .collect();
@@ -137,7 +137,7 @@ impl Head {
         for (agent, why) in over {
             self.unserved.agents.remove(&agent);
             let error = unschedulable(&why);
-            for id in self.tasks.queues.of(&agent).cloned().collect::<Vec<_>>() {
+            for id in self.tasks.queued(&agent).cloned().collect::<Vec<_>>() {
                 self.end_task(&id, Outcome::Failed { error: error.clone() }, now);
             }
             for id in self.directory.pools.get(&agent).cloned().unwrap_or_default() {

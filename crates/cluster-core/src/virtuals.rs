@@ -1,4 +1,4 @@
-//! Actors that outlast their process: virtual ones, which exist when they are spoken to, and detached ones.
+//! Actors that outlast their process: virtual ones, which exist when they are spoken to, and those that the store keeps.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::{
 /// Longest key of a virtual actor, characters.
 const KEY_MAX: usize = 256;
 
-/// A detached actor as the store keeps it.
+/// An actor as the store keeps it: a detached one, or one of a session.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredActor {
     /// Unique name.
@@ -65,11 +65,11 @@ impl Head {
         Ok(())
     }
 
-    /// Brings a detached actor back from the store, after its activation and before the first verb. While the node of that
-    /// may still have it, it waits; then it is started anew.
-    pub fn restore_actor(&mut self, id: ActorId, stored: StoredActor, saved: bool, now: Millis) {
+    /// Brings an actor back from the store, after its activation and before the first verb. While the node of that may
+    /// still have it, it waits; then it is started anew.
+    pub fn restore_actor(&mut self, id: ActorId, stored: StoredActor, owner: Owner, saved: bool, now: Millis) {
         let not_before = self.may_begin(&id, now);
-        self.insert_actor_later(id.clone(), stored.name, stored.spec, stored.init, Owner::Detached, not_before, now);
+        self.insert_actor_later(id.clone(), stored.name, stored.spec, stored.init, owner, not_before, now);
         if let Some(actor) = self.directory.actors.get_mut(&id) {
             actor.saved = saved;
         }

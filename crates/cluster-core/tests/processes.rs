@@ -73,6 +73,7 @@ impl World {
             protocol: "test".into(),
             timeout_ms: None,
             looked_at: 0,
+            tasks_max: usize::MAX,
         };
         self.head.submit(submission, self.now).unwrap();
         self.drain();

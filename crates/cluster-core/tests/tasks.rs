@@ -38,6 +38,7 @@ fn ask(id: &str, message: &str, looked_at: u64) -> Submission {
         protocol: "test".into(),
         timeout_ms: None,
         looked_at,
+        tasks_max: usize::MAX,
     }
 }
 

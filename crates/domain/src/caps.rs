@@ -13,6 +13,16 @@ pub const CODE_BYTES_MAX: usize = 24 << 20;
 pub const MAILBOX_DEPTH_MAX: usize = 10_000;
 /// Tasks waiting for an actor, over all agents.
 pub const TASK_QUEUE_DEPTH_MAX: usize = 100_000;
+/// Tasks of one caller that have not ended.
+pub const CALLER_TASKS_MAX: usize = 10_000;
+/// The same of all drivers together, which have the key of the whole cluster: others find room beside them.
+pub const DRIVER_TASKS_MAX: usize = TASK_QUEUE_DEPTH_MAX / 10 * 9;
+/// Bytes that one caller's tasks that have not ended were asked with.
+pub const CALLER_TASK_BYTES_MAX: usize = 256 << 20;
+/// Bytes that all tasks that have not ended were asked with.
+pub const TASK_BYTES_MAX: usize = 1 << 30;
+/// Streams that one caller reads at once.
+pub const CALLER_STREAMS_MAX: usize = 1_000;
 /// Requests waiting for one model's engine.
 pub const MODEL_QUEUE_DEPTH_MAX: usize = 1_024;
 /// Items a stream may be ahead of its reader.
@@ -31,10 +41,20 @@ pub const MESSAGE_IDS_RECENT_MAX: usize = 32_768;
 pub const CALLS_OPEN_MAX: usize = 100_000;
 /// Attempts of one task before a crash counts as its own fault.
 pub const TASK_ATTEMPTS_MAX: u32 = 5;
+/// Drivers that are connected, or may come back.
+pub const SESSIONS_MAX: usize = 10_000;
+/// A driver whose connection broke has this long to come back before its actors end, where nothing else is said; and what it
+/// asks of a head that is away waits as long.
+pub const SESSION_GRACE_MS: u64 = 30_000;
 /// Reminders set in a cluster.
 pub const REMINDERS_MAX: usize = 1_000_000;
 /// Largest state of one actor, bytes.
 pub const STATE_BYTES_MAX: usize = 16 << 20;
+/// Answers to calls with keys that go with an actor's state, bytes; of older ones and larger ones it is only known that they
+/// were given.
+pub const ANSWERED_BYTES_MAX: usize = 1 << 20;
+/// Bytes of an agent's own exception (base64) that the log of a task keeps.
+pub const ERROR_DETAIL_MAX: usize = 64 << 10;
 /// Longest agent name, characters.
 pub const AGENT_NAME_MAX: usize = 64;
 /// Events read from the store at once.

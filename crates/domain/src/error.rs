@@ -56,6 +56,9 @@ pub struct Faces {
     pub python: &'static str,
 }
 
+/// Message of a head that does not answer any more because it stops; the one that follows it may.
+pub const STOPPING: &str = "the head is stopping";
+
 /// [`Error::detail`] of an actor's death: the call was running in the process that died, and may be why.
 pub const RUNNING: &str = "running";
 

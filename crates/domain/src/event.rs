@@ -460,6 +460,14 @@ pub enum MediaSource {
 }
 
 impl MediaSource {
+    /// About how many bytes of memory it takes.
+    pub fn weight(&self) -> usize {
+        match self {
+            Self::Inline(text) | Self::Url(text) | Self::ProviderFile(text) => text.len(),
+            Self::Stored { digest, .. } => digest.as_str().len(),
+        }
+    }
+
     /// Whether it is too large to travel in its message: more than [`crate::caps::FILE_INLINE_MAX`].
     pub fn is_large(&self) -> bool {
         let Self::Inline(text) = self else { return false };
@@ -613,6 +621,25 @@ impl Content {
             Self::File { source, .. } => source.stored(),
             Self::Text(_) | Self::Data(_) => None,
         }
+    }
+
+    /// About how many bytes of memory it takes.
+    pub fn weight(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Data(value) => weight_of(value),
+            Self::File { source, .. } => source.weight(),
+        }
+    }
+}
+
+fn weight_of(value: &Value) -> usize {
+    let own = size_of::<Value>();
+    own + match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(weight_of).sum(),
+        Value::Object(members) => members.iter().map(|(name, value)| name.len() + own + weight_of(value)).sum(),
     }
 }
 

@@ -126,6 +126,13 @@ impl TaskInput {
         // The input, its list of contents, the content.
         depth::check("the message", self, 3)
     }
+
+    /// About how many bytes of memory it takes.
+    pub fn weight(&self) -> usize {
+        let content: usize = self.content.iter().map(Content::weight).sum();
+        let history: usize = self.history.iter().map(|message| message.content.len()).sum();
+        content + history + self.call.as_ref().map_or(0, String::len)
+    }
 }
 
 /// All text in a message, a line each; data as JSON, files left out.

@@ -12,6 +12,7 @@ mod project;
 mod push;
 mod rest;
 mod rpc;
+mod shares;
 
 use std::{collections::HashMap, convert::Infallible, io::Write as _, sync::Arc, time::Duration};
 
@@ -45,6 +46,7 @@ struct Hub {
     origins: Vec<String>,
     known: card::Known,
     bookmarks: bookmarks::Bookmarks,
+    shares: shares::Shares,
 }
 
 type Port = State<Arc<Hub>>;
@@ -55,7 +57,8 @@ pub fn router(cluster: Arc<dyn Cluster>, settings: &Settings) -> Router {
     let links = Links::new(settings);
     let origins = settings.origins.iter().chain([&settings.root]).cloned().collect();
     let (signer, known) = (settings.signer.clone(), card::Known::default());
-    let hub = Arc::new(Hub { links, cluster, pusher, signer, origins, known, bookmarks: Default::default() });
+    let (bookmarks, shares) = Default::default();
+    let hub = Arc::new(Hub { links, cluster, pusher, signer, origins, known, bookmarks, shares });
     let service = grpc::Grpc { hub: hub.clone() };
     let old_grpc = old::A2aServiceServer::new(service.clone())
         .max_decoding_message_size(caps::MESSAGE_BYTES_MAX)
@@ -299,7 +302,16 @@ fn check_version(headers: &HeaderMap) -> Result<(), Error> {
 
 fn refused(error: &Error) -> Response {
     let status = StatusCode::from_u16(error.kind.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    (status, Json(error.http_body())).into_response()
+    let mut response = (status, Json(error.http_body())).into_response();
+    come_again(&mut response, error);
+    response
+}
+
+/// Says when it is worth to come again, where that is known.
+fn come_again(response: &mut Response, error: &Error) {
+    if let Some(after) = error.kind.retry_after() {
+        response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from(after.as_secs()));
+    }
 }
 
 /// The address the client used, so that cards work through tunnels and other names of this machine.

@@ -68,7 +68,7 @@ impl axum::response::IntoResponse for Failed {
         let faces = self.0.kind.faces();
         let status = StatusCode::from_u16(faces.http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(error_body(&self.0))).into_response();
-        if self.0.kind == ErrorKind::Overloaded {
+        if matches!(self.0.kind, ErrorKind::Overloaded | ErrorKind::Unavailable) {
             response.headers_mut().insert("retry-after", axum::http::HeaderValue::from_static("1"));
         }
         response

@@ -3,11 +3,12 @@
 use std::{borrow::Cow, io::Write as _, ops::Range, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use covey_domain::{ActorId, AgentSpec, Envelope, Millis, NodeId, TaskId, TaskRecord, TaskState};
+use covey_domain::{ActorId, AgentSpec, Digest, Envelope, Millis, NodeId, SessionId, TaskId, TaskRecord, TaskState};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
+    SessionActor,
     rows::{Entry, numbered},
     salvage::{self, Broken},
 };
@@ -55,6 +56,12 @@ pub struct Batch {
     /// Reminders by actor and name, in order; `None` = it is over.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reminders: Vec<(ActorId, String, Option<StoredReminder>)>,
+    /// Sessions that began, with the digests of their secrets, in order; `None` = it is over.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sessions: Vec<(SessionId, Option<Digest>)>,
+    /// Actors of sessions, in order; `None` = it is over.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub session_actors: Vec<(ActorId, Option<SessionActor>)>,
     /// Listeners by topic and actor, and the method of each, in order; `None` = it listens no more.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub listeners: Vec<(String, ActorId, Option<String>)>,
@@ -243,6 +250,8 @@ impl Batch {
             && self.activations.is_empty()
             && self.members.is_empty()
             && self.clock_ms.is_none()
+            && self.sessions.is_empty()
+            && self.session_actors.is_empty()
     }
 }
 

@@ -26,6 +26,7 @@ mod retain;
 mod rows;
 mod salvage;
 mod schema;
+mod sessions;
 mod snapshot;
 mod tables;
 pub mod upkeep;
@@ -45,6 +46,7 @@ pub use batch::{Batch, Blob, DetachedActor, StateChange, StoredMember, StoredRem
 pub use read::TaskFilter;
 pub use retain::{Forgotten, Retention};
 pub use salvage::Broken;
+pub use sessions::{SessionActor, StoredSessions};
 pub use snapshot::{Snapshot, StoredTask};
 
 use crate::{

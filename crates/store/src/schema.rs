@@ -3,7 +3,7 @@
 use sqlx::SqliteConnection;
 
 /// Version of the tables below. A file of a later version is refused.
-pub(crate) const VERSION: i64 = 7;
+pub(crate) const VERSION: i64 = 8;
 
 /// Indexes over columns that older files get only by [`migrate`].
 const INDEXES: &str = "
@@ -24,6 +24,9 @@ CREATE TABLE IF NOT EXISTS activations (actor TEXT PRIMARY KEY, node TEXT NOT NU
 CREATE TABLE IF NOT EXISTS members (node TEXT PRIMARY KEY, incarnation INTEGER NOT NULL, port TEXT NOT NULL)
     STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS actors (id TEXT PRIMARY KEY, name TEXT, spec TEXT NOT NULL, init BLOB) STRICT;
+CREATE TABLE IF NOT EXISTS sessions (id TEXT PRIMARY KEY, proof TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS session_actors (id TEXT PRIMARY KEY, session TEXT NOT NULL, name TEXT, spec TEXT NOT NULL,
+    init BLOB) STRICT;
 CREATE TABLE IF NOT EXISTS reminders (actor TEXT NOT NULL, name TEXT NOT NULL, due_ms INTEGER NOT NULL,
     every_ms INTEGER, method TEXT NOT NULL, args BLOB NOT NULL, PRIMARY KEY (actor, name)) STRICT;
 CREATE TABLE IF NOT EXISTS listeners (topic TEXT NOT NULL, actor TEXT NOT NULL, method TEXT NOT NULL,
@@ -127,6 +130,10 @@ pub(crate) async fn migrate(db: &mut SqliteConnection) -> Result<(), sqlx::Error
         )
         .execute(&mut *db)
         .await?;
+    }
+    if found.is_some_and(|version| version < 8) {
+        // Version 8 keeps sessions of drivers and their actors; an older program would lose them without a word.
+        sqlx::query("UPDATE meta SET value = 8 WHERE key = 'schema'").execute(&mut *db).await?;
     }
     // Only now the columns are there in every file.
     sqlx::raw_sql(INDEXES).execute(db).await?;

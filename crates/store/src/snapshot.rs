@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use sqlx::{Connection as _, Row as _, SqliteConnection};
 
 use crate::{
-    Batch, Blob, DetachedActor, Error, Store, StoredMember, StoredReminder,
+    Batch, Blob, DetachedActor, Error, SessionActor, Store, StoredMember, StoredReminder, StoredSessions,
     rows::{RECORD, events_in, record_of},
     salvage::{self, Broken},
     tables,
@@ -32,6 +32,8 @@ pub struct Snapshot {
     pub actors: Vec<(ActorId, DetachedActor, bool)>,
     /// Reminders by actor and name.
     pub reminders: Vec<(ActorId, String, StoredReminder)>,
+    /// Sessions of drivers, and their actors.
+    pub sessions: StoredSessions,
     /// Listeners: topic, actor, method.
     pub listeners: Vec<(String, ActorId, String)>,
     /// Lives of virtual and detached actors: actor, node, epoch.
@@ -111,6 +113,7 @@ impl Reader {
             let actor = DetachedActor { name: row.get(1), spec: Arc::new(spec), init };
             snapshot.actors.push((row.get::<String, _>(0).into(), actor, row.get(4)));
         }
+        snapshot.sessions = self.sessions(db).await?;
         let reminders = "SELECT actor, name, due_ms, every_ms, method, args FROM reminders";
         for row in sqlx::query(reminders).fetch_all(&mut *db).await? {
             let reminder = StoredReminder {
@@ -141,6 +144,22 @@ impl Reader {
         }
         self.tasks(db, &mut snapshot.tasks).await?;
         Ok(snapshot)
+    }
+
+    async fn sessions(&mut self, db: &mut SqliteConnection) -> Result<StoredSessions, Error> {
+        let mut found = StoredSessions::default();
+        for row in sqlx::query("SELECT id, proof FROM sessions ORDER BY id").fetch_all(&mut *db).await? {
+            found.sessions.push((row.get::<String, _>(0).into(), row.get::<String, _>(1).into()));
+        }
+        let actors = "SELECT id, session, name, spec, init, id IN (SELECT actor FROM actor_states) FROM session_actors ORDER BY id";
+        for row in sqlx::query(actors).fetch_all(&mut *db).await? {
+            let Some(spec) = self.parsed("an actor of a session", row.get(3)) else { continue };
+            let init = row.get::<Option<Vec<u8>>, _>(4).map(|bytes| Blob(bytes.into()));
+            let actor = DetachedActor { name: row.get(2), spec: Arc::new(spec), init };
+            let owned = SessionActor { session: row.get::<String, _>(1).into(), actor };
+            found.actors.push((row.get::<String, _>(0).into(), owned, row.get(5)));
+        }
+        Ok(found)
     }
 
     fn parsed<T: DeserializeOwned>(&mut self, what: &str, body: &str) -> Option<T> {

@@ -7,6 +7,7 @@ use crate::{
     Error, StateChange, artifacts,
     group::Group,
     rows::{self, json},
+    sessions,
 };
 
 /// Writes a group, whole or not at all. Gives about how many bytes that was.
@@ -90,6 +91,7 @@ pub(crate) async fn write_in(tx: &mut SqliteConnection, group: &Group, age: Mill
         }
         .await?;
     }
+    sessions::write(tx, batches).await?;
     for (actor, name, reminder) in batches.iter().flat_map(|b| &b.reminders) {
         match reminder {
             Some(r) => sqlx::query("INSERT OR REPLACE INTO reminders VALUES (?, ?, ?, ?, ?, ?)")

@@ -253,7 +253,7 @@ async fn a_file_of_the_first_version_is_raised() {
     drop(Store::open(&path).await.unwrap());
     let mut db = SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap();
     let back =
-        "DROP INDEX tasks_by_change; DROP INDEX tasks_by_message; DROP INDEX tasks_unfinished; DROP INDEX tasks_by_end;
+        "DROP TABLE sessions; DROP TABLE session_actors; DROP INDEX tasks_by_change; DROP INDEX tasks_by_message; DROP INDEX tasks_unfinished; DROP INDEX tasks_by_end;
         ALTER TABLE tasks DROP COLUMN message_id; ALTER TABLE tasks DROP COLUMN ended_at;
         ALTER TABLE blobs DROP COLUMN used_at; ALTER TABLE cursors DROP COLUMN touched_at;
         ALTER TABLE actor_states DROP COLUMN epoch; ALTER TABLE tasks DROP COLUMN attempt;
@@ -286,6 +286,7 @@ async fn what_was_committed_is_there_after_reopening() {
     };
     let reminder = StoredReminder { due_ms: 5, every_ms: Some(7), method: "m".into(), args: blob(b"args") };
     let member = StoredMember { incarnation: 9, port: "127.0.0.1:1".into() };
+    let owned = SessionActor { session: "s1".into(), actor: actor.clone() };
     {
         let store = Store::open(&path).await.unwrap();
         assert_eq!(store.begin().await.unwrap().term, 1);
@@ -309,6 +310,16 @@ async fn what_was_committed_is_there_after_reopening() {
                 ("a/2".into(), None),
             ],
             members: vec![("n".into(), Some(member.clone())), ("m".into(), Some(member.clone())), ("m".into(), None)],
+            sessions: vec![
+                ("s1".into(), Some("proof".into())),
+                ("s2".into(), Some("other".into())),
+                ("s2".into(), None),
+            ],
+            session_actors: vec![
+                ("o1".into(), Some(owned.clone())),
+                ("o2".into(), Some(owned.clone())),
+                ("o2".into(), None),
+            ],
             clock_ms: Some(77),
             term: None,
         };
@@ -331,6 +342,8 @@ async fn what_was_committed_is_there_after_reopening() {
     assert_eq!(snapshot.reminders, [("a/1".into(), "r".into(), reminder)]);
     assert_eq!(snapshot.activations, [("a/1".into(), "n".into(), 2)]);
     assert_eq!(snapshot.members, [("n".into(), member)]);
+    assert_eq!(snapshot.sessions.sessions, [("s1".into(), "proof".into())]);
+    assert_eq!(snapshot.sessions.actors, [("o1".into(), owned, false)]);
     assert_eq!(snapshot.clock_ms, 77);
     assert_eq!(store.state(&"a/1".into()).await.unwrap().unwrap(), b"new");
     assert_eq!(store.events(&"t1".into(), 4_990).await.unwrap().len(), 10);

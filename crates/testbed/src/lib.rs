@@ -194,6 +194,7 @@ impl World {
             protocol: "test".into(),
             timeout_ms: None,
             looked_at: u64::MAX,
+            tasks_max: usize::MAX,
         };
         self.head.submit(submission, self.now).expect("room for a task");
         self.drain();
@@ -577,7 +578,7 @@ impl World {
                     unsynced.sends.push((node, command));
                 }
                 Output::Drop(node, conn) => unsynced.drops.push((node, conn)),
-                Output::Route(..) | Output::Topic(..) | Output::Remind(..) => {}
+                Output::Route(..) | Output::Topic(..) | Output::Remind(..) | Output::SessionOver(_) => {}
             }
         }
         self.unsynced.push_back(unsynced);
@@ -631,6 +632,9 @@ impl Disk {
             | Write::Clock(_)
             | Write::Actor(..)
             | Write::Reminder(..)
+            | Write::Session(..)
+            | Write::Owned(..)
+            | Write::OwnedLife(..)
             | Write::Listener(..) => {}
         }
     }

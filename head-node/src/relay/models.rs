@@ -324,7 +324,7 @@ mod tests {
     }
 
     fn world(loaded: &[bool]) -> World {
-        let relay = Relay::new(mpsc::unbounded_channel().0);
+        let relay = Relay::new(mpsc::unbounded_channel().0, std::time::Duration::ZERO);
         let (tx, answers) = mpsc::unbounded_channel();
         let origin = relay.origin(tx);
         let workers = loaded

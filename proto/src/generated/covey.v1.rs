@@ -64,7 +64,10 @@ pub struct CallBatch {
 pub struct CallFrame {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "call_frame::Body", tags = "2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 10, 9")]
+    #[prost(
+        oneof = "call_frame::Body",
+        tags = "2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 10, 14, 9"
+    )]
     pub body: ::core::option::Option<call_frame::Body>,
 }
 /// Nested message and enum types in `CallFrame`.
@@ -102,6 +105,9 @@ pub mod call_frame {
         /// to the head: a call that its caller does not try again
         #[prost(message, tag = "10")]
         DeadLetter(super::DeadLetter),
+        /// to the head: the driver goes for good, and its actors with it; its id means nothing
+        #[prost(message, tag = "14")]
+        Leave(super::Empty),
         /// sent back at once: everything before it was taken or refused
         #[prost(message, tag = "9")]
         Fence(super::Empty),
@@ -124,6 +130,9 @@ pub struct CallOpen {
     /// same key, same actor: runs once, answered again from memory; empty = no such promise
     #[prost(string, tag = "8")]
     pub key: ::prost::alloc::string::String,
+    /// with a key: the activation that may have run it; another one answers from what it was handed, or refuses
+    #[prost(uint64, tag = "17")]
+    pub tried: u64,
     /// actors whose turns wait for this call, one a line
     #[prost(string, tag = "11")]
     pub chain: ::prost::alloc::string::String,
@@ -250,6 +259,9 @@ pub struct Waiting {
     /// no node now known could ever hold it
     #[prost(bool, tag = "2")]
     pub never: bool,
+    /// the head was started again and may not have heard of its worker yet: an earlier place still holds
+    #[prost(bool, tag = "3")]
+    pub recovering: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CallEnd {
@@ -277,6 +289,30 @@ pub struct Piece {
     pub total: u64,
     #[prost(bytes = "bytes", tag = "2")]
     pub body: ::prost::bytes::Bytes,
+}
+/// The answer to a call with a key.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Answered {
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub end: ::core::option::Option<CallEnd>,
+}
+/// The state of an actor as the head keeps it: a payload (the first three fields) and what goes with it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SavedState {
+    #[prost(enumeration = "Codec", tag = "1")]
+    pub codec: i32,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub body: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    pub buffers: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// oldest first
+    #[prost(message, repeated, tag = "4")]
+    pub answered: ::prost::alloc::vec::Vec<Answered>,
+    /// there is no payload
+    #[prost(bool, tag = "5")]
+    pub stateless: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CallCancel {
@@ -1322,7 +1358,7 @@ pub struct Durable {
     #[prost(uint64, tag = "1")]
     pub number: u64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StartActor {
     #[prost(string, tag = "1")]
     pub actor: ::prost::alloc::string::String,
@@ -1347,6 +1383,9 @@ pub struct StartActor {
     /// domain Pass as JSON: what opens an agent elsewhere
     #[prost(bytes = "bytes", tag = "9")]
     pub pass: ::prost::bytes::Bytes,
+    /// keys that an earlier activation has answered
+    #[prost(message, repeated, tag = "10")]
+    pub answered: ::prost::alloc::vec::Vec<Answered>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StopActor {
@@ -1938,6 +1977,9 @@ pub struct CreateActorRequest {
     /// JSON object merged over the agent's spec (resources, labels, concurrency, …)
     #[prost(bytes = "bytes", tag = "6")]
     pub overrides: ::prost::bytes::Bytes,
+    /// `actor-` and up to 58 of a-z, 0-9 and `-`; the same request again makes no other. Empty = the head's choice
+    #[prost(string, tag = "7")]
+    pub id: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ActorReply {
@@ -2105,9 +2147,22 @@ pub struct SubscribeRequest {
     pub after: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReadEventsRequest {
+    #[prost(string, tag = "1")]
+    pub task: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub after: u64,
+    #[prost(uint32, tag = "3")]
+    pub wait_ms: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EventBatch {
+    /// domain Envelopes as JSON
     #[prost(bytes = "bytes", repeated, tag = "1")]
     pub envelopes: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// of ReadEvents: there will be no more
+    #[prost(bool, tag = "2")]
+    pub ended: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DrainNodeRequest {
@@ -2119,7 +2174,7 @@ pub struct DrainNodeReply {
     #[prost(string, tag = "1")]
     pub node: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SaveStateRequest {
     #[prost(string, tag = "1")]
     pub node: ::prost::alloc::string::String,
@@ -2129,6 +2184,8 @@ pub struct SaveStateRequest {
     pub epoch: u64,
     #[prost(message, optional, tag = "4")]
     pub state: ::core::option::Option<Payload>,
+    #[prost(message, repeated, tag = "5")]
+    pub answered: ::prost::alloc::vec::Vec<Answered>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SetReminderRequest {
@@ -2809,6 +2866,27 @@ pub mod covey_client {
             req.extensions_mut().insert(GrpcMethod::new("covey.v1.Covey", "Subscribe"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Some events of a task above a cursor; waits a while for the first of them.
+        pub async fn read_events(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReadEventsRequest>,
+        ) -> std::result::Result<tonic::Response<super::EventBatch>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/covey.v1.Covey/ReadEvents",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("covey.v1.Covey", "ReadEvents"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn status(
             &mut self,
             request: impl tonic::IntoRequest<super::StatusRequest>,
@@ -3013,7 +3091,10 @@ pub mod covey_client {
             self.inner.unary(req, path, codec).await
         }
         /// The driver's own stream: placements of actors, calls to models, and calls to actors whose worker it cannot reach.
-        /// Its end stops the driver's actors.
+        /// It belongs to a session when its metadata have `covey-session` and `covey-session-secret`. A session outlives the stream:
+        /// who opens another with the same secret within the grace time goes on with it. The reply's metadata say whether it does
+        /// (`covey-session-state`: `new` or `resumed`) and how long the grace time is (`covey-session-grace-ms`). A stream that says
+        /// `leave` ends its session at once; so does the end of the grace time. Then the session's actors end.
         pub async fn calls(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::CallBatch>,
@@ -3186,6 +3267,11 @@ pub mod covey_server {
             &self,
             request: tonic::Request<super::SubscribeRequest>,
         ) -> std::result::Result<tonic::Response<Self::SubscribeStream>, tonic::Status>;
+        /// Some events of a task above a cursor; waits a while for the first of them.
+        async fn read_events(
+            &self,
+            request: tonic::Request<super::ReadEventsRequest>,
+        ) -> std::result::Result<tonic::Response<super::EventBatch>, tonic::Status>;
         async fn status(
             &self,
             request: tonic::Request<super::StatusRequest>,
@@ -3238,7 +3324,10 @@ pub mod covey_server {
             + std::marker::Send
             + 'static;
         /// The driver's own stream: placements of actors, calls to models, and calls to actors whose worker it cannot reach.
-        /// Its end stops the driver's actors.
+        /// It belongs to a session when its metadata have `covey-session` and `covey-session-secret`. A session outlives the stream:
+        /// who opens another with the same secret within the grace time goes on with it. The reply's metadata say whether it does
+        /// (`covey-session-state`: `new` or `resumed`) and how long the grace time is (`covey-session-grace-ms`). A stream that says
+        /// `leave` ends its session at once; so does the end of the grace time. Then the session's actors end.
         async fn calls(
             &self,
             request: tonic::Request<tonic::Streaming<super::CallBatch>>,
@@ -4400,6 +4489,49 @@ pub mod covey_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/covey.v1.Covey/ReadEvents" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReadEventsSvc<T: Covey>(pub Arc<T>);
+                    impl<T: Covey> tonic::server::UnaryService<super::ReadEventsRequest>
+                    for ReadEventsSvc<T> {
+                        type Response = super::EventBatch;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReadEventsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Covey>::read_events(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReadEventsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -27,7 +27,7 @@ from ._future import Future, Stream, as_completed, get, wait
 from ._llm_agent import Mcp, llm_agent
 from ._objects import Ref, put
 from ._session import Session, bridge_call, connect, current, init, shutdown
-from ._task import Task, submit
+from ._task import Question, Task, TaskEvent, submit
 from ._topics import Topic, topic, topics
 from .errors import (
     ActorDied,
@@ -65,7 +65,7 @@ def actors(agent: str = "", state: str = "", node: str = "") -> Iterator[dict]:
 
 __all__ = [
     "ActorDied", "Agent", "Cancelled", "ConnectionLost", "Context", "CoveyError", "DeadlineExceeded", "Future", "Handle",
-    "Executor", "File", "Mcp", "Message", "Overloaded", "Pool", "Ref", "Rejected", "RemoteFunction", "Reply", "Session", "StorageFull", "Stream", "Task", "Topic", "Unauthenticated", "Unschedulable", "actors", "agent", "agents", "as_completed",
+    "Executor", "File", "Mcp", "Message", "Overloaded", "Pool", "Question", "Ref", "Rejected", "RemoteFunction", "Reply", "Session", "StorageFull", "Stream", "Task", "TaskEvent", "Topic", "Unauthenticated", "Unschedulable", "actors", "agent", "agents", "as_completed",
     "connect", "connect_a2a", "current", "current_context", "deadline", "embed", "errors", "gang", "get", "get_actor", "init", "llm", "llm_agent", "method", "put", "remote_agent", "shutdown",
     "status", "submit", "task", "topic", "topics", "wait",
 ]  # fmt: skip

@@ -274,7 +274,7 @@ class Pool:
         try:
             self.close()
         except Exception:
-            if _session.current() is self._session:
+            if _session._current is self._session:
                 raise
 
 

@@ -25,6 +25,8 @@ from ._retry import PLAIN, How
 
 _lock = threading.Lock()
 _current: Any = None
+_ended = False
+"""The session in use was shut down, and none has taken its place."""
 
 
 after_call: Callable[[], None] | None = None
@@ -141,8 +143,19 @@ class Session(Stores):
         self.id = uuid.uuid4().hex
         self.client = bridge_call(_bridge.Client, address, token, self.id, _tell_pending)
         self.token = token
-        self.registered: dict[str, str] = {}
+        self._registered: dict[str, str] = {}
+        self._losses = 0
         self._process, self._home = process, home
+
+    @property
+    def registered(self) -> dict[str, str]:
+        """Definitions of agents that the head has, by name. A head that forgot this session is told them again."""
+        losses = self.client.losses
+        if losses != self._losses:
+            self._losses = losses
+            self._registered.clear()
+            self.uploaded.clear()
+        return self._registered
 
     @property
     def store_session(self) -> str:
@@ -163,10 +176,10 @@ class Session(Stores):
 
     def close(self) -> None:
         """Ends the connection; the cluster stops this driver's actors, and a private cluster stops whole."""
-        global _current
+        global _current, _ended
         with _lock:
             if _current is self:
-                _current = None
+                _current, _ended = None, True
         self.client.close()
         self.drop_objects()
         if self._process is not None:
@@ -196,14 +209,25 @@ def find_binary() -> str:
 
 
 def init(
-    address: str | None = None, token: str | None = None, *, models: str | None = None, cpus: float | None = None, **environment: Any
+    address: str | None = None,
+    token: str | None = None,
+    *,
+    models: str | None = None,
+    cpus: float | None = None,
+    reinit: bool = False,
+    **environment: Any,
 ) -> Session:
     """Connects to a cluster, or starts one on 127.0.0.1 when no address is given; that one stops at exit.
 
+    `COVEY_ADDRESS` in the environment is such an address: a job, for which it is set, connects to its own cluster. A second
+    `init` raises `FailedPrecondition` while the first one's session is open; with `reinit` it takes its place.
     `models` is a folder of models and `cpus` what the worker offers, for a cluster started here. `env_vars`,
     `working_dir` and `pip` hold for all agents and functions of this driver that do not say otherwise.
     """
     _refuse_fork()
+    if _current is not None and not reinit:
+        raise errors.FailedPrecondition("a session is open already; covey.current() gives it, covey.init(reinit=True) closes it and begins another")
+    address = address or os.environ.get("COVEY_ADDRESS")
     if address is not None:
         return connect(address, token, **environment)
     home = tempfile.mkdtemp(prefix="covey-")
@@ -273,18 +297,22 @@ def connect(address: str | None = None, token: str | None = None, **environment:
 
 def install(session: Any) -> Any:
     """Makes `session` the one in use; an earlier one is closed."""
-    global _current
+    global _current, _ended
     with _lock:
-        previous, _current = _current, session
+        previous, _current, _ended = _current, session, False
     if previous is not None:
         previous.close()
     return session
 
 
 def current() -> Any:
-    """The session in use; `init()` is called when there is none."""
+    """The session in use; `init()` is called when there was none yet."""
     session = _current
-    return session if session is not None else init()
+    if session is not None:
+        return session
+    if _ended:
+        raise errors.FailedPrecondition("the session was shut down; covey.init() or covey.connect() begins another")
+    return init()
 
 
 def shutdown() -> None:

@@ -2,20 +2,72 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import dataclasses
 import json
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from typing import Any
 
 from . import _bridge, _codec, _session, errors
 from ._agent import Agent, Handle
 from ._retry import RETRIES, Retry, parse_seconds, run_seconds
 from ._content import Message, content_of, file_of
+from ._future import _refuse_loop
+
+_WAIT = 5.0
+"""Seconds that a reader without a stream waits at the head at once."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskEvent:
+    """One entry of a task's log."""
+
+    number: int
+    """From 1, without gaps. `Task.events(after=number)` goes on behind it."""
+    at: float
+    """When it was made, seconds since 1970."""
+    type: str
+    """What happened: `started`, `status`, `part_delta`, `interrupt_raised`, `finished`, …"""
+    data: dict[str, Any]
+    """The rest of it, as its type has it."""
+    record: dict[str, Any] = dataclasses.field(repr=False, compare=False)
+    """The whole entry as the cluster keeps it; `event["seq"]` reads from it."""
+
+    @classmethod
+    def of(cls, body: bytes) -> TaskEvent:
+        record = json.loads(body)
+        data = dict(record["event"])
+        return cls(record["seq"], record["ts_ms"] / 1000, data.pop("type"), data, record)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.record[key]
+
+    @property
+    def is_end(self) -> bool:
+        """Nothing follows it."""
+        return self.type == "finished" and self.data["outcome"]["is"] != "interrupted"
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What a task waits for."""
+
+    id: str
+    prompt: str
+    options: list[str]
+    """Choices, where the answer must be one of them."""
+    schema: dict[str, Any] | None
+    """JSON schema of a good answer, where there is one."""
 
 
 class Task:
-    """One durable request. `Task.from_id` finds it again from anywhere."""
+    """One durable request. `Task.from_id` finds it again from anywhere.
+
+    `task.result()` or `await task` gives what the method returned; `async for item in task` what it yields, while it is made.
+    """
 
     def __init__(self, id: str, context_id: str | None = None):
         self.id = id
@@ -31,86 +83,123 @@ class Task:
         """A2A's words: `submitted`, `working`, `input-required`, `auth-required`, `completed`, `failed`, `canceled` or `rejected`."""
         return json.loads(_session.bridge_call(_session.current().client.task, self.id))["state"].replace("_", "-")
 
-    def events(self, after: int = 0) -> Iterator[dict[str, Any]]:
-        """The task's log from number `after` + 1 to its end, as it grows. Reconnects and misses nothing."""
-        return self._events(after, None)
+    def _read(self, after: int, wait: float) -> tuple[list[TaskEvent], bool]:
+        """Events above `after`, at least one unless `wait` seconds pass without any; and whether there will be no more."""
+        client = _session.current().client
+        bodies, ended = _session.bridge_call(client.read_events, self.id, after, math.ceil(1000 * min(wait, _WAIT)))
+        return [TaskEvent.of(body) for body in bodies], ended
 
-    def _events(self, after: int, end: float | None) -> Iterator[dict[str, Any]]:
-        """The log, read until `end` by the monotonic clock at most: `DeadlineExceeded` then."""
-        cursor, pause = after, 0.05
-
-        def left() -> float | None:
-            if end is None:
-                return None
-            rest = end - time.monotonic()
-            if rest <= 0:
+    def _until(self, after: int, end: float | None) -> Iterator[TaskEvent]:
+        """The log behind number `after`, to its end; `DeadlineExceeded` where that is not reached at the time `end`."""
+        cursor = after
+        while True:
+            left = _WAIT if end is None else end - time.monotonic()
+            if left <= 0:
                 raise errors.DeadlineExceeded(f"task {self.id} has not ended in time; it goes on")
-            return rest
+            events, ended = self._read(cursor, left)
+            for event in events:
+                cursor = event.number
+                yield event
+                ended = ended or event.is_end
+            if ended:
+                return
 
+    def events(self, after: int = 0) -> Iterator[TaskEvent]:
+        """The task's log from number `after` + 1 to its end, as it grows. Reconnects and misses nothing."""
+        if _session.current().inside:
+            # An actor reads through its worker.
+            yield from self._until(after, None)
+            return
+        cursor, pause = after, 0.05
         while True:
             try:
-                left()
                 subscription = _session.bridge_call(_session.current().client.subscribe, self.id, cursor)
-                while (batch := _session.bridge_call(subscription.next, left())) is not None:
+                while (batch := _session.bridge_call(subscription.next)) is not None:
                     pause = 0.05
                     for body in batch:
-                        event = json.loads(body)
-                        cursor = event["seq"]
+                        event = TaskEvent.of(body)
+                        cursor = event.number
                         yield event
-                        if _is_end(event):
+                        if event.is_end:
                             return
             except (errors.ConnectionLost, errors.Cancelled):
                 if pause > 20:
                     raise
-            rest = left()
-            time.sleep(min(pause, 2.0) if rest is None else min(pause, 2.0, rest))
+            time.sleep(min(pause, 2.0))
             pause *= 1.5
+
+    async def _events(self) -> AsyncIterator[TaskEvent]:
+        cursor, ended = 0, False
+        while not ended:
+            events, ended = await asyncio.to_thread(self._read, cursor, _WAIT)
+            for event in events:
+                cursor = event.number
+                yield event
+                ended = ended or event.is_end
 
     def chunks(self) -> Iterator[Any]:
         """Items the method yields, while they are made. A retry after a lost worker begins them anew."""
         for event in self.events():
-            body = event["event"]
-            if body["type"] == "part_delta":
-                yield next(iter(body["delta"].values()))
-            elif body["type"] == "media":
-                yield file_of(body)
+            yield from _items(event)
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        answer = _Answer(self.id)
+        async for event in self._events():
+            answer.take(event)
+            for item in _items(event):
+                yield item
+        answer.value()  # what went wrong is raised
 
     def result(self, timeout: float | str | None = None) -> Any:
-        """What the method returned, or all it yielded as text (values and files as a list). Raises what went wrong.
+        """What the method returned, or all it yielded as text (values and files as a list). Raises what the method raised.
 
-        A task that asks something waits for `send` meanwhile; `events` tells what it asks. After `timeout` (seconds, or "2m")
-        it raises `DeadlineExceeded`, and the task goes on: `cancel` ends it.
+        After `timeout` (seconds, or "2m") it raises `DeadlineExceeded`, and the task goes on: `cancel` ends it. A task that asks
+        something waits for `answer` meanwhile; `question` tells what it asks.
         """
+        _refuse_loop("Task.result()")
         seconds = parse_seconds(timeout)
-        end = None if seconds is None else time.monotonic() + seconds
-        text, data, outcome = "", [], None
-        for event in self._events(0, end):
-            body = event["event"]
-            if body["type"] == "step_reset":
-                text, data = "", []
-            elif body["type"] == "part_delta":
-                if "text" in body["delta"]:
-                    text += body["delta"]["text"]
-                elif "data" in body["delta"]:
-                    data.append(body["delta"]["data"])
-            elif body["type"] == "media":
-                data.append(file_of(body))
-            elif body["type"] == "finished":
-                outcome = body["outcome"]
-        if outcome is None:
-            raise errors.ConnectionLost(f"the log of task {self.id} ended early")
-        if outcome["is"] == "completed":
-            if outcome["finish"] in ("message", "reply"):
-                return Message.of(outcome["result"])
-            if text or data:
-                return text if not data else ([text] if text else []) + data
-            return outcome.get("result")
-        if outcome["is"] == "rejected":
-            raise errors.Rejected(outcome["reason"])
-        if outcome["is"] == "cancelled":
-            raise errors.Cancelled(f"task {self.id} was cancelled: {outcome['reason']}")
-        error = outcome["error"]
-        raise _codec.to_exception((error["kind"], error["message"], error.get("hint"), error.get("executed"), None))
+        answer = _Answer(self.id)
+        events = self.events() if seconds is None else self._until(0, time.monotonic() + seconds)
+        for event in events:
+            answer.take(event)
+        return answer.value()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._result().__await__()
+
+    async def _result(self) -> Any:
+        answer = _Answer(self.id)
+        async for event in self._events():
+            answer.take(event)
+        return answer.value()
+
+    @property
+    def question(self) -> Question | None:
+        """The oldest question that the task waits to have answered; `None` where it asks nothing."""
+        asked: dict[str, Question] = {}
+        cursor = 0
+        while True:
+            events, ended = self._read(cursor, 0.001)
+            for event in events:
+                cursor, data = event.number, event.data
+                if event.type == "interrupt_raised":
+                    options = [option.get("label") or option["id"] for option in data.get("options", ())]
+                    asked[data["id"]] = Question(data["id"], data["prompt"], options, data.get("response_schema"))
+                elif event.type == "interrupt_resolved":
+                    asked.pop(data["id"], None)
+                elif event.type == "step_reset":
+                    asked.clear()
+                ended = ended or event.is_end
+            if ended:
+                return None
+            if not events:
+                return next(iter(asked.values()), None)
+
+    def answer(self, *parts: Any, message_id: str = "") -> None:
+        """Answers the task's oldest question. `FailedPrecondition` where it asks nothing."""
+        if self.question is None:
+            raise errors.FailedPrecondition(f"task {self.id} asks nothing; `send` says something to it all the same")
+        self.send(*parts, message_id=message_id)
 
     def send(self, *parts: Any, message_id: str = "") -> None:
         """A message to the task while it runs: the answer to what it asks, or a word to what it does.
@@ -128,9 +217,51 @@ class Task:
         return f"<task {self.id}>"
 
 
-def _is_end(event: dict[str, Any]) -> bool:
-    body = event["event"]
-    return body["type"] == "finished" and body["outcome"]["is"] != "interrupted"
+def _items(event: TaskEvent) -> Iterator[Any]:
+    if event.type == "part_delta":
+        yield next(iter(event.data["delta"].values()))
+    elif event.type == "media":
+        yield file_of(event["event"])
+
+
+class _Answer:
+    """What a task's log comes to."""
+
+    def __init__(self, id: str):
+        self.id, self.text, self.data = id, "", list[Any]()
+        self.outcome: dict[str, Any] | None = None
+
+    def take(self, event: TaskEvent) -> None:
+        body = event.data
+        if event.type == "step_reset":
+            self.text, self.data = "", []
+        elif event.type == "part_delta":
+            if "text" in body["delta"]:
+                self.text += body["delta"]["text"]
+            elif "data" in body["delta"]:
+                self.data.append(body["delta"]["data"])
+        elif event.type == "media":
+            self.data.append(file_of(event["event"]))
+        elif event.type == "finished":
+            self.outcome = body["outcome"]
+
+    def value(self) -> Any:
+        """The value, or the exception raised."""
+        outcome = self.outcome
+        if outcome is None:
+            raise errors.ConnectionLost(f"the log of task {self.id} ended early")
+        if outcome["is"] == "completed":
+            if outcome["finish"] in ("message", "reply"):
+                return Message.of(outcome["result"])
+            if self.text or self.data:
+                return self.text if not self.data else ([self.text] if self.text else []) + self.data
+            return outcome.get("result")
+        if outcome["is"] == "rejected":
+            raise errors.Rejected(outcome["reason"])
+        if outcome["is"] == "cancelled":
+            raise errors.Cancelled(f"task {self.id} was cancelled: {outcome['reason']}")
+        error = outcome["error"]
+        raise _codec.to_exception((error["kind"], error["message"], error.get("hint"), error.get("executed"), error.get("detail")))
 
 
 def submit(

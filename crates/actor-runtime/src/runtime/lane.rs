@@ -1,12 +1,12 @@
 //! Streams of calls: what a caller opens, cancels and gives credit for.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     sync::{Arc, Weak},
 };
 
 use covey_domain::{
-    ActorId, Error,
+    ActorId, Error, ErrorKind,
     infer::{InferRequest, ModelOrder},
 };
 use covey_proto::{
@@ -20,36 +20,8 @@ use parking_lot::Mutex;
 use super::{Inner, deadline, least, live::run};
 use crate::{
     Behavior, Invocation, Models,
-    turn::{Control, Memo, Out, Over, Sink, Turn},
+    turn::{Control, Out, Over, Sink, Turn},
 };
-
-/// Answers to calls with a key, remembered for each actor.
-const MEMOS_MAX: usize = 10_000;
-
-/// Answers to calls with a key, oldest first out.
-#[derive(Default)]
-pub(super) struct Memos {
-    by_key: HashMap<String, Arc<Memo>>,
-    order: VecDeque<String>,
-}
-
-impl Memos {
-    /// The memo of a key.
-    pub fn get(&mut self, key: &str) -> Arc<Memo> {
-        if let Some(memo) = self.by_key.get(key) {
-            return memo.clone();
-        }
-        if self.order.len() >= MEMOS_MAX
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.by_key.remove(&oldest);
-        }
-        let memo = Arc::new(Memo::default());
-        self.by_key.insert(key.to_owned(), memo.clone());
-        self.order.push_back(key.to_owned());
-        memo
-    }
-}
 
 /// One caller's stream of calls. When it is dropped, what is open on it is cancelled.
 pub struct Lane {
@@ -91,7 +63,7 @@ impl Lane {
             }
             Some(Body::Fence(_)) => self.inner.out.send(frame.id, Body::Fence(v1::Empty {})),
             Some(Body::Item(_) | Body::End(_) | Body::Locate(_) | Body::Placement(_) | Body::DeadLetter(_))
-            | Some(Body::WatchTopic(_) | Body::Topic(_) | Body::Piece(_))
+            | Some(Body::WatchTopic(_) | Body::Topic(_) | Body::Piece(_) | Body::Leave(_))
             | None => {}
         }
     }
@@ -124,7 +96,13 @@ impl LaneInner {
                 }
                 let memo = match cell {
                     Some(cell) if !open.key.is_empty() => {
-                        let memo = cell.memos.get_or_insert_default().get(&open.key);
+                        let ours = open.epoch == 0 || open.epoch == cell.epoch.0;
+                        let lost = open.tried != 0 && open.tried != cell.epoch.0;
+                        if ours && lost && !cell.memos.knows(&open.key) {
+                            let why = "the activation that may have run it is gone, and what it answered with it";
+                            return refuse(Error::new(ErrorKind::ActorDied, why).executed(None));
+                        }
+                        let memo = cell.memos.get(&open.key);
                         if !memo.begin(&self.out, id) {
                             return;
                         }

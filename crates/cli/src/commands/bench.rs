@@ -45,7 +45,7 @@ pub(crate) async fn run(command: Command) -> Result<(), Error> {
         ));
     }
     let client = Client::connect_default().await?;
-    let calls = client.calls(&format!("bench-{}", std::process::id())).await?;
+    let calls = client.calls_without_session().await?;
     // The first request loads the model.
     ask(&calls, &args, 0, 0).await?;
     println!("{}: prompts of {} tokens ({} shared), answers of {}", args.model, args.prompt, args.shared, args.tokens);

@@ -117,7 +117,7 @@ fn has_it(node: &NodeStatus, model: &str) -> bool {
 
 /// Has workers load or unload a model, one after the other.
 async fn order(client: &Client, method: &str, model: &str, nodes: &[&NodeStatus]) -> Result<(), Error> {
-    let calls = client.calls(&format!("model-{}", std::process::id())).await?;
+    let calls = client.calls_without_session().await?;
     for node in nodes {
         let order = ModelOrder { model: model.into(), node: node.id.clone() };
         calls.value(Target::Model(model.to_owned()), method, covey_proto::payload_json(&order)).await?;

@@ -73,6 +73,9 @@ pub(crate) struct HeadArgs {
     /// A link to such a file opens it for so many seconds
     #[arg(long, default_value_t = 3600, value_name = "SECONDS")]
     artifact_links: u64,
+    /// A driver whose connection broke has so many seconds to come back before its actors end
+    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    session_grace: u64,
     /// Certificates (PEM) for clients that trust public authorities
     #[arg(long, requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -229,6 +232,7 @@ fn head_config(args: HeadArgs) -> Result<covey_head_node::Config, Error> {
     config.keep = covey_head_node::Retention { age: Duration::from_secs(args.keep_days * 24 * 3600), bytes };
     config.push_allow = args.push_allow;
     config.artifacts = args.artifacts;
+    config.times.session_grace_ms = args.session_grace * 1000;
     config.links_for = Duration::from_secs(args.artifact_links);
     config.advertise = args.advertise;
     config.origins = args.origins;

@@ -15,7 +15,7 @@ use tonic::{Request, metadata::MetadataValue};
 use super::{Inner, WeakInner};
 
 /// Frames put into one message.
-const BATCH_MAX: usize = 1_024;
+pub(super) const BATCH_MAX: usize = 1_024;
 /// A worker that does not answer a dial within this time is reached through the head.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -28,6 +28,18 @@ pub type Loopback = Arc<dyn Fn(mpsc::UnboundedSender<CallFrame>) -> mpsc::Unboun
 struct Outgoing {
     rx: mpsc::UnboundedReceiver<CallFrame>,
     weaver: Weaver,
+}
+
+impl Outgoing {
+    /// Nothing more is taken; gives what is left.
+    fn close(&mut self) -> Vec<CallFrame> {
+        self.rx.close();
+        let mut unsent: Vec<_> = self.weaver.unsent().into_iter().collect();
+        while let Ok(frame) = self.rx.try_recv() {
+            unsent.push(frame);
+        }
+        unsent
+    }
 }
 
 /// Messages for a worker, large frames in pieces. What is left when the stream ends stays in `outgoing`.
@@ -45,47 +57,18 @@ fn woven(outgoing: Arc<Mutex<Outgoing>>) -> impl Stream<Item = CallBatch> {
     })
 }
 
-/// Frames as they queue up, many to a message. What is left when the stream ends stays in `rx`.
-pub(super) fn batches(rx: Arc<Mutex<mpsc::UnboundedReceiver<CallFrame>>>) -> impl Stream<Item = CallBatch> {
-    let groups = futures::stream::poll_fn(move |cx| {
-        let mut frames = Vec::new();
-        rx.lock().poll_recv_many(cx, &mut frames, BATCH_MAX).map(|n| (n > 0).then_some(frames))
-    });
-    groups.flat_map(|frames| {
-        let cut = covey_proto::split(frames);
-        futures::stream::iter(cut.into_iter().map(|frames| CallBatch { frames }))
-    })
-}
-
 /// Opens a lane. Frames may be sent at once; they wait for the dial.
-pub(super) fn open(inner: &Arc<Inner>, at: At, head: Sender) -> Sender {
+pub(super) fn open(inner: &Arc<Inner>, at: At) -> Sender {
     let (tx, rx) = mpsc::unbounded_channel();
     let (weak, own) = (Arc::downgrade(inner), tx.downgrade());
     inner.runtime.spawn(async move {
         let outgoing = Arc::new(Mutex::new(Outgoing { rx, weaver: Weaver::default() }));
-        match carry(&weak, &at, &outgoing).await {
-            Ok(why) => {
-                let mut unsent = Vec::new();
-                {
-                    let mut outgoing = outgoing.lock();
-                    outgoing.rx.close();
-                    unsent.extend(outgoing.weaver.unsent());
-                    while let Ok(frame) = outgoing.rx.try_recv() {
-                        unsent.push(frame);
-                    }
-                }
-                if let (Some(inner), Some(own)) = (weak.upgrade(), own.upgrade()) {
-                    inner.lane_lost(&own, unsent, &why);
-                }
-            }
+        let end = carry(&weak, &at, &outgoing).await;
+        let (Some(inner), Some(own)) = (weak.upgrade(), own.upgrade()) else { return };
+        match end {
+            Ok(why) => inner.lane_lost(&own, || outgoing.lock().close(), &why),
             // Same frames, same order, one more hop; answers come back on the head's stream.
-            Err(_) => {
-                while let Some(frame) = std::future::poll_fn(|cx| outgoing.lock().rx.poll_recv(cx)).await {
-                    if head.send(frame).is_err() {
-                        return;
-                    }
-                }
-            }
+            Err(_) => inner.lane_to_head(&own, || outgoing.lock().close()),
         }
     });
     tx

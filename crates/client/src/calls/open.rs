@@ -96,13 +96,21 @@ impl OpenCalls {
         Some((open.actor.clone()?, open.again.clone()?))
     }
 
+    /// The activation it was sent to may have run it: that one answers from memory, and another must not run it again.
+    pub fn tried(&self, id: u64) {
+        if let Some(again) = self.shard(id).lock().get_mut(&id).and_then(|open| open.again.as_mut()) {
+            again.tried = again.epoch;
+        }
+    }
+
     /// Takes one of the times a call may be sent again although it may have run.
     pub fn retry(&self, id: u64) -> bool {
         let mut shard = self.shard(id).lock();
         match shard.get_mut(&id) {
-            Some(open) if open.retries > 0 && open.again.is_some() => {
-                open.retries -= 1;
-                open.placed = 0;
+            Some(Open { retries, placed, again: Some(again), .. }) if *retries > 0 => {
+                *retries -= 1;
+                *placed = 0;
+                again.tried = 0;
                 true
             }
             _ => false,
@@ -144,6 +152,17 @@ impl OpenCalls {
         }
         found.sort_unstable();
         found
+    }
+
+    /// What went over `lane` goes over another.
+    pub fn move_lane(&self, from: &lane::Sender, to: &lane::Sender) {
+        for shard in &self.shards {
+            for open in shard.lock().values_mut() {
+                if open.lane.as_ref().is_some_and(|l| l.same_channel(from)) {
+                    open.lane = Some(to.clone());
+                }
+            }
+        }
     }
 
     pub fn contains(&self, id: u64) -> bool {

@@ -43,6 +43,13 @@ pub(super) struct Publish {
     sure: bool,
 }
 
+impl Publish {
+    /// Its call.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+}
+
 /// A listener, its activation, and the lane that leads there.
 type Placed = (ActorId, u64, lane::Sender);
 
@@ -84,8 +91,8 @@ impl Inner {
             sure: call.retries > 0,
         };
         let mut state = self.state.lock();
-        if let Some(error) = &state.closed {
-            return Some(error.clone());
+        if let (false, Some(error)) = (state.topics.contains_key(topic), state.no_head()) {
+            return Some(error);
         }
         match state.topics.get_mut(topic) {
             Some(Topic::Known(members)) => {

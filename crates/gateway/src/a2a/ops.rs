@@ -239,11 +239,15 @@ impl Ask {
     /// Sends a message; the turn streams back.
     pub async fn stream(&self, request: v1::SendMessageRequest, old: bool) -> Result<Events, Error> {
         self.may_stream()?;
+        // Before anything is done, so that who is refused may send the same again.
+        let share = self.hub.shares.stream(&self.caller.id)?;
         let Taken { record, at } = self.take(request, old, Answered::Durable).await?;
         // The reader of a task that took a message gets it as it stands, then what follows; what it has seen, no more.
         let snapshot = if at > 1 && self.seen.is_none_or(|seen| seen.seq < at) { at } else { 0 };
         let events = self.events(record, self.seen.unwrap_or_default(), snapshot, Some(at));
-        Ok(if self.agent.a2a.messages && at == 1 && self.seen.is_none() { message_first(events) } else { events })
+        let events =
+            if self.agent.a2a.messages && at == 1 && self.seen.is_none() { message_first(events) } else { events };
+        Ok(share.held_by(events))
     }
 
     /// A task as it stands.
@@ -328,11 +332,12 @@ impl Ask {
             let why = "the task has ended; send Last-Event-ID to read the rest of its log";
             return Err(Error::new(Kind::UnsupportedOperation, why).about("taskId", id));
         }
+        let share = self.hub.shares.stream(&self.caller.id)?;
         // Without a cursor the reader gets the task as it stands, then what follows.
-        Ok(match self.seen {
+        Ok(share.held_by(match self.seen {
             Some(seen) => self.events(record, seen, 0, None),
             None => self.events(record, Cursor::default(), last.unwrap_or(1), None),
-        })
+        }))
     }
 
     /// The same for the agent that the request's tenant names, where it names one.

@@ -61,9 +61,7 @@ impl Call<'_> {
                 let status = StatusCode::from_u16(error.kind.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 let mut response =
                     (status, [(header::CONTENT_TYPE, kind)], error.http_body().to_string()).into_response();
-                if error.kind == Kind::Exhausted {
-                    response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
-                }
+                super::come_again(&mut response, &error);
                 response
             }
         };

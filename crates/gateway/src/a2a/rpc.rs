@@ -207,5 +207,7 @@ fn body_of(id: &Value, version: Version, error: &Error) -> Value {
 }
 
 fn refused(id: &Value, version: Version, error: &Error) -> Response {
-    Json(body_of(id, version, error)).into_response()
+    let mut response = Json(body_of(id, version, error)).into_response();
+    super::come_again(&mut response, error);
+    response
 }

@@ -1,0 +1,112 @@
+"""One caller sends more than fits: the others are served, and it is told so."""
+
+import uuid
+
+import pytest
+from conftest import Nodes, eventually
+from test_callers import rpc, send, web
+from test_turns import made
+
+
+class Narrow:
+    """One at a time; each writes its name to a file."""
+
+    async def run(self, text: str) -> str:
+        import asyncio
+        import os
+
+        file, name = text.split()[:2]
+        while not os.path.exists(file):
+            await asyncio.sleep(0.01)
+        with open(file, "a") as log:
+            log.write(f"{name}\n")
+        await asyncio.sleep(0.01)
+        return name
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    """An agent with one turn, and two callers."""
+    nodes = Nodes(tmp_path_factory.mktemp("fair"))
+    nodes.head()
+    nodes.worker("w1", "--cpus", "2")
+    session = nodes.connect()
+    nodes.live(1)
+    nodes.agent = made(Narrow, pool=1).register()
+    session.close()
+
+    def key(caller):
+        out = nodes.cli("key", "add", caller)
+        assert out.returncode == 0, out.stderr
+        return out.stdout.strip()
+
+    nodes.loud, nodes.quiet = key("loud"), key("quiet")
+    nodes.url = f"http://{nodes.keys['address']}"
+    yield nodes
+    nodes.stop()
+
+
+def later(nodes, key, text):
+    return send(nodes, key, nodes.agent, text, returnImmediately=True)["task"]["id"]
+
+
+def test_another_callers_request_does_not_wait_behind_all_of_one(house, tmp_path):
+    gate = tmp_path / "gate"
+    for n in range(200):
+        later(house, house.loud, f"{gate} loud-{n}")
+    asked = [later(house, house.quiet, f"{gate} quiet-{n}") for n in range(3)]
+    gate.touch()
+
+    def done(task):
+        task = rpc(house, house.quiet, house.agent, "GetTask", {"id": task})["result"]
+        return task["status"]["state"] == "TASK_STATE_COMPLETED"
+
+    for task in asked:
+        eventually(lambda task=task: done(task), timeout=60)
+    order = gate.read_text().split()
+    quiet = [order.index(f"quiet-{n}") for n in range(3)]
+    # One ran when the others came; from then on the callers take turns.
+    assert quiet == [2, 4, 6] or quiet == [1, 3, 5], order[:20]
+    eventually(lambda: len(gate.read_text().split()) == 203, timeout=60)
+    loud = [name for name in gate.read_text().split() if name.startswith("loud")]
+    assert loud == [f"loud-{n}" for n in range(200)], "a caller's own requests keep their order"
+
+
+def test_the_one_who_sends_too_much_is_told_so_by_each_protocol(house, tmp_path):
+    gate = tmp_path / "never"
+    message = lambda size: {"messageId": uuid.uuid4().hex, "role": "ROLE_USER", "parts": [{"text": f"{gate} x " + "x" * size}]}
+    asked = lambda size: {"message": message(size), "configuration": {"returnImmediately": True}}
+    tasks = []
+    # Not by the number of its tasks, which would take a while, but by what they weigh.
+    for _ in range(40):
+        answer = rpc(house, house.loud, house.agent, "SendMessage", asked(16 << 20))
+        if "error" in answer:
+            break
+        tasks.append(answer["result"]["task"]["id"])
+    assert 10 < len(tasks) < 40, len(tasks)
+    assert answer["error"]["code"] == -32603
+    about = {detail["@type"].rsplit(".", 1)[1]: detail for detail in answer["error"]["data"]}
+    assert about["ErrorInfo"]["reason"] == "RESOURCE_EXHAUSTED"
+    assert about["RetryInfo"]["retryDelay"] == "1s"
+    with web(house, house.loud) as client:
+        refused = client.post(f"/a2a/{house.agent}/message:send", json=asked(16 << 20), headers={"A2A-Version": "1.0"})
+        assert refused.status_code == 429, refused.text[:500]
+        assert refused.headers["retry-after"] == "1"
+        old = {"message": {"kind": "message", "messageId": "m", "role": "user", "parts": [{"kind": "text", "text": "x" * (16 << 20)}]}}
+        body = {"jsonrpc": "2.0", "id": 1, "method": "message/send", "params": old}
+        answer = client.post(f"/a2a/{house.agent}", json=body)
+        assert answer.json()["error"]["data"]["retryAfter"] == 1, answer.text[:500]
+    # The others are taken, and it is again once what it asked for has ended.
+    assert later(house, house.quiet, f"{gate} quiet")
+    for task in tasks:
+        assert "result" in rpc(house, house.loud, house.agent, "CancelTask", {"id": task})
+    assert later(house, house.loud, f"{gate} loud")
+
+
+def test_a_route_that_is_not_there_is_not_found(house):
+    with web(house, house.keys["admin_key"]) as client:
+        for path in ("/v1/batches", "/nothing", "/a2a/echo/nothing/at/all"):
+            answer = client.get(path)
+            assert answer.status_code == 404, (path, answer.status_code, answer.headers)
+            assert answer.headers["content-type"].startswith("application/json"), path
+        assert "there is no" in client.get("/v1/batches").json()["error"]["message"]

@@ -1,0 +1,109 @@
+"""What is done with a durable task: waited for, read, asked and answered, by drivers and by actors."""
+
+import asyncio
+import time
+
+import pytest
+from conftest import eventually
+from test_turns import Painter, made
+
+import covey
+from covey import agent
+
+
+class Odd(ValueError):
+    """An exception of the user's own."""
+
+
+@agent(name="tasks-worker")
+class Worker:
+    async def double(self, n):
+        return 2 * n
+
+    async def count(self, n):
+        for i in range(n):
+            yield {"number": i}
+
+    async def odd(self):
+        raise Odd("not even")
+
+    async def wait(self):
+        await asyncio.sleep(3600)
+
+
+@agent(name="tasks-asker")
+class Asker:
+    async def ask(self, n):
+        task = covey.submit(Worker, "double", n)
+        items = [item async for item in covey.submit(Worker, "count", 3)]
+        return await task, items
+
+    def block(self, n):
+        return covey.submit(Worker, "double", n).result(60)
+
+    async def fail(self):
+        try:
+            await covey.submit(Worker, "odd")
+        except Odd as error:
+            return str(error)
+
+
+def test_an_actor_waits_for_a_task(cluster):
+    Worker.register()
+    asker = Asker.remote()
+    value, items = asker.ask.remote(4).result(60)
+    assert value == 8 and items == [{"number": 0}, {"number": 1}, {"number": 2}]
+    assert asker.block.remote(5).result(60) == 10
+    assert asker.fail.remote().result(60) == "not even"
+
+
+def test_a_task_is_awaited_and_iterated(cluster):
+    async def drive():
+        task = covey.submit(Worker, "double", 21)
+        value, items = await asyncio.gather(task, gather(covey.submit(Worker, "count", 3)))
+        with pytest.raises(Odd, match="not even"):
+            await covey.submit(Worker, "odd")
+        return value, items
+
+    async def gather(task):
+        return [item async for item in task]
+
+    assert asyncio.run(drive()) == (42, [{"number": 0}, {"number": 1}, {"number": 2}])
+
+
+def test_a_tasks_exception_is_its_class(cluster):
+    with pytest.raises(Odd, match="not even") as raised:
+        covey.submit(Worker, "odd").result(60)
+    assert "raise Odd" in str(raised.value.__cause__)
+
+
+def test_events_are_dataclasses(cluster):
+    events = list(covey.submit(Worker, "double", 1).events())
+    assert [event.number for event in events] == list(range(1, len(events) + 1))
+    assert events[0].type == "started" and events[0].data["agent"] == "tasks-worker"
+    assert events[-1].is_end and not any(event.is_end for event in events[:-1])
+    assert events[0].at <= events[-1].at <= time.time() + 60
+    assert events[0]["event"]["type"] == "started"
+
+
+def test_waiting_ends_and_the_task_goes_on(cluster):
+    task = covey.submit(Worker, "wait")
+    with pytest.raises(covey.DeadlineExceeded):
+        task.result(timeout=0.5)
+    assert task.state() in ("submitted", "working")
+    task.cancel()
+    with pytest.raises(covey.errors.Cancelled):
+        task.result(60)
+
+
+def test_a_task_that_asks_is_answered(cluster):
+    task = covey.submit(made(Painter), "run", "paint")
+    asked = eventually(lambda: task.question)
+    assert asked.prompt == "which color?" and asked.options == ["red", "blue"]
+    task.answer("red")
+    asked = eventually(lambda: task.question and task.question.prompt != "which color?" and task.question)
+    assert asked.prompt == "how many coats?" and asked.schema == {"type": "integer"}
+    task.answer(2)
+    assert task.result(60) == "red x 2"
+    with pytest.raises(covey.errors.FailedPrecondition):
+        task.answer("more")
