@@ -6,7 +6,7 @@ use covey_cluster_core::head::{
     ActorReport, Command, CreateActor, Entry, Head, HeadConfig, Hello, Output, Owner, Submission, Write,
 };
 use covey_domain::{
-    ActorId, AgentSpec, Epoch, Error, ErrorKind, NodeId, Resources, Retry, TaskEvent, TaskId,
+    ActorId, AgentSpec, Digest, Epoch, Error, ErrorKind, NodeId, Resources, Retry, TaskEvent, TaskId,
     event::{Outcome, Phase},
     task::TaskInput,
 };
@@ -34,6 +34,7 @@ fn world(cpus: u64, spec: &serde_json::Value) -> World {
     world.head.joined(&node(), 1, hello, world.now).unwrap();
     let spec: AgentSpec = serde_json::from_value(spec.clone()).unwrap();
     world.head.register(spec, world.now).unwrap();
+    world.head.open_session("s".into(), Digest::of(b"secret"), 1).unwrap();
     world.drain();
     world
 }
