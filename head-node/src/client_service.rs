@@ -556,7 +556,7 @@ impl Covey for ClientService {
     async fn calls(&self, request: Request<Streaming<CallBatch>>) -> Result<Response<Self::CallsStream>, Status> {
         let session = request.metadata().get("covey-session").and_then(|s| s.to_str().ok()).map(SessionId::from);
         if let Some(node) = node_of(&request)
-            && session.as_ref().is_some_and(|session| session.as_str() != format!("worker:{node}"))
+            && session.as_ref().is_some_and(|session| !session.as_str().starts_with(&format!("worker:{node}/")))
         {
             // The end of a stream is the end of its session.
             let error = Error::new(ErrorKind::PermissionDenied, "the session of a worker's calls is its own");

@@ -22,6 +22,8 @@ use crate::{
     owner::{Handle, Input},
 };
 
+/// Longest id of a session, bytes.
+const ID_MAX: usize = 128;
 /// Shortest secret of a session, characters.
 const SECRET_MIN: usize = 16;
 
@@ -81,7 +83,7 @@ fn named(metadata: &MetadataMap) -> Result<Option<(SessionId, Digest)>, Error> {
     let text = |key: &str| metadata.get(key).and_then(|value| value.to_str().ok());
     match (text("covey-session"), text("covey-session-secret")) {
         (None, None) => Ok(None),
-        (Some(id), Some(secret)) if !id.is_empty() && id.len() <= 64 && secret.len() >= SECRET_MIN => {
+        (Some(id), Some(secret)) if !id.is_empty() && id.len() <= ID_MAX && secret.len() >= SECRET_MIN => {
             Ok(Some((id.into(), Digest::of(secret.as_bytes()))))
         }
         _ => Err(Error::invalid(format!("a session has an id and a secret of at least {SECRET_MIN} characters"))),

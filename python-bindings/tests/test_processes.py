@@ -114,7 +114,7 @@ def test_a_task_that_ends_its_process_runs_again_and_fails_after_its_attempts(wo
     assert len([e for e in story(task) if e["type"] == "step_started"]) == 5
     # What raises is over at once.
     task = covey.submit(Exits, "sour")
-    with pytest.raises(errors.RemoteError, match="ValueError: no"):
+    with pytest.raises(ValueError, match="no"):
         task.result(60)
     assert len([e for e in story(task) if e["type"] == "step_started"]) == 1
 

@@ -3,7 +3,7 @@
 import pytest
 
 import covey
-from covey import agent, errors
+from covey import agent
 
 
 @agent(concurrency=4)
@@ -92,7 +92,7 @@ def test_tasks_are_tried_again_and_their_log_says_so(cluster, tmp_path):
     assert sum(e["type"] == "step_reset" for e in events) == 6
     assert any("trying again in" in (e.get("message") or "") and "TimeoutError: try 1" in e["message"] for e in events)
     task = covey.submit(Fetches, "run", str(tmp_path / "b"), 9, retries=1, retry_on=(OSError,), backoff="5ms")
-    with pytest.raises(errors.RemoteError, match="try 2"):
+    with pytest.raises(TimeoutError, match="try 2"):
         task.result(60)
     assert (tmp_path / "b").read_text() == "xx"
 

@@ -164,7 +164,7 @@ class Grpc(Follower):
         assert self.last.code() == grpc.StatusCode.UNAVAILABLE, self.last
         told = status_pb2.Status.FromString(dict(self.last.trailing_metadata())["grpc-status-details-bin"])
         info = error_details_pb2.ErrorInfo()
-        assert told.details[0].Unpack(info)
+        assert any(detail.Unpack(info) for detail in told.details if detail.Is(info.DESCRIPTOR))
         return {"reason": info.reason, **info.metadata}
 
 

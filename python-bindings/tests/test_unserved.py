@@ -1,6 +1,7 @@
 """What no worker can run is told so: at registration, in the status, in the task's own status, and it fails in the end."""
 
 import sys
+import time
 
 import pytest
 from conftest import eventually
@@ -53,7 +54,7 @@ def task_events(task):
     """What the log says so far."""
     events = []
     try:
-        for event in task._events(0, __import__("time").monotonic() + 0.5):
+        for event in task._until(0, time.monotonic() + 0.5):
             events.append(event["event"])
     except errors.DeadlineExceeded:
         pass

@@ -28,6 +28,8 @@ struct Inner {
     door: Door,
     tunnel: Option<Arc<dyn Tunnel>>,
     node: NodeId,
+    /// Its id and its secret: of this process of the worker, whichever connection it has.
+    session: (String, String),
     objects: Objects,
     /// Weak in effect: the runtime's owner outlives this.
     runtime: std::sync::OnceLock<Runtime>,
@@ -53,7 +55,9 @@ impl Cluster {
     pub fn new(door: Door, tunnel: Option<Arc<dyn Tunnel>>, objects: Objects) -> Self {
         let (runtime, connected) = (std::sync::OnceLock::new(), Mutex::new(None));
         let node = door.identity().node();
-        Self { inner: Arc::new(Inner { door, tunnel, node, objects, runtime, connected }) }
+        let secret = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
+        let session = (format!("worker:{node}/{:08x}", rand::random::<u32>()), secret);
+        Self { inner: Arc::new(Inner { door, tunnel, node, session, objects, runtime, connected }) }
     }
 
     /// Calls to actors of `runtime` stay in this process from now on.
@@ -69,12 +73,12 @@ impl Cluster {
         {
             return Ok(connected.clone());
         }
-        let Inner { door, tunnel, .. } = &*self.inner;
+        let Inner { door, tunnel, session: (session, secret), .. } = &*self.inner;
         let mut client = Client::connect_as(&door.head, &door.credential(), Some(door.identity().clone())).await?;
         if let Some(tunnel) = tunnel {
             client = client.with_tunnel(tunnel.clone());
         }
-        let calls = client.calls_without_session().await?;
+        let calls = client.calls_as(session, secret).await?;
         if let Some(runtime) = self.inner.runtime.get().cloned() {
             let loopback: Loopback = Arc::new(move |answers| {
                 let (tx, mut rx) = tokio::sync::mpsc::unbounded_channel();
@@ -146,6 +150,10 @@ impl Cluster {
 }
 
 impl Outward for Cluster {
+    fn session(&self) -> String {
+        self.inner.session.0.clone()
+    }
+
     fn lane(&self, answers: mpsc::UnboundedSender<CallFrame>) -> mpsc::UnboundedSender<CallFrame> {
         let (tx, rx) = mpsc::unbounded_channel();
         tokio::spawn(carry(self.clone(), rx, answers));

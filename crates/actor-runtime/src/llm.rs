@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use covey_domain::{
-    ActorId, Error, ErrorKind, ModelName, NodeId,
+    ActorId, Error, ErrorKind, ModelName,
     agent::LlmAgent,
     infer::{CallDelta, Chat, ChatMessage, InferEvent, InferRequest, Terms, ToolChoice, Usage, Work},
     task::text_of,
@@ -33,7 +33,6 @@ pub(crate) struct Llm {
     /// The agent's name: turns at the model are fair between agents.
     pub name: String,
     pub actor: ActorId,
-    pub node: NodeId,
     pub agent: LlmAgent,
     pub model: ModelName,
     pub models: Arc<Models>,
@@ -69,7 +68,7 @@ impl Behavior for Llm {
             messages.push(ChatMessage::new("user", invocation.text()?));
             let budget = &self.agent.budget;
             let until = budget.ms.map(|ms| Instant::now() + Duration::from_millis(ms));
-            let found = || Tools::find(&self.agent.tools, &self.outward, &self.node, &self.launcher);
+            let found = || Tools::find(&self.agent.tools, &self.outward, &self.launcher);
             let tools = self.tools.get_or_try_init(found).await?;
             let chain = match invocation.chain.as_str() {
                 "" => self.actor.to_string(),

@@ -16,6 +16,9 @@ pub trait Outward: Send + Sync + 'static {
     /// A stream of calls to other actors: takes where answers go, gives where calls go. Calls keep their order.
     fn lane(&self, answers: mpsc::UnboundedSender<CallFrame>) -> mpsc::UnboundedSender<CallFrame>;
 
+    /// The worker's own session: what is made for no driver lives for it.
+    fn session(&self) -> String;
+
     /// A method of service `covey.v1.Covey` by name, with its encoded request; gives the encoded reply.
     fn verb(&self, name: String, body: Bytes) -> BoxFuture<'static, Result<Bytes, Error>>;
 }

@@ -369,7 +369,6 @@ impl Runtime {
             AgentKind::Llm(agent) => Arc::new(Llm {
                 name: spec.name.to_string(),
                 actor: start.actor.as_str().into(),
-                node: self.inner.node.clone(),
                 outward: self.inner.outward.clone(),
                 launcher: self.inner.launcher.clone(),
                 tools: Default::default(),

@@ -406,13 +406,22 @@ impl Client {
     /// The stream all calls of `session` share. The session outlives breaks of it, for the head's grace time; it ends, and
     /// its actors with it, when [`Calls::leave`] says so or the last clone is dropped.
     pub async fn calls(&self, session: &str) -> Result<Calls, Error> {
-        let session = Some(calls::Session::new(session));
+        self.calls_of(Some(calls::Session::new(session))).await
+    }
+
+    /// The same with a secret of the caller's own, at least 16 characters: with it another process goes on with the session.
+    pub async fn calls_as(&self, session: &str, secret: &str) -> Result<Calls, Error> {
+        let (id, secret) = (session.to_owned(), secret.to_owned());
+        self.calls_of(Some(calls::Session { id, secret })).await
+    }
+
+    async fn calls_of(&self, session: Option<calls::Session>) -> Result<Calls, Error> {
         Calls::open(self.rpc.clone(), session, self.roads.clone(), self.patience.clone()).await
     }
 
     /// The same for whoever has no actors of its own.
     pub async fn calls_without_session(&self) -> Result<Calls, Error> {
-        Calls::open(self.rpc.clone(), None, self.roads.clone(), self.patience.clone()).await
+        self.calls_of(None).await
     }
 }
 

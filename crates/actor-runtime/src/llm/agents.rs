@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use covey_domain::{AgentSpec, Error, ErrorKind, NodeId};
+use covey_domain::{AgentSpec, Error, ErrorKind};
 use covey_proto::{
     from_json, payload_json,
     v1::{CallCancel, CallFrame, CallOpen, Codec, ListAgentsReply, Payload, call_frame::Body, call_open::Target},
@@ -30,9 +30,9 @@ pub(super) struct AgentTool {
 }
 
 impl AgentTool {
-    pub fn new(agent: &str, skill: &str, node: &NodeId, outward: Arc<dyn Outward>) -> Self {
-        // The actors live as long as this worker's connection, or until there is nothing to do.
-        let session = format!("worker:{node}");
+    pub fn new(agent: &str, skill: &str, outward: Arc<dyn Outward>) -> Self {
+        // The actors live as long as this worker, or until there is nothing to do.
+        let session = outward.session();
         let pool = json!({"agent": agent, "session": session, "concurrency": 1, "id": "tools"}).to_string();
         Self { pool, skill: skill.to_owned(), outward }
     }

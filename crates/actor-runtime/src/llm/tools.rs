@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use covey_domain::{Error, NodeId, agent::ToolSource, infer::CallDelta};
+use covey_domain::{Error, agent::ToolSource, infer::CallDelta};
 use serde_json::{Map, Value, json};
 
 use super::{agents::AgentTool, mcp::Server};
@@ -28,7 +28,6 @@ impl Tools {
     pub async fn find(
         sources: &[ToolSource],
         outward: &Arc<dyn Outward>,
-        node: &NodeId,
         launcher: &Arc<Launcher>,
     ) -> Result<Self, Error> {
         let mut tools = Self { declared: Vec::new(), known: BTreeMap::new() };
@@ -45,7 +44,7 @@ impl Tools {
                     let skill = spec.skill(skill.as_deref())?;
                     let name = name.clone().unwrap_or_else(|| tool_name(agent.as_str(), &skill.id));
                     let about = if skill.description.is_empty() { &spec.description } else { &skill.description };
-                    let tool = AgentTool::new(agent.as_str(), &skill.id, node, outward.clone());
+                    let tool = AgentTool::new(agent.as_str(), &skill.id, outward.clone());
                     let message = json!({"type": "object", "properties": {"message": {"type": "string"}},
                         "required": ["message"]});
                     let schema = skill.input_schema.clone().unwrap_or(message);

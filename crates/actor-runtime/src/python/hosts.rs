@@ -206,7 +206,10 @@ impl Hosts {
     /// No method runs in any process.
     pub fn is_idle(&self) -> bool {
         let state = self.state.lock();
-        state.hosts.iter().all(|host| host.with(|live| live.calls.is_empty()).unwrap_or(true))
+        state
+            .hosts
+            .iter()
+            .all(|host| host.with(|live| live.calls.is_empty() && live.given_up.is_empty()).unwrap_or(true))
     }
 
     /// Ends all processes at once, whatever they are doing.
