@@ -224,6 +224,44 @@ def test_a_full_disk_refuses_what_is_new_and_all_works_again_when_there_is_room(
         assert web.get(f"/a2a/echo/tasks/{task}").json()["id"] == task
 
 
+def test_what_a_task_says_while_the_disk_is_full_is_there_for_good(nodes, disk):
+    """SQLite takes back a transaction that found no room; those after it must not be lost with it."""
+
+    @agent
+    class Talks:
+        def talk(self, times: int):
+            import time
+
+            for n in range(times):
+                yield f"{n} "
+                time.sleep(0.02)
+
+    nodes.inside["head"] = disk.inside
+    data = ["--data", str(disk.at)]
+    nodes.head(*data)
+    nodes.worker("w1", "--cpus", "2")
+    nodes.connect()
+    nodes.live(1)
+    whole = "".join(f"{n} " for n in range(300))
+    task = covey.submit(Talks, "talk", 300)
+    eventually(lambda: len(list(zip(range(20), task.chunks(), strict=False))) == 20)
+    disk.fill()
+    import time
+
+    # The tables find no room more than once.
+    time.sleep(3)
+    disk.empty()
+    assert task.result(60) == whole
+    for _ in range(2):
+        events = list(task.events())
+        assert [event.number for event in events] == list(range(1, len(events) + 1))
+        assert "".join(task.chunks()) == whole
+        nodes.kill9("head") if nodes.running.get("head") else None
+        subprocess.run([*disk.inside, "pkill", "-9", "-f", f"{BIN} head --port {nodes.port} --data {disk.at}"], check=False)
+        nodes.head(*data)
+        nodes.live(1)
+
+
 def covey_status(nodes):
     with client(nodes) as web:
         return web.get("/v1/cluster").json()

@@ -1,11 +1,12 @@
 //! Webhooks and how far they have been told.
 
 use covey_domain::{Hook, HookState, TaskId};
-use sqlx::{Connection as _, Row as _};
+use sqlx::{Row as _, SqliteConnection};
 
 use crate::{
     Error, Store,
     rows::{json, parse},
+    transaction::Transaction,
 };
 
 impl Store {
@@ -37,20 +38,9 @@ impl Store {
     /// Writes how far webhooks are, those that were not forgotten or given another configuration meanwhile.
     pub async fn move_hooks(&self, hooks: &[Hook]) -> Result<(), Error> {
         let mut db = self.writer.lock().await;
-        let mut tx = db.begin().await?;
-        for hook in hooks {
-            sqlx::query(
-                "UPDATE hooks SET state = ?3, hook = ?4 WHERE task = ?1 AND id = ?2 AND hook ->> '$.config' = ?5",
-            )
-            .bind(hook.task.as_str())
-            .bind(&hook.id)
-            .bind(hook.state.name())
-            .bind(json(hook))
-            .bind(&hook.config)
-            .execute(&mut *tx)
-            .await?;
-        }
-        self.fault.sound(tx.commit().await)
+        let mut tx = Transaction::begin(&mut db).await?;
+        let done = write_moved(&mut tx, hooks).await;
+        self.fault.sound(tx.end(done).await)
     }
 
     /// Forgets a webhook. Idempotent.
@@ -63,4 +53,18 @@ impl Store {
             .await;
         self.fault.sound(done).map(drop)
     }
+}
+
+async fn write_moved(tx: &mut SqliteConnection, hooks: &[Hook]) -> Result<(), sqlx::Error> {
+    for hook in hooks {
+        sqlx::query("UPDATE hooks SET state = ?3, hook = ?4 WHERE task = ?1 AND id = ?2 AND hook ->> '$.config' = ?5")
+            .bind(hook.task.as_str())
+            .bind(&hook.id)
+            .bind(hook.state.name())
+            .bind(json(hook))
+            .bind(&hook.config)
+            .execute(&mut *tx)
+            .await?;
+    }
+    Ok(())
 }

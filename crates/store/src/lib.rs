@@ -29,6 +29,7 @@ mod schema;
 mod sessions;
 mod snapshot;
 mod tables;
+mod transaction;
 pub mod upkeep;
 
 use std::{

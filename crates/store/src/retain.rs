@@ -4,9 +4,9 @@
 use std::time::{Duration, Instant};
 
 use covey_domain::{Millis, TaskState};
-use sqlx::{Connection as _, Row as _, SqliteConnection};
+use sqlx::{Row as _, SqliteConnection};
 
-use crate::{Error, Store};
+use crate::{Error, Store, transaction::Transaction};
 
 /// A step should hold the writer no longer than this; the next one takes less where it did.
 const STEP_TARGET: Duration = Duration::from_millis(15);
@@ -125,7 +125,13 @@ impl Store {
 }
 
 async fn doom(db: &mut SqliteConnection, old: &[(String, String)]) -> Result<u64, sqlx::Error> {
-    let (mut tx, mut gone) = (db.begin().await?, 0);
+    let mut tx = Transaction::begin(db).await?;
+    let done = doom_in(&mut tx, old).await;
+    tx.end(done).await
+}
+
+async fn doom_in(tx: &mut SqliteConnection, old: &[(String, String)]) -> Result<u64, sqlx::Error> {
+    let mut gone = 0;
     for (id, state) in old {
         let task = sqlx::query("DELETE FROM tasks WHERE id = ? AND ended = 1").bind(id).execute(&mut *tx).await?;
         if task.rows_affected() == 0 {
@@ -144,12 +150,17 @@ async fn doom(db: &mut SqliteConnection, old: &[(String, String)]) -> Result<u64
             sqlx::query(less).bind(state.name()).execute(&mut *tx).await?;
         }
     }
-    tx.commit().await?;
     Ok(gone)
 }
 
 async fn sweep(db: &mut SqliteConnection, doomed: &[String]) -> Result<(), sqlx::Error> {
-    let (mut tx, mut rows) = (db.begin().await?, STEP_ROWS);
+    let mut tx = Transaction::begin(db).await?;
+    let done = sweep_in(&mut tx, doomed).await;
+    tx.end(done).await
+}
+
+async fn sweep_in(tx: &mut SqliteConnection, doomed: &[String]) -> Result<(), sqlx::Error> {
+    let mut rows = STEP_ROWS;
     for id in doomed {
         let events = "DELETE FROM events WHERE rowid IN (SELECT rowid FROM events WHERE task = ? LIMIT ?)";
         rows -= sqlx::query(events).bind(id).bind(rows).execute(&mut *tx).await?.rows_affected() as i64;
@@ -158,5 +169,5 @@ async fn sweep(db: &mut SqliteConnection, doomed: &[String]) -> Result<(), sqlx:
         }
         sqlx::query("DELETE FROM doomed WHERE task = ?").bind(id).execute(&mut *tx).await?;
     }
-    tx.commit().await
+    Ok(())
 }

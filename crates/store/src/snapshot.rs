@@ -6,13 +6,14 @@ use covey_domain::{ActorId, AgentSpec, Envelope, NodeId, TaskId, TaskRecord, Tas
 use futures::TryStreamExt as _;
 use hashbrown::HashMap;
 use serde::de::DeserializeOwned;
-use sqlx::{Connection as _, Row as _, SqliteConnection};
+use sqlx::{Row as _, SqliteConnection};
 
 use crate::{
     Batch, Blob, DetachedActor, Error, SessionActor, Store, StoredMember, StoredReminder, StoredSessions,
     rows::{RECORD, events_in, record_of},
     salvage::{self, Broken},
     tables,
+    transaction::Transaction,
 };
 
 /// All that a starting head needs.
@@ -66,13 +67,10 @@ impl Store {
         let mut snapshot = if self.is_stuck() {
             // The tables cannot be written: they are read as they would be.
             sqlx::query("PRAGMA cache_spill = OFF").execute(&mut *db).await?;
-            let mut tx = db.begin().await?;
-            for group in self.memtable.all() {
-                tables::write_in(&mut tx, &group, self.age.now()).await?;
-            }
-            let snapshot = reader.read(&mut tx).await?;
-            tx.rollback().await?;
-            snapshot
+            let mut tx = Transaction::begin(&mut db).await?;
+            let snapshot = self.as_it_would_be(&mut tx, &mut reader).await;
+            tx.roll_back().await;
+            snapshot?
         } else {
             let snapshot = reader.read(&mut db).await?;
             reader.mend(&mut db).await?;
@@ -83,6 +81,13 @@ impl Store {
         let written = self.write(Batch { term: Some(snapshot.term), ..Batch::default() })?;
         self.sync(vec![written])?;
         Ok(snapshot)
+    }
+
+    async fn as_it_would_be(&self, tx: &mut SqliteConnection, reader: &mut Reader) -> Result<Snapshot, Error> {
+        for group in self.memtable.all() {
+            tables::write_in(tx, &group, self.age.now()).await?;
+        }
+        reader.read(tx).await
     }
 }
 

@@ -1,21 +1,21 @@
 //! Writes batches to the tables.
 
 use covey_domain::Millis;
-use sqlx::{Connection as _, SqliteConnection};
+use sqlx::SqliteConnection;
 
 use crate::{
     Error, StateChange, artifacts,
     group::Group,
     rows::{self, json},
     sessions,
+    transaction::Transaction,
 };
 
 /// Writes a group, whole or not at all. Gives about how many bytes that was.
 pub(crate) async fn write(db: &mut SqliteConnection, group: &Group, age: Millis) -> Result<u64, Error> {
-    let mut tx = db.begin().await?;
-    let bytes = write_in(&mut tx, group, age).await?;
-    tx.commit().await?;
-    Ok(bytes)
+    let mut tx = Transaction::begin(db).await?;
+    let done = write_in(&mut tx, group, age).await;
+    tx.end(done).await
 }
 
 /// Writes a group within a transaction.

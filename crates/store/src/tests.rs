@@ -11,6 +11,8 @@ use covey_domain::{
 
 use sqlx::Connection as _;
 
+use crate::transaction::Transaction;
+
 use super::*;
 
 fn record(id: &str, state: TaskState) -> Arc<TaskRecord> {
@@ -486,4 +488,36 @@ async fn the_clock_on_the_wall_makes_nothing_old() {
     store.memtable.flush().await;
     let keep = Retention { age: Duration::from_secs(60), bytes: None };
     assert_eq!(store.forget(keep).await.unwrap().tasks, 0);
+}
+
+/// SQLite ends some transactions by itself when there is no room, and some it leaves open. What is written then must be there
+/// for others, and not wait for an end that never comes.
+#[tokio::test]
+async fn a_transaction_is_committed_whatever_became_of_those_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("covey.db");
+    drop(Store::open(&path).await.unwrap());
+    let connect = async || SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap();
+    let (mut db, mut other) = (connect().await, connect().await);
+    let add = "INSERT INTO meta VALUES (?, 1)";
+    // Ended by SQLite, as by a full disk.
+    let mut tx = Transaction::begin(&mut db).await.unwrap();
+    sqlx::query(add).bind("first").execute(&mut *tx).await.unwrap();
+    sqlx::raw_sql("ROLLBACK").execute(&mut *tx).await.unwrap();
+    let full = || sqlx::Error::Protocol("no room".into());
+    tx.end(Err::<(), _>(full())).await.unwrap_err();
+    // Not ended by anybody, as when its future was dropped; and one that fails and stays open.
+    let mut tx = Transaction::begin(&mut db).await.unwrap();
+    sqlx::query(add).bind("dropped").execute(&mut *tx).await.unwrap();
+    drop(tx);
+    let mut tx = Transaction::begin(&mut db).await.unwrap();
+    sqlx::query(add).bind("failed").execute(&mut *tx).await.unwrap();
+    tx.end(Err::<(), _>(full())).await.unwrap_err();
+    let mut tx = Transaction::begin(&mut db).await.unwrap();
+    sqlx::query(add).bind("good").execute(&mut *tx).await.unwrap();
+    tx.end(Ok::<_, sqlx::Error>(())).await.unwrap();
+    let keys = "SELECT key FROM meta WHERE value = 1 AND key IN ('first', 'dropped', 'failed', 'good')";
+    let found: Vec<String> = sqlx::query_scalar(keys).fetch_all(&mut other).await.unwrap();
+    assert_eq!(found, ["good"]);
+    sqlx::raw_sql("BEGIN IMMEDIATE; ROLLBACK").execute(&mut other).await.expect("nothing is left open");
 }
