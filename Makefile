@@ -135,11 +135,11 @@ bench-hostile: build
 bench-agents: build
 	$(PY) benches/a2a/agents.py
 
-# What anybody may send: JSON-RPC, HTTP+JSON, cards, streams, frames; files of models. Ten minutes each; wants `rustup toolchain install nightly` and
+# What anybody may send: JSON-RPC, HTTP+JSON, cards, streams, frames, the store's log; files of models. Ten minutes each; wants `rustup toolchain install nightly` and
 # `cargo install cargo-fuzz`. What was found lies in fuzz/artifacts.
 FUZZ_SECONDS := 600
 fuzz-a2a:
-	for target in rpc rest card stream frames gguf safetensors; do \
+	for target in rpc rest card stream frames log gguf safetensors; do \
 		mkdir -p fuzz/corpus/$$target fuzz/seeds/$$target && cargo +nightly fuzz run --fuzz-dir fuzz $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
 			-max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=4096 || exit 1; done
 

@@ -59,6 +59,8 @@ pub const ERROR_DETAIL_MAX: usize = 64 << 10;
 pub const AGENT_NAME_MAX: usize = 64;
 /// Events read from the store at once.
 pub const EVENT_PAGE_MAX: usize = 1_024;
+/// Bytes of events read from the store at once, unless one row alone has more.
+pub const EVENT_PAGE_BYTES_MAX: usize = 1 << 20;
 /// Bytes of the log that the tables may be behind; above it new work waits, then is refused.
 pub const STORE_LAG_BYTES_MAX: usize = 64 << 20;
 /// Bytes of one file of the log, above which the same holds.
@@ -113,6 +115,12 @@ pub const REPLACE_MS: u64 = 30_000;
 pub const FOLDER_FILES_MAX: usize = 100_000;
 /// Bytes of a working folder, unpacked.
 pub const FOLDER_BYTES_MAX: u64 = 4 << 30;
+/// Characters of a secret's name.
+pub const SECRET_NAME_MAX: usize = 64;
+/// Bytes of a secret.
+pub const SECRET_BYTES_MAX: usize = 64 << 10;
+/// Secrets that a head keeps.
+pub const SECRETS_MAX: usize = 1_000;
 /// Join tokens that are good at once, beside the cluster's own.
 pub const JOIN_TOKENS_MAX: usize = 1_000;
 /// Connections that a port serves at once.
@@ -121,11 +129,13 @@ pub const CONNECTIONS_MAX: usize = 20_000;
 pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 2_000;
 /// Requests of one HTTP/2 connection at once.
 pub const HTTP2_STREAMS_MAX: u32 = 256;
+/// Streams that watch whether a head takes work.
+pub const HEALTH_WATCHERS_MAX: usize = 256;
 /// Headers of one request, bytes.
 pub const HEADER_BYTES_MAX: usize = 64 << 10;
 /// Points of a picture that is read.
 pub const PICTURE_PIXELS_MAX: u64 = 25_000_000;
-/// Seconds of sound that are read of one file.
-pub const SOUND_SECONDS_MAX: u64 = 4 * 3_600;
+/// Seconds of sound that are read of one file: what is held of it is 460 MB.
+pub const SOUND_SECONDS_MAX: u64 = 2 * 3_600;
 /// Samples a second that sound may have.
 pub const SOUND_RATE_MAX: u32 = 768_000;

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, mem, sync::Arc};
 
-use covey_domain::{ActorId, AgentName, CallerId, Digest, Envelope, NodeId, TaskId, TaskRecord};
+use covey_domain::{ActorId, AgentName, CallerId, Digest, Envelope, NodeId, TaskId, TaskRecord, caps};
 use hashbrown::HashMap;
 
 use crate::{
@@ -155,7 +155,11 @@ impl Group {
         for run @ RunOf { first, count, piece } in &task.runs {
             let last = run.last();
             match rows.last_mut() {
-                Some((end, body)) if *end + 1 == *first && inside + count <= EVENTS_PER_ROW => {
+                Some((end, body))
+                    if *end + 1 == *first
+                        && inside + count <= EVENTS_PER_ROW
+                        && body.len() < caps::EVENT_PAGE_BYTES_MAX =>
+                {
                     *end = last;
                     inside += count;
                     body.pop();

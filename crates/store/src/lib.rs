@@ -15,6 +15,8 @@ mod batch;
 mod checkpoints;
 mod fault;
 mod flusher;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod group;
 mod hooks;
 mod log;

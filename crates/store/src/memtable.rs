@@ -144,11 +144,17 @@ impl Memtable {
         groups.all().find_map(|group| group.task_of_message(caller, agent, message))
     }
 
-    /// Events of a task above `after`, and the number of the first that is here at all.
+    /// A page of events of a task above `after`, and the number of the first that is here at all.
     pub fn events(&self, task: &TaskId, after: u64) -> Result<(Vec<Arc<Envelope>>, Option<u64>), Error> {
         let groups = self.groups.lock();
         let first = groups.all().find_map(|group| group.first(task));
-        let runs: Vec<_> = groups.all().flat_map(|group| group.runs(task, after)).collect();
+        let mut bytes = 0;
+        let runs = groups.all().flat_map(|group| group.runs(task, after)).take_while(|(_, json)| {
+            let is_room = bytes < caps::EVENT_PAGE_BYTES_MAX;
+            bytes += json.len();
+            is_room
+        });
+        let runs: Vec<_> = runs.collect();
         // Commits need not wait for what follows.
         drop(groups);
         let mut events = Vec::new();

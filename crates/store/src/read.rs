@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use covey_domain::{ActorId, Envelope, TaskId, TaskRecord, caps};
+use futures::TryStreamExt as _;
 use sqlx::{Row as _, sqlite::SqliteRow};
 
 use crate::{
@@ -49,26 +50,28 @@ impl Store {
         }
     }
 
-    /// Events of a task with numbers above `after`, [`caps::EVENT_PAGE_MAX`] at least while there are so many.
+    /// Events of a task with numbers above `after`: a page, bounded by count and by bytes, with one event at least while there
+    /// is one. An empty page is the end.
     pub async fn events(&self, task: &TaskId, after: u64) -> Result<Vec<Arc<Envelope>>, Error> {
         // First beside the tables: what is not there any more then is in the tables.
         let (beside, first) = self.memtable.events(task, after)?;
         if first.is_some_and(|first| first <= after + 1) {
             return Ok(beside);
         }
-        let rows = sqlx::query("SELECT seq, body FROM events WHERE task = ? AND seq > ? ORDER BY seq LIMIT ?")
+        let mut rows = sqlx::query("SELECT seq, body FROM events WHERE task = ? AND seq > ? ORDER BY seq LIMIT ?")
             .bind(task.as_str())
             .bind(after as i64)
             .bind(caps::EVENT_PAGE_MAX as i64)
-            .fetch_all(&self.readers)
-            .await?;
-        let mut events = Vec::new();
-        for row in rows {
+            .fetch(&self.readers);
+        let (mut events, mut bytes) = (Vec::new(), 0);
+        // Row by row: a row may have as much as a message.
+        while let Some(row) = rows.try_next().await? {
             let run = events_of(task, &row)?;
+            bytes += row.get::<&str, _>(1).len();
             let missing = |seq| seq > after && first.is_none_or(|first| seq < first);
             events.extend(run.into_iter().filter(|event| missing(event.seq)).map(Arc::new));
             // A page is a bound for memory too.
-            if events.len() >= caps::EVENT_PAGE_MAX {
+            if events.len() >= caps::EVENT_PAGE_MAX || (bytes >= caps::EVENT_PAGE_BYTES_MAX && !events.is_empty()) {
                 return Ok(events);
             }
         }

@@ -5,7 +5,7 @@ mod upgrade;
 
 use covey_domain::{
     Hook, HookState, TaskEvent, TaskRecord, TaskState,
-    event::{Content, MediaSource, Phase},
+    event::{Content, Delta, MediaSource, Phase},
     task::TaskInput,
 };
 
@@ -118,6 +118,40 @@ async fn a_log_is_read_across_what_is_in_the_tables_and_what_is_not_yet() {
     store.memtable.flush().await;
     assert_eq!(*store.task(&"t".into()).await.unwrap().unwrap(), *found);
     assert_eq!(numbers(0).await.len(), 310);
+}
+
+#[tokio::test]
+async fn a_page_of_a_log_is_bounded_by_bytes_wherever_it_lies() {
+    const COUNT: u64 = 64;
+    let large = |n| {
+        let delta = Delta::Text("x".repeat(caps::EVENT_PAGE_BYTES_MAX / 8));
+        Arc::new(Envelope { event: TaskEvent::PartDelta { part: "p".into(), delta }, ..(*event("t", n)).clone() })
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("covey.db")).await.unwrap();
+    store.begin().await.unwrap();
+    let made = vec![record("t", TaskState::Working)];
+    commit(&store, Batch { made, events: vec![event("t", 1)], ..Batch::default() });
+    for n in 2..=COUNT {
+        commit(&store, Batch { events: vec![large(n)], ..Batch::default() });
+    }
+    for place in ["beside the tables", "in the tables"] {
+        let (mut after, mut pages) = (0, 0);
+        loop {
+            let page = store.events(&"t".into(), after).await.unwrap();
+            let Some(last) = page.last() else { break };
+            assert_eq!(
+                page.iter().map(|e| e.seq).collect::<Vec<_>>(),
+                (after + 1..=last.seq).collect::<Vec<_>>(),
+                "{place}"
+            );
+            let bytes: usize = page.iter().map(|event| serde_json::to_vec(&**event).unwrap().len()).sum();
+            assert!(bytes < 3 * caps::EVENT_PAGE_BYTES_MAX, "{place}: a page of {bytes} bytes");
+            (after, pages) = (last.seq, pages + 1);
+        }
+        assert!(after == COUNT && pages > 2, "{place}: {pages} pages up to {after}");
+        store.memtable.flush().await;
+    }
 }
 
 #[tokio::test]

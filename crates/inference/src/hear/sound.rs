@@ -21,8 +21,6 @@ pub(super) const WINDOW: usize = 30 * RATE;
 
 /// Samples a second that sound may have, at least.
 const RATE_MIN: u32 = 4_000;
-/// Longest sound, seconds: what is held of it is 460 MB.
-const SECONDS_MAX: u64 = 2 * 3_600;
 /// Channels of a sound.
 const CHANNELS_MAX: usize = 32;
 /// Samples that are resampled at once.
@@ -111,8 +109,8 @@ impl Resampled {
 
     fn push(&mut self, samples: &[f32]) -> Result<(), Error> {
         self.taken += samples.len() as u64;
-        if self.taken > SECONDS_MAX * u64::from(self.rate) {
-            return Err(Error::Request(format!("the sound is longer than {} seconds", SECONDS_MAX)));
+        if self.taken > caps::SOUND_SECONDS_MAX * u64::from(self.rate) {
+            return Err(Error::Request(format!("the sound is longer than {} seconds", caps::SOUND_SECONDS_MAX)));
         }
         if self.resampler.is_none() {
             self.out.extend_from_slice(samples);
@@ -267,7 +265,7 @@ mod tests {
             assert!(samples(&wav(rate, &[0; 100])).is_err(), "{rate}");
         }
         let mut heard = Resampled::new(caps::SOUND_RATE_MAX).unwrap();
-        heard.taken = SECONDS_MAX * u64::from(caps::SOUND_RATE_MAX);
+        heard.taken = caps::SOUND_SECONDS_MAX * u64::from(caps::SOUND_RATE_MAX);
         assert!(heard.push(&[0.0]).is_err(), "longer than is served");
         // What is held of a second at the highest rate is a second at ours, and a block.
         let mut heard = Resampled::new(caps::SOUND_RATE_MAX).unwrap();

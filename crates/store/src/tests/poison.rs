@@ -157,8 +157,8 @@ fn plain(batch: &Batch) -> Value {
                 fields.values_mut().for_each(strip);
             }
             Value::Array(all) => all.iter_mut().for_each(strip),
-            // The last digit of a fraction may be read as its neighbour.
-            Value::Number(number) if number.is_f64() => *value = json!(format!("{:.12e}", number.as_f64().unwrap())),
+            // The last digit of a fraction may be read as its neighbour; that seldom reaches the seventh.
+            Value::Number(number) if number.is_f64() => *value = json!(format!("{:.6e}", number.as_f64().unwrap())),
             _ => {}
         }
     }
