@@ -9,6 +9,7 @@ mod dial;
 mod limits;
 mod pin;
 mod port;
+mod stalled;
 mod tunnel;
 
 use std::{path::Path, sync::Arc};
@@ -28,7 +29,7 @@ pub(crate) use authority::server_config;
 pub use authority::{Authority, NODE_CERTIFICATE_TTL, enrolment};
 pub use dial::{Tls, dial, dial_through};
 pub use pin::{Pin, PinnedAddress};
-pub use port::{Port, TlsPeer, serve, serve_stream};
+pub use port::{CameFrom, Port, TlsPeer, serve, serve_stream};
 pub use tunnel::{MeshEntry, MeshSource, Opening, Stream, Tunnel};
 
 /// The name in the head's certificate that nodes and clients ask for, whatever address they dial.

@@ -98,3 +98,37 @@ fn wrong_keys_get_no_certificate() {
     assert!(own.certify(certificate, authority.certificate().to_vec()).is_err(), "it is for another key");
     assert!(own.server_tls().unwrap().is_none());
 }
+
+/// All points of small order, as RFC 8032 writes them, and as others do who do not reduce.
+const SMALL_ORDER: &[&str] = &[
+    "0100000000000000000000000000000000000000000000000000000000000000",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "0000000000000000000000000000000000000000000000000000000000000080",
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
+    "0100000000000000000000000000000000000000000000000000000000000080",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+];
+
+#[test]
+fn keys_for_which_anybody_can_sign_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::load_or_create(dir.path()).unwrap();
+    // Neither needs a private key: R is the neutral element, and S is 0. It holds whenever the hash is a multiple of the
+    // order of the key: for the neutral element always, for others with one token in eight at least.
+    let mut proof = [0; 64];
+    proof[0] = 1;
+    for key in SMALL_ORDER {
+        let key: Vec<u8> = (0..32).map(|i| u8::from_str_radix(&key[2 * i..2 * i + 2], 16).unwrap()).collect();
+        for token in 0..64 {
+            assert!(authority.for_node(&token.to_string(), &key, &proof).is_err(), "{key:?} with token {token}");
+        }
+    }
+}

@@ -130,6 +130,9 @@ impl Authority {
     pub fn for_node(&self, token: &str, public_key: &[u8], proof: &[u8]) -> Result<(NodeId, Vec<u8>), Error> {
         let wrong = |e: &dyn std::fmt::Display| Error::invalid(format!("this is not an Ed25519 public key: {e}"));
         let key = ed25519::PublicKey::try_from_bytes(public_key).map_err(|e| wrong(&e))?;
+        if is_weak(&key.to_bytes()) {
+            return Err(Error::new(ErrorKind::PermissionDenied, "for this Ed25519 key anybody can sign"));
+        }
         if !key.verify(&enrolment(token, public_key), proof) {
             let text = "the node did not prove to have the key that it wants a certificate for";
             return Err(Error::new(ErrorKind::PermissionDenied, text));
@@ -164,6 +167,11 @@ impl Authority {
         });
         server_config(&self.certificate, certificate)
     }
+}
+
+/// Whether a key is of small order: some signature holds for it whatever was signed.
+fn is_weak(key: &[u8; 32]) -> bool {
+    ed25519_dalek::VerifyingKey::from_bytes(key).is_ok_and(|key| key.is_weak())
 }
 
 /// TLS of a node's port, for clients with and without a certificate of `authority`.

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use covey_domain::caps;
 use hyper::body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
@@ -24,8 +24,12 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
+use super::stalled;
+
 /// A client that takes nothing of what it is sent for so long is cut off. Streams of tasks go on where they were.
-const STALLED: Duration = Duration::from_secs(30);
+pub(super) const STALLED: Duration = Duration::from_secs(30);
+/// Bytes of an answer that are handed out at once. Of a stream whose reader takes nothing so much is held behind its back.
+const PIECE: usize = 64 << 10;
 
 /// Connections of one port.
 #[derive(Debug)]
@@ -129,32 +133,62 @@ impl Drop for Request {
     }
 }
 
-/// An answer's body; its request is open until it is over.
+/// An answer's body, in pieces of at most [`PIECE`]; its request is open until it is over.
 pub struct Counted<B> {
     body: B,
+    /// Of a piece that was larger.
+    rest: Bytes,
     _request: Request,
 }
 
 impl<B> Counted<B> {
     pub(super) fn new(body: B, request: Request) -> Self {
-        Self { body, _request: request }
+        stalled::offered();
+        Self { body, rest: Bytes::new(), _request: request }
+    }
+}
+
+impl<B: Body + Unpin> Counted<B> {
+    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        if self.rest.is_empty() {
+            let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)?) else { return Poll::Ready(None) };
+            let frame = frame.map_data(|mut data| data.copy_to_bytes(data.remaining()));
+            match frame.into_data() {
+                Ok(data) if data.len() > PIECE => self.rest = data,
+                Ok(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+            }
+        }
+        let piece = self.rest.split_to(self.rest.len().min(PIECE));
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 }
 
 impl<B: Body + Unpin> Body for Counted<B> {
-    type Data = B::Data;
+    type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        stalled::asked();
+        let next = self.next(cx);
+        if next.is_ready() {
+            stalled::offered();
+        }
+        next
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (own, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(own.lower() + rest);
+        if let Some(upper) = own.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint
     }
 }
 

@@ -1,12 +1,18 @@
 //! One port for everything: HTTP/1 and HTTP/2, in the open and by TLS, and libp2p, told apart by the first byte.
 
-use std::{convert::Infallible, future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use covey_domain::caps;
 use hyper::{Request, Response, body::Incoming};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto,
     service::TowerToHyperService,
 };
@@ -20,7 +26,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{Service, ServiceExt as _};
 
 use super::{
-    limits::{Connections, Counted, Paced, Requests},
+    limits::{Connections, Counted, Paced, Requests, STALLED},
+    stalled::Streams,
     tunnel::MeshEntry,
 };
 
@@ -44,6 +51,10 @@ const SPEAK_TLS: &[u8] =
 /// chain is verified.
 #[derive(Clone, Debug)]
 pub struct TlsPeer(pub Option<CertificateDer<'static>>);
+
+/// In the extensions of each request of a connection that came by the network: from which address.
+#[derive(Clone, Copy, Debug)]
+pub struct CameFrom(pub IpAddr);
 
 /// How a port is served.
 #[derive(Clone)]
@@ -87,7 +98,12 @@ where
             continue;
         };
         let _ = stream.set_nodelay(true);
-        let (port, app, stop) = (port.clone(), app.clone(), shutdown.clone());
+        let (port, stop) = (port.clone(), shutdown.clone());
+        let from_ip = CameFrom(from.ip());
+        let app = app.clone().map_request(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(from_ip);
+            request
+        });
         tracker.spawn(async move {
             let _place = place;
             match tokio::time::timeout(HEADER_TIMEOUT, open(stream, &port)).await {
@@ -163,7 +179,20 @@ async fn begin<I: AsyncRead + Unpin>(stream: &mut I) -> std::io::Result<(bool, B
 
 /// Serves one connection until its end or `stop`; nothing is asked of it but HTTP. A client has a time for its first request,
 /// for each head, between two requests, and to take what it is sent.
-pub async fn serve_stream<I, S, B>(mut stream: I, port: Port, app: S, stop: CancellationToken)
+pub async fn serve_stream<I, S, B>(stream: I, port: Port, app: S, stop: CancellationToken)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: hyper::body::Body + Unpin + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    serve_with(stream, port, app, stop, STALLED).await;
+}
+
+/// The same, for readers who may take nothing for so long.
+async fn serve_with<I, S, B>(mut stream: I, port: Port, app: S, stop: CancellationToken, patience: Duration)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
@@ -185,7 +214,7 @@ where
         let answer = app.clone().call(request);
         async move { answer.await.map(|response| response.map(|body| Counted::new(body, open))) }
     });
-    let mut server = auto::Builder::new(TokioExecutor::new());
+    let mut server = auto::Builder::new(Streams { patience });
     server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HTTP1_BUFFER);
     server
         .http2()
@@ -206,4 +235,74 @@ where
     }
     connection.as_mut().graceful_shutdown();
     let _ = tokio::time::timeout(DRAIN, connection).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use hyper::body::{Body, Frame};
+
+    use super::*;
+    use crate::tls;
+
+    /// So many pieces of a body.
+    struct Pieces(u32, usize);
+
+    impl Body for Pieces {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            if self.0 == 0 {
+                return Poll::Ready(None);
+            }
+            self.0 -= 1;
+            Poll::Ready(Some(Ok(Frame::data(vec![7; self.1].into()))))
+        }
+    }
+
+    /// What a client gets of one answer whose window has `window` bytes, and opens it only where `reads`.
+    async fn got(window: u32, pieces: (u32, usize), reads: bool) -> Result<usize, String> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let port = Port { tls: None, plaintext: true, mesh: None, windows: (1 << 20, 1 << 20) };
+        let app = tower::service_fn(move |_: Request<Incoming>| async move {
+            Ok::<_, Infallible>(Response::new(Pieces(pieces.0, pieces.1)))
+        });
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            serve_with(stream, port, app, CancellationToken::new(), Duration::from_millis(100)).await;
+        });
+        let mut channel = tls::dial(&address, None, |e| e.initial_stream_window_size(window)).await.unwrap();
+        let request = Request::get(format!("http://{address}/")).body(tonic::body::Body::empty()).unwrap();
+        let mut body = channel.ready().await.unwrap().call(request).await.map_err(|e| e.to_string())?.into_body();
+        let mut bytes = 0;
+        if !reads {
+            // Longer than its patience, and not for ever.
+            tokio::time::sleep(Duration::from_millis(600)).await;
+        }
+        while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            bytes += frame.map_err(|e| format!("{e:?}"))?.into_data().map_or(0, |data| data.len());
+        }
+        Ok(bytes)
+    }
+
+    #[tokio::test]
+    async fn a_stream_whose_window_stays_closed_is_reset() {
+        // Many pieces, a large one, and a window that never opens at all.
+        for (window, pieces) in [(16 << 10, (1_000, 1_000)), (16 << 10, (1, 1_000_000)), (1, (1, 1_000_000))] {
+            let cut = got(window, pieces, false).await.unwrap_err();
+            assert!(cut.contains("CANCEL"), "{window} {pieces:?}: {cut}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_read_is_not() {
+        for pieces in [(1_000, 1_000), (1, 1_000_000), (0, 0), (2, 70_000)] {
+            let bytes = pieces.0 as usize * pieces.1;
+            assert_eq!(got(16 << 10, pieces, true).await, Ok(bytes), "{pieces:?}");
+        }
+    }
 }
