@@ -139,6 +139,13 @@ impl FileDigest {
     }
 }
 
+/// A copy of the head and the pickle of the object at `path`, if the file is what `digest` names.
+#[pyfunction]
+fn checked_object(py: Python<'_>, path: std::path::PathBuf, digest: &str) -> PyResult<Py<PyBytes>> {
+    let head = py.detach(|| covey_client::objects::checked(&path, digest))?;
+    Ok(PyBytes::new(py, &head).unbind())
+}
+
 #[pymodule]
 fn _bridge(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
@@ -155,6 +162,7 @@ fn _bridge(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(encode_payload, module)?)?;
     module.add_function(wrap_pyfunction!(is_plain, module)?)?;
     module.add_class::<FileDigest>()?;
+    module.add_function(wrap_pyfunction!(checked_object, module)?)?;
     module.add_class::<client::Client>()?;
     module.add_class::<call::Call>()?;
     module.add_class::<call::Port>()?;

@@ -1,8 +1,11 @@
 """`covey.put`: a value that many calls share, sent once to each worker that needs it.
 
 An object is a file in a store in memory, named by the digest of its bytes: a head, then the pickle, then the buffers that
-it refers to (protocol 5). Readers map the file, so arrays are views of it, read-only, and nothing is copied. It lives as
+it refers to (protocol 5). Readers map the file, so arrays are views of it, read-only, and are not copied. It lives as
 long as its driver; one whose reference was never sent anywhere goes with the reference.
+
+Whoever runs on the machine for the same user can change the file, so it is compared with its digest before it is unpickled, once
+in each process, and the pickle is read from a copy that was compared. Arrays are data: they are mapped after the comparison.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import tempfile
 import threading
 import time
 import weakref
+from collections import OrderedDict
 from typing import Any, Generic, TypeVar
 
 from . import _bridge, _codec, _files, _future, _session, errors
@@ -31,17 +35,22 @@ NEAR_SECONDS = 5.0
 NAME_SECONDS = 0.05
 """An object whose name nobody asked for is named after this time, so that its worker can count it and move it to disk."""
 WORKER_SECONDS = 10
+HEAD_BYTES = 256 << 10
+"""Heads and pickles of at most this size that were compared are kept, so that an object that many calls share is compared once."""
+HEADS = 256
+"""So many of them, those that were used last."""
 
 
 class Ref(Generic[T]):
     """A value in the cluster. As an argument of a call it arrives as the value; `get()` reads it anywhere."""
 
-    __slots__ = ("size", "node", "session", "_digest", "_kept", "_view", "__weakref__")
+    __slots__ = ("size", "node", "session", "_digest", "_kept", "_view", "_head", "__weakref__")
 
     def __init__(self, digest: str | None, size: int, node: str, session: str, kept: _Kept | None = None):
         self.size, self.node, self.session = size, node, session
         self._digest, self._kept = digest, kept
         self._view: memoryview | None = None
+        self._head: bytes | None = None
 
     @property
     def digest(self) -> str:
@@ -58,9 +67,11 @@ class Ref(Generic[T]):
 
     def get(self) -> T:
         """The value. Arrays in it are read-only views of the store."""
+        if self._head is None:
+            self._head = _checked(self)
         if self._view is None:
             self._view = _map(_find(self))
-        return _read(self._view)
+        return _read(self._head, self._view)
 
     def result(self, timeout: float | None = None) -> T:
         """As `get()`: a reference is a future that is done."""
@@ -90,6 +101,8 @@ def put(value: T) -> Ref[T]:
     kept = _Kept(draft, digest, session)
     ref: Ref[T] = Ref(None, size, node, session.store_session, kept)
     ref._view = view
+    if len(body) <= HEAD_BYTES:
+        ref._head = _head([len(body), *(b.raw().nbytes for b in buffers)]) + body
     if session.store_is_remote:
         _session.bridge_call(session.client.put_object, node, ref.session, ref.digest, kept.path)
     weakref.finalize(ref, kept.drop)
@@ -217,17 +230,48 @@ def _map(path: str) -> memoryview:
         return memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
 
 
-def _read(view: memoryview) -> Any:
-    if view[:8] != _MAGIC:
-        raise errors.InternalError("the file of an object is damaged")
-    parts = _parts(view)
-    return pickle.loads(parts[0], buffers=parts[1:])
+def _head(lengths: list[int]) -> bytes:
+    """What stands before the pickle."""
+    head = _MAGIC + struct.pack(f"<I{len(lengths)}Q", len(lengths), *lengths)
+    return head + _ZEROS[: -len(head) % _ALIGN]
 
 
-def _parts(view: memoryview) -> list[memoryview]:
-    """The pickle and its buffers."""
-    (count,) = struct.unpack_from("<I", view, 8)
-    lengths = struct.unpack_from(f"<{count}Q", view, 12)
+_heads: OrderedDict[str, bytes] = OrderedDict()
+_heads_lock = threading.Lock()
+
+
+def _checked(ref: Ref[Any]) -> bytes:
+    """A copy of the head and the pickle of an object whose file is what its digest names."""
+    digest = ref.digest
+    with _heads_lock:
+        known = _heads.get(digest)
+        if known is not None:
+            _heads.move_to_end(digest)
+            return known
+    try:
+        head = _bridge.checked_object(_find(ref), digest)
+    except OSError as error:
+        raise errors.InternalError(f"the file of object {digest[:12]} cannot be used: {error}") from error
+    if len(head) <= HEAD_BYTES:
+        with _heads_lock:
+            _heads[digest] = head
+            while len(_heads) > HEADS:
+                _heads.popitem(last=False)
+    return head
+
+
+def _read(head: bytes, view: memoryview) -> Any:
+    (count,) = struct.unpack_from("<I", head, 8)
+    at = 12 + 8 * count
+    body = memoryview(head)[at + -at % _ALIGN :]
+    return pickle.loads(body, buffers=_parts(view, head)[1:])
+
+
+def _parts(view: memoryview, head: bytes | memoryview | None = None) -> list[memoryview]:
+    """The pickle and its buffers, as long as the head says."""
+    head = view if head is None else head
+    (count,) = struct.unpack_from("<I", head, 8)
+    lengths = struct.unpack_from(f"<{count}Q", head, 12)
     at, parts = 12 + 8 * count, []
     for length in lengths:
         at += -at % _ALIGN
@@ -248,12 +292,13 @@ def lend(session: Any, kind: str, target: str, body: bytes, buffers: list[pickle
     if sum(v.nbytes for v in views) < LEND_FROM or not _is_near(session, kind, target):
         return None
     node, folder = _own_store(session)
-    draft, descriptor, _ = _write(os.path.join(folder, session.store_session), body, views)
+    # The pickle travels with the call: the file is one that others on this machine can change.
+    draft, descriptor, _ = _write(os.path.join(folder, session.store_session), b"", views)
     os.close(descriptor)
     name = f"lent-{os.path.basename(draft).removeprefix('.draft-')}"
     path = os.path.join(os.path.dirname(draft), name)
     os.rename(draft, path)
-    return _bridge.LENT, pickle.dumps((node, session.store_session, name, path)), _codec.NO_BUFFERS
+    return _bridge.LENT, pickle.dumps((node, session.store_session, name, path, body)), _codec.NO_BUFFERS
 
 
 def _is_near(session: Any, kind: str, target: str) -> bool:
@@ -288,27 +333,27 @@ def take_back(call: Any, payload: _codec.Payload) -> None:
 
 def borrow(payload: _codec.Payload, fetch: bool = True) -> _codec.Payload | None:
     """What was lent, mapped; `None` when it would have to be fetched and shall not be."""
-    node, session, name, path = pickle.loads(payload[1])
+    node, session, name, path, body = pickle.loads(payload[1])
     own = os.path.join(os.environ.get("COVEY_OBJECTS", ""), session, name)
     for there in (path, own):
         try:
-            return _mapped(there)
+            return _mapped(there, body)
         except OSError:
             pass  # of another machine, or on disk by now
     if not fetch:
         return None
     fetched = os.fspath(_session.bridge_call(_session.current().client.fetch_object, node, session, name, own))
     try:
-        return _mapped(fetched)
+        return _mapped(fetched, body)
     finally:
         if node != os.environ.get("COVEY_NODE"):
             _files.unlink(fetched)  # a copy, for this call
 
 
-def _mapped(path: str) -> _codec.Payload:
+def _mapped(path: str, body: bytes) -> _codec.Payload:
     with open(path, "rb") as file:
         view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
-    body, *buffers = _parts(view)
+    _, *buffers = _parts(view)
     return _codec.PICKLE, body, buffers  # type: ignore[return-value]
 
 
