@@ -9,6 +9,7 @@
 //! [`discover`] finds heads on the local network.
 
 mod addresses;
+mod admission;
 mod discover;
 mod handed;
 mod member;

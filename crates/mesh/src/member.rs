@@ -16,6 +16,7 @@ use covey_node::{
 use futures::{StreamExt as _, future::BoxFuture};
 use libp2p::{
     Multiaddr, PeerId, Swarm, SwarmBuilder,
+    connection_limits::{self, ConnectionLimits},
     core::transport::ListenerId,
     dcutr, identify,
     identity::Keypair,
@@ -31,7 +32,7 @@ use tokio_util::{
     sync::CancellationToken,
 };
 
-use crate::{IDLE, PROTOCOL, WORKER, addresses};
+use crate::{IDLE, PROTOCOL, WORKER, addresses, admission::Admission};
 
 /// Both ends dial each other this long before they make do with the circuit: a first SYN that came too early is sent
 /// again after one second.
@@ -43,6 +44,9 @@ const ENTER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after the head was lost or let nobody in; doubles up to the last.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LAST: Duration = Duration::from_secs(15);
+/// Connections of one node, and handshakes under way: whoever reaches the port may begin one.
+const CONNECTIONS_PER_NODE_MAX: u32 = 8;
+const PENDING_MAX: u32 = 64;
 /// Pause after a head said that it has no mesh.
 const NO_MESH: Duration = Duration::from_secs(300);
 
@@ -57,6 +61,9 @@ pub type Inbound = mpsc::Receiver<(NodeId, Compat<libp2p::Stream>)>;
 
 #[derive(NetworkBehaviour)]
 struct Behaviour {
+    // First, so that nothing else hears of strangers.
+    admission: Admission,
+    limits: connection_limits::Behaviour,
     identify: identify::Behaviour,
     relay: relay::client::Behaviour,
     dcutr: dcutr::Behaviour,
@@ -123,6 +130,30 @@ struct Running {
     pause: Duration,
 }
 
+/// A member's end of the mesh, before it listens.
+fn swarm(key: Keypair) -> Result<Swarm<Behaviour>, Error> {
+    let failed = |e: &dyn std::fmt::Display| Error::internal(format!("failed to start the mesh: {e}"));
+    let limits = ConnectionLimits::default()
+        .with_max_pending_incoming(Some(PENDING_MAX))
+        .with_max_established_per_peer(Some(CONNECTIONS_PER_NODE_MAX));
+    let builder = SwarmBuilder::with_existing_identity(key)
+        .with_tokio()
+        .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
+        .map_err(|e| failed(&e))?
+        .with_relay_client(noise::Config::new, yamux::Config::default)
+        .map_err(|e| failed(&e))?
+        .with_behaviour(|key, relay| Behaviour {
+            admission: Admission::default(),
+            limits: connection_limits::Behaviour::new(limits),
+            identify: identify::Behaviour::new(identify::Config::new(PROTOCOL.into(), key.public())),
+            relay,
+            dcutr: dcutr::Behaviour::new(key.public().to_peer_id()),
+            stream: libp2p_stream::Behaviour::new(),
+        })
+        .map_err(|e| failed(&e))?;
+    Ok(builder.with_swarm_config(|c| c.with_idle_connection_timeout(IDLE)).build())
+}
+
 impl Member {
     /// Enters the mesh and stays in it until `shutdown`, through any number of losses of the head. Gives what others
     /// open to here.
@@ -132,21 +163,7 @@ impl Member {
 
     fn start(key: Keypair, enter: Enter, keeps: bool, shutdown: CancellationToken) -> Result<(Self, Inbound), Error> {
         let failed = |e: &dyn std::fmt::Display| Error::internal(format!("failed to start the mesh: {e}"));
-        let mut swarm = SwarmBuilder::with_existing_identity(key)
-            .with_tokio()
-            .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
-            .map_err(|e| failed(&e))?
-            .with_relay_client(noise::Config::new, yamux::Config::default)
-            .map_err(|e| failed(&e))?
-            .with_behaviour(|key, relay| Behaviour {
-                identify: identify::Behaviour::new(identify::Config::new(PROTOCOL.into(), key.public())),
-                relay,
-                dcutr: dcutr::Behaviour::new(key.public().to_peer_id()),
-                stream: libp2p_stream::Behaviour::new(),
-            })
-            .map_err(|e| failed(&e))?
-            .with_swarm_config(|c| c.with_idle_connection_timeout(IDLE))
-            .build();
+        let mut swarm = swarm(key)?;
         // Dials leave from the port that is listened on, so what the head sees of them is where others punch.
         swarm.listen_on(addresses::tcp((Ipv4Addr::UNSPECIFIED, 0).into())).map_err(|e| failed(&e))?;
         // Not every machine speaks it.
@@ -442,5 +459,61 @@ impl Running {
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use libp2p::swarm::dial_opts::PeerCondition;
+
+    use super::*;
+
+    /// The address that a swarm listens on.
+    async fn listening(swarm: &mut Swarm<Behaviour>) -> Multiaddr {
+        swarm.listen_on(addresses::tcp((Ipv4Addr::LOCALHOST, 0).into())).unwrap();
+        loop {
+            if let SwarmEvent::NewListenAddr { address, .. } = swarm.select_next_some().await {
+                return address;
+            }
+        }
+    }
+
+    /// What comes of a direct connection to `own`, as that sees it.
+    async fn dialled(own: &mut Swarm<Behaviour>, by: &mut Swarm<Behaviour>, at: &Multiaddr) -> Result<(), String> {
+        let to = DialOpts::peer_id(*own.local_peer_id()).addresses(vec![at.clone()]);
+        by.dial(to.condition(PeerCondition::Always).allocate_new_port().build()).unwrap();
+        loop {
+            tokio::select! {
+                event = own.select_next_some() => match event {
+                    SwarmEvent::ConnectionEstablished { endpoint, .. } if endpoint.is_listener() => return Ok(()),
+                    SwarmEvent::IncomingConnectionError { error, .. } => return Err(format!("{error:?}")),
+                    _ => {}
+                },
+                _ = by.select_next_some() => {}
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn strangers_get_no_connection_and_those_who_are_known_a_second_one() {
+        let [mut own, mut stranger, mut known] = std::array::from_fn(|_| swarm(Keypair::generate_ed25519()).unwrap());
+        let at = listening(&mut own).await;
+        let refused = dialled(&mut own, &mut stranger, &at).await.unwrap_err();
+        assert!(refused.contains("Stranger"), "{refused}");
+        // This node dials it itself, as it does with whom the head brings it together; the other end knows of that.
+        known.behaviour_mut().admission.expect(*own.local_peer_id());
+        let there = listening(&mut known).await;
+        own.dial(DialOpts::peer_id(*known.local_peer_id()).addresses(vec![there]).build()).unwrap();
+        loop {
+            tokio::select! {
+                event = own.select_next_some() => {
+                    if matches!(event, SwarmEvent::ConnectionEstablished { .. }) {
+                        break;
+                    }
+                }
+                _ = known.select_next_some() => {}
+            }
+        }
+        dialled(&mut own, &mut known, &at).await.unwrap();
     }
 }
