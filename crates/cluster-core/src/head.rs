@@ -840,12 +840,12 @@ pub enum ActorReport {
     Waiting,
 }
 
-/// What the store is told of the life of an actor that outlasts a head.
+/// What the store is told of the life of an actor that outlasts a head. What a worker says that it has after a restart is compared
+/// with it.
 pub(crate) fn life_in_store(id: &ActorId, owner: &Owner, life: Option<(NodeId, Epoch)>) -> Option<Output> {
     match owner {
-        Owner::Virtual | Owner::Detached => Some(Output::Write(Write::Activation(id.clone(), life))),
+        Owner::Virtual | Owner::Detached | Owner::Pool => Some(Output::Write(Write::Activation(id.clone(), life))),
         Owner::Session(_) => Some(Output::Write(Write::OwnedLife(id.clone(), life))),
-        Owner::Pool => None,
     }
 }
 

@@ -106,7 +106,8 @@ impl Head {
             Some(known) if believed && living.epoch > known.epoch => Claim::Newer,
             Some(_) => Claim::Stale,
             None if !self.agents.contains_key(&living.agent) => Claim::Stale,
-            None if living.owner == Owner::Pool.as_text() => Claim::Adopt(Owner::Pool),
+            // A worker has what it was given, and nothing that it says it has.
+            None if believed && living.owner == Owner::Pool.as_text() => Claim::Adopt(Owner::Pool),
             None if believed && living.owner == Owner::Virtual.as_text() => Claim::Adopt(Owner::Virtual),
             None => Claim::Stale,
         }
@@ -288,6 +289,29 @@ mod tests {
         assert!(told(&mut head).iter().all(|what| what == "wait"), "nothing begins while it may live elsewhere");
         join(&mut head, "n", 1, &[(5, false)], 40);
         assert_eq!(told(&mut head), ["at n 5"]);
+    }
+
+    #[test]
+    fn a_worker_is_believed_to_have_what_it_was_given() {
+        let pool = |actor: &str, agent: &str| LivingActor {
+            actor: actor.into(),
+            epoch: Epoch(TERM + 1),
+            agent: agent.into(),
+            owner: Owner::Pool.as_text(),
+            starting: false,
+        };
+        let join = |head: &mut Head, node: &str, incarnation, actors| {
+            let total = Resources { cpu_milli: 4_000, ..Resources::default() };
+            let hello = Hello { incarnation, name: node.into(), total, actors, ..Hello::default() };
+            head.joined(&node.into(), incarnation, hello, 10).expect("it is known");
+        };
+        let mut head = restarted();
+        head.restore_activation("p1".into(), "n".into(), Epoch(TERM + 1), 0);
+        // Tasks of `a` would go to an actor that the head believes in.
+        join(&mut head, "m", 2, vec![pool("p1", "a"), pool("p2", "a")]);
+        assert_eq!(told(&mut head), ["m stop 1", "m stop 1"], "one is another's, one is nobody's");
+        join(&mut head, "n", 1, vec![pool("p1", "a"), pool("p2", "a")]);
+        assert_eq!(told(&mut head), ["wait", "at n 1", "n stop 1"]);
     }
 
     #[test]

@@ -46,6 +46,7 @@ struct Disk {
     events: BTreeMap<TaskId, Vec<Envelope>>,
     cursors: BTreeMap<(NodeId, u64), u64>,
     members: BTreeMap<NodeId, Member>,
+    activations: BTreeMap<ActorId, (NodeId, Epoch)>,
 }
 
 /// One worker: its actors, the attempts it runs, and its outbox.
@@ -456,6 +457,9 @@ impl World {
         for (node, member) in &self.disk.members {
             self.head.restore_member(node.clone(), member.clone(), self.now);
         }
+        for (actor, (node, epoch)) in &self.disk.activations {
+            self.head.restore_activation(actor.clone(), node.clone(), *epoch, self.now);
+        }
         for record in self.disk.tasks.values().filter(|record| !record.state.is_terminal()) {
             let events = self.disk.events.get(&record.id).map(|all| all.iter().map(|e| e.event.clone()).collect());
             self.head
@@ -625,10 +629,11 @@ impl Disk {
             }
             Write::Member(node, Some(member)) => drop(self.members.insert(node, member)),
             Write::Member(node, None) => drop(self.members.remove(&node)),
+            Write::Activation(actor, Some(life)) => drop(self.activations.insert(actor, life)),
+            Write::Activation(actor, None) => drop(self.activations.remove(&actor)),
             Write::Agent(_)
             | Write::State(..)
             | Write::NoState(..)
-            | Write::Activation(..)
             | Write::Clock(_)
             | Write::Actor(..)
             | Write::Reminder(..)
