@@ -7,12 +7,14 @@ pub(crate) use covey_proto::access::Kind;
 use covey_proto::access::{METHODS, Row};
 
 /// Routes that answer without credentials.
-pub(crate) const OPEN: &[&str] = &[LIVE, READY, "/.well-known/jwks.json", "/v1/artifacts/{digest}/{name}"];
+pub(crate) const OPEN: &[&str] = &[LIVE, READY, HEALTH, "/.well-known/jwks.json", "/v1/artifacts/{digest}/{name}"];
 
 /// Tells that this process runs.
 pub(crate) const LIVE: &str = "/livez";
 /// Tells that the head takes work: the loop turns, and the store writes and has room.
 pub(crate) const READY: &str = "/readyz";
+/// The same by gRPC's health protocol.
+pub(crate) const HEALTH: &str = "/grpc.health.v1.Health/{*rest}";
 
 /// A2A, OpenAI and what the owner looks at. Columns as in [`Kind::ALL`]; own is: of A2A the caller's tasks and the agents of
 /// its key, of models what is its own there (stored responses).
@@ -64,6 +66,9 @@ const AUDITED: &[&str] = &[
     "/covey.v1.Covey/RemoveKey",
     "/covey.v1.Covey/AddJoinToken",
     "/covey.v1.Covey/RotateKey",
+    "/covey.v1.Covey/SetSecret",
+    "/covey.v1.Covey/RemoveSecret",
+    "/covey.v1.Covey/ReadSecret",
     "/covey.v1.Covey/DrainNode",
 ];
 

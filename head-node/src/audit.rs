@@ -1,5 +1,7 @@
-//! Who did what and who was refused, as lines of JSON that are only ever added to. Each line has the hash of the one before it:
-//! a line that is changed or taken out breaks the chain behind it. That the end was not cut off, only a copy elsewhere shows.
+//! Who did what and who was refused, as lines of JSON that are only ever added to. Each line has the hash of the one before it,
+//! and one of itself: a line that was changed is found, and so are lines that were taken out between two others. Whoever can
+//! write the file can make a chain anew from any line on; that this was not done, and that the end was not cut off, only a copy
+//! elsewhere shows.
 //!
 //! Written are refusals, and what changes who may do what; not what callers do with what is theirs.
 
@@ -44,6 +46,24 @@ struct Line {
     left_out: u64,
     /// SHA-256 of the line before.
     before: String,
+    /// SHA-256 of this line as it is without this. Lines of earlier versions have none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    own: String,
+}
+
+impl Line {
+    /// The line as it is written.
+    fn sealed(mut self) -> std::io::Result<String> {
+        self.own = self.hash()?;
+        serde_json::to_string(&self).map_err(std::io::Error::other)
+    }
+
+    /// What its own hash must be.
+    fn hash(&self) -> std::io::Result<String> {
+        let text =
+            serde_json::to_string(&Self { own: String::new(), ..self.clone() }).map_err(std::io::Error::other)?;
+        Ok(Digest::of(text.as_bytes()).to_string())
+    }
 }
 
 fn is_zero(n: &u64) -> bool {
@@ -75,7 +95,8 @@ impl Audit {
     pub fn say(&self, who: &str, what: &str, allowed: bool) {
         let cut = |text: &str| text.chars().take(TEXT_MAX).collect::<String>();
         let (who, what) = (cut(who), cut(what));
-        let line = Line { at_ms: now_ms(), who, what, allowed, left_out: 0, before: String::new() };
+        let (before, own) = (String::new(), String::new());
+        let line = Line { at_ms: now_ms(), who, what, allowed, left_out: 0, before, own };
         if self.lines.try_send(line).is_err() {
             self.left_out.fetch_add(1, Ordering::Relaxed);
         }
@@ -113,7 +134,7 @@ impl Writer {
         }
         line.left_out = self.left_out.swap(0, Ordering::Relaxed);
         line.before = std::mem::take(&mut self.before);
-        let text = serde_json::to_string(&line).map_err(std::io::Error::other)?;
+        let text = line.sealed()?;
         self.before = Digest::of(text.as_bytes()).to_string();
         self.file.write_all(format!("{text}\n").as_bytes())
     }
@@ -135,21 +156,53 @@ fn last(file: &mut File) -> std::io::Result<String> {
     Ok(line.map_or(BEGIN.to_owned(), |line| Digest::of(line).to_string()))
 }
 
-/// How many lines a file has, each with the hash of the one before; or the number of the first that has not.
-pub fn verify(path: &Path) -> std::io::Result<Result<u64, u64>> {
-    let (mut before, mut count) = (BEGIN.to_owned(), 0);
-    for line in BufReader::new(File::open(path)?).split(b'\n') {
-        let line = line?;
+/// What is wrong with an audit log: the first line, from 1, that cannot be believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// The line is not what was written.
+    Changed(u64),
+    /// Lines were taken out, or put in, before this one.
+    Cut(u64),
+}
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Changed(line) => write!(f, "record {line} of the audit log is not as it was written"),
+            Self::Cut(line) => write!(
+                f,
+                "record {line} of the audit log does not follow the one before it: some were taken out or put in"
+            ),
+        }
+    }
+}
+
+/// How many lines a file has, or the first that is wrong.
+pub fn verify(path: &Path) -> std::io::Result<Result<u64, Broken>> {
+    // A line that cannot be read was left unfinished by a power cut, if the chain goes on from its bytes.
+    let (mut before, mut count, mut unread, mut sealed) = (BEGIN.to_owned(), 0, None, false);
+    let (mut file, mut line) = (BufReader::new(File::open(path)?), Vec::new());
+    while file.read_until(b'\n', &mut line)? > 0 {
         count += 1;
+        if !line.ends_with(b"\n") {
+            // It is being written, or the power was cut meanwhile: the next one begins behind it.
+            break;
+        }
+        line.pop();
         match serde_json::from_slice::<Line>(&line) {
-            Ok(read) if read.before == before => {}
-            Ok(_) => return Ok(Err(count)),
-            // A line that a power cut left unfinished; the chain goes on from its bytes.
-            Err(_) => {}
+            Ok(read) if (sealed || !read.own.is_empty()) && read.own != read.hash()? => {
+                return Ok(Err(Broken::Changed(count)));
+            }
+            Ok(read) if read.before != before => {
+                return Ok(Err(unread.map_or(Broken::Cut(count), Broken::Changed)));
+            }
+            Ok(read) => (unread, sealed) = (None, sealed || !read.own.is_empty()),
+            Err(_) => unread = Some(count),
         }
         before = Digest::of(&line).to_string();
+        line.clear();
     }
-    Ok(Ok(count))
+    Ok(unread.map_or(Ok(count), |line| Err(Broken::Changed(line))))
 }
 
 #[cfg(test)]
@@ -179,11 +232,42 @@ mod tests {
         again.say("alice", "/v1/cluster", false);
         let text = written(&path, 3);
         assert_eq!(verify(&path).unwrap(), Ok(3));
-        std::fs::write(&path, text.replacen("nobody", "admin", 1)).unwrap();
-        assert_eq!(verify(&path).unwrap(), Err(3));
-        let without: String = text.lines().skip(1).map(|line| format!("{line}\n")).collect();
-        std::fs::write(&path, without).unwrap();
-        assert_eq!(verify(&path).unwrap(), Err(1));
+        let now = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            verify(&path).unwrap()
+        };
+        assert_eq!(now(&text.replacen("nobody", "admin", 1)), Err(Broken::Changed(2)));
+        assert_eq!(now(&text.replacen("alice", "bob", 1)), Err(Broken::Changed(3)), "the last one too");
+        assert_eq!(now(&text.replacen("{\"at", "{?\"at", 1)), Err(Broken::Changed(1)));
+        let lines: Vec<_> = text.lines().map(|line| format!("{line}\n")).collect();
+        assert_eq!(now(&lines[1..].concat()), Err(Broken::Cut(1)));
+        assert_eq!(now(&[&*lines[0], &lines[2]].concat()), Err(Broken::Cut(2)), "the middle is cut out");
+        assert_eq!(now(&[&*lines[0], &lines[1], &lines[1], &lines[2]].concat()), Err(Broken::Cut(3)));
+        // Whatever byte is changed, its line is named, or the next one.
+        for at in (0..text.len() - 1).step_by(7) {
+            let mut bytes = text.clone().into_bytes();
+            bytes[at] ^= 1;
+            std::fs::write(&path, &bytes).unwrap();
+            let line = 1 + text[..at].matches('\n').count() as u64;
+            let found = verify(&path).unwrap().expect_err("one byte is another");
+            assert!(
+                matches!(found, Broken::Changed(n) | Broken::Cut(n) if n == line || n == line + 1),
+                "{at} {found:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn lines_of_before_and_lines_that_a_power_cut_left_are_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.log");
+        let first = r#"{"at_ms":1,"who":"admin","what":"/a","allowed":true,"before":""}"#;
+        let torn = r#"{"at_ms":2,"who":"ad"#;
+        std::fs::write(&path, format!("{first}\n{torn}")).unwrap();
+        let audit = Audit::start(&path).unwrap();
+        audit.say("admin", "/b", true);
+        written(&path, 3);
+        assert_eq!(verify(&path).unwrap(), Ok(3));
     }
 
     #[test]
@@ -198,6 +282,7 @@ mod tests {
             allowed,
             left_out: 0,
             before: String::new(),
+            own: String::new(),
         };
         (0..1_000).for_each(|_| writer.write(line(false)).unwrap());
         writer.write(line(true)).unwrap();

@@ -26,6 +26,7 @@ use crate::{
     elsewhere, fresh_id,
     link_service::{node_of, not_the_node},
     owner::Input,
+    secrets::Listed,
 };
 
 /// Longest wait for events that are read without a stream.
@@ -131,14 +132,23 @@ impl Covey for ClientService {
         &self,
         request: Request<v1::RegisterAgentRequest>,
     ) -> Result<Response<v1::RegisterAgentReply>, Status> {
-        let by_actor = node_of(&request).is_some();
+        let (by_actor, by_owner) = (node_of(&request).is_some(), caller(&request).as_str() == callers::OWNER);
         let request = request.into_inner();
         let result = async {
             let spec: AgentSpec = from_json("the agent", &request.spec)?;
             if by_actor && !self.actors_may_register(&spec) {
                 tracing::debug!(agent = %spec.name, "an actor's definition of an agent that others made known was not taken");
-                return Ok((false, None));
+                return Ok((false, Vec::new()));
             }
+            let keys = &self.cluster.shared.keys;
+            let known = self.cluster.shared.agents.read().get(&spec.name).is_some_and(|known| **known == spec);
+            if !by_owner && !known && !spec.secrets().is_empty() {
+                let text = "only the owner of the cluster, and the owner's jobs, define agents that refer to secrets";
+                return Err(Error::new(ErrorKind::PermissionDenied, text));
+            }
+            let unset = spec.secrets().into_iter().find(|name| keys.secrets.value(name).is_none());
+            let unset =
+                unset.map(|name| format!("agent `{}` refers to the secret `{name}`, which is not set", spec.name));
             if let Some(digest) = spec.code() {
                 let what = format!("the code of `{}`", spec.name);
                 self.keep_blob(&what, digest.as_str(), &request.code).await?;
@@ -150,10 +160,10 @@ impl Covey for ClientService {
             let created = owner.ask(|tx| Input::Register(Box::new(spec), tx)).await??;
             let why = owner.ask(|tx| Input::Unservable(name.clone(), tx)).await?;
             let warning = |why| format!("no worker that is there now can run agent `{name}`: {why}");
-            Ok((created, why.map(warning)))
+            Ok((created, unset.into_iter().chain(why.map(warning)).collect()))
         };
-        let (created, warning) = result.await.map_err(|e: Error| to_status(&e))?;
-        Ok(Response::new(v1::RegisterAgentReply { created, warnings: warning.into_iter().collect() }))
+        let (created, warnings) = result.await.map_err(|e: Error| to_status(&e))?;
+        Ok(Response::new(v1::RegisterAgentReply { created, warnings }))
     }
 
     async fn connect_agent(
@@ -165,8 +175,8 @@ impl Covey for ClientService {
             let spec: AgentSpec = from_json("the agent", &request.spec)?;
             let pass: Pass = from_json("what opens the agent", &request.pass)?;
             let was_named = !spec.name.as_str().is_empty();
-            let spec = elsewhere::described(spec, &pass).await?;
             let shared = &self.cluster.shared;
+            let spec = elsewhere::described(spec, &pass.resolved(|name| shared.keys.secrets.value(name))?).await?;
             // Who names an agent means to replace it.
             let known = shared.agents.read().get(&spec.name).cloned().filter(|known| known.kind != spec.kind);
             if known.is_some() && !was_named {
@@ -222,6 +232,29 @@ impl Covey for ClientService {
         let key = self.cluster.shared.keys.rotate(&what).map_err(|e| to_status(&e))?;
         tracing::warn!(what, "a secret of the cluster was made anew");
         Ok(Response::new(v1::AddKeyReply { key }))
+    }
+
+    async fn set_secret(&self, request: Request<v1::SetSecretRequest>) -> Result<Response<v1::Empty>, Status> {
+        let v1::SetSecretRequest { name, value, workers } = request.into_inner();
+        self.cluster.shared.keys.secrets.set(&name, value, workers).map_err(|e| to_status(&e))?;
+        Ok(Response::new(v1::Empty {}))
+    }
+
+    async fn list_secrets(&self, _: Request<v1::Empty>) -> Result<Response<v1::ListSecretsReply>, Status> {
+        let all = self.cluster.shared.keys.secrets.list().into_iter();
+        let secrets =
+            all.map(|Listed { name, workers, set_ms }| v1::list_secrets_reply::Secret { name, workers, set_ms });
+        Ok(Response::new(v1::ListSecretsReply { secrets: secrets.collect() }))
+    }
+
+    async fn remove_secret(&self, request: Request<v1::SecretName>) -> Result<Response<v1::Empty>, Status> {
+        self.cluster.shared.keys.secrets.remove(&request.into_inner().name).map_err(|e| to_status(&e))?;
+        Ok(Response::new(v1::Empty {}))
+    }
+
+    async fn read_secret(&self, request: Request<v1::SecretName>) -> Result<Response<v1::SecretValue>, Status> {
+        let value = self.cluster.shared.keys.secrets.for_worker(&request.into_inner().name);
+        Ok(Response::new(v1::SecretValue { value: value.map_err(|e| to_status(&e))? }))
     }
 
     async fn put_blob(&self, request: Request<v1::PutBlobRequest>) -> Result<Response<v1::Empty>, Status> {

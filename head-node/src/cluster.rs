@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use covey_cluster_core::head::{Submission, Submitted};
 use covey_domain::{
-    AgentKind, AgentName, AgentSpec, CallerId, ContextId, Digest, Envelope, Error, Hook, HookState, TaskId, TaskRecord,
-    caps,
+    AgentKind, AgentName, AgentSpec, CallerId, ContextId, Digest, Envelope, Error, ErrorKind, Hook, HookState, TaskId,
+    TaskRecord, caps,
     infer::{ChatMessage, InferEvent, InferRequest},
     log::Answer,
+    secret,
     status::{ClusterStatus, ModelStatus},
 };
 use covey_gateway::{ArtifactBody, Cluster, FoundTask, SayTask, SubmitTask, TaskQuery};
@@ -19,7 +20,7 @@ use covey_store::TaskFilter;
 use futures::{FutureExt as _, StreamExt as _, TryFutureExt as _, future::BoxFuture, stream::BoxStream};
 use tokio::sync::mpsc;
 
-use crate::{Shared, fresh_id, owner::Input};
+use crate::{Shared, callers, fresh_id, owner::Input};
 
 /// Names of agents that are no one's business but their driver's.
 const INTERNAL: &str = "covey.";
@@ -81,7 +82,7 @@ impl ClusterPort {
                 let Some(last) = page.last() else { break };
                 after = last.seq;
                 page.iter().for_each(|e| answer.push(&e.event));
-                if page.len() < caps::EVENT_PAGE_MAX {
+                if last.event.is_terminal() {
                     break;
                 }
             }
@@ -260,6 +261,14 @@ impl Cluster for ClusterPort {
 
     fn is_known(&self, caller: &CallerId) -> bool {
         self.shared.callers.is_known(caller)
+    }
+
+    fn resolve(&self, caller: &CallerId, text: &str) -> Result<String, Error> {
+        if text.contains(secret::SCHEME) && caller.as_str() != callers::OWNER {
+            let text = "only the owner of the cluster refers to secrets";
+            return Err(Error::new(ErrorKind::PermissionDenied, text));
+        }
+        secret::resolve(text, |name| self.shared.keys.secrets.value(name))
     }
 
     fn infer(&self, request: InferRequest) -> BoxStream<'static, Result<InferEvent, Error>> {

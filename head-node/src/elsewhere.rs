@@ -1,6 +1,6 @@
 //! Agents elsewhere: what their cards say of them, and what opens them.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use covey_a2a_client::{Agent, Options};
 use covey_domain::{AgentKind, AgentName, AgentSpec, Error, Skill, agent::Pass, caps};
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     kept::Kept,
+    keys::Keys,
     owner::{Handle, Input},
 };
 
@@ -103,10 +104,14 @@ fn named(name: &str) -> Result<AgentName, Error> {
 }
 
 /// Looks for an agent that was declared until it is found, and tells the cluster what its card says.
-pub(crate) async fn look_for(owner: Handle, spec: AgentSpec, pass: Pass) {
+pub(crate) async fn look_for(owner: Handle, keys: Arc<Keys>, spec: AgentSpec, pass: Pass) {
     let mut told = false;
     loop {
-        match described(spec.clone(), &pass).await {
+        let found = match pass.resolved(|name| keys.secrets.value(name)) {
+            Ok(pass) => described(spec.clone(), &pass).await,
+            Err(error) => Err(error),
+        };
+        match found {
             Ok(found) => {
                 if let Err(error) = owner.ask(|tx| Input::Register(Box::new(found), tx)).await.and_then(|r| r) {
                     tracing::error!(agent = %spec.name, %error, "an agent elsewhere was found and not registered");

@@ -242,6 +242,7 @@ impl Syncer {
 }
 
 fn run(keys: &Keys, record: &TaskRecord, actor: &ActorId, timeout_ms: Option<u64>, said: &[Said]) -> Body {
+    let is_job = record.agent.as_str() == callers::JOBS;
     Body::Run(v1::RunTask {
         task: record.id.to_string(),
         attempt: record.attempt,
@@ -254,7 +255,8 @@ fn run(keys: &Keys, record: &TaskRecord, actor: &ActorId, timeout_ms: Option<u64
         said: said.iter().map(to_json).collect(),
         message_id: record.message_id.clone().unwrap_or_default(),
         caller: record.caller.to_string(),
-        token: if record.agent.as_str() == callers::JOBS { keys.for_job(&record.id) } else { String::new() },
+        token: if is_job { keys.for_job(&record.id) } else { String::new() },
+        secrets: if is_job { keys.secrets.of_job(record) } else { Default::default() },
     })
 }
 
@@ -284,6 +286,7 @@ impl Syncer {
                     saved.unwrap_or_else(|| v1::SavedState { stateless: true, ..Default::default() });
                 let state = (!stateless).then_some(v1::Payload { codec, body, buffers });
                 let code = blob(store, &spec, with_code.then(|| spec.code()).flatten()).await;
+                let pass = passes.of(&spec);
                 let dir = blob(store, &spec, with_dir.then(|| spec.dir()).flatten()).await;
                 Body::Start(v1::StartActor {
                     actor: actor.to_string(),
@@ -296,7 +299,8 @@ impl Syncer {
                     owner,
                     state,
                     answered,
-                    pass: passes.of(&spec).map(|pass| to_json(&pass)).unwrap_or_default(),
+                    secrets: keys.secrets.of_agent(&spec, pass.as_ref()),
+                    pass: pass.map(|pass| to_json(&pass)).unwrap_or_default(),
                 })
             }
             Command::Stop { actor, epoch, drain } => {

@@ -1,5 +1,5 @@
 //! Every secret that opens this head but callers' keys: the owner's, the cluster's join token, join tokens that were made
-//! for a time, and the key that credentials of workers and jobs are issued with.
+//! for a time, and the key that credentials of workers and jobs are issued with. And those that it keeps for agents.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::{kept::Kept, now_ms};
+use crate::{kept::Kept, now_ms, secrets::Secrets};
 
 /// What was open with an admin key ends so long after another was made.
 const ROTATED_AFTER: std::time::Duration = std::time::Duration::from_millis(500);
@@ -39,6 +39,8 @@ pub(crate) struct Keys {
     issuer: Issuer,
     issuer_path: PathBuf,
     joins: Kept<JoinToken>,
+    /// What definitions refer to.
+    pub secrets: Secrets,
     /// Cancelled when a secret is made anew.
     cuts: RwLock<Cuts>,
 }
@@ -57,7 +59,8 @@ impl Keys {
         let issuer = Issuer::load_or_create(&issuer_path)
             .map_err(|e| Error::internal(format!("failed to read or write `{}`: {e}", issuer_path.display())))?;
         let joins = Kept::load(folder.join("join-tokens.json"))?;
-        Ok(Self { own: RwLock::new(own), own_path, issuer, issuer_path, joins, cuts: RwLock::default() })
+        let secrets = Secrets::load(folder.join("secrets.json"))?;
+        Ok(Self { own: RwLock::new(own), own_path, issuer, issuer_path, joins, secrets, cuts: RwLock::default() })
     }
 
     /// Whose token it is.

@@ -15,6 +15,7 @@ mod cluster;
 mod drivers;
 mod elsewhere;
 mod feed;
+mod health;
 mod hosts;
 mod journal;
 mod kept;
@@ -26,6 +27,7 @@ mod pace;
 mod probe;
 mod relay;
 mod room;
+mod secrets;
 mod server;
 mod vital;
 
@@ -37,7 +39,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-pub use audit::verify as verify_audit;
+pub use audit::{Broken as BrokenAudit, verify as verify_audit};
 use covey_artifacts::Artifacts;
 use covey_cluster_core::{
     Head, HeadConfig,
@@ -343,7 +345,7 @@ impl HeadNode {
             readers.stop();
         });
         for (spec, pass) in elsewhere {
-            tokio::spawn(elsewhere::look_for(owner.clone(), spec, pass));
+            tokio::spawn(elsewhere::look_for(owner.clone(), keys.clone(), spec, pass));
         }
         let shared = Shared {
             owner,

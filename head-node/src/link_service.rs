@@ -13,7 +13,10 @@ use covey_cluster_core::{
     lease,
 };
 use covey_domain::{ActorId, Epoch, Error, NodeId, TaskEvent, status::ModelStatus};
-use covey_node::auth::{Principal, bearer};
+use covey_node::{
+    auth::{Principal, bearer},
+    tls::CameFrom,
+};
 use covey_proto::{
     from_json, to_status,
     v1::{self, FromWorker, HeadFrame, ToWorker, head_frame, link_server, worker_frame::Body},
@@ -75,6 +78,7 @@ impl link_server::Link for LinkService {
 
     async fn attach(&self, request: Request<Streaming<FromWorker>>) -> Result<Response<Self::AttachStream>, Status> {
         let known = node_of(&request);
+        let from = request.extensions().get::<CameFrom>().map(|from| from.0);
         let mut stream = request.into_inner();
         let first = tokio::time::timeout(Duration::from_secs(10), stream.message())
             .await
@@ -100,9 +104,7 @@ impl link_server::Link for LinkService {
         let direct =
             Direct { port: hello.port.clone(), machine: hello.machine.clone(), objects: hello.objects.clone() };
         let mut hello = decode_hello(&hello).map_err(|e| to_status(&e))?;
-        if !probe::answers(&hello.port).await {
-            hello.port.clear();
-        }
+        hello.port = probe::answers(&hello.port, from).await.map(|at| at.to_string()).unwrap_or_default();
         let shared = self.shared.clone();
         let (tx, rx) = mpsc::unbounded_channel();
         let over = Over::default();

@@ -4,7 +4,10 @@
 //! Whatever else comes back (a connection, silence, no route) proves nothing, and its lease decides. A firewall that begins
 //! to *reject* (not drop) connections to the port of a live worker would be taken for its death.
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use covey_domain::NodeId;
 use tokio::{net::TcpStream, time::Instant};
@@ -19,9 +22,16 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 /// The same when a worker joins, which waits for it.
 const ANSWERS_WITHIN: Duration = Duration::from_millis(300);
 
-/// Whether the port takes connections from here.
-pub(crate) async fn answers(port: &str) -> bool {
-    !port.is_empty() && matches!(tokio::time::timeout(ANSWERS_WITHIN, TcpStream::connect(port)).await, Ok(Ok(_)))
+/// The port that a worker names, as an address, where it is at the address that the worker's own link came `from` and takes
+/// connections. The head dials no other: a worker must not have it knock at doors that are not the worker's.
+pub(crate) async fn answers(port: &str, from: Option<IpAddr>) -> Option<SocketAddr> {
+    let from = from?.to_canonical();
+    let look = async {
+        let named = tokio::net::lookup_host(port).await.ok()?;
+        let own = named.into_iter().find(|at| at.ip().to_canonical() == from)?;
+        TcpStream::connect(own).await.ok().map(|_| own)
+    };
+    if port.is_empty() { None } else { tokio::time::timeout(ANSWERS_WITHIN, look).await.ok().flatten() }
 }
 
 /// Looks until the process is proven to be over, or its lease has passed anyway. Only for a port that [`answers`] said yes of.
@@ -38,5 +48,33 @@ pub(crate) async fn watch(shared: Shared, node: NodeId, incarnation: u64, port: 
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE_LAST);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_the_workers_own_address_is_dialled() {
+        let (own, other) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap();
+        assert_eq!(answers(&port.to_string(), Some(own)).await, Some(port));
+        assert_eq!(answers(&format!("localhost:{}", port.port()), Some(own)).await, Some(port));
+        let mapped = "::ffff:127.0.0.1".parse().unwrap();
+        assert_eq!(answers(&port.to_string(), Some(mapped)).await, Some(port), "the same address");
+        // Another's port: nobody knocks there.
+        for from in [Some(other), None] {
+            assert_eq!(answers(&port.to_string(), from).await, None);
+        }
+        for _ in 0..3 {
+            drop(listener.accept().await.unwrap());
+        }
+        let more = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
+        assert!(more.is_err(), "it was dialled from where it must not be");
+        assert_eq!(answers("", Some(own)).await, None);
     }
 }

@@ -1,9 +1,6 @@
 //! One port for gRPC and HTTP, and one checkpoint in front of every route.
 
-use std::{
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+use std::sync::{Arc, atomic::AtomicU64};
 
 use axum::{
     Json, Router,
@@ -24,9 +21,9 @@ use covey_proto::{
     to_status,
     v1::{covey_server::CoveyServer, link_server::LinkServer},
 };
-use covey_store::Capacity;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tonic_health::pb::health_server::HealthServer;
 use tower::ServiceExt as _;
 
 use crate::{
@@ -35,14 +32,12 @@ use crate::{
     callers,
     client_service::ClientService,
     cluster::ClusterPort,
+    health::{Found, HealthService, PATIENCE, Readiness},
     hosts::Hosts,
     link_service::LinkService,
     owner::Input,
     pace,
 };
-
-/// How long `/livez` and `/readyz` wait.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) async fn serve(
     listener: TcpListener,
@@ -108,13 +103,12 @@ pub(crate) fn routes(shared: Shared, settings: &Settings) -> (Router, Router) {
     let (pulse, shared) = (cluster.shared.pulse.clone(), cluster.shared.clone());
     let live =
         get(move || async move { health(pulse.beats(PATIENCE).await.then_some(()).ok_or("the loop stands still")) });
-    let checks = Arc::new(tokio::sync::Mutex::new(()));
-    let ready = get(move || async move {
-        // One at a time: each is an fsync.
-        let _alone = checks.lock().await;
-        health(is_ready(&shared).await)
-    });
-    (closed, covey_gateway::open_router(cluster, settings).route(LIVE, live).route(READY, ready))
+    let readiness = Readiness::new(shared);
+    let health_service = HealthServer::new(HealthService::new(readiness.clone()));
+    let asked = tonic::service::Routes::new(health_service).into_axum_router();
+    let ready = get(move || async move { health(readiness.look().await) });
+    let open = covey_gateway::open_router(cluster, settings).route(LIVE, live).route(READY, ready).merge(asked);
+    (closed, open)
 }
 
 /// What is said where there is nothing: each sort of client hears its own words.
@@ -126,28 +120,8 @@ async fn nowhere(request: Request) -> Response {
     *refuse(&error, false)
 }
 
-fn health(found: Result<(), &'static str>) -> (StatusCode, &'static str) {
+fn health(found: Found) -> (StatusCode, &'static str) {
     found.map_or_else(|why| (StatusCode::SERVICE_UNAVAILABLE, why), |()| (StatusCode::OK, "ok"))
-}
-
-async fn is_ready(shared: &Shared) -> Result<(), &'static str> {
-    if shared.shutdown.is_cancelled() {
-        return Err("it stops");
-    }
-    if !shared.pulse.beats(PATIENCE).await {
-        return Err("the loop stands still");
-    }
-    match shared.store.capacity() {
-        Capacity::Free => {}
-        Capacity::Behind => return Err("the tables are behind"),
-        Capacity::DiskFull => return Err("the disk is full"),
-    }
-    let store = shared.store.clone();
-    let synced = tokio::time::timeout(PATIENCE, tokio::task::spawn_blocking(move || store.probe())).await;
-    match synced {
-        Ok(Ok(Ok(()))) => Ok(()),
-        _ => Err("the store does not write"),
-    }
 }
 
 /// In front of all that is not open: Host, Origin, credentials, the table of access; in this order, before anything reads

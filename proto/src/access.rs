@@ -80,7 +80,7 @@ const fn row(path: &'static str, signs: &'static str) -> Row {
 ///
 /// Own is: of `Enroll` the key that the request proves to have; of `RegisterAgent` a name that nobody else has registered;
 /// of `CreateActor` the session that the process has an actor for, or none; of tasks those that this kind of credential
-/// submitted; of `SaveState`, `DrainNode`, `EnterMesh` and `Attach` the node of the credential; of `Calls` the session of
+/// submitted; of `ReadSecret` those that are for workers; of `SaveState`, `DrainNode`, `EnterMesh` and `Attach` the node of the credential; of `Calls` the session of
 /// that name; of reminders the process's own actors. `Worker` is opened by a secret that the head gives to those who may
 /// call `ListStores` and `Calls`.
 pub const METHODS: &[Row] = &[
@@ -93,6 +93,10 @@ pub const METHODS: &[Row] = &[
     row("/covey.v1.Covey/RemoveKey", "------a"),
     row("/covey.v1.Covey/AddJoinToken", "------a"),
     row("/covey.v1.Covey/RotateKey", "------a"),
+    row("/covey.v1.Covey/SetSecret", "------a"),
+    row("/covey.v1.Covey/ListSecrets", "------a"),
+    row("/covey.v1.Covey/RemoveSecret", "------a"),
+    row("/covey.v1.Covey/ReadSecret", "-o-----"),
     row("/covey.v1.Covey/PutBlob", "-aaa--a"),
     row("/covey.v1.Covey/GetBlob", "-a-a--a"),
     row("/covey.v1.Covey/PutArtifact", "-aaa--a"),

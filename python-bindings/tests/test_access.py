@@ -353,3 +353,177 @@ def test_strict_actors_have_no_network(tmp_path):
     finally:
         covey.shutdown()
         nodes.stop()
+
+
+def health(nodes, service=b"", method="Check"):
+    """Asks gRPC's own health protocol, without any credential."""
+    request = bytes([10, len(service)]) + service if service else b""
+    with grpc.insecure_channel(nodes.keys["address"]) as channel:
+        if method == "Watch":
+            answers = channel.unary_stream("/grpc.health.v1.Health/Watch")(request, timeout=60)
+            return next(answers)
+        try:
+            return channel.unary_unary("/grpc.health.v1.Health/Check")(request, timeout=30)
+        except grpc.RpcError as error:
+            return error.code()
+
+
+SERVING, NOT_SERVING, UNKNOWN = b"\x08\x01", b"\x08\x02", b"\x08\x03"
+
+
+def test_health_by_grpc_says_what_readyz_says(tmp_path):
+    nodes = Nodes(tmp_path)
+    try:
+        nodes.head()
+        for service in (b"", b"covey.v1.Covey", b"lf.a2a.v1.A2AService"):
+            assert health(nodes, service) == SERVING, service
+        assert health(nodes, b"no.such.Service") == grpc.StatusCode.NOT_FOUND
+        assert health(nodes, b"no.such.Service", "Watch") == UNKNOWN
+        assert ask(nodes, "", "/grpc.health.v1.Health/New")[0] == grpc.StatusCode.UNIMPLEMENTED
+        # Whoever watches is told when the head stops, and that it does before its port closes.
+        with grpc.insecure_channel(nodes.keys["address"]) as channel:
+            answers = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=60)
+            assert next(answers) == SERVING
+            nodes.running["head"].send_signal(signal.SIGTERM)
+            assert next(answers) == NOT_SERVING
+        nodes.running.pop("head").wait(20)
+    finally:
+        nodes.stop()
+
+
+def test_health_by_grpc_follows_the_disk(tmp_path):
+    """The store's own check fails: the folder of the log is gone under the head."""
+    nodes = Nodes(tmp_path)
+    try:
+        nodes.head()
+        assert health(nodes) == SERVING
+        ready = lambda: httpx.get(f"http://{nodes.keys['address']}/readyz").status_code  # noqa: E731
+        assert ready() == 200
+        nodes.running["head"].send_signal(signal.SIGSTOP)
+        with grpc.insecure_channel(nodes.keys["address"]) as channel, pytest.raises(grpc.RpcError) as late:
+            channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=2)
+        assert late.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        nodes.running["head"].send_signal(signal.SIGCONT)
+        eventually(lambda: health(nodes) == SERVING)
+    finally:
+        nodes.stop()
+
+
+@covey.agent
+class Summer:
+    def total(self, value):
+        return sum(value)
+
+    def arrays(self, value):
+        return float(value.sum())
+
+
+def objects_of(nodes):
+    """Folders of objects of this cluster's workers."""
+    folders = set()
+    for process in nodes.running.values():
+        folders |= {p for p in pathlib.Path("/dev/shm").glob(f"covey-{process.pid}-*")}
+    return folders
+
+
+@pytest.mark.parametrize("at", [8, 12, 70, -1])
+def test_an_object_whose_file_was_changed_is_not_unpickled(mine, at):
+    import numpy
+
+    value = numpy.arange(100_000 + at, dtype=numpy.float64)
+    ref = covey.put(value)
+    name = ref.digest
+    [path] = [path for folder in objects_of(mine) for path in folder.glob(f"*/{name}")]
+    assert Summer.remote().arrays.remote(ref).result() == float(value.sum())
+    body = bytearray(path.read_bytes())
+    body[at] ^= 0x41
+    path.write_bytes(bytes(body))
+    # A process that has not compared it yet: a new driver, and a new process of an actor.
+    fresh = Summer.options(own_process=True).remote()
+    with pytest.raises(covey.CoveyError, match="object"):
+        fresh.arrays.remote(ref).result(timeout=60)
+    again = covey.Ref(name, ref.size, ref.node, ref.session)
+    with pytest.raises(covey.CoveyError, match="object"):
+        again.get()
+
+
+def test_what_is_lent_to_a_call_is_data_alone(mine):
+    """An actor of another agent can change the file: what is unpickled is not in it."""
+    import numpy
+
+    from covey import _objects
+
+    seen = []
+    before = _objects._write
+
+    def write(folder, body, views, digest=None):
+        seen.append(bytes(body))
+        return before(folder, body, views, digest)
+
+    _objects._write = write
+    try:
+        value = numpy.ones(1 << 20)
+        assert Summer.remote().arrays.remote(value).result() == float(1 << 20)
+        eventually(lambda: Summer.remote().arrays.remote(value).result() and seen)
+    finally:
+        _objects._write = before
+    assert set(seen) == {b""}, "the pickle travels with the call"
+
+
+def test_the_lease_is_no_file_that_agents_write(tmp_path):
+    """With a home that is not a folder for temporary files, as homes are."""
+    import shutil
+    import tempfile
+
+    home = pathlib.Path(tempfile.mkdtemp(dir=ROOT / ".cache"))
+    nodes = Nodes(home)
+    try:
+        nodes.head()
+        nodes.worker("w1", "--cpus", "2")
+        nodes.connect()
+        nodes.live(1)
+        probe = Probe.remote()
+        lease = probe.environment.remote().result()["COVEY_LEASE"]
+        assert int.from_bytes(pathlib.Path(lease).read_bytes(), "little") > 0
+        assert len(probe.read.remote(lease).result()) == 8, "its own watchdog reads it"
+        with pytest.raises((PermissionError, OSError, covey.CoveyError)):
+            probe.write.remote(lease).result()
+        assert len(pathlib.Path(lease).read_bytes()) == 8
+        # What a worker that was killed left is taken away by the next one.
+        folder = pathlib.Path(lease).parent
+        nodes.kill9("w1")
+        assert folder.exists()
+        nodes.worker("w2", "--cpus", "1")
+        eventually(lambda: not folder.exists())
+    finally:
+        covey.shutdown()
+        nodes.stop()
+        shutil.rmtree(home)
+
+
+def test_the_audit_log_is_a_chain_that_doctor_follows(tmp_path):
+    nodes = Nodes(tmp_path)
+    try:
+        nodes.head()
+        for name in ("alice", "bob", "carol"):
+            assert nodes.cli("key", "add", name).returncode == 0
+        path = nodes.home / "head/audit.log"
+        eventually(lambda: path.read_text().count("AddKey") == 3)
+        whole = path.read_text()
+        doctor = lambda: nodes.cli("doctor")  # noqa: E731
+        good = doctor()
+        assert good.returncode == 0 and "records in one chain" in good.stdout, good.stdout + good.stderr
+        lines = whole.splitlines(keepends=True)
+        middle = len(lines) // 2
+        changed = whole.index(lines[middle]) + lines[middle].index("admin")
+        path.write_text(whole[:changed] + "A" + whole[changed + 1 :])
+        found = doctor()
+        assert found.returncode == 70 and f"record {middle + 1} of the audit log is not as it was written" in found.stdout, found.stdout
+        path.write_text("".join(lines[:middle] + lines[middle + 1 :]))
+        found = doctor()
+        assert found.returncode == 70 and f"record {middle + 1} of the audit log does not follow" in found.stdout, found.stdout
+        assert any("audit log" in error for error in json.loads(nodes.cli("doctor", "--json").stdout)["errors"])
+        path.write_text(whole)
+        assert doctor().returncode == 0
+    finally:
+        nodes.stop()

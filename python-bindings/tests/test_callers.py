@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 import uuid
 
 import grpc.aio
@@ -254,3 +255,87 @@ def _opens(house, key):
             return client.get("/a2a").status_code == 200
     except httpx.TransportError:
         return False
+
+
+MODEL = "urn:covey:a2a:model:v1"
+
+
+def found_tokens(nodes):
+    """Tokens of prompts that models found again, as the head counts them."""
+    page = httpx.get(f"{nodes.url}/metrics", headers={"Authorization": f"Bearer {nodes.keys['admin_key']}"}).text
+    lines = [line for line in page.splitlines() if line.startswith("covey_model_prefix_tokens_total") and '"found"' in line]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A cluster whose model makes one answer at a time, a prompt agent, and three callers, none of whom may name a model."""
+    nodes = Nodes(tmp_path_factory.mktemp("models"))
+    nodes.head()
+    nodes.worker("w1", "--cpus", "2", "--model-running", "1")
+    nodes.connect()
+    nodes.live(1)
+    nodes.url = f"http://{nodes.keys['address']}"
+    system = " ".join(f"word{n} is {n * 7}" for n in range(60))
+    covey.llm_agent("talker", model="tiny", system=system, concurrency=64, max_tokens=24, temperature=0.0)
+    covey.llm_agent("long", model="tiny", concurrency=64, max_tokens=300, ignore_eos=True, temperature=0.0)
+    nodes.callers = {}
+    for caller in ("alice", "bob", "carol"):
+        out = nodes.cli("key", "add", caller, "--agents", "talker,long")
+        assert out.returncode == 0, out.stderr
+        nodes.callers[caller] = out.stdout.strip()
+    yield nodes
+    covey.shutdown()
+    nodes.stop()
+
+
+def test_prompt_agents_of_two_callers_share_no_beginnings(models):
+    alice, bob = models.callers["alice"], models.callers["bob"]
+    ask = lambda key: send(models, key, "talker", "word7")["task"]["status"]["state"]  # noqa: E731
+    told = lambda: (time.sleep(2.5), found_tokens(models))[1]  # noqa: E731 - workers tell once a second
+    assert ask(alice) == "TASK_STATE_COMPLETED"
+    before = told()
+    assert ask(alice) == "TASK_STATE_COMPLETED"
+    again = told()
+    assert again > before, "one caller finds its own"
+    assert ask(bob) == "TASK_STATE_COMPLETED"
+    assert told() == again, "another does not: it could measure what alice asked"
+
+
+def test_a_key_without_models_reaches_none_by_metadata(models):
+    message = {"messageId": uuid.uuid4().hex, "role": "ROLE_USER", "parts": [{"text": "x"}]}
+    named = {"model": "tiny"}
+    for place, metadata in [("request", named), ("message", named), ("request", {MODEL: named}), ("message", {MODEL: named})]:
+        params = {"message": {**message, "messageId": uuid.uuid4().hex}}
+        (params if place == "request" else params["message"])["metadata"] = metadata
+        refused = rpc(models, models.callers["bob"], "talker", "SendMessage", params)
+        assert "this key opens none" in json.dumps(refused.get("error")), (place, refused)
+    with web(models, models.callers["bob"]) as client:
+        for path in ("/v1/models", "/v1/chat/completions", "/v1/responses"):
+            assert client.post(path, json={"model": "tiny"}).status_code == 403, path
+    # The owner may, and is told that there is none.
+    with web(models, models.keys["admin_key"]) as client:
+        body = {"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": message, "metadata": {"model": "tiny"}}}
+        said = client.post("/a2a/talker", json=body, headers={"A2A-Version": "1.0"}).json()
+        assert said["result"]["task"]["status"]["state"] == "TASK_STATE_COMPLETED", said
+
+
+def test_the_turns_of_a_model_are_fair_between_keys_also_by_way_of_an_agent(models):
+    """Whoever asks an agent thirty times at once keeps another waiting for some of them, not for thirty."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    order = []
+
+    def ask(name):
+        assert send(models, models.callers[name], "long", "word7")["task"]["status"]["state"] == "TASK_STATE_COMPLETED"
+        order.append(name)
+
+    # Requests wait at the model, not for a turn of the agent: it has enough of those.
+    with ThreadPoolExecutor(31) as pool:
+        all_of = [pool.submit(ask, "alice") for _ in range(30)]
+        # By then all of them are at the model.
+        eventually(lambda: len(order) >= 5)
+        all_of.append(pool.submit(ask, "carol"))
+        [one.result(120) for one in all_of]
+    behind = order[order.index("carol") :]
+    assert len(behind) > 8, f"carol was answered as number {order.index('carol') + 1} of 31"

@@ -146,7 +146,8 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
         disk_bytes_max: memory_bytes * 2,
     })
     .map_err(|e| io("make the folder of objects", e))?;
-    let lease_file = folder.join("lease");
+    let lease_folder = shared_lease::folder(&home).map_err(|e| io("make the folder of the lease", e))?;
+    let lease_file = lease_folder.join("lease");
     let shared_lease = shared_lease::SharedLease::create(&lease_file).map_err(|e| io("write the lease", e))?;
     let (tunnel, inbound) = match config.mesh.then(|| join_mesh(&door, &shutdown)).transpose()? {
         Some((member, inbound)) => (Some(member), Some(inbound)),
@@ -170,7 +171,7 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
                 ("COVEY_ADDRESS".into(), config.head.to_string()),
                 ("COVEY_MACHINE".into(), covey_client::objects::machine()),
             ],
-            launch: launch(&config, &home, &folder, &objects),
+            launch: launch(&config, &home, &folder, &lease_folder, &objects),
             registry: config.registry.clone(),
             models: models.clone(),
             python: python.clone(),
@@ -181,6 +182,7 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
     );
     cluster.set_runtime(runtime.clone());
     models.set_remote(cluster.infer());
+    models.set_cluster(Arc::new(cluster.clone()));
     let near = config.head.is_loopback();
     let listen = match config.port {
         Port::At(at) => Some(at),
@@ -225,19 +227,21 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
     runtime.stop_everything().await;
     objects.clear();
     let _ = std::fs::remove_dir_all(folder);
+    let _ = std::fs::remove_dir_all(lease_folder);
     drop(sole);
     result
 }
 
 /// What processes here may reach beside the system: objects, the caches and models of this worker, and the folder that it was
 /// started in, unless somebody is at home there. The cluster's own files are hidden wherever they lie.
-fn launch(config: &Config, home: &Path, folder: &Path, objects: &Objects) -> LaunchConfig {
+fn launch(config: &Config, home: &Path, folder: &Path, lease: &Path, objects: &Objects) -> LaunchConfig {
     let mut launch = config.launch.clone();
     launch.home = folder.join("home");
     let _ = std::fs::create_dir_all(&launch.home);
     launch.read.extend(config.models.folders.iter().filter_map(|folder| folder.canonicalize().ok()));
     let people = std::env::home_dir();
     let is_private = |at: &Path| home.starts_with(at) || people.as_ref().is_some_and(|people| people.starts_with(at));
+    launch.read.push(lease.to_owned());
     launch.read.extend(std::env::current_dir().ok().filter(|at| !is_private(at)));
     launch.write.extend([folder.to_owned(), objects.folder().to_owned()]);
     let own = ["credentials.json", "head", "workers", "secrets", "logs"];

@@ -247,6 +247,7 @@ impl Link {
                                     self.acknowledge(welcome.durable);
                                     self.resend(&tx);
                                     tracing::info!(head = self.door.head.address, term = welcome.term, "joined");
+                                    covey_node::systemd::ready();
                                 }
                                 head_frame::Body::Heartbeat(beat) => {
                                     self.lease.renewed(beat.sent_ms, boot_ms());

@@ -159,8 +159,10 @@ pub(crate) fn shown(method: &str, reply: Bytes) -> Bytes {
     stores.encode_to_vec().into()
 }
 
-/// A process's request to a model: not before others', and it shares beginnings of prompts with no caller.
-pub(crate) fn ranked(mut request: InferRequest) -> InferRequest {
+/// A process's request to a model: not before others', with the turns of one caller whatever names it says, and it shares
+/// beginnings of prompts with no caller.
+pub(crate) fn ranked(mut request: InferRequest, process: u64) -> InferRequest {
+    request.terms.caller = format!("actors/{process}");
     request.terms.priority = request.terms.priority.min(0);
     request.terms.tenant = format!("actors/{}", request.terms.tenant);
     request
@@ -188,6 +190,17 @@ mod tests {
 
     fn check(method: &str, request: &impl Message) -> bool {
         process().check(method, &request.encode_to_vec().into()).is_ok()
+    }
+
+    #[test]
+    fn a_process_has_the_turns_of_one_and_goes_before_nobody() {
+        for (caller, priority) in [("alice", 9), ("bob", -1)] {
+            let terms = serde_json::json!({"caller": caller, "tenant": caller, "priority": priority});
+            let asked = serde_json::json!({"model": "m", "work": "chat", "messages": [], "terms": terms});
+            let ranked = ranked(serde_json::from_value(asked).unwrap(), 7);
+            assert_eq!((&*ranked.terms.caller, ranked.terms.priority), ("actors/7", priority.min(0)));
+            assert_eq!(ranked.terms.tenant, format!("actors/{caller}"), "no key's");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What an actor does with a turn.
 
+use std::collections::HashMap;
+
 use covey_domain::{
     Error, TaskId,
     event::Content,
@@ -45,6 +47,8 @@ pub struct TaskTurn {
     pub caller: String,
     /// Of a job: what opens the cluster to it while it runs; empty = nothing does.
     pub token: String,
+    /// Of a job: values of the secrets that its variables refer to.
+    pub secrets: HashMap<String, String>,
     /// What is said to the task while it runs.
     pub inbox: Inbox,
 }

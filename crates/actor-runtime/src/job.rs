@@ -40,7 +40,7 @@ const LATE: Duration = Duration::from_millis(100);
 pub struct JobSpec {
     /// Program and arguments. `python` is the worker's interpreter, with `pip`'s packages if there are any.
     pub command: Vec<String>,
-    /// Variables beside the worker's own.
+    /// Variables beside the worker's own. A value may refer to a secret: `secret://NAME`.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
     /// Zip of the working folder, a blob at the head.
@@ -71,33 +71,46 @@ pub(crate) struct Jobs {
 impl Behavior for Jobs {
     fn turn<'a>(&'a self, invocation: Invocation, sink: &'a Sink) -> BoxFuture<'a, Result<Option<Payload>, Error>> {
         Box::pin(async move {
-            let job: JobSpec = invocation.arg()?;
+            let mut job: JobSpec = invocation.arg()?;
             let attempt = invocation.task.as_ref().map_or(1, |task| task.attempt);
             if attempt > job.retries + 1 {
                 let text = format!("the worker that ran it was lost, {} times", attempt - 1);
                 return Err(Error::new(ErrorKind::Application, text).hint("`covey job submit --retries` runs it again"));
             }
-            let (id, token) = invocation.task.map(|task| (task.task.to_string(), task.token)).unwrap_or_default();
-            self.run(job, &id, &token, sink).await
+            let task = invocation.task.map(|task| (task.task.to_string(), task.token, task.secrets));
+            let (id, token, secrets) = task.unwrap_or_default();
+            let env = PythonEnv {
+                vars: std::mem::take(&mut job.env),
+                dir: job.dir.take(),
+                pip: std::mem::take(&mut job.pip),
+            };
+            let env = env.resolved(|name| secrets.get(name).cloned())?;
+            self.run(job, env, &id, &token, sink).await
         })
     }
 }
 
 impl Jobs {
-    async fn run(&self, job: JobSpec, id: &str, token: &str, sink: &Sink) -> Result<Option<Payload>, Error> {
+    async fn run(
+        &self,
+        job: JobSpec,
+        env: PythonEnv,
+        id: &str,
+        token: &str,
+        sink: &Sink,
+    ) -> Result<Option<Payload>, Error> {
         let (program, arguments) =
             job.command.split_first().ok_or_else(|| Error::invalid("a job without a command"))?;
-        let mut variables: Vec<_> = job.env.clone().into_iter().collect();
+        let mut variables: Vec<_> = env.vars.clone().into_iter().collect();
         let (mut folder, mut python) = (None, self.python.as_ref().map(|p| p.path.clone()));
-        if job.dir.is_some() || !job.pip.is_empty() {
+        if env.dir.is_some() || !env.pip.is_empty() {
             let environments = self.environments.as_ref().ok_or_else(|| {
                 Error::new(ErrorKind::FailedPrecondition, "this worker has no Python, which unpacks and installs")
             })?;
-            let archive = match &job.dir {
+            let archive = match &env.dir {
                 Some(digest) => self.blob(digest).await?,
                 None => Bytes::new(),
             };
-            let env = PythonEnv { vars: job.env, dir: job.dir, pip: job.pip };
             let prepared = environments.prepare(&env, &archive, &(Arc::new(|_| {}) as _)).await?;
             (variables, folder, python) = (prepared.variables, prepared.folder, Some(prepared.python));
         }

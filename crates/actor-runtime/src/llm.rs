@@ -86,8 +86,8 @@ impl Behavior for Llm {
                     sampling: sampling.clone(),
                     ..Chat::default()
                 };
-                let tenant = invocation.task.as_ref().map_or("", |task| &task.caller);
-                let answer = within(until, self.ask(&model, tenant, chat, sink)).await?;
+                let caller = invocation.task.as_ref().map_or("", |task| &task.caller);
+                let answer = within(until, self.ask(&model, caller, chat, sink)).await?;
                 tokens += answer.usage.input + answer.usage.output;
                 if answer.calls.is_empty() {
                     // Who said something meanwhile has not been answered yet.
@@ -119,13 +119,19 @@ impl Behavior for Llm {
 }
 
 impl Llm {
-    /// `tenant` is for whom: beginnings of prompts are shared among the tasks of one caller.
-    async fn ask(&self, model: &ModelName, tenant: &str, chat: Chat, sink: &Sink) -> Result<Answer, Error> {
+    fn terms(&self, caller: &str) -> Terms {
+        let share = if caller.is_empty() { format!("agents/{}", self.name) } else { caller.to_owned() };
+        Terms { caller: share, tenant: caller.to_owned(), ..Terms::default() }
+    }
+
+    /// `caller` is for whom: turns are fair between callers, and beginnings of prompts are shared among the tasks of one. What
+    /// actors ask of the agent has the agent's own share.
+    async fn ask(&self, model: &ModelName, caller: &str, chat: Chat, sink: &Sink) -> Result<Answer, Error> {
         let mut span = crate::models::span(model.as_str(), &sink.traceparent());
         let mut events = self.models.infer(InferRequest {
             model: model.clone(),
             work: Work::Chat(chat),
-            terms: Terms { caller: self.name.clone(), tenant: tenant.to_owned(), ..Terms::default() },
+            terms: self.terms(caller),
             made: Vec::new(),
         });
         let mut answer = Answer::default();

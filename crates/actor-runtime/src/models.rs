@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Instant,
 };
 
@@ -20,6 +20,8 @@ use covey_inference::{Compute, Discovered, Engine, EngineConfig, Format, LoadOpt
 use futures::{StreamExt as _, stream::BoxStream};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
+
+use crate::Outward;
 
 mod upstream;
 
@@ -65,6 +67,8 @@ pub struct Models {
     local: RwLock<BTreeMap<String, Arc<Local>>>,
     upstreams: BTreeMap<String, Upstream>,
     remote: Mutex<Option<RemoteInfer>>,
+    /// Where secrets are read.
+    cluster: OnceLock<Arc<dyn Outward>>,
     /// One model is loaded at a time.
     loads: tokio::sync::Mutex<()>,
     reported: Mutex<Vec<ModelStatus>>,
@@ -139,6 +143,7 @@ impl Models {
         let models = Self {
             local: RwLock::default(),
             upstreams: config.upstreams.iter().map(|u| (u.name.clone(), u.clone())).collect(),
+            cluster: OnceLock::new(),
             remote: Mutex::new(None),
             config,
             loads: tokio::sync::Mutex::default(),
@@ -191,6 +196,11 @@ impl Models {
         }
     }
 
+    /// Where keys of upstreams are read that are secrets of the cluster.
+    pub fn set_cluster(&self, cluster: Arc<dyn Outward>) {
+        let _ = self.cluster.set(cluster);
+    }
+
     /// Asks a model: here, upstream, or through the head. Dropping the stream cancels the work.
     pub fn infer(self: &Arc<Self>, request: InferRequest) -> BoxStream<'static, Result<InferEvent, Error>> {
         let name = request.model.as_str();
@@ -210,7 +220,7 @@ impl Models {
         async_stream::try_stream! {
             let name = request.model.as_str();
             if let Some(upstream) = this.upstreams.get(name) {
-                let mut answer = upstream::ask(upstream.clone(), request.work);
+                let mut answer = upstream::ask(upstream.clone(), this.cluster.get().cloned(), request.work);
                 while let Some(event) = answer.next().await {
                     yield event?;
                 }

@@ -19,7 +19,7 @@ use std::{
 
 use covey_domain::{
     ActorId, AgentKind, AgentSpec, Epoch, Error, ErrorKind, NodeId, TaskId,
-    agent::{Pass, PythonCode, Snapshot as Keep},
+    agent::{Pass, PythonAgent, PythonCode, Snapshot as Keep},
     caps,
 };
 use covey_proto::{
@@ -359,6 +359,7 @@ impl Runtime {
 
     async fn build(&self, start: &v1::StartActor, memos: &SharedMemos) -> Result<(Arc<AgentSpec>, Inside), Error> {
         let spec = self.spec(&start.spec)?;
+        let secret = |name: &str| start.secrets.get(name).cloned();
         let behavior: Arc<dyn Behavior> = match &spec.kind {
             AgentKind::Native { implementation } if implementation == "job" => self.inner.jobs.clone(),
             AgentKind::Native { implementation } => {
@@ -372,14 +373,14 @@ impl Runtime {
                 outward: self.inner.outward.clone(),
                 launcher: self.inner.launcher.clone(),
                 tools: Default::default(),
-                agent: (**agent).clone(),
+                agent: agent.resolved(secret)?,
                 model: spec.model.clone().unwrap_or_else(|| "tiny".into()),
                 models: self.inner.models.clone(),
             }),
             AgentKind::A2a(foreign) => {
                 let pass = match start.pass.is_empty() {
                     true => Pass::default(),
-                    false => from_json("what opens the agent", &start.pass)?,
+                    false => from_json::<Pass>("what opens the agent", &start.pass)?.resolved(secret)?,
                 };
                 Arc::new(Elsewhere::new(foreign, &pass, self.inner.outward.clone()))
             }
@@ -409,11 +410,13 @@ impl Runtime {
                     save_turns: spec.snapshot == Keep::Turn,
                     reentrant: spec.reentrant,
                 };
+                // Actors share a process where their environments, with the secrets in them, are the same.
+                let python = PythonAgent { env: python.env.resolved(secret)?, ..python.clone() };
                 let saver = self.inner.saver(&ActorId::from(start.actor.as_str()), Epoch(start.epoch), memos);
                 let folder = spec.dir().map(ToString::to_string);
                 let archive = folder.as_ref().and_then(|digest| self.inner.blobs.lock().get(digest).cloned());
                 let archive = archive.unwrap_or_default();
-                let actor = hosts.start(host_start, python, &archive, &self.progress(start), saver).await?;
+                let actor = hosts.start(host_start, &python, &archive, &self.progress(start), saver).await?;
                 // From now on it lies unpacked in the cache.
                 folder.and_then(|digest| self.inner.blobs.lock().remove(&digest));
                 return Ok((spec, Inside::Process(actor)));

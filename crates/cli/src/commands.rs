@@ -10,6 +10,7 @@ pub(crate) mod job;
 pub(crate) mod key;
 pub(crate) mod logs;
 pub(crate) mod model;
+pub(crate) mod secret;
 pub(crate) mod status;
 pub(crate) mod submit;
 pub(crate) mod token;
@@ -38,6 +39,13 @@ fn duration_ms(text: &str) -> Result<u64, String> {
         _ => return Err(wrong()),
     };
     number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit_ms)).filter(|ms| *ms > 0).ok_or_else(wrong)
+}
+
+/// Says so when what opens something was given on the command line.
+fn warn_of_arguments(secret: &str, what: &str, instead: &str) {
+    if !secret.is_empty() && std::env::args().any(|argument| argument.contains(secret)) {
+        eprintln!("warning: {what} is in the argument list, which every user of this machine can read; {instead}");
+    }
 }
 
 /// Whole seconds from a time, in milliseconds since the epoch, to now.

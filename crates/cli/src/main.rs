@@ -19,7 +19,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
     after_help = "Examples:
   covey up                              head and worker on this machine
   covey head --port 7420                a head alone
-  covey worker --join \"$(covey token)\"  a worker for it
+  covey token | covey worker --join -   a worker for it
   covey chat                            talk to the default agent
   covey submit echo \"hello there\"       run a task and watch its answer
   covey status                          what runs where
@@ -73,6 +73,9 @@ enum Command {
     /// Give keys to callers that see agents and their own tasks, and nothing else
     #[command(subcommand)]
     Key(commands::key::Command),
+    /// Keep what agents need and nobody else should read: they refer to it as secret://NAME
+    #[command(subcommand)]
+    Secret(commands::secret::Command),
     /// List models, add one to the models folder, bring one into memory or out of it
     #[command(subcommand)]
     Model(commands::model::Command),
@@ -138,6 +141,7 @@ fn main() -> std::process::ExitCode {
             Command::Doctor(args) => commands::doctor::run(args).await,
             Command::Token(args) => commands::token::run(&args).await,
             Command::Key(command) => commands::key::run(command).await,
+            Command::Secret(command) => commands::secret::run(command).await,
             Command::Model(command) => commands::model::run(command).await,
             Command::Backup(args) => commands::upkeep::backup(args).await,
             Command::Restore(args) => commands::upkeep::restore(args).await,

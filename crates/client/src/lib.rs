@@ -291,6 +291,25 @@ impl Client {
         Ok(self.rpc.clone().rotate_key(request).await.map_err(|s| from_status(&s))?.into_inner().key)
     }
 
+    /// Sets a secret that definitions refer to as `secret://NAME`. With `workers`, workers may read it for what their own
+    /// settings refer to.
+    pub async fn set_secret(&self, name: &str, value: &str, workers: bool) -> Result<(), Error> {
+        let request = v1::SetSecretRequest { name: name.to_owned(), value: value.to_owned(), workers };
+        self.rpc.clone().set_secret(request).await.map_err(|s| from_status(&s)).map(drop)
+    }
+
+    /// Names of secrets; their values are not told.
+    pub async fn secrets(&self) -> Result<Vec<v1::list_secrets_reply::Secret>, Error> {
+        let reply = self.rpc.clone().list_secrets(v1::Empty {}).await.map_err(|s| from_status(&s))?;
+        Ok(reply.into_inner().secrets)
+    }
+
+    /// Takes a secret away. What runs keeps what it was started with.
+    pub async fn remove_secret(&self, name: &str) -> Result<(), Error> {
+        let request = v1::SecretName { name: name.to_owned() };
+        self.rpc.clone().remove_secret(request).await.map_err(|s| from_status(&s)).map(drop)
+    }
+
     /// What is known of callers' keys.
     pub async fn keys(&self) -> Result<Vec<v1::CallerKey>, Error> {
         let reply = self.verb::<v1::ListKeysReply>("ListKeys", &v1::ListKeysRequest {}).await?;

@@ -1,11 +1,11 @@
 //! What an agent is: its card-worthy description, how it runs, what it needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{ActorId, AgentName, Digest, Error, ModelName, Resources, caps, depth, infer::Sampling};
+use crate::{ActorId, AgentName, Digest, Error, ModelName, Resources, caps, depth, infer::Sampling, secret};
 
 /// A kind of actor. Serialized as JSON on every wire and in the store; unknown fields are refused nowhere.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -253,12 +253,30 @@ impl Pass {
     pub fn is_empty(&self) -> bool {
         self.token.is_none() && self.headers.is_empty()
     }
+
+    /// Names of secrets that it refers to.
+    pub fn secrets(&self) -> BTreeSet<&str> {
+        self.headers.values().chain(&self.token).flat_map(|text| secret::names(text)).collect()
+    }
+
+    /// With the values of secrets.
+    pub fn resolved(&self, value: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
+        let token = self.token.as_ref().map(|text| secret::resolve(text, &value)).transpose()?;
+        Ok(Self { token, headers: resolved(&self.headers, &value)? })
+    }
 }
 
 impl std::fmt::Debug for Pass {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pass").finish_non_exhaustive()
     }
+}
+
+fn resolved(
+    texts: &BTreeMap<String, String>,
+    value: impl Fn(&str) -> Option<String>,
+) -> Result<BTreeMap<String, String>, Error> {
+    texts.iter().map(|(name, text)| Ok((name.clone(), secret::resolve(text, &value)?))).collect()
 }
 
 /// A prompt around a model.
@@ -318,6 +336,20 @@ pub struct McpServer {
     pub only: Vec<String>,
 }
 
+impl LlmAgent {
+    /// With the values of secrets.
+    pub fn resolved(&self, value: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
+        let mut agent = self.clone();
+        for tool in &mut agent.tools {
+            if let ToolSource::Mcp(server) = tool {
+                server.env = resolved(&server.env, &value)?;
+                server.headers = resolved(&server.headers, &value)?;
+            }
+        }
+        Ok(agent)
+    }
+}
+
 /// What one turn of a prompt around a model may take.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -371,6 +403,11 @@ pub struct PythonEnv {
 }
 
 impl PythonEnv {
+    /// With the values of secrets.
+    pub fn resolved(&self, value: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
+        Ok(Self { vars: resolved(&self.vars, value)?, ..self.clone() })
+    }
+
     /// The worker's own.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
@@ -473,6 +510,22 @@ impl AgentSpec {
                 .or(self.skills.first())
                 .ok_or_else(|| Error::invalid(format!("agent `{}` has no skills", self.name))),
         }
+    }
+
+    /// Names of secrets that the definition refers to: in variables of processes, and in headers of MCP servers.
+    pub fn secrets(&self) -> BTreeSet<&str> {
+        let texts: Vec<&String> = match &self.kind {
+            AgentKind::Python(python) => python.env.vars.values().collect(),
+            AgentKind::Llm(agent) => {
+                let servers = agent.tools.iter().filter_map(|tool| match tool {
+                    ToolSource::Mcp(server) => Some(server),
+                    ToolSource::Agent { .. } => None,
+                });
+                servers.flat_map(|server| server.env.values().chain(server.headers.values())).collect()
+            }
+            AgentKind::A2a(_) | AgentKind::Native { .. } => Vec::new(),
+        };
+        texts.into_iter().flat_map(|text| secret::names(text)).collect()
     }
 
     /// Digest of the zip of the working folder a worker needs before it can start this agent.

@@ -139,6 +139,8 @@ pub trait Cluster: Send + Sync + 'static {
     fn forget_hook<'a>(&'a self, task: &'a TaskId, id: &'a str) -> BoxFuture<'a, Result<(), Error>>;
     /// Whether this caller may be told of its tasks: its key is good.
     fn is_known(&self, caller: &CallerId) -> bool;
+    /// The text with the values of the secrets that it refers to; for whoever may refer to them.
+    fn resolve(&self, caller: &CallerId, text: &str) -> Result<String, Error>;
     /// Asks a model. Dropping the stream cancels the work.
     fn infer(&self, request: InferRequest) -> BoxStream<'static, Result<InferEvent, Error>>;
     /// Models some live worker can serve.

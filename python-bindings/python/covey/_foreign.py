@@ -26,8 +26,8 @@ def connect_a2a(
     name none. It is known to all of the cluster from then on: `covey.submit(handle, "", "hi")`, as a tool of `llm_agent`,
     over A2A. Streams pass through, its questions are questions of the task here, a cut stream goes on where it was.
 
-    `token` and `headers` open it; the head keeps them in a file that only its owner can read, apart from what the cluster
-    tells of its agents. With `keys` (a JWK set, or its address) the card must be signed by one of them. A card may not send
+    `token` and `headers` open it, or `"secret://NAME"` in them does; the head keeps them in a file that only its owner can read,
+    apart from what the cluster tells of its agents. With `keys` (a JWK set, or its address) the card must be signed by one of them. A card may not send
     its callers to another origin than its own unless `allow` has that ("https://host:port").
 
     Raises `CoveyError` with what is wrong: the card is not found or wrong, nothing there is spoken here, the signature is

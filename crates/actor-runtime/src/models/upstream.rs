@@ -1,14 +1,21 @@
 //! OpenAI-compatible servers elsewhere, offered as models; through `async-openai`, with untyped JSON in and out, so that
 //! servers with fields of their own work.
 
+use std::{path::PathBuf, sync::Arc};
+
 use async_openai::{Client, config::OpenAIConfig};
 use covey_domain::{
     Error,
     infer::{CallDelta, Chat, Constraint, Delta, Finish, InferEvent, ToolChoice, Usage, Work},
+    secret,
 };
+use covey_proto::v1::{SecretName, SecretValue};
 use futures::{StreamExt as _, stream::BoxStream};
+use prost::Message as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
+
+use crate::Outward;
 
 /// An OpenAI-compatible server elsewhere, offered as a model. Off unless configured.
 #[derive(Clone, Debug, Deserialize)]
@@ -23,17 +30,60 @@ pub struct Upstream {
     /// Environment variable that holds the key.
     #[serde(default)]
     pub api_key_env: Option<String>,
+    /// File that holds the key.
+    #[serde(default)]
+    pub api_key_file: Option<PathBuf>,
+    /// Secret of the cluster that is the key, `secret://NAME`; one that is for workers.
+    #[serde(default)]
+    pub api_key: Option<String>,
+}
+
+impl Upstream {
+    /// Refuses what names no key or two, and a key that stands in the file itself.
+    pub fn check(&self) -> Result<(), Error> {
+        let wrong = |why: &str| Err(Error::invalid(format!("upstream `{}`: {why}", self.name)));
+        let named = [self.api_key_env.is_some(), self.api_key_file.is_some(), self.api_key.is_some()];
+        if named.into_iter().filter(|named| *named).count() > 1 {
+            return wrong("`api_key`, `api_key_file` and `api_key_env` exclude each other");
+        }
+        match &self.api_key {
+            Some(text) if text.strip_prefix(secret::SCHEME).is_none_or(|name| secret::check_name(name).is_err()) => {
+                wrong("`api_key` is `secret://NAME`; a key of its own goes into a file or a variable")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The key as it is now.
+    async fn key(&self, cluster: Option<Arc<dyn Outward>>) -> Result<String, Error> {
+        if let Some(file) = &self.api_key_file {
+            let read = tokio::fs::read_to_string(file).await;
+            let failed = |e| Error::invalid(format!("failed to read `{}`: {e}", file.display()));
+            return read.map(|key| key.trim_end().to_owned()).map_err(failed);
+        }
+        let Some(name) = self.api_key.as_deref().and_then(|text| text.strip_prefix(secret::SCHEME)) else {
+            return Ok(self.api_key_env.as_ref().and_then(|v| std::env::var(v).ok()).unwrap_or_default());
+        };
+        let cluster = cluster.ok_or_else(|| secret::missing(name))?;
+        let asked = SecretName { name: name.to_owned() }.encode_to_vec();
+        let reply = cluster.verb("ReadSecret".to_owned(), asked.into()).await?;
+        Ok(SecretValue::decode(reply).map_err(|e| Error::internal(e.to_string()))?.value)
+    }
 }
 
 /// Asks it to chat. Dropping the stream ends the request.
-pub(super) fn ask(upstream: Upstream, work: Work) -> BoxStream<'static, Result<InferEvent, Error>> {
+pub(super) fn ask(
+    upstream: Upstream,
+    cluster: Option<Arc<dyn Outward>>,
+    work: Work,
+) -> BoxStream<'static, Result<InferEvent, Error>> {
     async_stream::try_stream! {
         let Work::Chat(chat) = work else {
             Err(Error::invalid(format!("upstream `{}` takes chat requests only", upstream.name)))?;
             return;
         };
         let body = body(&upstream, chat)?;
-        let key = upstream.api_key_env.as_ref().and_then(|v| std::env::var(v).ok()).unwrap_or_default();
+        let key = upstream.key(cluster).await?;
         let config = OpenAIConfig::new().with_api_base(&upstream.url).with_api_key(key);
         let failed = |e: async_openai::error::OpenAIError| {
             Error::unavailable(format!("upstream `{}` failed: {e}", upstream.name))

@@ -410,7 +410,7 @@ impl Host {
         match &frame.body {
             Some(Call::Open(open)) if matches!(open.target, Some(call_open::Target::Model(_))) => {
                 let request = covey_proto::from_json("the model request", &open.args.clone().unwrap_or_default().body)
-                    .map(asks::ranked);
+                    .map(|request| asks::ranked(request, self.number));
                 let span = inference(&request, &open.traceparent);
                 let Some(me) = self.me.upgrade() else { return };
                 let running = tokio::spawn(think(me, id, request, models.clone(), span)).abort_handle();

@@ -63,6 +63,7 @@ impl Runtime {
                     model: run.model,
                     message_id: run.message_id,
                     token: run.token,
+                    secrets: run.secrets,
                     caller: run.caller,
                     inbox,
                 }),

@@ -53,7 +53,7 @@ pub(crate) struct Submit {
     /// Folder that is shipped and in which the command runs
     #[arg(long)]
     working_dir: Option<PathBuf>,
-    /// A variable, NAME=value; may be given again
+    /// A variable, NAME=value; `secret://NAME` in the value is a secret of the cluster; may be given again
     #[arg(long = "env", value_parser = super::up::label)]
     env: Vec<(String, String)>,
     /// A package that pip installs for it; may be given again
@@ -122,6 +122,12 @@ pub(crate) async fn run(command: Command) -> Result<(), Error> {
     }
 }
 
+/// Whether a variable of this name usually holds a secret.
+fn looks_secret(name: &str) -> bool {
+    let name = name.to_ascii_uppercase();
+    ["KEY", "TOKEN", "SECRET", "PASSWORD"].iter().any(|end| name.ends_with(end))
+}
+
 /// A job by id; other tasks are none.
 async fn job(client: &Client, id: &str) -> Result<TaskRecord, Error> {
     let missing = || Error::not_found("job", id).hint("`covey job ls` lists them");
@@ -137,6 +143,13 @@ async fn submit(client: &Client, args: Submit) -> Result<(), Error> {
     };
     let shown = args.command.join(" ");
     let env: BTreeMap<_, _> = args.env.into_iter().collect();
+    // They are kept with the task too.
+    let bare = |(name, value): (&String, &String)| looks_secret(name) && covey_domain::secret::names(value).is_empty();
+    if let Some((name, _)) = env.iter().find(|(name, value)| bare((name, value))) {
+        eprintln!(
+            "warning: the value of {name} is in the argument list and in the job's record; `covey secret set` keeps secrets"
+        );
+    }
     let spec = JobSpec { command: args.command, env, dir, pip: args.pip, retries: args.retries };
     let task = NewTask {
         agent: AGENT.to_owned(),

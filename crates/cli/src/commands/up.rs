@@ -125,7 +125,7 @@ pub(crate) struct WorkerArgs {
     /// may be given again
     #[arg(long = "quantize", value_parser = quantized, value_name = "MODEL=FORMAT")]
     quantize: Vec<(String, Format)>,
-    /// TOML file with [[upstream]] tables: name, url, model, api_key_env
+    /// TOML file with [[upstream]] tables: name, url, model, and api_key_env, api_key_file or api_key (`secret://NAME`)
     #[arg(long)]
     upstreams: Option<PathBuf>,
     /// Address and port for callers [default: a free port on loopback when the head is there, on this machine's address
@@ -169,9 +169,12 @@ pub(crate) struct Args {
 }
 
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  covey worker --join \"$(covey token)\" --cpus 4 --models /models")]
+#[command(
+    after_help = "Examples:\n  covey token | covey worker --join - --cpus 4 --models /models\n  COVEY_JOIN=\"$(ssh head covey token)\" covey worker"
+)]
 pub(crate) struct WorkerOnly {
-    /// Join token: <secret>@<host:port>, <secret>@<host:port>#<fingerprint>
+    /// Join token: <secret>@<host:port>, <secret>@<host:port>#<fingerprint>; `-` reads it from standard input, `@FILE` from a
+    /// file. Every user of this machine can read the command line
     #[arg(long, env = "COVEY_JOIN", hide_env_values = true)]
     join: String,
     /// Look for the head on the local network (mDNS) instead of at the token's address; the token's fingerprint tells it
@@ -294,6 +297,7 @@ fn worker_config(args: WorkerArgs, head: PinnedAddress, secret: String) -> Resul
         let wrong = |e: String| Error::invalid(format!("failed to read `{}`: {e}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
         config.models.upstreams = toml::from_str::<File>(&text).map_err(|e| wrong(e.to_string()))?.upstream;
+        config.models.upstreams.iter().try_for_each(covey_actor_runtime::Upstream::check)?;
     }
     Ok(config)
 }
@@ -305,7 +309,7 @@ fn announce(head: &HeadNode) {
     println!("  A2A card      {scheme}://{address}/.well-known/agent-card.json");
     println!("  OpenAI API    {scheme}://{address}/v1");
     println!("  credentials   {}", covey_node::home::root().join("credentials.json").display());
-    println!("  add a worker  covey worker --join \"$(covey token)\"");
+    println!("  add a worker  covey token | covey worker --join -");
 }
 
 /// A head on loopback has nobody to bring together.
@@ -373,9 +377,26 @@ pub(crate) async fn head(args: HeadArgs) -> Result<(), Error> {
     Ok(())
 }
 
+/// The token itself, or where it is.
+fn join_token(said: &str) -> Result<String, Error> {
+    let failed = |e: std::io::Error| Error::invalid(format!("failed to read the join token: {e}"));
+    let mut line = String::new();
+    match said.strip_prefix('@') {
+        Some(path) => line = std::fs::read_to_string(path).map_err(failed)?,
+        None if said == "-" => drop(std::io::stdin().read_line(&mut line).map_err(failed)?),
+        None => said.clone_into(&mut line),
+    }
+    Ok(line.trim().to_owned())
+}
+
 /// A worker alone.
 pub(crate) async fn worker(args: WorkerOnly) -> Result<(), Error> {
-    let (secret, mut head) = credentials::parse_join_token(&args.join)?;
+    let (secret, mut head) = credentials::parse_join_token(&join_token(&args.join)?)?;
+    super::warn_of_arguments(
+        &secret,
+        "the join token",
+        "`--join -` reads it from standard input, COVEY_JOIN has it too",
+    );
     let shutdown = covey_node::shutdown_on_signal();
     if args.discover {
         let pin = head.pin.ok_or_else(|| {

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 /// The store, in the head's folder.
 const STORE: &str = "covey.db";
+/// Who did what, beside it.
+const AUDIT: &str = "audit.log";
 /// What is in a backup, and of what digest.
 const MANIFEST: &str = "manifest.json";
 
@@ -73,7 +75,9 @@ pub(crate) async fn doctor(args: DoctorArgs) -> Result<(), Error> {
         println!("  note  there is none at `{}`", path.display());
         return Ok(());
     }
-    let report = upkeep::examine(&path).await.map_err(|e| failed("look at the store", &e))?;
+    let mut report = upkeep::examine(&path).await.map_err(|e| failed("look at the store", &e))?;
+    let is_sound = report.errors.is_empty();
+    audit(&path.with_file_name(AUDIT), &mut report)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report).map_err(|e| failed("write the report", &e))?);
     } else {
@@ -84,13 +88,25 @@ pub(crate) async fn doctor(args: DoctorArgs) -> Result<(), Error> {
     if report.errors.is_empty() {
         return Ok(());
     }
-    let found = Error::internal(format!("{} things are wrong with the store", report.errors.len()));
-    Err(match upkeep::last_backup(&path) {
+    let found = Error::internal(format!("{} things are wrong with what the head keeps", report.errors.len()));
+    Err(match upkeep::last_backup(&path).filter(|_| !is_sound) {
         Some(backup) => {
             found.hint(format!("`covey restore {}` brings back the newest backup", backup.folder().display()))
         }
         None => found,
     })
+}
+
+/// Whether the audit log is the chain that was written.
+fn audit(path: &Path, report: &mut upkeep::Report) -> Result<(), Error> {
+    match covey_head_node::verify_audit(path) {
+        Ok(Ok(count)) => report.about.push(format!("audit log: {count} records in one chain")),
+        Ok(Err(broken)) => report.errors.push(format!("{broken} (`{}`)", path.display())),
+        // A head of an earlier version kept none.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed("read the audit log", &error)),
+    }
+    Ok(())
 }
 
 pub(crate) async fn backup(args: BackupArgs) -> Result<(), Error> {

@@ -141,7 +141,7 @@ impl Ask {
         if let Some(hook) = &hook {
             self.may_push()?;
             // Before anything is done, so that a wrong one does nothing.
-            self.hub.pusher.check(hook)?;
+            self.hub.pusher.check(&self.caller.id, hook)?;
         }
         // A webhook is kept in the tables, which must not know of a task before the log does.
         let answered = if hook.is_some() { Answered::Durable } else { answered };

@@ -13,7 +13,9 @@ use std::{
 };
 
 use covey_a2a::{Error, Kind, old, v1};
-use covey_domain::{Envelope, ErrorKind, Hook, HookState, Millis, TaskId, TaskRecord, caps, error::with_causes};
+use covey_domain::{
+    CallerId, Envelope, ErrorKind, Hook, HookState, Millis, TaskId, TaskRecord, caps, error::with_causes,
+};
 use futures::{FutureExt as _, StreamExt as _};
 use guard::{Guard, Resolver};
 use parking_lot::Mutex;
@@ -100,6 +102,7 @@ struct News {
 /// What an attempt sends beside the body.
 struct Notification<'a> {
     config: &'a v1::TaskPushNotificationConfig,
+    caller: &'a CallerId,
     old: bool,
     id: &'a str,
     task: &'a TaskId,
@@ -171,13 +174,17 @@ impl Pusher {
     }
 
     /// Says why a configuration cannot be.
-    pub fn check(&self, config: &v1::TaskPushNotificationConfig) -> Result<(), Error> {
+    pub fn check(&self, caller: &CallerId, config: &v1::TaskPushNotificationConfig) -> Result<(), Error> {
         let url: Url = config.url.parse().map_err(|e| Error::field("url", format!("is wrong: {e}")))?;
         self.0.guard.check(&url).map_err(|why| Error::field("url", why))?;
         for (name, text) in [("id", &config.id), ("token", &config.token)] {
             if text.len() > caps::HOOK_TEXT_MAX || header::HeaderValue::from_str(text).is_err() {
                 return Err(Error::field(name, "is too long, or has characters that no header has"));
             }
+        }
+        let credentials = config.authentication.as_ref().map_or("", |auth| &auth.credentials);
+        for (name, text) in [("token", config.token.as_str()), ("authentication.credentials", credentials)] {
+            self.cluster()?.resolve(caller, text).map_err(|why| Error::field(name, why.message))?;
         }
         Ok(())
     }
@@ -190,7 +197,7 @@ impl Pusher {
         old: bool,
         seq: u64,
     ) -> Result<v1::TaskPushNotificationConfig, Error> {
-        self.check(&config)?;
+        self.check(&record.caller, &config)?;
         if config.id.is_empty() {
             // The same one again is the same hook: who sends a message twice is told once.
             config.id = hex(&Sha256::digest(format!("{}\n{}", config.url, config.token))[..8]);
@@ -368,7 +375,15 @@ impl Inner {
             }
             match self
                 .post(
-                    Notification { config, old, id: &id, task: &hook.task, cursor: news.cursor, traceparent },
+                    Notification {
+                        config,
+                        caller: &hook.caller,
+                        old,
+                        id: &id,
+                        task: &hook.task,
+                        cursor: news.cursor,
+                        traceparent,
+                    },
                     body.clone(),
                 )
                 .await
@@ -394,6 +409,13 @@ impl Inner {
         }
     }
 
+    /// A secret may be set again while its hook is tried again.
+    fn resolved(&self, caller: &CallerId, text: &str) -> Result<String, Failed> {
+        let stopping = || Failed::Now("the head is stopping".into(), None);
+        let cluster = self.cluster.upgrade().ok_or_else(stopping)?;
+        cluster.resolve(caller, text).map_err(|why| Failed::Now(why.message, None))
+    }
+
     /// Whoever holds it may wait for a turn at a host.
     fn turn_at(&self, host: &str) -> Arc<Semaphore> {
         let mut hosts = self.hosts.lock();
@@ -404,7 +426,7 @@ impl Inner {
     }
 
     async fn post(&self, about: Notification<'_>, body: String) -> Result<(), Failed> {
-        let Notification { config, old, id, task, cursor, traceparent } = about;
+        let Notification { config, caller, old, id, task, cursor, traceparent } = about;
         let url: Url = config.url.parse().map_err(|_| Failed::ForGood("the address is wrong".into()))?;
         // The head may allow less today than when it was made.
         self.guard.check(&url).map_err(|why| Failed::ForGood(format!("the address {why}")))?;
@@ -432,14 +454,16 @@ impl Inner {
             request = request.header("traceparent", traceparent);
         }
         if !config.token.is_empty() {
+            let token = self.resolved(caller, &config.token)?;
             // Who wrote which client looks for one or the other.
-            request = request
-                .header("A2A-Notification-Token", &config.token)
-                .header("X-A2A-Notification-Token", &config.token);
+            request = request.header("A2A-Notification-Token", &token).header("X-A2A-Notification-Token", &token);
         }
         if let Some(auth) = &config.authentication {
             let bearer = auth.scheme.eq_ignore_ascii_case("bearer");
-            let credentials = if auth.credentials.is_empty() && bearer { &signature } else { &auth.credentials };
+            let credentials = match auth.credentials.is_empty() && bearer {
+                true => signature,
+                false => self.resolved(caller, &auth.credentials)?,
+            };
             if !auth.scheme.is_empty() {
                 request = request.header(header::AUTHORIZATION, format!("{} {credentials}", auth.scheme));
             }
