@@ -1,9 +1,11 @@
 """Spans from driver to actor to model, at a collector that speaks OTLP."""
 
 import concurrent.futures
+import http.server
 import subprocess
 import sys
 import textwrap
+import threading
 
 import grpc
 import pytest
@@ -57,6 +59,57 @@ class Collector:
             for scope in resource.scope_spans:
                 self.spans += [(service, span) for span in scope.spans]
         return b""
+
+
+class HttpCollector:
+    """The same by HTTP: protobuf at `/v1/traces`, and nothing elsewhere."""
+
+    def __init__(self):
+        self.spans, self.wrong = [], []
+        collector = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["content-length"]))
+                good = self.path == "/v1/traces" and self.headers["content-type"] == "application/x-protobuf"
+                if good:
+                    Collector.export(collector, ExportTraceServiceRequest.FromString(body), None)
+                else:
+                    collector.wrong.append((self.path, self.headers["content-type"]))
+                self.send_response(200 if good else 404)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self.server.server_port
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def http_collector(nodes):
+    made = HttpCollector()
+    endpoint = f"http://127.0.0.1:{made.port}"
+    nodes.env |= {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", "OTEL_BSP_SCHEDULE_DELAY": "100"}
+    nodes.head()
+    nodes.worker("w")
+    yield made
+    made.server.shutdown()
+
+
+def test_spans_go_by_http_where_the_environment_says_so(nodes, http_collector):
+    run(nodes, SCRIPT)
+    eventually(lambda: {"ask", "think", "chat tiny", "fail"} <= {s.name for _, s in http_collector.spans})
+    assert {"covey-driver", "covey-worker"} <= {service for service, _ in http_collector.spans}
+    assert not http_collector.wrong
+
+
+def test_a_protocol_that_is_not_spoken_is_named(nodes):
+    nodes.env |= {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_PROTOCOL": "carrier-pigeon"}
+    out = nodes.cli("status")
+    assert out.returncode == 64 and "carrier-pigeon" in out.stderr and "http/protobuf" in out.stderr
 
 
 @pytest.fixture

@@ -1,9 +1,13 @@
-//! Spans of calls, from driver to actor to model, sent by OTLP to whatever `OTEL_EXPORTER_OTLP_ENDPOINT` names. Without that
-//! variable nothing is recorded, and a span costs one look at a flag.
+//! Spans of calls, from driver to actor to model, sent by OTLP to whatever `OTEL_EXPORTER_OTLP_ENDPOINT` names, by gRPC or, where
+//! `OTEL_EXPORTER_OTLP_PROTOCOL` says `http/protobuf`, by HTTP. Without an endpoint nothing is recorded, and a span costs one look
+//! at a flag. The variables are those of OpenTelemetry's specification, and those with `_TRACES` come first.
 //!
 //! The context travels as W3C `traceparent` in the call itself.
 
-use std::sync::OnceLock;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use covey_domain::Error;
 use opentelemetry::{
@@ -13,22 +17,27 @@ use opentelemetry::{
         Tracer as _, TracerProvider as _,
     },
 };
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::{
     Resource,
-    trace::{SdkTracer, SdkTracerProvider, Span as SdkSpan},
+    error::{OTelSdkError, OTelSdkResult},
+    trace::{SdkTracer, SdkTracerProvider, Span as SdkSpan, SpanData},
 };
+use tokio::runtime::Handle;
 
-/// Where spans go. Its presence turns them on.
-pub const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+/// Where spans go. The presence of one turns them on.
+pub const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+const PROTOCOLS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
 
 static TRACING: OnceLock<(SdkTracerProvider, SdkTracer)> = OnceLock::new();
 
 /// Begins to record, if the environment says where to; the connection has a thread of its own, so that spans outlive any
 /// runtime. `service` is what they are listed under unless `OTEL_SERVICE_NAME` says otherwise. Gives why it could not.
 pub fn init(service: &str) -> Result<(), String> {
-    if std::env::var_os(ENDPOINT).is_none_or(|at| at.is_empty()) || TRACING.get().is_some() {
+    if first_of(ENDPOINTS).is_none() || TRACING.get().is_some() {
         return Ok(());
     }
+    let protocol = protocol(first_of(PROTOCOLS))?;
     let (tx, rx) = std::sync::mpsc::channel();
     let carry = move || {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -36,13 +45,18 @@ pub fn init(service: &str) -> Result<(), String> {
             Err(error) => return drop(tx.send(Err(error.to_string()))),
         };
         runtime.block_on(async {
-            let exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic().build();
+            let builder = SpanExporter::builder();
+            let exporter = match protocol {
+                Protocol::Grpc => builder.with_tonic().build(),
+                http => builder.with_http().with_protocol(http).build(),
+            };
+            let exporter = exporter.map(|inner| Carried { inner: Arc::new(inner), runtime: Handle::current() });
             if tx.send(exporter.map_err(|e| e.to_string())).is_ok() {
                 std::future::pending::<()>().await;
             }
         });
     };
-    let failed = |e: &dyn std::fmt::Display| format!("failed to trace to ${ENDPOINT}: {e}");
+    let failed = |e: &dyn std::fmt::Display| format!("failed to trace to ${}: {e}", ENDPOINTS[1]);
     std::thread::Builder::new().name("covey-trace".into()).spawn(carry).map_err(|e| failed(&e))?;
     let exporter = rx.recv().map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
     let resource = Resource::builder();
@@ -54,6 +68,43 @@ pub fn init(service: &str) -> Result<(), String> {
     let tracer = provider.tracer("covey");
     let _ = TRACING.set((provider, tracer));
     Ok(())
+}
+
+/// The first of these variables that says something.
+fn first_of(names: [&str; 2]) -> Option<String> {
+    names.iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+}
+
+fn protocol(said: Option<String>) -> Result<Protocol, String> {
+    match said.as_deref() {
+        None | Some("grpc") => Ok(Protocol::Grpc),
+        Some("http/protobuf") => Ok(Protocol::HttpBinary),
+        Some(other) => Err(format!("failed to read ${}: `{other}` is not grpc or http/protobuf", PROTOCOLS[1])),
+    }
+}
+
+/// An exporter whose requests are made on the runtime of their own thread: whoever has spans to send has none.
+#[derive(Debug)]
+struct Carried {
+    inner: Arc<SpanExporter>,
+    runtime: Handle,
+}
+
+impl opentelemetry_sdk::trace::SpanExporter for Carried {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let inner = self.inner.clone();
+        let sent = self.runtime.spawn(async move { inner.export(batch).await }).await;
+        sent.unwrap_or_else(|e| Err(OTelSdkError::InternalFailure(e.to_string())))
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.inner.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        let inner = Arc::get_mut(&mut self.inner).expect("it is set before the first batch is sent");
+        inner.set_resource(resource);
+    }
 }
 
 /// Whether spans are recorded.
@@ -149,6 +200,16 @@ fn read(text: &str) -> Option<SpanContext> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_protocol_is_one_that_we_speak() {
+        let said = |text: &str| protocol(Some(text.to_owned()));
+        assert!(matches!(protocol(None), Ok(Protocol::Grpc)));
+        assert!(
+            matches!(said("grpc"), Ok(Protocol::Grpc)) && matches!(said("http/protobuf"), Ok(Protocol::HttpBinary))
+        );
+        assert!(said("http/json").unwrap_err().contains("`http/json`"));
+    }
 
     #[test]
     fn a_parent_is_read_and_what_is_wrong_is_none() {
