@@ -72,6 +72,11 @@ const AUDITED: &[&str] = &[
     "/covey.v1.Covey/DrainNode",
 ];
 
+/// A method of a gRPC service: its path begins with a package's name.
+pub(crate) fn is_of_grpc(path: &str) -> bool {
+    path.strip_prefix('/').and_then(|path| path.split_once('/')).is_some_and(|(service, _)| service.contains(".v1."))
+}
+
 /// Whether that somebody did this is written down.
 pub(crate) fn is_audited(path: &str) -> bool {
     AUDITED.contains(&path)
@@ -183,6 +188,15 @@ pub(crate) mod tests {
         assert_eq!(reach("/v1/chat/completions", Kind::Models), Reach::Own);
         assert_eq!(reach("/v1/chat/completions", Kind::Caller), Reach::None);
         assert!(is_open("/livez") && is_open("/v1/artifacts/d/n") && !is_open("/v1/artifacts/d/"));
+    }
+
+    #[test]
+    fn services_are_told_from_folders() {
+        let services = METHODS.iter().chain(ROUTES).filter(|row| row.path.contains(".v1."));
+        assert!(services.clone().count() > 10 && services.into_iter().all(|row| is_of_grpc(row.path)));
+        for path in ["/", "/v1/models", "/a2a/x.v1.y/tasks", "/.well-known/agent-card.json"] {
+            assert!(!is_of_grpc(path), "{path}");
+        }
     }
 
     #[test]

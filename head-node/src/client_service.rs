@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use covey_cluster_core::MOVE_WITHIN_MS;
 use covey_cluster_core::head::{ActorInfo, CreateActor, Owner, Reminder};
 use covey_domain::{
     ActorId, AgentName, AgentSpec, CallerId, Digest, Epoch, Error, ErrorKind, NodeId, SessionId, TaskId, agent::Pass,
@@ -477,12 +478,13 @@ impl Covey for ClientService {
 
     async fn drain_node(&self, request: Request<v1::DrainNodeRequest>) -> Result<Response<v1::DrainNodeReply>, Status> {
         let known = node_of(&request);
-        let node = request.into_inner().node;
+        let v1::DrainNodeRequest { node, within_ms } = request.into_inner();
         if let Some(known) = known.filter(|known| known.as_str() != node) {
             return Err(to_status(&not_the_node(&known, &node.into())));
         }
-        tracing::info!(node, "node is being emptied");
-        let drained = self.cluster.shared.owner.ask(|tx| Input::Drain(node, tx)).await;
+        let within_ms = if within_ms == 0 { MOVE_WITHIN_MS } else { within_ms };
+        tracing::info!(node, within_ms, "node is being emptied");
+        let drained = self.cluster.shared.owner.ask(|tx| Input::Drain(node, within_ms, tx)).await;
         let node = drained.and_then(|r| r).map_err(|e| to_status(&e))?.to_string();
         Ok(Response::new(v1::DrainNodeReply { node }))
     }

@@ -303,9 +303,12 @@ impl Syncer {
                     pass: pass.map(|pass| to_json(&pass)).unwrap_or_default(),
                 })
             }
-            Command::Stop { actor, epoch, drain } => {
-                Body::Stop(v1::StopActor { actor: actor.to_string(), epoch: epoch.0, drain })
-            }
+            Command::Stop { actor, epoch, drain, within_ms } => Body::Stop(v1::StopActor {
+                actor: actor.to_string(),
+                epoch: epoch.0,
+                drain,
+                within_ms: within_ms.map_or(0, |ms| ms.max(1)),
+            }),
             Command::Run { record, actor, timeout_ms, said } => run(keys, &record, &actor, timeout_ms, &said),
             Command::Say { task, attempt, said } => {
                 Body::Say(v1::SayTask { task: task.to_string(), attempt, said: to_json(&said) })

@@ -147,6 +147,9 @@ pub struct HeadNode {
     pub address: SocketAddr,
     /// Its keys.
     pub credentials: Credentials,
+    /// `false`: it listens on all addresses of a machine that has no route to a network, so that others are told an address
+    /// of loopback.
+    pub is_reachable: bool,
     serving: tokio::task::JoinHandle<()>,
     /// What answers with credentials, and without.
     #[cfg(test)]
@@ -224,7 +227,10 @@ impl HeadNode {
         let signer = Signer::new(key.public_key()?, move |bytes| key.sign(bytes));
         // Whoever is given a token speaks TLS, except on loopback and where the network is said to be private.
         let open = !config.tls && (address.ip().is_loopback() || config.allow_plaintext);
-        let host = config.advertise.clone().unwrap_or_else(|| covey_node::home::reachable(address.ip()));
+        let reachable =
+            config.advertise.clone().or_else(|| covey_node::home::reachable(address.ip()).map(|ip| ip.to_string()));
+        let is_reachable = reachable.is_some();
+        let host = reachable.unwrap_or_else(|| Ipv4Addr::LOCALHOST.to_string());
         let told = PinnedAddress {
             address: covey_node::home::with_port(&host, address.port()),
             pin: (!open).then(|| authority.pin()),
@@ -385,6 +391,7 @@ impl HeadNode {
         let paths = (access::tests::paths(&routes.0), access::tests::paths(&routes.1));
         let serving = tokio::spawn(server::serve(listener, port, shared, hosts, routes, shutdown));
         Ok(Self {
+            is_reachable,
             address,
             credentials,
             serving,

@@ -33,8 +33,18 @@ pub(crate) fn render(status: &ClusterStatus, relay: RelayCounts) -> String {
     let actors = status.actor_counts.iter().map(|(state, n)| (format!("state=\"{state}\""), *n as f64)).collect();
     page.many("covey_actors", "gauge", "Actors by state.", actors);
     let tasks = status.tasks.iter().map(|(state, n)| (format!("state=\"{state}\""), *n as f64)).collect();
-    page.many("covey_tasks", "gauge", "Tasks that have not ended, by state.", tasks);
-    page.one("covey_pending", "gauge", "Things that wait for a place.", status.pending.len() as f64);
+    page.many(
+        "covey_tasks",
+        "gauge",
+        "Tasks by state: those that go on, and those that have ended since the head started or were in its store then.",
+        tasks,
+    );
+    page.one(
+        "covey_pending",
+        "gauge",
+        "Actors, gangs and agents' tasks that wait for a place.",
+        status.pending.len() as f64,
+    );
     let live = || status.nodes.iter().filter(|n| n.state == "live");
     let amounts = |of: &dyn Fn(&covey_domain::Resources) -> f64| {
         let both = |n: &covey_domain::status::NodeStatus| {
@@ -46,8 +56,18 @@ pub(crate) fn render(status: &ClusterStatus, relay: RelayCounts) -> String {
         };
         live().flat_map(both).collect::<BTreeMap<_, _>>()
     };
-    page.many("covey_node_cpus", "gauge", "CPUs of live workers.", amounts(&|r| r.cpu_milli as f64 / 1000.0));
-    page.many("covey_node_memory_bytes", "gauge", "Memory of live workers.", amounts(&|r| r.memory_bytes as f64));
+    page.many(
+        "covey_node_cpus",
+        "gauge",
+        "CPUs of live workers, offered (total) and not given to actors (free).",
+        amounts(&|r| r.cpu_milli as f64 / 1000.0),
+    );
+    page.many(
+        "covey_node_memory_bytes",
+        "gauge",
+        "Memory of live workers in bytes, offered (total) and not given to actors (free).",
+        amounts(&|r| r.memory_bytes as f64),
+    );
     let done = live().map(|n| (format!("node=\"{}\"", escape(&n.name)), n.tasks_done as f64)).collect();
     page.many("covey_node_tasks_done_total", "counter", "Tasks a worker has finished since it joined.", done);
     let models = live().flat_map(|n| {
@@ -58,8 +78,13 @@ pub(crate) fn render(status: &ClusterStatus, relay: RelayCounts) -> String {
     });
     page.many("covey_model_loaded", "gauge", "1 when a model is in a worker's memory.", models.collect());
     engines(&mut page, &status.nodes);
-    page.one("covey_relayed_calls_total", "counter", "Calls that came through the head.", relay.calls as f64);
-    page.one("covey_relayed_calls_open", "gauge", "Of them, under way.", relay.open as f64);
+    page.one(
+        "covey_relayed_calls_total",
+        "counter",
+        "Calls that went through the head since it started.",
+        relay.calls as f64,
+    );
+    page.one("covey_relayed_calls_open", "gauge", "Calls that go through the head now.", relay.open as f64);
     page.one("covey_callers", "gauge", "Streams of drivers and workers.", relay.callers as f64);
     page.one("covey_watched_actors", "gauge", "Actors whose places callers watch.", relay.watched as f64);
     page.0
@@ -90,7 +115,7 @@ fn engines(page: &mut Page, nodes: &[NodeStatus]) {
         };
         kinds.iter().flat_map(each).collect::<BTreeMap<_, _>>()
     };
-    page.many("covey_model_memory_bytes", "gauge", "Weights, keys and values of a model in memory.", memory);
+    page.many("covey_model_memory_bytes", "gauge", "Bytes of a model in memory: weights, keys and values.", memory);
     let tokens = kinds(&[
         ("prompt", &|s| s.prompt_tokens),
         ("made", &|s| s.made_tokens),
@@ -100,26 +125,41 @@ fn engines(page: &mut Page, nodes: &[NodeStatus]) {
     page.many(
         "covey_model_tokens_total",
         "counter",
-        "Tokens of prompts computed, made, guessed ahead, and guessed right.",
+        "Tokens of prompts computed (prompt), of answers (made), guessed ahead by a draft model (guessed), and of these right (guessed_right).",
         tokens,
     );
     let prefix = kinds(&[("asked", &|s| s.asked_tokens), ("found", &|s| s.found_tokens)]);
     page.many(
         "covey_model_prefix_tokens_total",
         "counter",
-        "Tokens of prompts looked up in the prefix cache, and found.",
+        "Tokens of prompts looked up in the prefix cache (asked), and found there (found).",
         prefix,
     );
-    page.many("covey_model_steps_total", "counter", "Steps computed.", of(&|s| s.steps));
+    page.many(
+        "covey_model_steps_total",
+        "counter",
+        "Steps that an engine has computed since the model was loaded.",
+        of(&|s| s.steps),
+    );
     page.many("covey_model_batch", "gauge", "Sequences in the last step.", of(&|s| s.batch));
     let sequences = kinds(&[("waiting", &|s| s.waiting), ("running", &|s| s.running)]);
-    page.many("covey_model_sequences", "gauge", "Sequences that wait, and that hold blocks.", sequences);
+    page.many(
+        "covey_model_sequences",
+        "gauge",
+        "Sequences that wait (waiting), and that hold blocks (running).",
+        sequences,
+    );
     let blocks = kinds(&[
         ("free", &|s| s.kv_free),
         ("cached", &|s| s.kv_cached),
         ("held", &|s| s.kv_blocks.saturating_sub(s.kv_free + s.kv_cached)),
     ]);
-    page.many("covey_model_kv_blocks", "gauge", "Blocks of 16 positions for keys and values.", blocks);
+    page.many(
+        "covey_model_kv_blocks",
+        "gauge",
+        "Blocks of 16 positions for keys and values: free, kept for prompts to come (cached), in use (held).",
+        blocks,
+    );
     page.many(
         "covey_model_preemptions_total",
         "counter",
@@ -133,9 +173,14 @@ fn engines(page: &mut Page, nodes: &[NodeStatus]) {
         of(&|s| s.evictions),
     );
     let first = |s: &EngineStats| s.first_token;
-    page.latency("covey_model_first_token_seconds", "From a request's arrival to its first token.", &all, first);
+    page.latency(
+        "covey_model_first_token_seconds",
+        "Seconds from a request's arrival to its first token.",
+        &all,
+        first,
+    );
     let between = |s: &EngineStats| s.between_tokens;
-    page.latency("covey_model_between_tokens_seconds", "Between two tokens of an answer.", &all, between);
+    page.latency("covey_model_between_tokens_seconds", "Seconds between two tokens of an answer.", &all, between);
 }
 
 struct Page(String);

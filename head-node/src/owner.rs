@@ -81,7 +81,7 @@ pub(crate) enum Input {
     Entries(NodeId, u64, Vec<Entry>, Reply<Result<(), Error>>),
     ActorReport(NodeId, ActorId, Epoch, ActorReport),
     Wake(ActorId),
-    Drain(String, Reply<Result<NodeId, Error>>),
+    Drain(String, u64, Reply<Result<NodeId, Error>>),
     SaveState(NodeId, ActorId, Epoch, Arc<[u8]>, Reply<Result<(), Error>>),
     SetReminder(ActorId, String, Box<Reminder>, Reply<Result<(), Error>>),
     ForgetReminder(ActorId, String, Reply<bool>),
@@ -328,7 +328,7 @@ fn handle(head: &mut Head, input: Input, now: u64) -> Option<Effect> {
             now_or_never(tx, taken)
         }
         Input::SaveState(node, actor, epoch, state, tx) => later(tx, head.save_state(&node, &actor, epoch, state)),
-        Input::Drain(node, tx) => later(tx, head.drain(&node, now)),
+        Input::Drain(node, within_ms, tx) => later(tx, head.drain(&node, within_ms, now)),
         Input::SetReminder(actor, name, reminder, tx) => later(tx, head.set_reminder(actor, name, *reminder)),
         Input::JoinTopic(topic, actor, method, tx) => later(tx, head.join_topic(&topic, &actor, &method)),
         Input::LeaveTopic(topic, actor, tx) => later(tx, head.leave_topic(&topic, &actor)),

@@ -45,7 +45,7 @@ pub(crate) fn judge(input: Input, capacity: Capacity) -> Fate {
         Input::Submit(_, _, tx) => refuse!(tx),
         Input::CancelTask(_, _, _, tx) => refuse!(tx),
         Input::Say(_, tx) => refuse!(tx),
-        Input::Drain(_, tx) => refuse!(tx),
+        Input::Drain(_, _, tx) => refuse!(tx),
         Input::SaveState(_, _, _, _, tx) => refuse!(tx),
         Input::SetReminder(_, _, _, tx) => refuse!(tx),
         Input::JoinTopic(_, _, _, tx) => refuse!(tx),

@@ -6,7 +6,7 @@ use axum::{
     Json, Router,
     body::Body,
     extract::Request,
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, Method, StatusCode, Uri, header},
     response::{IntoResponse as _, Response},
     routing::get,
 };
@@ -99,7 +99,9 @@ pub(crate) fn routes(shared: Shared, settings: &Settings) -> (Router, Router) {
         .route("/metrics", get(move || async move { seen.metrics().await }))
         .merge(covey_gateway::router(cluster.clone(), settings))
         .merge(grpc)
-        .fallback(nowhere);
+        // What gRPC's own routes say to a path that is nobody's is an answer of gRPC, with status 200.
+        .fallback(nowhere)
+        .method_not_allowed_fallback(wrong_method);
     let (pulse, shared) = (cluster.shared.pulse.clone(), cluster.shared.clone());
     let live =
         get(move || async move { health(pulse.beats(PATIENCE).await.then_some(()).ok_or("the loop stands still")) });
@@ -158,6 +160,9 @@ impl Checkpoint {
                 let error = Error::new(ErrorKind::NotFound, "there is nothing at this path");
                 return Err(refuse(&error, grpc));
             };
+            if !grpc && access::is_of_grpc(path) {
+                return Err(of_grpc());
+            }
             let open = row.reach(kind) != Reach::None;
             if !open || access::is_audited(path) {
                 self.shared.audit.say(who, path, open);
@@ -206,6 +211,17 @@ impl Checkpoint {
 
 fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn of_grpc() -> Box<Response> {
+    let error = Error::new(ErrorKind::NotFound, "there is nothing at this path but for gRPC");
+    refuse(&error.hint("a request of gRPC has the content type `application/grpc`"), false)
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Response {
+    let message = format!("`{method}` is no method of `{}`", uri.path());
+    let body = serde_json::json!({"error": {"message": message, "type": "invalid_request_error", "code": "method_not_allowed"}});
+    (StatusCode::METHOD_NOT_ALLOWED, Json(body)).into_response()
 }
 
 fn unknown(grpc: bool) -> Box<Response> {

@@ -99,7 +99,7 @@ impl Cluster {
 
     /// Asks the head to empty this worker.
     pub async fn drain(&self, node: &NodeId) -> Result<(), Error> {
-        self.connect().await?.client.impatient().drain(node.as_str()).await.map(drop)
+        self.connect().await?.client.impatient().drain(node.as_str(), None).await.map(drop)
     }
 
     /// The way to other workers' models.

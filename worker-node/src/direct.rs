@@ -2,7 +2,11 @@
 //!
 //! Nobody gets in without the secret that this worker made at its start and told the head alone.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use covey_actor_runtime::{Objects, Runtime};
 use covey_client::objects;
@@ -84,7 +88,10 @@ pub(crate) async fn serve(
             .await
             .map_err(|e| Error::new(ErrorKind::AlreadyExists, format!("failed to listen on `{at}`: {e}")))?;
         let bound = listener.local_addr().map_err(|e| Error::internal(e.to_string()))?;
-        let host = config.advertise.clone().unwrap_or_else(|| covey_node::home::reachable(bound.ip()));
+        let host = match &config.advertise {
+            Some(host) => host.clone(),
+            None => covey_node::home::reachable(bound.ip()).unwrap_or(Ipv4Addr::LOCALHOST.into()).to_string(),
+        };
         told.address = covey_node::home::with_port(&host, bound.port());
         tokio::spawn(covey_node::tls::serve(listener, port, app, shutdown));
     }

@@ -54,6 +54,8 @@ pub struct Config {
     pub memory: Option<u64>,
     /// GPUs.
     pub gpus: f64,
+    /// Whatever else it has to give, by name, in thousandths.
+    pub custom: BTreeMap<String, u64>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Which models it serves, and how. Of memory they may take three quarters of what it offers where 0 is said.
@@ -85,6 +87,7 @@ impl Config {
             cpus: None,
             memory: None,
             gpus: 0.0,
+            custom: BTreeMap::new(),
             labels: BTreeMap::new(),
             models: ModelsConfig::default(),
             python: None,
@@ -188,7 +191,7 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
         Port::At(at) => Some(at),
         Port::Near if near => Some(SocketAddr::from(([127, 0, 0, 1], 0))),
         Port::Near if config.head.pin.is_some() => {
-            covey_node::home::reachable(Ipv4Addr::UNSPECIFIED.into()).parse().ok().map(|ip| SocketAddr::new(ip, 0))
+            covey_node::home::reachable(Ipv4Addr::UNSPECIFIED.into()).map(|ip| SocketAddr::new(ip, 0))
         }
         Port::Near | Port::None => None,
     };
@@ -201,7 +204,7 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
             cpu_milli: (cpus * 1000.0) as u64,
             memory_bytes,
             gpu_milli: (config.gpus * 1000.0) as u64,
-            custom: BTreeMap::new(),
+            custom: config.custom.clone(),
         },
         labels: config.labels,
         python: python.map(|p| p.version).unwrap_or_default(),

@@ -301,7 +301,7 @@ impl Runtime {
         if newer || !self.inner.starting.lock().begin(&id, epoch, &agent, &start.owner) {
             return;
         }
-        self.end(&id, None, false).await;
+        self.end(&id, None, false, None).await;
         let memos = SharedMemos::inherited(start.answered.clone());
         let built = self.build(&start, &memos).await;
         let mut starting = self.inner.starting.lock();
@@ -462,7 +462,8 @@ impl Runtime {
         let coming = self.inner.starting.lock().stop(&id, Epoch(stop.epoch)).map(|one| one.owner);
         let live = self.inner.actors.lock().get(&id).filter(|c| c.epoch.0 == stop.epoch).map(|c| c.owner.clone());
         let owner = coming.or(live);
-        self.end(&id, Some(Epoch(stop.epoch)), stop.drain).await;
+        let within = (stop.within_ms > 0).then(|| Duration::from_millis(stop.within_ms));
+        self.end(&id, Some(Epoch(stop.epoch)), stop.drain, within).await;
         if let (true, Some(owner)) = (stop.drain, owner) {
             self.inner.report(actor_report(&stop.actor, stop.epoch, &owner, v1::actor_report::State::Stopped));
         }
@@ -475,10 +476,24 @@ impl Runtime {
             && self.inner.ending.load(Ordering::Acquire) == 0
     }
 
-    async fn end(&self, id: &ActorId, epoch: Option<Epoch>, drain: bool) {
+    /// Ends an actor; with `drain` it finishes what it has first, `within` a time where there is one, and its state is kept.
+    async fn end(&self, id: &ActorId, epoch: Option<Epoch>, drain: bool, within: Option<Duration>) {
         let Some(cell) = self.inner.take_out(id, epoch) else { return };
         if drain {
-            cell.drained().await;
+            let drained = cell.drained();
+            let all = match within {
+                Some(within) => tokio::time::timeout(within, drained).await.is_ok(),
+                None => {
+                    drained.await;
+                    true
+                }
+            };
+            if !all {
+                tracing::info!(actor = %id, "calls that go on are ended: their actor moves");
+                if let Some(mailbox) = &cell.mailbox {
+                    mailbox.kill();
+                }
+            }
             if let Err(error) = self.inner.save(id, &cell).await {
                 tracing::warn!(actor = %id, %error, "the state of an actor could not be kept");
             }
@@ -518,7 +533,7 @@ impl Runtime {
     async fn end_all(&self) {
         let all: Vec<_> = self.inner.actors.lock().keys().cloned().collect();
         for id in all {
-            self.end(&id, None, false).await;
+            self.end(&id, None, false, None).await;
         }
         let lanes: Vec<_> = self.inner.lanes.lock().iter().filter_map(Weak::upgrade).collect();
         lanes.iter().for_each(|lane| lane.cancel_all());

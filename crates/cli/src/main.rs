@@ -1,7 +1,14 @@
 //! `covey`: one binary for everything. Each command is a file in `commands`.
 
+// They panic when nobody reads what is written; `out` has what does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+#[macro_use]
+mod out;
+
 mod agent_file;
 mod commands;
+mod tiny_model;
 
 use clap::{Parser, Subcommand};
 use covey_domain::Error;
@@ -97,6 +104,7 @@ fn main() -> std::process::ExitCode {
     }
     let serving = matches!(cli.command, Command::Up(_) | Command::Head(_) | Command::Worker(_));
     if serving {
+        out::serves();
         // Whatever is written is its user's alone; processes of agents have the usual mask again.
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
         files();
@@ -109,7 +117,7 @@ fn main() -> std::process::ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: failed to start the runtime: {error}");
+            errln!("error: failed to start the runtime: {error}");
             return std::process::ExitCode::from(70);
         }
     };
@@ -165,13 +173,13 @@ fn files() {
     let limit = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     if let Err(error) = raised {
-        eprintln!("note: this process has {:?} files, and not more: {error}", limit.current);
+        errln!("note: this process has {:?} files, and not more: {error}", limit.current);
     }
 }
 
 fn report(error: &Error) {
-    eprintln!("error: {}", error.message);
+    errln!("error: {}", error.message);
     if let Some(hint) = &error.hint {
-        eprintln!("  hint: {hint}");
+        errln!("  hint: {hint}");
     }
 }

@@ -111,6 +111,19 @@ pub struct NewTask {
     pub model: String,
 }
 
+/// How long a port has to answer the first word.
+const FIRST_ANSWER: Duration = Duration::from_secs(10);
+
+/// Somebody listens there, who does not speak as a head does.
+fn not_a_head(address: &str, what: &str) -> Error {
+    let what = if what.is_empty() { "it closes the connection" } else { what };
+    let text = format!("what listens at `{address}` is no head that speaks without TLS: {what}");
+    Error::unavailable(text).hint(
+        "`covey up` and `covey head` print a head's address; does it speak TLS? then its address carries a fingerprint: \
+         `covey token --address` prints it",
+    )
+}
+
 impl Client {
     /// Connects to `host:port`, or `host:port#fingerprint` where the head speaks TLS (`covey://` may stand before both),
     /// with a key. Workers that cannot be dialled are reached through the mesh, where the head has one.
@@ -118,13 +131,13 @@ impl Client {
         let at: PinnedAddress = address.parse()?;
         let mut client = Self::connect_as(&at, key, None).await?;
         if at.pin.is_none() {
-            // A port that speaks only TLS takes the connection and breaks it at the first word.
-            let first = client.rpc.clone().list_stores(v1::Empty {}).await;
+            // A port that speaks only TLS, or another protocol, takes the connection and breaks it at the first word.
+            let mut rpc = client.rpc.clone();
+            let first = tokio::time::timeout(FIRST_ANSWER, rpc.list_stores(v1::Empty {})).await;
+            let first = first.unwrap_or_else(|_| Err(Status::unavailable("it says nothing")));
             if let Err(error) = first.map_err(|s| from_status(&s)) {
                 return Err(match error.kind {
-                    ErrorKind::Unavailable => error.hint(
-                        "does the head speak TLS? then its address carries a fingerprint: `covey token --address` prints it",
-                    ),
+                    ErrorKind::Unavailable => not_a_head(&at.address, &error.message),
                     _ => error,
                 });
             }
@@ -405,9 +418,11 @@ impl Client {
         }))
     }
 
-    /// Begins to empty a node, by id or name; gives its id. It is empty once its status lists no actors.
-    pub async fn drain(&self, node: &str) -> Result<String, Error> {
-        let request = v1::DrainNodeRequest { node: node.to_owned() };
+    /// Begins to empty a node, by id or name; gives its id. It is empty once its status lists no actors. Calls under way are
+    /// ended after `within`, or after the head's own time (30 s).
+    pub async fn drain(&self, node: &str, within: Option<Duration>) -> Result<String, Error> {
+        let within_ms = within.map_or(0, |t| (t.as_millis() as u64).max(1));
+        let request = v1::DrainNodeRequest { node: node.to_owned(), within_ms };
         Ok(self.verb::<v1::DrainNodeReply>("DrainNode", &request).await?.node)
     }
 

@@ -1,6 +1,7 @@
 //! Emptying a node: it takes nothing new, and what it has finishes its calls and moves.
 //!
-//! An actor is told to stop once what it accepted is answered, and to keep its state. Callers wait meanwhile; what
+//! An actor is told to stop once what it accepted is answered, and to keep its state. That has a time, since a stream may have
+//! no end: what goes on then is ended, and its caller told so. Callers wait meanwhile; what
 //! reaches the old place is refused unrun and comes after them. When the worker says that it stopped, it starts anew
 //! elsewhere. Actors that run tasks are let finish and are not moved: others take what is queued, and what waits for an
 //! answer from outside is run again elsewhere, where it will ask the same.
@@ -12,9 +13,12 @@ use crate::{
     head::Head,
 };
 
+/// How long calls of an actor that moves may go on, where nobody says otherwise.
+pub const MOVE_WITHIN_MS: u64 = 30_000;
+
 impl Head {
-    /// Begins to empty a node, by id or by name. Gives its id.
-    pub fn drain(&mut self, node: &str, now: Millis) -> Result<NodeId, Error> {
+    /// Begins to empty a node, by id or by name; calls under way end within a time. Gives its id.
+    pub fn drain(&mut self, node: &str, within_ms: u64, now: Millis) -> Result<NodeId, Error> {
         let found = self.nodes.iter().find(|(id, n)| id.as_str() == node || (n.hello.name == node && n.is_live()));
         let id = found.map(|(id, _)| id.clone()).ok_or_else(|| {
             let known: Vec<_> = self.nodes.values().filter(|n| n.is_live()).map(|n| n.hello.name.clone()).collect();
@@ -26,13 +30,13 @@ impl Head {
         self.placer.remove(&id);
         let actors: Vec<_> = self.nodes.get(&id).into_iter().flat_map(|n| n.actors.iter().cloned()).collect();
         for actor in actors {
-            self.move_off(&actor, &id, now);
+            self.move_off(&actor, &id, within_ms, now);
         }
         self.settle(now);
         Ok(id)
     }
 
-    fn move_off(&mut self, id: &ActorId, node: &NodeId, now: Millis) {
+    fn move_off(&mut self, id: &ActorId, node: &NodeId, within_ms: u64, now: Millis) {
         let Some(actor) = self.directory.actors.get_mut(id) else { return };
         match (&actor.state, &actor.owner) {
             (ActorState::Dead { .. }, _) => {}
@@ -48,7 +52,7 @@ impl Head {
                 self.end_if_emptied(id, now);
             }
             (ActorState::Pending { .. } | ActorState::Starting | ActorState::Live, _) => {
-                self.move_to_another(id, node, "moving to another node".to_owned());
+                self.move_to_another(id, node, "moving to another node".to_owned(), within_ms);
             }
         }
     }

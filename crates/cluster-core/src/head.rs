@@ -160,6 +160,8 @@ pub enum Command {
         epoch: Epoch,
         /// Let it finish what it has.
         drain: bool,
+        /// But not for longer than this: what goes on then is ended. `None` = as long as it takes.
+        within_ms: Option<u64>,
     },
     /// Run a task.
     Run {
@@ -773,7 +775,7 @@ impl Head {
             self.leave_topics(id);
         }
         if let Some(node) = node {
-            self.out.push_back(Output::Send(node, Command::Stop { actor: id.clone(), epoch, drain }));
+            self.out.push_back(Output::Send(node, Command::Stop { actor: id.clone(), epoch, drain, within_ms: None }));
         }
         let route = if drain { Route::Draining(error.clone()) } else { Route::Gone(error.clone()) };
         self.out.push_back(Output::Route(id.clone(), route));

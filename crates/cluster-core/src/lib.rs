@@ -33,4 +33,5 @@ mod turns;
 mod unserved;
 mod virtuals;
 
+pub use drain::MOVE_WITHIN_MS;
 pub use head::{Head, HeadConfig, Output};

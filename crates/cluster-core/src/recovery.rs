@@ -6,6 +6,7 @@ use covey_domain::{ActorId, Epoch, Error, ErrorKind, Millis, NodeId};
 
 use crate::{
     directory::{ActorState, Owner},
+    drain::MOVE_WITHIN_MS,
     head::{Command, Head, Output, Route, Write, life_in_store},
     membership::{HeldTask, LivingActor, Member},
 };
@@ -35,7 +36,8 @@ impl Head {
                 Claim::Adopt(owner) => self.adopt(node, actor, owner, now),
                 Claim::Newer => self.readopt(node, actor, now),
                 Claim::Stale => {
-                    let stop = Command::Stop { actor: actor.actor.clone(), epoch: actor.epoch, drain: false };
+                    let stop =
+                        Command::Stop { actor: actor.actor.clone(), epoch: actor.epoch, drain: false, within_ms: None };
                     self.out.push_back(Output::Send(node.clone(), stop));
                 }
             }
@@ -118,7 +120,8 @@ impl Head {
         let Some(known) = self.directory.actors.get_mut(&living.actor) else { return };
         if known.moving {
             let (actor, epoch) = (living.actor.clone(), living.epoch);
-            self.out.push_back(Output::Send(node.clone(), Command::Stop { actor, epoch, drain: true }));
+            let within_ms = Some(MOVE_WITHIN_MS);
+            self.out.push_back(Output::Send(node.clone(), Command::Stop { actor, epoch, drain: true, within_ms }));
         } else if !living.starting {
             known.state = ActorState::Live;
             let route = Route::At { node: node.clone(), epoch: living.epoch };

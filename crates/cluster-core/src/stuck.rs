@@ -8,6 +8,7 @@ use covey_domain::{ActorId, Error, ErrorKind, Millis, NodeId, Resources};
 
 use crate::{
     directory::{ActorState, Owner},
+    drain::MOVE_WITHIN_MS,
     head::{Head, Output, Route},
     membership::Node,
 };
@@ -29,7 +30,7 @@ impl Head {
         } else if actor.state == ActorState::Live {
             let why = format!("moving to another process: {why}");
             actor.last_loss = Some(why.clone());
-            self.move_to_another(id, node, why);
+            self.move_to_another(id, node, why, MOVE_WITHIN_MS);
         }
     }
 
@@ -78,15 +79,16 @@ impl Head {
         self.end_actor(id, error, false, now);
     }
 
-    /// Tells an actor to finish what it has and keep its state; it starts anew when it has.
-    pub(crate) fn move_to_another(&mut self, id: &ActorId, node: &NodeId, why: String) {
+    /// Tells an actor to finish what it has within a time and keep its state; it starts anew when it has.
+    pub(crate) fn move_to_another(&mut self, id: &ActorId, node: &NodeId, why: String, within_ms: u64) {
         let Some(actor) = self.directory.actors.get_mut(id) else { return };
         actor.moving = true;
         // No call is routed there and no task assigned any more.
         actor.state = ActorState::Starting;
         let (actor, epoch) = (id.clone(), actor.epoch);
         self.out.push_back(Output::Route(actor.clone(), Route::Moving(why)));
-        self.out.push_back(Output::Send(node.clone(), crate::head::Command::Stop { actor, epoch, drain: true }));
+        let stop = crate::head::Command::Stop { actor, epoch, drain: true, within_ms: Some(within_ms) };
+        self.out.push_back(Output::Send(node.clone(), stop));
     }
 }
 

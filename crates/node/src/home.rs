@@ -44,17 +44,17 @@ pub fn write_private(path: &Path, body: &[u8]) -> io::Result<()> {
 }
 
 /// The address by which others reach who listens on `bound`: itself, or for "all addresses" the one that this machine
-/// uses towards the network.
-pub fn reachable(bound: IpAddr) -> String {
+/// uses towards the network; `None` where it has no route to one.
+pub fn reachable(bound: IpAddr) -> Option<IpAddr> {
     if !bound.is_unspecified() {
-        return bound.to_string();
+        return Some(bound);
     }
     // No packet is sent: connecting a UDP socket only asks the routing table. 192.0.2.0/24 is for documentation.
     let outward = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
         socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
         socket.local_addr()
     });
-    outward.as_ref().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), SocketAddr::ip).to_string()
+    outward.as_ref().ok().map(SocketAddr::ip).filter(|ip| !ip.is_loopback())
 }
 
 /// `host:port`, with brackets where the host is an IPv6 address.

@@ -6,7 +6,9 @@ use tracing_subscriber::EnvFilter;
 pub fn init(default: &str) {
     let filter =
         EnvFilter::try_from_env("COVEY_LOG").unwrap_or_else(|_| EnvFilter::new(format!("{default},libp2p=warn")));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A process whose standard error nobody reads goes on: what cannot be written is not told there either.
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     // A second init (several nodes in one test process) keeps the first.
     let _ = match std::env::var("COVEY_LOG_FORMAT").as_deref() {
         Ok("json") => builder.json().try_init(),

@@ -1399,8 +1399,12 @@ pub struct StopActor {
     pub actor: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
     pub epoch: u64,
+    /// it finishes what it has, and keeps its state
     #[prost(bool, tag = "3")]
     pub drain: bool,
+    /// what goes on then is ended; 0 = as long as it takes
+    #[prost(uint64, tag = "4")]
+    pub within_ms: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RunTask {
@@ -2218,6 +2222,9 @@ pub struct EventBatch {
 pub struct DrainNodeRequest {
     #[prost(string, tag = "1")]
     pub node: ::prost::alloc::string::String,
+    /// calls under way are ended then; 0 = the head's own time
+    #[prost(uint64, tag = "2")]
+    pub within_ms: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DrainNodeReply {

@@ -48,9 +48,9 @@ pub(crate) async fn run(command: Command) -> Result<(), Error> {
     let calls = client.calls_without_session().await?;
     // The first request loads the model.
     ask(&calls, &args, 0, 0).await?;
-    println!("{}: prompts of {} tokens ({} shared), answers of {}", args.model, args.prompt, args.shared, args.tokens);
-    println!("| at once | requests | made t/s | prompt t/s | first token p50 / p95 ms | between tokens p50 / p95 ms |");
-    println!("|---:|---:|---:|---:|---:|---:|");
+    outln!("{}: prompts of {} tokens ({} shared), answers of {}", args.model, args.prompt, args.shared, args.tokens);
+    outln!("| at once | requests | made t/s | prompt t/s | first token p50 / p95 ms | between tokens p50 / p95 ms |");
+    outln!("|---:|---:|---:|---:|---:|---:|");
     for (row, at_once) in args.at_once.iter().enumerate() {
         let requests = args.requests.unwrap_or(at_once * 4);
         let begin = Instant::now();
@@ -66,7 +66,7 @@ pub(crate) async fn run(command: Command) -> Result<(), Error> {
         let made = requests as f64 * f64::from(args.tokens) / took;
         let read = (requests * args.prompt) as f64 / took;
         let (first, between) = (quantiles(first), quantiles(between));
-        println!("| {at_once} | {requests} | {made:.1} | {read:.0} | {first} | {between} |");
+        outln!("| {at_once} | {requests} | {made:.1} | {read:.0} | {first} | {between} |");
     }
     // Workers tell once a second.
     tokio::time::sleep(Duration::from_millis(1_200)).await;
@@ -74,7 +74,7 @@ pub(crate) async fn run(command: Command) -> Result<(), Error> {
         for model in node.models.iter().filter(|m| m.name == args.model) {
             let Some(e) = &model.engine else { continue };
             let share = |part: u64, whole: u64| 100.0 * part as f64 / whole.max(1) as f64;
-            println!(
+            outln!(
                 "{}: {} steps, {:.1} tokens made a step, {:.0} % of prompt tokens from the prefix cache, {:.0} % of {} guesses \
                  right, {} preemptions, {} blocks of keys and values ({:.0} % hold prefixes), {:.0} MiB",
                 node.name,

@@ -18,10 +18,10 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
     if !client.agents().await?.iter().any(|a| a.name.as_str() == args.agent) {
         return Err(Error::not_found("agent", &args.agent).hint("`covey agents` lists them"));
     }
-    eprintln!("{} · an empty line or Ctrl-D ends", args.agent);
+    errln!("{} · an empty line or Ctrl-D ends", args.agent);
     let mut context = String::new();
     loop {
-        eprint!("> ");
+        err!("> ");
         let _ = std::io::stderr().flush();
         let line = tokio::task::spawn_blocking(|| {
             let mut line = String::new();

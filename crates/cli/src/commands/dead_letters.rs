@@ -19,7 +19,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
                 "method": letter.method, "bytes": letter.bytes,
                 "attempts": letter.attempts, "error": letter.error,
             });
-            println!("{line}");
+            outln!("{line}");
             continue;
         }
         let ago = super::seconds_since(letter.at_ms);
@@ -27,7 +27,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
             true => format!("call {}.{} ({} bytes) of {}", letter.agent, letter.method, letter.bytes, letter.actor),
             false => format!("task {} ({}.{})", letter.task, letter.agent, letter.method),
         };
-        println!("{ago} s ago · {what} · tried {} times · {}", letter.attempts, letter.error);
+        outln!("{ago} s ago · {what} · tried {} times · {}", letter.attempts, letter.error);
     }
     Ok(())
 }

@@ -21,14 +21,14 @@ pub(crate) enum Finding {
 
 pub(crate) async fn run(args: Args) -> Result<(), Error> {
     if !args.store.json {
-        println!("this machine");
+        outln!("this machine");
         for finding in machine::look() {
             match finding {
-                Finding::Good(text) => println!("  ok    {text}"),
-                Finding::Less(text) => println!("  note  {text}"),
+                Finding::Good(text) => outln!("  ok    {text}"),
+                Finding::Less(text) => outln!("  note  {text}"),
             }
         }
-        println!("the head's store");
+        outln!("the head's store");
     }
     upkeep::doctor(args.store).await
 }

@@ -10,7 +10,10 @@ use covey_domain::{Error, ErrorKind};
 pub(crate) struct Args {
     /// Id or name of the node
     node: String,
-    /// Give up after this many seconds
+    /// Calls under way have so many seconds; then they end, and their callers are told so
+    #[arg(long, default_value_t = 30)]
+    grace_s: u64,
+    /// Give up waiting after this many seconds
     #[arg(long, default_value_t = 60)]
     timeout_s: u64,
     /// Do not wait until it is empty
@@ -20,7 +23,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> Result<(), Error> {
     let client = Client::connect_default().await?;
-    let node = client.drain(&args.node).await?;
+    let node = client.drain(&args.node, Some(Duration::from_secs(args.grace_s))).await?;
     if args.no_wait {
         return Ok(());
     }
@@ -29,7 +32,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
         let status = client.status().await?;
         let left = status.nodes.iter().find(|n| n.id.as_str() == node).map_or(0, |n| n.actors);
         if left == 0 {
-            println!("{} is empty", args.node);
+            outln!("{} is empty", args.node);
             return Ok(());
         }
         if begin.elapsed() > Duration::from_secs(args.timeout_s) {

@@ -30,7 +30,7 @@ pub(crate) fn run(args: &Args) -> ! {
     if let Some(policy) = &args.policy {
         let policy = serde_json::from_str(policy).map_err(|e| e.to_string());
         if let Err(error) = policy.and_then(|policy| covey_sandbox::enter(&policy)) {
-            eprintln!(
+            errln!(
                 "error: failed to isolate `{}`: {error}; `covey doctor` says what this machine can do",
                 args.command[0]
             );
@@ -38,7 +38,7 @@ pub(crate) fn run(args: &Args) -> ! {
         }
     }
     let error = std::process::Command::new(&args.command[0]).args(&args.command[1..]).exec();
-    eprintln!("error: failed to run `{}`: {error}", args.command[0]);
+    errln!("error: failed to run `{}`: {error}", args.command[0]);
     // As a shell says it.
     std::process::exit(127)
 }

@@ -166,14 +166,14 @@ async fn submit(client: &Client, args: Submit) -> Result<(), Error> {
     };
     let id = TaskId::from(client.submit(task).await?.task);
     if args.detach {
-        println!("{id}");
+        outln!("{id}");
         return Ok(());
     }
-    eprintln!("job {id}");
+    errln!("job {id}");
     tokio::select! {
         result = logs(client, &id, true) => result,
         _ = tokio::signal::ctrl_c() => {
-            eprintln!("\nthe job goes on: `covey job logs -f {id}`, `covey job stop {id}`");
+            errln!("\nthe job goes on: `covey job logs -f {id}`, `covey job stop {id}`");
             Ok(())
         }
     }
@@ -190,7 +190,7 @@ async fn list(client: &Client, args: &Ls) -> Result<(), Error> {
 
 fn line(job: &TaskRecord) {
     let ago = super::seconds_since(job.created_ms);
-    println!("{} · {} · {ago} s ago · {}", job.id, job.state.name(), job.input.text());
+    outln!("{} · {} · {ago} s ago · {}", job.id, job.state.name(), job.input.text());
 }
 
 /// Prints what a job printed; with `follow` to its end, and ends as it did.
@@ -199,19 +199,13 @@ async fn logs(client: &Client, id: &TaskId, follow: bool) -> Result<(), Error> {
     let over = follow || client.task(id).await?.state.is_terminal();
     let last = if over { u64::MAX } else { client.last_event(id).await? };
     let mut events = Box::pin(client.subscribe(id, 0).await?);
-    let mut out = std::io::stdout();
     while last > 0
         && let Some(envelope) = events.next().await
     {
         let envelope = envelope?;
         match envelope.event {
-            // Whoever read this may have gone.
-            TaskEvent::PartDelta { delta: Delta::Text(text), .. }
-                if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() =>
-            {
-                return Ok(());
-            }
-            TaskEvent::StepReset { .. } => eprintln!("(the worker was lost)"),
+            TaskEvent::PartDelta { delta: Delta::Text(text), .. } => crate::out::bytes(text.as_bytes()),
+            TaskEvent::StepReset { .. } => errln!("(the worker was lost)"),
             TaskEvent::Finished { outcome, .. } if follow => {
                 return match outcome {
                     Outcome::Completed { .. } => Ok(()),

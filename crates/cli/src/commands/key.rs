@@ -47,10 +47,10 @@ pub(crate) async fn run(command: Command) -> Result<(), Error> {
         Command::Add { caller, agents, models, for_ms } => {
             let known = client.agents().await?;
             if let Some(missing) = agents.iter().find(|name| !known.iter().any(|a| a.name.as_str() == name.as_str())) {
-                eprintln!("(there is no agent `{missing}` yet)");
+                errln!("(there is no agent `{missing}` yet)");
             }
             let ask = AddKeyRequest { caller, agents, models, for_ms: for_ms.unwrap_or(0) };
-            println!("{}", client.add_key(ask).await?);
+            outln!("{}", client.add_key(ask).await?);
         }
         Command::Ls { json } => {
             for key in client.keys().await? {
@@ -60,7 +60,7 @@ pub(crate) async fn run(command: Command) -> Result<(), Error> {
                         "caller": key.caller, "agents": key.agents, "models": key.models, "made_ms": key.made_ms,
                         "until_ms": until_ms,
                     });
-                    println!("{line}");
+                    outln!("{line}");
                     continue;
                 }
                 let agents = if key.agents.is_empty() { "all agents".to_owned() } else { key.agents.join(", ") };
@@ -70,13 +70,13 @@ pub(crate) async fn run(command: Command) -> Result<(), Error> {
                     until if super::seconds_since(until) > 0 => " · its time is over".to_owned(),
                     until => format!(" · for {} s", super::seconds_until(until)),
                 };
-                println!("{} · {agents}{models} · {} s ago{until}", key.caller, super::seconds_since(key.made_ms));
+                outln!("{} · {agents}{models} · {} s ago{until}", key.caller, super::seconds_since(key.made_ms));
             }
         }
         Command::Rm { caller } => client.remove_key(&caller).await?,
         Command::Rotate { what } => match client.rotate_key(&what).await?.as_str() {
-            "" => eprintln!("(workers are given new credentials as they come back)"),
-            key => println!("{key}"),
+            "" => errln!("(workers are given new credentials as they come back)"),
+            key => outln!("{key}"),
         },
     }
     Ok(())

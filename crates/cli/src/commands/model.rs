@@ -73,11 +73,11 @@ fn mib(bytes: u64) -> String {
 async fn ls() -> Result<(), Error> {
     for model in model_folders().iter().flat_map(|f| covey_inference::discover(f)) {
         let size = mib(model.bytes);
-        println!("{} · {} · {} · {size} · {}", model.name, model.family, model.task, model.path.display());
+        outln!("{} · {} · {} · {size} · {}", model.name, model.family, model.task, model.path.display());
     }
     let Ok(client) = Client::connect_default().await else { return Ok(()) };
     for node in client.status().await?.nodes.iter().filter(|n| n.state == "live") {
-        println!("served by {}:", node.name);
+        outln!("served by {}:", node.name);
         for model in &node.models {
             let state = match &model.engine {
                 Some(engine) => {
@@ -91,7 +91,7 @@ async fn ls() -> Result<(), Error> {
                 None if model.loaded => "loaded".to_owned(),
                 None => "on disk".to_owned(),
             };
-            println!("  {} · {state}", model.name);
+            outln!("  {} · {state}", model.name);
         }
     }
     Ok(())
@@ -121,7 +121,7 @@ async fn order(client: &Client, method: &str, model: &str, nodes: &[&NodeStatus]
     for node in nodes {
         let order = ModelOrder { model: model.into(), node: node.id.clone() };
         calls.value(Target::Model(model.to_owned()), method, covey_proto::payload_json(&order)).await?;
-        println!("{model} is {} the memory of {}", if method == "load" { "in" } else { "out of" }, node.name);
+        outln!("{model} is {} the memory of {}", if method == "load" { "in" } else { "out of" }, node.name);
     }
     Ok(())
 }
@@ -220,6 +220,6 @@ fn add(path: &Path, name: Option<String>) -> Result<(), Error> {
         }
     }
     fs::rename(&draft, &target).map_err(failed)?;
-    println!("{name} is in {}; workers on this machine serve it within seconds", target.display());
+    outln!("{name} is in {}; workers on this machine serve it within seconds", target.display());
     Ok(())
 }

@@ -1,7 +1,5 @@
 //! `covey status`, `covey agents`.
 
-use std::io::Write as _;
-
 use covey_client::Client;
 use covey_domain::{AgentKind, Error, status::ActorFilter};
 use futures::StreamExt as _;
@@ -38,7 +36,7 @@ pub(crate) struct AgentsArgs {
 }
 
 pub(crate) fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Error> {
-    println!("{}", serde_json::to_string_pretty(value).map_err(|e| Error::internal(e.to_string()))?);
+    outln!("{}", serde_json::to_string_pretty(value).map_err(|e| Error::internal(e.to_string()))?);
     Ok(())
 }
 
@@ -48,9 +46,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
     if args.json {
         return print_json(&status);
     }
-    println!("head {} · version {} · up {} s", client.address(), status.version, status.uptime_s);
+    outln!("head {} · version {} · up {} s", client.address(), status.version, status.uptime_s);
     for node in &status.nodes {
-        println!(
+        outln!(
             "node {} · {} · cpus {:.1}/{:.1} free · {} running, {} done · pid {}",
             node.name,
             node.state,
@@ -61,7 +59,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
             node.pid
         );
         for model in &node.models {
-            println!(
+            outln!(
                 "  model {} ({}, {}{})",
                 model.name,
                 model.family,
@@ -72,17 +70,17 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
     }
     let live = status.actors.iter().filter(|a| a.state != "dead");
     for actor in live {
-        println!("actor {} · {} · {} · restarts {}", actor.id, actor.agent, actor.state, actor.restarts);
+        outln!("actor {} · {} · {} · restarts {}", actor.id, actor.agent, actor.state, actor.restarts);
     }
     let shown = status.actors.len() as u64;
     let all: u64 = status.actor_counts.values().sum();
     if all > shown {
-        println!("… {} more; `covey actors` lists all", all - shown);
+        outln!("… {} more; `covey actors` lists all", all - shown);
     }
     let tasks: Vec<_> = status.tasks.iter().map(|(state, n)| format!("{n} {state}")).collect();
-    println!("tasks {}", if tasks.is_empty() { "none".to_owned() } else { tasks.join(", ") });
+    outln!("tasks {}", if tasks.is_empty() { "none".to_owned() } else { tasks.join(", ") });
     for pending in &status.pending {
-        println!("pending {}: {}", pending.what, pending.why);
+        outln!("pending {}: {}", pending.what, pending.why);
     }
     Ok(())
 }
@@ -100,7 +98,7 @@ pub(crate) async fn agents(args: AgentsArgs) -> Result<(), Error> {
             AgentKind::A2a(_) => "a2a",
         };
         let skills: Vec<_> = agent.skills.iter().map(|s| s.id.as_str()).collect();
-        println!(
+        outln!(
             "{} ({kind}) · {} · skills: {}",
             agent.name,
             agent.description.lines().next().unwrap_or(""),
@@ -119,7 +117,6 @@ pub(crate) async fn actors(args: ActorsArgs) -> Result<(), Error> {
     }
     let (agent, state) = (args.agent.unwrap_or_default(), args.state.unwrap_or_default());
     let mut actors = Box::pin(client.actors(ActorFilter { agent, state, node, name: String::new() }));
-    let mut out = std::io::BufWriter::new(std::io::stdout());
     while let Some(actor) = actors.next().await {
         let actor = actor?;
         let line = if args.json {
@@ -129,10 +126,7 @@ pub(crate) async fn actors(args: ActorsArgs) -> Result<(), Error> {
             let why = actor.why.map(|why| format!(" · {why}")).unwrap_or_default();
             format!("{}{name} · {} · {} · restarts {}{why}", actor.id, actor.agent, actor.state, actor.restarts)
         };
-        if writeln!(out, "{line}").is_err() {
-            // Whoever read this has gone.
-            return Ok(());
-        }
+        outln!("{line}");
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `covey submit` and `covey answer`.
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::io::{BufRead as _, IsTerminal as _};
 
 use covey_client::{Client, NewTask};
 use covey_domain::{
@@ -74,10 +74,10 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
     };
     let made = client.submit(task).await?;
     if args.detach {
-        println!("{}", made.task);
+        outln!("{}", made.task);
         return Ok(());
     }
-    eprintln!("task {}", made.task);
+    errln!("task {}", made.task);
     let id = TaskId::from(made.task.as_str());
     tokio::select! {
         result = show(&client, &id, 0) => result,
@@ -97,16 +97,16 @@ pub(crate) async fn show(client: &Client, id: &TaskId, after: u64) -> Result<(),
         answer.push(&event);
         match &event {
             TaskEvent::PartDelta { delta: Delta::Text(text), .. } => {
-                print!("{text}");
-                let _ = std::io::stdout().flush();
+                out!("{text}");
+                crate::out::flush();
             }
-            TaskEvent::PartDelta { delta: Delta::Data(value), .. } => println!("{value}"),
-            TaskEvent::StepReset { .. } => eprintln!("\n(the worker was lost; trying again)"),
+            TaskEvent::PartDelta { delta: Delta::Data(value), .. } => outln!("{value}"),
+            TaskEvent::StepReset { .. } => errln!("\n(the worker was lost; trying again)"),
             TaskEvent::InterruptRaised { kind, prompt, options, .. } => {
                 ask(kind, prompt, options);
                 match std::io::stdin().is_terminal() {
                     true => tell(client.clone(), id.clone()),
-                    false => eprintln!("(answer with `covey answer {id} TEXT`)"),
+                    false => errln!("(answer with `covey answer {id} TEXT`)"),
                 }
             }
             _ => {}
@@ -115,9 +115,9 @@ pub(crate) async fn show(client: &Client, id: &TaskId, after: u64) -> Result<(),
     match &answer.outcome {
         Some(Outcome::Completed { .. }) => {
             if answer.text.is_empty() && answer.data.is_empty() {
-                print!("{}", answer.display());
+                out!("{}", answer.display());
             }
-            println!();
+            outln!();
             Ok(())
         }
         Some(Outcome::Failed { error }) => Err(error.clone()),
@@ -133,14 +133,14 @@ pub(crate) async fn show(client: &Client, id: &TaskId, after: u64) -> Result<(),
 
 /// Shows a question, beside the answer.
 fn ask(kind: &InterruptKind, prompt: &str, options: &[Choice]) {
-    eprintln!("\n? {prompt}");
+    errln!("\n? {prompt}");
     if let InterruptKind::Auth { url: Some(url) } = kind {
-        eprintln!("  {url}");
+        errln!("  {url}");
     }
     for option in options {
         match option.id == option.label {
-            true => eprintln!("  {}", option.id),
-            false => eprintln!("  {} · {}", option.id, option.label),
+            true => errln!("  {}", option.id),
+            false => errln!("  {} · {}", option.id, option.label),
         }
     }
 }
@@ -156,7 +156,7 @@ fn tell(client: Client, task: TaskId) {
         }
         let said = runtime.block_on(client.say(&task, &[Content::Text(line.trim().to_owned())], ""));
         if let Err(error) = said {
-            eprintln!("(not said: {})", error.message);
+            errln!("(not said: {})", error.message);
         }
     });
 }

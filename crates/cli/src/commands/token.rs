@@ -26,7 +26,7 @@ pub(crate) async fn run(args: &Args) -> Result<(), Error> {
         let (address, key) = Credentials::find()?;
         let client = Client::connect(&address, &key).await?;
         let secret = client.add_join_token(args.once, args.for_ms.unwrap_or(0)).await?;
-        println!("{secret}@{address}");
+        outln!("{secret}@{address}");
         return Ok(());
     }
     let path = home::root().join("credentials.json");
@@ -38,9 +38,9 @@ pub(crate) async fn run(args: &Args) -> Result<(), Error> {
     let keys: Credentials = serde_json::from_slice(&body)
         .map_err(|e| Error::invalid(format!("failed to read `{}`: {e}", path.display())))?;
     match args {
-        Args { admin: true, .. } => println!("{}", keys.admin_key),
-        Args { address: true, .. } => println!("{}", keys.pinned_address()),
-        _ => println!("{}", keys.join_token()),
+        Args { admin: true, .. } => outln!("{}", keys.admin_key),
+        Args { address: true, .. } => outln!("{}", keys.pinned_address()),
+        _ => outln!("{}", keys.join_token()),
     }
     Ok(())
 }

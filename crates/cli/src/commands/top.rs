@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fmt::Write as _,
-    io::{IsTerminal as _, Write as _},
+    io::IsTerminal as _,
     time::{Duration, Instant},
 };
 
@@ -42,7 +42,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
         }
         let picture = picture(&status, &usage, &rates, client.address());
         if !live {
-            print!("{picture}");
+            out!("{picture}");
             return Ok(());
         }
         show(&picture);
@@ -58,15 +58,15 @@ struct Screen;
 
 impl Screen {
     fn open() -> Self {
-        print!("\x1b[?1049h\x1b[?25l");
+        out!("\x1b[?1049h\x1b[?25l");
         Self
     }
 }
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        print!("\x1b[?25h\x1b[?1049l");
-        let _ = std::io::stdout().flush();
+        out!("\x1b[?25h\x1b[?1049l");
+        crate::out::flush();
     }
 }
 
@@ -80,8 +80,8 @@ fn show(picture: &str) {
         let _ = write!(out, "{cut}\x1b[K\r\n");
     }
     out.push_str("\x1b[J");
-    print!("{out}");
-    let _ = std::io::stdout().flush();
+    out!("{out}");
+    crate::out::flush();
 }
 
 fn bytes(count: u64) -> String {

@@ -98,10 +98,14 @@ pub(crate) struct WorkerArgs {
     /// GPUs to offer
     #[arg(long, default_value_t = 0.0)]
     gpus: f64,
+    /// Something else to offer, name=amount, which actors ask for by `resources`; may be given again
+    #[arg(long = "resource", value_parser = resource, value_name = "NAME=AMOUNT")]
+    resources: Vec<(String, u64)>,
     /// A label, key=value; may be given again
     #[arg(long = "label", value_parser = label)]
     labels: Vec<(String, String)>,
-    /// A folder with models; may be given again [default: $COVEY_MODELS, ./models, <home>/models]
+    /// A folder with models; may be given again [default: $COVEY_MODELS, ./models, <home>/models, and the model
+    /// `tiny` that comes with the command]
     #[arg(long = "models")]
     models: Vec<PathBuf>,
     /// What models that make text are computed on: auto, cpu, cuda, cuda:N, metal; builds for cards have the feature
@@ -195,6 +199,16 @@ pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     text.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())).ok_or_else(|| "use key=value".to_owned())
 }
 
+/// A name and an amount, in thousandths.
+fn resource(text: &str) -> Result<(String, u64), String> {
+    let (name, amount) = label(text)?;
+    let amount: f64 = amount.parse().map_err(|_| format!("`{amount}` is not an amount"))?;
+    if name.is_empty() || !(0.0..=1e12).contains(&amount) {
+        return Err("use name=amount, like licence=2".to_owned());
+    }
+    Ok((name, (amount * 1000.0).round() as u64))
+}
+
 fn origin(text: &str) -> Result<String, String> {
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     let good = rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(['/', '?', '#', '@']));
@@ -221,6 +235,7 @@ pub(crate) fn model_folders() -> Vec<PathBuf> {
         std::env::var_os("COVEY_MODELS").map(|v| std::env::split_paths(&v).collect()).unwrap_or_default();
     folders.push(PathBuf::from("models"));
     folders.push(covey_node::home::root().join("models"));
+    folders.extend(crate::tiny_model::folder());
     folders
 }
 
@@ -250,8 +265,9 @@ fn head_config(args: HeadArgs) -> Result<covey_head_node::Config, Error> {
 
 fn worker_config(args: WorkerArgs, head: PinnedAddress, secret: String) -> Result<covey_worker_node::Config, Error> {
     let mut config = covey_worker_node::Config::new(head, secret);
-    let folders = if args.models.is_empty() { model_folders() } else { args.models };
-    if let Some(missing) = folders.iter().find(|f| !f.is_dir()).filter(|f| !model_folders().contains(f)) {
+    let usual = model_folders();
+    let folders = if args.models.is_empty() { usual.clone() } else { args.models };
+    if let Some(missing) = folders.iter().find(|f| !f.is_dir()).filter(|f| !usual.contains(f)) {
         return Err(Error::invalid(format!("there is no models folder `{}`", missing.display()))
             .hint("a models folder holds a folder with config.json for each model, or .gguf files"));
     }
@@ -259,6 +275,7 @@ fn worker_config(args: WorkerArgs, head: PinnedAddress, secret: String) -> Resul
     config.cpus = args.cpus;
     config.memory = args.memory_mib.map(|m| m << 20);
     config.gpus = args.gpus;
+    config.custom = args.resources.into_iter().collect();
     config.labels = args.labels.into_iter().collect::<BTreeMap<_, _>>();
     config.python = args.python;
     config.port = match (args.listen, args.no_listen) {
@@ -305,11 +322,15 @@ fn worker_config(args: WorkerArgs, head: PinnedAddress, secret: String) -> Resul
 fn announce(head: &HeadNode) {
     let scheme = if head.credentials.pin.is_some() { "https" } else { "http" };
     let address = &head.credentials.address;
-    println!("covey head on {address}");
-    println!("  A2A card      {scheme}://{address}/.well-known/agent-card.json");
-    println!("  OpenAI API    {scheme}://{address}/v1");
-    println!("  credentials   {}", covey_node::home::root().join("credentials.json").display());
-    println!("  add a worker  covey token | covey worker --join -");
+    outln!("covey head on {address}");
+    outln!("  A2A card      {scheme}://{address}/.well-known/agent-card.json");
+    outln!("  OpenAI API    {scheme}://{address}/v1");
+    outln!("  credentials   {}", covey_node::home::root().join("credentials.json").display());
+    outln!("  add a worker  covey token | covey worker --join -");
+    if !head.is_reachable {
+        errln!("warning: this machine has no route to a network: others are told `{address}`, which is themselves");
+        errln!("  hint: `--advertise-head HOST` says by which name or address they reach it");
+    }
 }
 
 /// A head on loopback has nobody to bring together.

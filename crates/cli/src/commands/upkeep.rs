@@ -72,18 +72,18 @@ fn failed(what: &str, error: &(dyn std::error::Error + 'static)) -> Error {
 pub(crate) async fn doctor(args: DoctorArgs) -> Result<(), Error> {
     let path = data_or_default(args.data).join(STORE);
     if !args.json && !path.exists() {
-        println!("  note  there is none at `{}`", path.display());
+        outln!("  note  there is none at `{}`", path.display());
         return Ok(());
     }
     let mut report = upkeep::examine(&path).await.map_err(|e| failed("look at the store", &e))?;
     let is_sound = report.errors.is_empty();
     audit(&path.with_file_name(AUDIT), &mut report)?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report).map_err(|e| failed("write the report", &e))?);
+        outln!("{}", serde_json::to_string_pretty(&report).map_err(|e| failed("write the report", &e))?);
     } else {
-        report.about.iter().for_each(|text| println!("       {text}"));
-        report.warnings.iter().for_each(|text| println!("warn   {text}"));
-        report.errors.iter().for_each(|text| println!("ERROR  {text}"));
+        report.about.iter().for_each(|text| outln!("       {text}"));
+        report.warnings.iter().for_each(|text| outln!("warn   {text}"));
+        report.errors.iter().for_each(|text| outln!("ERROR  {text}"));
     }
     if report.errors.is_empty() {
         return Ok(());
@@ -129,7 +129,7 @@ pub(crate) async fn backup(args: BackupArgs) -> Result<(), Error> {
     let manifest = Manifest { version: env!("CARGO_PKG_VERSION").into(), at_ms, tasks: made.tasks, files };
     let body = serde_json::to_vec_pretty(&manifest).map_err(|e| failed("write the manifest", &e))?;
     covey_node::home::write_private(&to.join(MANIFEST), &body).map_err(io)?;
-    println!("{} tasks and {count} files are in {}", made.tasks, to.display());
+    outln!("{} tasks and {count} files are in {}", made.tasks, to.display());
     Ok(())
 }
 
@@ -165,7 +165,7 @@ pub(crate) async fn restore(args: RestoreArgs) -> Result<(), Error> {
     }
     fs::File::open(&data).and_then(|folder| folder.sync_all()).map_err(io)?;
     let tasks = upkeep::verify(&data.join(STORE)).await.map_err(|e| failed("check what was restored", &e))?;
-    println!("{tasks} tasks are in {}", data.display());
+    outln!("{tasks} tasks are in {}", data.display());
     Ok(())
 }
 

@@ -1,0 +1,70 @@
+//! What the commands print. Standard output may be a pipe whose reader has gone (`covey status | head -0`): a command is over
+//! then, and a server goes on without. `print!` and `println!` would panic, so nothing here uses them.
+
+use std::{
+    fmt::Arguments,
+    io::{ErrorKind, Write as _},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+static SERVES: AtomicBool = AtomicBool::new(false);
+
+/// This process is a server: what it prints is worth nothing to its clients.
+pub(crate) fn serves() {
+    SERVES.store(true, Ordering::Relaxed);
+}
+
+/// Writes to standard output, at once where it is a whole line.
+pub(crate) fn write(text: Arguments<'_>) {
+    done(std::io::stdout().lock().write_fmt(text));
+}
+
+/// Writes bytes to standard output; they leave at once.
+pub(crate) fn bytes(bytes: &[u8]) {
+    let mut out = std::io::stdout().lock();
+    done(out.write_all(bytes).and_then(|()| out.flush()));
+}
+
+/// What was printed without a newline leaves now.
+pub(crate) fn flush() {
+    done(std::io::stdout().lock().flush());
+}
+
+/// Writes to standard error; where nobody reads that either, there is nobody to tell.
+pub(crate) fn tell(text: Arguments<'_>) {
+    let _ = std::io::stderr().lock().write_fmt(text);
+}
+
+#[expect(clippy::exit, reason = "the reader has gone, and with it who could want the rest")]
+fn done(written: std::io::Result<()>) {
+    let Err(error) = written else { return };
+    if SERVES.load(Ordering::Relaxed) {
+        return;
+    }
+    if error.kind() == ErrorKind::BrokenPipe {
+        std::process::exit(0);
+    }
+    tell(format_args!("error: failed to write to standard output: {error}\n"));
+    std::process::exit(70);
+}
+
+/// Prints to standard output.
+macro_rules! out {
+    ($($text:tt)*) => { $crate::out::write(format_args!($($text)*)) };
+}
+
+/// Prints a line to standard output.
+macro_rules! outln {
+    () => { $crate::out::write(format_args!("\n")) };
+    ($($text:tt)*) => { $crate::out::write(format_args!("{}\n", format_args!($($text)*))) };
+}
+
+/// Prints to standard error.
+macro_rules! err {
+    ($($text:tt)*) => { $crate::out::tell(format_args!($($text)*)) };
+}
+
+/// Prints a line to standard error.
+macro_rules! errln {
+    ($($text:tt)*) => { $crate::out::tell(format_args!("{}\n", format_args!($($text)*))) };
+}
