@@ -1,6 +1,9 @@
 """What raises is tried again where that was asked for: calls, functions, jobs of pools, tasks."""
 
+import os
+
 import pytest
+from conftest import eventually
 
 import covey
 from covey import agent
@@ -148,3 +151,16 @@ def test_the_key_of_a_virtual_actor_reaches_its_constructor_by_any_name(cluster)
 
     assert Room.at("kitchen").about.remote().result(30) == ("kitchen", 3)
     assert Plain.at("x").about.remote().result(30) == 3
+
+
+def test_functions_that_crash_leave_no_actors_behind(cluster):
+    @covey.task(retries=0)
+    def crash():
+        os._exit(1)
+
+    for _ in range(4):
+        with pytest.raises(covey.ActorDied):
+            crash.remote().result(60)
+    # An actor that was started again for a pool that had given it up would have its CPU for good.
+    alive = lambda: [a for a in covey.actors(agent="covey.function") if a["state"] != "dead"]
+    eventually(lambda: not alive())

@@ -60,6 +60,9 @@ pub struct PoolSpec {
     pub concurrency: usize,
     /// Times a job is tried again after its actor died.
     pub retries: u32,
+    /// Jobs sent ahead to one actor at most, beyond its turns: 0 = none waits behind another while there are actors to be had.
+    /// `None` = as many as it does in [`AHEAD`].
+    pub ahead: Option<usize>,
     /// Tells pools apart that are otherwise equal.
     pub id: String,
 }
@@ -137,7 +140,7 @@ impl Pools {
             client: self.client.clone(),
             calls: self.calls.clone(),
             runtime: self.calls.runtime(),
-            depth_max: AHEAD_MAX.max(parsed.concurrency),
+            depth_max: parsed.ahead.unwrap_or(AHEAD_MAX).max(parsed.concurrency.max(1)),
             spec: parsed,
             state: Mutex::default(),
         });
@@ -362,18 +365,19 @@ impl Pool {
                 return;
             }
         };
-        let mut stuck = None;
+        let mut left = None;
         let finished = {
             let mut state = self.state.lock();
             let Some(Running { mut job, actor, sent, .. }) = state.running.remove(&id) else { return };
             let now = Instant::now();
             let died = matches!(&end, Err(e) if matches!(e.kind, ErrorKind::ActorDied | ErrorKind::Unavailable));
             if died {
-                state.members.remove(&actor);
+                // The cluster would start it again, for nobody.
+                left = state.members.remove(&actor).map(|_| actor);
             } else if matches!(&end, Err(e) if e.detail.as_deref() == Some(STUCK)) {
                 // Its turn goes on: nothing new is sent behind it, and another takes its place.
                 state.members.remove(&actor);
-                stuck = Some(actor);
+                left = Some(actor);
             } else if let Some(member) = state.members.get_mut(&actor) {
                 member.jobs -= 1;
                 let took = now.saturating_duration_since(member.last.max(sent)).as_secs_f64();
@@ -401,7 +405,7 @@ impl Pool {
             finished
         };
         // What was sent ahead to it comes back unrun.
-        self.stop(stuck.into_iter().collect());
+        self.stop(left.into_iter().collect());
         if let Some((mut job, end)) = finished {
             (job.handler)(job.id, CallEvent::End(end));
         }
