@@ -44,7 +44,7 @@ fn duration_ms(text: &str) -> Result<u64, String> {
 /// Says so when what opens something was given on the command line.
 fn warn_of_arguments(secret: &str, what: &str, instead: &str) {
     if !secret.is_empty() && std::env::args().any(|argument| argument.contains(secret)) {
-        eprintln!("warning: {what} is in the argument list, which every user of this machine can read; {instead}");
+        errln!("warning: {what} is in the argument list, which every user of this machine can read; {instead}");
     }
 }
 

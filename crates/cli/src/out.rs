@@ -66,5 +66,6 @@ macro_rules! err {
 
 /// Prints a line to standard error.
 macro_rules! errln {
+    () => { $crate::out::tell(format_args!("\n")) };
     ($($text:tt)*) => { $crate::out::tell(format_args!("{}\n", format_args!($($text)*))) };
 }

@@ -93,7 +93,7 @@ def _skills(cls: type) -> list[dict[str, Any]]:
         if not name.startswith("_"):
             streams = inspect.isasyncgenfunction(method) or inspect.isgeneratorfunction(method)
             text = inspect.getdoc(method) or ""
-            skills.append({"id": name, "name": name, "description": text, "input_schema": of_parameters(method, 1), "streaming": streams})
+            skills.append({"id": name, "name": name, "description": text, "input_schema": of_parameters(method, 1) | getattr(method, "__covey_schema__", {}), "streaming": streams})
     # The order of the source, so that the first method is the default skill.
     order = {name: i for i, name in enumerate(vars(cls))}
     return sorted(skills, key=lambda s: order.get(s["id"], len(order)))
@@ -395,23 +395,55 @@ class Method:
         return session.call("actor", self._actor, self._name, payload, None, self._streaming, self._how)
 
 
-def method(*, group: str) -> Callable[[F], F]:
-    """Puts a method into one of its agent's concurrency groups: `@agent(groups={"io": 4})`, `@covey.method(group="io")`.
+if typing.TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine
+    from typing import Concatenate
+
+    from ._typed import Actor, CallSkill, Mark, StreamSkill
+
+    A = TypeVar("A", bound=Actor)
+    T = TypeVar("T")
+
+    class _Decorator(typing.Protocol):
+        """What `@agent(…)` does to a class."""
+
+        @typing.overload
+        def __call__(self, cls: type[A], /) -> type[A]: ...
+        @typing.overload
+        def __call__(self, cls: Callable[P, C], /) -> Agent[P, C]: ...
+
+
+@typing.overload
+def method(function: Callable[Concatenate[Any, P], AsyncIterator[T]], /) -> StreamSkill[P, T, AsyncIterator[T]]: ...
+@typing.overload
+def method(function: Callable[Concatenate[Any, P], Iterator[T]], /) -> StreamSkill[P, T, Iterator[T]]: ...
+@typing.overload
+def method(function: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]], /) -> CallSkill[P, T, Coroutine[Any, Any, T]]: ...
+@typing.overload
+def method(function: Callable[Concatenate[Any, P], T], /) -> CallSkill[P, T, T]: ...
+@typing.overload
+def method(*, group: str | None = None) -> Mark: ...
+def method(function: Any = None, *, group: str | None = None) -> Any:
+    """Marks a method for type checkers (see `covey.Actor`), and puts it into one of its agent's concurrency groups:
+    `@agent(groups={"io": 4})`, `@covey.method(group="io")`.
 
     Turns of a group are counted apart from the rest, which has the agent's `concurrency`.
     """
 
     def mark(function: F) -> F:
-        function.__covey_group__ = group  # type: ignore[attr-defined]
+        if group is not None:
+            function.__covey_group__ = group  # type: ignore[attr-defined]
         return function
 
-    return mark
+    return mark if function is None else mark(function)
 
 
 @typing.overload
-def agent(cls: Callable[P, C]) -> Agent[P, C]: ...
+def agent(cls: type[A], /) -> type[A]: ...
 @typing.overload
-def agent(**options: Any) -> Callable[[Callable[P, C]], Agent[P, C]]: ...
+def agent(cls: Callable[P, C], /) -> Agent[P, C]: ...
+@typing.overload
+def agent(**options: Any) -> _Decorator: ...
 def agent(cls: Any = None, **options: Any) -> Any:
     """Makes a class an agent.
 

@@ -206,6 +206,10 @@ class Context:
         return vectors
 
 
+given: Context = None  # type: ignore[assignment]
+"""The default of a parameter that is filled in, where type checkers look: `def ask(self, q: str, ctx: Context = covey.given)`."""
+
+
 @dataclass
 class ModelMessage:
     """What a model answered."""

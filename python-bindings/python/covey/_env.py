@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import pathlib
 import zipfile
@@ -12,6 +13,7 @@ from typing import Any
 from . import _session, errors
 
 SKIPPED = {".git", ".hg", ".svn", ".venv", "venv", "__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", "node_modules", ".ipynb_checkpoints"}
+INHERITED = "COVEY_ENVIRONMENT"
 KEYS = ("env_vars", "working_dir", "pip")
 
 
@@ -37,9 +39,19 @@ class Environment:
         return both
 
     def spec(self) -> dict[str, Any]:
-        """As the agent's definition says it."""
-        said: dict[str, Any] = {"vars": self.vars, "dir": self.dir, "pip": self.pip}
-        return {k: v for k, v in said.items() if v}
+        """As the agent's definition says it; what its code starts in turn is told too, by a variable."""
+        said = {k: v for k, v in {"vars": self.vars, "dir": self.dir, "pip": self.pip}.items() if v}
+        return {**said, "vars": {**self.vars, INHERITED: json.dumps(said, sort_keys=True)}} if said else {}
+
+    @classmethod
+    def inherited(cls) -> Environment | None:
+        """Inside an actor's process: what that was started with holds for what its code starts."""
+        said = json.loads(os.environ.get(INHERITED) or "{}")
+        if not said:
+            return None
+        made = cls(said.get("vars"), None, said.get("pip"))
+        made.dir = said.get("dir")
+        return made
 
     def upload(self) -> None:
         """The zip of the working folder goes to the head, unless it is there."""

@@ -14,11 +14,11 @@ import pickle
 import threading
 import uuid
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from . import _agent, _bridge, _codec, _env, _session
-from ._future import Future, _refuse_loop
+from ._future import Future, Stream, _refuse_loop
 from ._objects import has_refs, resolve
 from ._retry import How
 
@@ -86,6 +86,7 @@ class RemoteFunction(Generic[P, R]):
             name = f"covey.function.{hashlib.sha256(repr(sorted(environment.items())).encode()).hexdigest()[:12]}"
             self._agent = _agent.Agent(Functions, {"name": name, "cpus": 1, **environment})
         self._options = {**environment, **options}
+        self._ahead = options.pop("ahead", None)
         self._retries = int(options.pop("retries", 3))
         retry_on = options.pop("retry_on", ())
         if options.pop("retry_exceptions", False) and not retry_on:
@@ -128,16 +129,17 @@ class RemoteFunction(Generic[P, R]):
         if spec is None:
             name = self._agent.register()
             spec = self._specs[owner] = pool_spec(
-                agent=name, session=owner, overrides=self._overrides, retries=self._retries
+                agent=name, session=owner, overrides=self._overrides, retries=self._retries, **({} if self._ahead is None else {"ahead": self._ahead})
             )
         return spec
 
-    def remote(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+    def remote(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Runs it on the cluster: a `Future`, or a `Stream` when it yields."""
         session = _session.current()
         pool = self._pool(session)
         payload = _session.dump_args(session, "pool", pool, ((self._code or self.code(), args, kwargs), {}))
-        return session.call("pool", pool, self._method, payload, None, self._method.startswith("items"), self._how)
+        started: Future[R] = session.call("pool", pool, self._method, payload, None, self._method.startswith("items"), self._how)
+        return started
 
     def map(self, inputs: Iterable[Any], **options: Any) -> list[R]:
         """Results for all inputs, in order. Options: `progress`, `return_exceptions`."""
@@ -152,10 +154,37 @@ class RemoteFunction(Generic[P, R]):
         return over(lambda item: self.remote(item), inputs, name=self.__name__, **options)  # type: ignore[call-arg,attr-defined]
 
 
+if TYPE_CHECKING:
+
+    class RemoteGenerator(RemoteFunction[P, R]):
+        """A function that yields: for type checkers."""
+
+        def remote(self, *args: P.args, **kwargs: P.kwargs) -> Stream[R]:  # type: ignore[override]
+            """Runs it on the cluster."""
+
+    class _Decorator(Protocol):
+        """What `@covey.task(…)` does to a function."""
+
+        @overload
+        def __call__(self, function: Callable[P, AsyncIterator[R]], /) -> RemoteGenerator[P, R]: ...
+        @overload
+        def __call__(self, function: Callable[P, Iterator[R]], /) -> RemoteGenerator[P, R]: ...
+        @overload
+        def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> RemoteFunction[P, R]: ...
+        @overload
+        def __call__(self, function: Callable[P, R], /) -> RemoteFunction[P, R]: ...
+
+
 @overload
-def task(function: Callable[P, R]) -> RemoteFunction[P, R]: ...
+def task(function: Callable[P, AsyncIterator[R]], /) -> RemoteGenerator[P, R]: ...
 @overload
-def task(**options: Any) -> Callable[[Callable[P, R]], RemoteFunction[P, R]]: ...
+def task(function: Callable[P, Iterator[R]], /) -> RemoteGenerator[P, R]: ...
+@overload
+def task(function: Callable[P, Coroutine[Any, Any, R]], /) -> RemoteFunction[P, R]: ...
+@overload
+def task(function: Callable[P, R], /) -> RemoteFunction[P, R]: ...
+@overload
+def task(**options: Any) -> _Decorator: ...
 def task(function: Any = None, **options: Any) -> Any:
     """Makes a function one that the cluster runs: `f.remote(...)`, `f.map(inputs)`.
 

@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from . import _bridge, _codec, _context, errors
 
@@ -250,11 +250,43 @@ class Stream(Generic[T]):
         self._items: collections.deque[Any] = collections.deque()
         self._last = False
         self._taken = 0
+        self._kept: list[Any] = []
+        """What `result()` has read."""
+        self._over = False
 
     def cancel(self) -> None:
         """Stops the producer. Nothing happens when it has ended."""
         if not self._call.done():
             self._call.cancel()
+
+    def result(self, timeout: float | None = None) -> list[T]:
+        """All items, as a list; reads to the end.
+
+        After `timeout` seconds it raises `DeadlineExceeded`, and the work goes on: what has come is kept for the next `result()`.
+        """
+        _refuse_loop("Stream.result()")
+        end = None if timeout is None else time.monotonic() + timeout
+        port = None if end is None else _bridge.Port()
+        _waits(self)
+        try:
+            while not self._over:
+                while self._items:
+                    self._kept.append(self._next())
+                if self._last:
+                    self._over = True
+                    self._kept.extend(self._end())
+                elif port is None or end is None:
+                    self._fill(True)
+                elif self._call.notify(port, 1) or port.wait(max(0.0, end - time.monotonic())):
+                    self._fill(False)
+                else:
+                    raise errors.DeadlineExceeded(f"no end within {timeout} s; the work goes on")
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
+        finally:
+            _waited(self)
+        return list(self._kept)
 
     def text(self) -> str:
         """All items as one text; reads to the end."""
@@ -336,6 +368,12 @@ class _Suspend:
         return _wait_for(self.call)
 
 
+@overload
+def get(futures: Future[T], timeout: float | None = None) -> T: ...
+@overload
+def get(futures: Iterable[Future[T]], timeout: float | None = None) -> list[T]: ...
+@overload
+def get(futures: Any, timeout: float | None = None) -> Any: ...
 def get(futures: Any, timeout: float | None = None) -> Any:
     """The result of one future, or a list of the results of many, in order. Refs of `covey.put` are resolved."""
     if isinstance(futures, (list, tuple)) or not hasattr(futures, "result"):

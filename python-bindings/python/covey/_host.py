@@ -29,6 +29,7 @@ import typing
 from typing import Any
 
 from . import _bridge, _codec, _context, _session, _turns, errors
+from ._env import Environment
 from ._content import File, Reply, dump_answer, file_of
 from ._objects import borrow, has_refs, resolve
 
@@ -226,6 +227,7 @@ class HostSession(_session.Stores):
         super().__init__()
         self.client = client
         self.registered: dict[str, str] = {}
+        self.environment = Environment.inherited()
 
     @property
     def owner(self) -> str:

@@ -214,6 +214,9 @@ def init(
     *,
     models: str | None = None,
     cpus: float | None = None,
+    gpus: float | None = None,
+    resources: dict[str, float] | None = None,
+    labels: dict[str, str] | None = None,
     reinit: bool = False,
     **environment: Any,
 ) -> Session:
@@ -221,7 +224,8 @@ def init(
 
     `COVEY_ADDRESS` in the environment is such an address: a job, for which it is set, connects to its own cluster. A second
     `init` raises `FailedPrecondition` while the first one's session is open; with `reinit` it takes its place.
-    `models` is a folder of models and `cpus` what the worker offers, for a cluster started here. `env_vars`,
+    `models` is a folder of models; `cpus`, `gpus`, `resources` (custom, by name) and `labels` are what the worker offers, for a cluster
+    started here. `env_vars`,
     `working_dir` and `pip` hold for all agents and functions of this driver that do not say otherwise.
     """
     _refuse_fork()
@@ -233,9 +237,12 @@ def init(
     home = tempfile.mkdtemp(prefix="covey-")
     # The pipe to its standard input closes with this process, however that ends, and the cluster with it.
     command = [find_binary(), "up", "--port", "0", "--while-stdin"]
-    for flag, value in (("--models", models), ("--cpus", cpus)):
+    for flag, value in (("--models", models), ("--cpus", cpus), ("--gpus", gpus)):
         if value is not None:
             command += [flag, str(value)]
+    for flag, pairs in (("--resource", resources), ("--label", labels)):
+        for name, value in (pairs or {}).items():
+            command += [flag, f"{name}={value}"]
     env = {**os.environ, "COVEY_HOME": home, "COVEY_PYTHON": sys.executable}
     log = open(os.path.join(home, "cluster.log"), "wb")
     process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from . import _bridge, _codec, _session, errors
 from ._agent import Agent, Handle
+from ._typed import Actor
 from ._retry import RETRIES, Retry, parse_seconds, run_seconds
 from ._content import Message, content_of, file_of
 from ._future import _refuse_loop
@@ -265,7 +266,7 @@ class _Answer:
 
 
 def submit(
-    agent: Agent[Any, Any] | Handle | str,
+    agent: Agent[Any, Any] | type[Actor] | Handle | str,
     method: str = "",
     *args: Any,
     message_id: str = "",

@@ -146,7 +146,7 @@ async fn submit(client: &Client, args: Submit) -> Result<(), Error> {
     // They are kept with the task too.
     let bare = |(name, value): (&String, &String)| looks_secret(name) && covey_domain::secret::names(value).is_empty();
     if let Some((name, _)) = env.iter().find(|(name, value)| bare((name, value))) {
-        eprintln!(
+        errln!(
             "warning: the value of {name} is in the argument list and in the job's record; `covey secret set` keeps secrets"
         );
     }

@@ -51,10 +51,10 @@ pub(crate) async fn run(command: Command) -> Result<(), Error> {
                 if json {
                     let line =
                         serde_json::json!({"name": found.name, "workers": found.workers, "set_ms": found.set_ms});
-                    println!("{line}");
+                    outln!("{line}");
                 } else {
                     let workers = if found.workers { " · workers" } else { "" };
-                    println!("{}{workers} · {} s ago", found.name, super::seconds_since(found.set_ms));
+                    outln!("{}{workers} · {} s ago", found.name, super::seconds_since(found.set_ms));
                 }
             }
             Ok(())
@@ -73,7 +73,7 @@ fn read(name: &str, file: Option<PathBuf>) -> Result<String, Error> {
             eprint!("value of {name}: ");
             let _ = std::io::stderr().flush();
             value = unseen().map_err(failed)?;
-            eprintln!();
+            errln!();
         }
         None => {
             let bound = caps::SECRET_BYTES_MAX as u64 + 2;

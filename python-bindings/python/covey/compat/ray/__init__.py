@@ -1,0 +1,29 @@
+"""Ray core's words on Covey: `from covey.compat import ray` instead of `import ray`.
+
+Of `from ray.util.queue import Queue` the change is the same: `from covey.compat.ray.util.queue import Queue`. What works, what
+differs and what is not here: `docs/ray.md`.
+"""
+
+from __future__ import annotations
+
+from . import actor, exceptions, util
+from ._calls import ActorClass, ActorHandle, RemoteFunction, get_actor, kill, method, remote
+from ._cluster import (
+    available_resources,
+    cluster_resources,
+    get_gpu_ids,
+    get_runtime_context,
+    init,
+    is_initialized,
+    nodes,
+    shutdown,
+)
+from ._refs import DynamicObjectRefGenerator, ObjectRef, ObjectRefGenerator, cancel, get, put, wait
+
+LOCAL_MODE, WORKER_MODE, SCRIPT_MODE = 2, 1, 0
+
+__all__ = [
+    "ActorClass", "ActorHandle", "DynamicObjectRefGenerator", "ObjectRef", "ObjectRefGenerator", "RemoteFunction", "actor",
+    "available_resources", "cancel", "cluster_resources", "exceptions", "get", "get_actor", "get_gpu_ids", "get_runtime_context", "init",
+    "is_initialized", "kill", "method", "nodes", "put", "remote", "shutdown", "util", "wait",
+]  # fmt: skip

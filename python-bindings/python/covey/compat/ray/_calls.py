@@ -1,0 +1,269 @@
+"""`@ray.remote`: functions, classes, handles and their methods."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from ... import _agent, _functions, _session, errors
+from . import _cluster, _refs
+from ._env import environment
+from ._placement import place
+from .exceptions import _Exit
+
+_RENAMED = {"num_cpus": "cpus", "num_gpus": "gpus", "memory": "memory", "resources": "resources", "max_restarts": "max_restarts"}
+_IGNORED = {
+    "max_calls", "num_returns", "max_task_retries", "max_concurrency", "lifetime", "namespace", "name", "get_if_exists", "max_retries",
+    "retry_exceptions", "runtime_env", "scheduling_strategy", "concurrency_groups", "concurrency_group", "max_pending_calls",
+    "accelerator_type", "allow_out_of_order_execution", "enable_task_events", "label_selector", "fallback_strategy",
+    "_generator_backpressure_num_objects", "own_process", "object_store_memory", "_metadata", "_labels", "placement_group",
+    "placement_group_bundle_index", "placement_group_capture_child_tasks",
+}  # fmt: skip
+FOREVER = 1_000_000
+"""Tries of what Ray tries without a bound (-1)."""
+READY = "covey_ready"
+
+
+def _translated(options: dict[str, Any]) -> dict[str, Any]:
+    """Options in Covey's words."""
+    out: dict[str, Any] = {}
+    for key, value in options.items():
+        if key in _RENAMED:
+            if value is not None:
+                out[_RENAMED[key]] = None if key == "max_restarts" and value == -1 else value
+        elif key not in _IGNORED:
+            raise ValueError(f"option {key!r} is not one of Ray's that Covey knows")
+    if options.get("label_selector"):
+        out["labels"] = dict(options["label_selector"])
+    return out | place(options, out) | environment(options.get("runtime_env"))
+
+
+def _tries(count: Any) -> int:
+    return FOREVER if count == -1 else int(count or 0)
+
+
+def _retry_on(said: Any) -> tuple[type[BaseException], ...]:
+    """`retry_exceptions`: all of them, or those of a list."""
+    if said is True:
+        return (Exception,)
+    return tuple(said) if said else ()
+
+
+def _refuse_mix(name: str) -> TypeError:
+    return TypeError(f"Remote functions cannot be called directly. Instead of running '{name}()', try '{name}.remote()'.")
+
+
+class RemoteFunction:
+    """What `@ray.remote` makes of a function."""
+
+    def __init__(self, function: Any, options: dict[str, Any]):
+        self._function, self._options = function, options
+        covey = _translated(options)
+        covey.setdefault("cpus", 1)
+        covey.pop("max_restarts", None)
+        retry_on = _retry_on(options.get("retry_exceptions"))
+        retries = _tries(options.get("max_retries", 3))
+        # As in Ray a task never waits behind one that runs where a CPU is free.
+        more = {"retries": retries, "retry_on": retry_on if retries else (), "ahead": 0}
+        self._remote = _functions.RemoteFunction(function, {**covey, **more})
+        functools.update_wrapper(self, function, updated=())
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise _refuse_mix(self._function.__name__)
+
+    def __reduce__(self) -> Any:
+        return RemoteFunction, (self._function, self._options)
+
+    def options(self, **options: Any) -> RemoteFunction:
+        """The same function with other options for its next calls."""
+        return RemoteFunction(self._function, {**self._options, **options})
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs it: an `ObjectRef`, several, or a generator of them."""
+        returns = self._options.get("num_returns")
+        return _refs.call(self._remote.remote, args, kwargs, returns, "task")
+
+
+def _ready(self: Any) -> None:
+    """The constructor has run."""
+
+
+class ActorClass:
+    """What `@ray.remote` makes of a class."""
+
+    def __init__(self, cls: type, options: dict[str, Any]):
+        self._cls, self._options = cls, options
+        methods = [m for _, m in inspect.getmembers(cls, inspect.isfunction)]
+        anew = any(inspect.iscoroutinefunction(m) or inspect.isasyncgenfunction(m) for m in methods)
+        covey = _translated(options)
+        covey.setdefault("max_restarts", 0)
+        covey["concurrency"] = options.get("max_concurrency") or (1000 if anew else 1)
+        if options.get("own_process"):
+            covey["own_process"] = True
+        if options.get("concurrency_groups"):
+            covey["groups"] = options["concurrency_groups"]
+        told = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__, READY: _ready}
+        shipped = type(cls.__name__, (cls,), told)
+        self._agent: _agent.Agent[Any, Any] = _agent.Agent(shipped, {"name": cls.__name__, **covey})
+        self.__name__, self.__doc__, self.__module__ = cls.__name__, cls.__doc__, cls.__module__
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        name = self.__name__
+        raise TypeError(f"Actors cannot be instantiated directly. Instead of '{name}()', use '{name}.remote()'.")
+
+    def __reduce__(self) -> Any:
+        return ActorClass, (self._cls, self._options)
+
+    def options(self, **options: Any) -> ActorClass:
+        """The same class with other options for its next actors."""
+        return ActorClass(self._cls, {**self._options, **options})
+
+    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
+        """Makes an actor."""
+        o, mine = self._options, {}
+        inspect.signature(self._cls).bind(*args, **kwargs)
+        if o.get("name"):
+            mine["name"] = _cluster.full_name(o["name"], o.get("namespace"))
+        if o.get("get_if_exists"):
+            if not o.get("name"):
+                raise ValueError("The actor name must be specified to use `get_if_exists`.")
+            mine["get_if_exists"] = True
+        if o.get("lifetime") == "detached":
+            mine["detached"] = True
+        elif o.get("lifetime") not in (None, "non_detached"):
+            raise ValueError("actor `lifetime` argument must be one of 'detached', 'non_detached' and None")
+        args, kwargs = tuple(map(_refs.plain, args)), {k: _refs.plain(v) for k, v in kwargs.items()}
+        agent = self._agent.options(**mine) if mine else self._agent
+        try:
+            handle = ActorHandle(agent.remote(*args, **kwargs), o.get("max_task_retries", 0), _retry_on(o.get("retry_exceptions")))
+        except errors.AlreadyExists as error:
+            raise ValueError(f"The name {o['name']} is already taken. Please use a different name or get the existing actor. ({error})") from None
+        strategy = o.get("scheduling_strategy")
+        group = getattr(strategy, "placement_group", None) or o.get("placement_group")
+        if group is not None and hasattr(group, "_inside"):
+            group._inside.append(weakref.ref(handle))
+        return handle
+
+
+class ActorHandle:
+    """A way to one actor."""
+
+    def __init__(self, handle: _agent.Handle, retries: int = 0, retry_on: tuple[type[BaseException], ...] = ()):
+        self._handle, self._retries, self._retry_on = handle, retries, retry_on
+
+    def __getattr__(self, name: str) -> ActorMethod:
+        if name == "__ray_ready__":
+            name = READY
+        if name.startswith("_"):
+            raise AttributeError(name)
+        method = ActorMethod(getattr(self._handle, name), name, self._handle, self._retries, self._retry_on)
+        self.__dict__[name] = method
+        return method
+
+    def __reduce__(self) -> Any:
+        return ActorHandle, (self._handle, self._retries, self._retry_on)
+
+    def __hash__(self) -> int:
+        return hash(self._handle._actor)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ActorHandle) and other._handle._actor == self._handle._actor
+
+    @property
+    def _actor_id(self) -> str:
+        return self._handle._actor
+
+    @property
+    def _ray_actor_id(self) -> _cluster.Id:
+        return _cluster.Id(self._handle._actor)
+
+    def __repr__(self) -> str:
+        return f"Actor({self._handle._spec['name']}, {self._handle._actor})"
+
+
+class ActorMethod:
+    """One method of one actor."""
+
+    def __init__(
+        self, method: _agent.Method, name: str, handle: _agent.Handle, retries: Any, retry_on: tuple[type[BaseException], ...], num_returns: Any = None
+    ):
+        self._covey, self._name, self._handle = method, name, handle
+        self._retries, self._retry_on = retries, retry_on
+        tries = _tries(retries)
+        self._method = method.options(retries=tries, retry_on=retry_on) if tries else method
+        said = handle._methods[name].get("input_schema") or {}
+        self._num_returns = num_returns if num_returns is not None else said.get("x-num-returns")
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError(f"Actor methods cannot be called directly. Instead of running 'object.{self._name}()', try 'object.{self._name}.remote()'.")
+
+    def options(self, *, num_returns: Any = None, max_task_retries: Any = None, retry_exceptions: Any = None, **_: Any) -> ActorMethod:
+        """The same method with other options for its next calls."""
+        retries = self._retries if max_task_retries is None else max_task_retries
+        retry_on = self._retry_on if retry_exceptions is None else _retry_on(retry_exceptions)
+        return ActorMethod(self._covey, self._name, self._handle, retries, retry_on, self._num_returns if num_returns is None else num_returns)
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls it: an `ObjectRef`, several, or a generator of them."""
+        return _refs.call(self._method.remote, args, kwargs, self._num_returns, "actor", self._handle._actor)
+
+
+def remote(*args: Any, **options: Any) -> Any:
+    """`@ray.remote` and `@ray.remote(num_cpus=…)`, on functions and classes."""
+
+    def wrap(thing: Any) -> Any:
+        if inspect.isclass(thing):
+            return ActorClass(thing, options)
+        if not callable(thing):
+            raise TypeError("The @ray.remote decorator must be applied to either a function or a class.")
+        return RemoteFunction(thing, options)
+
+    if len(args) == 1 and not options and callable(args[0]):
+        return wrap(args[0])
+    if args:
+        raise TypeError("use @ray.remote or @ray.remote(option=value)")
+    return wrap
+
+
+def method(*args: Any, num_returns: Any = None, concurrency_group: str | None = None, **options: Any) -> Callable[[Any], Any]:
+    """`@ray.method`: how many values a method gives, and its concurrency group."""
+    if args:
+        raise ValueError("use @ray.method(num_returns=2), with an option")
+
+    def mark(function: Any) -> Any:
+        if num_returns is not None:
+            function.__covey_schema__ = {"x-num-returns": num_returns}
+        return _agent.method(group=concurrency_group)(function) if concurrency_group else function
+
+    return mark
+
+
+def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
+    """Ends an actor now."""
+    if not isinstance(actor, ActorHandle):
+        raise ValueError(f"ray.kill() only supported for actors. For tasks, try ray.cancel(). Got: {type(actor).__name__}")
+    actor._handle.kill()
+
+
+def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
+    """The handle of a named actor."""
+    if not name:
+        raise ValueError("Please supply a non-empty value to get_actor")
+    try:
+        return ActorHandle(_agent.get_actor(_cluster.full_name(name, namespace)))
+    except errors.NotFound:
+        raise ValueError(f"Failed to look up actor with name '{name}'") from None
+
+
+def exit_actor() -> None:
+    """Ends the actor whose method calls this, after what it had accepted; the caller of the method is told that it died."""
+    from ... import _context
+
+    turn = _context.turn_current.get()
+    if turn is None:
+        raise TypeError("exit_actor called in a non-actor worker.")
+    _session.bridge_call(_session.current().client.stop_actor, turn.actor.id, True)
+    raise _Exit("exit_actor() was called")

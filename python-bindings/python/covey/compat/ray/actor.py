@@ -1,0 +1,5 @@
+"""`ray.actor`."""
+
+from ._calls import ActorClass, ActorHandle, ActorMethod, exit_actor
+
+__all__ = ["ActorClass", "ActorHandle", "ActorMethod", "exit_actor"]

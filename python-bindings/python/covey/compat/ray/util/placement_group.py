@@ -1,0 +1,11 @@
+"""`ray.util.placement_group`."""
+
+from .._placement import (
+    PlacementGroup,
+    get_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
+
+__all__ = ["PlacementGroup", "get_placement_group", "placement_group", "placement_group_table", "remove_placement_group"]
