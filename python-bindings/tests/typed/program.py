@@ -1,0 +1,67 @@
+"""A program that type checkers know whole: agents, handles, streams, functions, tasks. It also runs."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import covey
+from covey import Actor, Context, agent
+
+
+@agent(concurrency=8)
+class Reader(Actor):
+    """Reads and counts."""
+
+    def __init__(self, style: str = "short", *, limit: int = 10) -> None:
+        self.style, self.limit = style, limit
+
+    @covey.method
+    async def count(self, text: str, ctx: Context = covey.given) -> int:
+        return len(text.split()) if not ctx.cancelled else 0
+
+    @covey.method(group="io")
+    def name(self, prefix: str, upper: bool = False) -> str:
+        return (prefix + self.style).upper() if upper else prefix + self.style
+
+    @covey.method
+    async def words(self, text: str) -> AsyncIterator[str]:
+        for word in text.split():
+            yield word
+
+    @covey.method
+    def letters(self, text: str) -> Iterator[bytes]:
+        yield from (letter.encode() for letter in text)
+
+
+@covey.task(cpus=0.5, retries=1)
+def square(x: int) -> float:
+    return float(x * x)
+
+
+@covey.task
+async def shout(text: str) -> str:
+    return text.upper()
+
+
+@covey.task
+def numbers(n: int) -> Iterator[int]:
+    yield from range(n)
+
+
+def main() -> None:
+    reader = Reader.options(name="typed").remote("long", limit=3)
+    counted = reader.count.remote("one two three")
+    total: int = counted.result(timeout=60) + covey.get([counted, counted])[0]
+    named: str = covey.get(reader.name.options(retries=1).remote("a ", upper=True))
+    said: list[str] = [word for word in reader.words.remote("to be")]
+    spelt: list[bytes] = list(reader.letters.remote("ab"))
+    squares: list[float] = covey.get([square.remote(i) for i in range(3)])
+    loud: str = shout.remote("hey").result()
+    some: list[int] = list(numbers.remote(3))
+    first: float = square(2) + sum(square.map([1, 2]))
+    task: covey.Task = covey.submit(Reader, "count", "four words are here")
+    print(total, named, said, spelt, squares, loud, some, first, bool(task.id))
+    reader.stop(drain=True)
+
+
+if __name__ == "__main__":
+    with covey.init(cpus=2):
+        main()
