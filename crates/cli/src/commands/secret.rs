@@ -70,7 +70,7 @@ fn read(name: &str, file: Option<PathBuf>) -> Result<String, Error> {
     match file {
         Some(path) => value = std::fs::read_to_string(path).map_err(failed)?,
         None if std::io::stdin().is_terminal() => {
-            eprint!("value of {name}: ");
+            err!("value of {name}: ");
             let _ = std::io::stderr().flush();
             value = unseen().map_err(failed)?;
             errln!();
