@@ -541,9 +541,10 @@ async fn a_transaction_is_committed_whatever_became_of_those_before() {
     let full = || sqlx::Error::Protocol("no room".into());
     tx.end(Err::<(), _>(full())).await.unwrap_err();
     // Not ended by anybody, as when its future was dropped; and one that fails and stays open.
-    let mut tx = Transaction::begin(&mut db).await.unwrap();
-    sqlx::query(add).bind("dropped").execute(&mut *tx).await.unwrap();
-    drop(tx);
+    {
+        let mut tx = Transaction::begin(&mut db).await.unwrap();
+        sqlx::query(add).bind("dropped").execute(&mut *tx).await.unwrap();
+    }
     let mut tx = Transaction::begin(&mut db).await.unwrap();
     sqlx::query(add).bind("failed").execute(&mut *tx).await.unwrap();
     tx.end(Err::<(), _>(full())).await.unwrap_err();
