@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,11 @@ PICKLE = _bridge.PICKLE
 _dumps, _loads = pickle.dumps, pickle.loads
 is_plain = _bridge.is_plain
 NO_BUFFERS: list[bytes] = []
+_STACK_GLOBAL = pickle.STACK_GLOBAL
+# Two threads that import parts of one package in another order end with Python's `_DeadlockError`, and the package is broken then.
+_importing = threading.RLock()
+_IMPORT_WAIT = 1.0
+"""Seconds after which a thread goes on all the same: whoever has the lock may wait for it."""
 
 
 def dump(value: Any, lend: Callable[[bytes, list[pickle.PickleBuffer]], Payload | None] | None = None) -> Payload:
@@ -94,9 +100,21 @@ def dump_json(value: Any) -> Payload:
     return _bridge.JSON, json.dumps(value, default=str).encode(), []
 
 
+def loads(body: Any, **more: Any) -> Any:
+    """Unpickles what may import modules, one thread at a time."""
+    alone = _importing.acquire(timeout=_IMPORT_WAIT)
+    try:
+        return _loads(body, **more)
+    finally:
+        if alone:
+            _importing.release()
+
+
 def load(payload: Payload) -> Any:
     codec, body, buffers = payload
     if codec == PICKLE:
+        if _STACK_GLOBAL in body:
+            return loads(body, buffers=buffers)
         return _loads(body, buffers=buffers) if buffers else _loads(body)
     if codec in (_bridge.JSON, _bridge.CONTENT):
         return json.loads(body) if body else None

@@ -10,7 +10,6 @@ import functools
 import hashlib
 import inspect
 import json
-import pickle
 import threading
 import uuid
 import weakref
@@ -43,7 +42,7 @@ class Functions:
         if function is None:
             if len(cls._loaded) >= 1024:
                 cls._loaded.clear()
-            function = cls._loaded[code] = pickle.loads(code)
+            function = cls._loaded[code] = _codec.loads(code)
         return function
 
     def run(self, code: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

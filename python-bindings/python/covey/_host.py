@@ -17,7 +17,6 @@ import gc
 import inspect
 import json
 import os
-import pickle
 import queue
 import signal
 import sys
@@ -359,7 +358,7 @@ class Process:
                 exec(compile(self.code[digest], f"<agent {agent}>", "exec"), module.__dict__)
                 cls = module.__dict__[class_name]
             else:
-                cls = pickle.loads(self.code[digest])
+                cls = _codec.loads(self.code[digest])
             cls = getattr(cls, "__covey_class__", cls)
             self.classes[digest] = cls
         args, kwargs = resolve(*_arguments(init))

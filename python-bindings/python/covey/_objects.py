@@ -264,7 +264,7 @@ def _read(head: bytes, view: memoryview) -> Any:
     (count,) = struct.unpack_from("<I", head, 8)
     at = 12 + 8 * count
     body = memoryview(head)[at + -at % _ALIGN :]
-    return pickle.loads(body, buffers=_parts(view, head)[1:])
+    return _codec.loads(body, buffers=_parts(view, head)[1:])
 
 
 def _parts(view: memoryview, head: bytes | memoryview | None = None) -> list[memoryview]:
