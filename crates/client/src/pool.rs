@@ -61,7 +61,7 @@ pub struct PoolSpec {
     /// Times a job is tried again after its actor died.
     pub retries: u32,
     /// Jobs sent ahead to one actor at most, beyond its turns: 0 = none waits behind another while there are actors to be had.
-    /// `None` = as many as it does in [`AHEAD`].
+    /// `None` = as many as it does in 4 ms.
     pub ahead: Option<usize>,
     /// Tells pools apart that are otherwise equal.
     pub id: String,
