@@ -548,7 +548,12 @@ impl Inner {
                     return Err(Error::new(ErrorKind::Overloaded, text));
                 }
                 self.open.queued(id);
+                let is_first = queue.is_empty();
                 queue.insert(id, frame);
+                if is_first {
+                    // The actor may have waited for long before anybody called it.
+                    self.notice_later(actor.clone());
+                }
                 Ok(())
             }
             Some(Place::Gone(error)) => Err(error.clone()),
