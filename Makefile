@@ -64,7 +64,7 @@ demo: build minilm
 test: build a2a-clients minilm
 	cargo test --release --workspace --exclude covey-python
 	cargo build --release -p covey-artifacts --example s3_server
-	cd python-bindings && $(PY) -m pytest -q
+	cd python-bindings && $(PY) -m pytest -q --durations=25
 
 lint:
 	cargo fmt --all --check
