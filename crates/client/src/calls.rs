@@ -15,22 +15,22 @@
 
 mod head;
 mod lane;
+mod losses;
 pub(crate) mod open;
 mod place;
 mod topics;
 
 use std::{
-    collections::HashSet,
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use covey_domain::{ActorId, Error, ErrorKind, NodeId, Retry, caps, error::RUNNING};
+use covey_domain::{ActorId, Error, ErrorKind, NodeId, Retry, caps};
 use covey_proto::v1::{
-    CallBatch, CallCancel, CallFrame, CallOpen, DeadLetter, Empty, Payload, Placement, call_frame::Body, call_open,
+    CallBatch, CallCancel, CallFrame, CallOpen, Empty, Payload, Placement, call_frame::Body, call_open,
     covey_client::CoveyClient, placement,
 };
 use covey_trace::{Kind, Span};
@@ -42,9 +42,9 @@ use tokio::{
 };
 use tonic::{service::interceptor::InterceptedService, transport::Channel};
 
-use crate::{Bearer, Roads, retry::head_away};
+use crate::{Bearer, Roads};
 use open::{Open, OpenCalls};
-use place::{Away, Place, State};
+use place::{Place, State};
 
 pub(crate) use head::Session;
 pub use lane::Loopback;
@@ -59,12 +59,8 @@ const SETTLED_LOOK: Duration = Duration::from_millis(2);
 const STALE_PAUSE: Duration = Duration::from_millis(5);
 /// A worker that has a call whose deadline is over has so long to say so.
 const DEADLINE_ANSWER: Duration = Duration::from_millis(500);
-/// A worker whose lane broke is not called again within this time, unless the head places the actor anew.
-const LOST_PAUSE: Duration = Duration::from_secs(1);
 /// How long a driver that leaves waits for the head to know it.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Times one call is placed again before its refusal is believed.
-const PLACED_MAX: u8 = 16;
 
 /// Who is called.
 #[derive(Clone, Debug)]
@@ -322,10 +318,7 @@ impl Calls {
     pub(crate) fn cancel_there(&self, id: u64) {
         let queued = self.inner.open.actor(id).is_some_and(|actor| self.inner.state.lock().unqueue(&actor, id));
         match self.inner.open.lane(id).filter(|_| !queued) {
-            Some(lane) => {
-                let cancel = CallCancel { reason: "cancelled".to_owned() };
-                let _ = lane.send(CallFrame { id, body: Some(Body::Cancel(cancel)) });
-            }
+            Some(_) => self.inner.to_lane(id, || Body::Cancel(CallCancel { reason: "cancelled".to_owned() })),
             None => {
                 let error = Error::new(ErrorKind::Cancelled, "cancelled").executed(queued.then_some(false));
                 let inner = self.inner.clone();
@@ -424,31 +417,19 @@ impl Inner {
 
     /// Opens a call; gives why it cannot be, with its handler kept for that news.
     fn begin(self: &Arc<Self>, id: u64, call: NewCall, handler: Handler) -> Option<Error> {
-        let open = |actor, again, retries| Open {
-            handler,
-            actor,
-            again,
-            lane: None,
-            placed: 0,
-            retries,
-            killed: 0,
-            retry: None,
-            tried: 0,
-            span: Span::default(),
-        };
         let refused = covey_proto::check_size("the call's argument", &call.args).err().or_else(|| {
             let many = self.count.load(Ordering::Relaxed) >= caps::CALLS_OPEN_MAX;
             many.then(|| Error::new(ErrorKind::Overloaded, format!("{} calls are open", caps::CALLS_OPEN_MAX)))
         });
         self.count.fetch_add(1, Ordering::Relaxed);
         if refused.is_some() {
-            self.open.insert(id, open(None, None, 0));
+            self.open.insert(id, Open::new(handler));
             return refused;
         }
         let mut call = call;
         if let Target::Topic(topic) = &call.target {
             let topic = topic.clone();
-            self.open.insert(id, open(None, None, 0));
+            self.open.insert(id, Open::new(handler));
             let failed = self.publish(id, &topic, &mut call);
             if failed.is_none() {
                 self.limit(id, call.timeout_ms);
@@ -484,7 +465,7 @@ impl Inner {
             retry: retry_message(&retry),
         };
         let again = actor.as_ref().map(|_| frame.clone());
-        self.open.insert(id, Open { span, retry, ..open(actor.clone(), again, retries) });
+        self.open.insert(id, Open { actor: actor.clone(), again, retries, retry, span, ..Open::new(handler) });
         let failed = {
             let mut state = self.state.lock();
             match actor {
@@ -551,7 +532,6 @@ impl Inner {
                 let is_first = queue.is_empty();
                 queue.insert(id, frame);
                 if is_first {
-                    // The actor may have waited for long before anybody called it.
                     self.notice_later(actor.clone());
                 }
                 Ok(())
@@ -565,9 +545,10 @@ impl Inner {
     fn locate(self: &Arc<Self>, state: &mut State, actor: &ActorId) {
         state.wait(actor, "asking the head where it is");
         state.ask(actor);
-        self.notice_later(actor.clone());
     }
 
+    /// Whoever calls is told after a while why the actor still has no place: begun by the first call that waits, and by each
+    /// new reason while one waits.
     fn notice_later(self: &Arc<Self>, actor: ActorId) {
         let weak = Arc::downgrade(self);
         self.runtime.spawn(async move {
@@ -597,70 +578,6 @@ impl Inner {
                 | Some(Body::DeadLetter(_) | Body::WatchTopic(_) | Body::Piece(_) | Body::Leave(_))
                 | None => {}
             }
-        }
-    }
-
-    /// The method raised what its caller wants to be tried again.
-    fn raised(self: &Arc<Self>, id: u64, error: Error) {
-        let Some(pause) = self.open.pause(id) else { return self.end(id, Err(error)) };
-        let weak = Arc::downgrade(self);
-        self.runtime.spawn(async move {
-            tokio::time::sleep(pause).await;
-            let Some(inner) = weak.upgrade() else { return };
-            // Nothing, when the call was cancelled meanwhile. Its actor is where it was, for all that is known.
-            let Some((actor, frame)) = inner.open.again(id, PLACED_MAX) else { return };
-            let routed = {
-                let mut state = inner.state.lock();
-                inner.route(&mut state, id, &actor, frame)
-            };
-            if let Err(why) = routed {
-                inner.end(id, Err(why.executed(Some(true))));
-            }
-        });
-    }
-
-    /// A call's actor died under it: it is sent again, if it may be, and if it is not what kills the actor.
-    fn lost(self: &Arc<Self>, id: u64, error: Error) {
-        let killed = (error.detail.as_deref() == Some(RUNNING)).then(|| self.open.killed(id)).flatten();
-        let error = Error { detail: None, ..error };
-        if let Some((attempts @ caps::POISON_AFTER.., actor, method, bytes)) = killed {
-            let error_text = error.message.clone();
-            let actor = actor.to_string();
-            let letter = DeadLetter { actor, method, bytes, attempts, error: error_text, ..DeadLetter::default() };
-            let _ = self.state.lock().head.send(CallFrame { id: 0, body: Some(Body::DeadLetter(letter)) });
-            let text =
-                format!("{attempts} processes died while they ran this call, the last because {}", error.message);
-            let given_up = Error::new(ErrorKind::FailedPrecondition, text).executed(Some(true));
-            return self.end(id, Err(given_up.hint("it is not tried again; `covey dead-letters` lists such calls")));
-        }
-        if self.open.retry(id) { self.again(id, error) } else { self.end(id, Err(error)) }
-    }
-
-    /// A worker did not run a call: its actor is not there any more, so it is looked for anew.
-    fn again(self: &Arc<Self>, id: u64, error: Error) {
-        // An activation that its worker does not have is over. One that was not reached may be where it was.
-        let over = error.kind == ErrorKind::ActorDied && error.executed == Some(false);
-        let avoided = (!over).then(|| Instant::now() + LOST_PAUSE);
-        self.replace(id, error, avoided);
-    }
-
-    /// The same; until then its activation is not called again, or for good.
-    fn replace(self: &Arc<Self>, id: u64, error: Error, avoided: Option<Instant>) {
-        let Some((actor, frame)) = self.open.again(id, PLACED_MAX) else {
-            return self.end(id, Err(error));
-        };
-        let result = {
-            let mut state = self.state.lock();
-            if let Some(Place::At { at, .. }) = state.places.get(&actor)
-                && at.epoch <= frame.epoch
-            {
-                state.stale(&actor, frame.epoch, avoided);
-                self.locate(&mut state, &actor);
-            }
-            self.route(&mut state, id, &actor, frame)
-        };
-        if let Err(error) = result {
-            self.end(id, Err(error.executed(Some(false))));
         }
     }
 
@@ -701,8 +618,10 @@ impl Inner {
             }
             Some(placement::State::Waiting(waiting)) if waiting.recovering && state.holds_still(&actor) => {}
             Some(placement::State::Waiting(waiting)) => {
-                let news = state.wait(&actor, &waiting.why);
-                news.then(|| self.notice_later(actor.clone()));
+                let is_new = state.wait(&actor, &waiting.why);
+                if is_new && state.has_calls(&actor) {
+                    self.notice_later(actor.clone());
+                }
             }
             Some(placement::State::Gone(gone)) => {
                 let error = Error::from(gone);
@@ -775,129 +694,6 @@ impl Inner {
         lane
     }
 
-    /// A lane broke. What never left is placed again; what did has an unknown end, unless it carries a key. `close` gives what
-    /// it did not take.
-    fn lane_lost(self: &Arc<Self>, lane: &lane::Sender, close: impl FnOnce() -> Vec<CallFrame>, why: &str) {
-        let error = Error::new(ErrorKind::ActorDied, format!("the connection to its worker broke: {why}"))
-            .executed(Some(false));
-        let unsent = {
-            // Whoever opens a call holds this: new calls wait until the old ones are back.
-            let mut state = self.state.lock();
-            state.breaks(lane);
-            close()
-        };
-        // The head hears of a worker's death as well; a worker that lives is where it was.
-        let avoided = Some(Instant::now() + LOST_PAUSE);
-        for id in unsent.iter().flat_map(opens) {
-            self.replace(id, error.clone(), avoided);
-        }
-        for (id, keyed) in self.open.on_lane(lane) {
-            if self.may_repeat(id, keyed) {
-                self.replace(id, error.clone(), avoided);
-            } else {
-                self.end(id, Err(error.clone().executed(None)));
-            }
-        }
-        self.broken(lane);
-    }
-
-    /// All calls of a lane that broke are back.
-    fn broken(self: &Arc<Self>, lane: &lane::Sender) {
-        let fences = self.state.lock().broken(lane);
-        for fence in fences {
-            self.fenced(fence);
-        }
-    }
-
-    /// Whether a call that may have run is sent again. With a key it is: where it was sent, it is answered from memory, and
-    /// elsewhere it is not run.
-    fn may_repeat(&self, id: u64, keyed: bool) -> bool {
-        if keyed {
-            self.open.tried(id);
-        }
-        keyed || self.open.retry(id)
-    }
-
-    /// A worker cannot be dialled: what was sent to it goes through the head.
-    fn lane_to_head(&self, lane: &lane::Sender, close: impl FnOnce() -> Vec<CallFrame>) {
-        // Whoever opens a call on an actor holds this.
-        let mut state = self.state.lock();
-        state.move_lane(lane);
-        self.open.move_lane(lane, &state.head);
-        for frame in close() {
-            let _ = state.head.send(frame);
-        }
-    }
-
-    /// The stream to the head broke. What it had not taken waits for the next; of what it took and nobody answered the end is
-    /// unknown.
-    fn head_lost(self: &Arc<Self>, outgoing: &Mutex<head::Outgoing>, why: &Error) {
-        let since = Instant::now();
-        let lost = {
-            // Nothing is sent while this is held, so that a call is either in what is left or with the head.
-            let mut state = self.state.lock();
-            state.away = Some(Away { since, given_up: false });
-            let mut outgoing = outgoing.lock();
-            let unsent = outgoing.cut();
-            let waits: HashSet<u64> = unsent.iter().flat_map(opens).collect();
-            outgoing.put_back(unsent.into_iter().filter(head::outlives));
-            let mut lost = self.open.on_lane(&state.head);
-            lost.retain(|(id, _)| !waits.contains(id));
-            lost
-        };
-        let error = Error::unavailable(format!("the connection to the head broke: {}", why.message)).executed(None);
-        for (id, keyed) in lost {
-            if self.may_repeat(id, keyed) {
-                // The actor is where it was, for all that is known.
-                self.replace(id, error.clone(), Some(since));
-            } else {
-                self.end(id, Err(error.clone()));
-            }
-        }
-        let head = self.state.lock().head.clone();
-        self.broken(&head);
-        let (weak, patience) = (Arc::downgrade(self), self.patience.load(Ordering::Relaxed));
-        self.runtime.spawn(async move {
-            tokio::time::sleep(Duration::from_millis(patience)).await;
-            if let Some(inner) = weak.upgrade() {
-                inner.give_up(since);
-            }
-        });
-    }
-
-    /// The head has been away since then for longer than anybody waits.
-    fn give_up(&self, since: Instant) {
-        let (failed, hooks, error) = {
-            let mut state = self.state.lock();
-            match &mut state.away {
-                Some(away) if away.since == since => away.given_up = true,
-                Some(_) | None => return,
-            }
-            let error = head_away(since.elapsed(), None).executed(Some(false));
-            let (mut failed, hooks) = state.give_up(&error);
-            let mut outgoing = self.outgoing.lock();
-            let unsent = outgoing.unsent();
-            failed.extend(unsent.iter().flat_map(opens).map(|id| (id, error.clone())));
-            let stays = |frame: &CallFrame| matches!(frame.body, Some(Body::DeadLetter(_) | Body::Leave(_)));
-            outgoing.put_back(unsent.into_iter().filter(stays));
-            (failed, hooks, error)
-        };
-        for (id, error) in failed {
-            self.end(id, Err(error));
-        }
-        hooks.into_iter().for_each(|hook| hook(Err(error.clone())));
-    }
-
-    /// There is a stream to the head again; `resumed`: by the same session.
-    fn head_back(&self, resumed: bool) {
-        let mut state = self.state.lock();
-        state.away = None;
-        if !resumed {
-            self.losses.fetch_add(1, Ordering::Relaxed);
-        }
-        state.ask_all();
-    }
-
     fn has_left(&self) -> bool {
         self.state.lock().left
     }
@@ -951,14 +747,6 @@ impl Drop for Inner {
         for id in self.open.all() {
             self.end(id, Err(Error::unavailable("the connection was closed").executed(None)));
         }
-    }
-}
-
-/// Ids of the calls that a frame opens.
-fn opens(frame: &CallFrame) -> std::ops::Range<u64> {
-    match &frame.body {
-        Some(Body::Open(open)) => frame.id..frame.id + 1 + open.also.len() as u64,
-        _ => 0..0,
     }
 }
 

@@ -295,32 +295,31 @@ impl Client {
     /// A join token beside the cluster's own, for so long (0 = a day), for one node where that is said.
     pub async fn add_join_token(&self, once: bool, for_ms: u64) -> Result<String, Error> {
         let request = v1::AddJoinTokenRequest { once, for_ms };
-        Ok(self.rpc.clone().add_join_token(request).await.map_err(|s| from_status(&s))?.into_inner().key)
+        Ok(self.verb::<v1::AddKeyReply>("AddJoinToken", &request).await?.key)
     }
 
     /// Makes one of the cluster's secrets anew: `admin`, `join` or `workers`. Gives the new one, of the first two.
     pub async fn rotate_key(&self, what: &str) -> Result<String, Error> {
         let request = v1::RotateKeyRequest { what: what.to_owned() };
-        Ok(self.rpc.clone().rotate_key(request).await.map_err(|s| from_status(&s))?.into_inner().key)
+        Ok(self.verb::<v1::AddKeyReply>("RotateKey", &request).await?.key)
     }
 
     /// Sets a secret that definitions refer to as `secret://NAME`. With `workers`, workers may read it for what their own
     /// settings refer to.
     pub async fn set_secret(&self, name: &str, value: &str, workers: bool) -> Result<(), Error> {
         let request = v1::SetSecretRequest { name: name.to_owned(), value: value.to_owned(), workers };
-        self.rpc.clone().set_secret(request).await.map_err(|s| from_status(&s)).map(drop)
+        self.verb::<v1::Empty>("SetSecret", &request).await.map(drop)
     }
 
     /// Names of secrets; their values are not told.
     pub async fn secrets(&self) -> Result<Vec<v1::list_secrets_reply::Secret>, Error> {
-        let reply = self.rpc.clone().list_secrets(v1::Empty {}).await.map_err(|s| from_status(&s))?;
-        Ok(reply.into_inner().secrets)
+        Ok(self.verb::<v1::ListSecretsReply>("ListSecrets", &v1::Empty {}).await?.secrets)
     }
 
     /// Takes a secret away. What runs keeps what it was started with.
     pub async fn remove_secret(&self, name: &str) -> Result<(), Error> {
         let request = v1::SecretName { name: name.to_owned() };
-        self.rpc.clone().remove_secret(request).await.map_err(|s| from_status(&s)).map(drop)
+        self.verb::<v1::Empty>("RemoveSecret", &request).await.map(drop)
     }
 
     /// What is known of callers' keys.

@@ -52,9 +52,9 @@ impl Repeat {
     /// Of a method of service `covey.v1.Covey`.
     pub fn of(method: &str) -> Self {
         match method {
-            "StopActor" | "LeaveTopic" | "ForgetReminder" | "RemoveKey" => Self::Ends,
+            "StopActor" | "LeaveTopic" | "ForgetReminder" | "RemoveKey" | "RemoveSecret" => Self::Ends,
             // A key that nobody was told, a file with a piece twice, an agent asked twice for its card.
-            "AddKey" | "PutArtifact" | "ConnectAgent" => Self::Never,
+            "AddKey" | "AddJoinToken" | "RotateKey" | "PutArtifact" | "ConnectAgent" => Self::Never,
             _ => Self::Same,
         }
     }

@@ -35,6 +35,24 @@ pub(super) struct Open {
     pub span: Span,
 }
 
+impl Open {
+    /// A call that was sent nowhere yet.
+    pub fn new(handler: Handler) -> Self {
+        Self {
+            handler,
+            actor: None,
+            again: None,
+            lane: None,
+            placed: 0,
+            retries: 0,
+            killed: 0,
+            retry: None,
+            tried: 0,
+            span: Span::default(),
+        }
+    }
+}
+
 #[derive(Default)]
 pub(super) struct OpenCalls {
     shards: [Mutex<HashMap<u64, Open>>; SHARDS],

@@ -224,6 +224,11 @@ impl State {
         true
     }
 
+    /// Whether calls wait for the actor's place.
+    pub fn has_calls(&self, actor: &ActorId) -> bool {
+        matches!(self.places.get(actor), Some(Place::Waiting { queue, .. }) if !queue.is_empty())
+    }
+
     /// Why an actor still waits after `limit`, and how many calls wait for it; each reason once.
     pub fn overdue(&mut self, actor: &ActorId, limit: Duration) -> Option<(String, usize)> {
         match self.places.get_mut(actor) {

@@ -14,7 +14,6 @@ use covey_proto::{
     payload_json,
     v1::{Also, CallFrame, CallOpen, Payload, TopicMembers, call_frame::Body, call_open},
 };
-use covey_trace::Span;
 
 use super::{
     CallEvent, Handler, Inner, NewCall, Open, Target, lane,
@@ -172,21 +171,7 @@ impl Inner {
             };
             let (again, actor) = (Some(open(method, actor, epoch)), Some(actor.clone()));
             self.count.fetch_add(1, Ordering::Relaxed);
-            self.open.insert(
-                number,
-                Open {
-                    handler,
-                    actor,
-                    again,
-                    lane: None,
-                    placed: 0,
-                    retries,
-                    killed: 0,
-                    retry: None,
-                    tried: 0,
-                    span: Span::default(),
-                },
-            );
+            self.open.insert(number, Open { actor, again, retries, ..Open::new(handler) });
         };
         for member in &members.members {
             let actor = ActorId::from(member.actor.as_str());
