@@ -17,7 +17,6 @@ use covey_store::TaskFilter;
 use futures::{StreamExt as _, stream::BoxStream};
 use parking_lot::Mutex;
 use prost::Message as _;
-use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
@@ -27,6 +26,8 @@ use crate::{
     elsewhere, fresh_id,
     link_service::{node_of, not_the_node},
     owner::Input,
+    queue::{self, Behind},
+    relay::CLIENT,
     secrets::Listed,
 };
 
@@ -600,7 +601,7 @@ impl Covey for ClientService {
         let shared = self.cluster.shared.clone();
         let driver = self.drivers.connect(&request, &shared).await.map_err(|e| to_status(&e))?;
         let mut stream = request.into_inner();
-        let (tx, mut rx) = mpsc::unbounded_channel();
+        let (tx, mut rx) = queue::queue(CLIENT);
         let origin = shared.relay.origin(tx);
         let mut reply = tonic::metadata::MetadataMap::new();
         driver.describe(&mut reply);
@@ -628,7 +629,14 @@ impl Covey for ClientService {
                 let mut frames = Vec::new();
                 let more = tokio::select! {
                     () = stop.cancelled() => 0,
-                    n = rx.recv_many(&mut frames, BATCH_MAX) => n,
+                    taken = rx.recv_many(&mut frames, BATCH_MAX) => match taken {
+                        Ok(n) => n,
+                        Err(Behind) => {
+                            let error = Error::new(ErrorKind::Overloaded, "this client does not take its answers");
+                            yield Err(to_status(&error));
+                            return;
+                        }
+                    },
                 };
                 if more == 0 {
                     return;

@@ -18,9 +18,8 @@ use covey_proto::{
 };
 use covey_store::TaskFilter;
 use futures::{FutureExt as _, StreamExt as _, TryFutureExt as _, future::BoxFuture, stream::BoxStream};
-use tokio::sync::mpsc;
 
-use crate::{Shared, callers, fresh_id, owner::Input};
+use crate::{Shared, callers, fresh_id, owner::Input, queue, relay::CLIENT};
 
 /// Names of agents that are no one's business but their driver's.
 const INTERNAL: &str = "covey.";
@@ -273,7 +272,7 @@ impl Cluster for ClusterPort {
 
     fn infer(&self, request: InferRequest) -> BoxStream<'static, Result<InferEvent, Error>> {
         let relay = self.shared.relay.clone();
-        let (tx, mut rx) = mpsc::unbounded_channel();
+        let (tx, mut rx) = queue::queue(CLIENT);
         let origin = relay.origin(tx);
         /// Cancels the call when the stream is dropped, wherever it stands.
         struct Leave(crate::relay::Relay, u64);

@@ -25,6 +25,7 @@ mod metrics;
 mod owner;
 mod pace;
 mod probe;
+mod queue;
 mod relay;
 mod room;
 mod secrets;
@@ -317,6 +318,10 @@ impl HeadNode {
         }
 
         let (store, passes) = (Arc::new(store), Arc::new(passes));
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "without payloads: one for each open call to an actor that sleeps, and calls have a bound; the relay puts them in under its lock"
+        )]
         let (wake, mut sleepers) = tokio::sync::mpsc::unbounded_channel();
         let relay = relay::Relay::new(wake, Duration::from_millis(config.times.lease_ms));
         for (topic, members) in head.topics() {

@@ -22,11 +22,16 @@ use covey_proto::{
     v1::{self, FromWorker, HeadFrame, ToWorker, head_frame, link_server, worker_frame::Body},
 };
 use futures::stream::BoxStream;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{Shared, owner::Input, probe, relay::Direct};
+use crate::{
+    Shared,
+    owner::Input,
+    probe,
+    queue::{self, Behind, Frames, Reader},
+    relay::{Direct, LINK},
+};
 
 /// Frames put into one message.
 const BATCH_MAX: usize = 1_024;
@@ -106,7 +111,7 @@ impl link_server::Link for LinkService {
         let mut hello = decode_hello(&hello).map_err(|e| to_status(&e))?;
         hello.port = probe::answers(&hello.port, from).await.map(|at| at.to_string()).unwrap_or_default();
         let shared = self.shared.clone();
-        let (tx, rx) = mpsc::unbounded_channel();
+        let (tx, rx) = queue::queue(LINK);
         let over = Over::default();
         let link = Link { node, conn, incarnation: hello.incarnation, port: hello.port.clone(), over: over.clone() };
         let (name, models) = (hello.name.clone(), hello.models.clone());
@@ -167,7 +172,7 @@ struct Link {
 /// is over still goes out; then the worker is told of a fence.
 fn write(
     welcome: v1::Welcome,
-    mut rx: mpsc::UnboundedReceiver<HeadFrame>,
+    mut rx: Reader<HeadFrame>,
     over: Over,
     shutdown: CancellationToken,
 ) -> impl futures::Stream<Item = Result<ToWorker, Status>> {
@@ -178,7 +183,10 @@ fn write(
             let more = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => 0,
-                n = rx.recv_many(&mut frames, BATCH_MAX) => n,
+                taken = rx.recv_many(&mut frames, BATCH_MAX) => taken.unwrap_or_else(|Behind| {
+                    tracing::warn!("a worker does not take what it is told; its link is closed");
+                    0
+                }),
                 reason = over.wait() => {
                     if let Some(reason) = reason {
                         let fenced = head_frame::Body::Fenced(v1::Fenced { reason: reason.to_owned() });
@@ -198,7 +206,7 @@ fn write(
 }
 
 impl Link {
-    async fn read(self, shared: Shared, mut stream: Streaming<FromWorker>, tx: mpsc::UnboundedSender<HeadFrame>) {
+    async fn read(self, shared: Shared, mut stream: Streaming<FromWorker>, tx: Frames<HeadFrame>) {
         let Self { node, conn, .. } = &self;
         let reason = loop {
             let message = tokio::select! {
@@ -232,7 +240,7 @@ async fn take_all(
     node: &NodeId,
     conn: u64,
     frames: Vec<v1::WorkerFrame>,
-    tx: &mpsc::UnboundedSender<HeadFrame>,
+    tx: &Frames<HeadFrame>,
 ) -> Result<(), Error> {
     let mut entries = Vec::new();
     for body in frames.into_iter().filter_map(|frame| frame.body) {
@@ -264,13 +272,7 @@ fn decode_entry(entry: v1::OutboxEntry) -> Entry {
     Entry { number, task: entry.task.into(), attempt, ts_ms, events }
 }
 
-async fn take(
-    shared: &Shared,
-    node: &NodeId,
-    conn: u64,
-    body: Body,
-    tx: &mpsc::UnboundedSender<HeadFrame>,
-) -> Result<(), Error> {
+async fn take(shared: &Shared, node: &NodeId, conn: u64, body: Body, tx: &Frames<HeadFrame>) -> Result<(), Error> {
     match body {
         Body::Hello(_) => return Err(Error::invalid("a second hello")),
         Body::Heartbeat(heartbeat) => {
@@ -278,7 +280,7 @@ async fn take(
             if !shared.owner.ask(|reply| Input::Heard(node.clone(), conn, reply)).await? {
                 return Err(Error::unavailable("this link is over"));
             }
-            let _ = tx.send(HeadFrame { body: Some(head_frame::Body::Heartbeat(heartbeat)) });
+            tx.send(HeadFrame { body: Some(head_frame::Body::Heartbeat(heartbeat)) });
         }
         Body::Goodbye(_) => shared.owner.tell(Input::LetGo(node.clone(), conn)).await,
         Body::Entry(_) => return Err(Error::internal("entries are handed over together")),

@@ -3,8 +3,8 @@
 //! Nothing here is durable and nothing passes the owner: the owner only says where actors are ([`Relay::route`]).
 //! Callers that ask where an actor is are told now and at every change; they call its worker themselves, and come here
 //! only when they cannot reach it.
-//! Queues towards clients are unbounded in type but not in size: a client has at most [`caps::CALLS_OPEN_MAX`] calls
-//! open and each is ahead of its reader by at most [`caps::STREAM_WINDOW`] items.
+//! Queues towards clients and workers are bounded by count and by bytes: whoever does not read loses its stream, see
+//! [`crate::queue`].
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -22,11 +22,21 @@ use covey_proto::{
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use crate::{link_service::Over, metrics::RelayCounts, owner::Input};
+use crate::{
+    link_service::Over,
+    metrics::RelayCounts,
+    owner::Input,
+    queue::{self, Bounds, Frames},
+};
 
 mod models;
 
 use models::{Awaited, Beginnings, MODEL_PATIENCE, ModelCall};
+
+/// How far a caller may be behind with what it is answered.
+pub(crate) const CLIENT: Bounds = Bounds { items: caps::CLIENT_QUEUE_DEPTH_MAX, bytes: caps::CLIENT_QUEUE_BYTES_MAX };
+/// How far a worker may be behind with what it is told.
+pub(crate) const LINK: Bounds = Bounds { items: caps::LINK_QUEUE_DEPTH_MAX, bytes: caps::LINK_QUEUE_BYTES_MAX };
 
 /// Actors that are over and whose end late callers are still told.
 const GONE_MAX: usize = 100_000;
@@ -90,14 +100,14 @@ struct State {
 struct Link {
     conn: u64,
     over: Over,
-    frames: mpsc::UnboundedSender<HeadFrame>,
+    frames: Frames<HeadFrame>,
     models: Vec<ModelStatus>,
     model_calls: BTreeMap<String, usize>,
     direct: Direct,
 }
 
 struct Origin {
-    frames: mpsc::UnboundedSender<CallFrame>,
+    frames: Frames<CallFrame>,
     open: usize,
     watched: HashSet<ActorId>,
 }
@@ -156,7 +166,7 @@ impl Relay {
 
     /// Calls an actor because a reminder is due, and tells the owner how that went.
     pub fn remind(&self, actor: ActorId, name: String, reminder: Arc<Reminder>) {
-        let (tx, mut rx) = mpsc::unbounded_channel();
+        let (tx, mut rx) = queue::queue(CLIENT);
         let origin = self.origin(tx);
         let open = CallOpen {
             method: reminder.method.clone(),
@@ -208,7 +218,7 @@ impl Relay {
     }
 
     /// A new origin of calls: a client's stream, a worker, the gateway.
-    pub fn origin(&self, frames: mpsc::UnboundedSender<CallFrame>) -> u64 {
+    pub fn origin(&self, frames: Frames<CallFrame>) -> u64 {
         let mut state = self.state.lock();
         let id = state.fresh();
         state.origins.insert(id, Origin { frames, open: 0, watched: HashSet::new() });
@@ -396,7 +406,7 @@ impl Relay {
         &self,
         node: &NodeId,
         conn: u64,
-        frames: mpsc::UnboundedSender<HeadFrame>,
+        frames: Frames<HeadFrame>,
         over: Over,
         models: Vec<ModelStatus>,
         direct: Direct,
@@ -445,14 +455,14 @@ impl Relay {
     /// Sends a command to a node; one without a link gets it by reconciliation when it dials again.
     pub fn send(&self, node: &NodeId, body: head_frame::Body) {
         if let Some(link) = self.state.lock().links.get(node) {
-            let _ = link.frames.send(HeadFrame { body: Some(body) });
+            link.frames.send(HeadFrame { body: Some(body) });
         }
     }
 
     /// Everything up to `number` that came over this link is on disk.
     pub fn durable(&self, node: &NodeId, conn: u64, number: u64) {
         if let Some(link) = self.state.lock().links.get(node).filter(|link| link.conn == conn) {
-            let _ = link.frames.send(HeadFrame { body: Some(head_frame::Body::Durable(v1::Durable { number })) });
+            link.frames.send(HeadFrame { body: Some(head_frame::Body::Durable(v1::Durable { number })) });
         }
     }
 
@@ -476,7 +486,7 @@ impl Relay {
     /// A driver is gone for good: workers drop what they keep for it.
     pub fn session_over(&self, session: &str) {
         for link in self.state.lock().links.values() {
-            let _ = link.frames.send(HeadFrame { body: Some(head_frame::Body::SessionOver(session.to_owned())) });
+            link.frames.send(HeadFrame { body: Some(head_frame::Body::SessionOver(session.to_owned())) });
         }
     }
 
@@ -691,12 +701,12 @@ impl State {
     fn to_origin(&self, origin: u64, frame: CallFrame) {
         if let Some(origin) = self.origins.get(&origin) {
             // A closed receiver is an origin whose end is being noticed elsewhere.
-            let _ = origin.frames.send(frame);
+            origin.frames.send(frame);
         }
     }
 
     fn to_node(&self, node: &NodeId, frame: CallFrame) -> bool {
         let body = Some(head_frame::Body::Call(frame));
-        self.links.get(node).is_some_and(|l| l.frames.send(HeadFrame { body }).is_ok())
+        self.links.get(node).is_some_and(|l| l.frames.send(HeadFrame { body }))
     }
 }

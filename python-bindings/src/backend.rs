@@ -30,7 +30,7 @@ pub(crate) fn wait<T: Send + 'static>(
     runtime: &Handle,
     work: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> PyResult<Result<T, Error>> {
-    let (tx, rx) = mpsc::channel();
+    let (tx, rx) = mpsc::sync_channel(1);
     // The asker may have been interrupted; nothing is lost by that.
     runtime.spawn(async move { drop(tx.send(work.await)) });
     let rx = Mutex::new(rx);

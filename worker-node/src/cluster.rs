@@ -81,6 +81,10 @@ impl Cluster {
         let calls = client.calls_as(session, secret).await?;
         if let Some(runtime) = self.inner.runtime.get().cloned() {
             let loopback: Loopback = Arc::new(move |answers| {
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "calls of this process to its own actors: their mailboxes and windows are the bound"
+                )]
                 let (tx, mut rx) = tokio::sync::mpsc::unbounded_channel();
                 let lane = runtime.lane(answers);
                 tokio::spawn(async move {
@@ -155,6 +159,10 @@ impl Outward for Cluster {
     }
 
     fn lane(&self, answers: mpsc::UnboundedSender<CallFrame>) -> mpsc::UnboundedSender<CallFrame> {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "of one Python process, whose open calls and windows are the bound"
+        )]
         let (tx, rx) = mpsc::unbounded_channel();
         tokio::spawn(carry(self.clone(), rx, answers));
         tx

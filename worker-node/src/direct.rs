@@ -216,6 +216,10 @@ impl Worker for Service {
     async fn calls(&self, request: Request<Streaming<CallBatch>>) -> Result<Response<Self::CallsStream>, Status> {
         self.check(&request)?;
         let mut stream = request.into_inner();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "answers to the calls that a client has open, a window each; a client that takes nothing is reset"
+        )]
         let (tx, mut rx) = mpsc::unbounded_channel();
         let lane = self.runtime.lane(tx);
         tokio::spawn(async move {

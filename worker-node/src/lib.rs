@@ -138,6 +138,10 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
         };
     }
     let models = Arc::new(Models::new(model_config));
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the link empties it at all times, into the outbox, which has a bound"
+    )]
     let (reports, rx) = mpsc::unbounded_channel();
     // A short path: Unix sockets take 107 bytes.
     let folder = std::env::temp_dir().join(format!("covey-{}-{:016x}", std::process::id(), rand::random::<u64>()));

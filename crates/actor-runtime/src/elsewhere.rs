@@ -344,6 +344,7 @@ async fn reply(outward: &dyn Outward, talk: &Talk, id: String, said: &Said) -> R
 
 /// Words to the task that works there, one after the other in the order in which they were said.
 fn words(outward: Arc<dyn Outward>, agent: Arc<Agent>) -> mpsc::UnboundedSender<(String, Said)> {
+    #[expect(clippy::disallowed_methods, reason = "messages to tasks, each of which takes a bounded number")]
     let (tx, mut rx) = mpsc::unbounded_channel::<(String, Said)>();
     tokio::spawn(async move {
         while let Some((task, said)) = rx.recv().await {

@@ -205,6 +205,10 @@ struct Cell {
 impl Runtime {
     /// A runtime without actors; what happens in it arrives at `reports`.
     pub fn new(config: RuntimeConfig, reports: mpsc::UnboundedSender<Report>) -> Self {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "starts, ends and states of processes and their actors, without payloads"
+        )]
         let (news, mut told) = mpsc::unbounded_channel();
         let (models, outward) = (config.models.clone(), config.outward.clone());
         let mut launch = config.launch;

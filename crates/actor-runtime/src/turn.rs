@@ -536,6 +536,7 @@ impl Drop for Over {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "what a test sends has an end")]
 mod tests {
     use super::*;
 

@@ -171,6 +171,7 @@ impl Calls {
         roads: Roads,
         patience: Arc<AtomicU64>,
     ) -> Result<Self, Error> {
+        #[expect(clippy::disallowed_methods, reason = "calls that this client has open, which have a bound")]
         let (head, rx) = mpsc::unbounded_channel();
         let outgoing = Arc::new(Mutex::new(head::Outgoing::new(rx)));
         let mut link = head::Link { rpc, session, outgoing: outgoing.clone() };
@@ -359,6 +360,7 @@ impl Calls {
         method: &str,
         args: Payload,
     ) -> impl Stream<Item = Result<Payload, Error>> + use<> {
+        #[expect(clippy::disallowed_methods, reason = "items of one stream, a window ahead at most")]
         let (tx, mut rx) = mpsc::unbounded_channel();
         let calls = self.clone();
         let id = self.start(NewCall::new(target, method, args), move |_, event| {

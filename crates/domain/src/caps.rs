@@ -27,8 +27,14 @@ pub const CALLER_STREAMS_MAX: usize = 1_000;
 pub const MODEL_QUEUE_DEPTH_MAX: usize = 1_024;
 /// Items a stream may be ahead of its reader.
 pub const STREAM_WINDOW: u32 = 256;
-/// Frames waiting to be written to one link or client.
-pub const LINK_QUEUE_DEPTH_MAX: usize = 65_536;
+/// Frames waiting to be written to one worker's link: starts and stops of all that it may have.
+pub const LINK_QUEUE_DEPTH_MAX: usize = 2_000_000;
+/// Their bytes.
+pub const LINK_QUEUE_BYTES_MAX: usize = 1 << 30;
+/// Frames waiting to be written to one client: answers to all the calls that it may have open, and where its actors are.
+pub const CLIENT_QUEUE_DEPTH_MAX: usize = 4 * CALLS_OPEN_MAX;
+/// Their bytes.
+pub const CLIENT_QUEUE_BYTES_MAX: usize = 512 << 20;
 /// Inputs waiting for the head's owner loop.
 pub const OWNER_QUEUE_DEPTH_MAX: usize = 65_536;
 /// Entries a worker keeps for the head until they are durable.

@@ -52,7 +52,7 @@ struct Behaviour {
 /// The relay of a cluster, fed by its head's port.
 pub struct Relay {
     swarm: Swarm<Behaviour>,
-    source: tokio::sync::mpsc::UnboundedReceiver<covey_domain::NodeId>,
+    source: tokio::sync::mpsc::Receiver<covey_domain::NodeId>,
     /// Who was let in; when, as long as it is not connected.
     waiting: HashMap<PeerId, Instant>,
 }

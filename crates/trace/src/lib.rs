@@ -38,7 +38,7 @@ pub fn init(service: &str) -> Result<(), String> {
         return Ok(());
     }
     let protocol = protocol(first_of(PROTOCOLS))?;
-    let (tx, rx) = std::sync::mpsc::channel();
+    let (tx, rx) = std::sync::mpsc::sync_channel(1);
     let carry = move || {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,

@@ -294,21 +294,20 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use covey_domain::status::ModelStatus;
-    use covey_proto::v1::{HeadFrame, call_open::Target, head_frame};
-    use tokio::sync::mpsc;
-
     use super::*;
     use crate::{
         link_service::Over,
-        relay::{Direct, Relay},
+        queue::{self, Reader},
+        relay::{CLIENT, Direct, LINK, Relay},
     };
+    use covey_domain::status::ModelStatus;
+    use covey_proto::v1::{HeadFrame, call_open::Target, head_frame};
 
     struct World {
         relay: Relay,
         origin: u64,
-        answers: mpsc::UnboundedReceiver<CallFrame>,
-        workers: Vec<(NodeId, mpsc::UnboundedReceiver<HeadFrame>)>,
+        answers: Reader<CallFrame>,
+        workers: Vec<(NodeId, Reader<HeadFrame>)>,
     }
 
     fn model(loaded: bool) -> ModelStatus {
@@ -323,16 +322,21 @@ mod tests {
         }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "nobody sends to it")]
+    fn wake() -> tokio::sync::mpsc::UnboundedSender<crate::owner::Input> {
+        tokio::sync::mpsc::unbounded_channel().0
+    }
+
     fn world(loaded: &[bool]) -> World {
-        let relay = Relay::new(mpsc::unbounded_channel().0, std::time::Duration::ZERO);
-        let (tx, answers) = mpsc::unbounded_channel();
+        let relay = Relay::new(wake(), std::time::Duration::ZERO);
+        let (tx, answers) = queue::queue(CLIENT);
         let origin = relay.origin(tx);
         let workers = loaded
             .iter()
             .enumerate()
             .map(|(i, loaded)| {
                 let node = NodeId::from(format!("w{i}"));
-                let (tx, rx) = mpsc::unbounded_channel();
+                let (tx, rx) = queue::queue(LINK);
                 relay.link(&node, i as u64, tx, Over::default(), vec![model(*loaded)], Direct::default());
                 (node, rx)
             })
@@ -413,7 +417,7 @@ mod tests {
         let mut world = world(&[]);
         world.ask(7, "hello");
         assert!(world.answers.try_recv().is_err(), "a worker may come");
-        let (tx, rx) = mpsc::unbounded_channel();
+        let (tx, rx) = queue::queue(LINK);
         let node = NodeId::from("w0");
         world.relay.link(&node, 0, tx, Over::default(), Vec::new(), Direct::default());
         world.workers.push((node.clone(), rx));

@@ -47,6 +47,7 @@ impl AgentTool {
                 let _ = self.0.send(CallFrame { id: 1, body });
             }
         }
+        #[expect(clippy::disallowed_methods, reason = "answers of one call, a window ahead at most")]
         let (tx, mut answers) = mpsc::unbounded_channel();
         let lane = Leave(self.outward.lane(tx));
         let open = CallOpen {

@@ -80,7 +80,12 @@ impl Hosts {
             Err(error) => return Err(failed("look who answered", &error)),
         }
         let (read, write) = stream.into_split();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "calls that the mailboxes of its actors have room for, and windows; the process ends with what it does not read"
+        )]
         let (frames, rx) = mpsc::unbounded_channel();
+        #[expect(clippy::disallowed_methods, reason = "answers to the calls that this process has open, a window each")]
         let (answers, mut answered) = mpsc::unbounded_channel();
         let to_host = frames.clone();
         tokio::spawn(async move {

@@ -59,6 +59,7 @@ fn woven(outgoing: Arc<Mutex<Outgoing>>) -> impl Stream<Item = CallBatch> {
 
 /// Opens a lane. Frames may be sent at once; they wait for the dial.
 pub(super) fn open(inner: &Arc<Inner>, at: At) -> Sender {
+    #[expect(clippy::disallowed_methods, reason = "calls that this client has open, which have a bound")]
     let (tx, rx) = mpsc::unbounded_channel();
     let (weak, own) = (Arc::downgrade(inner), tx.downgrade());
     inner.runtime.spawn(async move {
@@ -119,6 +120,7 @@ async fn carry(weak: &WeakInner, at: &At, outgoing: &Arc<Mutex<Outgoing>>) -> Re
 
 /// A lane within this process.
 pub(super) fn local(inner: &Arc<Inner>, loopback: Loopback) -> Sender {
+    #[expect(clippy::disallowed_methods, reason = "answers of calls that this client has open, a window each")]
     let (answers, mut rx) = mpsc::unbounded_channel();
     let tx = loopback(answers);
     let weak = Arc::downgrade(inner);

@@ -32,7 +32,7 @@ pub struct MeshEntry {
     /// Who answers there.
     pub node: NodeId,
     pub(super) connections: mpsc::Sender<TcpStream>,
-    admitted: mpsc::UnboundedSender<NodeId>,
+    admitted: mpsc::Sender<NodeId>,
 }
 
 /// The other end: connections that speak libp2p, and who may come in.
@@ -41,19 +41,22 @@ pub struct MeshSource {
     /// Accepted connections, nothing read from them.
     pub connections: mpsc::Receiver<TcpStream>,
     /// Nodes that showed the cluster's credentials and are about to come.
-    pub admitted: mpsc::UnboundedReceiver<NodeId>,
+    pub admitted: mpsc::Receiver<NodeId>,
 }
 
 impl MeshEntry {
     /// Both ends.
     pub fn new(node: NodeId) -> (Self, MeshSource) {
         let (connections, taken) = mpsc::channel(QUEUE);
-        let (admitted, admissions) = mpsc::unbounded_channel();
+        let (admitted, admissions) = mpsc::channel(QUEUE);
         (Self { node, connections, admitted }, MeshSource { connections: taken, admitted: admissions })
     }
 
     /// Lets a node in.
     pub fn admit(&self, node: NodeId) {
-        let _ = self.admitted.send(node);
+        // One that is not let in asks again.
+        if self.admitted.try_send(node).is_err() {
+            tracing::warn!("a node was not let into the mesh: too many wait");
+        }
     }
 }
