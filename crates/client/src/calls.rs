@@ -566,7 +566,7 @@ impl Inner {
     fn take(self: &Arc<Self>, batch: CallBatch) {
         for frame in batch.frames {
             match frame.body {
-                Some(Body::Item(item)) => self.open.item(frame.id, item),
+                Some(Body::Item(item)) => self.tell_end(frame.id, self.open.item(frame.id, item)),
                 Some(Body::End(end)) => match covey_proto::call_result(end) {
                     Err(error) if error.retry => self.raised(frame.id, error),
                     Err(error) if refused(&error) => self.again(frame.id, error),
@@ -721,15 +721,18 @@ impl Inner {
         self.end(id, Err(Error::new(kind, why).executed(if queued { Some(false) } else { None })));
     }
 
-    fn end(&self, id: u64, end: Result<Option<Payload>, Error>) {
-        if let Some(mut open) = self.open.remove(id) {
-            self.count.fetch_sub(1, Ordering::Relaxed);
-            if let Err(error) = &end {
-                open.span.fail(error);
-            }
-            drop(open.span);
-            (open.handler)(id, CallEvent::End(end));
+    fn end(&self, id: u64, end: open::End) {
+        self.tell_end(id, self.open.end(id, end));
+    }
+
+    fn tell_end(&self, id: u64, over: Option<(Open, open::End)>) {
+        let Some((Open { handler: Some(mut handler), mut span, .. }, end)) = over else { return };
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        if let Err(error) = &end {
+            span.fail(error);
         }
+        drop(span);
+        handler(id, CallEvent::End(end));
     }
 
     fn close(&self, error: &Error) {

@@ -132,28 +132,28 @@ impl Pools {
     }
 
     fn pool(&self, spec: &str) -> Result<Arc<Pool>, Error> {
-        if let Some(pool) = self.pools.lock().get(spec) {
-            return Ok(pool.clone());
+        let (pool, is_new) = once(&self.pools, spec, || {
+            let parsed: PoolSpec = covey_proto::from_json("the pool", spec.as_bytes())?;
+            Ok(Pool {
+                client: self.client.clone(),
+                calls: self.calls.clone(),
+                runtime: self.calls.runtime(),
+                depth_max: parsed.ahead.unwrap_or(AHEAD_MAX).max(parsed.concurrency.max(1)),
+                spec: parsed,
+                state: Mutex::default(),
+            })
+        })?;
+        if is_new {
+            let weak = Arc::downgrade(&pool);
+            pool.runtime.spawn(async move {
+                let mut every = tokio::time::interval(IDLE / 4);
+                loop {
+                    every.tick().await;
+                    let Some(pool) = weak.upgrade() else { return };
+                    pool.tick();
+                }
+            });
         }
-        let parsed: PoolSpec = covey_proto::from_json("the pool", spec.as_bytes())?;
-        let pool = Arc::new(Pool {
-            client: self.client.clone(),
-            calls: self.calls.clone(),
-            runtime: self.calls.runtime(),
-            depth_max: parsed.ahead.unwrap_or(AHEAD_MAX).max(parsed.concurrency.max(1)),
-            spec: parsed,
-            state: Mutex::default(),
-        });
-        self.pools.lock().entry(spec.to_owned()).or_insert(pool.clone());
-        let weak = Arc::downgrade(&pool);
-        pool.runtime.spawn(async move {
-            let mut every = tokio::time::interval(IDLE / 4);
-            loop {
-                every.tick().await;
-                let Some(pool) = weak.upgrade() else { return };
-                pool.shrink();
-            }
-        });
         Ok(pool)
     }
 
@@ -186,6 +186,22 @@ impl Pools {
             pool.close();
         }
     }
+}
+
+/// What is known by this name, made by whoever asks first, and whether that was now: of those who ask at the same moment
+/// nobody gets one of his own.
+fn once<T>(
+    known: &Mutex<HashMap<String, Arc<T>>>,
+    name: &str,
+    make: impl FnOnce() -> Result<T, Error>,
+) -> Result<(Arc<T>, bool), Error> {
+    let mut known = known.lock();
+    if let Some(one) = known.get(name) {
+        return Ok((one.clone(), false));
+    }
+    let made = Arc::new(make()?);
+    known.insert(name.to_owned(), made.clone());
+    Ok((made, true))
 }
 
 struct Pool {
@@ -602,11 +618,15 @@ impl Pool {
         }
     }
 
-    /// Stops actors that have had nothing to do for a while.
-    fn shrink(self: &Arc<Self>) {
+    /// Stops actors that have had nothing to do for a while. Where jobs wait, asks again for actors: nodes come, and room that
+    /// was asked for may not have been told.
+    fn tick(self: &Arc<Self>) {
         let idle: Vec<_> = {
             let mut state = self.state.lock();
-            if self.spec.actors.is_some() || !state.queue.is_empty() {
+            if !state.queue.is_empty() {
+                return self.dispatch(&mut state);
+            }
+            if self.spec.actors.is_some() {
                 return;
             }
             let idle = |m: &Member| m.jobs == 0 && m.last.elapsed() > IDLE;
@@ -639,13 +659,53 @@ impl Pool {
             queue.extend(paused);
             (queue, running, actors)
         };
+        let error = Error::new(ErrorKind::Cancelled, "the pool was closed").executed(Some(false));
         for mut job in queue {
-            let error = Error::new(ErrorKind::Cancelled, "the pool was closed").executed(Some(false));
-            (job.handler)(job.id, CallEvent::End(Err(error)));
+            (job.handler)(job.id, CallEvent::End(Err(error.clone())));
         }
         for call in running {
             self.calls.cancel(call);
         }
         self.stop(actors);
+    }
+}
+
+impl Drop for Pool {
+    /// Nobody can put anything in any more: what waits for an answer gets one.
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        let paused = state.paused.drain().map(|(_, job)| (job, Some(false)));
+        let running = state.running.drain().map(|(_, running)| (running.job, None));
+        let waiting = state.queue.take().into_iter().map(|job| (job, Some(false)));
+        let left: Vec<_> = waiting.chain(paused).chain(running).collect();
+        for (mut job, executed) in left {
+            let error = Error::unavailable("the connection was closed").executed(executed);
+            (job.handler)(job.id, CallEvent::End(Err(error)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[test]
+    fn those_who_ask_at_once_get_the_same() {
+        for round in 0..200 {
+            let (known, together, name) = (Mutex::default(), Barrier::new(4), round.to_string());
+            let got: Vec<Arc<u32>> = std::thread::scope(|scope| {
+                let ask = || {
+                    together.wait();
+                    once(&known, &name, || Ok(round)).map(|(one, _)| one)
+                };
+                let asking: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+                asking.into_iter().map(|thread| thread.join().unwrap().unwrap()).collect()
+            });
+            assert!(got.iter().all(|one| Arc::ptr_eq(one, &got[0])), "round {round}");
+        }
+        let refused = once(&Mutex::new(HashMap::<String, Arc<u32>>::new()), "x", || Err(Error::invalid("no")));
+        assert!(refused.is_err());
     }
 }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use covey_domain::{ActorId, Retry};
+use covey_domain::{ActorId, Error, Retry};
 use covey_proto::v1::{CallOpen, Payload};
 use covey_trace::Span;
 use parking_lot::Mutex;
@@ -17,8 +17,15 @@ use super::{CallEvent, Handler, lane};
 /// Tables, so that readers of several streams and starters seldom meet at one lock.
 const SHARDS: usize = 16;
 
+/// How a call ended.
+pub(super) type End = Result<Option<Payload>, Error>;
+
 pub(super) struct Open {
-    pub handler: Handler,
+    /// `None` while it is told an item. It runs without locks: it takes those of its caller, who may hold them while he
+    /// opens another call.
+    pub handler: Option<Handler>,
+    /// Came while the handler was told an item.
+    pub end: Option<End>,
     pub actor: Option<ActorId>,
     /// To place it again, if it goes to an actor.
     pub again: Option<CallOpen>,
@@ -39,7 +46,8 @@ impl Open {
     /// A call that was sent nowhere yet.
     pub fn new(handler: Handler) -> Self {
         Self {
-            handler,
+            handler: Some(handler),
+            end: None,
             actor: None,
             again: None,
             lane: None,
@@ -67,8 +75,17 @@ impl OpenCalls {
         self.shard(id).lock().insert(id, open);
     }
 
-    pub fn remove(&self, id: u64) -> Option<Open> {
-        self.shard(id).lock().remove(&id)
+    /// A call is over; gives it for its handler to be told, unless that is told an item at this moment: then whoever does
+    /// that has the end as well.
+    pub fn end(&self, id: u64, end: End) -> Option<(Open, End)> {
+        let mut shard = self.shard(id).lock();
+        match shard.get_mut(&id) {
+            Some(open) if open.handler.is_none() => {
+                open.end.get_or_insert(end);
+                None
+            }
+            _ => Some((shard.remove(&id)?, end)),
+        }
     }
 
     /// A call went over `lane`, to this activation (0 = to a model).
@@ -95,12 +112,22 @@ impl OpenCalls {
         self.shard(id).lock().get(&id).and_then(|open| open.actor.clone())
     }
 
-    pub fn item(&self, id: u64, item: Payload) {
-        if let Some(open) = self.shard(id).lock().get_mut(&id) {
+    /// Tells an item to a call's handler; gives the call when its end came meanwhile. The items of one call are told by one
+    /// task, that of its lane.
+    pub fn item(&self, id: u64, item: Payload) -> Option<(Open, End)> {
+        let mut handler = {
+            let mut shard = self.shard(id).lock();
+            let open = shard.get_mut(&id)?;
             // What has been answered in part is not placed again.
             open.again = None;
-            (open.handler)(id, CallEvent::Item(item));
-        }
+            open.handler.take()?
+        };
+        handler(id, CallEvent::Item(item));
+        let mut shard = self.shard(id).lock();
+        let open = shard.get_mut(&id)?;
+        open.handler = Some(handler);
+        let end = open.end.take()?;
+        Some((shard.remove(&id)?, end))
     }
 
     /// The actor and the frame of a call that may be placed once more.
@@ -208,4 +235,52 @@ impl OpenCalls {
 pub(crate) fn pause(retry: &Retry, tried: u32) -> Duration {
     // The standard library's own source of numbers that nobody can foresee.
     Duration::from_millis(retry.pause_ms(tried, RandomState::new().hash_one(tried)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Barrier, mpsc};
+
+    use super::*;
+
+    /// A pool's handler takes the pool's lock, which the pool holds while it opens calls.
+    #[test]
+    fn a_handler_may_wait_for_a_lock_of_who_opens_calls() {
+        let (calls, own) = (OpenCalls::default(), Arc::new(Mutex::new(0)));
+        let (inside, counted) = (Arc::new(Barrier::new(2)), own.clone());
+        let told = inside.clone();
+        let handler: Handler = Box::new(move |_, _| {
+            told.wait();
+            *counted.lock() += 1;
+        });
+        calls.insert(1, Open::new(handler));
+        std::thread::scope(|scope| {
+            let held = own.lock();
+            scope.spawn(|| calls.item(1, Payload::default()));
+            inside.wait();
+            // The same table.
+            calls.insert(1 + SHARDS as u64, Open::new(Box::new(|_, _| {})));
+            drop(held);
+        });
+        assert_eq!(*own.lock(), 1);
+    }
+
+    #[test]
+    fn an_end_that_comes_while_an_item_is_told_is_told_behind_it() {
+        let calls = Arc::new(OpenCalls::default());
+        let (tx, rx) = mpsc::sync_channel(2);
+        let inner = calls.clone();
+        let handler: Handler = Box::new(move |id, event| {
+            if matches!(event, CallEvent::Item(_)) {
+                assert!(inner.end(id, Ok(None)).is_none());
+            }
+            tx.send(matches!(event, CallEvent::End(_))).unwrap();
+        });
+        calls.insert(1, Open::new(handler));
+        let (mut open, end) = calls.item(1, Payload::default()).expect("its end came");
+        assert!(!calls.contains(1));
+        open.handler.take().unwrap()(1, CallEvent::End(end));
+        assert_eq!(rx.iter().take(2).collect::<Vec<_>>(), [false, true]);
+        assert!(calls.end(1, Ok(None)).is_none() && calls.item(1, Payload::default()).is_none());
+    }
 }
