@@ -17,7 +17,7 @@ import covey
 from covey._schema import of_parameters
 
 SERVER = textwrap.dedent("""
-    import os, sys
+    import asyncio, os, sys
     from mcp.server.fastmcp import FastMCP
 
     server = FastMCP("numbers", port=int(sys.argv[1]) if len(sys.argv) > 1 else 8000)
@@ -32,8 +32,21 @@ SERVER = textwrap.dedent("""
         "Never works."
         raise ValueError("not today")
 
+    @server.tool()
+    async def never() -> str:
+        "Never answers."
+        await asyncio.sleep(3600)
+        return "late"
+
     server.run("streamable-http" if len(sys.argv) > 1 else "stdio")
 """)
+
+
+class Silence:
+    """A request that is taken and not answered."""
+
+    def __init__(self):
+        self.is_over = threading.Event()
 
 
 class Script(http.server.ThreadingHTTPServer):
@@ -49,6 +62,9 @@ class Answer(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         self.server.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         said = self.server.answers.pop(0)
+        if isinstance(said, Silence):
+            said.is_over.wait(60)
+            return
         if isinstance(said, str):
             deltas, finish = [{"content": said[:3]}, {"content": said[3:]}], "stop"
         else:
@@ -75,7 +91,8 @@ def scripted(tmp_path_factory):
     nodes = Nodes(tmp_path_factory.mktemp("scripted"))
     nodes.head()
     upstreams = nodes.home / "upstreams.toml"
-    upstreams.write_text(f'[[upstream]]\nname = "script"\nurl = "http://127.0.0.1:{script.server_port}/v1"\nmodel = "m"\n')
+    there = f'url = "http://127.0.0.1:{script.server_port}/v1"\nmodel = "m"\n'
+    upstreams.write_text(f'[[upstream]]\nname = "script"\n{there}[[upstream]]\nname = "silent"\nsilence_s = 2\n{there}')
     nodes.env["COVEY_SECRET_OF_MINE"] = "secret"
     nodes.worker("w1", "--cpus", "4", "--upstreams", str(upstreams))
     session = nodes.connect()
@@ -162,7 +179,7 @@ def test_functions_agents_and_mcp_servers_run_side_by_side(scripted, tmp_path):
             ]
             assert run(name) == "All done."
             declared = {t["function"]["name"]: t["function"] for t in script.asked[0]["tools"]}
-            assert list(declared) == ["slow", "broken", "Library_find", "Library_pages", "twice", "fails"]
+            assert list(declared) == ["slow", "broken", "Library_find", "Library_pages", "twice", "fails", "never"]
             assert declared["slow"]["parameters"]["properties"] == {"which": {"type": "string", "description": "a name"}, "kind": {"enum": ["a", "b"]}}
             assert declared["twice"]["description"] == "Doubles a number."
             assert [m["role"] for m in script.asked[1]["messages"]] == ["system", "user", "assistant", "tool", "tool"]
@@ -178,6 +195,21 @@ def test_functions_agents_and_mcp_servers_run_side_by_side(scripted, tmp_path):
             assert run(name) == "ok" and last_said(script)[0].startswith("8") and len(script.asked[-1]["tools"]) == 1
         finally:
             server.kill()
+
+
+def test_what_is_never_answered_is_given_up(scripted, tmp_path):
+    nodes, script = scripted
+    (tmp_path / "server.py").write_text(SERVER)
+    server = covey.Mcp(sys.executable, str(tmp_path / "server.py"), only=["never"], timeout=1)
+    name = covey.llm_agent("patient", model="script", tools=[server])
+    script.answers[:] = [[("never", {})], "It is silent."]
+    assert run(name) == "It is silent."
+    assert "did not answer: 1 s are over" in last_said(script)[0]
+    # A model elsewhere that takes the request and says nothing.
+    script.answers[:] = [silence := Silence()]
+    with pytest.raises(covey.CoveyError, match="said nothing for 2 s"):
+        run(covey.llm_agent("unheard", model="silent"))
+    silence.is_over.set()
 
 
 def test_agents_call_agents_and_budgets_end_them(scripted):

@@ -334,6 +334,9 @@ pub struct McpServer {
     /// Names of the tools that may be called; empty = all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub only: Vec<String>,
+    /// How long it may take to answer a call, milliseconds; five minutes unless said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
 }
 
 impl LlmAgent {

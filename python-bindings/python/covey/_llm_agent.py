@@ -15,12 +15,28 @@ from ._context import sampling_of
 
 
 class Mcp:
-    """A server of the Model Context Protocol, as a tool of an agent."""
+    """A server of the Model Context Protocol, as a tool of an agent.
 
-    def __init__(self, *command: str, url: str = "", env: dict[str, str] | None = None, headers: dict[str, str] | None = None, only: Iterable[str] = ()):
+    A program with its arguments (`env` is its environment) or a `url` (with `headers`); `only` names the tools that may be called.
+    The model is told of a call that is not answered within `timeout` (seconds or "2m"; five minutes unless said).
+    """
+
+    def __init__(
+        self,
+        *command: str,
+        url: str = "",
+        env: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
+        only: Iterable[str] = (),
+        timeout: float | str | None = None,
+    ):
         if bool(command) == bool(url):
             raise ValueError("an MCP server is reached by a command or by a url: Mcp('uvx', 'mcp-server-time'), Mcp(url='http://…/mcp')")
-        self._spec = {"command": list(command), "url": url, "env": env or {}, "headers": headers or {}, "only": list(only)}
+        seconds = parse_seconds(timeout)
+        self._spec = {
+            "command": list(command), "url": url, "env": env or {}, "headers": headers or {}, "only": list(only),
+            "timeout_ms": None if seconds is None else max(round(seconds * 1000), 1),
+        }  # fmt: skip
 
 
 Tool = Callable[..., Any] | Agent[Any, Any] | Handle | Mcp | str

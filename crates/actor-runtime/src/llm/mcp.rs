@@ -25,8 +25,10 @@ use crate::{
     launch::{Launch, Launcher},
 };
 
-/// A server that has not said hello after this time will not.
+/// A server that has not said hello, or what its tools are, after this time will not.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
+/// One that has not answered a call after this time will not, where nothing is said.
+const CALL_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A connection to a server, made when it is needed and again when it broke.
 pub(super) struct Server {
@@ -82,9 +84,13 @@ impl Server {
                 ().serve(transport).await.map_err(|e| self.failed("did not say hello", e))
             }
         };
-        tokio::time::timeout(HELLO_TIMEOUT, hello)
-            .await
-            .unwrap_or_else(|_| Err(self.failed("did not say hello", format!("{} s", HELLO_TIMEOUT.as_secs()))))
+        self.within(HELLO_TIMEOUT, "did not say hello", hello).await?
+    }
+
+    /// A server may take a request and never answer it, also where its stream ends without a word.
+    async fn within<T>(&self, time: Duration, failed: &str, work: impl Future<Output = T>) -> Result<T, Error> {
+        let late = |_| self.failed(failed, format!("{} s are over", time.as_secs_f32()));
+        tokio::time::timeout(time, work).await.map_err(late)
     }
 
     /// A way to the server; calls go side by side over it.
@@ -101,7 +107,9 @@ impl Server {
 
     /// What it offers.
     pub async fn tools(&self) -> Result<Vec<Offered>, Error> {
-        let tools = self.peer().await?.list_all_tools().await.map_err(|e| self.failed("did not list its tools", e))?;
+        let (peer, failed) = (self.peer().await?, "did not list its tools");
+        let tools = self.within(HELLO_TIMEOUT, failed, peer.list_all_tools()).await?;
+        let tools = tools.map_err(|e| self.failed(failed, e))?;
         let offered = tools.into_iter().map(|tool| {
             let about = tool.description.unwrap_or_default().into_owned();
             (tool.name.into_owned(), about, Value::Object((*tool.input_schema).clone()))
@@ -112,8 +120,10 @@ impl Server {
     /// What a tool says: its texts, or its structured answer as JSON where it has none.
     pub async fn call(&self, name: &str, arguments: Map<String, Value>) -> Result<String, Error> {
         let params = CallToolRequestParams::new(name.to_owned()).with_arguments(arguments);
-        let peer = self.peer().await?;
-        let result = peer.call_tool(params).await.map_err(|e| self.failed("did not answer", e))?;
+        let (peer, failed) = (self.peer().await?, "did not answer");
+        let time = self.config.timeout_ms.map_or(CALL_TIMEOUT, Duration::from_millis);
+        // A call that is dropped is cancelled at the server.
+        let result = self.within(time, failed, peer.call_tool(params)).await?.map_err(|e| self.failed(failed, e))?;
         let mut texts: Vec<String> = Vec::new();
         for block in result.content {
             texts.push(match block {

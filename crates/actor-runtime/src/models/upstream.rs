@@ -1,7 +1,7 @@
 //! OpenAI-compatible servers elsewhere, offered as models; through `async-openai`, with untyped JSON in and out, so that
 //! servers with fields of their own work.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_openai::{Client, config::OpenAIConfig};
 use covey_domain::{
@@ -16,6 +16,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::Outward;
+
+/// Longest silence of a server before a request to it is given up, seconds, where nothing is said.
+const SILENCE_S: u64 = 300;
 
 /// An OpenAI-compatible server elsewhere, offered as a model. Off unless configured.
 #[derive(Clone, Debug, Deserialize)]
@@ -36,15 +39,29 @@ pub struct Upstream {
     /// Secret of the cluster that is the key, `secret://NAME`; one that is for workers.
     #[serde(default)]
     pub api_key: Option<String>,
+    /// Seconds that it may be silent, before its first token and between two; 300 unless said.
+    #[serde(default)]
+    pub silence_s: Option<u64>,
 }
 
 impl Upstream {
+    /// What it says next, unless it is silent for too long.
+    async fn says<T>(&self, next: impl Future<Output = T>) -> Result<T, Error> {
+        let silence_s = self.silence_s.unwrap_or(SILENCE_S);
+        tokio::time::timeout(Duration::from_secs(silence_s), next)
+            .await
+            .map_err(|_| Error::unavailable(format!("upstream `{}` said nothing for {silence_s} s", self.name)))
+    }
+
     /// Refuses what names no key or two, and a key that stands in the file itself.
     pub fn check(&self) -> Result<(), Error> {
         let wrong = |why: &str| Err(Error::invalid(format!("upstream `{}`: {why}", self.name)));
         let named = [self.api_key_env.is_some(), self.api_key_file.is_some(), self.api_key.is_some()];
         if named.into_iter().filter(|named| *named).count() > 1 {
             return wrong("`api_key`, `api_key_file` and `api_key_env` exclude each other");
+        }
+        if self.silence_s == Some(0) {
+            return wrong("`silence_s` is at least one second");
         }
         match &self.api_key {
             Some(text) if text.strip_prefix(secret::SCHEME).is_none_or(|name| secret::check_name(name).is_err()) => {
@@ -89,9 +106,10 @@ pub(super) fn ask(
             Error::unavailable(format!("upstream `{}` failed: {e}", upstream.name))
         };
         let client = Client::with_config(config);
-        let mut stream = client.chat().create_stream_byot::<_, Value>(body).await.map_err(failed)?;
+        let chat = client.chat();
+        let mut stream = upstream.says(chat.create_stream_byot::<_, Value>(body)).await?.map_err(failed)?;
         let (mut finish, mut usage) = (Finish::Stop, Usage::default());
-        while let Some(chunk) = stream.next().await {
+        while let Some(chunk) = upstream.says(stream.next()).await? {
             let chunk: Value = chunk.map_err(failed)?;
             let choice = &chunk["choices"][0];
             let delta = delta(&choice["delta"]);

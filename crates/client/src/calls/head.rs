@@ -23,8 +23,8 @@ use tonic::{
 use super::{WeakInner, lane::BATCH_MAX};
 use crate::{Bearer, retry::Backoff};
 
-/// A head that has not taken a stream within this time is dialled again.
-const REDIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// A head that has not taken a stream within this time will not.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 type Rpc = CoveyClient<InterceptedService<Channel, Bearer>>;
 
@@ -136,7 +136,9 @@ impl Link {
             request.metadata_mut().insert("covey-session", text(&session.id)?);
             request.metadata_mut().insert("covey-session-secret", text(&session.secret)?);
         }
-        let response = self.rpc.calls(request).await.map_err(|s| from_status(&s))?;
+        let late = |_| Error::unavailable(format!("the head did not answer within {} s", OPEN_TIMEOUT.as_secs()));
+        let response = tokio::time::timeout(OPEN_TIMEOUT, self.rpc.calls(request)).await.map_err(late)?;
+        let response = response.map_err(|s| from_status(&s))?;
         let told = |key: &str, metadata: &MetadataMap| Some(metadata.get(key)?.to_str().ok()?.to_owned());
         let resumed = told("covey-session-state", response.metadata()).is_none_or(|state| state == "resumed");
         let grace = told("covey-session-grace-ms", response.metadata()).and_then(|ms| ms.parse().ok());
@@ -179,16 +181,16 @@ async fn redial(weak: &WeakInner, link: &mut Link) -> Option<Streaming<CallBatch
             weak.upgrade()?.left();
             return None;
         }
-        match tokio::time::timeout(REDIAL_TIMEOUT, link.open()).await {
-            Ok(Ok(opened)) => {
+        match link.open().await {
+            Ok(opened) => {
                 weak.upgrade()?.head_back(opened.resumed);
                 return Some(opened.answers);
             }
-            Ok(Err(error)) if is_final(&error) => {
+            Err(error) if is_final(&error) => {
                 weak.upgrade()?.close(&error);
                 return None;
             }
-            Ok(Err(_)) | Err(_) => {}
+            Err(_) => {}
         }
         // The stream that failed must not take what the next one shall send.
         let mut outgoing = link.outgoing.lock();
