@@ -76,7 +76,8 @@ class Careful:
         self.total = state
 
 
-@agent
+# What other tests do to processes does not end what it has heard.
+@agent(own_process=True)
 class Alarm:
     def __init__(self, key="made"):
         self.rung = []

@@ -211,6 +211,37 @@ def _pid(actor):
         return 0
 
 
+def test_what_waited_behind_the_one_that_ended_the_process_runs_elsewhere_once(worker, tmp_path):
+    ran = tmp_path / "ran"
+    ran.mkdir()
+
+    def work(i):
+        if i == 30:
+            # What was answered before is told before.
+            time.sleep(0.3)
+            os._exit(3)
+        with open(ran / f"{i:03}", "a") as said:
+            said.write("ran\n")
+        return i
+
+    function = covey.task(cpus=4, retries=0)(work)
+    results = function.map(range(200), return_exceptions=True)
+    assert [i for i, result in enumerate(results) if isinstance(result, Exception)] == [30]
+    assert isinstance(results[30], errors.ActorDied)
+
+    @agent
+    class Works:
+        def work(self, i):
+            return work(i)
+
+    works = Works.remote()
+    futures = [works.work.remote(i) for i in range(20, 60)]
+    ends = [future.exception(timeout=60) for future in futures]
+    assert [i for i, end in zip(range(20, 60), ends) if end is not None] == [30]
+    times = {path.name: path.read_text().count("ran") for path in ran.iterdir()}
+    assert times == {f"{i:03}": 2 if 20 <= i < 60 else 1 for i in range(200) if i != 30}
+
+
 def test_a_child_that_outlives_its_process_does_not_hide_its_end(worker):
     @agent
     class Forks:

@@ -6,6 +6,7 @@
 //! given up has its process replaced ([`stuck`]).
 
 mod actor;
+mod begun;
 mod find;
 mod host;
 mod hosts;

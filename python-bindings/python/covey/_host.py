@@ -1,4 +1,4 @@
-"""The process that runs Python agents for a worker: `python -m covey._host <socket>`.
+"""The process that runs Python agents for a worker: `python -m covey._host <socket> <table of calls>`.
 
 One event loop reads the socket and runs async methods; sync methods run on threads, so neither blocks the other. The
 actor's order and concurrency are kept here: the worker hands calls on as they come. Answers are queued and written once
@@ -16,6 +16,7 @@ import faulthandler
 import gc
 import inspect
 import json
+import mmap
 import os
 import queue
 import signal
@@ -244,7 +245,12 @@ class HostSession(_session.Stores):
 
 
 class Process:
-    def __init__(self, path: str):
+    def __init__(self, path: str, begun: str):
+        # The worker deletes it once this process has dialled.
+        with open(begun, "r+b") as table:
+            self.begun = memoryview(mmap.mmap(table.fileno(), 0)).cast("Q")
+        """The numbers of the calls that have begun, each at its number modulo the length; the worker reads it when this process is gone."""
+        self.places = len(self.begun)
         self.host = _bridge.Host(path)
         self.loop = asyncio.new_event_loop()
         self.thread = threading.get_ident()
@@ -584,6 +590,7 @@ class Process:
         """In the context of the turn: what it calls knows where it comes from, and by when it must be over."""
         _context.turn_current.set(turn)
         turn.begun = True
+        self.begun[turn.call % self.places] = turn.call
         if turn.run_timeout:
             end = time.monotonic() + turn.run_timeout
             turn.deadline = min(turn.deadline or end, end)
@@ -859,7 +866,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, lambda *_: None)
     # Lines reach the log when they are printed.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    process = Process(sys.argv[1])
+    process = Process(sys.argv[1], sys.argv[2])
     # What is there now stays: it need not be looked through again.
     gc.collect()
     gc.freeze()

@@ -49,12 +49,11 @@ pub(crate) struct PythonActor {
     host: Arc<Host>,
     running: Arc<Count>,
     saver: Saver,
-    at_once: usize,
 }
 
 impl PythonActor {
-    pub(super) fn new(actor: ActorId, host: Arc<Host>, saver: Saver, at_once: usize) -> Self {
-        Self { actor, host, running: Arc::default(), saver, at_once }
+    pub(super) fn new(actor: ActorId, host: Arc<Host>, saver: Saver) -> Self {
+        Self { actor, host, running: Arc::default(), saver }
     }
 
     /// Hands a turn to the process, which keeps to the actor's order and concurrency.
@@ -99,7 +98,6 @@ impl PythonActor {
             count: self.running.clone(),
             state: None,
             saver: self.saver.clone(),
-            at_once: self.at_once,
             run_timeout,
             begun: None,
             stopping: false,

@@ -26,7 +26,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{HostNumber, News, actor::Count, spawn::Socket, stuck::GivenUp};
+use super::{HostNumber, News, actor::Count, begun::Begun, spawn::Socket, stuck::GivenUp};
 use crate::{
     Models, Outward,
     asks::{self, Asker},
@@ -47,6 +47,7 @@ pub(super) struct HostParts {
     /// What it prints.
     pub log: PathBuf,
     pub pid: u32,
+    pub begun: Begun,
     pub frames: mpsc::UnboundedSender<HostFrame>,
     /// Calls of its methods to other actors.
     pub lane: mpsc::UnboundedSender<CallFrame>,
@@ -66,6 +67,8 @@ pub(super) struct Host {
     pub log: PathBuf,
     pub pid: u32,
     pub memory: Memory,
+    /// Which of its calls have begun.
+    begun: Begun,
     frames: mpsc::UnboundedSender<HostFrame>,
     /// What is in it. `None` = the process has ended: nothing can be put into one that nobody would take out again.
     pub live: Mutex<Option<Live>>,
@@ -112,8 +115,6 @@ pub(super) struct Running {
     /// To keep before the end is told.
     pub state: Option<Payload>,
     pub saver: Saver,
-    /// Calls that its actor runs at once.
-    pub at_once: usize,
     /// From the start of its turn.
     pub run_timeout: Option<Duration>,
     /// The process has said that its turn runs, and of which method it is.
@@ -144,7 +145,7 @@ pub(super) fn stopped() -> Error {
 
 impl Host {
     pub fn new(parts: HostParts) -> Arc<Self> {
-        let HostParts { number, env, log, pid, frames, lane, outward, news } = parts;
+        let HostParts { number, env, log, pid, begun, frames, lane, outward, news } = parts;
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             number,
@@ -154,6 +155,7 @@ impl Host {
             log,
             pid,
             memory: Memory::default(),
+            begun,
             frames,
             live: Mutex::new(Some(Live::default())),
             closed: AtomicBool::new(false),
@@ -261,23 +263,26 @@ impl Host {
         self.close();
         let Some(live) = self.live.lock().take() else { return Default::default() };
         let Live { calls, given_up, starting, actors, snapshots, asks } = live;
-        let agents = calls.values().filter_map(|running| actors.get(&running.actor).cloned()).collect();
+        let may_run = calls.iter().filter(|(call, _)| self.begun.has(**call) != Some(false));
+        let agents = may_run.filter_map(|(_, running)| actors.get(&running.actor).cloned()).collect();
         let error = Error::new(ErrorKind::ActorDied, why).executed(None);
         given_up.into_values().for_each(GivenUp::over);
         let mut lost: Vec<_> = calls.into_iter().collect();
         lost.sort_by_key(|(call, _)| *call);
-        let mut running_on: HashMap<ActorId, usize> = HashMap::new();
-        for (_, running) in lost {
+        for (call, running) in lost {
             if running.stopping {
                 running.lost(stopped());
                 continue;
             }
-            let before = running_on.entry(running.actor.clone()).or_default();
-            *before += 1;
-            // The oldest of each actor, as many as it runs at once, were running; the rest waited behind them. What ran in
-            // a process that we ended is not why it ended.
-            let blamed = *before <= running.at_once && self.retired.get().is_none();
-            running.lost(Error { detail: blamed.then(|| RUNNING.to_owned()), ..error.clone() });
+            running.lost(match self.begun.has(call) {
+                // It waited behind others: it runs elsewhere.
+                Some(false) => error.clone().executed(Some(false)),
+                // What ran in a process that we ended is not why it ended.
+                Some(true) if self.retired.get().is_none() => {
+                    Error { detail: Some(RUNNING.to_owned()), ..error.clone() }
+                }
+                Some(true) | None => error.clone(),
+            });
         }
         for waiting in starting.into_values() {
             let _ = waiting.send(Err(error.clone()));

@@ -187,9 +187,8 @@ impl Hosts {
     ) -> Result<Arc<PythonActor>, Error> {
         let host = self.host(&start, agent, archive, progress).await?;
         let actor = ActorId::from(start.actor.as_str());
-        let at_once = start.concurrency.max(1) as usize;
         host.start(start, self.python.version.as_str()).await?;
-        Ok(Arc::new(PythonActor::new(actor, host, saver, at_once)))
+        Ok(Arc::new(PythonActor::new(actor, host, saver)))
     }
 
     /// Agents with turns in a process that died are kept apart for a while: what ends its process again and again ends

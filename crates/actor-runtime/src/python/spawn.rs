@@ -22,6 +22,7 @@ use tokio::{
 
 use super::{
     HostNumber, News,
+    begun::Begun,
     host::{Host, HostParts},
     hosts::Hosts,
 };
@@ -51,8 +52,10 @@ impl Hosts {
         private_dir(&self.folder).map_err(|e| failed("make the socket folder", &e))?;
         let _ = std::fs::remove_file(&socket);
         let listener = UnixListener::bind(&socket).map_err(|e| failed("bind a Unix socket", &e))?;
-        let mut command = self.command(prepared);
-        command.arg(&socket);
+        let table = Temporary(self.folder.join(format!("host-{number}.begun")));
+        let begun = Begun::create(&table.0).map_err(|e| failed("make its table of calls", &e))?;
+        let mut command = self.command(prepared, &table.0);
+        command.arg(&socket).arg(&table.0);
         let mut child = command.spawn().map_err(|e| failed("start Python", &e))?;
         let log = self.logs.join(format!("python-{}.log", child.id().unwrap_or(0)));
         let output = Arc::new(Output::create(log).map_err(|e| failed("make its log", &e))?);
@@ -98,6 +101,7 @@ impl Hosts {
             env: env.clone(),
             log: output.path().to_owned(),
             pid: child.id().unwrap_or(0),
+            begun,
             frames,
             lane: self.outward.lane(answers),
             outward: self.outward.clone(),
@@ -110,9 +114,10 @@ impl Hosts {
         Ok(host)
     }
 
-    fn command(&self, prepared: Option<Prepared>) -> Command {
+    fn command(&self, prepared: Option<Prepared>, table: &Path) -> Command {
         let python = prepared.as_ref().map_or(&self.python.path, |prepared| &prepared.python);
-        let own: Vec<PathBuf> = prepared.iter().filter_map(|prepared| prepared.folder.clone()).collect();
+        let folder = prepared.iter().filter_map(|prepared| prepared.folder.clone());
+        let own: Vec<PathBuf> = folder.chain([table.to_owned()]).collect();
         let read: Vec<PathBuf> = home_of(python).into_iter().collect();
         let mut command = self.launcher.command(python, &Launch { read: &read, write: &own, ..Launch::default() });
         command
@@ -129,6 +134,15 @@ impl Hosts {
             }
         }
         command
+    }
+}
+
+/// A file that is needed until the process has opened it.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 
