@@ -7,7 +7,7 @@ use std::{
 };
 
 use covey_client::{Client as RustClient, NewCall, Pools, Target, objects};
-use covey_domain::{ActorId, Envelope, Error, ErrorKind, Retry, TaskId};
+use covey_domain::{Envelope, Error, ErrorKind, Retry, TaskId};
 use covey_proto::v1::{self, Payload};
 use futures::{StreamExt as _, stream::BoxStream};
 use parking_lot::Mutex;
@@ -87,8 +87,8 @@ fn text(bytes: &[u8]) -> String {
 
 #[pymethods]
 impl Client {
-    /// Connects; `session` names this driver. `pending` is called with actor, reason and number of waiting calls when
-    /// calls wait for an actor without a place.
+    /// Connects; `session` names this driver. `pending` is called with what calls wait for that has no place, the reason, and
+    /// the number of the calls.
     #[new]
     fn new(py: Python<'_>, address: &str, key: &str, session: &str, pending: Py<PyAny>) -> PyResult<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -106,9 +106,9 @@ impl Client {
             })
         });
         let (client, calls) = connected.map_err(|e: Error| raise(&e))?;
-        calls.on_pending(move |actor: &ActorId, why, waiting| {
+        calls.on_pending(move |waits| {
             Python::attach(|py| {
-                if let Err(error) = pending.call1(py, (actor.as_str(), why, waiting)) {
+                if let Err(error) = pending.call1(py, (waits.what.as_str(), waits.why.as_str(), waits.calls)) {
                     error.write_unraisable(py, None);
                 }
             });
@@ -288,9 +288,9 @@ impl Client {
         Ok((reply.actors.iter().map(|actor| text(actor)).collect(), reply.next))
     }
 
-    /// Records as JSON, newest first.
-    fn tasks(&self, py: Python<'_>, agent: String, state: String, limit: u32) -> PyResult<Vec<String>> {
-        let request = v1::ListTasksRequest { agent, state, limit, before: String::new() };
+    /// Records as JSON, newest first, from below the task `before` where there is one.
+    fn tasks(&self, py: Python<'_>, agent: String, state: String, before: String, limit: u32) -> PyResult<Vec<String>> {
+        let request = v1::ListTasksRequest { agent, state, limit, before };
         let reply: v1::ListTasksReply = self.backend()?.rpc(py, "ListTasks", &request)?;
         Ok(reply.records.iter().map(|record| text(record)).collect())
     }

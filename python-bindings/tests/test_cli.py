@@ -153,3 +153,55 @@ def test_logs_stacks_and_metrics_show_what_happens(cluster):
     lines = dict(line.rsplit(" ", 1) for line in page.text.splitlines() if not line.startswith("#"))
     assert lines['covey_nodes{state="live"}'] == "1" and float(lines['covey_actors{state="live"}']) >= 1
     assert httpx.get(f"http://{cluster.keys['address']}/metrics").status_code == 401
+
+
+class Sleeps:
+    async def sleep(self):
+        import asyncio
+
+        await asyncio.sleep(3600)
+
+    async def asks(self, ctx):
+        return await ctx.ask("which one?")
+
+
+def test_tasks_are_listed_shown_and_cancelled(cluster):
+    done = cluster.cli("submit", "echo", "a word to find", "--detach").stdout.strip()
+    eventually(lambda: "completed" in cluster.cli("task", "show", done).stdout)
+    assert any(line.startswith(f"{done} · echo") and line.endswith("a word to find") for line in cluster.cli("task", "ls").stdout.splitlines())
+    shown = cluster.cli("task", "show", done).stdout
+    assert "a word to find" in shown.splitlines()[-1] and "attempt 1" in shown
+    assert done in [record["id"] for record in json.loads(cluster.cli("task", "ls", "--state", "completed", "--json").stdout)]
+    assert [json.loads(line) for line in cluster.cli("task", "show", done, "--json").stdout.splitlines()][-1]["event"]["type"] == "finished"
+
+    sleeps = covey.agent(Sleeps, name="cli-sleeps")
+    task = covey.submit(sleeps, "sleep")
+    eventually(lambda: task.state() == "working")
+    assert cluster.cli("task", "ls", "--agent", "cli-sleeps", "--state", "working").stdout.startswith(f"{task.id} · cli-sleeps.sleep · working")
+    assert "canceled" in cluster.cli("task", "cancel", task.id, "--reason", "not needed").stdout
+    assert "not needed" in cluster.cli("task", "show", task.id).stdout
+    asks = covey.submit(sleeps, "asks")
+    eventually(lambda: "asks: which one?" in cluster.cli("task", "show", asks.id).stdout)
+    asks.cancel()
+    for wrong, code, text in (("show", 66, "covey task ls"), ("cancel", 66, "covey task ls")):
+        out = cluster.cli("task", wrong, "01ARZ3NDEKTSV4RRFFQ69G5FAV")
+        assert out.returncode == code and text in out.stderr
+    assert cluster.cli("task", "ls", "--state", "sleeping").returncode == 64
+
+
+def test_a_task_that_waits_says_why(cluster):
+    many = covey.agent(Sleeps, name="cli-large", labels={"zone": "nowhere"})
+    task = covey.submit(many, "sleep")
+    eventually(lambda: "zone" in cluster.cli("task", "show", task.id).stdout)
+    task.cancel()
+
+
+def test_actors_are_shown_with_their_nodes(cluster):
+    sleeps = covey.agent(Sleeps, name="cli-placed").options(name="placed").remote()
+    call = sleeps.sleep.remote()
+    eventually(lambda: "live" in cluster.cli("actors", "--agent", "cli-placed").stdout)
+    for command in ("status",), ("actors", "--agent", "cli-placed"):
+        (line,) = [line for line in cluster.cli(*command).stdout.splitlines() if "(placed)" in line]
+        assert "cli-placed · live · node w1" in line, line
+    call.cancel()
+    sleeps.stop()

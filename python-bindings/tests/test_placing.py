@@ -151,3 +151,28 @@ def test_a_call_that_kills_is_not_tried_for_ever(cluster):
     assert victim.echo.options(retries=5).remote("alive").result(30) == "alive"
     letters = cluster.cli("dead-letters").stdout
     assert "Member.die" in letters and "tried 3 times" in letters
+
+
+@covey.task
+def plus_one(n):
+    return n + 1
+
+
+def test_functions_without_a_place_say_why(nodes, capfd):
+    nodes.head()
+    nodes.worker("n1", "--cpus", "1")
+    nodes.connect()
+    nodes.live(1)
+    holds = Member.options(cpus=1).remote()
+    assert holds.echo.remote(1).result(60) == 1
+    waits = [plus_one.remote(n) for n in range(3)]
+    said = []
+    eventually(lambda: said.append(capfd.readouterr().err) or "3 calls wait for an actor that runs functions: " in "".join(said))
+    assert re.search(r"functions: .*cpu", "".join(said)), said
+    with Member.options(cpus=1).pool(1) as pool:
+        pooled = pool.echo.remote(4)
+        eventually(lambda: said.append(capfd.readouterr().err) or "1 call waits for an actor of the pool of Member: " in "".join(said))
+        assert "".join(said).count("that runs functions") == 1, "each reason is told once"
+        holds.stop()
+        assert covey.get(waits, timeout=60) == [1, 2, 3]
+        assert pooled.result(60) == 4

@@ -107,3 +107,31 @@ def test_a_task_that_asks_is_answered(cluster):
     assert task.result(60) == "red x 2"
     with pytest.raises(covey.errors.FailedPrecondition):
         task.answer("more")
+
+
+def test_tasks_are_listed_found_and_cancelled(cluster):
+    made = [covey.submit(Worker, "double", n) for n in range(3)]
+    assert [task.result(60) for task in made] == [0, 2, 4]
+    listed = list(covey.tasks(agent="tasks-worker", state="completed", limit=3))
+    assert [info.id for info in listed] == [task.id for task in reversed(made)]
+    assert {(info.agent, info.method, info.state, info.attempt) for info in listed} == {("tasks-worker", "double", "completed", 1)}
+    assert all(0 < info.created_at <= info.changed_at <= time.time() + 60 for info in listed)
+    assert listed[0].task.result(60) == 4
+
+    waits = covey.submit(Worker, "wait")
+    eventually(lambda: waits.state() == "working")
+    assert waits.id in [info.id for info in covey.tasks(state="working")]
+    covey.get_task(waits.id).cancel()
+    assert eventually(lambda: covey.get_task(waits.id).info().state == "canceled")
+    with pytest.raises(covey.CoveyError, match="not found|no task"):
+        covey.get_task("01ARZ3NDEKTSV4RRFFQ69G5FAV")
+    with pytest.raises(ValueError, match="input-required"):
+        next(covey.tasks(state="sleeping"))
+
+
+def test_a_listing_goes_on_over_pages(cluster, monkeypatch):
+    monkeypatch.setattr("covey._task._PAGE", 2)
+    made = {covey.submit(Worker, "double", n).id for n in range(5)}
+    assert len(list(covey.tasks(agent="tasks-worker", limit=3))) == 3
+    listed = [info.id for info in covey.tasks(agent="tasks-worker")]
+    assert made <= set(listed) and len(set(listed)) == len(listed)

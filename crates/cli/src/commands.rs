@@ -13,6 +13,7 @@ pub(crate) mod model;
 pub(crate) mod secret;
 pub(crate) mod status;
 pub(crate) mod submit;
+pub(crate) mod task;
 pub(crate) mod token;
 pub(crate) mod top;
 pub(crate) mod up;

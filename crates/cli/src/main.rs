@@ -68,6 +68,9 @@ enum Command {
     Submit(commands::submit::Args),
     /// Say something to a task that runs: the answer to its question, or a word
     Answer(commands::submit::AnswerArgs),
+    /// Durable tasks of any agent: ls, show, cancel
+    #[command(subcommand)]
+    Task(commands::task::Command),
     /// Talk to an agent
     Chat(commands::chat::Args),
     /// Run commands on the cluster: submit, ls, logs, status, stop
@@ -143,6 +146,7 @@ fn main() -> std::process::ExitCode {
             Command::Agents(args) => commands::status::agents(args).await,
             Command::Submit(args) => commands::submit::run(args).await,
             Command::Answer(args) => commands::submit::answer(args).await,
+            Command::Task(command) => commands::task::run(command).await,
             Command::Chat(args) => commands::chat::run(args).await,
             Command::Job(command) => commands::job::run(command).await,
             Command::Guard(args) => commands::guard::run(&args),

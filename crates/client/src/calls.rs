@@ -136,8 +136,18 @@ pub enum CallEvent {
 }
 
 type Handler = Box<dyn FnMut(u64, CallEvent) + Send>;
-/// Told which actor waits, why, and how many calls wait for it.
-type Notice = Box<dyn Fn(&ActorId, &str, usize) + Send + Sync>;
+type Notice = Box<dyn Fn(&Waits) + Send + Sync>;
+
+/// Calls that have waited for a place for two seconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waits {
+    /// What they wait for: "actor `id`", or an actor of a pool.
+    pub what: String,
+    /// Why there is none, in the scheduler's words.
+    pub why: String,
+    /// How many they are.
+    pub calls: usize,
+}
 
 /// The calls of one driver. Clones share them; the streams close when the last is gone.
 #[derive(Clone)]
@@ -229,9 +239,22 @@ impl Calls {
         *self.inner.loopback.lock() = Some((node, loopback));
     }
 
-    /// `notice` is told when an actor with waiting calls has had no place for two seconds.
-    pub fn on_pending(&self, notice: impl Fn(&ActorId, &str, usize) + Send + Sync + 'static) {
+    /// `notice` is told when an actor with waiting calls, or all actors of a pool with waiting jobs, have had no place for
+    /// two seconds; of each reason once.
+    pub fn on_pending(&self, notice: impl Fn(&Waits) + Send + Sync + 'static) {
         *self.inner.notice.lock() = Some(Box::new(notice));
+    }
+
+    /// Tells whoever listens to [`Self::on_pending`].
+    pub(crate) fn tell_waits(&self, waits: &Waits) {
+        if let Some(notice) = &*self.inner.notice.lock() {
+            notice(waits);
+        }
+    }
+
+    /// Why an actor has had no place for two seconds.
+    pub(crate) fn why_waiting(&self, actor: &ActorId) -> Option<String> {
+        self.inner.state.lock().why_waiting(actor, PENDING_NOTICE)
     }
 
     /// The driver has left, or the head refuses it; nothing can be called any more.
@@ -557,8 +580,8 @@ impl Inner {
             tokio::time::sleep(PENDING_NOTICE).await;
             let Some(inner) = weak.upgrade() else { return };
             let told = inner.state.lock().overdue(&actor, PENDING_NOTICE);
-            if let (Some((why, waiting)), Some(notice)) = (told, &*inner.notice.lock()) {
-                notice(&actor, &why, waiting);
+            if let (Some((why, calls)), Some(notice)) = (told, &*inner.notice.lock()) {
+                notice(&Waits { what: format!("actor {actor}"), why, calls });
             }
         });
     }

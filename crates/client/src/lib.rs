@@ -13,7 +13,7 @@ mod retry;
 
 use reach::Roads;
 
-pub use calls::{CallEvent, Calls, Loopback, NewCall, Target, retry_message};
+pub use calls::{CallEvent, Calls, Loopback, NewCall, Target, Waits, retry_message};
 pub use pool::{CLOSE_POOL, PoolSpec, Pools};
 
 use std::{

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use waiting::Waiting;
 
-use crate::{CallEvent, Calls, Client, NewActor, NewCall, Target, calls::open};
+use crate::{CallEvent, Calls, Client, NewActor, NewCall, Target, Waits, calls::open};
 
 /// Work that is sent ahead to one actor.
 const AHEAD: Duration = Duration::from_millis(4);
@@ -151,6 +151,7 @@ impl Pools {
                     every.tick().await;
                     let Some(pool) = weak.upgrade() else { return };
                     pool.tick();
+                    pool.tell_waits();
                 }
             });
         }
@@ -227,6 +228,8 @@ struct State {
     /// Actors the cluster has room for, and when that was asked.
     room: Option<(usize, Instant)>,
     asking: bool,
+    /// Why nothing runs, as whoever waits was told last.
+    told: Option<String>,
     closed: bool,
 }
 
@@ -616,6 +619,28 @@ impl Pool {
         if let Some(call) = call {
             self.calls.cancel_there(call);
         }
+    }
+
+    /// Whoever waits is told why no actor of the pool has a place: of each reason once.
+    fn tell_waits(&self) {
+        let waits = {
+            let mut state = self.state.lock();
+            if state.queue.is_empty() || !state.members.is_empty() {
+                state.told = None;
+                return;
+            }
+            let Some(why) = state.unplaced.iter().find_map(|actor| self.calls.why_waiting(actor)) else { return };
+            if state.told.as_ref() == Some(&why) {
+                return;
+            }
+            state.told = Some(why.clone());
+            let what = match self.spec.agent.starts_with(FUNCTIONS) {
+                true => "an actor that runs functions".to_owned(),
+                false => format!("an actor of the pool of {}", self.spec.agent),
+            };
+            Waits { what, why, calls: state.queue.len() }
+        };
+        self.calls.tell_waits(&waits);
     }
 
     /// Stops actors that have had nothing to do for a while. Where jobs wait, asks again for actors: nodes come, and room that

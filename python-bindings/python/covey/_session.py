@@ -44,9 +44,9 @@ def bridge_call(function: Any, *args: Any) -> Any:
             after_call()
 
 
-def _tell_pending(actor: str, why: str, waiting: int) -> None:
+def _tell_pending(what: str, why: str, waiting: int) -> None:
     calls = "1 call waits" if waiting == 1 else f"{waiting} calls wait"
-    print(f"covey: {calls} for actor {actor}: {why}", file=sys.stderr, flush=True)
+    print(f"covey: {calls} for {what}: {why}", file=sys.stderr, flush=True)
 
 
 _tokens = itertools.count(1)

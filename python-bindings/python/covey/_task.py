@@ -18,6 +18,9 @@ from ._retry import RETRIES, Retry, parse_seconds, run_seconds
 from ._content import Message, content_of, file_of
 from ._future import _refuse_loop
 
+_PAGE = 100
+"""Tasks that a listing asks for at once."""
+_STATES = ("submitted", "working", "input-required", "auth-required", "completed", "failed", "canceled", "rejected")
 _WAIT = 5.0
 """Seconds that a reader without a stream waits at the head at once."""
 
@@ -64,6 +67,49 @@ class Question:
     """JSON schema of a good answer, where there is one."""
 
 
+@dataclasses.dataclass(frozen=True)
+class TaskInfo:
+    """What is known of a task at one moment."""
+
+    id: str
+    agent: str
+    method: str
+    """The method or skill that was asked for; empty is the agent's default."""
+    state: str
+    """As `Task.state()` says it."""
+    text: str
+    """The text of the request; empty where it was made of Python values."""
+    context_id: str
+    created_at: float
+    """When it was accepted, seconds since 1970."""
+    changed_at: float
+    """When its state changed last."""
+    attempt: int
+    """Runs so far."""
+
+    @classmethod
+    def of(cls, body: str) -> TaskInfo:
+        record = json.loads(body)
+        text = "\n".join(part["text"] for part in record["input"].get("content", ()) if "text" in part)
+        created = record["created_ms"] / 1000
+        return cls(
+            id=record["id"],
+            agent=record["agent"],
+            method=record["skill"],
+            state=record["state"].replace("_", "-"),
+            text=text,
+            context_id=record["context"],
+            created_at=created,
+            changed_at=record.get("changed_ms", 0) / 1000 or created,
+            attempt=record.get("attempt", 0),
+        )
+
+    @property
+    def task(self) -> Task:
+        """The task itself: to wait for, to read, to cancel."""
+        return Task(self.id, self.context_id)
+
+
 class Task:
     """One durable request. `Task.from_id` finds it again from anywhere.
 
@@ -77,12 +123,16 @@ class Task:
     @classmethod
     def from_id(cls, id: str) -> Task:
         """The task of this id; `NotFound` when there is none of yours."""
-        record = json.loads(_session.bridge_call(_session.current().client.task, id))
-        return cls(record["id"], record["context"])
+        info = TaskInfo.of(_session.bridge_call(_session.current().client.task, id))
+        return cls(info.id, info.context_id)
+
+    def info(self) -> TaskInfo:
+        """What is known of it now: its agent, state, times and attempts."""
+        return TaskInfo.of(_session.bridge_call(_session.current().client.task, self.id))
 
     def state(self) -> str:
         """A2A's words: `submitted`, `working`, `input-required`, `auth-required`, `completed`, `failed`, `canceled` or `rejected`."""
-        return json.loads(_session.bridge_call(_session.current().client.task, self.id))["state"].replace("_", "-")
+        return self.info().state
 
     def _read(self, after: int, wait: float) -> tuple[list[TaskEvent], bool]:
         """Events above `after`, at least one unless `wait` seconds pass without any; and whether there will be no more."""
@@ -310,3 +360,22 @@ def submit(
         session.client.submit, name, method, json.dumps(request), context_id, message_id, timeout_ms, model
     )
     return Task(made[0], made[1])
+
+
+def get_task(id: str) -> Task:
+    """The task of this id; `NotFound` when there is none of yours."""
+    return Task.from_id(id)
+
+
+def tasks(agent: str = "", state: str = "", limit: int | None = None) -> Iterator[TaskInfo]:
+    """Your tasks, newest first: all, or those of an agent, in a state (see `Task.state`), at most `limit`; fetched page by page."""
+    if state and state not in _STATES:
+        raise ValueError(f"there is no state {state!r}; there are: {', '.join(_STATES)}")
+    client, before, left = _session.current().client, "", math.inf if limit is None else limit
+    while left > 0:
+        asked = int(min(left, _PAGE))
+        page = [TaskInfo.of(body) for body in _session.bridge_call(client.tasks, agent, state, before, asked)]
+        yield from page
+        if len(page) < asked:
+            return
+        left, before = left - len(page), page[-1].id

@@ -1,7 +1,12 @@
 //! `covey status`, `covey agents`.
 
+use std::collections::BTreeMap;
+
 use covey_client::Client;
-use covey_domain::{AgentKind, Error, status::ActorFilter};
+use covey_domain::{
+    AgentKind, Error, NodeId,
+    status::{ActorFilter, ActorStatus, ClusterStatus},
+};
 use futures::StreamExt as _;
 
 #[derive(clap::Args)]
@@ -68,9 +73,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
             );
         }
     }
-    let live = status.actors.iter().filter(|a| a.state != "dead");
-    for actor in live {
-        outln!("actor {} · {} · {} · restarts {}", actor.id, actor.agent, actor.state, actor.restarts);
+    let names = node_names(&status);
+    for actor in status.actors.iter().filter(|a| a.state != "dead") {
+        outln!("actor {}", line(actor, &names));
     }
     let shown = status.actors.len() as u64;
     let all: u64 = status.actor_counts.values().sum();
@@ -83,6 +88,19 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
         outln!("pending {}: {}", pending.what, pending.why);
     }
     Ok(())
+}
+
+/// Names of nodes, by id.
+fn node_names(status: &ClusterStatus) -> BTreeMap<NodeId, String> {
+    status.nodes.iter().map(|node| (node.id.clone(), node.name.clone())).collect()
+}
+
+/// An actor in a line: what it is called, and on which node it is.
+fn line(actor: &ActorStatus, names: &BTreeMap<NodeId, String>) -> String {
+    let name = actor.name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+    let node = actor.node.as_ref().map(|node| names.get(node).map_or_else(|| node.to_string(), Clone::clone));
+    let node = node.map(|node| format!(" · node {node}")).unwrap_or_default();
+    format!("{}{name} · {} · {}{node} · restarts {}", actor.id, actor.agent, actor.state, actor.restarts)
 }
 
 pub(crate) async fn agents(args: AgentsArgs) -> Result<(), Error> {
@@ -111,22 +129,22 @@ pub(crate) async fn agents(args: AgentsArgs) -> Result<(), Error> {
 /// Actors as they come, with no bound on how many.
 pub(crate) async fn actors(args: ActorsArgs) -> Result<(), Error> {
     let client = Client::connect_default().await?;
+    let names = node_names(&client.status().await?);
     let mut node = args.node.unwrap_or_default();
-    if let Some(known) = client.status().await?.nodes.into_iter().find(|n| n.name == node) {
-        node = known.id.to_string();
+    if let Some((id, _)) = names.iter().find(|(_, name)| **name == node) {
+        node = id.to_string();
     }
     let (agent, state) = (args.agent.unwrap_or_default(), args.state.unwrap_or_default());
     let mut actors = Box::pin(client.actors(ActorFilter { agent, state, node, name: String::new() }));
     while let Some(actor) = actors.next().await {
         let actor = actor?;
-        let line = if args.json {
+        let shown = if args.json {
             serde_json::to_string(&actor).map_err(|e| Error::internal(e.to_string()))?
         } else {
-            let name = actor.name.map(|name| format!(" ({name})")).unwrap_or_default();
-            let why = actor.why.map(|why| format!(" · {why}")).unwrap_or_default();
-            format!("{}{name} · {} · {} · restarts {}{why}", actor.id, actor.agent, actor.state, actor.restarts)
+            let why = actor.why.as_ref().map(|why| format!(" · {why}")).unwrap_or_default();
+            format!("{}{why}", line(&actor, &names))
         };
-        outln!("{line}");
+        outln!("{shown}");
     }
     Ok(())
 }

@@ -242,6 +242,14 @@ impl State {
         }
     }
 
+    /// Why an actor still has no place after `limit`, whether calls wait for it or not.
+    pub fn why_waiting(&self, actor: &ActorId, limit: Duration) -> Option<String> {
+        match self.places.get(actor) {
+            Some(Place::Waiting { since, why, .. }) if since.elapsed() >= limit => Some(why.clone()),
+            _ => None,
+        }
+    }
+
     /// The actor is somewhere; gives what waited for it, oldest first.
     pub fn settle(&mut self, actor: &ActorId, at: At, lane: lane::Sender) -> BTreeMap<u64, CallOpen> {
         self.stale.remove(actor);
