@@ -12,7 +12,10 @@ use covey_proto::v1::{self, Payload};
 use futures::{StreamExt as _, stream::BoxStream};
 use parking_lot::Mutex;
 use pyo3::{prelude::*, types::PyBytes};
-use tokio::runtime::{Handle, Runtime};
+use tokio::{
+    runtime::{Handle, Runtime},
+    sync::mpsc,
+};
 
 use crate::{
     backend::Backend,
@@ -316,6 +319,16 @@ impl Client {
         Ok(text(&reply.status))
     }
 
+    /// What actors of this session print, and those of none, from now on.
+    fn printed(&self, session: &str) -> PyResult<Printed> {
+        let backend = self.backend()?;
+        let Backend::Driver { client, runtime, .. } = &*backend else {
+            return Err(raise(&Error::internal("what actors print is shown by drivers")));
+        };
+        let _inside = runtime.enter();
+        Ok(Printed { batches: Mutex::new(Some(client.printed(session))), handle: runtime.clone() })
+    }
+
     fn subscribe(&self, py: Python<'_>, id: &str, after: u64) -> PyResult<Subscription> {
         let backend = self.backend()?;
         let Backend::Driver { client, runtime, .. } = &*backend else {
@@ -492,6 +505,37 @@ impl Client {
         if let Some(runtime) = runtime {
             py.detach(|| runtime.shutdown_timeout(Duration::from_millis(300)));
         }
+    }
+}
+
+/// What actors print.
+#[pyclass]
+pub struct Printed {
+    batches: Mutex<Option<mpsc::Receiver<covey_client::Printed>>>,
+    handle: Handle,
+}
+
+/// A line: what its actor is called, agent, process, whether it went to standard error, whether its actor is the driver's own, text.
+type Line = (String, String, u32, bool, bool, String);
+
+#[pymethods]
+impl Printed {
+    /// What was printed at about the same time on one node: its name, how many lines are missing before, and the lines. `None`
+    /// when nothing was within `timeout` seconds. Not to be called when the connection is closed.
+    fn next(&self, py: Python<'_>, timeout: f64) -> Option<(String, u64, Vec<Line>)> {
+        let wait = Duration::from_secs_f64(timeout.clamp(0.0, 60.0));
+        let batch = py.detach(|| {
+            let mut batches = self.batches.lock();
+            let batches = batches.as_mut()?;
+            self.handle.block_on(async { tokio::time::timeout(wait, batches.recv()).await }).ok().flatten()
+        })?;
+        let lines = batch.lines.into_iter().map(|l| (l.label, l.agent, l.pid, l.stderr, l.own, l.text));
+        Some((batch.node, batch.left_out, lines.collect()))
+    }
+
+    /// Nothing is asked for any more.
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| self.batches.lock().take());
     }
 }
 

@@ -43,6 +43,8 @@ const BATCH_MAX: usize = 1_024;
 struct Service {
     runtime: Runtime,
     objects: Objects,
+    /// Of this worker.
+    name: String,
     secret: String,
     shutdown: CancellationToken,
 }
@@ -53,17 +55,17 @@ pub(crate) async fn serve(
     mesh: Option<Inbound>,
     config: &Config,
     identity: &Identity,
-    runtime: Runtime,
-    objects: Objects,
+    (name, runtime, objects): (String, Runtime, Objects),
     shutdown: CancellationToken,
 ) -> Result<Option<WorkerPort>, Error> {
     if at.is_none() && mesh.is_none() {
         return Ok(None);
     }
     let secret: String = (0..4).map(|_| format!("{:016x}", rand::random::<u64>())).collect();
-    let service = WorkerServer::new(Service { runtime, objects, secret: secret.clone(), shutdown: shutdown.clone() })
-        .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
+    let service =
+        WorkerServer::new(Service { runtime, objects, name, secret: secret.clone(), shutdown: shutdown.clone() })
+            .max_decoding_message_size(2 * caps::MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(2 * caps::MESSAGE_BYTES_MAX);
     // Beyond this machine nobody is spoken to in the open, whatever the head does.
     let closed = config.head.pin.is_some() || at.is_some_and(|at| !at.ip().is_loopback());
     let tls = if closed { identity.server_tls()?.map(Arc::new) } else { None };
@@ -106,6 +108,23 @@ impl Service {
             return Ok(());
         }
         Err(to_status(&Error::new(ErrorKind::Unauthenticated, "this is not the worker's secret")))
+    }
+}
+
+impl Service {
+    /// Lines of a driver's actors as they are printed, until it goes or the worker does.
+    fn printed(&self, request: &LogsRequest) -> BoxStream<'static, Result<LogsChunk, Status>> {
+        let mut printed = self.runtime.printed(&request.session, request.fresh);
+        let (node, shutdown) = (self.name.clone(), self.shutdown.clone());
+        Box::pin(async_stream::stream! {
+            while !shutdown.is_cancelled() {
+                let (lines, left_out) = printed.read();
+                if !lines.is_empty() || left_out > 0 {
+                    yield Ok(LogsChunk { lines, left_out, node: node.clone(), ..LogsChunk::default() });
+                }
+                printed.more().await;
+            }
+        })
     }
 }
 
@@ -155,17 +174,21 @@ impl Worker for Service {
     async fn read_logs(&self, request: Request<LogsRequest>) -> Result<Response<Self::ReadLogsStream>, Status> {
         self.check(&request)?;
         let request = request.into_inner();
-        let length = self.runtime.log_length(&request.actor).map_err(|e| to_status(&e))?;
-        let mut offset = if request.tail_bytes == 0 { 0 } else { length.saturating_sub(request.tail_bytes) };
+        if !request.session.is_empty() {
+            return Ok(Response::new(self.printed(&request)));
+        }
+        let mut offset = self.runtime.log_tail(&request.actor, request.tail_bytes).map_err(|e| to_status(&e))?;
         let (runtime, shutdown) = (self.runtime.clone(), self.shutdown.clone());
         let chunks = async_stream::stream! {
             loop {
+                // One that is over prints nothing that is not there by then.
+                let follow = request.follow && !shutdown.is_cancelled() && runtime.prints(&request.actor);
                 match runtime.log(&request.actor, offset) {
-                    Ok((text, next)) if !text.is_empty() => {
+                    Ok((text, next)) if next != offset => {
                         offset = next;
-                        yield Ok(LogsChunk { text: text.into() });
+                        yield Ok(LogsChunk { text: text.into(), ..LogsChunk::default() });
                     }
-                    Ok(_) if request.follow && !shutdown.is_cancelled() => tokio::time::sleep(FOLLOW_PAUSE).await,
+                    Ok(_) if follow => tokio::time::sleep(FOLLOW_PAUSE).await,
                     Ok(_) => return,
                     Err(error) => {
                         yield Err(to_status(&error));
@@ -180,7 +203,7 @@ impl Worker for Service {
     async fn get_stack(&self, request: Request<LogsRequest>) -> Result<Response<LogsChunk>, Status> {
         self.check(&request)?;
         let text = self.runtime.stack(&request.into_inner().actor).await.map_err(|e| to_status(&e))?;
-        Ok(Response::new(LogsChunk { text: text.into() }))
+        Ok(Response::new(LogsChunk { text: text.into(), ..LogsChunk::default() }))
     }
 
     async fn get_usage(&self, request: Request<Empty>) -> Result<Response<UsageReply>, Status> {

@@ -199,8 +199,8 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
         }
         Port::Near | Port::None => None,
     };
-    let served = (runtime.clone(), objects.clone());
-    let port = direct::serve(listen, inbound, &config, &identity, served.0, served.1, shutdown.clone()).await?;
+    let served = (name.clone(), runtime.clone(), objects.clone());
+    let port = direct::serve(listen, inbound, &config, &identity, served, shutdown.clone()).await?;
     let facts = Facts {
         node,
         name,

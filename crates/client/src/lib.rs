@@ -14,6 +14,7 @@ mod retry;
 use reach::Roads;
 
 pub use calls::{CallEvent, Calls, Loopback, NewCall, Target, Waits, retry_message};
+pub use logs::Printed;
 pub use pool::{CLOSE_POOL, PoolSpec, Pools};
 
 use std::{
@@ -32,6 +33,7 @@ use covey_domain::{
 use covey_mesh::Visitor;
 use covey_node::{
     Identity,
+    private::{self, Private},
     tls::{PinnedAddress, Tls, Tunnel, dial},
 };
 use covey_proto::{
@@ -209,7 +211,16 @@ impl Client {
     /// Connects with what [`covey_node::Credentials::find`] finds.
     pub async fn connect_default() -> Result<Self, Error> {
         let (address, key) = covey_node::Credentials::find()?;
-        Self::connect(&address, &key).await
+        Self::connect(&address, &key).await.map_err(|error| match error.kind {
+            // Whoever looks for a driver's own cluster is told of it.
+            ErrorKind::Unavailable => match Private::running().as_slice() {
+                [] => error,
+                running => {
+                    error.hint(format!("drivers have clusters of their own here:\n    {}", private::shown(running)))
+                }
+            },
+            _ => error,
+        })
     }
 
     /// `host:port` of the head.

@@ -75,6 +75,18 @@ pub const STORE_LOG_BYTES_MAX: u64 = 96 << 20;
 pub const BOOKMARKS_MAX: usize = 4_096;
 /// What a job may print; beyond it nothing is kept.
 pub const JOB_LOG_BYTES_MAX: usize = 64 << 20;
+/// Lines that a worker tells one driver of what its actors print, each second; more is left out and counted.
+pub const PRINTED_LINES_PER_S_MAX: usize = 1_000;
+/// Bytes of these, each second.
+pub const PRINTED_BYTES_PER_S_MAX: usize = 1 << 20;
+/// Bytes of one such line; the rest is left out.
+pub const PRINTED_LINE_BYTES_MAX: usize = 16 << 10;
+/// Batches of such lines that wait in a driver to be shown; more are left out and counted.
+pub const PRINTED_QUEUE_DEPTH_MAX: usize = 64;
+/// Workers that a driver listens to for what its actors print.
+pub const PRINTED_WORKERS_MAX: usize = 256;
+/// Actors that a worker remembers, after they are over, for who wants to read what they printed.
+pub const PAST_LOGS_MAX: usize = 10_000;
 /// Actors in a picture of the cluster.
 pub const STATUS_ACTORS_MAX: usize = 1_000;
 /// Entries of one page of a listing.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     home,
+    private::{self, Private},
     tls::{Pin, PinnedAddress},
 };
 
@@ -74,8 +75,20 @@ impl Credentials {
         home::write_private(path, &body)
     }
 
+    /// The one cluster of a driver of this user; all that there are, where it is not one.
+    fn private() -> Result<(String, String), Vec<Private>> {
+        let running = Private::running();
+        match running.as_slice() {
+            [one] => match one.credentials() {
+                Some(found) => Ok((found.pinned_address().to_string(), found.admin_key)),
+                None => Err(Vec::new()),
+            },
+            _ => Err(running),
+        }
+    }
+
     /// What a client on this machine uses, address and key: `COVEY_ADDRESS` (`host:port`, `host:port#fingerprint`) and
-    /// `COVEY_TOKEN`, else the file of a head of this user.
+    /// `COVEY_TOKEN`, else the file of a head of this user, else the cluster that a driver of this user started for itself.
     pub fn find() -> Result<(String, String), Error> {
         let address = std::env::var("COVEY_ADDRESS").ok().filter(|a| !a.is_empty());
         let token = std::env::var("COVEY_TOKEN").ok().filter(|t| !t.is_empty());
@@ -83,10 +96,14 @@ impl Credentials {
             return Ok((address.clone(), token.clone()));
         }
         let path = home::root().join("credentials.json");
-        let body = fs::read(&path).map_err(|_| {
-            Error::new(ErrorKind::Unauthenticated, format!("no credentials in `{}`", path.display()))
-                .hint("start a cluster with `covey up`, or set COVEY_ADDRESS and COVEY_TOKEN")
-        })?;
+        let Ok(body) = fs::read(&path) else {
+            return Self::private().map_err(|running| match running.as_slice() {
+                [] => Error::new(ErrorKind::Unauthenticated, format!("no credentials in `{}`", path.display()))
+                    .hint("start a cluster with `covey up`, or set COVEY_ADDRESS and COVEY_TOKEN"),
+                many => Error::invalid(format!("{} clusters of drivers run here, choose one", many.len()))
+                    .hint(private::shown(many)),
+            });
+        };
         let found: Self = serde_json::from_slice(&body).map_err(|e| {
             Error::invalid(format!("failed to read `{}`: {e}", path.display()))
                 .hint("delete it and start the head again")

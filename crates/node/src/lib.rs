@@ -5,6 +5,7 @@ pub mod credentials;
 pub mod home;
 pub mod identity;
 pub mod issuer;
+pub mod private;
 pub mod systemd;
 pub mod telemetry;
 pub mod tls;

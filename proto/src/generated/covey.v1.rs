@@ -8,6 +8,12 @@ pub struct LogsRequest {
     /// only so much of the past; 0 = all that is kept
     #[prost(uint64, tag = "3")]
     pub tail_bytes: u64,
+    /// instead of an actor: the lines of all actors that live for this driver, or for none, as they are printed
+    #[prost(string, tag = "4")]
+    pub session: ::prost::alloc::string::String,
+    /// of a session: also what its own actors printed before
+    #[prost(bool, tag = "5")]
+    pub fresh: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct UsageReply {
@@ -30,10 +36,41 @@ pub struct ProcessUsage {
     #[prost(string, repeated, tag = "4")]
     pub actors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LogsChunk {
+    /// of an actor
     #[prost(bytes = "bytes", tag = "1")]
     pub text: ::prost::bytes::Bytes,
+    /// of a session
+    #[prost(message, repeated, tag = "2")]
+    pub lines: ::prost::alloc::vec::Vec<LogLine>,
+    /// lines beyond what is told each second, or gone before they were read
+    #[prost(uint64, tag = "3")]
+    pub left_out: u64,
+    /// name of the worker
+    #[prost(string, tag = "4")]
+    pub node: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LogLine {
+    /// empty = one of several
+    #[prost(string, tag = "1")]
+    pub actor: ::prost::alloc::string::String,
+    /// empty = one of several
+    #[prost(string, tag = "2")]
+    pub agent: ::prost::alloc::string::String,
+    /// what it is called where it is shown: its agent, its id, the name of a function
+    #[prost(string, tag = "3")]
+    pub label: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "4")]
+    pub pid: u32,
+    #[prost(bool, tag = "5")]
+    pub stderr: bool,
+    /// its actor lives for this session
+    #[prost(bool, tag = "6")]
+    pub own: bool,
+    #[prost(string, tag = "7")]
+    pub text: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ObjectName {

@@ -481,6 +481,7 @@ def remote_agent(name: str, *args: Any, **kwargs: Any) -> Handle:
     """An actor of an agent that is not a class here: native, a prompt, or somebody else's Python."""
     session = _session.current()
     init = _codec.dump_json({"args": args, "kwargs": kwargs}) if args or kwargs else None
+    session.heard.add(name)
     made = _session.bridge_call(session.client.create_actor, name, session.owner, "", False, init, "{}")
     return Handle(made[0], json.loads(made[3]))
 

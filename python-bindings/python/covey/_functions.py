@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from . import _agent, _bridge, _codec, _env, _session
+from ._context import turn_current
 from ._future import Future, Stream, _refuse_loop
 from ._objects import has_refs, resolve
 from ._retry import How
@@ -43,6 +44,9 @@ class Functions:
             if len(cls._loaded) >= 1024:
                 cls._loaded.clear()
             function = cls._loaded[code] = _codec.loads(code)
+        turn = turn_current.get()
+        if turn is not None:
+            turn.label = getattr(function, "__name__", "")
         return function
 
     def run(self, code: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -28,7 +28,7 @@ import types
 import typing
 from typing import Any
 
-from . import _bridge, _codec, _context, _session, _turns, errors
+from . import _bridge, _codec, _context, _marks, _session, _turns, errors
 from ._env import Environment
 from ._content import File, Reply, dump_answer, file_of
 from ._objects import borrow, has_refs, resolve
@@ -80,8 +80,8 @@ class Group:
 
 
 class Actor:
-    def __init__(self, id: str, instance: Any, concurrency: int, model: str, owner: str, save_turns: bool, reentrant: bool):
-        self.id, self.instance, self.model, self.owner = id, instance, model, owner
+    def __init__(self, id: str, mark: str, instance: Any, concurrency: int, model: str, owner: str, save_turns: bool, reentrant: bool):
+        self.id, self.mark, self.instance, self.model, self.owner = id, mark, instance, model, owner
         self.save_turns, self.reentrant = save_turns, reentrant
         self.lends = bool(getattr(type(instance), "__covey_lends__", False))
         """A turn that waits for a call gives its place to another, and its CPU to others."""
@@ -123,6 +123,7 @@ class Turn:
     run_timeout = 0.0  # seconds from its start
     retry_on: tuple[str, ...] = ()  # exceptions that its caller wants to be tried again
     begun = False
+    label = ""  # what it is called in what it prints, where that is not its actor's name
 
     def __init__(self, call: int, actor: Actor, name: str, args: Any):
         self.call, self.actor, self.name, self.args = call, actor, name, args
@@ -315,6 +316,7 @@ class Process:
             elif kind == "stop":
                 if not frame[1]:
                     self._write()
+                    _marks.finish()
                     os._exit(0)
                 self._stop(frame[1])
         if more:
@@ -343,6 +345,8 @@ class Process:
         owner = owner.removeprefix("session:") if owner.startswith("session:") else ""
         context = contextvars.copy_context()
         context.run(_context.turn_owner.set, owner)
+        mark = _marks.mark_of(actor, agent)
+        context.run(_marks.maker.set, mark)
         try:
             # Loading code and making the object are the user's, and may block.
             instance = await self.loop.run_in_executor(self.makers, context.run, self._make, actor, agent, digest, class_name, init, state)
@@ -351,7 +355,7 @@ class Process:
             text = _codec.trace_of(error)
             self.host.started(actor, ("application", f"{type(error).__name__}: {error}", _codec.dump_error(error, text)))
         else:
-            self.actors[actor] = Actor(actor, instance, concurrency, model, owner, save_turns, reentrant)
+            self.actors[actor] = Actor(actor, mark, instance, concurrency, model, owner, save_turns, reentrant)
             self.host.started(actor)
         self._write_soon()
 
@@ -390,6 +394,7 @@ class Process:
             return
         for turn in [turn for turn in self.turns.values() if turn.actor is gone]:
             self._cancel(turn, gone=True)
+        _marks.finish(actor)
 
     # ---- turns ---------------------------------------------------------------------------------------------------
 
@@ -865,7 +870,7 @@ def main() -> None:
     # Ctrl-C in the worker's terminal is the worker's: it ends this process when it is done with it.
     signal.signal(signal.SIGINT, lambda *_: None)
     # Lines reach the log when they are printed.
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    _marks.install()
     process = Process(sys.argv[1], sys.argv[2])
     # What is there now stays: it need not be looked through again.
     gc.collect()

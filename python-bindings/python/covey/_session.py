@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from . import _bridge, _codec, _files, errors
+from . import _bridge, _codec, _driver_log, _files, errors
 from ._context import turn_current, turn_deadline
 from ._future import Future, Stream
 from ._retry import PLAIN, How
@@ -121,6 +121,8 @@ class Stores:
         self.environment: Any = None
         """What all agents of this driver are started with, unless they say otherwise."""
         self.uploaded: set[str] = set()
+        self.heard: set[str] = set()
+        """Agents of others that it uses: what they print is shown too, where no driver owns the actor."""
 
     def private_folder(self) -> str:
         if self._private is None:
@@ -138,7 +140,14 @@ class Stores:
 class Session(Stores):
     """One driver of a cluster. A context manager; leaving it stops what it started."""
 
-    def __init__(self, address: str, token: str, process: subprocess.Popen[bytes] | None = None, home: str | None = None):
+    def __init__(
+        self,
+        address: str,
+        token: str,
+        process: subprocess.Popen[bytes] | None = None,
+        home: str | None = None,
+        log_to_driver: bool | None = None,
+    ):
         super().__init__()
         self.id = uuid.uuid4().hex
         self.client = bridge_call(_bridge.Client, address, token, self.id, _tell_pending)
@@ -146,6 +155,8 @@ class Session(Stores):
         self._registered: dict[str, str] = {}
         self._losses = 0
         self._process, self._home = process, home
+        self._note: pathlib.Path | None = None
+        self._log = _driver_log.DriverLog(self) if _driver_log.is_wanted(log_to_driver) else None
 
     @property
     def registered(self) -> dict[str, str]:
@@ -174,12 +185,27 @@ class Session(Stores):
 
     call = call
 
+    def tell_where(self) -> None:
+        """Says how the command line finds the cluster that this driver has for itself, and leaves a note for it."""
+        command = "covey" if shutil.which("covey") else find_binary()
+        print(f"covey: this program has a cluster of its own; to look at it: COVEY_HOME={self._home} {command} status", file=sys.stderr, flush=True)
+        folder = pathlib.Path(os.environ.get("COVEY_HOME") or pathlib.Path.home() / ".covey") / "private"
+        note = {"home": self._home, "pid": os.getpid(), "program": pathlib.Path(sys.argv[0] or "python").name}
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._note = folder / f"{os.getpid()}.json"
+            self._note.write_text(json.dumps(note))
+        except OSError:
+            pass  # a home that cannot be written to: the line above says all
+
     def close(self) -> None:
         """Ends the connection; the cluster stops this driver's actors, and a private cluster stops whole."""
         global _current, _ended
         with _lock:
             if _current is self:
                 _current, _ended = None, True
+        if self._log is not None:
+            self._log.close()
         self.client.close()
         self.drop_objects()
         if self._process is not None:
@@ -189,6 +215,9 @@ class Session(Stores):
             except subprocess.TimeoutExpired:
                 self._process.kill()
             self._process = None
+        if self._note is not None:
+            self._note.unlink(missing_ok=True)
+            self._note = None
         if self._home is not None:
             shutil.rmtree(self._home, ignore_errors=True)
 
@@ -218,7 +247,10 @@ def init(
     resources: dict[str, float] | None = None,
     labels: dict[str, str] | None = None,
     reinit: bool = False,
-    **environment: Any,
+    log_to_driver: bool | None = None,
+    env_vars: dict[str, str] | None = None,
+    working_dir: str | os.PathLike[str] | None = None,
+    pip: list[str] | None = None,
 ) -> Session:
     """Connects to a cluster, or starts one on 127.0.0.1 when no address is given; that one stops at exit.
 
@@ -226,14 +258,16 @@ def init(
     `init` raises `FailedPrecondition` while the first one's session is open; with `reinit` it takes its place.
     `models` is a folder of models; `cpus`, `gpus`, `resources` (custom, by name) and `labels` are what the worker offers, for a cluster
     started here. `env_vars`,
-    `working_dir` and `pip` hold for all agents and functions of this driver that do not say otherwise.
+    `working_dir` and `pip` hold for all agents and functions of this driver that do not say otherwise. What its actors, functions
+    and tasks print is shown here, too, unless `log_to_driver` (or `COVEY_LOG_TO_DRIVER=0`) says otherwise.
     """
     _refuse_fork()
+    environment = _given(env_vars, working_dir, pip)
     if _current is not None and not reinit:
         raise errors.FailedPrecondition("a session is open already; covey.current() gives it, covey.init(reinit=True) closes it and begins another")
     address = address or os.environ.get("COVEY_ADDRESS")
     if address is not None:
-        return connect(address, token, **environment)
+        return connect(address, token, log_to_driver=log_to_driver, env_vars=env_vars, working_dir=working_dir, pip=pip)
     home = tempfile.mkdtemp(prefix="covey-")
     # The pipe to its standard input closes with this process, however that ends, and the cluster with it.
     command = [find_binary(), "up", "--port", "0", "--while-stdin"]
@@ -256,7 +290,14 @@ def init(
             raise errors.FailedPrecondition(f"the cluster did not start:\n{text[-2000:]}")
         time.sleep(0.005)
     found = json.loads(credentials.read_text())
-    return _with(Session(_pinned(found), found["admin_key"], process, home), environment)
+    session = Session(_pinned(found), found["admin_key"], process, home, log_to_driver)
+    session.tell_where()
+    return _with(session, environment)
+
+
+def _given(env_vars: dict[str, str] | None, working_dir: str | os.PathLike[str] | None, pip: list[str] | None) -> dict[str, Any]:
+    said = {"env_vars": env_vars, "working_dir": working_dir, "pip": pip}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _pinned(credentials: dict[str, Any]) -> str:
@@ -282,10 +323,19 @@ def _with(session: Session, environment: dict[str, Any]) -> Session:
     return install(session)
 
 
-def connect(address: str | None = None, token: str | None = None, **environment: Any) -> Session:
+def connect(
+    address: str | None = None,
+    token: str | None = None,
+    *,
+    log_to_driver: bool | None = None,
+    env_vars: dict[str, str] | None = None,
+    working_dir: str | os.PathLike[str] | None = None,
+    pip: list[str] | None = None,
+) -> Session:
     """Connects to a running cluster: the one given, `COVEY_ADDRESS`/`COVEY_TOKEN`, or the one of this user.
 
-    `address` is `host:port`, or `host:port#fingerprint` where the head speaks TLS (`covey token --address` prints it).
+    `address` is `host:port`, or `host:port#fingerprint` where the head speaks TLS (`covey token --address` prints it). The other
+    options are those of `init`.
     """
     _refuse_fork()
     address = address or os.environ.get("COVEY_ADDRESS")
@@ -299,7 +349,7 @@ def connect(address: str | None = None, token: str | None = None, **environment:
                 f"no credentials in {home}; start a cluster with `covey up`, or give address and token"
             ) from None
         address, token = address or _pinned(found), token or found["admin_key"]
-    return _with(Session(address, token), environment)
+    return _with(Session(address, token, log_to_driver=log_to_driver), _given(env_vars, working_dir, pip))
 
 
 def install(session: Any) -> Any:

@@ -347,6 +347,7 @@ def submit(
         request: dict[str, Any] = {"call": base64.b64encode(payload).decode()}
     else:
         name = agent._agent_name if isinstance(agent, Handle) else agent
+        session.heard.add(name)
         request = {"content": [content_of(a) for a in args]}
     limit = run_seconds(run_timeout, timeout)
     if limit is not None:

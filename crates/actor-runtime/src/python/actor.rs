@@ -148,7 +148,7 @@ impl PythonActor {
 
     /// Process id and log of the process it is in.
     pub fn process(&self) -> (u32, PathBuf) {
-        (self.host.pid, self.host.log.clone())
+        (self.host.pid, self.host.output.path().to_owned())
     }
 
     pub fn is_idle(&self) -> bool {
@@ -180,6 +180,7 @@ impl PythonActor {
     /// The actor is over; what it was doing is not finished. What had not begun comes back unrun.
     pub fn stopped(&self) {
         self.host.asker.stopped(&self.actor);
+        self.host.output.leave(&self.actor);
         let waits = self.host.with(|live| {
             live.actors.remove(&self.actor);
             let mut any = false;

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    path::PathBuf,
     sync::{
         Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -31,6 +30,7 @@ use crate::{
     Models, Outward,
     asks::{self, Asker},
     memory::Memory,
+    output::Output,
     outward::Saver,
     turn::{Onward, Over, Sink},
 };
@@ -45,7 +45,7 @@ pub(super) struct HostParts {
     pub number: HostNumber,
     pub env: PythonEnv,
     /// What it prints.
-    pub log: PathBuf,
+    pub output: Arc<Output>,
     pub pid: u32,
     pub begun: Begun,
     pub frames: mpsc::UnboundedSender<HostFrame>,
@@ -64,7 +64,7 @@ pub(super) struct Host {
     /// For actors of this agent alone, because a process that had some of them died under them.
     pub agent: OnceLock<String>,
     pub env: PythonEnv,
-    pub log: PathBuf,
+    pub output: Arc<Output>,
     pub pid: u32,
     pub memory: Memory,
     /// Which of its calls have begun.
@@ -145,14 +145,14 @@ pub(super) fn stopped() -> Error {
 
 impl Host {
     pub fn new(parts: HostParts) -> Arc<Self> {
-        let HostParts { number, env, log, pid, begun, frames, lane, outward, news } = parts;
+        let HostParts { number, env, output, pid, begun, frames, lane, outward, news } = parts;
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             number,
             own: AtomicBool::new(false),
             agent: OnceLock::new(),
             env,
-            log,
+            output,
             pid,
             memory: Memory::default(),
             begun,
@@ -226,6 +226,7 @@ impl Host {
             None => return Err(self.died()),
         }
         self.asker.started(&actor, &start.owner);
+        self.output.enter(&actor, &start.agent, &start.owner);
         self.send(Body::Start(start));
         let result = rx.await.unwrap_or_else(|_| Err(self.died()));
         if let Err(error) = &result {
@@ -233,6 +234,7 @@ impl Host {
                 live.actors.remove(&actor);
             }
             self.asker.stopped(&actor);
+            self.output.leave(&actor);
             tracing::info!(%actor, version, %error, "a python actor did not start");
         }
         result

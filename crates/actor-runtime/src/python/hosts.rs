@@ -4,10 +4,10 @@
 //! who tries to write to it next. Making one takes a while and holds nobody up who can go elsewhere.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -16,6 +16,7 @@ use std::{
 use covey_domain::{
     ActorId, Error,
     agent::{PythonAgent, PythonEnv},
+    caps,
 };
 use covey_proto::v1;
 use parking_lot::Mutex;
@@ -26,6 +27,7 @@ use crate::{
     Models, Outward,
     envs::{Environments, Progress},
     launch::Launcher,
+    output::Output,
     outward::Saver,
 };
 
@@ -50,6 +52,11 @@ pub(crate) struct Hosts {
     /// A process has come up, or could not.
     changed: Notify,
     made: AtomicU64,
+    /// What the processes print.
+    outputs: Mutex<Vec<(HostNumber, Weak<Output>)>>,
+    /// Told of each line that one prints.
+    pub printed: Arc<Notify>,
+    past: Mutex<Past>,
     pub(super) news: mpsc::UnboundedSender<News>,
 }
 
@@ -60,6 +67,28 @@ struct State {
     coming: Vec<Kind>,
     spare: Spare,
     suspects: HashMap<String, Instant>,
+}
+
+/// Processes and logs of actors, also of those that are over.
+#[derive(Default)]
+struct Past {
+    logs: HashMap<ActorId, (u32, PathBuf)>,
+    /// Oldest first.
+    order: VecDeque<ActorId>,
+}
+
+impl Past {
+    fn keep(&mut self, actor: &ActorId, host: &Host) {
+        let log = (host.pid, host.output.path().to_owned());
+        if self.logs.insert(actor.clone(), log).is_none() {
+            self.order.push_back(actor.clone());
+        }
+        if self.order.len() > caps::PAST_LOGS_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.logs.remove(&oldest);
+        }
+    }
 }
 
 /// A process that is up and has nothing, so that an actor whose process died is back at once.
@@ -172,6 +201,9 @@ impl Hosts {
             state: Mutex::default(),
             changed: Notify::new(),
             made: AtomicU64::new(0),
+            outputs: Mutex::default(),
+            printed: Arc::default(),
+            past: Mutex::default(),
             news,
         }
     }
@@ -187,6 +219,7 @@ impl Hosts {
     ) -> Result<Arc<PythonActor>, Error> {
         let host = self.host(&start, agent, archive, progress).await?;
         let actor = ActorId::from(start.actor.as_str());
+        self.past.lock().keep(&actor, &host);
         host.start(start, self.python.version.as_str()).await?;
         Ok(Arc::new(PythonActor::new(actor, host, saver)))
     }
@@ -200,6 +233,23 @@ impl Hosts {
                 state.suspects.insert(agent, Instant::now());
             }
         }
+    }
+
+    /// One more process prints.
+    pub(super) fn prints(&self, number: HostNumber, output: &Arc<Output>) {
+        let mut outputs = self.outputs.lock();
+        outputs.retain(|(_, output)| output.strong_count() > 0);
+        outputs.push((number, Arc::downgrade(output)));
+    }
+
+    /// What each process prints, as long as somebody reads or writes it.
+    pub fn outputs(&self) -> Vec<(HostNumber, Arc<Output>)> {
+        self.outputs.lock().iter().filter_map(|(number, output)| Some((*number, output.upgrade()?))).collect()
+    }
+
+    /// Process and log of an actor that was here, and may be over.
+    pub fn log_of(&self, actor: &str) -> Option<(u32, PathBuf)> {
+        self.past.lock().logs.get(actor).cloned()
     }
 
     /// No method runs in any process.

@@ -57,8 +57,11 @@ impl Hosts {
         let mut command = self.command(prepared, &table.0);
         command.arg(&socket).arg(&table.0);
         let mut child = command.spawn().map_err(|e| failed("start Python", &e))?;
-        let log = self.logs.join(format!("python-{}.log", child.id().unwrap_or(0)));
-        let output = Arc::new(Output::create(log).map_err(|e| failed("make its log", &e))?);
+        let pid = child.id().unwrap_or(0);
+        let log = self.logs.join(format!("python-{pid}.log"));
+        let output = Output::create(log, pid, self.printed.clone());
+        let output = Arc::new(output.map_err(|e| failed("make its log", &e))?);
+        self.prints(number, &output);
         if let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) {
             let (first, second) = (output.clone(), output.clone());
             tokio::spawn(async move { first.copy(out).await });
@@ -99,8 +102,8 @@ impl Hosts {
         let host = Host::new(HostParts {
             number,
             env: env.clone(),
-            log: output.path().to_owned(),
-            pid: child.id().unwrap_or(0),
+            output: output.clone(),
+            pid,
             begun,
             frames,
             lane: self.outward.lane(answers),
@@ -153,7 +156,7 @@ fn private_dir(path: &Path) -> std::io::Result<()> {
 
 /// The last line that a process printed, for the reason why it did not start.
 fn last_words(log: &Path) -> String {
-    let text = std::fs::read(log).unwrap_or_default();
+    let text = crate::output::plain(&std::fs::read(log).unwrap_or_default());
     let text = String::from_utf8_lossy(&text);
     text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it printed nothing").trim().to_owned()
 }

@@ -26,5 +26,6 @@ pub(crate) async fn stack(pid: u32, log: &Path) -> Result<Vec<u8>, Error> {
         }
         last = now;
     }
-    crate::output::read(log, before, STACK_BYTES_MAX).map(|(bytes, _)| bytes).map_err(|e| failed(&e))
+    let read = crate::output::read(log, before, STACK_BYTES_MAX);
+    read.map(|(bytes, _)| crate::output::plain(&bytes)).map_err(|e| failed(&e))
 }

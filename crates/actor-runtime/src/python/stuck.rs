@@ -185,7 +185,7 @@ impl Host {
         if self.retired.set(why.clone()).is_err() {
             return;
         }
-        let stack = super::stack(self.pid, &self.log).await;
+        let stack = super::stack(self.pid, self.output.path()).await;
         let stack = stack.map_or_else(|e| e.to_string(), |text| String::from_utf8_lossy(&text).into_owned());
         tracing::warn!(pid = self.pid, why, stack, "a python process is replaced");
         let actors = self.with(|live| {

@@ -6,22 +6,39 @@ use covey_domain::{Error, ErrorKind};
 use covey_proto::v1;
 
 use super::{Inside, Runtime};
+use crate::{Printed, output};
 
 /// Bytes of a log given at once.
 const LOG_CHUNK: usize = 1 << 20;
 
 impl Runtime {
-    /// What the process of an actor printed from `offset` on, and the next offset.
+    /// What the process of an actor printed from `offset` on, in whole lines, and the next offset. The actor may be over.
     pub fn log(&self, actor: &str, offset: u64) -> Result<(Vec<u8>, u64), Error> {
-        let (_, path) = self.process(actor)?;
-        crate::output::read(&path, offset, LOG_CHUNK)
-            .map_err(|e| Error::internal(format!("failed to read the log: {e}")))
+        let (_, path) = self.process(actor).or_else(|error| self.past(actor).ok_or(error))?;
+        let (bytes, next) = output::read_lines(&path, offset, LOG_CHUNK).map_err(|e| unreadable(&e))?;
+        Ok((output::plain(&bytes), next))
     }
 
-    /// Bytes the process of an actor has printed.
-    pub fn log_length(&self, actor: &str) -> Result<u64, Error> {
-        let (_, path) = self.process(actor)?;
-        Ok(std::fs::metadata(path).map_or(0, |about| about.len()))
+    /// Where the last lines of what the process of an actor printed begin, at most so many bytes; 0 = all there is.
+    pub fn log_tail(&self, actor: &str, bytes: u64) -> Result<u64, Error> {
+        let (_, path) = self.process(actor).or_else(|error| self.past(actor).ok_or(error))?;
+        let length = std::fs::metadata(&path).map_err(|e| unreadable(&e))?.len();
+        let offset = if bytes == 0 { 0 } else { length.saturating_sub(bytes) };
+        output::line_start(&path, offset, LOG_CHUNK).map_err(|e| unreadable(&e))
+    }
+
+    /// An actor may print more.
+    pub fn prints(&self, actor: &str) -> bool {
+        self.process(actor).is_ok()
+    }
+
+    /// What is printed here by actors of a driver, and by those of none; with `fresh` also what the first printed before.
+    pub fn printed(&self, session: &str, fresh: bool) -> Printed {
+        Printed::new(self.inner.hosts.clone(), session, fresh)
+    }
+
+    fn past(&self, actor: &str) -> Option<(u32, PathBuf)> {
+        self.inner.hosts.as_ref()?.log_of(actor)
     }
 
     /// The stacks of the process of an actor. It prints them itself, whatever it is doing.
@@ -56,4 +73,8 @@ impl Runtime {
         let turns = self.inner.turns.load(std::sync::atomic::Ordering::Relaxed);
         v1::UsageReply { processes: processes.into_values().collect(), turns }
     }
+}
+
+fn unreadable(error: &std::io::Error) -> Error {
+    Error::internal(format!("failed to read the log: {error}"))
 }

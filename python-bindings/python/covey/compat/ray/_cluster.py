@@ -63,11 +63,13 @@ def init(
     runtime_env: dict[str, Any] | None = None,
     ignore_reinit_error: bool = False,
     namespace: str | None = None,
+    log_to_driver: bool | None = None,
     **_: Any,
 ) -> Context:
     """Connects, or starts a cluster on this machine. `"auto"` takes the one of this user.
 
-    What concerns Ray's own processes (its dashboard, object store, logging) is accepted, and does nothing.
+    What tasks and actors print is shown here, unless `log_to_driver` is false. What concerns Ray's own processes (its dashboard,
+    object store, the format of logs) is accepted, and does nothing.
     """
     global _namespace
     if is_initialized():
@@ -76,7 +78,7 @@ def init(
             raise RuntimeError("Maybe you called ray.init twice by accident? use ignore_reinit_error=True, or ray.shutdown() before")
         _namespace = namespace or _namespace
         return _context_of()
-    more = environment(runtime_env)
+    more: dict[str, Any] = {**environment(runtime_env), "log_to_driver": log_to_driver}
     if namespace:
         more["env_vars"] = {**more.get("env_vars", {}), "COVEY_RAY_NAMESPACE": namespace}
     address = address or os.environ.get("RAY_ADDRESS") or None
