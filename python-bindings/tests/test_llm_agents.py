@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import pickle
 import socket
 import subprocess
 import sys
@@ -275,3 +276,62 @@ def test_schemas_of_parameters():
         },
         "required": ["a", "b"],
     }
+
+
+def test_a_prompt_is_an_agent_like_any_other(cluster):
+    parrot = covey.llm_agent("one-parrot", model="tiny")
+    assert isinstance(parrot, covey.Agent) and parrot.name == str(parrot) == f"{parrot}" == "one-parrot"
+    assert parrot.submit("Repeat: sun moon").result(30) == "sun moon"
+    stream = parrot.stream("Repeat: sun moon star", deadline="1m")
+    pieces = list(stream)
+    assert len(pieces) > 1 and "".join(pieces) == "sun moon star" and stream.task.state() == "completed"
+    actor = parrot.remote()
+    assert actor.run.remote("Repeat: blue").text() == "blue"
+    assert parrot.run.remote("Repeat: red").text() == "red"
+    assert covey.submit(parrot, "", "Repeat: green").result(30) == "green"
+    assert pickle.loads(pickle.dumps(parrot)).submit("Repeat: stone").result(30) == "stone"
+    boss = covey.llm_agent("parrots-boss", model="tiny", tools=[parrot])
+    assert {"agent": {"agent": "one-parrot"}} in boss.spec()[0]["kind"]["tools"]
+    with pytest.raises(TypeError, match="unknown option 'dead'; there are: .*deadline"):
+        parrot.submit("x", dead=1)
+    with pytest.raises(TypeError, match="submit"):
+        parrot.pool(2)
+    with pytest.raises(TypeError, match="unknown sampling option 'temprature'"):
+        covey.llm_agent("x", temprature=1)
+
+
+async def test_a_stream_is_read_in_a_loop_and_raises(cluster):
+    parrot = covey.llm_agent("loop-parrot", model="tiny")
+    assert "".join([piece async for piece in parrot.stream("Repeat: sun moon")]) == "sun moon"
+    with pytest.raises(covey.CoveyError, match="nonsense"):
+        [piece async for piece in covey.llm_agent("no-parrot", model="nonsense").stream("hi")]
+
+
+@covey.agent(name="plain-agent")
+class Plain:
+    def add(self, a, b=1):
+        return a + b
+
+    def count(self, n):
+        yield from ({"n": i} for i in range(n))
+
+    def breaks(self):
+        yield 1
+        raise ValueError("half way")
+
+
+def test_a_class_is_submitted_and_streamed(cluster):
+    assert Plain.submit(2).result(30) == 3 and Plain.submit(2, 5, method="add").result(30) == 7
+    assert list(Plain.stream(3, method="count")) == [{"n": 0}, {"n": 1}, {"n": 2}]
+    assert list(Plain.stream(2)) == [3], "what it returns, where it yields nothing"
+    got = []
+    with pytest.raises(ValueError, match="half way"):
+        for item in Plain.stream(method="breaks"):
+            got.append(item)
+    assert got == [1]
+    assert Plain.submit(1, message_id="plain-1").id == Plain.submit(1, message_id="plain-1").id
+    with pytest.raises(TypeError, match=r"unknown option 'b'; .* covey.submit\(agent, method, …\)"):
+        Plain.submit(1, b=2)
+    for wrong in (lambda: Plain.options(cpu=1), lambda: covey.agent(cpu=1), lambda: covey.task(cpu=1), lambda: covey.Executor(cpu=1)):
+        with pytest.raises(TypeError, match="unknown option 'cpu'; there are: .*cpus"):
+            wrong()

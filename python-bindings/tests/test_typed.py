@@ -68,4 +68,4 @@ def test_the_program_runs():
     env = {"PYTHONPATH": str(PACKAGE), "COVEY_BIN": BIN, "PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, HERE / "program.py"], env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "6 A LONG ['to', 'be'] [b'a', b'b'] [0.0, 1.0, 4.0] HEY [0, 1, 2] 9.0 True"
+    assert done.stdout.strip() == "[8, 10] to be completed\n6 A LONG ['to', 'be'] [b'a', b'b'] [0.0, 1.0, 4.0] HEY [0, 1, 2] 9.0 True"

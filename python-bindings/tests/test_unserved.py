@@ -32,8 +32,9 @@ def test_a_worker_without_the_package_is_told_of_everywhere(bare):
         def run(self) -> str:
             return "hello"
 
-    with pytest.warns(RuntimeWarning, match=why):
+    with pytest.warns(RuntimeWarning, match=why) as warned:
         Hello.register()
+    assert warned[0].filename == __file__
     task = covey.submit(Hello, "run")
     seen = eventually(lambda: [e for e in task_events(task) if e["type"] == "status" and why in (e.get("message") or "")])
     assert seen[0]["state"] == "queued"

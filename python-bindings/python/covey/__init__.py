@@ -17,7 +17,7 @@
 from collections.abc import Iterator as _Iterator
 
 from . import errors, llm
-from ._agent import Agent, Handle, agent, agents, gang, get_actor, method, remote_agent
+from ._agent import Agent, Handle, NamedAgent, agent, agents, gang, get_actor, method, remote_agent
 from ._content import File, Message, Reply
 from ._context import Context, deadline, given
 from ._context import current as current_context
@@ -28,7 +28,7 @@ from ._llm_agent import Mcp, llm_agent
 from ._objects import Ref, put
 from ._session import Session, connect, current, init, shutdown
 from ._session import bridge_call as _bridge_call
-from ._task import Question, Task, TaskEvent, TaskInfo, get_task, submit, tasks
+from ._task import Question, Task, TaskEvent, TaskInfo, TaskStream, get_task, submit, tasks
 from ._topics import Topic, topic, topics
 from ._typed import Actor
 from .errors import (
@@ -69,7 +69,7 @@ def actors(agent: str = "", state: str = "", node: str = "") -> _Iterator[dict]:
 
 __all__ = [
     "Actor", "ActorDied", "Agent", "Cancelled", "ConnectionLost", "Context", "CoveyError", "DeadlineExceeded", "Future", "Handle",
-    "Executor", "File", "Mcp", "Message", "Overloaded", "Pool", "Question", "Ref", "Rejected", "RemoteFunction", "Reply", "Session", "StorageFull", "Stream", "Task", "TaskEvent", "TaskInfo", "Topic", "Unauthenticated", "Unschedulable", "actors", "agent", "agents", "as_completed",
+    "Executor", "File", "Mcp", "Message", "NamedAgent", "Overloaded", "Pool", "Question", "Ref", "Rejected", "RemoteFunction", "Reply", "Session", "StorageFull", "Stream", "Task", "TaskEvent", "TaskInfo", "TaskStream", "Topic", "Unauthenticated", "Unschedulable", "actors", "agent", "agents", "as_completed",
     "connect", "connect_a2a", "current", "current_context", "deadline", "embed", "errors", "gang", "get", "get_actor", "get_task", "given", "init", "llm", "llm_agent", "method", "put", "remote_agent", "shutdown",
     "status", "submit", "task", "tasks", "topic", "topics", "wait",
 ]  # fmt: skip

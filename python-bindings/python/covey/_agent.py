@@ -6,6 +6,7 @@ import functools
 import hashlib
 import inspect
 import json
+import os
 import re
 import sys
 import typing
@@ -17,6 +18,7 @@ from . import _codec, _session, errors
 from ._context import Context
 from ._env import KEYS, Environment
 from ._future import Future, Stream
+from ._options import ActorOptions, AgentOptions, CallOptions, SwarmOptions, TaskOptions, check
 from ._retry import How, parse_seconds, run_seconds
 from ._schema import of_parameters
 
@@ -24,6 +26,7 @@ P = ParamSpec("P")
 C = TypeVar("C")
 F = TypeVar("F", bound=Callable[..., Any])
 
+_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -176,28 +179,36 @@ class Agent(Generic[P, C]):
             if environment is not None:
                 environment.upload()
             for warning in _session.bridge_call(session.client.register, text, blob):
-                warnings.warn(warning, RuntimeWarning, stacklevel=3)
+                warnings.warn(warning, RuntimeWarning, stacklevel=_outside())
             session.registered[self._name] = text
         return self._name
 
-    def options(self, **options: Any) -> Agent[P, C]:
+    @property
+    def name(self) -> str:
+        """Its name in the cluster."""
+        return self._name
+
+    def options(self, **options: Unpack[ActorOptions]) -> Self:
         """The same agent with other options for its next actors: name, get_if_exists, detached, cpus, gpus, memory, …
 
         `node="w1"` puts them on the worker of that name and no other, `near=handle` on the node of that actor.
         """
-        other: Agent[P, C] = Agent.__new__(Agent)
+        other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
-        mine = {k: options.pop(k) for k in ("name", "get_if_exists", "detached") if k in options}
-        mine["overrides"] = {**self._actor_options.get("overrides", {}), **_options(options)}
+        given = check(options, ActorOptions)
+        mine = {k: given.pop(k) for k in ("name", "get_if_exists", "detached") if k in given}
+        mine["overrides"] = {**self._actor_options.get("overrides", {}), **_options(given)}
         other._actor_options = {**self._actor_options, **mine}
         return other
 
     def remote(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Makes an actor; the cluster places and starts it while the handle is in use already."""
+        return self._make(_codec.dump((args, kwargs)))
+
+    def _make(self, init: Any) -> Handle:
         self.register()
         session = _session.current()
         o = self._actor_options
-        init = _codec.dump((args, kwargs))
         made = _session.bridge_call(
             session.client.create_actor,
             self._name,
@@ -208,6 +219,20 @@ class Agent(Generic[P, C]):
             json.dumps(o.get("overrides", {})),
         )
         return Handle(made[0], json.loads(made[3]))
+
+    def submit(self, *args: Any, method: str = "", **options: Unpack[TaskOptions]) -> Task:
+        """Makes a durable task of a method (default: the agent's first), run by any of its actors; see `covey.submit`, which also takes
+        keyword arguments for the method."""
+        from ._task import submit
+
+        hint = "; covey.submit(agent, method, …) takes keyword arguments of the method"
+        return submit(self, method, *args, **check(options, TaskOptions, hint))
+
+    def stream(self, *args: Any, method: str = "", **options: Unpack[TaskOptions]) -> TaskStream:
+        """A durable task, read while it is made: `for item in agent.stream("hi")`, or `async for`. The options are those of `submit`."""
+        from ._task import TaskStream
+
+        return TaskStream(self.submit(*args, method=method, **options))
 
     def bind(self, *args: P.args, **kwargs: P.kwargs) -> Bound:
         """An actor to be, for `covey.gang`: the constructor's arguments are taken now, the actor is made with its gang."""
@@ -221,18 +246,18 @@ class Agent(Generic[P, C]):
         """
         return Handle(f"{self.register()}/{key}", self._description()[0])
 
-    def map(self, inputs: Iterable[Any], **options: Any) -> list[Any]:
+    def map(self, inputs: Iterable[Any], **options: Unpack[SwarmOptions]) -> list[Any]:
         """Results of one method over many inputs, on a swarm of actors. See `map_unordered` for the options."""
-        return [result for _, result in self._map(inputs, **{"ordered": True, **options})]
+        return [result for _, result in self._map(inputs, ordered=True, **check(options, SwarmOptions))]
 
-    def map_unordered(self, inputs: Iterable[Any], *, with_input: bool = False, **options: Any) -> Iterator[Any]:
+    def map_unordered(self, inputs: Iterable[Any], *, with_input: bool = False, **options: Unpack[SwarmOptions]) -> Iterator[Any]:
         """Results as they come.
 
         Options: `method` (default: `run`, else the first), `actors` (default 4), `progress` (a bar),
         `return_exceptions`, `retries` (after a lost actor, default 2; with `retry_on` also after these exceptions),
         `run_timeout` or `timeout` of each turn from its start, `deadline` of each call from now on.
         """
-        for item, result in self._map(inputs, ordered=False, **options):
+        for item, result in self._map(inputs, ordered=False, **check(options, SwarmOptions)):
             yield (item, result) if with_input else result
 
     def _map(
@@ -266,6 +291,86 @@ class Agent(Generic[P, C]):
         from ._functions import Pool
 
         return Pool(self, actors, args, kwargs)
+
+
+class NamedAgent(Agent[..., Any]):
+    """An agent of the cluster that is no class here: a prompt, one elsewhere, a native one, somebody else's Python.
+
+    Its methods are here, too, as those of one actor that is made when first needed: `agent.run.remote("hi")`. Its text is its name.
+    """
+
+    def __init__(self, name: str):
+        self._name = name
+        self._actor_options: dict[str, Any] = {}
+        self._own: tuple[Any, Handle] | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: its code is not here."""
+        raise TypeError(f"agent {self._name!r} runs on the cluster: .submit(…), .stream(…), or .remote() for an actor of it")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        session = _session.current()
+        if self._own is None or self._own[0] is not session:
+            self._own = (session, self.remote())
+        return getattr(self._own[1], name)
+
+    def __str__(self) -> str:
+        return self._name
+
+    def __repr__(self) -> str:
+        return f"<agent {self._name}>"
+
+    def __reduce__(self) -> Any:
+        return NamedAgent, (self._name,)
+
+    @property
+    def _agent_name(self) -> str:
+        return self._name
+
+    def spec(self) -> tuple[dict[str, Any], bytes]:
+        """The definition as the head has it; the code, if there is some, is not here."""
+        for spec in agents():
+            if spec["name"] == self._name:
+                return spec, b""
+        raise errors.NotFound(f"there is no agent {self._name!r}")
+
+    def environment(self) -> Environment | None:
+        """Nothing of this driver's."""
+        return None
+
+    def _description(self) -> tuple[dict[str, Any], str, bytes]:
+        spec, code = self.spec()
+        return spec, json.dumps(spec), code
+
+    def register(self) -> str:
+        """Its name: the cluster knows it already."""
+        _session.current().heard.add(self._name)
+        return self._name
+
+    def remote(self, *args: Any, **kwargs: Any) -> Handle:
+        """Makes an actor of it; the arguments, if it takes some, are JSON."""
+        return self._make(_codec.dump_json({"args": args, "kwargs": kwargs}) if args or kwargs else None)
+
+    def bind(self, *args: Any, **kwargs: Any) -> Bound:
+        """An actor to be, for `covey.gang`."""
+        return Bound(self, _codec.dump_json({"args": args, "kwargs": kwargs}) if args or kwargs else None)
+
+    def pool(self, actors: int, *args: Any, **kwargs: Any) -> Any:
+        """Refused: the cluster keeps a pool for the tasks of such an agent."""
+        raise TypeError(f"agent {self._name!r} is no class here: .submit(…) runs on the pool that the cluster keeps for it")
+
+    def _map(self, inputs: Iterable[Any], **options: Any) -> Iterator[tuple[Any, Any]]:
+        raise TypeError(f"agent {self._name!r} is no class here: .submit(…) each input")
+
+
+def _outside() -> int:
+    """How far above its caller is the code of whoever uses this package, as `warnings.warn` counts."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _restore(cls: Any, name: str) -> Any:
@@ -361,17 +466,7 @@ class Method:
         """Refused: the actor is elsewhere."""
         raise TypeError(f"{self._name}() runs on another process: call it with .{self._name}.remote(…), and .result() for its value")
 
-    def options(
-        self,
-        *,
-        deadline: float | str | None = None,
-        run_timeout: float | str | None = None,
-        timeout: float | str | None = None,
-        retries: int = 0,
-        retry_on: type[BaseException] | tuple[type[BaseException], ...] = (),
-        backoff: float | str | None = None,
-        key: str = "",
-    ) -> Method:
+    def options(self, **options: Unpack[CallOptions]) -> Method:
         """The same method with bounds on each call (seconds, or '2m'), retries, or an idempotency key.
 
         `deadline`: the call is answered within this time from now on, or fails. `run_timeout` (or `timeout`): its turn ends
@@ -382,7 +477,7 @@ class Method:
         that is drawn at random up to `backoff` ("100ms"), which doubles each time up to 30 s. With a `key` it runs once:
         the actor answers a second call of the same key from memory, as long as it lives.
         """
-        how = How.of(deadline, run_timeout, timeout, retries, retry_on, backoff, key)
+        how = How.of(**check(options, CallOptions))
         return Method(self._actor, self._name, self._streaming, self._python, how)
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
@@ -399,6 +494,10 @@ if typing.TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
     from typing import Concatenate
 
+    from typing_extensions import Self
+
+    from ._options import Unpack
+    from ._task import Task, TaskStream
     from ._typed import Actor, CallSkill, Mark, StreamSkill
 
     A = TypeVar("A", bound=Actor)
@@ -443,7 +542,7 @@ def agent(cls: type[A], /) -> type[A]: ...
 @typing.overload
 def agent(cls: Callable[P, C], /) -> Agent[P, C]: ...
 @typing.overload
-def agent(**options: Any) -> _Decorator: ...
+def agent(**options: Unpack[AgentOptions]) -> _Decorator: ...
 def agent(cls: Any = None, **options: Any) -> Any:
     """Makes a class an agent.
 
@@ -460,6 +559,7 @@ def agent(cls: Any = None, **options: Any) -> Any:
     `extensions` (dicts of `uri`, `description`, `required`), `messages` (it may answer without a task, see `covey.Reply`),
     and `streaming`, `push_notifications`, `extended_card`, which are on).
     """
+    options = check(options, AgentOptions)
     if cls is not None:
         return Agent(cls, options)
     return lambda real: Agent(real, options)
@@ -477,13 +577,9 @@ def agents() -> list[dict[str, Any]]:
     return [json.loads(spec) for spec in _session.bridge_call(_session.current().client.agents)]
 
 
-def remote_agent(name: str, *args: Any, **kwargs: Any) -> Handle:
+def remote_agent(name: str | NamedAgent, *args: Any, **kwargs: Any) -> Handle:
     """An actor of an agent that is not a class here: native, a prompt, or somebody else's Python."""
-    session = _session.current()
-    init = _codec.dump_json({"args": args, "kwargs": kwargs}) if args or kwargs else None
-    session.heard.add(name)
-    made = _session.bridge_call(session.client.create_actor, name, session.owner, "", False, init, "{}")
-    return Handle(made[0], json.loads(made[3]))
+    return NamedAgent(str(name)).remote(*args, **kwargs)
 
 
 __all__ = ["Agent", "Bound", "Future", "Handle", "Method", "Stream", "agent", "agents", "gang", "get_actor", "remote_agent"]

@@ -11,10 +11,13 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._content import Message, Reply
 from ._turns import Answer, Conversation, artifact
+
+if TYPE_CHECKING:
+    from ._options import ChatOptions, Unpack
 
 turn_owner: contextvars.ContextVar[str] = contextvars.ContextVar("covey_owner")
 """While an actor is made: whom it lives for, and so whatever it makes. A turn knows it by its actor."""
@@ -251,20 +254,20 @@ class ContextLlm:
             request["sampling"] = {**json.loads(asked), **request["sampling"]}
         return request
 
-    async def stream(self, prompt: str | list[dict[str, Any]], *, model: str | None = None, **sampling: Any) -> AsyncIterator[str]:
+    async def stream(self, prompt: str | list[dict[str, Any]], *, model: str | None = None, **sampling: Unpack[ChatOptions]) -> AsyncIterator[str]:
         """Text while it is made. `prompt` is a user's text or a list of chat messages."""
-        async for event in self._context._ask(self._request(prompt, model, sampling)):
+        async for event in self._context._ask(self._request(prompt, model, dict(sampling))):
             if isinstance(event, dict) and event["is"] == "delta" and event["text"]:
                 yield event["text"]
 
-    async def chat(self, prompt: str | list[dict[str, Any]], *, model: str | None = None, **options: Any) -> ModelMessage:
+    async def chat(self, prompt: str | list[dict[str, Any]], *, model: str | None = None, **options: Unpack[ChatOptions]) -> ModelMessage:
         """The whole answer with what was thought and which tools it calls. `tools` are declared as OpenAI does."""
         message = ModelMessage()
-        async for event in self._context._ask(self._request(prompt, model, options)):
+        async for event in self._context._ask(self._request(prompt, model, dict(options))):
             message.take(event)
         return message
 
-    async def complete(self, prompt: str | list[dict[str, Any]], *, model: str | None = None, **sampling: Any) -> str:
+    async def complete(self, prompt: str | list[dict[str, Any]], *, model: str | None = None, **sampling: Unpack[ChatOptions]) -> str:
         """The whole answer."""
         return "".join([text async for text in self.stream(prompt, model=model, **sampling)])
 

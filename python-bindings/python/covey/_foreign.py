@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from . import _session
-from ._agent import Handle, remote_agent
+from ._agent import NamedAgent
 
 
 def connect_a2a(
@@ -18,12 +18,12 @@ def connect_a2a(
     headers: Mapping[str, str] | None = None,
     keys: str | Mapping[str, Any] | None = None,
     allow: Iterable[str] = (),
-) -> Handle:
-    """Makes an agent elsewhere one of this cluster, and gives a handle: `connect_a2a("https://host/a2a").run.remote("hi")`.
+) -> NamedAgent:
+    """Makes an agent elsewhere one of this cluster: `connect_a2a("https://host/a2a").submit("hi")`, `.stream("hi")`, `.run.remote("hi")`.
 
     `url` is its address or that of its card; it speaks A2A 1.0 or 0.3, by JSON-RPC or HTTP+JSON. The head reads the card
     and checks it; the agent is `name` here (default: the card's), with a method for each skill and `run` for messages that
-    name none. It is known to all of the cluster from then on: `covey.submit(handle, "", "hi")`, as a tool of `llm_agent`,
+    name none. It is known to all of the cluster from then on: by its name, as a tool of `llm_agent`,
     over A2A. Streams pass through, its questions are questions of the task here, a cut stream goes on where it was.
 
     `token` and `headers` open it, or `"secret://NAME"` in them does; the head keeps them in a file that only its owner can read,
@@ -42,4 +42,4 @@ def connect_a2a(
         access["token"] = token
     session = _session.current()
     known = _session.bridge_call(session.client.connect_agent, json.dumps(spec), json.dumps(access))
-    return remote_agent(json.loads(known)["name"])
+    return NamedAgent(json.loads(known)["name"])

@@ -20,6 +20,7 @@ from . import _agent, _bridge, _codec, _env, _session
 from ._context import turn_current
 from ._future import Future, Stream, _refuse_loop
 from ._objects import has_refs, resolve
+from ._options import FunctionOptions, MapOptions, RunOptions, check
 from ._retry import How
 
 P = ParamSpec("P")
@@ -112,9 +113,9 @@ class RemoteFunction(Generic[P, R]):
     def __reduce__(self) -> Any:
         return RemoteFunction, (self.__covey_function__, self._options)
 
-    def options(self, **options: Any) -> RemoteFunction[P, R]:
+    def options(self, **options: Unpack[FunctionOptions]) -> RemoteFunction[P, R]:
         """The same function with other options, see `covey.task`."""
-        return RemoteFunction(self.__covey_function__, {**self._options, **options})
+        return RemoteFunction(self.__covey_function__, {**self._options, **check(options, FunctionOptions)})
 
     def code(self) -> bytes:
         """The function as it travels."""
@@ -144,13 +145,13 @@ class RemoteFunction(Generic[P, R]):
         started: Future[R] = session.call("pool", pool, self._method, payload, None, self._method.startswith("items"), self._how)
         return started
 
-    def map(self, inputs: Iterable[Any], **options: Any) -> list[R]:
+    def map(self, inputs: Iterable[Any], **options: Unpack[MapOptions]) -> list[R]:
         """Results for all inputs, in order. Options: `progress`, `return_exceptions`."""
-        return [result for _, result in self._map(inputs, **{"ordered": True, **options})]
+        return [result for _, result in self._map(inputs, ordered=True, **check(options, MapOptions))]
 
-    def map_unordered(self, inputs: Iterable[Any], *, with_input: bool = False, **options: Any) -> Iterator[Any]:
+    def map_unordered(self, inputs: Iterable[Any], *, with_input: bool = False, **options: Unpack[MapOptions]) -> Iterator[Any]:
         """Results as they come."""
-        for item, result in self._map(inputs, ordered=False, **options):
+        for item, result in self._map(inputs, ordered=False, **check(options, MapOptions)):
             yield (item, result) if with_input else result
 
     def _map(self, inputs: Iterable[Any], **options: Any) -> Iterator[tuple[Any, Any]]:
@@ -158,6 +159,7 @@ class RemoteFunction(Generic[P, R]):
 
 
 if TYPE_CHECKING:
+    from ._options import Unpack
 
     class RemoteGenerator(RemoteFunction[P, R]):
         """A function that yields: for type checkers."""
@@ -187,7 +189,7 @@ def task(function: Callable[P, Coroutine[Any, Any, R]], /) -> RemoteFunction[P, 
 @overload
 def task(function: Callable[P, R], /) -> RemoteFunction[P, R]: ...
 @overload
-def task(**options: Any) -> _Decorator: ...
+def task(**options: Unpack[FunctionOptions]) -> _Decorator: ...
 def task(function: Any = None, **options: Any) -> Any:
     """Makes a function one that the cluster runs: `f.remote(...)`, `f.map(inputs)`.
 
@@ -198,6 +200,7 @@ def task(function: Any = None, **options: Any) -> Any:
     once; what must not belongs into an actor, or into a durable task (`covey.submit`). A function that waits for others gives
     its CPU to them meanwhile.
     """
+    options = check(options, FunctionOptions)
     if function is not None:
         return RemoteFunction(function, options)
     return lambda real: RemoteFunction(real, options)
@@ -316,19 +319,10 @@ class PoolMethod:
     def __init__(self, pool: Pool, name: str, streaming: bool, how: How = How(retries=2)):
         self._pool, self._name, self._streaming, self._how = pool, name, streaming, how
 
-    def options(
-        self,
-        *,
-        deadline: float | str | None = None,
-        run_timeout: float | str | None = None,
-        timeout: float | str | None = None,
-        retries: int = 2,
-        retry_on: type[BaseException] | tuple[type[BaseException], ...] = (),
-        backoff: float | str | None = None,
-    ) -> PoolMethod:
+    def options(self, **options: Unpack[RunOptions]) -> PoolMethod:
         """The same with bounds on each call, and how often a call may be run again after its actor died, or it raised one of
         `retry_on`. `run_timeout` (or `timeout`) counts from the start of its turn, `deadline` from now on."""
-        return PoolMethod(self._pool, self._name, self._streaming, How.of(deadline, run_timeout, timeout, retries, retry_on, backoff))
+        return PoolMethod(self._pool, self._name, self._streaming, How.of(**{"retries": 2, **check(options, RunOptions)}))
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Calls it on some actor of the pool."""
@@ -336,13 +330,13 @@ class PoolMethod:
         payload = _session.dump_args(session, "pool", self._pool._spec, (args, kwargs))
         return session.call("pool", self._pool._spec, self._name, payload, None, self._streaming, self._how)
 
-    def map(self, inputs: Iterable[Any], **options: Any) -> list[Any]:
+    def map(self, inputs: Iterable[Any], **options: Unpack[MapOptions]) -> list[Any]:
         """Results for all inputs, in order. Options: `progress`, `return_exceptions`."""
-        return [result for _, result in over(self.remote, inputs, name=self._name, **{"ordered": True, **options})]
+        return [result for _, result in over(self.remote, inputs, name=self._name, ordered=True, **check(options, MapOptions))]
 
-    def map_unordered(self, inputs: Iterable[Any], *, with_input: bool = False, **options: Any) -> Iterator[Any]:
+    def map_unordered(self, inputs: Iterable[Any], *, with_input: bool = False, **options: Unpack[MapOptions]) -> Iterator[Any]:
         """Results as they come."""
-        for item, result in over(self.remote, inputs, name=self._name, ordered=False, **options):
+        for item, result in over(self.remote, inputs, name=self._name, ordered=False, **check(options, MapOptions)):
             yield (item, result) if with_input else result
 
 
@@ -370,12 +364,12 @@ class _ExecutorFuture(concurrent.futures.Future[Any]):
 class Executor(concurrent.futures.Executor):
     """A `concurrent.futures.Executor` over the cluster: for joblib, asyncio's `run_in_executor`, and your own code."""
 
-    def __init__(self, max_workers: int | None = None, **options: Any):
+    def __init__(self, max_workers: int | None = None, **options: Unpack[FunctionOptions]):
         """`max_workers`: functions at once (default: as many as the cluster has CPUs); options as of `covey.task`."""
         if max_workers is not None and max_workers < 1:
             raise ValueError("max_workers must be at least 1")
         self._max_workers = max_workers
-        self._options = {"retries": 3, **options}
+        self._options: dict[str, Any] = {"retries": 3, **check(options, FunctionOptions)}
         self._functions: weakref.WeakKeyDictionary[Any, RemoteFunction[Any, Any]] = weakref.WeakKeyDictionary()
         self._open: set[_ExecutorFuture] = set()
         self._guard = threading.Lock()

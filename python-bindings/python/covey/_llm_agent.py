@@ -6,12 +6,15 @@ import functools
 import inspect
 import json
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _session
-from ._agent import Agent, Handle
+from ._agent import Agent, Handle, NamedAgent
 from ._retry import parse_seconds
 from ._context import sampling_of
+
+if TYPE_CHECKING:
+    from ._options import SamplingOptions, Unpack
 
 
 class Mcp:
@@ -53,14 +56,14 @@ def llm_agent(
     tokens: int | None = None,
     time: float | str | None = None,
     concurrency: int = 16,
-    **sampling: Any,
-) -> str:
-    """Declares a prompt around a model as an agent; gives its name.
+    **sampling: Unpack[SamplingOptions],
+) -> NamedAgent:
+    """Declares a prompt around a model as an agent: `llm_agent("guide", system="Be kind.").stream("hi")`.
 
     `tools`: Python functions (run by actors of an agent `<name>-tools`), agent classes (all their skills), handles (the
     agent of each, by its main skill), names of agents (`"Searcher"`, `"Searcher.find"`), and `Mcp` servers. Calls of one
     answer run side by side. The budget of a turn: `steps` requests to the model (default 8; in the last one it can call no tool), `tokens` read and made, `time`
-    ("2m"). Sampling: max_tokens, temperature, top_p, …
+    ("2m"). Sampling: max_tokens, temperature, top_p, … The agent's text is its name, and its name does wherever an agent is asked for.
     """
     session = _session.current()
     tools = list(tools)
@@ -73,6 +76,8 @@ def llm_agent(
     for tool in tools:
         if isinstance(tool, Mcp):
             sources.append({"mcp": tool._spec})
+        elif isinstance(tool, NamedAgent):
+            sources.append({"agent": {"agent": tool.name}})
         elif isinstance(tool, Agent):
             agent = tool.register()
             sources += [{"agent": {"agent": agent, "skill": s["id"]}} for s in tool.spec()[0]["skills"]]
@@ -88,12 +93,12 @@ def llm_agent(
     spec = {
         "name": name,
         "description": description,
-        "kind": {"type": "llm", "system": system, "sampling": sampling_of(sampling), "tools": sources, "budget": budget},
+        "kind": {"type": "llm", "system": system, "sampling": sampling_of(dict(sampling)), "tools": sources, "budget": budget},
         "model": model,
         "concurrency": concurrency,
     }
     _session.bridge_call(session.client.register, json.dumps(spec), b"")
-    return name
+    return NamedAgent(name)
 
 
 def _agent_of(name: str, functions: list[Callable[..., Any]]) -> Agent[Any, Any]:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Generator, Iterator
 from typing import Any
 
 from . import _bridge, _codec, _session, errors
-from ._agent import Agent, Handle
+from ._agent import Agent, Handle, NamedAgent
 from ._typed import Actor
 from ._retry import RETRIES, Retry, parse_seconds, run_seconds
 from ._content import Message, content_of, file_of
@@ -268,6 +268,54 @@ class Task:
         return f"<task {self.id}>"
 
 
+class TaskStream:
+    """What a task yields, while it is made: `for item in stream` or `async for`. What it returns is an item where it yields nothing;
+    what it raises is raised. A retry after a lost worker begins the items anew."""
+
+    def __init__(self, task: Task):
+        self.task = task
+        """The task itself."""
+
+    def __iter__(self) -> Iterator[Any]:
+        reading = _Reading(self.task.id)
+        for event in self.task.events():
+            yield from reading.take(event)
+        yield from reading.last()
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        reading = _Reading(self.task.id)
+        async for event in self.task._events():
+            for item in reading.take(event):
+                yield item
+        for item in reading.last():
+            yield item
+
+    def result(self, timeout: float | str | None = None) -> Any:
+        """As `Task.result`."""
+        return self.task.result(timeout)
+
+    def cancel(self) -> None:
+        """Ends the task."""
+        self.task.cancel()
+
+
+class _Reading:
+    """Items of a task's log, and its end."""
+
+    def __init__(self, id: str):
+        self._answer, self._some = _Answer(id), False
+
+    def take(self, event: TaskEvent) -> list[Any]:
+        self._answer.take(event)
+        items = list(_items(event))
+        self._some = self._some or bool(items)
+        return items
+
+    def last(self) -> list[Any]:
+        value = self._answer.value()
+        return [] if self._some or value is None else [value]
+
+
 def _items(event: TaskEvent) -> Iterator[Any]:
     if event.type == "part_delta":
         yield next(iter(event.data["delta"].values()))
@@ -332,8 +380,8 @@ def submit(
 ) -> Task:
     """Makes a durable task. When this returns, the head has it on disk.
 
-    `agent` is a class made by `@agent`, or the name of any agent, or a handle, which says which agent (any of its actors
-    may run the task); for those two the arguments are the parts of the message. The same `message_id` makes the same task, however often it is sent.
+    `agent` is a class made by `@agent`, or any other agent (of `llm_agent` and `connect_a2a`, or its name), or a handle, which says
+    which agent (any of its actors may run the task); but for classes the arguments are the parts of the message. The same `message_id` makes the same task, however often it is sent.
 
     `deadline` is when it must have ended, from now on; `run_timeout` (or `timeout`) bounds each run from the start of its turn, time in
     the queue not counted. A run that is lost with its worker or its process is made again, up to five times. One that raises ends the
@@ -341,12 +389,12 @@ def submit(
     drawn at random up to `backoff` ("100ms"), which doubles.
     """
     session = _session.current()
-    if isinstance(agent, Agent):
+    if isinstance(agent, Agent) and not isinstance(agent, NamedAgent):
         name = agent.register()
         payload = _bridge.encode_payload(*_codec.dump((args, kwargs)))
         request: dict[str, Any] = {"call": base64.b64encode(payload).decode()}
     else:
-        name = agent._agent_name if isinstance(agent, Handle) else agent
+        name = agent._agent_name if isinstance(agent, (Handle, NamedAgent)) else agent
         session.heard.add(name)
         request = {"content": [content_of(a) for a in args]}
     limit = run_seconds(run_timeout, timeout)

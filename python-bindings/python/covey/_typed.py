@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol
 
 if TYPE_CHECKING:
     from ._future import Future, Stream
+    from ._options import ActorOptions, CallOptions, Unpack
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,17 +31,7 @@ class Calls(Remote[P, T_co, R_co], Protocol[P, T_co, R_co]):
 
     def remote(self, *args: P.args, **kwargs: P.kwargs) -> Future[T_co]: ...
 
-    def options(
-        self,
-        *,
-        deadline: float | str | None = None,
-        run_timeout: float | str | None = None,
-        timeout: float | str | None = None,
-        retries: int = 0,
-        retry_on: type[BaseException] | tuple[type[BaseException], ...] = (),
-        backoff: float | str | None = None,
-        key: str = "",
-    ) -> Calls[P, T_co, R_co]: ...
+    def options(self, **options: Unpack[CallOptions]) -> Calls[P, T_co, R_co]: ...
 
 
 class Streams(Remote[P, T_co, R_co], Protocol[P, T_co, R_co]):
@@ -48,17 +39,7 @@ class Streams(Remote[P, T_co, R_co], Protocol[P, T_co, R_co]):
 
     def remote(self, *args: P.args, **kwargs: P.kwargs) -> Stream[T_co]: ...
 
-    def options(
-        self,
-        *,
-        deadline: float | str | None = None,
-        run_timeout: float | str | None = None,
-        timeout: float | str | None = None,
-        retries: int = 0,
-        retry_on: type[BaseException] | tuple[type[BaseException], ...] = (),
-        backoff: float | str | None = None,
-        key: str = "",
-    ) -> Streams[P, T_co, R_co]: ...
+    def options(self, **options: Unpack[CallOptions]) -> Streams[P, T_co, R_co]: ...
 
 
 class CallSkill(Generic[P, T, C]):
@@ -108,25 +89,7 @@ class Actor:
             """The virtual actor of this key."""
 
         @classmethod
-        def options(
-            cls: Callable[P, C],
-            *,
-            name: str = "",
-            get_if_exists: bool = False,
-            detached: bool = False,
-            cpus: float = 0,
-            gpus: float = 0,
-            memory: int | str = 0,
-            resources: dict[str, float] = {},
-            labels: dict[str, str] = {},
-            node: str = "",
-            near: Any = None,
-            strategy: str = "",
-            max_restarts: int | None = None,
-            timeout: float | str | None = None,
-            run_timeout: float | str | None = None,
-            schedule_timeout: float | str | None = None,
-        ) -> Optioned[P, C]:  # type: ignore[misc]
+        def options(cls: Callable[P, C], **options: Unpack[ActorOptions]) -> Optioned[P, C]:  # type: ignore[misc]
             """The same agent with other options for its next actors."""
 
         @classmethod

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _codec, _session
 from ._context import ModelMessage, chat_request, unpack_vectors
 from ._future import Stream
+
+if TYPE_CHECKING:
+    from ._options import ChatOptions, Unpack
 
 
 class TextStream:
@@ -43,24 +46,24 @@ def _ask(request: dict[str, Any]) -> Stream[Any]:
     return _session.current().call("model", request["model"], "infer", _codec.dump_json(request), None, True)
 
 
-def stream(prompt: str | list[dict[str, Any]], *, model: str = "tiny", **sampling: Any) -> TextStream:
+def stream(prompt: str | list[dict[str, Any]], *, model: str = "tiny", **sampling: Unpack[ChatOptions]) -> TextStream:
     """Text while it is made.
 
     Sampling: max_tokens, temperature, top_p, top_k, min_p, presence_penalty, frequency_penalty, repetition_penalty,
     logit_bias, seed, stop, ignore_eos; what the answer must look like: json_schema, regex, choice, grammar; `think=False`.
     """
-    return TextStream(_ask(chat_request(prompt, model, sampling)))
+    return TextStream(_ask(chat_request(prompt, model, dict(sampling))))
 
 
-def complete(prompt: str | list[dict[str, Any]], *, model: str = "tiny", **sampling: Any) -> str:
+def complete(prompt: str | list[dict[str, Any]], *, model: str = "tiny", **sampling: Unpack[ChatOptions]) -> str:
     """The whole answer."""
     return "".join(stream(prompt, model=model, **sampling))
 
 
-def chat(prompt: str | list[dict[str, Any]], *, model: str = "tiny", **options: Any) -> ModelMessage:
+def chat(prompt: str | list[dict[str, Any]], *, model: str = "tiny", **options: Unpack[ChatOptions]) -> ModelMessage:
     """The whole answer with what was thought and which tools are called. `tools` are declared as OpenAI does."""
     message = ModelMessage()
-    for event in _ask(chat_request(prompt, model, options)):
+    for event in _ask(chat_request(prompt, model, dict(options))):
         message.take(event)
     return message
 

@@ -46,6 +46,14 @@ def numbers(n: int) -> Iterator[int]:
     yield from range(n)
 
 
+class Plain:
+    def twice(self, n: int) -> int:
+        return 2 * n
+
+
+plain = agent(cpus=0.1, run_timeout="1m")(Plain)
+
+
 def main() -> None:
     reader = Reader.options(name="typed").remote("long", limit=3)
     counted = reader.count.remote("one two three")
@@ -58,6 +66,10 @@ def main() -> None:
     some: list[int] = list(numbers.remote(3))
     first: float = square(2) + sum(square.map([1, 2]))
     task: covey.Task = covey.submit(Reader, "count", "four words are here")
+    doubled: list[object] = [plain.submit(4).result(60), *plain.stream(5, method="twice", deadline="1m")]
+    echo: covey.Agent[..., object] = covey.NamedAgent("echo")
+    said_by: covey.TaskStream = echo.stream("to be")
+    print(doubled, "".join(said_by), said_by.task.state())
     print(total, named, said, spelt, squares, loud, some, first, bool(task.id))
     reader.stop(drain=True)
 

@@ -19,6 +19,12 @@ reveal_type(program.square.map([1]))  # list[float]
 reveal_type(covey.get(program.square.remote(1)))  # float
 reveal_type(covey.get([program.shout.remote("a")]))  # list[str]
 reveal_type(covey.submit(program.Reader, "count", "x").id)  # str
+reveal_type(program.plain.submit(1))  # Task
+reveal_type(program.plain.options(cpus=1).stream(1))  # TaskStream
+reveal_type(covey.llm_agent("x", temperature=0.5).submit("hi"))  # Task
+reveal_type(covey.llm_agent("x").remote())  # Handle
+reveal_type(covey.connect_a2a("http://x").stream("hi"))  # TaskStream
+reveal_type(covey.llm.complete("x", max_tokens=3))  # str
 
 
 async def waits() -> None:

@@ -22,3 +22,15 @@ program.square.remotely(2)  # wrong
 text: str = covey.get(program.square.remote(2))  # wrong
 program.numbers.remote(2).get()  # wrong
 reader.stop(1, 2)  # wrong
+program.plain.submit(1, retry=2)  # wrong
+program.plain.options(cpu=1)  # wrong
+program.square.options(cpu=1)  # wrong
+program.Reader.options(cpus="many")  # wrong
+covey.llm_agent("x", temprature=1)  # wrong
+covey.llm_agent("x").streams("hi", deadline=[])  # no error: methods of such an agent are not known
+covey.llm_agent("x").stream("hi", deadline=[])  # wrong
+covey.llm.complete("x", top_p="0.5")  # wrong
+covey.agent(cpu=1)  # wrong
+covey.task(retrys=1)  # wrong
+covey.init(cpu=1)  # wrong
+covey.connect(env_var={})  # wrong
