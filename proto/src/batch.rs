@@ -41,7 +41,7 @@ pub fn check_bytes(what: &str, size: usize) -> Result<(), Error> {
     if size > caps::MESSAGE_BYTES_MAX {
         let (has, most) = (size >> 20, caps::MESSAGE_BYTES_MAX >> 20);
         return Err(Error::new(ErrorKind::TooLarge, format!("{what} has {has} MiB, the limit is {most} MiB"))
-            .hint("send it in pieces, for example as a stream"));
+            .hint("send it in pieces, for example as a stream; in Python, `covey.put(value)` keeps it, and its reference travels"));
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextvars
 import itertools
 import threading
 import time
@@ -86,6 +87,20 @@ def _wait_for(call: Any) -> Generator[Any, None, None]:
         port.waiters.pop(token, None)
 
 
+class Large:
+    """Stands for the class of that name in `_objects`, until that is there."""
+
+
+def _load(payload: Any, keep: bool = False) -> Any:
+    value = _codec.load(payload)
+    return value.take(keep) if type(value) is Large else value
+
+
+def _is_large(payload: Any) -> bool:
+    """It may be a mere reference: reading what that is for may take a while."""
+    return payload is not None and len(payload[1]) < 1024 and b"covey._objects" in payload[1]
+
+
 class _Callbacks:
     """One thread that finishes what waits for the end of a call: futures with callbacks, files that were lent."""
 
@@ -131,6 +146,8 @@ class Future(Generic[T]):
     _known = False
     _callbacks: list[Callable[[Future[T]], None]] | None = None
     _token: Any = None
+    _keyed = False
+    """The same answer may be given again, to another call of its key."""
 
     def __init__(self, call: Any):
         self._call = call
@@ -205,7 +222,7 @@ class Future(Generic[T]):
             if failure is not None:
                 error = _codec.to_exception(failure)
             elif payload is not None:
-                value = _codec.load(payload)
+                value = _load(payload, self._keyed)
         except BaseException as why:
             error = why
         with Future._lock:
@@ -234,7 +251,11 @@ class Future(Generic[T]):
                     place = _takes_place(self) if gave else None
                     if place is not None:
                         yield from asyncio.wrap_future(place)
-            self._finish(end)
+            if _is_large(end[0]):
+                # Fetching takes time, and the loop is for everyone.
+                yield from asyncio.get_running_loop().run_in_executor(None, contextvars.copy_context().run, self._finish, end)
+            else:
+                self._finish(end)
         if self._error is not None:
             raise self._error
         return self._value
@@ -309,7 +330,7 @@ class Stream(Generic[T]):
         if self._taken == _WINDOW:
             self._call.credit(_WINDOW)
             self._taken = 0
-        return _codec.load(self._items.popleft())
+        return _load(self._items.popleft())
 
     def _end(self) -> Iterator[Any]:
         """What the end itself says: an error, or the one value of a method that does not stream."""
@@ -317,7 +338,7 @@ class Stream(Generic[T]):
         if failure is not None:
             raise _codec.to_exception(failure)
         if payload is not None:
-            yield _codec.load(payload)
+            yield _load(payload)
 
     def __iter__(self) -> Iterator[T]:
         _refuse_loop("iterating a stream")

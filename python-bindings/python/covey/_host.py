@@ -28,7 +28,7 @@ import types
 import typing
 from typing import Any
 
-from . import _bridge, _codec, _context, _marks, _session, _turns, errors
+from . import _bridge, _codec, _context, _marks, _objects, _session, _turns, errors
 from ._env import Environment
 from ._content import File, Reply, dump_answer, file_of
 from ._objects import borrow, has_refs, resolve
@@ -653,7 +653,7 @@ class Process:
 
     async def _run_async(self, turn: Turn) -> None:
         host, call = self.host, turn.call
-        dump = dump_answer if turn.as_json else _codec.dump
+        dump = dump_answer if turn.as_json else _objects.dump_answer
         self._enter(turn)
         try:
             if turn.over:
@@ -721,7 +721,7 @@ class Process:
 
     def _one_sync(self, turn: Turn) -> None:
         host, call = self.host, turn.call
-        dump = dump_answer if turn.as_json else _codec.dump
+        dump = dump_answer if turn.as_json else _objects.dump_answer
         if turn.over:
             host.failed(call, "cancelled", "cancelled", None)
             return

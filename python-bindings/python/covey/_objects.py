@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import Any, Generic, TypeVar
 
 from . import _bridge, _codec, _files, _future, _session, errors
@@ -31,6 +31,12 @@ _ALIGN = 64
 _ZEROS = bytes(_ALIGN)
 LEND_FROM = 256 << 10
 """Buffers of a call's arguments go through a store from this size on, bytes."""
+LARGE_FROM = 31 << 20
+"""Answers and items with more bytes than this go through a store: a message holds 32 MiB."""
+UNREAD_SECONDS = 600.0
+"""A large answer of an actor that lives for no driver is there for so long at least."""
+DETACHED = "detached"
+"""Session of objects that live for no driver."""
 NEAR_SECONDS = 5.0
 NAME_SECONDS = 0.05
 """An object whose name nobody asked for is named after this time, so that its worker can count it and move it to disk."""
@@ -355,6 +361,83 @@ def _mapped(path: str, body: bytes) -> _codec.Payload:
         view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
     _, *buffers = _parts(view)
     return _codec.PICKLE, body, buffers  # type: ignore[return-value]
+
+
+# ---- answers by value, through a store -----------------------------------------------------------------------------------
+#
+# An answer or an item that is too large for a message stays in the store of the worker that made it, and what travels says where.
+# Its reader takes it from there, and its file away. One that nobody reads goes with the driver that its actor lives for.
+
+
+class Large:
+    """What travels instead of an answer that is too large for a message."""
+
+    __slots__ = ("_ref",)
+
+    def __init__(self, ref: Ref[Any]):
+        self._ref = ref
+
+    def __reduce__(self) -> Any:
+        return Large, (self._ref,)
+
+    def take(self, keep: bool) -> Any:
+        """The value; arrays in it are the reader's own. Unless others may ask for the answer again, its file goes."""
+        path = _find(self._ref)
+        try:
+            head = _bridge.checked_object(path, self._ref.digest)
+        except OSError as error:
+            raise errors.InternalError(f"the answer cannot be read any more: {error}") from error
+        with open(path, "rb") as file:
+            view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+        if not keep:
+            _files.unlink(path)
+            _session.current().store_paths.pop(self._ref.digest, None)
+        return _read(head, view)
+
+
+_future.Large = Large
+
+
+def dump_answer(value: Any) -> _codec.Payload:
+    """What a method gives, pickled; in a store, where that is too much for a message."""
+    payload = _codec.dump(value, _keep_large)
+    return payload if len(payload[1]) <= LARGE_FROM else _keep_large(payload[1], []) or payload
+
+
+def _keep_large(body: bytes, buffers: list[pickle.PickleBuffer]) -> _codec.Payload | None:
+    """Where it is now; `None` when a message holds it, or the store does not."""
+    views = [b.raw() for b in buffers]
+    if len(body) + sum(view.nbytes for view in views) <= LARGE_FROM:
+        return None
+    session = _session.current()
+    owned = session.store_session
+    try:
+        node, folder = _own_store(session)
+        folder, digest = os.path.join(folder, owned), _bridge.FileDigest()
+        # Answers of equal bytes have files of their own: each reader takes its file away.
+        draft, descriptor, size = _write(folder, body, [*views, memoryview(os.urandom(16))], digest)
+        os.close(descriptor)
+        name = digest.end()
+        path = os.path.join(folder, name)
+        os.rename(draft, path)
+    except (OSError, errors.CoveyError):
+        return None  # the worker says that it is too large
+    if owned == DETACHED:
+        _forgets(path)
+    return _bridge.PICKLE, pickle.dumps(Large(Ref(name, size, node, owned)), 5), _codec.NO_BUFFERS
+
+
+_unread: deque[tuple[float, str]] = deque()
+_unread_lock = threading.Lock()
+
+
+def _forgets(path: str) -> None:
+    """An answer of an actor that no driver owns is kept for a while: nobody's end takes it away."""
+    now = time.monotonic()
+    with _unread_lock:
+        _unread.append((now + UNREAD_SECONDS, path))
+        while _unread[0][0] < now:
+            _files.unlink(_unread.popleft()[1])
 
 
 def resolve(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -99,6 +99,8 @@ def call(
     if args[0] == _bridge.LENT:
         _objects.take_back(started, args)
     result = Stream(started) if stream else Future(started)
+    if how.key and not stream:
+        result._keyed = True
     if turn is not None:
         result._token = (turn, token)
     return result
