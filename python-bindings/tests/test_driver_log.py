@@ -171,6 +171,14 @@ def test_more_than_can_be_read_is_left_out_and_said(cluster, shown):
     assert "line 0\n" in log and "line 19999\n" in log and "\x1e" not in log, "the log has all of them, and no marks"
 
 
+def test_a_log_is_its_actors(cluster):
+    one, other = Talker.at("log-one"), Talker.at("log-other")
+    covey.get([one.say.remote("of one"), other.say.remote("of other")], timeout=30)
+    log = eventually(lambda: "of one\n" in (r := cluster.cli("logs", "log-talker/log-one").stdout) and r)
+    assert "of other" not in log
+    assert "of other\n" in cluster.cli("logs", "log-talker/log-other").stdout
+
+
 def test_logs_of_an_actor_that_is_over(cluster):
     one = covey.agent(Talker.__covey_class__, name="log-mortal", own_process=True).options(name="mortal", max_restarts=0).remote()
     one.say.remote("while it lived").result(30)

@@ -186,7 +186,9 @@ impl Worker for Service {
                 match runtime.log(&request.actor, offset) {
                     Ok((text, next)) if next != offset => {
                         offset = next;
-                        yield Ok(LogsChunk { text: text.into(), ..LogsChunk::default() });
+                        if !text.is_empty() {
+                            yield Ok(LogsChunk { text: text.into(), ..LogsChunk::default() });
+                        }
                     }
                     Ok(_) if follow => tokio::time::sleep(FOLLOW_PAUSE).await,
                     Ok(_) => return,

@@ -57,11 +57,32 @@ pub(crate) fn split(line: &str) -> (Option<Mark<'_>>, &str) {
 
 /// Whole lines of a log, without their marks.
 pub(crate) fn plain(bytes: &[u8]) -> Vec<u8> {
+    without_marks(bytes, |_| true)
+}
+
+/// The same without lines that are another actor's than this one.
+pub(crate) fn plain_of(bytes: &[u8], actor: &str) -> Vec<u8> {
+    // Behind the stream's digit.
+    let own = |mark: &[u8]| mark.get(1..).and_then(|rest| rest.strip_prefix(actor.as_bytes())).is_some_and(is_part);
+    without_marks(bytes, own)
+}
+
+fn is_part(rest: &[u8]) -> bool {
+    rest.first() == Some(&(PART as u8))
+}
+
+fn without_marks(bytes: &[u8], wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
     let mut text = Vec::with_capacity(bytes.len());
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-        let mark_ends =
-            || line.strip_prefix(&[MARK as u8]).and_then(|rest| rest.iter().position(|byte| *byte == MARK as u8));
-        text.extend_from_slice(mark_ends().map_or(line, |at| &line[at + 2..]));
+        let marked = line.strip_prefix(&[MARK as u8]).and_then(|rest| {
+            let at = rest.iter().position(|byte| *byte == MARK as u8)?;
+            Some((&rest[..at], &rest[at + 1..]))
+        });
+        match marked {
+            Some((mark, said)) if wanted(mark) => text.extend_from_slice(said),
+            Some(_) => {}
+            None => text.extend_from_slice(line),
+        }
     }
     text
 }
@@ -305,7 +326,10 @@ mod tests {
         {
             assert_eq!(split(text), (None, text));
         }
-        assert_eq!(plain(b"\x1e1a\x1fb\x1eone\ntwo\n\x1e2a\x1fb\x1e\n"), b"one\ntwo\n\n");
+        let log = b"\x1e1a\x1fb\x1eone\ntwo\n\x1e2a\x1fb\x1e\n\x1e1ab\x1fb\x1ethree\n";
+        assert_eq!(plain(log), b"one\ntwo\n\nthree\n");
+        assert_eq!(plain_of(log, "a"), b"one\ntwo\n\n");
+        assert_eq!(plain_of(log, "ab"), b"two\nthree\n");
     }
 
     #[test]

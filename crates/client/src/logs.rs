@@ -30,8 +30,9 @@ pub struct Printed {
 }
 
 impl Client {
-    /// What the process of an actor (by id or name) printed, and goes on to print while `follow`. `tail_bytes` = 0 takes
-    /// all that is kept. Actors that share a process share its log. An actor may be over: its log is kept by its worker.
+    /// What an actor (by id or name) printed, and goes on to print while `follow`. `tail_bytes` = 0 takes all that is kept. Lines
+    /// that do not say whose they are (of threads, other programs, code that is not Python) are shown for each actor of the
+    /// process. An actor may be over: its log is kept by its worker.
     pub async fn logs(
         &self,
         actor: &str,

@@ -12,11 +12,12 @@ use crate::{Printed, output};
 const LOG_CHUNK: usize = 1 << 20;
 
 impl Runtime {
-    /// What the process of an actor printed from `offset` on, in whole lines, and the next offset. The actor may be over.
+    /// What an actor printed from `offset` of its process's log on, in whole lines, with those that say no actor, and the next offset. It
+    /// may be over.
     pub fn log(&self, actor: &str, offset: u64) -> Result<(Vec<u8>, u64), Error> {
         let (_, path) = self.process(actor).or_else(|error| self.past(actor).ok_or(error))?;
         let (bytes, next) = output::read_lines(&path, offset, LOG_CHUNK).map_err(|e| unreadable(&e))?;
-        Ok((output::plain(&bytes), next))
+        Ok((output::plain_of(&bytes, actor), next))
     }
 
     /// Where the last lines of what the process of an actor printed begin, at most so many bytes; 0 = all there is.
