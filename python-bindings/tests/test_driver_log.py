@@ -248,3 +248,26 @@ def test_a_cluster_of_a_driver_is_found_from_the_command_line(tmp_path):
             driver.stdout.close()
             driver.stderr.close()
     assert cli("status").returncode == 77 and not list((tmp_path / "home/private").iterdir())
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_programs_for_ray_say_whether_it_is_shown(shared, shown, monkeypatch, on):
+    from covey.compat import ray
+
+    monkeypatch.setenv("COVEY_ADDRESS", shared.address)
+    monkeypatch.setenv("COVEY_TOKEN", shared.keys["admin_key"])
+
+    @ray.remote
+    def greets(name):
+        print("greetings,", name)
+        return name
+
+    ray.init("auto", log_to_driver=on)
+    try:
+        assert ray.get(greets.remote("you")) == "you"
+        if on:
+            shown.has("greetings, you\n")
+            assert "(greets w1 pid=" in shown.out
+    finally:
+        ray.shutdown()
+    assert ("greetings" in shown.look().out) == on
