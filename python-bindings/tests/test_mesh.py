@@ -130,6 +130,8 @@ def log(nodes, name):
 def drive(nodes, net, part):
     """Runs one of the drivers below next to the head."""
     env = {**nodes.env, "COVEY_MACHINE": "head", "COVEY_ADDRESS": nodes.address, "COVEY_TOKEN": nodes.keys["admin_key"]}
+    # What it prints is read line by line here.
+    env["COVEY_LOG_TO_DRIVER"] = "0"
     return subprocess.Popen(
         [*net.inside("head"), sys.executable, __file__, part], env=env, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
     )
