@@ -91,9 +91,9 @@ class Large:
     """Stands for the class of that name in `_objects`, until that is there."""
 
 
-def _load(payload: Any, keep: bool = False) -> Any:
+def _load(payload: Any) -> Any:
     value = _codec.load(payload)
-    return value.take(keep) if type(value) is Large else value
+    return value.take(False) if type(value) is Large else value
 
 
 def _is_large(payload: Any) -> bool:
@@ -222,7 +222,9 @@ class Future(Generic[T]):
             if failure is not None:
                 error = _codec.to_exception(failure)
             elif payload is not None:
-                value = _load(payload, self._keyed)
+                value = _codec.load(payload)
+                if type(value) is Large:
+                    value = value.take(self._keyed)
         except BaseException as why:
             error = why
         with Future._lock:
