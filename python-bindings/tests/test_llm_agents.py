@@ -206,6 +206,9 @@ def test_what_is_never_answered_is_given_up(scripted, tmp_path):
     script.answers[:] = [[("never", {})], "It is silent."]
     assert run(name) == "It is silent."
     assert "did not answer: 1 s are over" in last_said(script)[0]
+    for never in (0, -1, "0s"):
+        with pytest.raises(ValueError, match="needs some time"):
+            covey.Mcp("server", timeout=never)
     # A model elsewhere that takes the request and says nothing.
     script.answers[:] = [silence := Silence()]
     with pytest.raises(covey.CoveyError, match="said nothing for 2 s"):

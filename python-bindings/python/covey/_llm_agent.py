@@ -36,6 +36,8 @@ class Mcp:
         if bool(command) == bool(url):
             raise ValueError("an MCP server is reached by a command or by a url: Mcp('uvx', 'mcp-server-time'), Mcp(url='http://…/mcp')")
         seconds = parse_seconds(timeout)
+        if seconds is not None and seconds <= 0:
+            raise ValueError(f"a call of an MCP server needs some time, not timeout={timeout!r}")
         self._spec = {
             "command": list(command), "url": url, "env": env or {}, "headers": headers or {}, "only": list(only),
             "timeout_ms": None if seconds is None else max(round(seconds * 1000), 1),
