@@ -28,6 +28,31 @@ def eventually(what, timeout=30):
     raise AssertionError("it did not happen")
 
 
+class Terminal:
+    """What this program shows. pytest puts files in place of its output; `capfd.readouterr` would lose what another thread
+    writes while they are read and emptied."""
+
+    @property
+    def out(self):
+        return self._all(1)
+
+    @property
+    def err(self):
+        return self._all(2)
+
+    def _all(self, fd):
+        return os.pread(fd, os.fstat(fd).st_size, 0).decode()
+
+    def has(self, *texts, err=False, timeout=30):
+        """Waits until all of them are there."""
+        return eventually(lambda: all(text in (self.err if err else self.out) for text in texts), timeout)
+
+
+@pytest.fixture
+def terminal(capfd):
+    return Terminal()
+
+
 class Nodes:
     """A head and workers in processes of their own."""
 

@@ -387,7 +387,7 @@ def test_drain_lets_what_is_in_the_mailbox_finish(cluster):
         log.add.remote(1).result(20)
 
 
-def test_why_something_waits_is_told_within_seconds(cluster, capfd):
+def test_why_something_waits_is_told_within_seconds(cluster, terminal):
     # A process that other tests left stuck is replaced; an actor that is moved out of it would give its room to the one that waits.
     @agent(cpus=1.5, own_process=True)
     class Big:
@@ -397,14 +397,7 @@ def test_why_something_waits_is_told_within_seconds(cluster, capfd):
     first, second = Big.remote(), Big.remote()
     first.hello.remote().result(20)
     waiting = second.hello.remote()
-    told = []
-
-    def is_told():
-        # It is written in pieces.
-        told.append(capfd.readouterr().err)
-        return "needs cpus=1.5, 0.5 free" in "".join(told)
-
-    eventually(is_told, timeout=20)
+    terminal.has("needs cpus=1.5, 0.5 free", err=True)
     first.stop()
     assert waiting.result(20) == 1
 

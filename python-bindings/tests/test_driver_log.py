@@ -55,71 +55,51 @@ def shout(word):
     return word.upper()
 
 
-class Shown:
-    """What the driver's terminal shows."""
-
-    def __init__(self, capfd):
-        self.capfd, self.out, self.err = capfd, "", ""
-
-    def look(self):
-        out, err = self.capfd.readouterr()
-        self.out, self.err = self.out + out, self.err + err
-        return self
-
-    def has(self, *texts, err=False):
-        return eventually(lambda: all(text in (self.look().err if err else self.look().out) for text in texts) and self)
-
-
-@pytest.fixture
-def shown(capfd):
-    return Shown(capfd)
-
-
-def test_what_actors_print_reaches_their_driver(cluster, shown):
+def test_what_actors_print_reaches_their_driver(cluster, terminal):
     one = Talker.remote("hello from the constructor")
     pid = one.pid.remote().result(30)
     one.say.remote("one", "two\nthree").result(30)
     one.say.remote("a warning", stderr=True).result(30)
     tag = f"(log-talker w1 pid={pid}) "
-    shown.has(f"{tag}hello from the constructor\n", f"{tag}one\n{tag}two\n{tag}three\n")
-    shown.has(f"{tag}a warning\n", err=True)
-    assert "a warning" not in shown.out
+    terminal.has(f"{tag}hello from the constructor\n", f"{tag}one\n{tag}two\n{tag}three\n")
+    terminal.has(f"{tag}a warning\n", err=True)
+    assert "a warning" not in terminal.out
     one.pieces.remote("half ", "and ").result(30)
     one.pieces.remote("half\n", "next").result(30)
-    shown.has(f"{tag}half and half\n")
-    assert "next" not in shown.out, "a line is shown when it is whole"
+    terminal.has(f"{tag}half and half\n")
+    assert "next" not in terminal.out, "a line is shown when it is whole"
     one.kill()
-    shown.has(f"{tag}next\n")
+    terminal.has(f"{tag}next\n")
 
 
-def test_what_has_no_mark_is_shown_where_one_driver_alone_is_in_the_process(cluster, shown):
+def test_what_has_no_mark_is_shown_where_one_driver_alone_is_in_the_process(cluster, terminal):
     alone = covey.agent(Talker.__covey_class__, name="log-alone", own_process=True).remote()
     pid = alone.pid.remote().result(30)
     alone.thread.remote("from a thread").result(30)
     alone.program.remote("from a program").result(30)
-    shown.has(f"(log-alone w1 pid={pid}) from a thread\n", f"(log-alone w1 pid={pid}) from a program\n")
+    terminal.has(f"(log-alone w1 pid={pid}) from a thread\n", f"(log-alone w1 pid={pid}) from a program\n")
 
 
-def test_functions_and_tasks_are_shown(cluster, shown):
+def test_functions_and_tasks_are_shown(cluster, terminal):
     assert covey.get([shout.remote(word) for word in ("a", "b")], timeout=30) == ["A", "B"]
-    shown.has("shouting a\n", "shouting b\n")
-    assert all(line.startswith("(shout w1 pid=") for line in shown.out.splitlines() if "shouting" in line)
+    terminal.has("shouting a\n", "shouting b\n")
+    assert all(line.startswith("(shout w1 pid=") for line in terminal.out.splitlines() if "shouting" in line)
 
     def from_a_task():
         covey.submit(Talker, "say", "from a task").result(30)
-        return "(log-talker w1 pid=" in (line := next((x for x in shown.look().out.splitlines() if "from a task" in x), "")) and line
+        return "(log-talker w1 pid=" in (line := next((x for x in terminal.out.splitlines() if "from a task" in x), "")) and line
 
     assert eventually(from_a_task).endswith(") from a task")
     named = Talker.at("someone")
 
     def from_a_virtual_actor():
         named.say.remote("from a virtual actor").result(30)
-        return "(log-talker/someone w1" in shown.look().out
+        return "(log-talker/someone w1" in terminal.out
 
     eventually(from_a_virtual_actor)
 
 
-def test_a_driver_is_not_shown_what_is_another_drivers(cluster, shown, tmp_path):
+def test_a_driver_is_not_shown_what_is_another_drivers(cluster, terminal, tmp_path):
     program = tmp_path / "other.py"
     program.write_text(
         textwrap.dedent("""
@@ -142,12 +122,12 @@ def test_a_driver_is_not_shown_what_is_another_drivers(cluster, shown, tmp_path)
     done = subprocess.run([sys.executable, program], env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     one.say.remote("after").result(30)
-    shown.has("before\n", "after\n")
-    assert "of the other" not in shown.out
+    terminal.has("before\n", "after\n")
+    assert "of the other" not in terminal.out
     assert [line.split(") ")[1] for line in done.stdout.splitlines()] == [f"of the other {n}" for n in range(20)], "last lines come, too"
 
 
-def test_it_can_be_off(shared, shown, monkeypatch):
+def test_it_can_be_off(shared, terminal, monkeypatch):
     for off in ({"log_to_driver": False}, {}):
         if not off:
             monkeypatch.setenv("COVEY_LOG_TO_DRIVER", "0")
@@ -156,16 +136,16 @@ def test_it_can_be_off(shared, shown, monkeypatch):
             one.say.remote("not to be seen").result(30)
             assert "covey-driver-log" not in [thread.name for thread in threading.enumerate()]
             eventually(lambda: "not to be seen" in shared.cli("logs", one._actor).stdout)
-    assert "not to be seen" not in shown.look().out + shown.err
+    assert "not to be seen" not in terminal.out + terminal.err
 
 
-def test_more_than_can_be_read_is_left_out_and_said(cluster, shown):
+def test_more_than_can_be_read_is_left_out_and_said(cluster, terminal):
     one = Talker.remote()
     one.many.remote(20_000).result(60)
-    shown.has("lines that actors printed on w1 are left out", err=True)
-    seen = [line for line in shown.look().out.splitlines() if "line " in line]
+    terminal.has("lines that actors printed on w1 are left out", err=True)
+    seen = [line for line in terminal.out.splitlines() if "line " in line]
     assert 0 < len(seen) < 20_000
-    left_out = sum(int(line.split()[1]) for line in shown.err.splitlines() if "left out" in line)
+    left_out = sum(int(line.split()[1]) for line in terminal.err.splitlines() if "left out" in line)
     assert left_out + len(seen) <= 20_000
     log = cluster.cli("logs", one._actor).stdout
     assert "line 0\n" in log and "line 19999\n" in log and "\x1e" not in log, "the log has all of them, and no marks"
@@ -251,7 +231,7 @@ def test_a_cluster_of_a_driver_is_found_from_the_command_line(tmp_path):
 
 
 @pytest.mark.parametrize("on", [True, False])
-def test_programs_for_ray_say_whether_it_is_shown(shared, shown, monkeypatch, on):
+def test_programs_for_ray_say_whether_it_is_shown(shared, terminal, monkeypatch, on):
     from covey.compat import ray
 
     monkeypatch.setenv("COVEY_ADDRESS", shared.address)
@@ -266,8 +246,8 @@ def test_programs_for_ray_say_whether_it_is_shown(shared, shown, monkeypatch, on
     try:
         assert ray.get(greets.remote("you")) == "you"
         if on:
-            shown.has("greetings, you\n")
-            assert "(greets w1 pid=" in shown.out
+            terminal.has("greetings, you\n")
+            assert "(greets w1 pid=" in terminal.out
     finally:
         ray.shutdown()
-    assert ("greetings" in shown.look().out) == on
+    assert ("greetings" in terminal.out) == on

@@ -51,7 +51,7 @@ def three(nodes):
     session.close()
 
 
-def test_gangs_and_neighbours(three, capfd):
+def test_gangs_and_neighbours(three, terminal):
     apart = covey.gang([Member.options(cpus=1).bind() for _ in range(3)], strategy="strict_spread")
     assert len(set(covey.get([m.where.remote() for m in apart], timeout=30))) == 3
     together = covey.gang([Member.options(cpus=0.5).bind() for _ in range(2)], strategy="strict_pack")
@@ -60,7 +60,7 @@ def test_gangs_and_neighbours(three, capfd):
     # One node is full, two have one CPU each: three more of 0.8 do not fit, and hold nothing while they wait.
     waiting = covey.gang([Member.options(cpus=0.8).bind() for _ in range(3)])
     first = waiting[0].where.remote()
-    eventually(lambda: "all 3 of its gang do not fit at once" in capfd.readouterr().err, timeout=10)
+    terminal.has("all 3 of its gang do not fit at once", err=True)
     single = Member.options(cpus=0.9).remote()
     assert single.where.remote().result(30), "a gang that waits takes no place"
     single.kill()
@@ -158,7 +158,7 @@ def plus_one(n):
     return n + 1
 
 
-def test_functions_without_a_place_say_why(nodes, capfd):
+def test_functions_without_a_place_say_why(nodes, terminal):
     nodes.head()
     nodes.worker("n1", "--cpus", "1")
     nodes.connect()
@@ -166,13 +166,12 @@ def test_functions_without_a_place_say_why(nodes, capfd):
     holds = Member.options(cpus=1).remote()
     assert holds.echo.remote(1).result(60) == 1
     waits = [plus_one.remote(n) for n in range(3)]
-    said = []
-    eventually(lambda: said.append(capfd.readouterr().err) or "3 calls wait for an actor that runs functions: " in "".join(said))
-    assert re.search(r"functions: .*cpu", "".join(said)), said
+    terminal.has("3 calls wait for an actor that runs functions: ", err=True)
+    assert re.search(r"functions: .*cpu", terminal.err)
     with Member.options(cpus=1).pool(1) as pool:
         pooled = pool.echo.remote(4)
-        eventually(lambda: said.append(capfd.readouterr().err) or "1 call waits for an actor of the pool of Member: " in "".join(said))
-        assert "".join(said).count("that runs functions") == 1, "each reason is told once"
+        terminal.has("1 call waits for an actor of the pool of Member: ", err=True)
+        assert terminal.err.count("that runs functions") == 1, "each reason is told once"
         holds.stop()
         assert covey.get(waits, timeout=60) == [1, 2, 3]
         assert pooled.result(60) == 4
