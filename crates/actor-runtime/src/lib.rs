@@ -21,6 +21,7 @@ mod output;
 mod outward;
 mod printed;
 mod python;
+mod recent;
 mod runtime;
 mod turn;
 

@@ -4,7 +4,6 @@
 //! reads it as text. What a mark says is believed only of actors that are, or were lately, in that process.
 
 use std::{
-    collections::{HashMap, VecDeque},
     fs::{self, File},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
@@ -18,6 +17,8 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, BufReader},
     sync::Notify,
 };
+
+use crate::recent::Recent;
 
 /// A file this large is put aside; one older one is kept.
 const FILE_BYTES_MAX: u64 = 8 << 20;
@@ -111,26 +112,22 @@ pub(crate) struct Person {
 }
 
 /// Actors of a process, also those that have left lately: what they printed may be read after that.
-#[derive(Debug, Default)]
-pub(crate) struct People {
-    known: HashMap<ActorId, Person>,
-    /// Oldest first.
-    order: VecDeque<ActorId>,
-}
+#[derive(Debug)]
+pub(crate) struct People(Recent<ActorId, Person>);
 
 impl People {
     pub fn get(&self, actor: &str) -> Option<&Person> {
-        self.known.get(actor)
+        self.0.get(actor)
     }
 
     /// Those that are in the process.
     pub fn present(&self) -> impl Iterator<Item = (&ActorId, &Person)> {
-        self.known.iter().filter(|(_, person)| !person.gone)
+        self.0.iter().filter(|(_, person)| !person.gone)
     }
 
     /// All that are known.
     pub fn all(&self) -> impl Iterator<Item = &Person> {
-        self.known.values()
+        self.0.iter().map(|(_, person)| person)
     }
 }
 
@@ -159,7 +156,7 @@ impl Output {
             fs::create_dir_all(folder)?;
         }
         let file = Written { file: File::create(&path)?, end: Place::default(), start: Place::default() };
-        Ok(Self { path, pid, file: Mutex::new(file), people: Mutex::default(), printed })
+        Ok(Self { path, pid, file: Mutex::new(file), people: Mutex::new(People(Recent::new(PEOPLE_MAX))), printed })
     }
 
     pub fn path(&self) -> &Path {
@@ -175,21 +172,13 @@ impl Output {
     /// An actor may print from now on.
     pub fn enter(&self, actor: &ActorId, agent: &str, owner: &str) {
         let since = self.bounds().1;
-        let mut people = self.people.lock();
         let person = Person { agent: agent.to_owned(), owner: owner.to_owned(), since, gone: false };
-        if people.known.insert(actor.clone(), person).is_none() {
-            people.order.push_back(actor.clone());
-        }
-        if people.order.len() > PEOPLE_MAX
-            && let Some(oldest) = people.order.pop_front()
-        {
-            people.known.remove(&oldest);
-        }
+        self.people.lock().0.insert(actor.clone(), person);
     }
 
     /// An actor has left.
     pub fn leave(&self, actor: &ActorId) {
-        if let Some(person) = self.people.lock().known.get_mut(actor) {
+        if let Some(person) = self.people.lock().0.get_mut(actor) {
             person.gone = true;
         }
     }
@@ -348,6 +337,6 @@ mod tests {
         for n in 0..PEOPLE_MAX {
             output.enter(&format!("c{n}").as_str().into(), "C", "virtual");
         }
-        assert!(output.people(|people| people.get("a").is_none() && people.known.len() == PEOPLE_MAX));
+        assert!(output.people(|people| people.get("a").is_none() && people.all().count() == PEOPLE_MAX));
     }
 }

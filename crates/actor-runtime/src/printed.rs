@@ -189,13 +189,15 @@ struct Pace {
     lines: usize,
     bytes: usize,
     left_out: u64,
+    /// When it was told last how many were left out.
+    told: Instant,
 }
 
 impl Pace {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn new(now: Instant) -> Self {
-        Self { since: now, lines: 0, bytes: 0, left_out: 0 }
+        Self { since: now, lines: 0, bytes: 0, left_out: 0, told: now }
     }
 
     fn admits(&mut self, now: Instant, bytes: usize) -> bool {
@@ -218,10 +220,11 @@ impl Pace {
 
     /// How many lines were left out, told once a second.
     fn left_out(&mut self, now: Instant) -> u64 {
-        match now.saturating_duration_since(self.since) >= Self::SECOND {
-            true => std::mem::take(&mut self.left_out),
-            false => 0,
+        if self.left_out == 0 || now.saturating_duration_since(self.told) < Self::SECOND {
+            return 0;
         }
+        self.told = now;
+        std::mem::take(&mut self.left_out)
     }
 }
 
@@ -318,6 +321,12 @@ mod tests {
         let next = start + Pace::SECOND;
         assert_eq!((pace.left_out(next), pace.left_out(next)), (5, 0));
         assert!(pace.admits(next, 1) && !pace.admits(next, caps::PRINTED_BYTES_PER_S_MAX));
+        // What goes on to print is told of, too: a new second of lines is no new second without a word.
+        for step in 3..=6 {
+            let now = start + Pace::SECOND * step / 2;
+            (0..=caps::PRINTED_LINES_PER_S_MAX).for_each(|_| drop(pace.admits(now, 1)));
+            assert_eq!(pace.left_out(now) > 0, step % 2 == 0, "{step}");
+        }
     }
 
     #[test]

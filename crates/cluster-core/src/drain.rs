@@ -11,6 +11,7 @@ use covey_domain::{ActorId, Error, ErrorKind, Millis, NodeId};
 use crate::{
     directory::{ActorState, Owner},
     head::Head,
+    pending::Standing,
 };
 
 /// How long calls of an actor that moves may go on, where nobody says otherwise.
@@ -67,7 +68,7 @@ impl Head {
         actor.moving = false;
         actor.state = ActorState::Pending { not_before: now, why: "moving".into() };
         let shape = actor.shape();
-        self.waiting.push(id.clone(), shape, now, now);
+        self.waiting.push(id.clone(), Standing::Displaced, shape, now, now);
         self.unplanned = true;
     }
 

@@ -32,7 +32,7 @@ use crate::{
     link::Take,
     liveness::Liveness,
     membership::{Node, NodeState},
-    pending::Pending as Waiting,
+    pending::{Pending as Waiting, Standing},
     placing::Gang,
     reminders::Reminders,
     scheduler::Placer,
@@ -687,7 +687,7 @@ impl Head {
         let shape = actor.shape();
         self.directory.insert(id.clone(), actor);
         if not_before < Millis::MAX {
-            self.waiting.push(id.clone(), shape, not_before, now);
+            self.waiting.push(id.clone(), Standing::New, shape, not_before, now);
         }
         self.out.push_back(Output::Route(id, Route::Wait { why: "not placed yet".into(), never: false }));
         self.unplanned = true;
@@ -737,7 +737,7 @@ impl Head {
             actor.state =
                 ActorState::Pending { not_before: now + pause, why: format!("restarting: {}", error.message) };
             let shape = actor.shape();
-            self.waiting.push(id.clone(), shape, now + pause, now);
+            self.waiting.push(id.clone(), Standing::Displaced, shape, now + pause, now);
             let why = format!("restarting: {}", error.message);
             self.out.push_back(Output::Route(id.clone(), Route::Wait { why, never: false }));
         }

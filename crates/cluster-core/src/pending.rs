@@ -7,14 +7,23 @@ use hashbrown::HashMap;
 
 use crate::scheduler::{Shape, Why};
 
+/// Who is served first: nobody takes the room of one that is only on its way from one place to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Standing {
+    /// It had a place: it is moved, or starts again after a crash.
+    Displaced,
+    /// It never had one.
+    New,
+}
+
 /// Queues of actors without a place. Entries of actors that found one otherwise are dropped when they are met.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
-    queues: BTreeMap<u64, Queue>,
-    numbers: HashMap<Shape, u64>,
+    queues: BTreeMap<(Standing, u64), Queue>,
+    numbers: HashMap<(Standing, Shape), u64>,
     next: u64,
     /// Not before a time.
-    later: BTreeMap<(Millis, ActorId), Shape>,
+    later: BTreeMap<(Millis, ActorId), (Standing, Shape)>,
 }
 
 #[derive(Debug)]
@@ -27,16 +36,16 @@ pub(crate) struct Queue {
 }
 
 impl Pending {
-    pub fn push(&mut self, actor: ActorId, shape: Shape, not_before: Millis, now: Millis) {
+    pub fn push(&mut self, actor: ActorId, standing: Standing, shape: Shape, not_before: Millis, now: Millis) {
         if not_before > now {
-            self.later.insert((not_before, actor), shape);
+            self.later.insert((not_before, actor), (standing, shape));
             return;
         }
-        let number = *self.numbers.entry(shape.clone()).or_insert_with(|| {
+        let number = *self.numbers.entry((standing, shape.clone())).or_insert_with(|| {
             self.next += 1;
             self.next
         });
-        let queue = self.queues.entry(number).or_insert_with(|| Queue {
+        let queue = self.queues.entry((standing, number)).or_insert_with(|| Queue {
             shape,
             actors: VecDeque::new(),
             fresh: Vec::new(),
@@ -50,8 +59,8 @@ impl Pending {
     pub fn ripen(&mut self, now: Millis) -> bool {
         let mut any = false;
         while let Some(entry) = self.later.first_entry().filter(|e| e.key().0 <= now) {
-            let ((_, actor), shape) = entry.remove_entry();
-            self.push(actor, shape, 0, now);
+            let ((_, actor), (standing, shape)) = entry.remove_entry();
+            self.push(actor, standing, shape, 0, now);
             any = true;
         }
         any
@@ -66,16 +75,20 @@ impl Pending {
         self.queues.is_empty()
     }
 
-    /// Takes the queues, oldest shape first; [`Self::put_back`] gives back what is left of each.
-    pub fn take(&mut self) -> BTreeMap<u64, Queue> {
-        std::mem::take(&mut self.queues)
+    /// Takes the queues of one standing, oldest shape first; [`Self::put_back`] gives back what is left of each.
+    pub fn take(&mut self, standing: Standing) -> BTreeMap<(Standing, u64), Queue> {
+        let new = self.queues.split_off(&(Standing::New, 0));
+        match standing {
+            Standing::Displaced => std::mem::replace(&mut self.queues, new),
+            Standing::New => new,
+        }
     }
 
-    pub fn put_back(&mut self, number: u64, queue: Queue) {
+    pub fn put_back(&mut self, key: (Standing, u64), queue: Queue) {
         if queue.actors.is_empty() {
-            self.numbers.remove(&queue.shape);
+            self.numbers.remove(&(key.0, queue.shape));
         } else {
-            self.queues.insert(number, queue);
+            self.queues.insert(key, queue);
         }
     }
 }

@@ -5,6 +5,7 @@ use covey_domain::{ActorId, Epoch, Error, Millis, NodeId, agent::GangStrategy, c
 use crate::{
     directory::{ActorState, Owner},
     head::{ActorInfo, Command, CreateActor, Head, Output, Route, life_in_store},
+    pending::Standing,
     scheduler::{Shape, Why},
 };
 
@@ -46,11 +47,17 @@ impl Head {
         }
     }
 
-    /// Gives places to gangs, then to single actors, oldest of each shape first, until the shape fits nowhere. `true` when
-    /// any got one.
+    /// Gives places to those that had one, then to gangs, then to the rest. `true` when any got one.
     fn place(&mut self, now: Millis) -> bool {
-        let mut any = self.place_gangs(now);
-        for (number, mut queue) in self.waiting.take() {
+        let displaced = self.place_singles(Standing::Displaced, now);
+        let gangs = self.place_gangs(now);
+        self.place_singles(Standing::New, now) || displaced || gangs
+    }
+
+    /// Oldest of each shape first, until the shape fits nowhere.
+    fn place_singles(&mut self, standing: Standing, now: Millis) -> bool {
+        let mut any = false;
+        for (key, mut queue) in self.waiting.take(standing) {
             let why = loop {
                 let Some(id) = queue.actors.front().cloned() else { break None };
                 if !self.is_pending(&id) {
@@ -77,7 +84,7 @@ impl Head {
                 self.tell_why(hear, &why, now);
                 queue.told = Some(why);
             }
-            self.waiting.put_back(number, queue);
+            self.waiting.put_back(key, queue);
         }
         any
     }

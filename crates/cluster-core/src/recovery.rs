@@ -9,6 +9,7 @@ use crate::{
     drain::MOVE_WITHIN_MS,
     head::{Command, Head, Output, Route, Write, life_in_store},
     membership::{HeldTask, LivingActor, Member},
+    pending::Standing,
 };
 
 /// What the head makes of an actor that a worker says it has.
@@ -176,7 +177,7 @@ impl Head {
         if let Some(actor) = waiting.filter(|a| matches!(a.state, ActorState::Pending { .. })) {
             actor.state = ActorState::Pending { not_before: now, why: "not placed yet".into() };
             let shape = actor.shape();
-            self.waiting.push(id.clone(), shape, now, now);
+            self.waiting.push(id.clone(), Standing::Displaced, shape, now, now);
             self.unplanned = true;
         }
     }

@@ -81,6 +81,10 @@ impl World {
     }
 
     fn actor(&mut self, id: &str) {
+        self.actor_with(id, &serde_json::json!({}));
+    }
+
+    fn actor_with(&mut self, id: &str, overrides: &serde_json::Value) {
         let ask = CreateActor {
             id: id.into(),
             agent: "a".into(),
@@ -88,7 +92,7 @@ impl World {
             get_if_exists: false,
             owner: Owner::Session("s".into()),
             init: None,
-            overrides: serde_json::Map::new(),
+            overrides: overrides.as_object().unwrap().clone(),
         };
         self.head.create_actor(ask, self.now).unwrap();
         self.drain();
@@ -239,6 +243,31 @@ fn an_actor_whose_process_is_replaced_moves_and_starts_again() {
     let (state, why) = world.state(&actor);
     assert_eq!(state, "live");
     assert!(why.unwrap().contains("another hangs"));
+}
+
+#[test]
+fn who_had_a_place_has_its_room_back_before_those_that_wait() {
+    let cpus = |milli: u64| serde_json::json!({"resources": {"cpu_milli": milli}});
+    for crashed in [false, true] {
+        let mut world = world(2, &native(serde_json::json!({})));
+        world.actor_with("mine", &cpus(2_000));
+        world.report(ActorReport::Live);
+        let (actor, epoch) = world.started[0].clone();
+        // They wait for longer, are smaller, and one is of the same shape.
+        for (id, of) in [("small", 1_000), ("alike", 2_000), ("smaller", 500)] {
+            world.actor_with(id, &cpus(of));
+        }
+        if crashed {
+            let error = Error::new(ErrorKind::ActorDied, "its process is gone");
+            world.report(ActorReport::Died { error, retryable: true });
+        } else {
+            world.report(ActorReport::Leaving("another hangs".into()));
+            world.report_of(&actor, epoch, ActorReport::Stopped);
+        }
+        let started: Vec<_> = world.started.iter().filter(|s| **s != (actor.clone(), epoch)).collect();
+        assert_eq!(started.len(), 1, "{started:?}");
+        assert!(started[0].0 == actor && started[0].1 > epoch, "{started:?}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! who tries to write to it next. Making one takes a while and holds nobody up who can go elsewhere.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     path::PathBuf,
     sync::{
         Arc, Weak,
@@ -29,6 +29,7 @@ use crate::{
     launch::Launcher,
     output::Output,
     outward::Saver,
+    recent::Recent,
 };
 
 /// An agent whose turns ran in a process that died shares no process with others for so long.
@@ -56,7 +57,8 @@ pub(crate) struct Hosts {
     outputs: Mutex<Vec<(HostNumber, Weak<Output>)>>,
     /// Told of each line that one prints.
     pub printed: Arc<Notify>,
-    past: Mutex<Past>,
+    /// Processes and logs of actors, also of those that are over.
+    past: Mutex<Recent<ActorId, (u32, PathBuf)>>,
     pub(super) news: mpsc::UnboundedSender<News>,
 }
 
@@ -67,28 +69,6 @@ struct State {
     coming: Vec<Kind>,
     spare: Spare,
     suspects: HashMap<String, Instant>,
-}
-
-/// Processes and logs of actors, also of those that are over.
-#[derive(Default)]
-struct Past {
-    logs: HashMap<ActorId, (u32, PathBuf)>,
-    /// Oldest first.
-    order: VecDeque<ActorId>,
-}
-
-impl Past {
-    fn keep(&mut self, actor: &ActorId, host: &Host) {
-        let log = (host.pid, host.output.path().to_owned());
-        if self.logs.insert(actor.clone(), log).is_none() {
-            self.order.push_back(actor.clone());
-        }
-        if self.order.len() > caps::PAST_LOGS_MAX
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.logs.remove(&oldest);
-        }
-    }
 }
 
 /// A process that is up and has nothing, so that an actor whose process died is back at once.
@@ -203,7 +183,7 @@ impl Hosts {
             made: AtomicU64::new(0),
             outputs: Mutex::default(),
             printed: Arc::default(),
-            past: Mutex::default(),
+            past: Mutex::new(Recent::new(caps::PAST_LOGS_MAX)),
             news,
         }
     }
@@ -219,7 +199,7 @@ impl Hosts {
     ) -> Result<Arc<PythonActor>, Error> {
         let host = self.host(&start, agent, archive, progress).await?;
         let actor = ActorId::from(start.actor.as_str());
-        self.past.lock().keep(&actor, &host);
+        self.past.lock().insert(actor.clone(), (host.pid, host.output.path().to_owned()));
         host.start(start, self.python.version.as_str()).await?;
         Ok(Arc::new(PythonActor::new(actor, host, saver)))
     }
@@ -249,7 +229,7 @@ impl Hosts {
 
     /// Process and log of an actor that was here, and may be over.
     pub fn log_of(&self, actor: &str) -> Option<(u32, PathBuf)> {
-        self.past.lock().logs.get(actor).cloned()
+        self.past.lock().get(actor).cloned()
     }
 
     /// No method runs in any process.
