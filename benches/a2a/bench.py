@@ -164,4 +164,5 @@ def show(names: list[str], runs: list, rows: dict, memory: dict) -> None:
     print("| memory, begun and at the end, MiB | " + " | ".join(f"{memory[n][0]}, {memory[n][1]}" for n in names) + " | | |")
 
 
-main()
+if __name__ == "__main__":
+    main()

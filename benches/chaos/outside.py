@@ -270,33 +270,28 @@ def overload(count: Count, times: int) -> None:
         nodes.live(1)
         keys = [nodes.cli("key", "add", name).stdout.strip() for name in ("loud", "quiet")]
 
-        def quiet(asked: int) -> list[float]:
-            took = []
-            with client(nodes) as web:
-                web.headers["Authorization"] = f"Bearer {keys[1]}"
-                for number in range(asked):
-                    began = time.perf_counter()
-                    answer = web.post("/a2a/echo/message:send", json=message(f"q{time.monotonic_ns()}-{number}"))
-                    took.append(time.perf_counter() - began)
-                    count.lost += answer.status_code != 200
-            return took
+        def caller(key: str, size: int, how: str, number: int) -> subprocess.Popen[str]:
+            command = [sys.executable, pathlib.Path(__file__).with_name("flood.py"), nodes.keys["address"], key, str(size), how, str(number)]
+            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+        def quiet() -> list[float]:
+            said = json.loads(caller(keys[1], 5, "quiet", 300).communicate()[0])
+            count.lost += said["lost"]
+            return said["took"]
 
         for _ in range(times):
-            alone, acknowledged, over = quiet(300), [], threading.Event()
-            floods = [threading.Thread(target=loud, args=(nodes, over, acknowledged, 1 << 20, keys[0])) for _ in range(8)]
-            for flood in floods:
-                flood.start()
+            alone = quiet()
+            flood = caller(keys[0], 1 << 20, "loud", 8)
             time.sleep(1)
-            beside = quiet(300)
-            over.set()
-            for flood in floods:
-                flood.join()
-            ends = lambda: covey.status()["tasks"].get("completed", 0) >= len(acknowledged)
+            beside = quiet()
+            said = json.loads(flood.communicate()[0])
+            ends = lambda: covey.status()["tasks"].get("completed", 0) >= said["acknowledged"]
             eventually(ends, timeout=300)
             count.rounds += 1
             count.remarks.append(
                 f"another caller's p50 and p99: {percentile(alone, 50) * 1e3:.1f}, {percentile(alone, 99) * 1e3:.1f} ms alone, "
-                f"{percentile(beside, 50) * 1e3:.1f}, {percentile(beside, 99) * 1e3:.1f} ms beside {len(acknowledged)} messages of 1 MB"
+                f"{percentile(beside, 50) * 1e3:.1f}, {percentile(beside, 99) * 1e3:.1f} ms beside {said['acknowledged']} messages of 1 MB, "
+                f"{said['refused']} refused"
             )
     finally:
         covey.shutdown()
