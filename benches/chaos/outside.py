@@ -17,13 +17,13 @@ import time
 from collections.abc import Callable, Iterator
 
 import httpx
+from world import LONG, TASKS, Count, Round, World  # it says where the rest is
 from agents import Effects
 from conftest import BIN, Nodes, eventually
 from measure import percentile
 from test_durability import Disk, client, message, send
 from test_fencing import SILENT
 from test_mesh import Net
-from world import LONG, TASKS, Count, Round, World
 
 import covey
 

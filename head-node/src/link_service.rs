@@ -272,6 +272,17 @@ fn decode_entry(entry: v1::OutboxEntry) -> Entry {
     Entry { number, task: entry.task.into(), attempt, ts_ms, events }
 }
 
+/// What a live actor says beyond that it lives.
+fn said(report: &v1::ActorReport) -> Option<ActorReport> {
+    let why = || report.failure.as_ref().map(|f| f.message.clone()).unwrap_or_default();
+    match report.state() {
+        v1::actor_report::State::Stuck => Some(ActorReport::Stuck(why())),
+        v1::actor_report::State::Leaving => Some(ActorReport::Leaving(why())),
+        v1::actor_report::State::Waiting => Some(ActorReport::Waiting),
+        _ => None,
+    }
+}
+
 async fn take(shared: &Shared, node: &NodeId, conn: u64, body: Body, tx: &Frames<HeadFrame>) -> Result<(), Error> {
     match body {
         Body::Hello(_) => return Err(Error::invalid("a second hello")),
@@ -286,25 +297,22 @@ async fn take(shared: &Shared, node: &NodeId, conn: u64, body: Body, tx: &Frames
         Body::Entry(_) => return Err(Error::internal("entries are handed over together")),
         Body::Actor(report) => {
             let actor = ActorId::from(report.actor.as_str());
-            let said = match report.state() {
-                v1::actor_report::State::Live => ActorReport::Live,
-                v1::actor_report::State::Starting => return Err(Error::invalid("only a hello says what is starting")),
-                v1::actor_report::State::Stopped => ActorReport::Stopped,
-                v1::actor_report::State::Preparing => {
+            let state = report.state();
+            let said = match (said(&report), state) {
+                (Some(said), _) => said,
+                (None, v1::actor_report::State::Starting) => {
+                    return Err(Error::invalid("only a hello says what is starting"));
+                }
+                (None, v1::actor_report::State::Stopped) => ActorReport::Stopped,
+                (None, v1::actor_report::State::Preparing) => {
                     ActorReport::Preparing(report.failure.map(|f| f.message).unwrap_or_default())
                 }
-                v1::actor_report::State::Slept => ActorReport::Slept,
-                v1::actor_report::State::Waiting => ActorReport::Waiting,
-                v1::actor_report::State::Stuck => {
-                    ActorReport::Stuck(report.failure.map(|f| f.message).unwrap_or_default())
-                }
-                v1::actor_report::State::Leaving => {
-                    ActorReport::Leaving(report.failure.map(|f| f.message).unwrap_or_default())
-                }
-                v1::actor_report::State::Died => ActorReport::Died {
-                    error: report.failure.clone().map_or_else(|| Error::internal("the actor died"), Error::from),
+                (None, v1::actor_report::State::Slept) => ActorReport::Slept,
+                (None, v1::actor_report::State::Died) => ActorReport::Died {
+                    error: report.failure.map_or_else(|| Error::internal("the actor died"), Error::from),
                     retryable: report.retryable,
                 },
+                (None, _) => ActorReport::Live,
             };
             shared.owner.tell(Input::ActorReport(node.clone(), actor, Epoch(report.epoch), said)).await;
         }
@@ -338,6 +346,7 @@ fn decode_hello(hello: &v1::Hello) -> Result<Hello, Error> {
                 agent: a.agent.as_str().into(),
                 owner: a.owner.clone(),
                 starting: a.state() == v1::actor_report::State::Starting,
+                said: said(a),
             })
             .collect(),
         tasks: hello

@@ -28,7 +28,7 @@ class Narrow:
 def house(tmp_path_factory):
     """An agent with one turn, and two callers."""
     nodes = Nodes(tmp_path_factory.mktemp("fair"))
-    nodes.head()
+    nodes.head("--push-allow", "127.0.0.0/8")
     nodes.worker("w1", "--cpus", "2")
     session = nodes.connect()
     nodes.live(1)
@@ -101,6 +101,27 @@ def test_the_one_who_sends_too_much_is_told_so_by_each_protocol(house, tmp_path)
     for task in tasks:
         assert "result" in rpc(house, house.loud, house.agent, "CancelTask", {"id": task})
     assert later(house, house.loud, f"{gate} loud")
+
+
+def test_a_caller_has_so_many_webhooks_and_no_more(house, tmp_path):
+    gate = tmp_path / "never"
+    tasks = [later(house, house.loud, f"{gate} hooked-{n}") for n in range(126)]
+    # Nobody listens there, so that none of them is ever told.
+    made, hook = 0, {"url": "http://127.0.0.1:9/"}
+    with web(house, house.loud) as client:
+        for number in range(len(tasks) * 16):
+            path = f"/a2a/{house.agent}/tasks/{tasks[number // 16]}/pushNotificationConfigs"
+            answer = client.post(path, json={**hook, "id": f"h{number}"}, headers={"A2A-Version": "1.0"})
+            if answer.status_code != 200:
+                break
+            made += 1
+    assert made == 2_000, (made, answer.text)
+    assert answer.status_code == 429 and "2000 webhooks of `loud`" in answer.text
+    other = later(house, house.quiet, f"{gate} quiet")
+    config = {**hook, "taskId": other, "id": "h"}
+    assert "result" in rpc(house, house.quiet, house.agent, "CreateTaskPushNotificationConfig", config)
+    for task in tasks:
+        rpc(house, house.loud, house.agent, "CancelTask", {"id": task})
 
 
 def test_a_route_that_is_not_there_is_not_found(house):

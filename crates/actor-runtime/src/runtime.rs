@@ -200,6 +200,8 @@ struct Cell {
     used: Instant,
     saved: Instant,
     memos: SharedMemos,
+    /// What it said last beyond that it lives, and why: a head that did not hear it is told again.
+    said: Option<Box<(v1::actor_report::State, String)>>,
 }
 
 impl Runtime {
@@ -289,7 +291,7 @@ impl Runtime {
             let report = actor_report(id.as_str(), one.epoch.0, &one.owner, v1::actor_report::State::Starting);
             v1::ActorReport { agent: one.agent.clone(), ..report }
         });
-        let live = actors.iter().map(|(id, cell)| cell.report(id, v1::actor_report::State::Live));
+        let live = actors.iter().map(|(id, cell)| cell.stands(id));
         Snapshot {
             actors: live.chain(coming).collect(),
             tasks: tasks.iter().map(|((task, attempt), (actor, _))| (task.clone(), *attempt, actor.clone())).collect(),
@@ -440,7 +442,7 @@ impl Runtime {
     ) {
         let turns = Arc::new(Semaphore::new(spec.concurrency as usize));
         let now = Instant::now();
-        let cell = Cell { epoch, spec, owner, inside, turns, mailbox: None, used: now, saved: now, memos };
+        let cell = Cell { epoch, spec, owner, inside, turns, mailbox: None, used: now, saved: now, memos, said: None };
         let report = cell.report(&id, v1::actor_report::State::Live);
         let mut actors = self.inner.actors.lock();
         if cell.is_restless() {

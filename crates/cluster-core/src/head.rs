@@ -504,9 +504,9 @@ impl Head {
                     self.goes_on(actor);
                 }
             }
-            ActorReport::Stuck(why) => self.stuck(actor, why),
-            ActorReport::Leaving(why) => self.leaving(actor, id, why, now),
-            ActorReport::Waiting => self.lend(actor),
+            said @ (ActorReport::Stuck(_) | ActorReport::Leaving(_) | ActorReport::Waiting) => {
+                self.says(id, actor, said, now);
+            }
             ActorReport::Died { error, retryable } => {
                 let known = self.directory.actors.get(actor);
                 let starting = known.is_some_and(|a| a.state == ActorState::Starting && !a.moving);

@@ -44,6 +44,8 @@ pub struct LivingActor {
     pub owner: String,
     /// It is on its way up and takes no calls yet.
     pub starting: bool,
+    /// What holds of it beyond that it lives: that it is stuck, leaves, or waits.
+    pub said: Option<crate::head::ActorReport>,
 }
 
 /// A member as the store keeps it: what a head that starts again must wait for, or know to be over.

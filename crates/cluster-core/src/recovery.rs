@@ -33,7 +33,7 @@ impl Head {
     pub(crate) fn reconcile(&mut self, node: &NodeId, living: &[LivingActor], held: &[HeldTask], now: Millis) {
         for actor in living {
             match self.claim(node, actor) {
-                Claim::Known => self.confirm(node, actor),
+                Claim::Known => self.confirm(node, actor, now),
                 Claim::Adopt(owner) => self.adopt(node, actor, owner, now),
                 Claim::Newer => self.readopt(node, actor, now),
                 Claim::Stale => {
@@ -116,8 +116,8 @@ impl Head {
         }
     }
 
-    /// Both know it.
-    fn confirm(&mut self, node: &NodeId, living: &LivingActor) {
+    /// Both know it. What it said while there was no link was not heard.
+    fn confirm(&mut self, node: &NodeId, living: &LivingActor, now: Millis) {
         let Some(known) = self.directory.actors.get_mut(&living.actor) else { return };
         if known.moving {
             let (actor, epoch) = (living.actor.clone(), living.epoch);
@@ -127,6 +127,14 @@ impl Head {
             known.state = ActorState::Live;
             let route = Route::At { node: node.clone(), epoch: living.epoch };
             self.out.push_back(Output::Route(living.actor.clone(), route));
+            self.goes_on(&living.actor);
+            self.said(node, living, now);
+        }
+    }
+
+    fn said(&mut self, node: &NodeId, living: &LivingActor, now: Millis) {
+        if let Some(said) = living.said.clone() {
+            self.says(node, &living.actor, said, now);
         }
     }
 
@@ -154,6 +162,7 @@ impl Head {
         };
         self.out.push_back(Output::Route(living.actor.clone(), route));
         self.touch(node);
+        self.said(node, living, now);
     }
 
     /// A member of before the restart has come back, or never will: what it did not bring back is over.
@@ -262,6 +271,7 @@ mod tests {
             agent: "a".into(),
             owner: "virtual".into(),
             starting: *starting,
+            said: None,
         });
         let total = Resources { cpu_milli: 4_000, ..Resources::default() };
         let hello = Hello { incarnation, name: node.into(), total, actors: actors.collect(), ..Hello::default() };
@@ -303,6 +313,7 @@ mod tests {
             agent: agent.into(),
             owner: Owner::Pool.as_text(),
             starting: false,
+            said: None,
         };
         let join = |head: &mut Head, node: &str, incarnation, actors| {
             let total = Resources { cpu_milli: 4_000, ..Resources::default() };

@@ -348,6 +348,7 @@ mod tests {
             agent: "a".into(),
             owner: Owner::Session("s".into()).as_text(),
             starting: false,
+            said: None,
         };
         head.joined(&node, 2, hello(vec![living]), 1_500).unwrap();
         assert_eq!(head.actor(&"actor-1".into()).unwrap().state, "live");

@@ -9,20 +9,30 @@ use covey_domain::{ActorId, Error, ErrorKind, Millis, NodeId, Resources};
 use crate::{
     directory::{ActorState, Owner},
     drain::MOVE_WITHIN_MS,
-    head::{Head, Output, Route},
+    head::{ActorReport, Head, Output, Route},
     membership::Node,
 };
 
 impl Head {
+    /// What a live actor says beyond that it lives; `Live` takes it back.
+    pub(crate) fn says(&mut self, node: &NodeId, id: &ActorId, said: ActorReport, now: Millis) {
+        match said {
+            ActorReport::Stuck(why) => self.stuck(id, why),
+            ActorReport::Leaving(why) => self.leaving(id, node, why, now),
+            ActorReport::Waiting => self.lend(id),
+            _ => {}
+        }
+    }
+
     /// A turn of the actor goes on although it was given up.
-    pub(crate) fn stuck(&mut self, id: &ActorId, why: String) {
+    fn stuck(&mut self, id: &ActorId, why: String) {
         if let Some(actor) = self.directory.actors.get_mut(id) {
             actor.stuck = Some(why);
         }
     }
 
     /// The actor's process is replaced: it finishes what it has, and starts in another one with its state.
-    pub(crate) fn leaving(&mut self, id: &ActorId, node: &NodeId, why: String, now: Millis) {
+    fn leaving(&mut self, id: &ActorId, node: &NodeId, why: String, now: Millis) {
         let Some(actor) = self.directory.actors.get_mut(id) else { return };
         if actor.owner == Owner::Pool {
             (actor.stuck, actor.leaving) = (Some(why), true);
@@ -50,7 +60,7 @@ impl Head {
     }
 
     /// All turns of the actor wait for calls of their own.
-    pub(crate) fn lend(&mut self, id: &ActorId) {
+    fn lend(&mut self, id: &ActorId) {
         let Some(actor) = self.directory.actors.get_mut(id) else { return };
         if actor.lends || actor.state != ActorState::Live {
             return;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use covey_cluster_core::head::{
-    ActorReport, Command, CreateActor, Entry, Head, HeadConfig, Hello, Output, Owner, Submission, Write,
+    ActorReport, Command, CreateActor, Entry, Head, HeadConfig, Hello, LivingActor, Output, Owner, Submission, Write,
 };
 use covey_domain::{
     ActorId, AgentSpec, Digest, Epoch, Error, ErrorKind, NodeId, Resources, Retry, TaskEvent, TaskId,
@@ -286,6 +286,37 @@ fn a_task_that_raises_what_was_named_is_tried_as_often_as_was_asked() {
     assert_eq!(world.ended(), None);
     world.ends(Error { retry: true, ..Error::new(ErrorKind::Application, "OSError: the last") });
     assert!(matches!(world.ended(), Some(Outcome::Failed { error }) if error.message == "OSError: the last"));
+}
+
+#[test]
+fn what_was_said_while_there_was_no_link_is_heard_with_the_hello() {
+    let mut world = world(1, &native(serde_json::json!({"resources": {"cpu_milli": 1000}})));
+    world.actor("mine");
+    world.report(ActorReport::Live);
+    let (actor, epoch) = world.started[0].clone();
+    let mut link = 1;
+    let mut back = |world: &mut World, said: Option<ActorReport>| {
+        let living = LivingActor {
+            actor: actor.clone(),
+            epoch,
+            agent: "a".into(),
+            owner: "session:s".into(),
+            starting: false,
+            said,
+        };
+        link += 1;
+        let total = Resources { cpu_milli: 1000, ..Resources::default() };
+        let hello = Hello { incarnation: 1, name: "n".into(), total, actors: vec![living], ..Hello::default() };
+        world.head.joined(&node(), link, hello, world.now).unwrap();
+        world.drain();
+        (world.head.status().nodes[0].free.cpu_milli, world.state(&actor).0)
+    };
+    // Each was heard, or was not, and is not so any more.
+    assert_eq!(back(&mut world, Some(ActorReport::Waiting)), (1000, "live".into()));
+    assert_eq!(back(&mut world, None), (0, "live".into()));
+    assert_eq!(back(&mut world, Some(ActorReport::Stuck("it hangs".into()))), (0, "stuck".into()));
+    assert_eq!(back(&mut world, None), (0, "live".into()));
+    assert_eq!(back(&mut world, Some(ActorReport::Leaving("another hangs".into()))).1, "moving");
 }
 
 #[test]

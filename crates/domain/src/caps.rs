@@ -115,6 +115,8 @@ pub const ARTIFACT_CHUNK: usize = 8 << 20;
 pub const ARTIFACT_UPLOADS_MAX: usize = 256;
 /// Webhooks of one task.
 pub const HOOKS_PER_TASK_MAX: usize = 16;
+/// Webhooks of one caller that are not told everything yet.
+pub const CALLER_HOOKS_MAX: usize = 2_000;
 /// Bytes of a webhook's id or token.
 pub const HOOK_TEXT_MAX: usize = 4_096;
 /// Bound of the first pause before a failed call or task is tried again, milliseconds.

@@ -396,6 +396,7 @@ impl World {
                     agent: "a".into(),
                     owner: "pool".into(),
                     starting: false,
+                    said: None,
                 })
                 .collect(),
             tasks: tasks.into_iter().map(|((task, attempt), actor)| HeldTask { task, attempt, actor }).collect(),

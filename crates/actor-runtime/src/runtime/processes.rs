@@ -51,17 +51,23 @@ impl Inner {
     }
 
     fn say(&self, actor: &ActorId, host: HostNumber, state: State, why: &str) {
-        let report =
-            self.actors.lock().get(actor).filter(|cell| cell.is_in(host)).map(|cell| cell.report(actor, state));
-        if let Some(report) = report {
-            let failure = (!why.is_empty()).then(|| Error::new(ErrorKind::Unavailable, why).into());
-            self.report(ActorReport { failure, ..report });
-        }
+        let mut actors = self.actors.lock();
+        let Some(cell) = actors.get_mut(actor).filter(|cell| cell.is_in(host)) else { return };
+        cell.said = (state != State::Live).then(|| Box::new((state, why.to_owned())));
+        // Under the lock: a snapshot that is taken later has it, one that was taken before comes before it.
+        self.report(cell.stands(actor));
     }
 }
 
 impl Cell {
     fn is_in(&self, host: HostNumber) -> bool {
         matches!(&self.inside, Inside::Process(process) if process.host() == host)
+    }
+
+    /// How it stands: alive, and what it said beyond that.
+    pub(super) fn stands(&self, id: &ActorId) -> ActorReport {
+        let Some((state, why)) = self.said.as_deref() else { return self.report(id, State::Live) };
+        let failure = (!why.is_empty()).then(|| Error::new(ErrorKind::Unavailable, why.as_str()).into());
+        ActorReport { failure, ..self.report(id, *state) }
     }
 }

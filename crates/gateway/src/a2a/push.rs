@@ -84,7 +84,8 @@ struct Inner {
     root: String,
     all: Semaphore,
     hosts: Mutex<HashMap<String, Arc<Semaphore>>>,
-    running: Mutex<HashMap<(TaskId, String), tokio::task::AbortHandle>>,
+    /// Hooks that are told, and whose they are.
+    running: Mutex<HashMap<(TaskId, String), (CallerId, tokio::task::AbortHandle)>>,
     places: mpsc::UnboundedSender<Moved>,
 }
 
@@ -216,6 +217,11 @@ impl Pusher {
             let why = format!("the task has {} webhooks already", caps::HOOKS_PER_TASK_MAX);
             return Err(Error::new(Kind::Exhausted, why));
         }
+        let of_caller = || self.0.running.lock().values().filter(|(caller, _)| *caller == record.caller).count();
+        if before.is_none() && of_caller() >= caps::CALLER_HOOKS_MAX {
+            let why = format!("{} webhooks of `{}` are not told everything yet", caps::CALLER_HOOKS_MAX, record.caller);
+            return Err(Error::new(Kind::Exhausted, why));
+        }
         let target = Target { config: config.clone(), old };
         let text = serde_json::to_string(&target).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
         let hook = Hook {
@@ -262,13 +268,13 @@ impl Pusher {
     }
 
     fn stop(&self, task: &TaskId, id: &str) {
-        if let Some(running) = self.0.running.lock().remove(&(task.clone(), id.to_owned())) {
+        if let Some((_, running)) = self.0.running.lock().remove(&(task.clone(), id.to_owned())) {
             running.abort();
         }
     }
 
     fn run(&self, hook: Hook) {
-        let key = (hook.task.clone(), hook.id.clone());
+        let (key, caller) = ((hook.task.clone(), hook.id.clone()), hook.caller.clone());
         let inner = self.0.clone();
         // It waits for the lock, so that it is in the table before it can be over.
         let mut running = self.0.running.lock();
@@ -277,7 +283,7 @@ impl Pusher {
             inner.tell(hook).await;
             inner.running.lock().remove(&key);
         });
-        running.insert(key, task.abort_handle());
+        running.insert(key, (caller, task.abort_handle()));
     }
 }
 
