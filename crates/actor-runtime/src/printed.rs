@@ -324,7 +324,9 @@ mod tests {
         // What goes on to print is told of, too: a new second of lines is no new second without a word.
         for step in 3..=6 {
             let now = start + Pace::SECOND * step / 2;
-            (0..=caps::PRINTED_LINES_PER_S_MAX).for_each(|_| drop(pace.admits(now, 1)));
+            for _ in 0..=caps::PRINTED_LINES_PER_S_MAX {
+                pace.admits(now, 1);
+            }
             assert_eq!(pace.left_out(now) > 0, step % 2 == 0, "{step}");
         }
     }
