@@ -35,7 +35,7 @@ mod vital;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicU64},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -186,6 +186,21 @@ pub(crate) struct Shared {
     pub shutdown: CancellationToken,
 }
 
+/// Why a head does not start on its store, and what can be done about it.
+fn refused(data: &Path, done: &str, error: &covey_store::Error) -> Error {
+    let refused = Error::internal(format!("failed to {done} the store in `{}`: {error}", data.display()));
+    match error {
+        covey_store::Error::Corrupt { .. }
+        | covey_store::Error::Damaged { .. }
+        | covey_store::Error::Missing { .. }
+        | covey_store::Error::Foreign { .. } => refused.hint(match upkeep::last_backup(&data.join("covey.db")) {
+            Some(backup) => format!("`covey restore {}` brings back its newest backup", backup.folder().display()),
+            None => "`covey doctor` tells more; `covey restore` brings back a backup".to_owned(),
+        }),
+        _ => refused,
+    }
+}
+
 impl HeadNode {
     /// Binds, reads the store, and serves until `shutdown`.
     pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Self, Error> {
@@ -205,19 +220,7 @@ impl HeadNode {
                 Error::new(ErrorKind::AlreadyExists, format!("{e}: `{}`", config.data.display()))
                     .hint("`--data` or COVEY_HOME takes another folder")
             }
-            e @ (covey_store::Error::Corrupt { .. }
-            | covey_store::Error::Damaged { .. }
-            | covey_store::Error::Missing { .. }
-            | covey_store::Error::Foreign { .. }) => {
-                let error = Error::internal(format!("failed to open the store in `{}`: {e}", config.data.display()));
-                error.hint(match upkeep::last_backup(&config.data.join("covey.db")) {
-                    Some(backup) => {
-                        format!("`covey restore {}` brings back its newest backup", backup.folder().display())
-                    }
-                    None => "`covey doctor` tells more; `covey restore` brings back a backup".to_owned(),
-                })
-            }
-            e => io(&format!("open the store in `{}`", config.data.display()), &e),
+            e => refused(&config.data, "open", &e),
         })?;
         let authority = Authority::load_or_create(&config.data)
             .map_err(|e| io(&format!("read or write the authority in `{}`", config.data.display()), &e))?;
@@ -254,7 +257,7 @@ impl HeadNode {
         };
         let credentials = Credentials::load_or_create(&config.credentials, &told)
             .map_err(|e| io(&format!("read or write `{}`", config.credentials.display()), &e))?;
-        let snapshot = store.begin().await.map_err(|e| io("read the store", &e))?;
+        let snapshot = store.begin().await.map_err(|e| refused(&config.data, "read", &e))?;
 
         let clock = clock::Clock::from(snapshot.clock_ms);
         let now = clock.now_ms();

@@ -1,8 +1,10 @@
 """What was accepted can be read again; damage is named; a full disk refuses and does not stop; a failed fsync does."""
 
+import contextlib
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import threading
 
@@ -351,12 +353,38 @@ def test_a_backup_of_a_running_head_is_restored_elsewhere_and_the_doctor_finds_b
     copy.write_bytes(body)
     refused = nodes.cli("restore", str(tmp_path / "backup"), "--data", str(tmp_path / "third"))
     assert refused.returncode == 65 and "covey.db" in refused.stderr
-    import sqlite3
-
-    with sqlite3.connect(stored(nodes)) as db:
-        db.execute("DELETE FROM events WHERE rowid IN (SELECT max(rowid) FROM events GROUP BY task LIMIT 1)")
+    # Another program that reads, and brings the write-ahead log into the tables, leaves them sound.
+    with contextlib.closing(sqlite3.connect(stored(nodes))) as db:
+        assert db.execute("SELECT count(*) FROM tasks").fetchone() == (21,)
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert nodes.cli("doctor").returncode == 0
+    body = bytearray(stored(nodes).read_bytes())
+    at = body.index(tasks[7].encode())
+    body[at] ^= 1
+    stored(nodes).write_bytes(body)
+    page = f"page {at // 4096 + 1} is not as it was written"
     hurt = nodes.cli("doctor")
-    assert hurt.returncode == 70 and "T-2" in hurt.stdout, hurt.stdout
+    assert hurt.returncode == 70 and page in hurt.stdout, hurt.stdout
     assert str(tmp_path / "backup") in hurt.stderr, "it names the backup"
+    refused = nodes.cli("backup", str(tmp_path / "second"))
+    assert refused.returncode == 70 and page in refused.stderr, refused.stderr
+
+
+def test_a_head_does_not_start_on_tables_with_a_damaged_page_that_it_needs(nodes, tmp_path):
+    nodes.head()
+    with client(nodes) as web:
+        tasks = [send(web, n).json()["task"]["id"] for n in range(20)]
+    assert nodes.cli("backup", str(tmp_path / "backup")).returncode == 0
+    nodes.kill9("head")
+    with contextlib.closing(sqlite3.connect(stored(nodes))) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    body = bytearray(stored(nodes).read_bytes())
+    at = body.index(tasks[7].encode())
+    body[at] ^= 1
+    stored(nodes).write_bytes(body)
+    refused = nodes.cli("head", "--port", "0")
+    assert refused.returncode == 70, refused.stderr
+    for told in ("covey.db` are damaged", f"page {at // 4096 + 1} is not as it was written", str(tmp_path / "backup")):
+        assert told in refused.stderr, refused.stderr
 
 

@@ -46,10 +46,12 @@ impl Fault {
     /// Passes a result on, and raises what cannot be waited out.
     pub fn sound<T>(&self, done: Result<T, sqlx::Error>) -> Result<T, Error> {
         done.map_err(|error| {
-            if is_fatal(&error) {
+            let fatal = is_fatal(&error);
+            let error = Error::from(error);
+            if fatal {
                 self.raise(&format!("SQLite failed: {error}"));
             }
-            Error::Sql(error)
+            error
         })
     }
 }
@@ -57,6 +59,11 @@ impl Fault {
 /// SQLite's extended code.
 fn code(error: &sqlx::Error) -> Option<i32> {
     error.as_database_error()?.code()?.parse().ok()
+}
+
+/// SQLITE_IOERR_DATA: a page does not have its sum.
+pub(crate) fn is_damaged_page(error: &sqlx::Error) -> bool {
+    code(error) == Some(covey_pages::DAMAGED)
 }
 
 /// SQLITE_IOERR but for the index of its log, which is made anew; SQLITE_CORRUPT; SQLITE_NOTADB.

@@ -30,6 +30,7 @@ mod salvage;
 mod schema;
 mod sessions;
 mod snapshot;
+mod sums;
 mod tables;
 mod transaction;
 pub mod upkeep;
@@ -100,12 +101,12 @@ pub enum Error {
         /// Which file.
         file: String,
     },
-    /// The tables are damaged.
+    /// The tables are damaged, or a page of them that was read is.
     #[error("the tables `{file}` are damaged: {why}")]
     Corrupt {
         /// Which file.
         file: String,
-        /// What SQLite says.
+        /// What SQLite says, or which page it is.
         why: String,
     },
     /// The log could not be read or written.
@@ -119,7 +120,17 @@ pub enum Error {
     Lost(String),
     /// SQLite failed.
     #[error(transparent)]
-    Sql(#[from] sqlx::Error),
+    Sql(sqlx::Error),
+}
+
+impl From<sqlx::Error> for Error {
+    /// A damaged page is told as such; SQLite says "disk I/O error".
+    fn from(error: sqlx::Error) -> Self {
+        match covey_pages::latest().filter(|_| fault::is_damaged_page(&error)) {
+            Some(damage) => Self::Corrupt { file: damage.database.display().to_string(), why: damage.to_string() },
+            None => Self::Sql(error),
+        }
+    }
 }
 
 /// Why the store takes no more for now. What is under way still has room.

@@ -5,7 +5,6 @@ use std::{
     fs::{File, TryLockError},
     io::{self, Write as _},
     path::Path,
-    str::FromStr as _,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -15,7 +14,7 @@ use std::{
 
 use covey_domain::{Millis, TaskId};
 use sqlx::{
-    ConnectOptions as _, Connection as _, SqliteConnection,
+    Connection as _, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use tokio::sync::{Mutex, watch};
@@ -32,7 +31,7 @@ use crate::{
     memtable::Memtable,
     messages::Filter,
     salvage::{self, Broken},
-    schema, tables,
+    schema, sums, tables,
 };
 
 /// How long another head may take to stop.
@@ -132,14 +131,13 @@ impl Store {
     }
 
     async fn open_tables(path: &Path) -> Result<(SqliteConnectOptions, SqliteConnection), Error> {
-        let options = SqliteConnectOptions::from_str("sqlite://")?
-            .filename(path)
-            .create_if_missing(true)
+        sums::make(path).await?;
+        let has_sums = sums::are_kept(path)?;
+        let options = sums::options(path)?
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(5))
-            .pragma("cache_size", "-4096")
-            .disable_statement_logging();
+            .pragma("cache_size", "-4096");
         // Commits do not wait for pages to be brought into the tables: another connection does that.
         let unattended = options.clone().pragma("wal_autocheckpoint", "0");
         let mut db = SqliteConnection::connect_with(&unattended).await?;
@@ -149,10 +147,21 @@ impl Store {
         if let Some(found) = version.filter(|found| *found > schema::VERSION) {
             return Err(Error::Version { found });
         }
+        if version == Some(schema::VERSION) && !has_sums {
+            let why = "its header says that pages have no sums, and they were written with them".to_owned();
+            return Err(Error::Corrupt { file: path.display().to_string(), why });
+        }
         if version != Some(schema::VERSION) {
             sqlx::raw_sql(schema::SCHEMA).execute(&mut db).await?;
             schema::migrate(&mut db).await?;
-            set_meta(&mut db, "schema", schema::VERSION).await?;
+            set_meta(&mut db, "schema", if has_sums { schema::VERSION } else { schema::WITHOUT_SUMS }).await?;
+        }
+        if !has_sums {
+            // Where it fails, mostly for lack of room, the old file is as good as it was.
+            if let Err(error) = sums::give(path, db).await {
+                tracing::error!(%error, file = %path.display(), "the tables have no sums: damage of them is not noticed; the next start tries again");
+            }
+            db = SqliteConnection::connect_with(&unattended).await?;
         }
         sqlx::raw_sql(schema::VIEW).execute(&mut db).await?;
         Ok((options, db))

@@ -3,7 +3,9 @@
 use sqlx::SqliteConnection;
 
 /// Version of the tables below. A file of a later version is refused.
-pub(crate) const VERSION: i64 = 8;
+pub(crate) const VERSION: i64 = 9;
+/// The same tables in a file whose pages have no sums. It stays that where there is no room to write them anew.
+pub(crate) const WITHOUT_SUMS: i64 = 8;
 
 /// Indexes over columns that older files get only by [`migrate`].
 const INDEXES: &str = "
@@ -135,6 +137,7 @@ pub(crate) async fn migrate(db: &mut SqliteConnection) -> Result<(), sqlx::Error
         // Version 8 keeps sessions of drivers and their actors; an older program would lose them without a word.
         sqlx::query("UPDATE meta SET value = 8 WHERE key = 'schema'").execute(&mut *db).await?;
     }
+    // Version 9 has sums on its pages, which no older program writes: `sums::give`.
     // Only now the columns are there in every file.
     sqlx::raw_sql(INDEXES).execute(db).await?;
     Ok(())

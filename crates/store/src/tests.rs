@@ -1,5 +1,6 @@
 //! A store that is opened, left, and opened again.
 
+mod damage;
 mod poison;
 mod upgrade;
 
@@ -53,6 +54,11 @@ fn blob(bytes: &[u8]) -> Blob {
 fn commit(store: &Store, batch: Batch) {
     let written = store.write(batch).unwrap();
     store.sync(vec![written]).unwrap();
+}
+
+/// A connection to the tables, as the store's own are.
+async fn tables(path: &Path) -> SqliteConnection {
+    SqliteConnection::connect_with(&sums::options(path).unwrap()).await.unwrap()
 }
 
 /// Forgets all that has ended.
@@ -287,7 +293,7 @@ async fn a_file_of_the_first_version_is_raised() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("covey.db");
     drop(Store::open(&path).await.unwrap());
-    let mut db = SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap();
+    let mut db = tables(&path).await;
     let back =
         "DROP TABLE sessions; DROP TABLE session_actors; DROP INDEX tasks_by_change; DROP INDEX tasks_by_message; DROP INDEX tasks_unfinished; DROP INDEX tasks_by_end;
         ALTER TABLE tasks DROP COLUMN message_id; ALTER TABLE tasks DROP COLUMN ended_at;
@@ -531,8 +537,7 @@ async fn a_transaction_is_committed_whatever_became_of_those_before() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("covey.db");
     drop(Store::open(&path).await.unwrap());
-    let connect = async || SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap();
-    let (mut db, mut other) = (connect().await, connect().await);
+    let (mut db, mut other) = (tables(&path).await, tables(&path).await);
     let add = "INSERT INTO meta VALUES (?, 1)";
     // Ended by SQLite, as by a full disk.
     let mut tx = Transaction::begin(&mut db).await.unwrap();

@@ -1,27 +1,24 @@
 //! Care of a store: a look at all of it, a copy of it while a head runs, and the check of such a copy.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{File, OpenOptions},
     io::{self, Write as _},
     path::{Path, PathBuf},
-    str::FromStr as _,
     time::Duration,
 };
 
 use covey_domain::{Hook, TaskId, TaskState, event::TaskEvent};
+use covey_pages::Damage;
 use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
-use sqlx::{
-    ConnectOptions as _, Connection as _, Row as _, SqliteConnection,
-    sqlite::{SqliteConnectOptions, SqliteRow},
-};
+use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
-    Batch, Error, Store, beside,
+    Batch, Error, Store, beside, fault,
     log::{self, Record},
     rows::{events_in, parse, record_of},
-    salvage, schema,
+    salvage, schema, sums,
 };
 
 /// How long a running head has to bring its log into the tables.
@@ -49,8 +46,7 @@ impl Report {
 }
 
 async fn read_only(path: &Path) -> Result<SqliteConnection, Error> {
-    let options = SqliteConnectOptions::from_str("sqlite://")?.filename(path).read_only(true);
-    let options = options.busy_timeout(Duration::from_secs(30)).disable_statement_logging();
+    let options = sums::options(path)?.read_only(true).busy_timeout(Duration::from_secs(30));
     Ok(SqliteConnection::connect_with(&options).await?)
 }
 
@@ -76,22 +72,21 @@ pub async fn examine(path: &Path) -> Result<Report, Error> {
         path.display(),
         if running { "a head runs on it" } else { "no head runs on it" }
     ));
-    let mut db = read_only(path).await?;
-    let version = number(&mut db, "schema").await?.unwrap_or(0);
-    report.about.push(format!("schema version {version}, this program writes {}", schema::VERSION));
-    for row in sqlx::query("PRAGMA integrity_check(20)").fetch_all(&mut db).await? {
-        let said: &str = row.get(0);
-        if said != "ok" {
-            report.error(format!("SQLite's check of the tables: {said}"));
+    let mut pages = examine_pages(path, &mut report)?;
+    match examine_tables(path, running, &mut report).await {
+        // What is damaged is a finding; the rest cannot be looked at.
+        Err(error @ Error::Corrupt { .. }) => report.error(error.to_string()),
+        Err(Error::Sql(error)) if fault::is_fatal(&error) => {
+            report.error(format!("the tables cannot be read: {error}"))
         }
+        done => done?,
     }
-    if version != schema::VERSION {
-        report.warnings.push("the rest is checked once a head of this version has opened it".to_owned());
-        return Ok(report);
+    pages.extend(covey_pages::damaged(path).iter().map(ToString::to_string));
+    let named = pages.iter().take(TOLD_MAX).map(|page| format!("the tables `{}`: {page}", path.display()));
+    report.errors.splice(0..0, named);
+    if pages.len() > TOLD_MAX {
+        report.errors.push(format!("{} pages are damaged in all", pages.len()));
     }
-    examine_log(path, &mut db, running, &mut report).await?;
-    examine_tasks(&mut db, &mut report).await?;
-    examine_rest(&mut db, &mut report).await?;
     for broken in salvage::set_aside_before(path).map_err(Error::Log)? {
         let task = broken.task.as_ref().map_or("no task", TaskId::as_str);
         let file = salvage::quarantine(path);
@@ -103,6 +98,40 @@ pub async fn examine(path: &Path) -> Result<Report, Error> {
         ));
     }
     Ok(report)
+}
+
+/// Looks at all that the tables hold, and at the log.
+async fn examine_tables(path: &Path, running: bool, report: &mut Report) -> Result<(), Error> {
+    let mut db = read_only(path).await?;
+    let version = number(&mut db, "schema").await?.unwrap_or(0);
+    report.about.push(format!("schema version {version}, this program writes {}", schema::VERSION));
+    for row in sqlx::query("PRAGMA integrity_check(20)").fetch_all(&mut db).await? {
+        let said: &str = row.get(0);
+        if said != "ok" {
+            report.error(format!("SQLite's check of the tables: {said}"));
+        }
+    }
+    if version != schema::VERSION && version != schema::WITHOUT_SUMS {
+        report.warnings.push("the rest is checked once a head of this version has opened it".to_owned());
+        return Ok(());
+    }
+    examine_log(path, &mut db, running, report).await?;
+    examine_tasks(&mut db, report).await?;
+    examine_rest(&mut db, report).await
+}
+
+/// Reads all pages where nobody writes to them, else those that are in use are read by SQLite's check; gives what is damaged.
+fn examine_pages(path: &Path, report: &mut Report) -> Result<BTreeSet<String>, Error> {
+    // What is in the write-ahead log is newer than what is in the file, and a crash may have torn the latter.
+    let is_behind = beside(path, "-wal").metadata().is_ok_and(|log| log.len() > 0);
+    if !sums::are_kept(path)? {
+        report.warnings.push("the pages of the tables have no sums: damage within a value is not noticed".to_owned());
+    } else if !is_behind && let Some(scan) = covey_pages::scan(path).map_err(Error::Log)? {
+        report.about.push(format!("{} pages, {} of them damaged", scan.pages, scan.damaged.len()));
+        let named = |page: &u64| Damage { database: path.to_owned(), in_log: false, page: *page }.to_string();
+        return Ok(scan.damaged.iter().map(named).collect());
+    }
+    Ok(BTreeSet::new())
 }
 
 async fn examine_log(path: &Path, db: &mut SqliteConnection, running: bool, report: &mut Report) -> Result<(), Error> {
@@ -269,17 +298,23 @@ pub async fn backup(path: &Path, to: &Path, at_ms: u64) -> Result<Backup, Error>
     }
     let mut db = read_only(path).await?;
     flushed(path, &mut db).await?;
-    sqlx::query("VACUUM INTO ?").bind(to.display().to_string()).execute(&mut db).await?;
-    let mut copy = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(to)).await?;
-    sqlx::query("DELETE FROM meta WHERE key IN ('store', 'log_format')").execute(&mut copy).await?;
-    copy.close().await?;
-    let tasks = verify(to).await?;
+    let tasks = copy(&mut db, to).await.inspect_err(|_| drop(std::fs::remove_file(to)))?;
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(to, private).map_err(Error::Log)?;
     File::open(to).and_then(|file| file.sync_all()).and_then(|()| log::sync_folder_of(to)).map_err(Error::Log)?;
     let made = Backup { path: to.to_owned(), at_ms, tasks };
     remember(path, &made).map_err(Error::Log)?;
     Ok(made)
+}
+
+/// Writes the tables to another file, with sums, and checks it. A damaged page is not copied: it is an error.
+async fn copy(db: &mut SqliteConnection, to: &Path) -> Result<u64, Error> {
+    covey_pages::reserve(db).await?;
+    sqlx::query("VACUUM INTO ?").bind(to.display().to_string()).execute(db).await?;
+    let mut copy = SqliteConnection::connect_with(&sums::options(to)?).await?;
+    sqlx::query("DELETE FROM meta WHERE key IN ('store', 'log_format')").execute(&mut copy).await?;
+    copy.close().await?;
+    verify(to).await
 }
 
 /// Waits until the tables have what the log had when this was called.
@@ -307,8 +342,9 @@ async fn flushed(path: &Path, db: &mut SqliteConnection) -> Result<(), Error> {
     }
 }
 
-/// Checks a copy; gives how many tasks it has.
+/// Checks a copy, each page of it; gives how many tasks it has.
 pub async fn verify(copy: &Path) -> Result<u64, Error> {
+    sums::verified(copy)?;
     let mut db = read_only(copy).await?;
     let said: String = sqlx::query_scalar("PRAGMA integrity_check(1)").fetch_one(&mut db).await?;
     if said != "ok" {

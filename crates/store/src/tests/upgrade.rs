@@ -4,12 +4,14 @@ use std::path::Path;
 
 use super::*;
 
-/// A copy of a store that a program of schema version 5 left when it was killed.
+/// A copy of a store that a program of an older schema version left when it was killed.
 fn fixture(name: &str) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
-    for file in ["covey.db", "covey.db-log0", "covey.db-log1"] {
-        std::fs::copy(from.join(file), dir.path().join(file)).unwrap();
+    for file in ["covey.db", "covey.db-log0", "covey.db-log1", "covey.db-wal"] {
+        if from.join(file).exists() {
+            std::fs::copy(from.join(file), dir.path().join(file)).unwrap();
+        }
     }
     let path = dir.path().join("covey.db");
     (dir, path)
@@ -64,4 +66,63 @@ async fn a_task_that_the_version_before_took_and_cannot_read_costs_itself() {
     let snapshot = Store::open(&path).await.unwrap().begin().await.unwrap();
     assert_eq!(snapshot.tasks.len(), 4, "it can be read from now on");
     assert_eq!(salvage::set_aside_before(&path).unwrap().len(), 1, "and is set aside once");
+}
+
+/// What a program of version 8 left, part of it in the write-ahead log: its tables are written anew with sums.
+async fn is_raised(path: &Path) {
+    let store = Store::open(path).await.unwrap();
+    let snapshot = store.begin().await.unwrap();
+    assert_eq!(ids(&snapshot), ["t4", "t5"]);
+    assert_eq!(snapshot.ended, [(TaskState::Completed, 4)]);
+    assert_eq!(store.state(&"a/2".into()).await.unwrap().unwrap(), b"late");
+    assert_eq!(store.blob("d").await.unwrap().unwrap(), b"code");
+    assert_eq!(store.events(&"t3".into(), 0).await.unwrap().len(), 3);
+    let version: i64 =
+        sqlx::query_scalar("SELECT value FROM meta WHERE key = 'schema'").fetch_one(&store.readers).await.unwrap();
+    assert_eq!(version, schema::VERSION);
+    assert!(!beside(path, "-summed").exists());
+    assert_eq!(covey_pages::is_summed(path).unwrap(), Some(true));
+}
+
+#[tokio::test]
+async fn tables_without_sums_are_given_them() {
+    let (_dir, path) = fixture("v8-plain");
+    assert_eq!(covey_pages::is_summed(&path).unwrap(), Some(false));
+    is_raised(&path).await;
+    is_raised(&path).await;
+}
+
+/// Whatever a crash left of the new file, the old one is as it was and is written anew.
+#[tokio::test]
+async fn a_crash_while_tables_are_given_sums_costs_nothing() {
+    let (_dir, whole) = fixture("v8-plain");
+    is_raised(&whole).await;
+    let anew = std::fs::read(&whole).unwrap();
+    for left in [&anew[..0], &anew[..5_000], &anew[..]] {
+        let (_dir, path) = fixture("v8-plain");
+        std::fs::write(beside(&path, "-summed"), left).unwrap();
+        std::fs::write(beside(&path, "-summed-journal"), b"half of one").unwrap();
+        is_raised(&path).await;
+    }
+}
+
+#[tokio::test]
+async fn tables_that_cannot_be_given_sums_are_used_as_they_are() {
+    let (_dir, path) = fixture("v8-plain");
+    // Nothing can be written there, as on a full disk.
+    let blocked = beside(&path, "-summed");
+    std::fs::create_dir(&blocked).unwrap();
+    for term in 1..=2 {
+        let store = Store::open(&path).await.unwrap();
+        let snapshot = store.begin().await.unwrap();
+        assert_eq!(ids(&snapshot), ["t4", "t5"]);
+        commit(&store, Batch { states: vec![state("a/9", b"new", term)], ..Batch::default() });
+        store.memtable.flush().await;
+        drop(store);
+        assert_eq!(covey_pages::is_summed(&path).unwrap(), Some(false));
+    }
+    let report = upkeep::examine(&path).await.unwrap();
+    assert!(report.warnings.iter().any(|warning| warning.contains("no sums")), "{report:?}");
+    std::fs::remove_dir(&blocked).unwrap();
+    is_raised(&path).await;
 }
