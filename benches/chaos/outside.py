@@ -203,11 +203,13 @@ def loud(nodes: Nodes, over: threading.Event, acknowledged: list[str], size: int
 
 
 def bits_flipped(file: str) -> Callable[[Count, int], None]:
-    """A head that starts on a file with one wrong bit has every acknowledged task; else it refuses, and names the place."""
+    """A head that starts on a file with one wrong bit has every acknowledged task; else it refuses, and names the place.
+
+    Every page of the tables has a sum: the doctor names a flip wherever it lies."""
 
     def run(count: Count, times: int) -> None:
         nodes = Nodes(tempfile.mkdtemp())
-        refused = set_aside = 0
+        refused = set_aside = named_by_doctor = 0
         try:
             nodes.head()
             with client(nodes) as web:
@@ -231,6 +233,12 @@ def bits_flipped(file: str) -> Callable[[Count, int], None]:
                 hurt = bytearray(body)
                 hurt[dice.randrange(used)] ^= 1 << dice.randrange(8)
                 (nodes.home / "head" / file).write_bytes(hurt)
+                if file == "covey.db":
+                    noticed = "is not as it was written" in nodes.cli("doctor").stdout
+                    named_by_doctor += noticed
+                    if not noticed:
+                        count.lost += 1
+                        count.remarks.append("a flip that nobody noticed")
                 path = nodes.home / "credentials.json"
                 before = path.stat().st_mtime_ns
                 nodes.start("probe", "head", "--port", "0")
@@ -254,6 +262,8 @@ def bits_flipped(file: str) -> Callable[[Count, int], None]:
                         count.remarks.append(f"the head ended with {probe.returncode}")
                 count.rounds += 1
             count.remarks.append(f"{refused} of {times} starts were refused with the place named, {set_aside} tasks were set aside")
+            if file == "covey.db":
+                count.remarks.append(f"the doctor named {named_by_doctor} of {times}")
         finally:
             nodes.stop()
 
