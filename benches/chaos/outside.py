@@ -9,6 +9,7 @@ import pathlib
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -217,11 +218,13 @@ def bits_flipped(file: str) -> Callable[[Count, int], None]:
                     assert send(web, number).status_code == 200
             nodes.kill9("head")
             if file == "covey.db":
-                # An orderly end brings everything into the tables.
+                # A start brings everything into SQLite's log, and whoever closes that last into the tables.
                 nodes.head()
                 ended = nodes.running.pop("head")
                 ended.send_signal(signal.SIGTERM)
                 ended.wait(30)
+                with contextlib.closing(sqlite3.connect(nodes.home / "head" / file)) as db:
+                    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             whole = nodes.home / "whole"
             shutil.copytree(nodes.home / "head", whole)
             body = (whole / file).read_bytes()
@@ -244,10 +247,16 @@ def bits_flipped(file: str) -> Callable[[Count, int], None]:
                 nodes.start("probe", "head", "--port", "0")
                 probe = nodes.running.pop("probe")
                 eventually(lambda probe=probe, before=before: probe.poll() is not None or path.stat().st_mtime_ns != before)
+                found = None
                 if probe.poll() is None:
                     nodes.keys = json.loads(path.read_text())
-                    with client(nodes) as web:
-                        found = web.get("/v1/cluster").json()["tasks"]
+                    try:
+                        with client(nodes) as web:
+                            found = web.get("/v1/cluster").json()["tasks"]
+                    except httpx.TransportError:
+                        # It has credentials before it has read its tasks, which is where it may be refused too.
+                        probe.wait(30)
+                if found is not None:
                     gone = 60 - found.get("submitted", 0)
                     # A task that cannot be read fails with its reason and is set aside; it is not gone without a word.
                     named = min(gone, found.get("failed", 0))
