@@ -36,9 +36,8 @@ def calls(checkout: pathlib.Path) -> dict[str, float]:
 
 
 def a2a(checkout: pathlib.Path) -> dict[str, float]:
-    os.environ["COVEY_BIN"] = str(checkout / ".venv/bin/covey")
     with tempfile.TemporaryDirectory() as folder:
-        server = bench.covey(folder)
+        server = bench.covey(folder, str(checkout / ".venv/bin/covey"))
         try:
             bench.load(server, "SendMessage", 1, 16, 2)
             return {name: bench.load(server, method, words, c, 5)["per_s"] * words for name, method, words, c in A2A}

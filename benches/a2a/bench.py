@@ -97,8 +97,8 @@ def load(server: Server, method: str, words: int, connections: int, seconds: int
     }
 
 
-def covey(folder: str) -> Server:
-    port, binary = free_port(), os.environ.get("COVEY_BIN", str(ROOT / ".venv/bin/covey"))
+def covey(folder: str, binary: str = os.environ.get("COVEY_BIN", str(ROOT / ".venv/bin/covey"))) -> Server:
+    port = free_port()
     env = {"COVEY_HOME": folder}
     server = Server("Covey, durable", [binary, "up", "--port", str(port)], port, "/a2a/echo", env=env)
     credentials = pathlib.Path(folder) / "credentials.json"

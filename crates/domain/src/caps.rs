@@ -23,6 +23,9 @@ pub const CALLER_TASK_BYTES_MAX: usize = 256 << 20;
 pub const TASK_BYTES_MAX: usize = 1 << 30;
 /// Streams that one caller reads at once.
 pub const CALLER_STREAMS_MAX: usize = 1_000;
+/// Bytes that the tasks were asked with whose beginnings one caller's streams show at once, one such task aside: a reader that
+/// does not read holds them.
+pub const CALLER_STREAM_BYTES_MAX: usize = 32 << 20;
 /// Requests waiting for one model's engine.
 pub const MODEL_QUEUE_DEPTH_MAX: usize = 1_024;
 /// Items a stream may be ahead of its reader.

@@ -240,7 +240,7 @@ impl Ask {
     pub async fn stream(&self, request: v1::SendMessageRequest, old: bool) -> Result<Events, Error> {
         self.may_stream()?;
         // Before anything is done, so that who is refused may send the same again.
-        let share = self.hub.shares.stream(&self.caller.id)?;
+        let share = self.hub.shares.stream(&self.caller.id, 0)?;
         let Taken { record, at } = self.take(request, old, Answered::Durable).await?;
         // The reader of a task that took a message gets it as it stands, then what follows; what it has seen, no more.
         let snapshot = if at > 1 && self.seen.is_none_or(|seen| seen.seq < at) { at } else { 0 };
@@ -332,8 +332,9 @@ impl Ask {
             let why = "the task has ended; send Last-Event-ID to read the rest of its log";
             return Err(Error::new(Kind::UnsupportedOperation, why).about("taskId", id));
         }
-        let share = self.hub.shares.stream(&self.caller.id)?;
         // Without a cursor the reader gets the task as it stands, then what follows.
+        let begins_with = if self.seen.is_none() { record.input.weight() } else { 0 };
+        let share = self.hub.shares.stream(&self.caller.id, begins_with)?;
         Ok(share.held_by(match self.seen {
             Some(seen) => self.events(record, seen, 0, None),
             None => self.events(record, Cursor::default(), last.unwrap_or(1), None),
