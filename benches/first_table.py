@@ -15,6 +15,8 @@ import subprocess
 import tempfile
 import time
 
+import measure
+
 import covey
 from covey import agent
 
@@ -124,8 +126,7 @@ def main() -> None:
         rows.append(("durable tasks, submitted one by one from Python", f"{median(tasks):,.0f} tasks/s", "one fsync for each acknowledgement"))
         rows.append(("tiny model, one stream", f"{median(tokens):,.0f} tokens/s", "op overhead: 0.9 M parameters are 4 MB"))
     load = os.getloadavg()[0]
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
-    print(f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, load {load:.1f}, {time.strftime('%Y-%m-%d')}\n")
+    print(f"{measure.processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, load {load:.1f}, {time.strftime('%Y-%m-%d')}\n")
     print("| what | median of 5 | bounded by |\n|---|---|---|")
     for row in rows:
         print("| " + " | ".join(row) + " |")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import time
 from collections.abc import Callable, Sequence
 
@@ -43,6 +44,12 @@ def median_ms(work: Callable[[], object], times: int) -> float:
         work()
         took.append(time.perf_counter() - begin)
     return percentile(took, 50) * 1e3
+
+
+def processor() -> str:
+    """As it names itself."""
+    with open("/proc/cpuinfo") as lines:
+        return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def available_memory() -> int:

@@ -14,6 +14,8 @@ import statistics
 import subprocess
 import sys
 
+import measure
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 
@@ -63,8 +65,7 @@ def main() -> None:
         ours.append(one(pathlib.Path(sys.executable), "covey_side.py"))
         theirs.append(one(ray_python, "ray_side.py"))
     version = subprocess.run([ray_python, "-c", "import ray; print(ray.__version__)"], capture_output=True, text=True).stdout.strip()
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
-    print(f"{os.cpu_count()} × {cpu}; Ray {version}, Python {platform.python_version()}; medians of {ROUNDS} rounds; load {os.getloadavg()[0]:.1f}\n")
+    print(f"{os.cpu_count()} × {measure.processor()}; Ray {version}, Python {platform.python_version()}; medians of {ROUNDS} rounds; load {os.getloadavg()[0]:.1f}\n")
     print("| what | Covey | Ray | ratio | aim |\n|---|---|---|---|---|")
     for key, what, unit, better, aim in ROWS:
         mine, other = (statistics.median(run[key] for run in runs) for runs in (ours, theirs))

@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 
+import measure
 import ray_table
 
 HERE = pathlib.Path(__file__).resolve().parents[1]
@@ -75,9 +76,8 @@ def main() -> None:
         for side, checkout in sides.items():
             print(f"round {turn + 1} of {args.rounds}: {side}", file=sys.stderr, flush=True)
             runs[side].append({key: value for name in args.only.split(",") if name in work for key, value in work[name](checkout).items()})
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
     names = [subprocess.run(["git", "-C", sides[s], "log", "-1", "--format=%h"], capture_output=True, text=True).stdout.strip() for s in sides]
-    print(f"{os.cpu_count()} × {cpu}; {names[0]} and {names[1]}, Python {platform.python_version()}; medians of {args.rounds} rounds\n")
+    print(f"{os.cpu_count()} × {measure.processor()}; {names[0]} and {names[1]}, Python {platform.python_version()}; medians of {args.rounds} rounds\n")
     print("| what | before | now | ratio | spread of a side |\n|---|---|---|---|---|")
     for key, what, unit, better in rows:
         values = [[run[key] for run in runs[side] if key in run] for side in sides]

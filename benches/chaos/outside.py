@@ -22,7 +22,7 @@ from world import LONG, TASKS, Count, Round, World  # it says where the rest is
 from agents import Effects
 from conftest import BIN, Nodes, eventually
 from measure import percentile
-from test_durability import Disk, client, message, send
+from test_durability import Disk, client, send
 from test_fencing import SILENT
 from test_mesh import Net
 
@@ -184,16 +184,14 @@ def fsync_fails(file: str) -> Callable[[Count, int], None]:
     return run
 
 
-def loud(nodes: Nodes, over: threading.Event, acknowledged: list[str], size: int = 20_000, caller: str = "") -> None:
+def loud(nodes: Nodes, over: threading.Event, acknowledged: list[str]) -> None:
     """Sends echoes until `over` is set or nobody answers."""
-    key = caller or nodes.keys["admin_key"]
     with client(nodes) as web:
-        web.headers["Authorization"] = f"Bearer {key}"
         number = 0
         while not over.is_set():
             number += 1
             with contextlib.suppress(httpx.HTTPError):
-                answer = send(web, f"{threading.get_ident()}-{number}", {"text": "x" * size})
+                answer = send(web, f"{threading.get_ident()}-{number}", {"text": "x" * 20_000})
                 if answer.status_code == 200:
                     acknowledged.append(answer.json()["task"]["id"])
                 elif answer.status_code == 429:

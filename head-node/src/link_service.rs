@@ -272,15 +272,24 @@ fn decode_entry(entry: v1::OutboxEntry) -> Entry {
     Entry { number, task: entry.task.into(), attempt, ts_ms, events }
 }
 
-/// What a live actor says beyond that it lives.
-fn said(report: &v1::ActorReport) -> Option<ActorReport> {
+/// What a worker says of an actor. `None`: that it is on its way up, which only a hello says.
+fn decode_report(report: &v1::ActorReport) -> Option<ActorReport> {
+    use v1::actor_report::State;
     let why = || report.failure.as_ref().map(|f| f.message.clone()).unwrap_or_default();
-    match report.state() {
-        v1::actor_report::State::Stuck => Some(ActorReport::Stuck(why())),
-        v1::actor_report::State::Leaving => Some(ActorReport::Leaving(why())),
-        v1::actor_report::State::Waiting => Some(ActorReport::Waiting),
-        _ => None,
-    }
+    Some(match report.state() {
+        State::Starting => return None,
+        State::Live => ActorReport::Live,
+        State::Stopped => ActorReport::Stopped,
+        State::Preparing => ActorReport::Preparing(why()),
+        State::Slept => ActorReport::Slept,
+        State::Waiting => ActorReport::Waiting,
+        State::Stuck => ActorReport::Stuck(why()),
+        State::Leaving => ActorReport::Leaving(why()),
+        State::Died => ActorReport::Died {
+            error: report.failure.clone().map_or_else(|| Error::internal("the actor died"), Error::from),
+            retryable: report.retryable,
+        },
+    })
 }
 
 async fn take(shared: &Shared, node: &NodeId, conn: u64, body: Body, tx: &Frames<HeadFrame>) -> Result<(), Error> {
@@ -297,23 +306,7 @@ async fn take(shared: &Shared, node: &NodeId, conn: u64, body: Body, tx: &Frames
         Body::Entry(_) => return Err(Error::internal("entries are handed over together")),
         Body::Actor(report) => {
             let actor = ActorId::from(report.actor.as_str());
-            let state = report.state();
-            let said = match (said(&report), state) {
-                (Some(said), _) => said,
-                (None, v1::actor_report::State::Starting) => {
-                    return Err(Error::invalid("only a hello says what is starting"));
-                }
-                (None, v1::actor_report::State::Stopped) => ActorReport::Stopped,
-                (None, v1::actor_report::State::Preparing) => {
-                    ActorReport::Preparing(report.failure.map(|f| f.message).unwrap_or_default())
-                }
-                (None, v1::actor_report::State::Slept) => ActorReport::Slept,
-                (None, v1::actor_report::State::Died) => ActorReport::Died {
-                    error: report.failure.map_or_else(|| Error::internal("the actor died"), Error::from),
-                    retryable: report.retryable,
-                },
-                (None, _) => ActorReport::Live,
-            };
+            let said = decode_report(&report).ok_or_else(|| Error::invalid("only a hello says what is starting"))?;
             shared.owner.tell(Input::ActorReport(node.clone(), actor, Epoch(report.epoch), said)).await;
         }
         Body::Call(frame) => shared.relay.take_from_worker(node, frame),
@@ -346,7 +339,7 @@ fn decode_hello(hello: &v1::Hello) -> Result<Hello, Error> {
                 agent: a.agent.as_str().into(),
                 owner: a.owner.clone(),
                 starting: a.state() == v1::actor_report::State::Starting,
-                said: said(a),
+                said: decode_report(a),
             })
             .collect(),
         tasks: hello

@@ -388,7 +388,7 @@ def test_drain_lets_what_is_in_the_mailbox_finish(cluster):
 
 
 def test_why_something_waits_is_told_within_seconds(cluster, terminal):
-    # A process that other tests left stuck is replaced; an actor that is moved out of it would give its room to the one that waits.
+    # Of its own: what other tests left stuck in a shared one has its process replaced meanwhile, and moves who is in it.
     @agent(cpus=1.5, own_process=True)
     class Big:
         def hello(self):

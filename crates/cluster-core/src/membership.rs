@@ -44,7 +44,7 @@ pub struct LivingActor {
     pub owner: String,
     /// It is on its way up and takes no calls yet.
     pub starting: bool,
-    /// What holds of it beyond that it lives: that it is stuck, leaves, or waits.
+    /// How it stands: what counts is whether it is stuck, leaves, or waits.
     pub said: Option<crate::head::ActorReport>,
 }
 

@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl Head {
-    /// What a live actor says beyond that it lives; `Live` takes it back.
+    /// What a live actor says beyond that it lives; nothing else counts here.
     pub(crate) fn says(&mut self, node: &NodeId, id: &ActorId, said: ActorReport, now: Millis) {
         match said {
             ActorReport::Stuck(why) => self.stuck(id, why),

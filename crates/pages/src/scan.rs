@@ -22,8 +22,8 @@ pub struct Scan {
     pub blank: Vec<u64>,
 }
 
-/// The header and, where there is a whole one, the first page.
-fn first(file: &mut File) -> io::Result<Option<(Header, Vec<u8>)>> {
+/// The header, and whether it or the first page says that there are sums.
+fn first(file: &mut File) -> io::Result<Option<(Header, bool)>> {
     let mut bytes = vec![0; format::HEADER];
     match file.read_exact(&mut bytes) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
@@ -31,22 +31,19 @@ fn first(file: &mut File) -> io::Result<Option<(Header, Vec<u8>)>> {
     }
     let Some(header) = Header::read(&bytes) else { return Ok(None) };
     file.by_ref().take((header.page - bytes.len()) as u64).read_to_end(&mut bytes)?;
-    Ok(Some((header, bytes)))
+    let is_summed = header.reserved || format::lost_its_reserve(&bytes);
+    Ok(Some((header, is_summed)))
 }
 
 /// Whether the pages of a file have sums. `None`: it has no pages, or is no database.
 pub fn is_summed(path: &Path) -> io::Result<Option<bool>> {
-    let found = first(&mut File::open(path)?)?;
-    Ok(found.map(|(header, first)| header.reserved || format::lost_its_reserve(&first)))
+    Ok(first(&mut File::open(path)?)?.map(|(_, is_summed)| is_summed))
 }
 
 /// Verifies all pages of a file. `None`: its pages have no sums.
 pub fn scan(path: &Path) -> io::Result<Option<Scan>> {
     let mut file = File::open(path)?;
-    let Some((header, one)) = first(&mut file)? else { return Ok(None) };
-    if !header.reserved && !format::lost_its_reserve(&one) {
-        return Ok(None);
-    }
+    let Some((header, true)) = first(&mut file)? else { return Ok(None) };
     let (mut found, mut chunk) = (Scan::default(), Vec::with_capacity(READ_BYTES));
     file.seek(SeekFrom::Start(0))?;
     loop {

@@ -2,7 +2,7 @@
 
 use std::{fs::File, io, path::Path};
 
-use covey_pages::Scan;
+use covey_pages::{Damage, Scan};
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use crate::{Error, beside, log::sync_folder_of, schema};
@@ -90,10 +90,10 @@ fn put_in_place(path: &Path, to: &Path) -> Result<(), Error> {
 pub(crate) fn verified(path: &Path) -> Result<Option<Scan>, Error> {
     let found = covey_pages::scan(path).map_err(Error::Log)?;
     match found.as_ref().and_then(|scan| scan.damaged.first().map(|page| (page, scan.damaged.len()))) {
-        Some((page, count)) => Err(Error::Corrupt {
-            file: path.display().to_string(),
-            why: format!("page {page} is not as it was written ({count} damaged in all)"),
-        }),
+        Some((page, count)) => {
+            let page = Damage { database: path.to_owned(), in_log: false, page: *page };
+            Err(Error::Corrupt { file: path.display().to_string(), why: format!("{page} ({count} damaged in all)") })
+        }
         None => Ok(found),
     }
 }
