@@ -140,7 +140,7 @@ impl Cluster for ClusterPort {
                 caller: task.caller,
                 agent: task.agent,
                 skill: task.skill,
-                input,
+                input: Arc::new(input),
                 message_id: task.message_id,
                 model: task.model,
                 protocol: task.protocol.to_owned(),

@@ -54,15 +54,21 @@ impl HttpBody for Timed {
     }
 }
 
+/// Pieces of an answer that go out between two looks at whether it is broken off. A look takes a lock that all answers to a
+/// key share.
+const PIECES: u32 = 32;
+
 /// An answer's body that is broken off.
 struct Cut {
     body: Body,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Pieces that go out before the next look.
+    left: u32,
 }
 
 /// The body, until `cut`.
 pub(crate) fn until(body: Body, cut: CancellationToken) -> Body {
-    Body::new(Cut { body, cut: Box::pin(cut.cancelled_owned()) })
+    Body::new(Cut { body, cut: Box::pin(cut.cancelled_owned()), left: 0 })
 }
 
 impl HttpBody for Cut {
@@ -70,10 +76,18 @@ impl HttpBody for Cut {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let look = self.left == 0;
+        let next = if look { Poll::Pending } else { Pin::new(&mut self.body).poll_frame(cx) };
+        if next.is_ready() {
+            self.left -= 1;
+            return next;
+        }
+        // Who waits for a piece waits for the end of the key too.
         if self.cut.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Some(Err(axum::Error::new("the key opens nothing any more"))));
         }
-        Pin::new(&mut self.body).poll_frame(cx)
+        self.left = PIECES;
+        if look { Pin::new(&mut self.body).poll_frame(cx) } else { Poll::Pending }
     }
 
     fn is_end_stream(&self) -> bool {
@@ -87,7 +101,7 @@ impl HttpBody for Cut {
 
 #[cfg(test)]
 mod tests {
-    use futures::StreamExt as _;
+    use futures::{FutureExt as _, StreamExt as _};
 
     use super::*;
 
@@ -97,8 +111,20 @@ mod tests {
         let pieces = futures::stream::iter([Ok::<_, std::io::Error>("a")]).chain(futures::stream::pending());
         let mut body = until(Body::from_stream(pieces), cut.clone()).into_data_stream();
         assert_eq!(body.next().await.unwrap().unwrap(), "a");
+        assert!(body.next().now_or_never().is_none(), "it waits");
         cut.cancel();
         assert!(body.next().await.unwrap().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_body_that_never_waits_is_cut_too() {
+        let cut = CancellationToken::new();
+        let pieces = futures::stream::repeat_with(|| Ok::<_, std::io::Error>("a"));
+        let mut body = until(Body::from_stream(pieces), cut.clone()).into_data_stream();
+        assert!(body.next().await.unwrap().is_ok());
+        cut.cancel();
+        let more = body.take_while(|piece| std::future::ready(piece.is_ok())).count().await;
+        assert!(more <= PIECES as usize, "{more}");
     }
 
     #[tokio::test]

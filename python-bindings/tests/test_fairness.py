@@ -1,6 +1,7 @@
 """One caller sends more than fits: the others are served, and it is told so."""
 
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import Nodes, eventually
@@ -70,6 +71,29 @@ def test_another_callers_request_does_not_wait_behind_all_of_one(house, tmp_path
     eventually(lambda: len(gate.read_text().split()) == 203, timeout=60)
     loud = [name for name in gate.read_text().split() if name.startswith("loud")]
     assert loud == [f"loud-{n}" for n in range(200)], "a caller's own requests keep their order"
+
+
+def test_large_requests_of_one_caller_wait_for_each_other_and_too_many_are_refused(house, tmp_path):
+    gate = tmp_path / "gate"
+
+    def ask(number):
+        parts = [{"text": f"{gate} loud-{number} " + "x" * (1 << 20)}]
+        asked = {"message": {"messageId": uuid.uuid4().hex, "role": "ROLE_USER", "parts": parts}}
+        with web(house, house.loud) as client:
+            return client.post(f"/a2a/{house.agent}/message:send", json=asked, headers={"A2A-Version": "1.0"})
+
+    with ThreadPoolExecutor(100) as many:
+        asked = [many.submit(ask, number) for number in range(100)]
+        # They wait for the gate, so that few of them are answered before all came.
+        eventually(lambda: sum(one.done() for one in asked) >= 10, timeout=60)
+        refused = next(one.result() for one in asked if one.done())
+        assert refused.status_code == 429 and "large requests of `loud`" in refused.text, refused.text[:500]
+        assert refused.headers["retry-after"] == "1"
+        assert later(house, house.quiet, f"{gate} quiet")
+        gate.touch()
+        answers = [one.result().status_code for one in asked]
+    assert set(answers) == {200, 429} and answers.count(200) >= 64
+    eventually(lambda: len(gate.read_text().split()) == answers.count(200) + 1, timeout=60)
 
 
 def test_the_one_who_sends_too_much_is_told_so_by_each_protocol(house, tmp_path):

@@ -14,7 +14,6 @@ use covey_cluster_core::{
 };
 use covey_domain::{
     ActorId, AgentSpec, Epoch, NodeId, Resources, TaskEvent, TaskId, TaskRecord, TaskState, event::Outcome,
-    task::TaskInput,
 };
 
 /// What a verb may take.
@@ -31,7 +30,7 @@ fn submission(id: String) -> Submission {
         caller: "me".into(),
         agent: "a".into(),
         skill: None,
-        input: TaskInput::default(),
+        input: Default::default(),
         message_id: Some(id),
         model: None,
         protocol: "bench".into(),

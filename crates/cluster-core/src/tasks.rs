@@ -40,7 +40,7 @@ pub struct Submission {
     /// Which skill; `None` = the agent's default.
     pub skill: Option<String>,
     /// What is asked.
-    pub input: TaskInput,
+    pub input: Arc<TaskInput>,
     /// The asker's own id of the request.
     pub message_id: Option<String>,
     /// Model asked for.
@@ -280,7 +280,7 @@ impl Head {
             message_id: ask.message_id,
             model: ask.model,
             protocol: ask.protocol,
-            input: Arc::new(ask.input),
+            input: ask.input,
             state: TaskState::Submitted,
             created_ms: self.wall(now),
             changed_ms: self.wall(now),

@@ -68,7 +68,7 @@ impl World {
             caller: "x".into(),
             agent: "a".into(),
             skill: None,
-            input: TaskInput { retry, ..TaskInput::default() },
+            input: TaskInput { retry, ..TaskInput::default() }.into(),
             message_id: None,
             model: None,
             protocol: "test".into(),

@@ -32,7 +32,7 @@ fn ask(id: &str, message: &str, looked_at: u64) -> Submission {
         caller: "me".into(),
         agent: "a".into(),
         skill: None,
-        input: TaskInput::default(),
+        input: Default::default(),
         message_id: Some(message.into()),
         model: None,
         protocol: "test".into(),
@@ -130,7 +130,7 @@ fn what_is_too_deep_is_refused_in_requests_messages_and_definitions() {
     let mut head = head();
     let content = vec![Content::Data(nested(65))];
     let input = TaskInput { content: content.clone(), ..TaskInput::default() };
-    let refused = head.submit(Submission { input, ..ask("t", "m", 0) }, 0).unwrap_err();
+    let refused = head.submit(Submission { input: input.into(), ..ask("t", "m", 0) }, 0).unwrap_err();
     assert_eq!(refused.kind, ErrorKind::InvalidArgument);
     head.submit(ask("t", "m", 0), 0).unwrap();
     assert_eq!(head.say(&"t".into(), "me", None, content, 0).unwrap_err().kind, ErrorKind::InvalidArgument);

@@ -26,6 +26,10 @@ pub const CALLER_STREAMS_MAX: usize = 1_000;
 /// Bytes that the tasks were asked with whose beginnings one caller's streams show at once, one such task aside: a reader that
 /// does not read holds them.
 pub const CALLER_STREAM_BYTES_MAX: usize = 32 << 20;
+/// Bytes of one caller's large requests that are worked on at once, one such request aside.
+pub const CALLER_LARGE_BYTES_MAX: usize = 256 << 10;
+/// Large requests of one caller that are worked on or wait for their turn.
+pub const CALLER_LARGE_REQUESTS_MAX: usize = 64;
 /// Requests waiting for one model's engine.
 pub const MODEL_QUEUE_DEPTH_MAX: usize = 1_024;
 /// Items a stream may be ahead of its reader.

@@ -19,7 +19,7 @@ use std::{collections::HashMap, convert::Infallible, io::Write as _, sync::Arc, 
 use axum::{
     Extension, Json, Router,
     body::{Body, Bytes},
-    extract::{Path, Query, State},
+    extract::{Path, Query, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse as _, Response},
     routing::{any, get, post},
@@ -298,6 +298,14 @@ fn check_version(headers: &HeaderMap) -> Result<(), Error> {
             Err(Error::new(Kind::VersionNotSupported, why).about("supportedVersions", "0.3, 1.0"))
         }
     }
+}
+
+/// What is said where a caller asks too much at once.
+pub(crate) fn overloaded(request: &Request, error: covey_domain::Error) -> Response {
+    let error = ops::failed(error);
+    let is_grpc =
+        request.headers().get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
+    if is_grpc { tonic::Status::from(error).into_http() } else { refused(&error) }
 }
 
 fn refused(error: &Error) -> Response {

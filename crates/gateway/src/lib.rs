@@ -2,6 +2,7 @@
 //! [`covey_domain::TaskEvent`]; what the gateway needs of the cluster is the port [`Cluster`].
 
 pub mod a2a;
+mod admission;
 mod artifacts;
 pub mod openai;
 mod port;
@@ -65,9 +66,10 @@ pub struct Settings {
 
 /// All routes of all protocols. Goes on with the webhooks of earlier days, so it must run on a tokio runtime.
 pub fn router(cluster: Arc<dyn Cluster>, settings: &Settings) -> Router {
+    let admission = admission::Admission::new();
     Router::new()
-        .merge(a2a::router(cluster.clone(), settings))
-        .merge(openai::router(cluster))
+        .merge(admission.over(a2a::router(cluster.clone(), settings), a2a::overloaded))
+        .merge(admission.over(openai::router(cluster), openai::overloaded))
         .layer(DefaultBodyLimit::max(caps::MESSAGE_BYTES_MAX))
 }
 

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use axum::{
     Extension, Json, Router,
     body::Bytes,
-    extract::{Path, State},
+    extract::{Path, Request, State},
     http::StatusCode,
-    response::Response,
+    response::{IntoResponse as _, Response},
     routing::{get, post},
 };
 use covey_domain::{
@@ -73,6 +73,11 @@ impl axum::response::IntoResponse for Failed {
         }
         response
     }
+}
+
+/// What is said where a caller asks too much at once.
+pub(crate) fn overloaded(_: &Request, error: Error) -> Response {
+    Failed(error).into_response()
 }
 
 fn error_body(error: &Error) -> Value {

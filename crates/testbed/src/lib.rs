@@ -17,7 +17,6 @@ use covey_domain::{
     ActorId, AgentSpec, Envelope, Epoch, NodeId, Resources, TaskEvent, TaskId, TaskRecord, caps,
     event::{Content, InterruptKind, Outcome, Phase},
     log::Writer,
-    task::TaskInput,
 };
 
 /// Dice that give the same throws for the same seed (xorshift64*).
@@ -189,7 +188,7 @@ impl World {
             caller: "me".into(),
             agent: "a".into(),
             skill: None,
-            input: TaskInput::default(),
+            input: Default::default(),
             message_id: Some(format!("m{number}")),
             model: None,
             protocol: "test".into(),

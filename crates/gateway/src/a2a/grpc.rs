@@ -46,7 +46,7 @@ impl Grpc {
 type OldStream = BoxStream<'static, Result<v03::StreamResponse, Status>>;
 
 fn old_stream(events: Events) -> Response<OldStream> {
-    let events = events.map(|told| told.map(|t| old_proto::event(t.event, t.last)).map_err(Status::from));
+    let events = events.map(|told| told.map(|t| old_proto::event(*t.event, t.last)).map_err(Status::from));
     Response::new(events.boxed())
 }
 
@@ -148,7 +148,7 @@ impl OldService for Grpc {
 type Stream = BoxStream<'static, Result<v1::StreamResponse, Status>>;
 
 fn stream(events: Events) -> Response<Stream> {
-    Response::new(events.map(|told| told.map(|told| told.event).map_err(Status::from)).boxed())
+    Response::new(events.map(|told| told.map(|told| *told.event).map_err(Status::from)).boxed())
 }
 
 #[tonic::async_trait]

@@ -86,11 +86,12 @@ impl std::fmt::Display for Cursor {
 pub(super) struct Told {
     /// Where a reader stands that has it.
     pub cursor: Cursor,
-    pub event: v1::StreamResponse,
+    /// Boxed, like the reply: it goes through several streams, and each would copy it.
+    pub event: Box<v1::StreamResponse>,
     /// Whether no other follows.
     pub last: bool,
     /// At the end of a task: the message that is the whole answer, where there is one.
-    reply: Option<v1::Message>,
+    reply: Option<Box<v1::Message>>,
 }
 
 /// Events up to the end of the task or turn; an error where the log could not be read on.
@@ -514,7 +515,7 @@ impl Ask {
                     links.event(&root, &mut task);
                     projection.only_tell();
                     told = Cursor { seq: entry.seq, more: 0 };
-                    yield Told { cursor: told, event: task, last: over, reply: None };
+                    yield Told { cursor: told, event: Box::new(task), last: over, reply: None };
                     continue;
                 }
                 let count = events.len();
@@ -522,12 +523,12 @@ impl Ask {
                 for (i, mut event) in events.into_iter().enumerate().skip(skipped) {
                     links.event(&root, &mut event);
                     let cursor = Cursor::within(entry.seq, i, count);
-                    let mut reply = projection.reply().cloned();
+                    let mut reply = projection.reply().cloned().map(Box::new);
                     if let Some(reply) = &mut reply {
                         links.message(&root, reply);
                     }
                     told = cursor;
-                    yield Told { cursor, event, last: i + 1 == count && over, reply };
+                    yield Told { cursor, event: Box::new(event), last: i + 1 == count && over, reply };
                 }
                 if turned {
                     return;
@@ -545,8 +546,8 @@ fn message_first(mut events: Events) -> Events {
         while let Some(told) = events.next().await {
             let told = told?;
             if let Some(reply) = told.reply.clone() {
-                let event = v1::StreamResponse { payload: Some(Payload::Message(reply)) };
-                yield Told { event, ..told };
+                let event = v1::StreamResponse { payload: Some(Payload::Message(*reply)) };
+                yield Told { event: Box::new(event), ..told };
                 return;
             }
             // That it was taken and is worked on says nothing yet.

@@ -48,7 +48,7 @@ impl Call<'_> {
                 let write = move |told: Told, piece: &mut Vec<u8>| {
                     // Our own types have string keys, and a vector takes all.
                     let _ = match old {
-                        true => serde_json::to_writer(piece, &old_proto::event(told.event, told.last)),
+                        true => serde_json::to_writer(piece, &old_proto::event(*told.event, told.last)),
                         false => serde_json::to_writer(piece, &told.event),
                     };
                 };

@@ -1,10 +1,15 @@
 //! What one caller may have of what all share.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use covey_a2a::{Error, Kind};
 use covey_domain::{CallerId, caps};
-use futures::{Stream, StreamExt as _, stream::BoxStream};
+use futures::{Stream, stream::BoxStream};
 use parking_lot::Mutex;
 
 /// Streams that each caller reads.
@@ -47,13 +52,26 @@ impl Shares {
 
 impl Share {
     /// Counts as long as `stream` is there.
-    pub fn held_by<T: 'static>(self, stream: impl Stream<Item = T> + Send + 'static) -> BoxStream<'static, T> {
-        stream
-            .map(move |item| {
-                let _held = &self;
-                item
-            })
-            .boxed()
+    pub fn held_by<T: 'static>(self, stream: BoxStream<'static, T>) -> BoxStream<'static, T> {
+        Box::pin(Held { stream, _share: self })
+    }
+}
+
+/// A stream that has a share.
+struct Held<T> {
+    stream: BoxStream<'static, T>,
+    _share: Share,
+}
+
+impl<T> Stream for Held<T> {
+    type Item = T;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        self.stream.as_mut().poll_next(cx)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.stream.size_hint()
     }
 }
 
@@ -79,7 +97,7 @@ mod tests {
         let (shares, loud, quiet) = (Shares::default(), CallerId::from("loud"), CallerId::from("quiet"));
         let mut held: Vec<_> = (0..caps::CALLER_STREAMS_MAX).map(|_| shares.stream(&loud, 0).unwrap()).collect();
         assert_eq!(shares.stream(&loud, 0).unwrap_err().kind, Kind::Exhausted);
-        let other = shares.stream(&quiet, 0).unwrap().held_by(futures::stream::iter([1]));
+        let other = shares.stream(&quiet, 0).unwrap().held_by(Box::pin(futures::stream::iter([1])));
         held.pop();
         held.push(shares.stream(&loud, 0).unwrap());
         drop((held, other));
