@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use covey_actor_runtime::{Lane, Models, Report, Runtime};
+use covey_actor_runtime::{Ahead, Lane, Models, Report, Runtime};
 use covey_cluster_core::{lease::Lease, link::Outbox};
 use covey_domain::{ActorId, Error, ErrorKind, Millis, TaskEvent, TaskId};
 use covey_proto::{
@@ -45,26 +45,32 @@ struct Kept {
     ts_ms: u64,
     events: Vec<Bytes>,
     ends: bool,
+    /// Their turn waits while there is too much of it.
+    _ahead: Ahead,
 }
 
 /// Events that wait for others of their attempt, in the order of the first ones.
 #[derive(Default)]
 struct Open {
-    entries: Vec<(TaskId, u32, Vec<TaskEvent>)>,
+    entries: Vec<(TaskId, u32, Vec<TaskEvent>, Ahead)>,
     at: HashMap<(TaskId, u32), usize>,
 }
 
 impl Open {
-    fn push(&mut self, task: TaskId, attempt: u32, events: Vec<TaskEvent>) {
-        if let Some((last, of, all)) = self.entries.last_mut()
+    fn push(&mut self, task: TaskId, attempt: u32, events: Vec<TaskEvent>, ahead: Ahead) {
+        if let Some((last, of, all, counted)) = self.entries.last_mut()
             && (&*last, *of) == (&task, attempt)
         {
+            counted.join(ahead);
             return all.extend(events);
         }
         let at = *self.at.entry((task.clone(), attempt)).or_insert(self.entries.len());
         match self.entries.get_mut(at) {
-            Some((_, _, all)) => all.extend(events),
-            None => self.entries.push((task, attempt, events)),
+            Some((_, _, all, counted)) => {
+                counted.join(ahead);
+                all.extend(events);
+            }
+            None => self.entries.push((task, attempt, events, ahead)),
         }
     }
 }
@@ -166,8 +172,8 @@ impl Link {
                 () = &mut wake => return,
                 () = passed(self.lease) => self.stop_everything(LEASE_OVER).await,
                 Some(report) = self.reports.recv() => {
-                    if let Report::Events { task, attempt, events } = report {
-                        self.keep(task, attempt, &events);
+                    if let Report::Events { task, attempt, events, ahead } = report {
+                        self.keep(task, attempt, &events, ahead);
                     }
                 }
             }
@@ -305,8 +311,8 @@ impl Link {
     fn hello(&mut self) -> v1::Hello {
         // Reports that wait are of before this hello: actors are told by the snapshot, events go to the outbox.
         while let Ok(report) = self.reports.try_recv() {
-            if let Report::Events { task, attempt, events } = report {
-                self.keep(task, attempt, &events);
+            if let Report::Events { task, attempt, events, ahead } = report {
+                self.keep(task, attempt, &events, ahead);
             }
         }
         let snapshot = self.runtime.snapshot();
@@ -378,7 +384,7 @@ impl Link {
         let mut open = Open::default();
         for report in reports {
             match report {
-                Report::Events { task, attempt, events } => open.push(task, attempt, events),
+                Report::Events { task, attempt, events, ahead } => open.push(task, attempt, events, ahead),
                 Report::Actor(report) => {
                     self.seal(&mut open, &mut frames);
                     frames.push(frame(Body::Actor(report)));
@@ -392,8 +398,8 @@ impl Link {
 
     fn seal(&mut self, open: &mut Open, frames: &mut Vec<WorkerFrame>) {
         let Open { entries, .. } = std::mem::take(open);
-        for (task, attempt, events) in entries {
-            if let Some(number) = self.keep(task, attempt, &events)
+        for (task, attempt, events, ahead) in entries {
+            if let Some(number) = self.keep(task, attempt, &events, ahead)
                 && let Some(kept) = self.outbox.newest()
             {
                 frames.push(entry(number, kept));
@@ -401,9 +407,10 @@ impl Link {
         }
     }
 
-    fn keep(&mut self, task: TaskId, attempt: u32, events: &[TaskEvent]) -> Option<u64> {
+    fn keep(&mut self, task: TaskId, attempt: u32, events: &[TaskEvent], ahead: Ahead) -> Option<u64> {
         let ends = events.iter().any(TaskEvent::is_terminal);
-        let kept = Kept { task, attempt, ts_ms: now_ms(), events: events.iter().map(to_json).collect(), ends };
+        let events = events.iter().map(to_json).collect();
+        let kept = Kept { task, attempt, ts_ms: now_ms(), events, ends, _ahead: ahead };
         match self.outbox.push(kept) {
             Ok(number) => Some(number),
             Err(error) => {

@@ -4,6 +4,7 @@
 //! happens. Each actor is a kameo actor with a bounded mailbox around a [`Behavior`]: native Rust, a prompt around a
 //! model, or an object in a Python process.
 
+mod ahead;
 mod asks;
 mod behavior;
 mod elsewhere;
@@ -25,6 +26,7 @@ mod recent;
 mod runtime;
 mod turn;
 
+pub use ahead::Ahead;
 pub use behavior::{Behavior, Invocation};
 pub use covey_inference::{Compute, Format};
 pub use covey_sandbox::Isolation;

@@ -80,6 +80,8 @@ pub enum Report {
         attempt: u32,
         /// In order.
         events: Vec<covey_domain::TaskEvent>,
+        /// Kept until they are on the head's disk.
+        ahead: crate::Ahead,
     },
     /// A frame of a call.
     Call(CallFrame),

@@ -25,7 +25,11 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::{behavior::Invocation, runtime::Report};
+use crate::{
+    ahead::{Ahead, Backlog},
+    behavior::Invocation,
+    runtime::Report,
+};
 
 /// Where an answer goes. Whatever happens, it ends once: a sink that is dropped unended reports the actor's death.
 pub struct Sink {
@@ -83,6 +87,8 @@ pub(crate) struct Control {
     onward: OnceLock<(Arc<dyn Onward>, u64)>,
     /// Messages to its task.
     pub inbox: Inbox,
+    /// How far its task's log is ahead of the head.
+    pub backlog: Backlog,
     /// Its actor is gone: what its task's log says of its end is said by the head.
     lost: AtomicBool,
 }
@@ -139,6 +145,7 @@ impl Control {
             credits: Semaphore::new(caps::STREAM_WINDOW as usize),
             onward: OnceLock::new(),
             inbox: Inbox::default(),
+            backlog: Backlog::default(),
             lost: AtomicBool::new(false),
         })
     }
@@ -289,7 +296,7 @@ impl Sink {
         Self { target, streamed: false.into(), usage: Mutex::default(), ended: false, span: Span::default() }
     }
 
-    /// The answer goes to a task's log, which takes all there is.
+    /// The answer goes to a task's log.
     pub(crate) fn is_task(&self) -> bool {
         matches!(self.target, Target::Task(_))
     }
@@ -299,20 +306,34 @@ impl Sink {
         match &self.target {
             Target::Call { .. } => self.item(payload_json(&text)).await,
             Target::Task(log) => {
+                log.control.backlog.room().await;
                 let events = log.writer.lock().as_mut().map(|w| w.text(text)).unwrap_or_default();
                 self.events(events);
             }
         }
     }
 
-    /// One item of the answer. Waits while the reader is [`caps::STREAM_WINDOW`] items behind.
+    /// One item of the answer. Waits while the reader is [`caps::STREAM_WINDOW`] items behind, or the head
+    /// [`caps::TASK_AHEAD_BYTES_MAX`] of the task's log.
     pub async fn item(&self, item: Payload) {
-        if let Target::Call { control, .. } = &self.target
-            && let Ok(permit) = control.credits.acquire().await
-        {
-            permit.forget();
+        match &self.target {
+            Target::Call { control, .. } => {
+                if let Ok(permit) = control.credits.acquire().await {
+                    permit.forget();
+                }
+            }
+            Target::Task(log) => log.control.backlog.room().await,
         }
         self.push(item);
+    }
+
+    /// Whether a process may go on with `items` more of the answer of a task. If not, it gets the credit for them later; a
+    /// caller gives credit itself.
+    pub(crate) fn may_go_on(&self, items: u32) -> bool {
+        match &self.target {
+            Target::Call { .. } => false,
+            Target::Task(log) => log.control.backlog.may_go_on(items),
+        }
     }
 
     /// One item of the answer, from a place that keeps to the reader's window itself.
@@ -471,7 +492,8 @@ impl Sink {
             && !events.is_empty()
         {
             events.retain(|event| event.check().map_err(|error| log.breaks(error)).is_ok());
-            let _ = log.out.send(Report::Events { task: log.task.clone(), attempt: log.attempt, events });
+            let ahead = Ahead::new(&log.control, events.iter().map(TaskEvent::weight).sum());
+            let _ = log.out.send(Report::Events { task: log.task.clone(), attempt: log.attempt, events, ahead });
         }
     }
 }

@@ -44,6 +44,8 @@ pub const CLIENT_QUEUE_DEPTH_MAX: usize = 4 * CALLS_OPEN_MAX;
 pub const CLIENT_QUEUE_BYTES_MAX: usize = 512 << 20;
 /// Inputs waiting for the head's owner loop.
 pub const OWNER_QUEUE_DEPTH_MAX: usize = 65_536;
+/// Bytes that one attempt's log on a worker may be ahead of the head's disk before the turn waits.
+pub const TASK_AHEAD_BYTES_MAX: usize = 1 << 20;
 /// Entries a worker keeps for the head until they are durable.
 pub const OUTBOX_DEPTH_MAX: usize = 1_000_000;
 /// Events of a live task kept in memory for readers; older ones are read from the store.

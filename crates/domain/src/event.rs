@@ -755,6 +755,19 @@ impl TaskEvent {
         matches!(self, Self::Finished { outcome, .. } if !matches!(outcome, Outcome::Interrupted { .. }))
     }
 
+    /// About how many bytes of memory it takes on its way.
+    pub fn weight(&self) -> usize {
+        // The event itself, and its JSON beside what is counted here.
+        let own = 256;
+        own + match self {
+            Self::PartDelta { delta: Delta::Text(text) | Delta::Bytes(text), .. } => text.len(),
+            Self::PartDelta { delta: Delta::Data(value), .. } => weight_of(value),
+            Self::ArtifactChunk { parts, .. } | Self::Steered { parts, .. } => parts.iter().map(Content::weight).sum(),
+            Self::Finished { outcome: Outcome::Completed { result: Some(result), .. }, .. } => weight_of(result),
+            _ => 0,
+        }
+    }
+
     /// What it names of the artifact store.
     pub fn stored(&self) -> Vec<Digest> {
         let of = |parts: &[Content]| parts.iter().filter_map(Content::stored).cloned().collect();

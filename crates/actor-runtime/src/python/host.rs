@@ -360,8 +360,7 @@ impl Host {
         }
         running.sink.push(value);
         running.taken += 1;
-        // A caller gives credit itself; a task's log takes all there is.
-        if running.sink.is_task() && running.taken % CREDIT_EVERY == 0 {
+        if running.taken % CREDIT_EVERY == 0 && running.sink.may_go_on(CREDIT_EVERY) {
             self.send(Body::Credit(v1::HostCredit { call: item.call, items: CREDIT_EVERY }));
         }
     }
