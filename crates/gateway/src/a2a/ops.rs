@@ -511,9 +511,8 @@ impl Ask {
                     continue;
                 }
                 if entry.seq == snapshot {
-                    let mut task = v1::StreamResponse { payload: Some(Payload::Task(projection.task())) };
+                    let mut task = v1::StreamResponse { payload: Some(Payload::Task(projection.give())) };
                     links.event(&root, &mut task);
-                    projection.only_tell();
                     told = Cursor { seq: entry.seq, more: 0 };
                     yield Told { cursor: told, event: Box::new(task), last: over, reply: None };
                     continue;

@@ -144,6 +144,14 @@ impl Projection {
         task
     }
 
+    /// The task as it stands, for who keeps it; from here on events are told and not put together.
+    pub fn give(&mut self) -> v1::Task {
+        self.folds = false;
+        let v1::Task { id, context_id, status, .. } = &self.task;
+        let (id, context_id, status) = (id.clone(), context_id.clone(), status.clone());
+        std::mem::replace(&mut self.task, v1::Task { id, context_id, status, ..v1::Task::default() })
+    }
+
     /// From here on events are told and not put together.
     pub fn only_tell(&mut self) {
         self.folds = false;
@@ -163,7 +171,12 @@ impl Projection {
         match &envelope.event {
             TaskEvent::Started { .. } => {
                 self.now(at, None);
-                self.told(|task| Payload::Task(task.task())).into_iter().collect()
+                if !self.tells {
+                    return Vec::new();
+                }
+                // A message may be large, and only who puts the task together needs it again.
+                let task = if self.folds { self.task() } else { self.give() };
+                vec![v1::StreamResponse { payload: Some(Payload::Task(task)) }]
             }
             TaskEvent::Status { message, .. } => {
                 let question = self.asked.first().filter(|_| self.state.waits());
