@@ -96,6 +96,39 @@ def test_large_requests_of_one_caller_wait_for_each_other_and_too_many_are_refus
     eventually(lambda: len(gate.read_text().split()) == answers.count(200) + 1, timeout=60)
 
 
+class Long:
+    """Says much, item by item."""
+
+    async def run(self, text: str):
+        for number in range(int(text)):
+            yield f"{number:0100}"
+
+
+def test_a_task_that_says_much_does_not_hold_up_another(house):
+    def ask(key, text, **configuration):
+        message = {"messageId": uuid.uuid4().hex, "role": "ROLE_USER", "parts": [{"text": text}]}
+        return rpc(house, key, "echo", "SendMessage", {"message": message, "configuration": configuration})["result"]["task"]
+
+    long = ask(house.loud, "word " * 1_000_000, returnImmediately=True)["id"]
+    states = lambda: rpc(house, house.loud, "echo", "GetTask", {"id": long, "historyLength": 0})["result"]["status"]["state"]
+    eventually(lambda: states() == "TASK_STATE_WORKING")
+    assert ask(house.quiet, "hi")["status"]["state"] == "TASK_STATE_COMPLETED"
+    # Its words are not all before the other's one.
+    assert states() == "TASK_STATE_WORKING"
+    eventually(lambda: states() == "TASK_STATE_COMPLETED", timeout=60)
+
+
+def test_a_long_answer_of_python_is_whole(house):
+    session = house.connect()
+    agent = made(Long).register()
+    session.close()
+    # 4 MiB in the log: its process waits for the head a few times.
+    task = send(house, house.quiet, agent, "40000")["task"]
+    assert task["status"]["state"] == "TASK_STATE_COMPLETED"
+    text = "".join(part["text"] for part in task["artifacts"][0]["parts"])
+    assert text == "".join(f"{number:0100}" for number in range(40_000))
+
+
 def test_the_one_who_sends_too_much_is_told_so_by_each_protocol(house, tmp_path):
     gate = tmp_path / "never"
     message = lambda size: {"messageId": uuid.uuid4().hex, "role": "ROLE_USER", "parts": [{"text": f"{gate} x " + "x" * size}]}
