@@ -69,7 +69,8 @@ def test_all_who_listen_hear_in_order_on_all_nodes(nodes):
         eventually(lambda: heard_by(ears[0], ears[3]) == [[*range(201), "in"]] * 2)
         assert "in" not in heard_by(ears[1])[0]
         ears[1].join.remote("news").result(30)
-        assert news.publish("back", sure=True).result(30) == 5
+        # The head tells this driver of it by another way than the answer of `join` comes.
+        eventually(lambda: news.publish("back", sure=True).result(30) == 5)
         assert heard_by(ears[1])[0][-1] == "back"
         assert len(covey.topics()["news"]) == 5
         for wrong in (lambda: news.add(ears[0], "nothing"), lambda: news.remove(ears[2]), lambda: news.add(ears[2], "hear")):
