@@ -122,7 +122,9 @@ impl Service {
                 if !lines.is_empty() || left_out > 0 {
                     yield Ok(LogsChunk { lines, left_out, node: node.clone(), ..LogsChunk::default() });
                 }
-                printed.more().await;
+                if shutdown.run_until_cancelled(printed.more()).await.is_none() {
+                    return;
+                }
             }
         })
     }

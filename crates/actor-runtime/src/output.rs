@@ -7,7 +7,6 @@ use std::{
     fs::{self, File},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -15,7 +14,7 @@ use covey_domain::ActorId;
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, BufReader},
-    sync::Notify,
+    sync::watch,
 };
 
 use crate::recent::Recent;
@@ -139,7 +138,7 @@ pub(crate) struct Output {
     file: Mutex<Written>,
     people: Mutex<People>,
     /// Told of each line.
-    printed: Arc<Notify>,
+    printed: watch::Sender<()>,
 }
 
 #[derive(Debug)]
@@ -151,7 +150,7 @@ struct Written {
 }
 
 impl Output {
-    pub fn create(path: PathBuf, pid: u32, printed: Arc<Notify>) -> io::Result<Self> {
+    pub fn create(path: PathBuf, pid: u32, printed: watch::Sender<()>) -> io::Result<Self> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
@@ -218,7 +217,7 @@ impl Output {
             if let Err(error) = self.line(&line) {
                 tracing::warn!(%error, path = %self.path.display(), "a line of output was not kept");
             }
-            self.printed.notify_waiters();
+            self.printed.send_modify(|()| {});
         }
     }
 }
@@ -273,7 +272,7 @@ mod tests {
     #[tokio::test]
     async fn lines_are_kept_and_the_file_is_cut() {
         let folder = tempfile::tempdir().expect("a folder");
-        let output = Output::create(folder.path().join("p.log"), 1, Arc::default()).expect("a file");
+        let output = Output::create(folder.path().join("p.log"), 1, watch::Sender::default()).expect("a file");
         output.copy(&b"one\ntwo \xff\nthree"[..]).await;
         let (bytes, next) = read(output.path(), 0, 1 << 20).expect("readable");
         assert_eq!(String::from_utf8_lossy(&bytes), "one\ntwo \u{fffd}\nthree\n");
@@ -296,7 +295,7 @@ mod tests {
     #[tokio::test]
     async fn lines_are_read_whole() {
         let folder = tempfile::tempdir().expect("a folder");
-        let output = Output::create(folder.path().join("p.log"), 1, Arc::default()).expect("a file");
+        let output = Output::create(folder.path().join("p.log"), 1, watch::Sender::default()).expect("a file");
         output.copy(&b"one\ntwo\nthree\n"[..]).await;
         let lines = |offset, most| read_lines(output.path(), offset, most).expect("readable");
         assert_eq!(lines(0, 6), (b"one\n".to_vec(), 4));
@@ -324,7 +323,7 @@ mod tests {
     #[test]
     fn actors_that_left_are_known_for_a_while() {
         let folder = tempfile::tempdir().expect("a folder");
-        let output = Output::create(folder.path().join("p.log"), 1, Arc::default()).expect("a file");
+        let output = Output::create(folder.path().join("p.log"), 1, watch::Sender::default()).expect("a file");
         output.enter(&"a".into(), "A", "session:1");
         output.line("x").expect("room");
         output.enter(&"b".into(), "B", "virtual");

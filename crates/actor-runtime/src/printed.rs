@@ -9,6 +9,7 @@ use std::{
 
 use covey_domain::caps;
 use covey_proto::v1::LogLine;
+use tokio::sync::watch;
 
 use crate::{
     output::{self, Mark, Output, People, Place},
@@ -17,7 +18,7 @@ use crate::{
 
 /// Bytes of one file that are looked at in one round.
 const READ_MAX: usize = 256 << 10;
-/// The files are looked at so often, when nothing tells that there is more.
+/// The files are looked at so often while there is something that was not told yet.
 const LOOK: Duration = Duration::from_millis(100);
 /// What is printed at about the same time goes together.
 const GATHER: Duration = Duration::from_millis(5);
@@ -25,6 +26,8 @@ const GATHER: Duration = Duration::from_millis(5);
 /// Reads for one driver.
 pub struct Printed {
     hosts: Option<Arc<Hosts>>,
+    /// Changes with each line.
+    news: Option<watch::Receiver<()>>,
     /// As the head says whom an actor lives for.
     owner: String,
     readers: HashMap<HostNumber, Reader>,
@@ -37,12 +40,17 @@ pub struct Printed {
 impl Printed {
     pub(crate) fn new(hosts: Option<Arc<Hosts>>, session: &str, fresh: bool) -> Self {
         let owner = format!("session:{session}");
-        Self { hosts, owner, readers: HashMap::new(), pace: Pace::new(Instant::now()), fresh, begun: false }
+        let news = hosts.as_ref().map(|hosts| hosts.printed.subscribe());
+        Self { hosts, news, owner, readers: HashMap::new(), pace: Pace::new(Instant::now()), fresh, begun: false }
     }
 
     /// Lines that were printed since the last time, and how many were left out. It reads files, a bounded part of each.
     pub fn read(&mut self) -> (Vec<LogLine>, u64) {
         let now = Instant::now();
+        // Before the look: what is printed meanwhile is news then.
+        if let Some(news) = &mut self.news {
+            news.mark_unchanged();
+        }
         let mut lines = Vec::new();
         for (number, output) in self.hosts.iter().flat_map(|hosts| hosts.outputs()) {
             let (begun, fresh, owner) = (self.begun, self.fresh, &self.owner);
@@ -65,14 +73,16 @@ impl Printed {
     }
 
     /// Waits until there may be more.
-    pub async fn more(&self) {
-        match &self.hosts {
-            Some(hosts) => {
-                let _ = tokio::time::timeout(LOOK, hosts.printed.notified()).await;
-                tokio::time::sleep(GATHER).await;
-            }
-            None => tokio::time::sleep(LOOK).await,
+    pub async fn more(&mut self) {
+        let untold = self.pace.left_out > 0 || self.readers.values().any(Reader::is_behind);
+        let Some(news) = &mut self.news else { return std::future::pending().await };
+        if untold {
+            let _ = tokio::time::timeout(LOOK, news.changed()).await;
+        } else {
+            // It ends with the worker.
+            let _ = news.changed().await;
         }
+        tokio::time::sleep(GATHER).await;
     }
 }
 
@@ -248,7 +258,7 @@ mod tests {
 
     fn output() -> (tempfile::TempDir, Arc<Output>) {
         let folder = tempfile::tempdir().expect("a folder");
-        let output = Output::create(folder.path().join("p.log"), 7, Arc::default()).expect("a file");
+        let output = Output::create(folder.path().join("p.log"), 7, watch::Sender::default()).expect("a file");
         (folder, Arc::new(output))
     }
 

@@ -20,7 +20,7 @@ use covey_domain::{
 };
 use covey_proto::v1;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::{HostNumber, HostsConfig, News, Python, PythonActor, host::Host};
 use crate::{
@@ -56,7 +56,7 @@ pub(crate) struct Hosts {
     /// What the processes print.
     outputs: Mutex<Vec<(HostNumber, Weak<Output>)>>,
     /// Told of each line that one prints.
-    pub printed: Arc<Notify>,
+    pub printed: watch::Sender<()>,
     /// Processes and logs of actors, also of those that are over.
     past: Mutex<Recent<ActorId, (u32, PathBuf)>>,
     pub(super) news: mpsc::UnboundedSender<News>,
@@ -182,7 +182,7 @@ impl Hosts {
             changed: Notify::new(),
             made: AtomicU64::new(0),
             outputs: Mutex::default(),
-            printed: Arc::default(),
+            printed: watch::Sender::default(),
             past: Mutex::new(Recent::new(caps::PAST_LOGS_MAX)),
             news,
         }
