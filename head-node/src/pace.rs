@@ -76,9 +76,8 @@ impl HttpBody for Cut {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let look = self.left == 0;
-        let next = if look { Poll::Pending } else { Pin::new(&mut self.body).poll_frame(cx) };
-        if next.is_ready() {
+        let next = Pin::new(&mut self.body).poll_frame(cx);
+        if next.is_ready() && self.left > 0 {
             self.left -= 1;
             return next;
         }
@@ -87,7 +86,7 @@ impl HttpBody for Cut {
             return Poll::Ready(Some(Err(axum::Error::new("the key opens nothing any more"))));
         }
         self.left = PIECES;
-        if look { Pin::new(&mut self.body).poll_frame(cx) } else { Poll::Pending }
+        next
     }
 
     fn is_end_stream(&self) -> bool {

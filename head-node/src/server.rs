@@ -6,12 +6,12 @@ use axum::{
     Json, Router,
     body::Body,
     extract::Request,
-    http::{HeaderMap, Method, StatusCode, Uri, header},
+    http::{Method, StatusCode, Uri, header},
     response::{IntoResponse as _, Response},
     routing::get,
 };
 use covey_domain::{CallerId, Error, ErrorKind, TaskId, caps};
-use covey_gateway::{Caller, Cluster as _, Settings};
+use covey_gateway::{Caller, Cluster as _, Settings, is_grpc};
 use covey_node::{
     auth::{Principal, bearer},
     tls::{Port, TlsPeer},
@@ -207,10 +207,6 @@ impl Checkpoint {
         let found = self.shared.owner.ask(|tx| Input::ActiveTask(task.clone(), tx)).await.ok()?;
         found.filter(|(record, _)| record.agent.as_str() == callers::JOBS).map(|(record, _)| record.caller.clone())
     }
-}
-
-fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
 }
 
 fn of_grpc() -> Box<Response> {

@@ -146,6 +146,14 @@ class Plain:
 
         return os.getpid()
 
+    def waits(self, path: str) -> int:
+        import os
+        import time
+
+        while not os.path.exists(path):
+            time.sleep(0.01)
+        return os.getpid()
+
     def exit(self, code: int) -> None:
         import os
 
@@ -356,19 +364,20 @@ def test_waiting_for_a_result_ends_when_it_should_and_cancels_nothing(worker, tm
     assert task.result(30) == "slow" and future.result(30) == "call"
 
 
-def test_a_forked_driver_says_what_to_do_and_harms_nobody(worker):
+def test_a_forked_driver_says_what_to_do_and_harms_nobody(worker, tmp_path):
     import pickle
 
     actor = Plain.remote()
-    actor.pid.remote().result(30)
-    begun = actor.pid.remote()
+    known = actor.pid.remote()
+    pid = known.result(30)
+    begun = actor.waits.remote(str(tmp_path / "go"))
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         told = []
         try:
             anew = lambda: covey.connect(worker.address, worker.keys["admin_key"])  # noqa: E731
-            for attempt in (lambda: actor.pid.remote(), covey.status, lambda: covey.submit(Plain, "pid"), begun.result, anew):
+            for attempt in (lambda: actor.pid.remote(), covey.status, lambda: covey.submit(Plain, "pid"), begun.result, anew, known.result):
                 try:
                     told.append(repr(attempt()))
                 except errors.FailedPrecondition as error:
@@ -379,7 +388,8 @@ def test_a_forked_driver_says_what_to_do_and_harms_nobody(worker):
         os._exit(0)
     os.waitpid(child, 0)
     told = pickle.loads(os.read(read, 1 << 16))
-    assert len(told) == 5 and all("fork" in text for text in told), told
+    assert len(told) == 6 and told.pop() == str(pid) and all("fork" in text for text in told), told
+    (tmp_path / "go").touch()
     assert begun.result(30) == actor.pid.remote().result(30)
 
 

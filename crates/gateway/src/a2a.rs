@@ -303,9 +303,7 @@ fn check_version(headers: &HeaderMap) -> Result<(), Error> {
 /// What is said where a caller asks too much at once.
 pub(crate) fn overloaded(request: &Request, error: covey_domain::Error) -> Response {
     let error = ops::failed(error);
-    let is_grpc =
-        request.headers().get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
-    if is_grpc { tonic::Status::from(error).into_http() } else { refused(&error) }
+    if crate::is_grpc(request.headers()) { tonic::Status::from(error).into_http() } else { refused(&error) }
 }
 
 fn refused(error: &Error) -> Response {

@@ -14,7 +14,11 @@ pub use sign::Signer;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use axum::{Router, extract::DefaultBodyLimit};
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    http::{HeaderMap, header},
+};
 use covey_domain::{AgentName, CallerId, caps, infer::Terms};
 
 /// Who asks; put into the request's extensions by the process's authentication layer.
@@ -71,6 +75,11 @@ pub fn router(cluster: Arc<dyn Cluster>, settings: &Settings) -> Router {
         .merge(admission.over(a2a::router(cluster.clone(), settings), a2a::overloaded))
         .merge(admission.over(openai::router(cluster), openai::overloaded))
         .layer(DefaultBodyLimit::max(caps::MESSAGE_BYTES_MAX))
+}
+
+/// Whether a request is one of gRPC, which has answers of its own.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
 }
 
 const KEYS: &str = "/.well-known/jwks.json";
