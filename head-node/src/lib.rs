@@ -53,7 +53,7 @@ use covey_node::{
     Credentials, Identity,
     tls::{Authority, MeshEntry, PinnedAddress, Port},
 };
-use covey_store::{Forgotten, SessionActor, Store, StoredMember, StoredTask};
+use covey_store::{Forgotten, Page, SessionActor, Snapshot, Store, StoredMember, StoredTask};
 pub use covey_store::{Retention, upkeep};
 use hosts::Hosts;
 use parking_lot::RwLock;
@@ -65,6 +65,8 @@ use crate::owner::Input;
 /// HTTP/2 flow control, bytes: of one stream, of a connection.
 const WINDOWS: (u32, u32) = (4 << 20, 16 << 20);
 
+/// Pages of tasks that are read ahead at a start.
+const PAGES_AHEAD: usize = 4;
 /// How often it is looked for what is old, or too much.
 const PURGE_EVERY: Duration = Duration::from_secs(60);
 
@@ -257,7 +259,14 @@ impl HeadNode {
         };
         let credentials = Credentials::load_or_create(&config.credentials, &told)
             .map_err(|e| io(&format!("read or write `{}`", config.credentials.display()), &e))?;
-        let snapshot = store.begin().await.map_err(|e| refused(&config.data, "read", &e))?;
+        let store = Arc::new(store);
+        let (to, mut pages) = tokio::sync::mpsc::channel(PAGES_AHEAD);
+        let reading = store.clone();
+        let reading = tokio::spawn(async move { reading.begin_paged(to).await });
+        let snapshot = match pages.recv().await {
+            Some(Page::Snapshot(snapshot)) => *snapshot,
+            _ => Snapshot::default(),
+        };
 
         let clock = clock::Clock::from(snapshot.clock_ms);
         let now = clock.now_ms();
@@ -296,12 +305,19 @@ impl HeadNode {
             let reminder = Reminder { due_ms: r.due_ms, every_ms: r.every_ms, method: r.method, args: r.args.0 };
             head.restore_reminder((actor, name, reminder));
         }
-        let unfinished = snapshot.tasks.len();
-        head.restore_counts(snapshot.ended);
-        for StoredTask { record, events, broken } in snapshot.tasks {
-            feed.restore(&record.id, events.len() as u64);
-            head.restore(Stored { record, events: events.into_iter().map(|e| e.event).collect(), broken }, now);
+        let unfinished = snapshot.unfinished;
+        head.restore_counts(snapshot.ended, unfinished);
+        feed.reserve(unfinished);
+        // While the next ones are read.
+        while let Some(page) = pages.recv().await {
+            let Page::Tasks(tasks) = page else { continue };
+            for StoredTask { record, events, broken } in tasks {
+                feed.restore(&record.id, events.len() as u64);
+                head.restore(Stored { record, events: events.into_iter().map(|e| e.event).collect(), broken }, now);
+            }
         }
+        let read = reading.await.map_err(|e| Error::internal(format!("failed to read the store: {e}")))?;
+        read.map_err(|e| refused(&config.data, "read", &e))?;
         let mut first_agent = None;
         let callers = callers::Callers::load(config.data.join("callers.json"))?;
         let keys = keys::Keys::load(credentials.clone(), config.credentials.clone(), &config.data)?;
@@ -320,7 +336,7 @@ impl HeadNode {
             head.register(spec, now)?;
         }
 
-        let (store, passes) = (Arc::new(store), Arc::new(passes));
+        let passes = Arc::new(passes);
         #[expect(
             clippy::disallowed_methods,
             reason = "without payloads: one for each open call to an actor that sleeps, and calls have a bound; the relay puts them in under its lock"

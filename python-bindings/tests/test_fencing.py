@@ -131,9 +131,16 @@ def test_a_second_process_of_a_name_is_told_so(nodes):
     # The same key on another machine: only the head can see that.
     other = nodes.home / "other"
     shutil.copytree(nodes.home / "workers", other / "workers")
-    env = {**nodes.env, "COVEY_HOME": str(other)}
-    there = subprocess.run([BIN, "worker", "--join", token, "--name", "w1"], env=env, capture_output=True, text=True, timeout=90)
-    assert there.returncode == 73 and "another process of worker `w1`" in there.stderr, there.stderr
+    # And another key, which wants the name; by a label it is not had either.
+    def elsewhere(home, *args):
+        command = [BIN, "worker", "--join", token, "--name", "w1", *args]
+        return subprocess.Popen(command, env={**nodes.env, "COVEY_HOME": str(home)}, stderr=subprocess.PIPE, text=True)
+
+    ends = [(elsewhere(other), 73, "another process of worker `w1`"), (elsewhere(nodes.home / "new"), 73, "is called `w1` already")]
+    ends.append((elsewhere(nodes.home / "third", "--label", "node=w1"), 64, "`--name` sets `node`"))
+    for process, code, text in ends:
+        said = process.communicate(timeout=90)[1]
+        assert process.returncode == code and text in said, said
     assert states() == {"w1": "live"}
     assert covey.submit("echo", "", "still here").result(30) == "still here"
 

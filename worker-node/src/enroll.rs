@@ -141,7 +141,7 @@ impl Door {
             match self.enroll(&self.join).await {
                 Ok(()) => break,
                 Err(error) if is_final(&error) => {
-                    return Err(error.hint("`covey token` on the head's machine prints a join token"));
+                    return Err(about_token(error));
                 }
                 Err(error) if error.message == told => {}
                 Err(error) => {
@@ -175,6 +175,11 @@ fn bearer(token: &str) -> Result<MetadataValue<Ascii>, Error> {
 
 fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// A refusal that says nothing of what to do is about the token.
+pub(crate) fn about_token(error: Error) -> Error {
+    if error.hint.is_some() { error } else { error.hint("`covey token` on the head's machine prints a join token") }
 }
 
 /// Asking again is no use.

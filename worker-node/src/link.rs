@@ -225,7 +225,7 @@ impl Link {
                 };
             }
             Ok(Err(error)) if enroll::is_final(&error) => {
-                return Ended::Refused(error.hint("`covey token` on the head's machine prints a join token"));
+                return Ended::Refused(enroll::about_token(error));
             }
             Ok(Err(error)) => return lost(&error),
         };

@@ -11,7 +11,7 @@ use covey_domain::{Error, ErrorKind, Millis, NodeId};
 use crate::{
     head::{Head, Output, Write},
     link::Inbox,
-    membership::{Hello, Member, Node, NodeState},
+    membership::{Hello, Member, Node, NodeState, RESERVED_LABELS},
 };
 
 /// The head itself stood still when its ticks are this far apart; it then judges nobody by that time.
@@ -34,6 +34,7 @@ pub(crate) struct Liveness {
 impl Head {
     /// A worker says hello. Gives up to where its entries are durable, or refuses it while another process of its name may act.
     pub fn joined(&mut self, id: &NodeId, conn: u64, mut hello: Hello, now: Millis) -> Result<u64, Error> {
+        self.refuse_claims(id, &hello)?;
         self.refuse_twins(id, hello.incarnation, now)?;
         let number = self.cursors.get(&(id.clone(), hello.incarnation)).copied().unwrap_or(0);
         let actors = std::mem::take(&mut hello.actors);
@@ -66,6 +67,23 @@ impl Head {
         self.unplanned = true;
         self.settle(now);
         Ok(number)
+    }
+
+    /// What a node is called is asked for by name, in a label and when it is emptied: one node cannot stand in for another.
+    fn refuse_claims(&self, id: &NodeId, hello: &Hello) -> Result<(), Error> {
+        if let Some(key) = hello.labels.keys().find(|key| RESERVED_LABELS.contains(&key.as_str())) {
+            return Err(Error::invalid(format!("the label `{key}` says which node it is, and cannot be claimed"))
+                .hint("give it another name; `--name` sets `node`"));
+        }
+        let name = &hello.name;
+        let takes = |other: &NodeId, node: &Node| {
+            other != id && (other.as_str() == name || (node.hello.name == *name && node.expires().is_some()))
+        };
+        if let Some((other, _)) = self.nodes.iter().find(|(other, node)| takes(other, node)) {
+            let what = format!("worker `{other}` is called `{name}` already");
+            return Err(Error::new(ErrorKind::AlreadyExists, what).hint("give one of the two another `--name`"));
+        }
+        Ok(())
     }
 
     /// Two processes with one name would both run what is given to that name.
@@ -231,6 +249,27 @@ mod tests {
         assert!(!head.heard(&node, 1, 40), "its older link is over");
         head.let_go(&node, 3, 50);
         head.joined(&node, 4, hello(2), 60).expect("the name is free");
+    }
+
+    #[test]
+    fn one_node_cannot_stand_in_for_another() {
+        let (mut head, first, second) = (head(), NodeId::from("n"), NodeId::from("m"));
+        head.joined(&first, 1, hello(1), 0).expect("a first hello");
+        let error = head.joined(&second, 2, hello(2), 10).expect_err("its name is another's");
+        assert_eq!(error.kind, ErrorKind::AlreadyExists);
+        let named = |name: &str| Hello { name: name.into(), ..hello(2) };
+        head.joined(&second, 2, named("n"), 10).expect_err("its name is another's id");
+        for key in RESERVED_LABELS {
+            let labels = BTreeMap::from([(key.to_owned(), "w".to_owned())]);
+            let error =
+                head.joined(&second, 2, Hello { labels, ..named("v") }, 20).expect_err("it says that it is `w`");
+            assert_eq!(error.kind, ErrorKind::InvalidArgument);
+        }
+        head.joined(&second, 2, named("v"), 30).expect("a name of its own");
+        let view = head.nodes[&second].view(&second);
+        assert_eq!((view.labels["node"].as_str(), view.labels["node_id"].as_str()), ("v", "m"));
+        head.let_go(&first, 1, 40);
+        head.joined(&NodeId::from("o"), 3, hello(3), 50).expect("the name is free again");
     }
 
     #[test]

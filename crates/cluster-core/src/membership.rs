@@ -97,6 +97,9 @@ pub(crate) enum NodeState {
     Dead,
 }
 
+/// Labels that every node has: its name, and its id.
+pub(crate) const RESERVED_LABELS: [&str; 2] = ["node", "node_id"];
+
 impl Node {
     pub fn is_live(&self) -> bool {
         matches!(self.state, NodeState::Live { .. })
@@ -131,10 +134,11 @@ impl Node {
             total: self.hello.total.clone(),
             free: self.free.clone(),
             labels: {
-                // What every node has, unless its user named something else so: to ask for that node and no other.
+                // Beside what its user says: to ask for that node and no other.
                 let mut labels = self.hello.labels.clone();
-                labels.entry("node".to_owned()).or_insert_with(|| self.hello.name.clone());
-                labels.entry("node_id".to_owned()).or_insert_with(|| id.to_string());
+                labels.extend(
+                    RESERVED_LABELS.map(str::to_owned).into_iter().zip([self.hello.name.clone(), id.to_string()]),
+                );
                 labels
             },
             loaded: self.hello.models.iter().filter(|m| m.loaded).map(|m| named(&m)).collect(),

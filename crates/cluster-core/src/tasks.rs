@@ -202,8 +202,9 @@ impl Head {
         self.tasks.messages.ended()
     }
 
-    /// How many tasks of each state the store has that have ended, before the first verb.
-    pub fn restore_counts(&mut self, ended: impl IntoIterator<Item = (TaskState, u64)>) {
+    /// How many tasks of each state the store has that have ended, before the first verb; and how many have not, which follow.
+    pub fn restore_counts(&mut self, ended: impl IntoIterator<Item = (TaskState, u64)>, unfinished: usize) {
+        self.tasks.active.reserve(unfinished);
         for (state, count) in ended {
             *self.tasks.counts.entry(state.name()).or_default() += count;
         }

@@ -50,6 +50,10 @@ pub const TASK_AHEAD_BYTES_MAX: usize = 1 << 20;
 pub const OUTBOX_DEPTH_MAX: usize = 1_000_000;
 /// Events of a live task kept in memory for readers; older ones are read from the store.
 pub const FEED_EVENTS_MAX: usize = 4_096;
+/// Their bytes.
+pub const FEED_TASK_BYTES_MAX: usize = 4 << 20;
+/// Bytes of those of all tasks.
+pub const FEED_BYTES_MAX: usize = 256 << 20;
 /// Message ids of tasks that ended last, kept in memory for idempotent submission; older ones are looked up on disk.
 pub const MESSAGE_IDS_RECENT_MAX: usize = 32_768;
 /// Calls a client may have open at once.

@@ -51,7 +51,7 @@ pub use read::TaskFilter;
 pub use retain::{Forgotten, Retention};
 pub use salvage::Broken;
 pub use sessions::{SessionActor, StoredSessions};
-pub use snapshot::{Snapshot, StoredTask};
+pub use snapshot::{Page, Snapshot, StoredTask};
 
 use crate::{
     age::Age,

@@ -7,6 +7,7 @@ use futures::TryStreamExt as _;
 use hashbrown::HashMap;
 use serde::de::DeserializeOwned;
 use sqlx::{Row as _, SqliteConnection};
+use tokio::sync::mpsc;
 
 use crate::{
     Batch, Blob, DetachedActor, Error, SessionActor, Store, StoredMember, StoredReminder, StoredSessions,
@@ -15,6 +16,19 @@ use crate::{
     tables,
     transaction::Transaction,
 };
+
+/// Tasks of one page, and about how many bytes of records.
+const PAGE_TASKS: usize = 512;
+const PAGE_BYTES: usize = 4 << 20;
+
+/// A piece of what a starting head reads.
+#[derive(Debug)]
+pub enum Page {
+    /// All but its tasks; the first page.
+    Snapshot(Box<Snapshot>),
+    /// Tasks that have not ended, oldest first.
+    Tasks(Vec<StoredTask>),
+}
 
 /// All that a starting head needs.
 #[derive(Debug, Default)]
@@ -25,8 +39,10 @@ pub struct Snapshot {
     pub agents: Vec<AgentSpec>,
     /// Node, incarnation, number.
     pub cursors: Vec<(NodeId, u64, u64)>,
-    /// Tasks that have not ended, oldest first.
+    /// Tasks that have not ended, oldest first; none in a page.
     pub tasks: Vec<StoredTask>,
+    /// How many tasks have not ended.
+    pub unfinished: usize,
     /// How many tasks of each state have ended.
     pub ended: Vec<(TaskState, u64)>,
     /// Detached actors, and whether a state of each is kept.
@@ -57,33 +73,51 @@ pub struct StoredTask {
 }
 
 impl Store {
-    /// Begins a term and reads what a starting head needs.
+    /// Begins a term and reads what a starting head needs, all at once.
     pub async fn begin(&self) -> Result<Snapshot, Error> {
+        let (to, mut pages) = mpsc::channel(1);
+        let gather = async {
+            let mut snapshot = Snapshot::default();
+            while let Some(page) = pages.recv().await {
+                match page {
+                    Page::Snapshot(first) => snapshot = *first,
+                    Page::Tasks(tasks) => snapshot.tasks.extend(tasks),
+                }
+            }
+            snapshot
+        };
+        let (read, snapshot) = tokio::join!(self.begin_paged(to), gather);
+        read.map(|()| snapshot)
+    }
+
+    /// Begins a term and sends what a starting head needs, page by page: as each is read it can be taken, and nothing holds
+    /// all of them beside that. What was sent counts once this says `Ok`.
+    pub async fn begin_paged(&self, to: mpsc::Sender<Page>) -> Result<(), Error> {
         while !self.memtable.flush().await && !self.is_stuck() {
             self.fault.check()?;
         }
         let mut db = self.writer.lock().await;
-        let mut reader = Reader { path: self.path.clone(), broken: self.broken.lock().clone(), aside: Vec::new() };
-        let mut snapshot = if self.is_stuck() {
+        let broken = self.broken.lock().clone();
+        let mut reader = Reader { path: self.path.clone(), broken, aside: Vec::new(), to };
+        let term = if self.is_stuck() {
             // The tables cannot be written: they are read as they would be.
             sqlx::query("PRAGMA cache_spill = OFF").execute(&mut *db).await?;
             let mut tx = Transaction::begin(&mut db).await?;
-            let snapshot = self.as_it_would_be(&mut tx, &mut reader).await;
+            let term = self.as_it_would_be(&mut tx, &mut reader).await;
             tx.roll_back().await;
-            snapshot?
+            term?
         } else {
-            let snapshot = reader.read(&mut db).await?;
+            let term = reader.read(&mut db).await?;
             reader.mend(&mut db).await?;
-            snapshot
+            term
         };
         drop(db);
-        snapshot.term += 1;
-        let written = self.write(Batch { term: Some(snapshot.term), ..Batch::default() })?;
+        let written = self.write(Batch { term: Some(term), ..Batch::default() })?;
         self.sync(vec![written])?;
-        Ok(snapshot)
+        Ok(())
     }
 
-    async fn as_it_would_be(&self, tx: &mut SqliteConnection, reader: &mut Reader) -> Result<Snapshot, Error> {
+    async fn as_it_would_be(&self, tx: &mut SqliteConnection, reader: &mut Reader) -> Result<u64, Error> {
         for group in self.memtable.all() {
             tables::write_in(tx, &group, self.age.now()).await?;
         }
@@ -97,13 +131,16 @@ struct Reader {
     /// Tasks that are known to be broken, and why.
     broken: BTreeMap<TaskId, String>,
     aside: Vec<Broken>,
+    to: mpsc::Sender<Page>,
 }
 
 impl Reader {
-    async fn read(&mut self, db: &mut SqliteConnection) -> Result<Snapshot, Error> {
+    /// Sends all, and gives the term that begins.
+    async fn read(&mut self, db: &mut SqliteConnection) -> Result<u64, Error> {
         let term: Option<i64> =
             sqlx::query_scalar("SELECT value FROM meta WHERE key = 'term'").fetch_optional(&mut *db).await?;
-        let mut snapshot = Snapshot { term: term.unwrap_or(0) as u64, ..Snapshot::default() };
+        let term = term.unwrap_or(0) as u64 + 1;
+        let mut snapshot = Snapshot { term, ..Snapshot::default() };
         for row in sqlx::query("SELECT spec FROM agents ORDER BY name").fetch_all(&mut *db).await? {
             snapshot.agents.extend(self.parsed::<AgentSpec>("an agent", row.get(0)));
         }
@@ -147,8 +184,20 @@ impl Reader {
             let state = TaskState::named(row.get(0));
             snapshot.ended.extend(state.map(|state| (state, row.get::<i64, _>(1).max(0) as u64)));
         }
-        self.tasks(db, &mut snapshot.tasks).await?;
-        Ok(snapshot)
+        let unfinished: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM tasks WHERE ended = 0").fetch_one(&mut *db).await?;
+        snapshot.unfinished = unfinished as usize;
+        self.send(Page::Snapshot(Box::new(snapshot))).await;
+        let mut place = Some((i64::MIN, String::new()));
+        while let Some(after) = place {
+            place = self.tasks(db, after).await?;
+        }
+        Ok(term)
+    }
+
+    /// Where nobody reads any more there is nobody to tell.
+    async fn send(&self, page: Page) {
+        let _ = self.to.send(page).await;
     }
 
     async fn sessions(&mut self, db: &mut SqliteConnection) -> Result<StoredSessions, Error> {
@@ -176,18 +225,28 @@ impl Reader {
         .ok()
     }
 
-    /// Tasks that have not ended, with their logs; two passes in one order.
-    async fn tasks(&mut self, db: &mut SqliteConnection, tasks: &mut Vec<StoredTask>) -> Result<(), Error> {
-        let records = format!("SELECT {RECORD}, id FROM tasks WHERE ended = 0 ORDER BY created_ms, id");
-        let mut rows = sqlx::query(sqlx::AssertSqlSafe(records)).fetch(&mut *db);
-        while let Some(row) = rows.try_next().await? {
+    /// Sends a page of the tasks that have not ended and are after this place, with their logs: two passes in one order.
+    /// Gives the place after it, where there may be more.
+    async fn tasks(&mut self, db: &mut SqliteConnection, after: (i64, String)) -> Result<Option<(i64, String)>, Error> {
+        let records = format!(
+            "SELECT {RECORD}, id, created_ms FROM tasks WHERE ended = 0 AND (created_ms, id) > (?, ?)
+            ORDER BY created_ms, id LIMIT {PAGE_TASKS}"
+        );
+        let (mut tasks, mut last, mut bytes) = (Vec::new(), None, 0);
+        let records = sqlx::query(sqlx::AssertSqlSafe(records)).bind(after.0).bind(&after.1);
+        let mut rows = records.fetch(&mut *db);
+        while bytes < PAGE_BYTES
+            && let Some(row) = rows.try_next().await?
+        {
+            let (body, id): (&str, &str) = (row.get(0), row.get(4));
+            bytes += body.len();
+            last = Some((row.get::<i64, _>(5), id.to_owned()));
             let (record, broken) = match record_of(&row) {
                 Ok(record) => {
                     let broken = self.broken.get(&record.id).cloned();
                     (record, broken)
                 }
                 Err(error) => {
-                    let (body, id): (&str, &str) = (row.get(0), row.get(4));
                     let why = error.to_string();
                     let task = Some(TaskId::from(id));
                     self.aside.push(Broken { what: "a task".into(), task, why: why.clone(), body: body.to_owned() });
@@ -199,26 +258,31 @@ impl Reader {
             tasks.push(StoredTask { record, events: Vec::new(), broken });
         }
         drop(rows);
+        let Some(last) = last else { return Ok(None) };
         let at: HashMap<TaskId, usize> =
             tasks.iter().enumerate().map(|(at, task)| (task.record.id.clone(), at)).collect();
         let events = "SELECT e.task, e.seq, e.body FROM tasks AS t CROSS JOIN events AS e ON e.task = t.id
-            WHERE t.ended = 0 ORDER BY t.created_ms, t.id, e.seq";
-        let mut rows = sqlx::query(events).fetch(&mut *db);
-        let mut last = None;
+            WHERE t.ended = 0 AND (t.created_ms, t.id) > (?, ?) AND (t.created_ms, t.id) <= (?, ?)
+            ORDER BY t.created_ms, t.id, e.seq";
+        let events = sqlx::query(events).bind(after.0).bind(&after.1).bind(last.0).bind(&last.1);
+        let mut rows = events.fetch(&mut *db);
+        let mut current = None;
         while let Some(row) = rows.try_next().await? {
             let (id, seq, body): (&str, i64, &str) = (row.get(0), row.get(1), row.get(2));
             // Rows of a task follow each other.
-            if last.is_none_or(|at: usize| tasks[at].record.id.as_str() != id) {
-                last = at.get(id).copied();
+            if current.is_none_or(|at: usize| tasks[at].record.id.as_str() != id) {
+                current = at.get(id).copied();
             }
-            let Some(task) = last.map(|at| &mut tasks[at]) else { continue };
+            let Some(task) = current.map(|at| &mut tasks[at]) else { continue };
             if let Err(why) = take(task, seq as u64, body) {
                 task.broken.get_or_insert_with(|| why.clone());
                 let (id, body) = (Some(task.record.id.clone()), body.to_owned());
                 self.aside.push(Broken { what: "events of a task".into(), task: id, why, body });
             }
         }
-        Ok(())
+        drop(rows);
+        self.send(Page::Tasks(tasks)).await;
+        Ok(Some(last))
     }
 
     /// Sets aside what cannot be read, and takes it out of the tables.
