@@ -60,6 +60,9 @@ pub(crate) async fn serve(
                 Err(refused) => return Ok(*refused),
             };
             if access::is_open(request.uri().path()) {
+                if !grpc && access::is_of_grpc(request.uri().path()) {
+                    return Ok(*of_grpc());
+                }
                 return open.oneshot(request).await;
             }
             let (request, cut) = match check.pass(request, grpc).await {

@@ -23,7 +23,7 @@ def ask(cluster, method, path, **headers):
 
 
 def test_paths_that_are_none_say_so_in_json(cluster):
-    for path in ("/v1/batches", "/nothing", "/v1/audio/speech", "/a2a/v1/foo", "/lf.a2a.v1.A2AService/Nope", "/covey.v1.Covey/Status"):
+    for path in ("/v1/batches", "/nothing", "/v1/audio/speech", "/a2a/v1/foo", "/lf.a2a.v1.A2AService/Nope", "/covey.v1.Covey/Status", "/grpc.health.v1.Health/Nope"):  # fmt: skip
         for method in ("GET", "POST"):
             answer = ask(cluster, method, path)
             assert answer.status_code == 404 and answer.headers["content-type"] == "application/json", (method, path, answer)
@@ -202,6 +202,17 @@ def test_a_drained_node_keeps_no_moving_actors(nodes):
         names = {n["id"]: n["name"] for n in covey.status()["nodes"]}
         assert covey.get([a.add.remote() for a in actors], timeout=30) == [2] * 4
         assert {names[a["node"]] for a in covey.status()["actors"] if a["state"] == "live"} == {"b"}
+
+
+def test_a_drained_node_that_is_gone_is_dead(nodes):
+    nodes.head()
+    nodes.worker("a", "--cpus", "1")
+    with nodes.connect():
+        nodes.live(1)
+        assert nodes.cli("drain", "a", "--no-wait").returncode == 0
+        eventually(lambda: [n["state"] for n in covey.status()["nodes"]] == ["draining"])
+        nodes.kill9("a")
+        eventually(lambda: [n["state"] for n in covey.status()["nodes"]] == ["dead"], timeout=60)
 
 
 def test_a_drained_last_node_says_what_its_actors_wait_for(nodes):

@@ -176,6 +176,23 @@ def test_logs_of_an_actor_that_is_over(cluster):
     eventually(lambda: "said and gone" in cluster.cli("logs", killed._actor).stdout)
 
 
+def test_a_log_goes_on_after_a_restart(cluster):
+    one = covey.agent(Talker.__covey_class__, name="log-phoenix", own_process=True).remote()
+    for life in range(3):
+        one.say.remote(f"life {life}").result(30)
+        with pytest.raises(covey.ActorDied):
+            one.die.remote().result(30)
+    one.say.remote("the last one").result(60)
+    told = ["life 0", "last words", "life 1", "last words", "life 2", "last words", "the last one"]
+    log = eventually(lambda: "the last one\n" in (r := cluster.cli("logs", one._actor).stdout) and r)
+    assert [line for line in log.splitlines() if line in told] == told
+    tail = cluster.cli("logs", "--tail", "200", one._actor).stdout
+    assert tail.endswith("the last one\n") and "life 0" not in tail, "it begins in the right life"
+    one.kill()
+    eventually(lambda: any(a["id"] == one._actor and a["state"] == "dead" for a in covey.actors()))
+    assert cluster.cli("logs", one._actor).stdout == log
+
+
 def test_a_cluster_of_a_driver_is_found_from_the_command_line(tmp_path):
     program = tmp_path / "train.py"
     program.write_text(

@@ -32,6 +32,14 @@ class Counter:
         await asyncio.sleep(2)
         return n
 
+    async def holds(self, file):
+        import asyncio
+        import os
+
+        open(file + ".held", "w").close()
+        while not os.path.exists(file):
+            await asyncio.sleep(0.01)
+
 
 def one(nodes):
     nodes.head()
@@ -123,6 +131,67 @@ def test_actors_that_no_worker_brings_back_start_anew(nodes):
     assert covey.get_actor("lasting").add.remote().result(30) == 12
 
 
+@covey.task
+def waits_for(file):
+    import os
+    import time
+
+    open(file + ".runs", "w").close()
+    while not os.path.exists(file):
+        time.sleep(0.01)
+    return "done"
+
+
+@pytest.mark.parametrize("way", ["stopped", "killed"])
+def test_a_worker_that_had_to_stop_all_says_so_and_what_may_runs_again(nodes, tmp_path, way):
+    """Longer without a head than its lease: what it had may run elsewhere by then. Nobody cancelled it."""
+    one(nodes)
+    file = str(tmp_path / "go")
+    frail = Counter.options(max_restarts=0).remote()
+    actor = Counter.remote()
+    assert (actor.add.remote().result(30), frail.add.remote().result(30)) == (1, 1)
+    function = waits_for.remote(file)
+    held = actor.holds.remote(file)
+    eventually(lambda: os.path.exists(file + ".held") and os.path.exists(file + ".runs"))
+    if way == "stopped":
+        nodes.running["head"].send_signal(signal.SIGSTOP)
+    else:
+        nodes.kill9("head")
+    eventually(lambda: "stopping everything" in (nodes.home / "w1.log").read_text(), timeout=60)
+    with pytest.raises(covey.errors.ActorDied):
+        held.result(60)
+    (tmp_path / "go").touch()
+    if way == "stopped":
+        nodes.running["head"].send_signal(signal.SIGCONT)
+    else:
+        nodes.head()
+    assert function.result(90) == "done"
+    assert actor.add.remote().result(60) == 1, "its state was not kept"
+    assert [a["restarts"] for a in covey.status()["actors"] if a["id"] == actor._actor] == [1]
+    with pytest.raises(covey.errors.ActorDied):
+        frail.add.remote().result(60)
+
+
+def test_functions_go_on_after_a_head_that_was_away_for_too_long(nodes):
+    """Actors that ran them hold CPUs until they are stopped: a driver that gave up on them says so to the head all the same."""
+    nodes.head("--session-grace", "1")
+    nodes.worker("w1", "--cpus", "2")
+    nodes.connect()
+    nodes.live(1)
+    assert covey.get([double.remote(n) for n in range(8)], timeout=30) == [2 * n for n in range(8)]
+    nodes.kill9("head")
+
+    def gave_up():
+        try:
+            return double.remote(1).result(30) and False
+        except covey.errors.ConnectionLost:
+            return True
+
+    eventually(gave_up)
+    nodes.head("--session-grace", "1")
+    assert covey.get([double.remote(n) for n in range(8)], timeout=60) == [2 * n for n in range(8)]
+
+
 class Wire:
     """Carries bytes to and from a port, until it is cut."""
 
@@ -209,8 +278,15 @@ def test_a_driver_that_is_away_for_too_long_is_told_and_begins_again(wire, nodes
     assert gone.returncode == 0, gone.stderr
     wire.up = True
     eventually(lambda: covey.status())
+
+    def asked():
+        try:
+            return actor.add.remote().result(30) and False
+        except covey.ConnectionLost:
+            return False  # its session is not back yet
+
     with pytest.raises((covey.ActorDied, covey.errors.NotFound)):
-        eventually(lambda: actor.add.remote().result(30) and False)
+        eventually(asked)
     # What the driver does next is as if it had just come.
     assert Counter.options(name="mine").remote(1).add.remote().result(30) == 2
     assert double.remote(4).result(30) == 8

@@ -89,6 +89,8 @@ pub(crate) struct Link {
     lease: Lease,
     /// Where the Python processes find it.
     shared_lease: SharedLease,
+    /// The head has welcomed this link.
+    joined: bool,
     term: u64,
 }
 
@@ -126,6 +128,7 @@ impl Link {
             held: HashMap::new(),
             lease: Lease::default(),
             shared_lease,
+            joined: false,
             term: 0,
         }
     }
@@ -134,8 +137,8 @@ impl Link {
         let mut pause = RETRY_FIRST;
         let mut twin: Option<Instant> = None;
         loop {
-            let term = self.term;
             let ended = self.once(&shutdown).await;
+            let joined = std::mem::take(&mut self.joined);
             // Every link is new to the callers behind it.
             self.relayed.cancel_all();
             match ended {
@@ -147,11 +150,16 @@ impl Link {
                     twin = Some(Instant::now());
                 }
                 Ended::Twin(_) => {}
-                Ended::Lost(reason) if self.term > term || self.lease.until().is_some() => {
-                    tracing::warn!(reason, kept = self.outbox.len(), "link lost; dialling again");
-                    (pause, twin) = (RETRY_FIRST, None);
+                Ended::Lost(reason) => {
+                    match joined {
+                        true => tracing::warn!(reason, kept = self.outbox.len(), "link lost; dialling again"),
+                        false => tracing::debug!(reason, "dial failed"),
+                    }
+                    // Until the lease is over every moment counts.
+                    if joined || self.lease.until().is_some() {
+                        (pause, twin) = (RETRY_FIRST, None);
+                    }
                 }
-                Ended::Lost(reason) => tracing::debug!(reason, "dial failed"),
                 Ended::Fenced(reason) => {
                     self.stop_everything(&reason).await;
                     (pause, twin) = (RETRY_FIRST, None);
@@ -230,7 +238,6 @@ impl Link {
             Ok(Err(error)) => return lost(&error),
         };
         let mut heartbeat = every(1_000);
-        let mut welcomed = false;
         let mut group = Vec::new();
         loop {
             tokio::select! {
@@ -253,7 +260,7 @@ impl Link {
                                     self.lease.granted(asked, welcome.lease_ms);
                                     self.shared_lease.set(self.lease.until());
                                     heartbeat = every(welcome.heartbeat_ms);
-                                    welcomed = true;
+                                    self.joined = true;
                                     self.acknowledge(welcome.durable);
                                     self.resend(&tx);
                                     tracing::info!(head = self.door.head.address, term = welcome.term, "joined");
@@ -269,7 +276,7 @@ impl Link {
                         }
                     }
                 },
-                count = self.reports.recv_many(&mut group, BATCH_MAX), if welcomed => {
+                count = self.reports.recv_many(&mut group, BATCH_MAX), if self.joined => {
                     if count == 0 {
                         return Ended::Shutdown;
                     }
@@ -279,11 +286,11 @@ impl Link {
                         }
                     }
                 }
-                _ = heartbeat.tick(), if welcomed => {
+                _ = heartbeat.tick(), if self.joined => {
                     let beat = v1::Heartbeat { sent_ms: boot_ms() };
                     let _ = tx.send(FromWorker { frames: vec![frame(Body::Heartbeat(beat))] });
                 }
-                () = self.models.changed.notified(), if welcomed => {
+                () = self.models.changed.notified(), if self.joined => {
                     let models = v1::ModelsReport { models: to_json(&self.models.status()) };
                     let _ = tx.send(FromWorker { frames: vec![frame(Body::Models(models))] });
                 }

@@ -23,7 +23,7 @@ use crate::{Models, Outward, envs::Environments, launch::Launcher};
 
 pub(crate) use actor::PythonActor;
 pub use find::find;
-pub(crate) use hosts::Hosts;
+pub(crate) use hosts::{Hosts, Lives};
 pub(crate) use stack::stack;
 
 /// An interpreter that has the `covey` package.

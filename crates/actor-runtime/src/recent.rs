@@ -32,6 +32,17 @@ impl<K: Clone + Eq + Hash, V> Recent<K, V> {
         }
     }
 
+    /// What is kept of a key, which keeps its age if it is known.
+    pub fn get_or_insert(&mut self, key: K) -> &mut V
+    where
+        V: Default,
+    {
+        if !self.known.contains_key(&key) {
+            self.insert(key.clone(), V::default());
+        }
+        self.known.entry(key).or_default()
+    }
+
     pub fn get<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> Option<&V>
     where
         K: Borrow<Q>,

@@ -544,7 +544,7 @@ impl Runtime {
             self.end(&id, None, false, None).await;
         }
         let lanes: Vec<_> = self.inner.lanes.lock().iter().filter_map(Weak::upgrade).collect();
-        lanes.iter().for_each(|lane| lane.cancel_all());
+        lanes.iter().for_each(|lane| lane.lose_all());
     }
 
     /// The stream of calls that come over the link.

@@ -89,7 +89,8 @@ pub(crate) struct Control {
     pub inbox: Inbox,
     /// How far its task's log is ahead of the head.
     pub backlog: Backlog,
-    /// Its actor is gone: what its task's log says of its end is said by the head.
+    /// Its actor is gone: what its task's log says of its end is said by the head, and a caller hears of that and not of a
+    /// cancellation that it did not ask for.
     lost: AtomicBool,
 }
 
@@ -194,6 +195,11 @@ impl Control {
             None => self.credits.add_permits(items as usize),
         }
     }
+}
+
+/// How a call ends whose actor is stopped under it.
+pub(crate) fn stopped() -> Error {
+    Error::new(ErrorKind::ActorDied, "the actor was stopped before it answered").executed(None)
 }
 
 /// What the log of a task keeps of an error: an exception of the agent's own, unless it is large, so that who asked for the task
@@ -439,7 +445,9 @@ impl Sink {
         }
         drop(std::mem::take(&mut self.span));
         match &self.target {
-            Target::Call { out, id, memo, .. } => {
+            Target::Call { out, id, memo, control } => {
+                let cancelled = matches!(&result, Err(error) if error.kind == ErrorKind::Cancelled);
+                let result = if cancelled && control.lost.load(Ordering::Acquire) { Err(stopped()) } else { result };
                 // What is tried again with the same key is run again.
                 let unrun = matches!(&result, Err(error) if error.executed == Some(false) || error.retry);
                 let end = call_end(result);

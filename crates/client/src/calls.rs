@@ -257,6 +257,12 @@ impl Calls {
         self.inner.state.lock().why_waiting(actor, PENDING_NOTICE)
     }
 
+    /// Says whether the session goes on, and does not hold it.
+    pub(crate) fn goes_on(&self) -> impl Fn() -> bool + Send + use<> {
+        let inner = Arc::downgrade(&self.inner);
+        move || inner.upgrade().is_some_and(|inner| inner.state.lock().closed.is_none())
+    }
+
     /// The driver has left, or the head refuses it; nothing can be called any more.
     pub fn is_closed(&self) -> bool {
         self.inner.state.lock().closed.is_some()
@@ -527,10 +533,13 @@ impl Inner {
         if let Some(error) = &state.closed {
             return Err(error.clone());
         }
+        // Nothing waits for a head that was given up.
+        if matches!(state.places.get(actor), None | Some(Place::Waiting { .. }))
+            && let Some(error) = state.no_head()
+        {
+            return Err(error);
+        }
         if !state.places.contains_key(actor) {
-            if let Some(error) = state.no_head() {
-                return Err(error);
-            }
             self.locate(state, actor);
         }
         match state.places.get_mut(actor) {

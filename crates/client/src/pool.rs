@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use waiting::Waiting;
 
-use crate::{CallEvent, Calls, Client, NewActor, NewCall, Target, Waits, calls::open};
+use crate::{CallEvent, Calls, Client, NewActor, NewCall, Target, Waits, calls::open, retry::Backoff};
 
 /// Work that is sent ahead to one actor.
 const AHEAD: Duration = Duration::from_millis(4);
@@ -568,6 +568,7 @@ impl Pool {
     }
 
     fn placed(self: &Arc<Self>, actor: ActorId, result: Result<(), Error>) {
+        let mut gone = None;
         let failed = {
             let mut state = self.state.lock();
             state.unplaced.remove(&actor);
@@ -579,10 +580,14 @@ impl Pool {
                     self.dispatch(&mut state);
                     None
                 }
-                // Others may still take the work.
-                Err(error) => (state.members.is_empty() && state.unplaced.is_empty()).then_some(error),
+                // Others may still take the work. It may be there all the same: its place was not heard of.
+                Err(error) => {
+                    gone = Some(actor);
+                    (state.members.is_empty() && state.unplaced.is_empty()).then_some(error)
+                }
             }
         };
+        self.stop(gone.into_iter().collect());
         if let Some(error) = failed {
             self.fail_waiting(&error);
         }
@@ -664,11 +669,20 @@ impl Pool {
         self.stop(idle);
     }
 
+    /// Nobody else knows of them: they would hold their CPUs for as long as the session is there. A head that is away is
+    /// told once it is back.
     fn stop(&self, actors: Vec<ActorId>) {
         for actor in actors {
             self.calls.forget(&actor);
-            let client = self.client.clone();
-            self.runtime.spawn(async move { client.stop_actor(actor.as_str(), false).await });
+            let (client, goes_on) = (self.client.clone(), self.calls.goes_on());
+            self.runtime.spawn(async move {
+                let mut pauses = Backoff::default();
+                while matches!(client.stop_actor(actor.as_str(), false).await, Err(e) if e.kind == ErrorKind::Unavailable)
+                    && goes_on()
+                {
+                    tokio::time::sleep(pauses.pause()).await;
+                }
+            });
         }
     }
 

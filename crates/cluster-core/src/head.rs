@@ -573,7 +573,7 @@ impl Head {
         let nodes = self.nodes.iter().map(|(id, n)| NodeStatus {
             id: id.clone(),
             name: n.hello.name.clone(),
-            state: if n.draining { "draining" } else { n.state_name() }.to_owned(),
+            state: if n.draining && n.expires().is_some() { "draining" } else { n.state_name() }.to_owned(),
             total: n.hello.total.clone(),
             free: n.free.clone(),
             labels: n.hello.labels.clone(),

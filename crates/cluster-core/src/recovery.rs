@@ -182,12 +182,19 @@ impl Head {
         self.believed.remove(id);
         let owner = self.directory.actors.get(id).map_or(&Owner::Virtual, |actor| &actor.owner);
         self.out.extend(life_in_store(id, owner, None));
-        let waiting = self.directory.actors.get_mut(id);
-        if let Some(actor) = waiting.filter(|a| matches!(a.state, ActorState::Pending { .. })) {
-            actor.state = ActorState::Pending { not_before: now, why: "not placed yet".into() };
+        let waiting = self.directory.actors.get(id);
+        let Some(actor) = waiting.filter(|a| matches!(a.state, ActorState::Pending { .. })) else { return };
+        if actor.owner == Owner::Virtual {
             let shape = actor.shape();
+            if let Some(actor) = self.directory.actors.get_mut(id) {
+                actor.state = ActorState::Pending { not_before: now, why: "not placed yet".into() };
+            }
             self.waiting.push(id.clone(), Standing::Displaced, shape, now, now);
             self.unplanned = true;
+        } else {
+            // What it knew is gone, unless it was kept: that is a restart like any other, and counts.
+            let error = Error::new(ErrorKind::ActorDied, "its worker stopped it while there was no head");
+            self.actor_lost(id, error.executed(None), true, now);
         }
     }
 

@@ -100,6 +100,8 @@ pub const PRINTED_QUEUE_DEPTH_MAX: usize = 64;
 pub const PRINTED_WORKERS_MAX: usize = 256;
 /// Actors that a worker remembers, after they are over, for who wants to read what they printed.
 pub const PAST_LOGS_MAX: usize = 10_000;
+/// Lives of one actor whose logs are read one after the other.
+pub const PAST_LIVES_MAX: usize = 16;
 /// Actors in a picture of the cluster.
 pub const STATUS_ACTORS_MAX: usize = 1_000;
 /// Entries of one page of a listing.

@@ -1,5 +1,7 @@
 //! Logs go to standard error: for people by default, one JSON object a line with `COVEY_LOG_FORMAT=json`.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::EnvFilter;
 
 /// Installs the subscriber. `COVEY_LOG` takes the usual filter syntax, `info` by default.
@@ -12,6 +14,6 @@ pub fn init(default: &str) {
     // A second init (several nodes in one test process) keeps the first.
     let _ = match std::env::var("COVEY_LOG_FORMAT").as_deref() {
         Ok("json") => builder.json().try_init(),
-        _ => builder.with_target(false).try_init(),
+        _ => builder.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init(),
     };
 }

@@ -15,12 +15,12 @@ use tokio::sync::oneshot;
 
 use super::{
     HostNumber,
-    host::{Host, Running, stopped},
+    host::{Host, Running},
 };
 use crate::{
     memory,
     outward::Saver,
-    turn::{Onward as _, Turn},
+    turn::{Onward as _, Turn, stopped},
 };
 
 /// A process has so long to say which calls of a stopped actor had not begun.

@@ -32,7 +32,7 @@ use crate::{
     memory::Memory,
     output::Output,
     outward::Saver,
-    turn::{Onward, Over, Sink},
+    turn::{Onward, Over, Sink, stopped},
 };
 
 /// Items between two credits to a generator in a process whose items go to a task's log.
@@ -139,10 +139,6 @@ impl Running {
 }
 
 /// The end of a call whose actor was stopped.
-pub(super) fn stopped() -> Error {
-    Error::new(ErrorKind::ActorDied, "the actor was stopped before it answered").executed(None)
-}
-
 impl Host {
     pub fn new(parts: HostParts) -> Arc<Self> {
         let HostParts { number, env, output, pid, begun, frames, lane, outward, news } = parts;

@@ -4,7 +4,7 @@
 //! who tries to write to it next. Making one takes a while and holds nobody up who can go elsewhere.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     path::PathBuf,
     sync::{
         Arc, Weak,
@@ -58,7 +58,7 @@ pub(crate) struct Hosts {
     /// Told of each line that one prints.
     pub printed: watch::Sender<()>,
     /// Processes and logs of actors, also of those that are over.
-    past: Mutex<Recent<ActorId, (u32, PathBuf)>>,
+    past: Mutex<Recent<ActorId, Lives>>,
     pub(super) news: mpsc::UnboundedSender<News>,
 }
 
@@ -153,6 +153,28 @@ impl Drop for Coming<'_> {
     }
 }
 
+/// Logs of the processes that an actor was in, oldest first, by their numbers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lives {
+    /// Number of the oldest that is known.
+    pub first: u64,
+    pub logs: VecDeque<PathBuf>,
+}
+
+impl Lives {
+    /// It begins anew, in the process with this log.
+    fn begin(&mut self, log: PathBuf) {
+        if self.logs.back() == Some(&log) {
+            return;
+        }
+        self.logs.push_back(log);
+        if self.logs.len() > caps::PAST_LIVES_MAX {
+            self.logs.pop_front();
+            self.first += 1;
+        }
+    }
+}
+
 impl Hosts {
     pub fn new(config: HostsConfig) -> Self {
         crate::output::clean(&config.logs);
@@ -199,7 +221,7 @@ impl Hosts {
     ) -> Result<Arc<PythonActor>, Error> {
         let host = self.host(&start, agent, archive, progress).await?;
         let actor = ActorId::from(start.actor.as_str());
-        self.past.lock().insert(actor.clone(), (host.pid, host.output.path().to_owned()));
+        self.past.lock().get_or_insert(actor.clone()).begin(host.output.path().to_owned());
         host.start(start, self.python.version.as_str()).await?;
         Ok(Arc::new(PythonActor::new(actor, host, saver)))
     }
@@ -227,8 +249,8 @@ impl Hosts {
         self.outputs.lock().iter().filter_map(|(number, output)| Some((*number, output.upgrade()?))).collect()
     }
 
-    /// Process and log of an actor that was here, and may be over.
-    pub fn log_of(&self, actor: &str) -> Option<(u32, PathBuf)> {
+    /// Logs of an actor that was here, and may be over.
+    pub fn logs_of(&self, actor: &str) -> Option<Lives> {
         self.past.lock().get(actor).cloned()
     }
 

@@ -75,6 +75,14 @@ impl Lane {
 }
 
 impl LaneInner {
+    /// Ends what is open because this worker stops it, whoever waits for it.
+    pub fn lose_all(&self) {
+        let open: Vec<_> = self.calls.lock().values().cloned().collect();
+        open.iter().for_each(|control| control.lose());
+    }
+}
+
+impl LaneInner {
     pub fn cancel_all(&self) {
         let open: Vec<_> = self.calls.lock().values().cloned().collect();
         open.iter().for_each(|control| control.cancel());

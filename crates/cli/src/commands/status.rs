@@ -53,6 +53,10 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
     }
     outln!("head {} · version {} · up {} s", client.address(), status.version, status.uptime_s);
     for node in &status.nodes {
+        if node.state == "dead" {
+            outln!("node {} · dead · {} done · pid {}", node.name, node.tasks_done, node.pid);
+            continue;
+        }
         outln!(
             "node {} · {} · cpus {:.1}/{:.1} free · {} running, {} done · pid {}",
             node.name,

@@ -107,7 +107,8 @@ fn line(task: &TaskRecord) {
     let cut: String = first.chars().take(SHOWN_MAX).collect();
     let more = if cut.len() < text.len() { "…" } else { "" };
     let name = format!("{}{skill}{}", task.agent, task.skill);
-    outln!("{} · {name} · {} · {ago} s ago · {cut}{more}", task.id, task.state.name());
+    let said = if cut.is_empty() { String::new() } else { format!(" · {cut}{more}") };
+    outln!("{} · {name} · {} · {ago} s ago{said}", task.id, task.state.name());
 }
 
 async fn show(client: &Client, args: &Show) -> Result<(), Error> {
