@@ -102,7 +102,7 @@ def test_tasks_are_tried_again_and_their_log_says_so(cluster, tmp_path):
 
 def test_wrong_options_are_named(cluster):
     flaky = Flaky.remote()
-    with pytest.raises(TypeError, match="retry_on takes exception classes"):
+    with pytest.raises(TypeError, match="option 'retry_on' takes exception classes"):
         flaky.work.options(retry_on="OSError")
     with pytest.raises(TypeError, match="backoff is the pause before a retry"):
         flaky.work.options(backoff="1s")

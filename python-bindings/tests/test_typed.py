@@ -14,18 +14,18 @@ HERE = pathlib.Path(__file__).parent / "typed"
 PACKAGE = ROOT / "python-bindings/python"
 
 
-def mypy(file, cache):
+def mypy(file, cache, folder=HERE):
     """Findings of a file: line, severity, text."""
     command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--no-pretty", "--cache-dir", str(cache), file]
     env = {"MYPYPATH": str(PACKAGE), "PATH": ""}
-    done = subprocess.run(command, cwd=HERE, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode in (0, 1), done.stderr
     lines = (re.match(rf"{file}:(\d+): (error|note): (.*)", line) for line in done.stdout.splitlines())
     return [(int(found[1]), found[2], found[3]) for found in lines if found]
 
 
-def pyright(file, cache):
-    shutil.copytree(HERE, cache)  # it wants its configuration beside the program
+def pyright(file, cache, folder=HERE):
+    shutil.copytree(folder, cache)  # it wants its configuration beside the program
     config = {"include": [file], "extraPaths": [str(PACKAGE)], "typeCheckingMode": "strict"}
     (cache / "pyrightconfig.json").write_text(json.dumps(config))
     command = [sys.executable, "-m", "pyright", "--outputjson"]
@@ -41,11 +41,18 @@ def pyright(file, cache):
 
 @pytest.fixture(params=[mypy, pyright], ids=["mypy", "pyright"])
 def check(request, tmp_path):
-    return lambda file: request.param(file, tmp_path / "cache")
+    return lambda file, folder=HERE: request.param(file, tmp_path / "cache", folder)
 
 
 def test_a_right_program_is_right(check):
     assert check("program.py") == []
+
+
+def test_the_example_of_the_readme_is_right(check, tmp_path):
+    (example,) = re.findall(r"^```python\n(import covey\n.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    (tmp_path / "readme").mkdir()
+    (tmp_path / "readme" / "example.py").write_text(example)
+    assert check("example.py", tmp_path / "readme") == []
 
 
 def test_no_type_is_lost(check):
@@ -68,4 +75,14 @@ def test_the_program_runs():
     env = {"PYTHONPATH": str(PACKAGE), "COVEY_BIN": BIN, "PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, HERE / "program.py"], env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "[8, 10] to be completed\n6 A LONG ['to', 'be'] [b'a', b'b'] [0.0, 1.0, 4.0] HEY [0, 1, 2] 9.0 True"
+    assert done.stdout.strip().splitlines() == [
+        "[8, 10] to be completed",
+        "done [2, 'short'] [(3, 'short')]",
+        "7 ['to', 'be'] tobe 2",
+        "pool long Reader 2",
+        "one two three [1, 2] ['a', 'b']",
+        "[(1, 1.0), (2, 4.0)] [1]",
+        "True True method",
+        "same long",
+        "6 A LONG ['to', 'be'] [b'a', b'b'] [0.0, 1.0, 4.0] HEY [0, 1, 2] 9.0 True",
+    ]

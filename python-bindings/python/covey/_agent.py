@@ -7,57 +7,34 @@ import hashlib
 import inspect
 import json
 import os
-import re
 import sys
 import typing
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from . import _codec, _session, errors
 from ._context import Context
 from ._env import KEYS, Environment
 from ._future import Future, Stream
-from ._options import ActorOptions, AgentOptions, CallOptions, SwarmOptions, TaskOptions, check
-from ._retry import How, parse_seconds, run_seconds
+from ._option_checks import check_values
+from ._options import ActorOptions, AgentOptions, CallOptions, SwarmOptions, TaskOptions, check, listed
+from ._retry import How, run_seconds
 from ._schema import of_parameters
+from ._units import parse_bytes, parse_seconds
 
 P = ParamSpec("P")
 C = TypeVar("C")
 F = TypeVar("F", bound=Callable[..., Any])
+H = TypeVar("H")
 
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "kB": 10**3, "MB": 10**6, "GB": 10**9}
-
-
-def parse_bytes(value: int | str) -> int:
-    """`"256MiB"` or a number of bytes."""
-    if isinstance(value, int):
-        return value
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]*)\s*", value)
-    if not match or match[2] not in _UNITS:
-        raise ValueError(f"not an amount of memory: {value!r}; write it like '256MiB'")
-    return int(float(match[1]) * _UNITS[match[2]])
-
-
-_NUMBERS = {"cpus": (int, float), "gpus": (int, float), "concurrency": int, "max_restarts": int, "pool": int}
-
-
-def _check(options: dict[str, Any]) -> None:
-    """Names the option whose value is of the wrong kind."""
-    for name, kind in _NUMBERS.items():
-        value = options.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, kind) or value < 0):
-            raise TypeError(f"option {name!r} takes a number that is not negative, not {value!r}")
-    for name in ("own_process", "reentrant"):
-        if not isinstance(options.get(name, False), bool):
-            raise TypeError(f"option {name!r} takes True or False, not {options[name]!r}")
 
 
 def _options(options: dict[str, Any]) -> dict[str, Any]:
     """Options in the user's units as fields of the agent's spec."""
     spec: dict[str, Any] = {}
-    _check(options)
+    check_values(options)
     amounts = {k: options.pop(k) for k in ("cpus", "gpus", "memory", "resources") if k in options}
     if amounts:
         spec["resources"] = {
@@ -80,7 +57,8 @@ def _options(options: dict[str, Any]) -> dict[str, Any]:
         spec["snapshot"] = when if when in ("idle", "turn") else {"every": round((parse_seconds(when) or 60) * 1000)}
     for key in ("labels", "model", "concurrency", "max_restarts", "strategy", "pool", "reentrant", "own_process", "a2a"):
         if key in options:
-            spec[key] = options.pop(key)
+            value = options.pop(key)
+            spec[key] = dict(value) if isinstance(value, Mapping) else value
     if "node" in options:
         spec["labels"] = {**spec.get("labels", {}), "node": options.pop("node")}
     if "near" in options:
@@ -114,19 +92,18 @@ class Agent(Generic[P, C]):
     """What `@agent` makes of a class. `Agent.remote(...)` makes an actor and gives its handle."""
 
     def __init__(self, cls: Callable[P, C], options: dict[str, Any]):
+        options = dict(options)
         self.__covey_class__: Any = cls
         functools.update_wrapper(self, cls, updated=())
         self._name = options.pop("name", None) or getattr(cls, "__name__")
-        _check(options)
+        check_values(options)
         self._own_process = options.pop("own_process", False)
         groups = options.pop("groups", None)
         if groups:
-            if any(not isinstance(limit, int) or limit < 1 for limit in groups.values()):
-                raise ValueError("groups takes names with how many turns each may have at once, like {'io': 4}")
             self.__covey_class__.__covey_groups__ = dict(groups)
         environment = {k: options.pop(k) for k in KEYS if k in options}
         self._environment = Environment(**environment) if environment else None
-        self._spec = {"concurrency": 1, **_options(dict(options))}
+        self._spec = {"concurrency": 1, **_options(options)}
         self._actor_options: dict[str, Any] = {}
         self._blob: bytes | None = None
         self._described: tuple[Any, dict[str, Any], str, bytes] | None = None
@@ -134,6 +111,22 @@ class Agent(Generic[P, C]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C:
         """A plain local object, for tests."""
         return self.__covey_class__(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> AgentMethod[..., Any]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if not inspect.isfunction(getattr(self.__covey_class__, name, None)):
+            known = ", ".join(s["id"] for s in _skills(self.__covey_class__))
+            raise AttributeError(f"agent {self._name!r} has no method {name!r}; it has: {known}")
+        from ._agent_method import AgentMethod
+
+        return AgentMethod(self, name)
+
+    def __str__(self) -> str:
+        return self._name
+
+    def __repr__(self) -> str:
+        return f"<agent {self._name}>"
 
     def __reduce__(self) -> Any:
         # Inside an agent's code the class itself travels, not the driver's wrapper.
@@ -188,6 +181,7 @@ class Agent(Generic[P, C]):
         """Its name in the cluster."""
         return self._name
 
+    @listed(ActorOptions, unsaid=...)
     def options(self, **options: Unpack[ActorOptions]) -> Self:
         """The same agent with other options for its next actors: name, get_if_exists, detached, cpus, gpus, memory, …
 
@@ -201,7 +195,7 @@ class Agent(Generic[P, C]):
         other._actor_options = {**self._actor_options, **mine}
         return other
 
-    def remote(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+    def remote(self, *args: P.args, **kwargs: P.kwargs) -> Handle:
         """Makes an actor; the cluster places and starts it while the handle is in use already."""
         return self._make(_codec.dump((args, kwargs)))
 
@@ -220,7 +214,8 @@ class Agent(Generic[P, C]):
         )
         return Handle(made[0], json.loads(made[3]))
 
-    def submit(self, *args: Any, method: str = "", **options: Unpack[TaskOptions]) -> Task:
+    @listed(TaskOptions, retries=0)
+    def submit(self, *args: Any, method: str = "", **options: Unpack[TaskOptions]) -> Task[object]:
         """Makes a durable task of a method (default: the agent's first), run by any of its actors; see `covey.submit`, which also takes
         keyword arguments for the method."""
         from ._task import submit
@@ -228,17 +223,18 @@ class Agent(Generic[P, C]):
         hint = "; covey.submit(agent, method, …) takes keyword arguments of the method"
         return submit(self, method, *args, **check(options, TaskOptions, hint))
 
-    def stream(self, *args: Any, method: str = "", **options: Unpack[TaskOptions]) -> TaskStream:
+    @listed(TaskOptions, retries=0)
+    def stream(self, *args: Any, method: str = "", **options: Unpack[TaskOptions]) -> TaskStream[object]:
         """A durable task, read while it is made: `for item in agent.stream("hi")`, or `async for`. The options are those of `submit`."""
         from ._task import TaskStream
 
         return TaskStream(self.submit(*args, method=method, **options))
 
-    def bind(self, *args: P.args, **kwargs: P.kwargs) -> Bound:
+    def bind(self, *args: P.args, **kwargs: P.kwargs) -> Bound[Handle]:
         """An actor to be, for `covey.gang`: the constructor's arguments are taken now, the actor is made with its gang."""
         return Bound(self, _codec.dump((args, kwargs)))
 
-    def at(self, key: str) -> Any:
+    def at(self, key: str) -> Handle:
         """The virtual actor of this key: it exists when it is spoken to, one of it in the cluster.
 
         It is made by `__init__(key)` (or without arguments), falls asleep after `idle` without calls, and wakes with what
@@ -246,19 +242,22 @@ class Agent(Generic[P, C]):
         """
         return Handle(f"{self.register()}/{key}", self._description()[0])
 
-    def map(self, inputs: Iterable[Any], **options: Unpack[SwarmOptions]) -> list[Any]:
+    @listed(SwarmOptions, actors=4, retries=2, progress=False, return_exceptions=False)
+    def map(self, inputs: Iterable[Any], **options: Unpack[SwarmOptions]) -> list[object]:
         """Results of one method over many inputs, on a swarm of actors. See `map_unordered` for the options."""
         return [result for _, result in self._map(inputs, ordered=True, **check(options, SwarmOptions))]
 
-    def map_unordered(self, inputs: Iterable[Any], *, with_input: bool = False, **options: Unpack[SwarmOptions]) -> Iterator[Any]:
-        """Results as they come.
+    @listed(SwarmOptions, actors=4, retries=2, progress=False, return_exceptions=False)
+    def map_unordered(
+        self, inputs: Iterable[Any], *, with_input: bool = False, **options: Unpack[SwarmOptions]
+    ) -> Iterator[object]:
+        """Results as they come, or pairs of input and result.
 
         Options: `method` (default: `run`, else the first), `actors` (default 4), `progress` (a bar),
         `return_exceptions`, `retries` (after a lost actor, default 2; with `retry_on` also after these exceptions),
         `run_timeout` or `timeout` of each turn from its start, `deadline` of each call from now on.
         """
-        for item, result in self._map(inputs, ordered=False, **check(options, SwarmOptions)):
-            yield (item, result) if with_input else result
+        return _unordered(self._map(inputs, ordered=False, **check(options, SwarmOptions)), with_input)
 
     def _map(
         self,
@@ -280,13 +279,13 @@ class Agent(Generic[P, C]):
             raise TypeError(f"map needs a method that returns; {name!r} yields")
         from ._functions import over
 
-        with self.pool(actors) as pool:
+        with self.pool(actors) as pool:  # type: ignore[call-arg]
             bound = getattr(pool, name).options(
                 timeout=timeout, run_timeout=run_timeout, deadline=deadline, retries=retries, retry_on=retry_on, backoff=backoff
             )
             yield from over(bound.remote, inputs, name=self._name, **options)
 
-    def pool(self, actors: int, *args: Any, **kwargs: Any) -> Any:
+    def pool(self, actors: int, *args: P.args, **kwargs: P.kwargs) -> Pool:
         """So many actors behind one name; the rest are constructor arguments. See `covey.Pool`."""
         from ._functions import Pool
 
@@ -315,12 +314,6 @@ class NamedAgent(Agent[..., Any]):
         if self._own is None or self._own[0] is not session:
             self._own = (session, self.remote())
         return getattr(self._own[1], name)
-
-    def __str__(self) -> str:
-        return self._name
-
-    def __repr__(self) -> str:
-        return f"<agent {self._name}>"
 
     def __reduce__(self) -> Any:
         return NamedAgent, (self._name,)
@@ -353,7 +346,7 @@ class NamedAgent(Agent[..., Any]):
         """Makes an actor of it; the arguments, if it takes some, are JSON."""
         return self._make(_codec.dump_json({"args": args, "kwargs": kwargs}) if args or kwargs else None)
 
-    def bind(self, *args: Any, **kwargs: Any) -> Bound:
+    def bind(self, *args: Any, **kwargs: Any) -> Bound[Handle]:
         """An actor to be, for `covey.gang`."""
         return Bound(self, _codec.dump_json({"args": args, "kwargs": kwargs}) if args or kwargs else None)
 
@@ -385,14 +378,22 @@ def _bar(total: int | None, name: str) -> Any:
     return tqdm(total=total, desc=name, unit="item")
 
 
-class Bound:
+def _unordered(pairs: Iterator[tuple[Any, Any]], with_input: bool) -> Iterator[Any]:
+    for item, result in pairs:
+        yield (item, result) if with_input else result
+
+
+class Bound(Generic[H]):
     """An actor to be: an agent with its options and the constructor's arguments."""
 
     def __init__(self, agent: Agent[Any, Any], init: Any):
         self._agent, self._init = agent, init
 
+    def __repr__(self) -> str:
+        return f"<actor to be of {self._agent.name}>"
 
-def gang(actors: Iterable[Bound], *, strategy: str = "pack") -> list[Handle]:
+
+def gang(actors: Iterable[Bound[H]], *, strategy: Literal["pack", "spread", "strict_pack", "strict_spread"] = "pack") -> list[H]:
     """Makes actors that are placed all at once or not at all: `gang([Trainer.options(cpus=1).bind(rank) for rank in range(4)])`.
 
     `strategy`: "pack" (few nodes) and "spread" (many nodes) if that can be, "strict_pack" (one node) and "strict_spread"
@@ -406,7 +407,8 @@ def gang(actors: Iterable[Bound], *, strategy: str = "pack") -> list[Handle]:
         o = bound._agent._actor_options
         asks.append((bound._agent.register(), o.get("name", ""), bound._init, json.dumps(o.get("overrides", {})), bool(o.get("detached"))))
     made = _session.bridge_call(session.client.create_gang, session.owner, asks, strategy)
-    return [Handle(m[0], json.loads(m[3])) for m in made]
+    handles: list[Any] = [Handle(m[0], json.loads(m[3])) for m in made]
+    return handles
 
 
 class Handle:
@@ -442,12 +444,12 @@ class Handle:
         session = _session.current()
         _session.bridge_call(session.client.stop_actor, self._actor, drain)
 
-    def link(self, other: Handle) -> None:
+    def link(self, other: Handle | Actor) -> None:
         """From now on each of the two ends when the other does: killed, crashed for good, or with its driver.
 
         A restart is no end, and neither is `stop(drain=True)`. The error of later calls names the one that ended first.
         """
-        _session.bridge_call(_session.current().client.link_actors, self._actor, other._actor)
+        _session.bridge_call(_session.current().client.link_actors, self._actor, other._actor)  # type: ignore[union-attr]
 
     def kill(self) -> None:
         """Ends the actor now."""
@@ -462,10 +464,14 @@ class Method:
     def __init__(self, actor: str, name: str, streaming: bool, python: bool, how: How | None = None):
         self._actor, self._name, self._streaming, self._python, self._how = actor, name, streaming, python, how
 
+    def __repr__(self) -> str:
+        return f"<method {self._name} of actor {self._actor}>"
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Refused: the actor is elsewhere."""
         raise TypeError(f"{self._name}() runs on another process: call it with .{self._name}.remote(…), and .result() for its value")
 
+    @listed(CallOptions, retries=0)
     def options(self, **options: Unpack[CallOptions]) -> Method:
         """The same method with bounds on each call (seconds, or '2m'), retries, or an idempotency key.
 
@@ -492,10 +498,12 @@ class Method:
 
 if typing.TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
-    from typing import Concatenate
+    from typing import Concatenate, Literal
 
     from typing_extensions import Self
 
+    from ._agent_method import AgentMethod
+    from ._functions import Pool
     from ._options import Unpack
     from ._task import Task, TaskStream
     from ._typed import Actor, CallSkill, Mark, StreamSkill
@@ -543,6 +551,10 @@ def agent(cls: type[A], /) -> type[A]: ...
 def agent(cls: Callable[P, C], /) -> Agent[P, C]: ...
 @typing.overload
 def agent(**options: Unpack[AgentOptions]) -> _Decorator: ...
+@listed(
+    AgentOptions, cpus=0, gpus=0, memory=0, concurrency=1, strategy="spread", schedule_timeout="5m", own_process=False,
+    reentrant=False, snapshot="idle", idle="60s",
+)  # fmt: skip
 def agent(cls: Any = None, **options: Any) -> Any:
     """Makes a class an agent.
 
@@ -565,11 +577,23 @@ def agent(cls: Any = None, **options: Any) -> Any:
     return lambda real: Agent(real, options)
 
 
-def get_actor(name: str) -> Handle:
-    """The handle of a named actor."""
+@typing.overload
+def get_actor(name: str) -> Handle: ...
+@typing.overload
+def get_actor(name: str, agent: type[A]) -> A: ...
+@typing.overload
+def get_actor(name: str, agent: Agent[Any, Any]) -> Handle: ...
+def get_actor(name: str, agent: Any = None) -> Any:
+    """The handle of a named actor.
+
+    With its `agent`, type checkers know its methods: `covey.get_actor("one", Crawler)`. `TypeError` where it is of another one.
+    """
     session = _session.current()
     found = _session.bridge_call(session.client.actor_named, name)
-    return Handle(found[0], json.loads(found[3]))
+    handle = Handle(found[0], json.loads(found[3]))
+    if agent is not None and handle._agent_name != agent.name:
+        raise TypeError(f"actor {name!r} is of agent {handle._agent_name!r}, not of {agent.name!r}")
+    return handle
 
 
 def agents() -> list[dict[str, Any]]:

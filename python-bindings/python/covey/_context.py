@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ._content import Message, Reply
+from ._option_checks import check_values, near
 from ._turns import Answer, Conversation, artifact
 
 if TYPE_CHECKING:
@@ -283,7 +284,9 @@ def sampling_of(options: dict[str, Any]) -> dict[str, Any]:
     """Options of a request, checked and as the model takes them. Of `json_schema` (a dict or a pydantic model), `regex`, `choice`, `grammar` one at most."""
     unknown = set(options) - set(SAMPLING) - set(CONSTRAINTS)
     if unknown:
-        raise TypeError(f"unknown sampling option {sorted(unknown)[0]!r}; known: {', '.join((*SAMPLING, *CONSTRAINTS))}")
+        name, known = sorted(unknown)[0], (*SAMPLING, *CONSTRAINTS)
+        raise TypeError(f"unknown sampling option {name!r}; known: {', '.join(known)}{near(name, known)}")
+    check_values(options)
     sampling = {k: v for k, v in options.items() if k in SAMPLING and v is not None}
     if isinstance(sampling.get("stop"), str):
         sampling["stop"] = [sampling["stop"]]
@@ -301,6 +304,7 @@ def sampling_of(options: dict[str, Any]) -> dict[str, Any]:
 def chat_request(prompt: str | list[dict[str, Any]], model: str, options: dict[str, Any]) -> dict[str, Any]:
     """A request to a model: a user's text or messages; `tools`, `tool_choice`, `think` beside the sampling options."""
     chat: dict[str, Any] = {}
+    check_values({name: options[name] for name in ("tools", "tool_choice", "think") if name in options})
     if tools := options.pop("tools", None):
         chat["tools"] = list(tools)
     choice = options.pop("tool_choice", None)

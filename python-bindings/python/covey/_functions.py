@@ -20,11 +20,15 @@ from . import _agent, _bridge, _codec, _env, _session
 from ._context import turn_current
 from ._future import Future, Stream, _refuse_loop
 from ._objects import has_refs, resolve
-from ._options import FunctionOptions, MapOptions, RunOptions, check
+from ._option_checks import check_value
+from ._options import FunctionOptions, MapOptions, RunOptions, check, listed
 from ._retry import How
 
 P = ParamSpec("P")
 R = TypeVar("R")
+I = TypeVar("I")  # noqa: E741
+X = TypeVar("X")
+X_contra = TypeVar("X_contra", contravariant=True)
 
 IN_FLIGHT_MAX = 8192
 """Inputs of one `map` that are under way at once; the rest is read when there is room."""
@@ -77,6 +81,12 @@ class Functions:
 _functions: _agent.Agent[Any, Any] = _agent.Agent(Functions, {"name": "covey.function", "cpus": 1})
 
 
+class TakesOne(Protocol[X_contra]):
+    """A function that one input is enough for."""
+
+    def remote(self, item: X_contra, /) -> object: ...
+
+
 class RemoteFunction(Generic[P, R]):
     """What `@covey.task` makes of a function. `f.remote(...)` runs it on the cluster; `f(...)` runs it here."""
 
@@ -113,6 +123,7 @@ class RemoteFunction(Generic[P, R]):
     def __reduce__(self) -> Any:
         return RemoteFunction, (self.__covey_function__, self._options)
 
+    @listed(FunctionOptions, unsaid=...)
     def options(self, **options: Unpack[FunctionOptions]) -> RemoteFunction[P, R]:
         """The same function with other options, see `covey.task`."""
         return RemoteFunction(self.__covey_function__, {**self._options, **check(options, FunctionOptions)})
@@ -145,24 +156,68 @@ class RemoteFunction(Generic[P, R]):
         started: Future[R] = session.call("pool", pool, self._method, payload, None, self._method.startswith("items"), self._how)
         return started
 
-    def map(self, inputs: Iterable[Any], **options: Unpack[MapOptions]) -> list[R]:
+    @overload
+    def map(
+        self: TakesOne[X], inputs: Iterable[X], *, progress: bool = False, return_exceptions: Literal[False] = False
+    ) -> list[R]: ...
+    @overload
+    def map(
+        self: TakesOne[X], inputs: Iterable[X], *, progress: bool = False, return_exceptions: bool
+    ) -> list[R | Exception]: ...
+    @listed(MapOptions, False)
+    def map(self: Any, inputs: Iterable[Any], **options: Any) -> list[Any]:
         """Results for all inputs, in order. Options: `progress`, `return_exceptions`."""
         return [result for _, result in self._map(inputs, ordered=True, **check(options, MapOptions))]
 
-    def map_unordered(self, inputs: Iterable[Any], *, with_input: bool = False, **options: Unpack[MapOptions]) -> Iterator[Any]:
-        """Results as they come."""
-        for item, result in self._map(inputs, ordered=False, **check(options, MapOptions)):
-            yield (item, result) if with_input else result
+    @overload
+    def map_unordered(
+        self: TakesOne[X],
+        inputs: Iterable[X],
+        *,
+        with_input: Literal[False] = False,
+        progress: bool = False,
+        return_exceptions: Literal[False] = False,
+    ) -> Iterator[R]: ...
+    @overload
+    def map_unordered(
+        self: TakesOne[X],
+        inputs: Iterable[X],
+        *,
+        with_input: Literal[True],
+        progress: bool = False,
+        return_exceptions: Literal[False] = False,
+    ) -> Iterator[tuple[X, R]]: ...
+    @overload
+    def map_unordered(
+        self: TakesOne[X], inputs: Iterable[X], *, with_input: bool = False, progress: bool = False, return_exceptions: bool
+    ) -> Iterator[object]: ...
+    @listed(MapOptions, False)
+    def map_unordered(self: Any, inputs: Iterable[Any], *, with_input: bool = False, **options: Any) -> Iterator[Any]:
+        """Results as they come, or pairs of input and result."""
+        return _agent._unordered(self._map(inputs, ordered=False, **check(options, MapOptions)), with_input)
 
     def _map(self, inputs: Iterable[Any], **options: Any) -> Iterator[tuple[Any, Any]]:
         return over(lambda item: self.remote(item), inputs, name=self.__name__, **options)  # type: ignore[call-arg,attr-defined]
 
 
 if TYPE_CHECKING:
+    from typing import Literal
+
     from ._options import Unpack
 
-    class RemoteGenerator(RemoteFunction[P, R]):
-        """A function that yields: for type checkers."""
+    class RemoteCoroutine(RemoteFunction[P, R]):
+        """A function that is async: for type checkers."""
+
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...  # type: ignore[override]
+
+        def options(self, **options: Unpack[FunctionOptions]) -> RemoteCoroutine[P, R]: ...
+
+    class RemoteGenerator(RemoteFunction[P, list[R]], Generic[P, R, I]):
+        """A function that yields `R`, and that gives `I` when it is called here: for type checkers."""
+
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> I: ...  # type: ignore[override]
+
+        def options(self, **options: Unpack[FunctionOptions]) -> RemoteGenerator[P, R, I]: ...
 
         def remote(self, *args: P.args, **kwargs: P.kwargs) -> Stream[R]:  # type: ignore[override]
             """Runs it on the cluster."""
@@ -171,25 +226,29 @@ if TYPE_CHECKING:
         """What `@covey.task(…)` does to a function."""
 
         @overload
-        def __call__(self, function: Callable[P, AsyncIterator[R]], /) -> RemoteGenerator[P, R]: ...
+        def __call__(self, function: Callable[P, AsyncIterator[R]], /) -> RemoteGenerator[P, R, AsyncIterator[R]]: ...
         @overload
-        def __call__(self, function: Callable[P, Iterator[R]], /) -> RemoteGenerator[P, R]: ...
+        def __call__(self, function: Callable[P, Iterator[R]], /) -> RemoteGenerator[P, R, Iterator[R]]: ...
         @overload
-        def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> RemoteFunction[P, R]: ...
+        def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> RemoteCoroutine[P, R]: ...
         @overload
         def __call__(self, function: Callable[P, R], /) -> RemoteFunction[P, R]: ...
 
 
 @overload
-def task(function: Callable[P, AsyncIterator[R]], /) -> RemoteGenerator[P, R]: ...
+def task(function: Callable[P, AsyncIterator[R]], /) -> RemoteGenerator[P, R, AsyncIterator[R]]: ...
 @overload
-def task(function: Callable[P, Iterator[R]], /) -> RemoteGenerator[P, R]: ...
+def task(function: Callable[P, Iterator[R]], /) -> RemoteGenerator[P, R, Iterator[R]]: ...
 @overload
-def task(function: Callable[P, Coroutine[Any, Any, R]], /) -> RemoteFunction[P, R]: ...
+def task(function: Callable[P, Coroutine[Any, Any, R]], /) -> RemoteCoroutine[P, R]: ...
 @overload
 def task(function: Callable[P, R], /) -> RemoteFunction[P, R]: ...
 @overload
 def task(**options: Unpack[FunctionOptions]) -> _Decorator: ...
+@listed(
+    FunctionOptions, cpus=1, gpus=0, memory=0, strategy="spread", retries=3, retry_exceptions=False, schedule_timeout="5m",
+    own_process=False,
+)  # fmt: skip
 def task(function: Any = None, **options: Any) -> Any:
     """Makes a function one that the cluster runs: `f.remote(...)`, `f.map(inputs)`.
 
@@ -277,6 +336,7 @@ class Pool:
     """
 
     def __init__(self, agent: _agent.Agent[Any, Any], actors: int, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None):
+        check_value("actors", actors)
         agent.register()
         self._session = _session.current()
         spec, _, _ = agent._description()
@@ -319,6 +379,7 @@ class PoolMethod:
     def __init__(self, pool: Pool, name: str, streaming: bool, how: How = How(retries=2)):
         self._pool, self._name, self._streaming, self._how = pool, name, streaming, how
 
+    @listed(RunOptions, retries=2)
     def options(self, **options: Unpack[RunOptions]) -> PoolMethod:
         """The same with bounds on each call, and how often a call may be run again after its actor died, or it raised one of
         `retry_on`. `run_timeout` (or `timeout`) counts from the start of its turn, `deadline` from now on."""
@@ -330,14 +391,16 @@ class PoolMethod:
         payload = _session.dump_args(session, "pool", self._pool._spec, (args, kwargs))
         return session.call("pool", self._pool._spec, self._name, payload, None, self._streaming, self._how)
 
+    @listed(MapOptions, False)
     def map(self, inputs: Iterable[Any], **options: Unpack[MapOptions]) -> list[Any]:
         """Results for all inputs, in order. Options: `progress`, `return_exceptions`."""
         return [result for _, result in over(self.remote, inputs, name=self._name, ordered=True, **check(options, MapOptions))]
 
+    @listed(MapOptions, False)
     def map_unordered(self, inputs: Iterable[Any], *, with_input: bool = False, **options: Unpack[MapOptions]) -> Iterator[Any]:
-        """Results as they come."""
-        for item, result in over(self.remote, inputs, name=self._name, ordered=False, **check(options, MapOptions)):
-            yield (item, result) if with_input else result
+        """Results as they come, or pairs of input and result."""
+        pairs = over(self.remote, inputs, name=self._name, ordered=False, **check(options, MapOptions))
+        return _agent._unordered(pairs, with_input)
 
 
 class _ExecutorFuture(concurrent.futures.Future[Any]):
@@ -364,10 +427,13 @@ class _ExecutorFuture(concurrent.futures.Future[Any]):
 class Executor(concurrent.futures.Executor):
     """A `concurrent.futures.Executor` over the cluster: for joblib, asyncio's `run_in_executor`, and your own code."""
 
+    @listed(
+        FunctionOptions, cpus=1, gpus=0, memory=0, strategy="spread", retries=3, retry_exceptions=False, schedule_timeout="5m",
+        own_process=False,
+    )  # fmt: skip
     def __init__(self, max_workers: int | None = None, **options: Unpack[FunctionOptions]):
         """`max_workers`: functions at once (default: as many as the cluster has CPUs); options as of `covey.task`."""
-        if max_workers is not None and max_workers < 1:
-            raise ValueError("max_workers must be at least 1")
+        check_value("max_workers", max_workers)
         self._max_workers = max_workers
         self._options: dict[str, Any] = {"retries": 3, **check(options, FunctionOptions)}
         self._functions: weakref.WeakKeyDictionary[Any, RemoteFunction[Any, Any]] = weakref.WeakKeyDictionary()
@@ -407,13 +473,15 @@ class Executor(concurrent.futures.Executor):
         except concurrent.futures.InvalidStateError:
             pass  # cancelled meanwhile
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> concurrent.futures.Future[R]:
         """Runs `fn(*args, **kwargs)` on the cluster."""
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
         return self._start(self._remote(fn).remote(*args, **kwargs))
 
-    def map(self, fn: Callable[..., Any], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1) -> Iterator[Any]:
+    def map(
+        self, fn: Callable[..., R], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1
+    ) -> Iterator[R]:
         """Like the built-in `map`; with `chunksize`, so many inputs travel and run together."""
         if chunksize < 1:
             raise ValueError("chunksize must be at least 1")

@@ -10,11 +10,11 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 from . import _bridge, _codec, _context, errors
 
-T = TypeVar("T")
+T = TypeVar("T", covariant=True)
 _WINDOW = 128  # items between two credits; a stream runs at most 256 ahead of its reader
 
 
@@ -136,7 +136,18 @@ class _Callbacks:
                     future._finish()
 
 
-class Future(Generic[T]):
+if TYPE_CHECKING:
+
+    class Result(Protocol[T]):
+        """What `get` waits for: a future, a stream, a reference, a task."""
+
+        def result(self, timeout: float | None = None) -> T: ...
+
+else:
+    Result = Generic
+
+
+class Future(Result[T]):
     """The result of a call. Blocks with `result()`, awaits with `await`, cancels the work with `cancel()`."""
 
     _lock = threading.Lock()
@@ -392,11 +403,9 @@ class _Suspend:
 
 
 @overload
-def get(futures: Future[T], timeout: float | None = None) -> T: ...
+def get(futures: Result[T], timeout: float | None = None) -> T: ...
 @overload
-def get(futures: Iterable[Future[T]], timeout: float | None = None) -> list[T]: ...
-@overload
-def get(futures: Any, timeout: float | None = None) -> Any: ...
+def get(futures: Iterable[Result[T]], timeout: float | None = None) -> list[T]: ...
 def get(futures: Any, timeout: float | None = None) -> Any:
     """The result of one future, or a list of the results of many, in order. Refs of `covey.put` are resolved."""
     if isinstance(futures, (list, tuple)) or not hasattr(futures, "result"):

@@ -12,6 +12,7 @@ from . import _session
 from ._agent import Agent, Handle, NamedAgent
 from ._retry import parse_seconds
 from ._context import sampling_of
+from ._option_checks import check_values
 
 if TYPE_CHECKING:
     from ._options import SamplingOptions, Unpack
@@ -67,6 +68,8 @@ def llm_agent(
     answer run side by side. The budget of a turn: `steps` requests to the model (default 8; in the last one it can call no tool), `tokens` read and made, `time`
     ("2m"). Sampling: max_tokens, temperature, top_p, … The agent's text is its name, and its name does wherever an agent is asked for.
     """
+    check_values({"model": model, "steps": steps, "tokens": tokens, "time": time, "concurrency": concurrency})
+    spoken = sampling_of(dict(sampling))
     session = _session.current()
     tools = list(tools)
     functions = [t for t in tools if inspect.isfunction(t)]
@@ -95,7 +98,7 @@ def llm_agent(
     spec = {
         "name": name,
         "description": description,
-        "kind": {"type": "llm", "system": system, "sampling": sampling_of(dict(sampling)), "tools": sources, "budget": budget},
+        "kind": {"type": "llm", "system": system, "sampling": spoken, "tools": sources, "budget": budget},
         "model": model,
         "concurrency": concurrency,
     }

@@ -20,11 +20,12 @@ import threading
 import time
 import weakref
 from collections import OrderedDict, deque
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from . import _bridge, _codec, _files, _future, _session, errors
 
-T = TypeVar("T")
+T = TypeVar("T", covariant=True)
+V = TypeVar("V")
 
 _MAGIC = b"COVEYOB1"
 _ALIGN = 64
@@ -47,7 +48,7 @@ HEADS = 256
 """So many of them, those that were used last."""
 
 
-class Ref(Generic[T]):
+class Ref(_future.Result[T]):
     """A value in the cluster. As an argument of a call it arrives as the value; `get()` reads it anywhere."""
 
     __slots__ = ("size", "node", "session", "_digest", "_kept", "_view", "_head", "__weakref__")
@@ -90,7 +91,7 @@ class Ref(Generic[T]):
         return f"<ref {self.digest[:12]} of {self.size} bytes>"
 
 
-def put(value: T) -> Ref[T]:
+def put(value: V) -> Ref[V]:
     """Keeps a value in the cluster, for calls that share it: a prompt, an array, a table."""
     session = _session.current()
     node, folder = _own_store(session)
@@ -105,7 +106,7 @@ def put(value: T) -> Ref[T]:
     finally:
         os.close(descriptor)
     kept = _Kept(draft, digest, session)
-    ref: Ref[T] = Ref(None, size, node, session.store_session, kept)
+    ref: Ref[V] = Ref(None, size, node, session.store_session, kept)
     ref._view = view
     if len(body) <= HEAD_BYTES:
         ref._head = _head([len(body), *(b.raw().nbytes for b in buffers)]) + body

@@ -1,7 +1,8 @@
-"""The options of agents, actors, calls, functions, tasks and models, each list once: type checkers read it, and who gives an option that
-there is not is told those that there are.
+"""The options of agents, actors, calls, functions, tasks and models: which there are for what, for type checkers and for `check`.
 
-Times are seconds or text like "500ms", "30s" and "2m"; amounts of memory are bytes or text like "256MiB".
+What each of them takes is in the table of `_option_checks`. Times are seconds or text like "500ms", "30s" and "2m"; amounts of
+memory are bytes or text like "256MiB". `None` is as good as nothing said, but for times, where it is no bound, and
+`max_restarts`, where it is no limit.
 """
 
 from __future__ import annotations
@@ -10,26 +11,34 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from ._option_checks import check as check
+from ._option_checks import listed as listed
+
 if TYPE_CHECKING:
+    from typing import Literal
+
     from typing_extensions import Unpack as Unpack
+
+    from ._agent import Handle
+    from ._typed import Actor
 
 
 class PlaceOptions(TypedDict, total=False):
     """What something needs of its node, and which one."""
 
-    cpus: float
-    gpus: float
-    memory: int | str
+    cpus: float | None
+    gpus: float | None
+    memory: float | str | None
     """Kept free for it, and its bound: it gets a process of its own, which ends when it uses more."""
-    resources: dict[str, float]
+    resources: Mapping[str, float] | None
     """Custom ones, by name."""
-    labels: dict[str, str]
+    labels: Mapping[str, str] | None
     """Of its node."""
-    node: str
+    node: str | None
     """The worker of this name and no other."""
-    near: Any
+    near: Handle | Actor | None
     """On the node of the actor that this handle is for."""
-    strategy: str
+    strategy: Literal["spread", "pack"] | None
     """`spread` or `pack`."""
 
 
@@ -42,9 +51,9 @@ class RunOptions(TypedDict, total=False):
     """Of each run from the start of its turn."""
     timeout: float | str | None
     """Another word for `run_timeout`."""
-    retries: int
+    retries: int | None
     """Times it is run again when its actor dies under it."""
-    retry_on: type[BaseException] | tuple[type[BaseException], ...]
+    retry_on: type[BaseException] | tuple[type[BaseException], ...] | None
     """Exceptions after which it is run again, too."""
     backoff: float | str | None
     """The pause before that is drawn at random up to this; it doubles each time."""
@@ -53,48 +62,48 @@ class RunOptions(TypedDict, total=False):
 class CallOptions(RunOptions, total=False):
     """Of a call on an actor's method."""
 
-    key: str
+    key: str | None
     """The actor answers a second call of the same key from memory."""
 
 
 class TaskOptions(RunOptions, total=False):
     """Of a durable task."""
 
-    message_id: str
+    message_id: str | None
     """The same one makes the same task."""
-    context_id: str
+    context_id: str | None
     """The conversation that it goes on with."""
-    model: str
+    model: str | None
     """The model asked for."""
 
 
 class ProcessOptions(TypedDict, total=False):
     """What a process is started with."""
 
-    env_vars: dict[str, str]
-    working_dir: str | os.PathLike[str]
+    env_vars: Mapping[str, str] | None
+    working_dir: str | os.PathLike[str] | None
     """A folder that is shipped, importable and current."""
-    pip: list[str]
+    pip: list[str] | None
     """Packages, installed once on each node."""
 
 
 class FunctionOptions(PlaceOptions, RunOptions, ProcessOptions, total=False):
     """Of `covey.task` and `covey.Executor`."""
 
-    ahead: int
+    ahead: int | None
     """Calls that are sent to an actor before it asks for them, at most."""
-    retry_exceptions: bool
+    retry_exceptions: bool | None
     """All exceptions are worth another try."""
     schedule_timeout: float | str | None
     max_restarts: int | None
-    own_process: bool
+    own_process: bool | None
 
 
 class SpecOptions(PlaceOptions, total=False):
     """Of an agent, and of single actors."""
 
-    model: str
-    concurrency: int
+    model: str | None
+    concurrency: int | None
     """Turns at once (default 1)."""
     max_restarts: int | None
     """Default: no limit."""
@@ -104,54 +113,68 @@ class SpecOptions(PlaceOptions, total=False):
     """Another word for `run_timeout`."""
     schedule_timeout: float | str | None
     """So long its actors and tasks wait while no worker there could run them (default "5m")."""
-    pool: int
+    pool: int | None
     """Actors that tasks may use at once."""
-    own_process: bool
-    reentrant: bool
+    own_process: bool | None
+    reentrant: bool | None
     """A call out of an own turn does not wait for it."""
-    snapshot: float | str
+    snapshot: float | str | None
     """When `__snapshot__` becomes durable: `idle` before sleep and moves, `turn` before each answer, or a time."""
     idle: float | str | None
     """A virtual actor sleeps after this time without calls (default "60s")."""
-    a2a: dict[str, Any]
+    a2a: Mapping[str, Any] | None
     """How it shows itself to A2A, see `covey.agent`."""
 
 
 class AgentOptions(SpecOptions, ProcessOptions, total=False):
     """Of `covey.agent`."""
 
-    name: str
-    groups: dict[str, int]
+    name: str | None
+    groups: Mapping[str, int] | None
     """Methods that are counted apart, by group, see `covey.method`."""
 
 
 class ActorOptions(SpecOptions, total=False):
     """Of the next actors of an agent."""
 
-    name: str
+    name: str | None
     """Unique in the cluster, for `covey.get_actor`."""
-    get_if_exists: bool
+    get_if_exists: bool | None
     """Take the one that has the name."""
-    detached: bool
+    detached: bool | None
     """It stays when its driver goes."""
 
 
-class MapOptions(TypedDict, total=False):
+class BarOptions(TypedDict, total=False):
+    """Of mapping over inputs, but for what the results depend on."""
+
+    progress: bool | None
+    """A bar."""
+
+
+class MapOptions(BarOptions, total=False):
     """Of mapping over inputs."""
 
-    progress: bool
-    """A bar."""
-    return_exceptions: bool
+    return_exceptions: bool | None
     """An exception takes the place of a result."""
 
 
-class SwarmOptions(MapOptions, RunOptions, total=False):
+class ActorsOptions(BarOptions, RunOptions, total=False):
+    """Of mapping with a swarm of actors, but for what the results depend on."""
+
+    actors: int | None
+    """Default 4."""
+
+
+class MethodMapOptions(MapOptions, ActorsOptions, total=False):
+    """Of mapping one method over inputs with a swarm of actors."""
+
+
+class SwarmOptions(MethodMapOptions, total=False):
     """Of mapping over inputs with a swarm of actors."""
 
     method: str | None
     """Default: `run`, else the first."""
-    actors: int
-    """Default 4."""
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -184,12 +207,3 @@ class ChatOptions(SamplingOptions, total=False):
     tool_choice: str | None
     """`auto`, `none`, `required`, or a tool's name."""
     think: bool
-
-
-def check(options: Mapping[str, Any], kind: Any, hint: str = "") -> dict[str, Any]:
-    """The options, or a `TypeError` that names the one that there is not."""
-    known = kind.__annotations__
-    for name in options:
-        if name not in known:
-            raise TypeError(f"unknown option {name!r}; there are: {', '.join(sorted(known))}{hint}")
-    return dict(options)

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 from . import _codec
+from ._option_checks import check_value
+from ._units import parse_seconds as parse_seconds
 
 RETRIES = 3
 """After exceptions that are named, where no number is."""
-_SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def parse_seconds(value: float | str | None) -> float | None:
-    """`"2m"`, `"500ms"` or a number of seconds."""
-    if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
-        return value
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([a-z]*)\s*", value) if isinstance(value, str) else None
-    if not match or match[2] not in _SECONDS:
-        raise ValueError(f"not a time: {value!r}; write it like '30s' or '2m'")
-    return float(match[1]) * _SECONDS[match[2]]
 
 
 def run_seconds(run_timeout: float | str | None, timeout: float | str | None) -> float | None:
@@ -40,12 +30,9 @@ class Retry:
     @classmethod
     def of(cls, retries: int, retry_on: Any, backoff: float | str | None) -> Retry | None:
         """`retry_on` is a class or a tuple of classes, as `except` takes them. `None` when there is none."""
-        classes = retry_on if isinstance(retry_on, tuple) else (retry_on,)
-        for one in classes:
-            if not (isinstance(one, type) and issubclass(one, BaseException)):
-                raise TypeError(f"retry_on takes exception classes, like (OSError, TimeoutError), not {one!r}")
-        if retries < 0:
-            raise ValueError("retries must not be negative")
+        check_value("retry_on", retry_on)
+        check_value("retries", retries)
+        classes = retry_on if isinstance(retry_on, tuple) else () if retry_on is None else (retry_on,)
         if not classes:
             if backoff is not None:
                 raise TypeError("backoff is the pause before a retry: say after which exceptions, with retry_on")

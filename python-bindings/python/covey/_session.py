@@ -21,6 +21,7 @@ from typing import Any
 from . import _bridge, _codec, _driver_log, _files, errors
 from ._context import turn_current, turn_deadline
 from ._future import Future, Stream
+from ._option_checks import check_values
 from ._retry import PLAIN, How
 
 _lock = threading.Lock()
@@ -265,6 +266,7 @@ def init(
     """
     _refuse_fork()
     environment = _given(env_vars, working_dir, pip)
+    check_values({"cpus": cpus, "gpus": gpus, "resources": resources, "labels": labels})
     if _current is not None and not reinit:
         raise errors.FailedPrecondition("a session is open already; covey.current() gives it, covey.init(reinit=True) closes it and begins another")
     address = address or os.environ.get("COVEY_ADDRESS")
@@ -298,8 +300,7 @@ def init(
 
 
 def _given(env_vars: dict[str, str] | None, working_dir: str | os.PathLike[str] | None, pip: list[str] | None) -> dict[str, Any]:
-    said = {"env_vars": env_vars, "working_dir": working_dir, "pip": pip}
-    return {name: value for name, value in said.items() if value is not None}
+    return check_values({"env_vars": env_vars, "working_dir": working_dir, "pip": pip})
 
 
 def _pinned(credentials: dict[str, Any]) -> str:
@@ -364,9 +365,9 @@ def install(session: Any) -> Any:
     return session
 
 
-def current() -> Any:
+def current() -> Session:
     """The session in use; `init()` is called when there was none yet."""
-    session = _current
+    session: Session | None = _current
     if session is not None:
         return session
     if _ended:

@@ -8,11 +8,13 @@ import dataclasses
 import json
 import math
 import time
+import typing
 from collections.abc import AsyncIterator, Generator, Iterator
 from typing import Any
 
 from . import _bridge, _codec, _session, errors
 from ._agent import Agent, Handle, NamedAgent
+from ._options import TaskOptions, check
 from ._typed import Actor
 from ._retry import RETRIES, Retry, parse_seconds, run_seconds
 from ._content import Message, content_of, file_of
@@ -23,6 +25,14 @@ _PAGE = 100
 _STATES = ("submitted", "working", "input-required", "auth-required", "completed", "failed", "canceled", "rejected")
 _WAIT = 5.0
 """Seconds that a reader without a stream waits at the head at once."""
+
+
+if typing.TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    R = TypeVar("R", default=object, covariant=True)
+else:
+    R = typing.TypeVar("R", covariant=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,12 +115,12 @@ class TaskInfo:
         )
 
     @property
-    def task(self) -> Task:
+    def task(self) -> Task[object]:
         """The task itself: to wait for, to read, to cancel."""
         return Task(self.id, self.context_id)
 
 
-class Task:
+class Task(typing.Generic[R]):
     """One durable request. `Task.from_id` finds it again from anywhere.
 
     `task.result()` or `await task` gives what the method returned; `async for item in task` what it yields, while it is made.
@@ -121,7 +131,7 @@ class Task:
         self.context_id = context_id
 
     @classmethod
-    def from_id(cls, id: str) -> Task:
+    def from_id(cls, id: str) -> Task[object]:
         """The task of this id; `NotFound` when there is none of yours."""
         info = TaskInfo.of(_session.bridge_call(_session.current().client.task, id))
         return cls(info.id, info.context_id)
@@ -188,12 +198,12 @@ class Task:
                 yield event
                 ended = ended or event.is_end
 
-    def chunks(self) -> Iterator[Any]:
+    def chunks(self) -> Iterator[object]:
         """Items the method yields, while they are made. A retry after a lost worker begins them anew."""
         for event in self.events():
             yield from _items(event)
 
-    async def __aiter__(self) -> AsyncIterator[Any]:
+    async def __aiter__(self) -> AsyncIterator[object]:
         answer = _Answer(self.id)
         async for event in self._events():
             answer.take(event)
@@ -201,7 +211,7 @@ class Task:
                 yield item
         answer.value()  # what went wrong is raised
 
-    def result(self, timeout: float | str | None = None) -> Any:
+    def result(self, timeout: float | str | None = None) -> R:
         """What the method returned, or all it yielded as text (values and files as a list). Raises what the method raised.
 
         After `timeout` (seconds, or "2m") it raises `DeadlineExceeded`, and the task goes on: `cancel` ends it. A task that asks
@@ -215,10 +225,10 @@ class Task:
             answer.take(event)
         return answer.value()
 
-    def __await__(self) -> Generator[Any, None, Any]:
+    def __await__(self) -> Generator[Any, None, R]:
         return self._result().__await__()
 
-    async def _result(self) -> Any:
+    async def _result(self) -> R:
         answer = _Answer(self.id)
         async for event in self._events():
             answer.take(event)
@@ -268,21 +278,21 @@ class Task:
         return f"<task {self.id}>"
 
 
-class TaskStream:
+class TaskStream(typing.Generic[R]):
     """What a task yields, while it is made: `for item in stream` or `async for`. What it returns is an item where it yields nothing;
     what it raises is raised. A retry after a lost worker begins the items anew."""
 
-    def __init__(self, task: Task):
+    def __init__(self, task: Task[object]):
         self.task = task
         """The task itself."""
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[R]:
         reading = _Reading(self.task.id)
         for event in self.task.events():
             yield from reading.take(event)
         yield from reading.last()
 
-    async def __aiter__(self) -> AsyncIterator[Any]:
+    async def __aiter__(self) -> AsyncIterator[R]:
         reading = _Reading(self.task.id)
         async for event in self.task._events():
             for item in reading.take(event):
@@ -290,7 +300,7 @@ class TaskStream:
         for item in reading.last():
             yield item
 
-    def result(self, timeout: float | str | None = None) -> Any:
+    def result(self, timeout: float | str | None = None) -> object:
         """As `Task.result`."""
         return self.task.result(timeout)
 
@@ -377,7 +387,7 @@ def submit(
     backoff: float | str | None = None,
     model: str = "",
     **kwargs: Any,
-) -> Task:
+) -> Task[object]:
     """Makes a durable task. When this returns, the head has it on disk.
 
     `agent` is a class made by `@agent`, or any other agent (of `llm_agent` and `connect_a2a`, or its name), or a handle, which says
@@ -387,7 +397,33 @@ def submit(
     the queue not counted. A run that is lost with its worker or its process is made again, up to five times. One that raises ends the
     task, but for exceptions of `retry_on`: after those it is tried again, `retries` times (3 where nothing is said), after a pause that is
     drawn at random up to `backoff` ("100ms"), which doubles.
+
+    Type checkers know nothing of a method by its name: `Crawler.fetch.submit(…)` says the same and is checked.
     """
+    options: dict[str, Any] = {
+        "message_id": message_id, "context_id": context_id, "deadline": deadline, "run_timeout": run_timeout, "timeout": timeout,
+        "retries": retries, "retry_on": retry_on, "backoff": backoff, "model": model,
+    }  # fmt: skip
+    return submit_call(agent, method, args, kwargs, **check(options, TaskOptions))
+
+
+def submit_call(
+    agent: Any,
+    method: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    message_id: str = "",
+    context_id: str = "",
+    deadline: float | str | None = None,
+    run_timeout: float | str | None = None,
+    timeout: float | str | None = None,
+    retries: int = 0,
+    retry_on: Any = (),
+    backoff: float | str | None = None,
+    model: str = "",
+) -> Task[Any]:
+    """As `submit`, with the options apart from the arguments of the method."""
     session = _session.current()
     if isinstance(agent, Agent) and not isinstance(agent, NamedAgent):
         name = agent.register()
@@ -411,7 +447,7 @@ def submit(
     return Task(made[0], made[1])
 
 
-def get_task(id: str) -> Task:
+def get_task(id: str) -> Task[object]:
     """The task of this id; `NotFound` when there is none of yours."""
     return Task.from_id(id)
 

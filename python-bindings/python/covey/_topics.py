@@ -29,7 +29,7 @@ class Topic:
     def __reduce__(self) -> Any:
         return Topic, (self.name,)
 
-    def publish(self, value: Any, *, sure: bool = False, timeout: float | None = None) -> Future:
+    def publish(self, value: Any, *, sure: bool = False, timeout: float | None = None) -> Future[int]:
         """Sends `value` to all who listen now, one copy to each node.
 
         Gives a future of how many: at once, of those it is sent to, and what a full mailbox or a dying listener loses is lost;
@@ -37,7 +37,9 @@ class Topic:
         listener in order, but one that is sent again for `sure` may come after later ones.
         """
         payload = _codec.dump(((value,), {}))
-        return _session.current().call("topic", self.name, "", payload, timeout, False, How(retries=_SURE) if sure else None)
+        how = How(retries=_SURE) if sure else None
+        told: Future[int] = _session.current().call("topic", self.name, "", payload, timeout, False, how)
+        return told
 
     def add(self, actor: Handle, method: str) -> None:
         """Has `actor.method(value)` called for each message, until the actor ends or is removed.

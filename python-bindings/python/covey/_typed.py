@@ -2,6 +2,7 @@
 
 A class that derives from `covey.Actor` and marks its methods by `@covey.method` has checked handles: `Reader.remote(…)` takes what
 `__init__` takes, `reader.read.remote(…)` what `read` takes, and the future or stream has the type of what it gives.
+`Reader.read.map(…)` and `Reader.read.submit(…)` are checked in the same way, see `AgentMethod`.
 """
 
 from __future__ import annotations
@@ -10,8 +11,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 if TYPE_CHECKING:
+    from abc import ABCMeta
+
+    from ._agent import Bound, Handle
+    from ._agent_method import AgentMethod, J
+    from ._functions import Pool
     from ._future import Future, Stream
-    from ._options import ActorOptions, CallOptions, Unpack
+    from ._options import ActorOptions, CallOptions, SwarmOptions, TaskOptions, Unpack
+    from ._task import Task, TaskStream
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,12 +52,18 @@ class Streams(Remote[P, T_co, R_co], Protocol[P, T_co, R_co]):
 class CallSkill(Generic[P, T, C]):
     """A marked method in its class."""
 
+    @overload
+    def __get__(self, instance: None, owner: type) -> AgentMethod[P, T]: ...
+    @overload
     def __get__(self, instance: object, owner: type | None = None) -> Calls[P, T, C]: ...
 
 
 class StreamSkill(Generic[P, T, C]):
     """A marked method that yields, in its class."""
 
+    @overload
+    def __get__(self, instance: None, owner: type) -> AgentStream[P, T]: ...
+    @overload
     def __get__(self, instance: object, owner: type | None = None) -> Streams[P, T, C]: ...
 
 
@@ -69,39 +82,76 @@ class Mark(Protocol):
     def __call__(self, function: Callable[Concatenate[Any, P], T], /) -> CallSkill[P, T, T]: ...
 
 
-class Optioned(Protocol[P, T_co]):
-    """An agent with other options for its next actors."""
+if TYPE_CHECKING:
+    K = TypeVar("K", bound="AgentClass")
 
-    def remote(self, *args: P.args, **kwargs: P.kwargs) -> T_co: ...
+    class AgentStream(Generic[P, T]):
+        """A method that yields, of an agent that no actor is chosen for yet."""
 
+        def options(self, **options: Unpack[TaskOptions]) -> AgentStream[P, T]: ...
 
-class Actor:
-    """Base class of agents whose handles are checked by mypy and pyright; see `covey.method`."""
+        @overload
+        def submit(self: AgentStream[P, str], *args: P.args, **kwargs: P.kwargs) -> Task[str]: ...
+        @overload
+        def submit(self, *args: P.args, **kwargs: P.kwargs) -> Task[object]: ...
 
-    if TYPE_CHECKING:
+        @overload
+        def stream(self: AgentStream[P, J], *args: P.args, **kwargs: P.kwargs) -> TaskStream[J]: ...
+        @overload
+        def stream(self, *args: P.args, **kwargs: P.kwargs) -> TaskStream[object]: ...
 
-        @classmethod
-        def remote(cls: Callable[P, C], *args: P.args, **kwargs: P.kwargs) -> C:  # type: ignore[misc]
+    class AgentClass(ABCMeta):
+        """What an agent has and its handles have not: of a metaclass, so that the agent's methods may have the same names."""
+
+        @property
+        def name(cls) -> str:
+            """Its name in the cluster."""
+
+        def remote(cls: Callable[P, C], *args: P.args, **kwargs: P.kwargs) -> C:
             """Makes an actor and gives its handle."""
 
-        @classmethod
-        def at(cls: Callable[..., C], key: str) -> C:  # type: ignore[misc]
+        def at(cls: type[C], key: str) -> C:
             """The virtual actor of this key."""
 
-        @classmethod
-        def options(cls: Callable[P, C], **options: Unpack[ActorOptions]) -> Optioned[P, C]:  # type: ignore[misc]
+        def bind(cls: Callable[P, C], *args: P.args, **kwargs: P.kwargs) -> Bound[C]:
+            """An actor to be, for `covey.gang`."""
+
+        def options(cls: K, **options: Unpack[ActorOptions]) -> K:
             """The same agent with other options for its next actors."""
 
-        @classmethod
-        def register(cls) -> str:
+        def register(cls) -> str:  # type: ignore[override]
             """Makes the agent known to the cluster; gives its name."""
 
-        @classmethod
-        def map(cls, inputs: Iterable[Any], **options: Any) -> list[Any]:
-            """Results of one method over many inputs."""
+        def submit(cls, *args: Any, method: str = "", **options: Unpack[TaskOptions]) -> Task[object]:
+            """Makes a durable task of a method, by its name; `Reader.read.submit(…)` is checked."""
+
+        def stream(cls, *args: Any, method: str = "", **options: Unpack[TaskOptions]) -> TaskStream[object]:
+            """A durable task, read while it is made."""
+
+        def map(cls, inputs: Iterable[Any], **options: Unpack[SwarmOptions]) -> list[object]:
+            """Results of one method over many inputs; of `Reader.read.map(…)` they have their type."""
+
+        def map_unordered(
+            cls, inputs: Iterable[Any], *, with_input: bool = False, **options: Unpack[SwarmOptions]
+        ) -> Iterator[object]:
+            """Results as they come."""
+
+        def pool(cls: Callable[P, Any], actors: int, *args: P.args, **kwargs: P.kwargs) -> Pool:
+            """So many actors behind one name."""
+
+    class Actor(metaclass=AgentClass):
+        """Base class of agents whose handles are checked by mypy and pyright; see `covey.method`."""
 
         def stop(self, drain: bool = False) -> None:
             """Ends the actor; with `drain`, after what is in its mailbox."""
 
         def kill(self) -> None:
             """Ends the actor now."""
+
+        def link(self, other: Actor | Handle) -> None:
+            """From now on each of the two ends when the other does."""
+
+else:
+
+    class Actor:
+        """Base class of agents whose handles are checked by mypy and pyright; see `covey.method`."""

@@ -27,6 +27,14 @@ class Reader(Actor):
             yield word
 
     @covey.method
+    def pairs(self, n: int) -> tuple[int, str]:
+        return n, self.style
+
+    @covey.method
+    def says(self) -> covey.Reply:
+        return covey.Reply("done")
+
+    @covey.method
     def letters(self, text: str) -> Iterator[bytes]:
         yield from (letter.encode() for letter in text)
 
@@ -54,6 +62,23 @@ class Plain:
 plain = agent(cpus=0.1, run_timeout="1m")(Plain)
 
 
+def everywhere() -> None:
+    """What an agent has beside its methods."""
+    first, second = covey.gang([Reader.bind("a"), Reader.options(cpus=0).bind("b", limit=2)])
+    first.link(second)
+    with Reader.pool(2, "long") as pool:
+        print(pool.name.remote("pool ").result(60), Reader.name, Reader.submit("one two", method="count").result(60))
+    shared = covey.put("one two three")
+    counts: list[int] = covey.get([first.count.remote("x"), second.count.remote("x y")])
+    print(covey.get(shared), counts, list(Reader.stream("a b", method="words")))
+    print(sorted(square.map_unordered([1, 2], with_input=True)), list(Reader.map_unordered(["a"], method="count")))
+    status = covey.status()
+    free: int = status["nodes"][0]["free"]["cpu_milli"]
+    print(free > 0, covey.current().address == covey.current().address, type(first.link).__name__)
+    same = covey.get_actor("typed", Reader)
+    print(same.name.remote("same ").result(60))
+
+
 def main() -> None:
     reader = Reader.options(name="typed").remote("long", limit=3)
     counted = reader.count.remote("one two three")
@@ -65,11 +90,17 @@ def main() -> None:
     loud: str = shout.remote("hey").result()
     some: list[int] = list(numbers.remote(3))
     first: float = square(2) + sum(square.map([1, 2]))
-    task: covey.Task = covey.submit(Reader, "count", "four words are here")
+    task: covey.Task[int] = Reader.count.submit("four words are here")
+    known: int = task.result(60) + sum(Reader.count.map(["one", "and two"], actors=2))
     doubled: list[object] = [plain.submit(4).result(60), *plain.stream(5, method="twice", deadline="1m")]
     echo: covey.Agent[..., object] = covey.NamedAgent("echo")
     said_by: covey.TaskStream = echo.stream("to be")
-    print(doubled, "".join(said_by), said_by.task.state())
+    print(doubled, "".join(map(str, said_by)), said_by.task.state())
+    spoken: list[str] = list(Reader.words.stream("to be"))
+    reply: covey.Message = Reader.says.submit().result(60)
+    print(reply, Reader.pairs.submit(2).result(60), Reader.pairs.map([3], actors=1))
+    print(known, spoken, Reader.words.submit("to be").result(60), covey.submit(Reader, "count", "one two").result(60))
+    everywhere()
     print(total, named, said, spelt, squares, loud, some, first, bool(task.id))
     reader.stop(drain=True)
 

@@ -34,3 +34,52 @@ covey.agent(cpu=1)  # wrong
 covey.task(retrys=1)  # wrong
 covey.init(cpu=1)  # wrong
 covey.connect(env_var={})  # wrong
+covey.get(3)  # wrong
+covey.get([3])  # wrong
+covey.wait([3])  # wrong
+covey.wait(reader.count.remote("x"))  # wrong
+covey.put()  # wrong
+program.square.map(["two"])  # wrong
+program.square.map_unordered(["two"])  # wrong
+program.square.map([1], ordered=True)  # wrong
+program.numbers.map(["two"])  # wrong
+program.shout.map([1])  # wrong
+program.square.retries  # wrong
+program.square.remote()  # wrong
+program.Reader.at(3)  # wrong
+program.Reader.bind(1)  # wrong
+program.Reader.pool("x", "long")  # wrong
+program.Reader.pool(2, 3)  # wrong
+program.Reader.map(["x"], methode="count")  # wrong
+program.Reader.map_unordered(["x"], method=3)  # wrong
+program.Reader.submit("x", retry=1)  # wrong
+program.Reader.stream("x", methode="words")  # wrong
+program.Reader.counts.submit("x")  # wrong
+program.Reader.count.submit(1)  # wrong
+program.Reader.count.submit("x", many=1)  # wrong
+program.Reader.count.map([1])  # wrong
+program.Reader.count.map(["x"], method="name")  # wrong
+program.Reader.count.map_unordered([1])  # wrong
+program.Reader.count.options(retry=1)  # wrong
+program.Reader.words.map(["x"])  # wrong
+program.Reader.words.stream(1)  # wrong
+program.Reader.options(strategy="far")  # wrong
+program.Reader.options(near=3)  # wrong
+reader.submit("x")  # wrong
+reader.map(["x"])  # wrong
+reader.count.submit("x")  # wrong
+reader.link(3)  # wrong
+reader.count.remote("x").result("soon")  # wrong
+wrong: str = program.Reader.count.submit("x").result()  # wrong
+covey.submit(program.Reader, "count", "x").result() + 1  # wrong
+covey.submit(3)  # wrong
+covey.submit(program.Reader, "count", "x", retries="3")  # wrong
+covey.gang([3])  # wrong
+covey.gang([program.Reader.bind("x")], strategy="far")  # wrong
+covey.get_actor("x", program.Reader).counts  # wrong
+covey.get_actor(3)  # wrong
+covey.status()["task"]  # wrong
+covey.current().adress  # wrong
+covey.agent(memory=[1])  # wrong
+covey.Executor().submit(len, 3)  # wrong
+covey.Executor(cpu=1)  # wrong

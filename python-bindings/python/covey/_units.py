@@ -1,0 +1,28 @@
+"""Times and amounts of memory, as users write them."""
+
+from __future__ import annotations
+
+import re
+
+_SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_BYTES = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def parse_seconds(value: float | str | None) -> float | None:
+    """`"2m"`, `"500ms"` or a number of seconds."""
+    if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+        return value
+    match = re.fullmatch(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*([a-z]*)\s*", value) if isinstance(value, str) else None
+    if not match or match[2] not in _SECONDS:
+        raise ValueError(f"not a time: {value!r}; write it like '30s' or '2m'")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def parse_bytes(value: float | str) -> int:
+    """`"256MiB"` or a number of bytes; `1.5e9` is one, too."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value // 1:
+        return int(value)
+    match = re.fullmatch(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*([A-Za-z]*)\s*", value) if isinstance(value, str) else None
+    if not match or match[2] not in _BYTES:
+        raise ValueError(f"not an amount of memory: {value!r}; write it like '256MiB'")
+    return int(float(match[1]) * _BYTES[match[2]])

@@ -1,0 +1,213 @@
+"""Options: each says by its name what it takes, wherever it is given."""
+
+import inspect
+import typing
+
+import pytest
+
+import covey
+from covey import _option_checks, _options
+
+
+class Plain:
+    def run(self, n: int = 0) -> int:
+        return n
+
+    def other(self, n: int = 0) -> int:
+        return 2 * n
+
+
+agent = covey.agent(name="options-plain")(Plain)
+function = covey.task(lambda n=0: n)
+KINDS = {name: kind for name, kind in vars(_options).items() if typing.is_typeddict(kind)}
+NEITHER = {
+    "cpus": -1, "memory": 0.5, "strategy": "far", "timeout": "soon", "retry_on": int, "snapshot": "never", "groups": {"io": 0},
+    "resources": {"a": -1},
+}  # fmt: skip
+"""Values of the right kind that do not do all the same."""
+
+
+def doors(cluster):
+    """Each way to give options, with the list of those that it takes."""
+    handle = agent.remote()
+    with agent.pool(1) as pool:
+        yield _options.AgentOptions, lambda **o: covey.agent(**o)(Plain)
+        yield _options.ActorOptions, agent.options
+        yield _options.FunctionOptions, lambda **o: covey.task(**o)(len)
+        yield _options.FunctionOptions, function.options
+        yield _options.FunctionOptions, covey.Executor
+        yield _options.CallOptions, handle.run.options
+        yield _options.RunOptions, pool.run.options
+        yield _options.TaskOptions, agent.submit
+        yield _options.TaskOptions, agent.stream
+        yield _options.TaskOptions, agent.run.options
+        yield _options.SwarmOptions, lambda **o: agent.map([], **o)
+        yield _options.SwarmOptions, lambda **o: agent.map_unordered([], **o)
+        yield _options.MethodMapOptions, lambda **o: agent.run.map([], **o)
+        yield _options.MethodMapOptions, lambda **o: agent.run.map_unordered([], **o)
+        yield _options.MapOptions, lambda **o: function.map([], **o)
+        yield _options.MapOptions, lambda **o: function.map_unordered([], **o)
+        yield _options.MapOptions, lambda **o: pool.run.map([], **o)
+        yield _options.MapOptions, lambda **o: pool.run.map_unordered([], **o)
+
+
+def test_the_table_has_every_option():
+    listed = {name for kind in KINDS.values() for name in kind.__annotations__}
+    assert len(KINDS) > 12 and listed <= set(_option_checks.OPTIONS)
+    assert set(_option_checks.OPTIONS) - listed == {"max_workers", "steps", "tokens", "time"}
+
+
+def test_a_wrong_value_names_its_option(cluster):
+    count = 0
+    for kind, give in doors(cluster):
+        for name in kind.__annotations__:
+            wanted = _option_checks.OPTIONS[name].wanted
+            with pytest.raises(TypeError) as raised:
+                give(**{name: object()})
+            assert f"option {name!r} takes {wanted}, not <object object" in str(raised.value)
+            if name in NEITHER:
+                with pytest.raises(ValueError) as raised:
+                    give(**{name: NEITHER[name]})
+                assert f"option {name!r} takes {wanted}, not {NEITHER[name]!r}" in str(raised.value)
+            count += 1
+        with pytest.raises(TypeError, match="unknown option 'nonesuch'; there are: "):
+            give(nonesuch=1)
+    assert count > 150
+
+
+def test_wrong_values_of_a_model_are_named():
+    for name in _options.SamplingOptions.__annotations__:
+        with pytest.raises(TypeError) as raised:
+            covey.llm_agent("options-prompt", **{name: object()})
+        assert f"option {name!r} takes {_option_checks.OPTIONS[name].wanted}, not <object object" in str(raised.value)
+    for name in ("tools", "tool_choice", "think"):
+        with pytest.raises(TypeError, match=f"option '{name}' takes "):
+            covey.llm.complete("x", **{name: object()})
+    for name in ("model", "concurrency", "steps", "tokens", "time"):
+        with pytest.raises(TypeError, match=f"option '{name}' takes "):
+            covey.llm_agent("options-prompt", **{name: object()})
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"resources": 3}, "option 'resources' takes names with amounts, like {'licence': 1}, not 3"),
+        ({"groups": 4}, "option 'groups' takes names with how many turns"),
+        ({"near": 3}, "option 'near' takes the handle of an actor, not 3"),
+        ({"memory": [1]}, r"option 'memory' takes a number of bytes, or a text like '256MiB', not \[1\]"),
+        ({"labels": "x"}, "option 'labels' takes names with texts"),
+        ({"name": 3}, "option 'name' takes a text, not 3"),
+        ({"concurrency": True}, "option 'concurrency' takes a number of turns from 1 on, not True"),
+        ({"cpu": 1}, "unknown option 'cpu'; there are: .*; perhaps 'cpus' is meant"),
+    ],
+)
+def test_what_is_told(options, told):
+    with pytest.raises(TypeError, match=told):
+        covey.agent(**options)
+
+
+def test_pools_and_executors_have_a_size(cluster):
+    for wrong in ("x", True):
+        with pytest.raises(TypeError, match="option 'actors' takes a number of actors from 1 on"):
+            agent.pool(wrong)
+    for wrong in (lambda: agent.pool(0), lambda: agent.map([1], actors=0), lambda: list(agent.run.map_unordered([1], actors=0))):
+        with pytest.raises(ValueError, match="option 'actors' takes a number of actors from 1 on, not 0"):
+            wrong()
+    with pytest.raises(TypeError, match="option 'max_workers' takes"):
+        covey.Executor("2")
+    with pytest.raises(ValueError, match="option 'max_workers' takes a number of functions at once, at least 1, not 0"):
+        covey.Executor(0)
+
+
+def test_covey_submit_and_init_name_theirs_too(cluster):
+    for name in _options.TaskOptions.__annotations__:
+        with pytest.raises(TypeError, match=f"option '{name}' takes "):
+            covey.submit(agent, "run", **{name: object()})
+    for name in ("cpus", "gpus", "resources", "labels", "env_vars", "working_dir", "pip"):
+        with pytest.raises(TypeError, match=f"option '{name}' takes "):
+            covey.init(reinit=True, **{name: object()})
+
+
+def test_none_is_as_good_as_nothing_said(cluster):
+    silent = {name: None for name in _options.AgentOptions.__annotations__}
+    made = covey.agent(**{**silent, "timeout": "1m"})(Plain)
+    spec = made.spec()[0]
+    assert spec["name"] == "Plain" and spec["concurrency"] == 1 and spec["timeout_ms"] == 60_000 and "labels" not in spec
+    run = agent.options(name=None, cpus=None).remote().run
+    assert run.options(key=None, retries=None, retry_on=None).remote(4).result(30) == 4
+    assert agent.submit(5, message_id=None, model=None, retries=None).result(30) == 5
+    assert agent.map([1, 2], actors=None, method="other") == [2, 4]
+    assert covey.task(cpus=None, retries=None, pip=None)(abs).map([-1], progress=None) == [1]
+
+
+def test_amounts_and_times_in_their_forms(cluster):
+    def spec(**options):
+        return covey.agent(**options)(Plain).spec()[0]
+
+    assert spec(memory=1.5e9)["resources"]["memory_bytes"] == 1_500_000_000 == spec(memory="1.5GB")["resources"]["memory_bytes"]
+    assert spec(cpus=0.5, resources={"licence": 2})["resources"]["custom"] == {"licence": 2000}
+    assert spec(timeout=2)["timeout_ms"] == spec(run_timeout="2s")["timeout_ms"] == spec(timeout="2000ms")["timeout_ms"] == 2000
+
+
+def test_help_lists_the_options():
+    kinds = {covey.agent: _options.AgentOptions, covey.task: _options.FunctionOptions, covey.Executor: _options.FunctionOptions}
+    for decorator, kind in kinds.items():
+        parameters = inspect.signature(decorator).parameters
+        assert set(kind.__annotations__) <= set(parameters) and not any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        assert all(parameters[name].kind is inspect.Parameter.KEYWORD_ONLY for name in kind.__annotations__)
+    assert inspect.signature(covey.agent).parameters["concurrency"].default == 1
+    assert inspect.signature(covey.task).parameters["retries"].default == 3
+    # What is shown as the default is one: it may be given.
+    for decorator, works in ((covey.agent, Plain), (covey.task, abs)):
+        shown = {name: p.default for name, p in inspect.signature(decorator).parameters.items() if p.kind is p.KEYWORD_ONLY}
+        decorator(**shown)(works)
+
+
+def test_an_agent_shows_its_name(cluster):
+    @covey.agent
+    class Shown:
+        def run(self):
+            return 1
+
+    assert (str(Shown), repr(Shown), f"{Shown}") == ("Shown", "<agent Shown>", "Shown")
+    assert repr(agent) == "<agent options-plain>" and str(covey.NamedAgent("echo")) == "echo"
+    assert repr(Shown.run) == "<method run of agent Shown>"
+    handle = agent.remote()
+    assert repr(handle.run) == f"<method run of actor {handle._actor}>" and repr(agent.bind()) == "<actor to be of options-plain>"
+
+
+@covey.agent
+class Answers:
+    def run(self, n: int) -> int:
+        return n
+
+    def times(self, n: int, timeout: int = 1, method: str = "", agent: str = "") -> str:
+        return f"{n * timeout}{method}{agent}"
+
+    def count(self, n: int):
+        yield from map(str, range(n))
+
+    def name(self) -> str:
+        return "one"
+
+
+def test_a_method_of_an_agent_without_an_actor(cluster):
+    assert Answers.run.submit(3).result(30) == 3
+    assert Answers.times.options(retries=1, timeout="1m").submit(3, timeout=2, method="m", agent="a").result(30) == "6ma"
+    assert list(Answers.count.stream(3)) == ["0", "1", "2"] and Answers.count.submit(3).result(30) == "012"
+    assert Answers.times.map([1, 2], actors=1) == ["1", "2"]
+    assert sorted(Answers.options(cpus=0).run.map_unordered([1, 2], actors=1, with_input=True)) == [(1, 1), (2, 2)]
+    assert Answers.name == "Answers", "what an agent has itself goes before its methods"
+    with pytest.raises(AttributeError, match="agent 'Answers' has no method 'runs'; it has: run, times, count, name"):
+        Answers.runs
+    with pytest.raises(TypeError, match=r"run\(\) runs on an actor"):
+        Answers.run(3)
+    with pytest.raises(TypeError, match="map needs a method that returns; 'count' yields"):
+        Answers.count.map([1])
+
+
+def test_a_named_actor_may_be_asked_for_as_what_it_is(cluster):
+    Answers.options(name="options-named").remote().run.remote(1).result(30)
+    assert covey.get_actor("options-named", Answers).run.remote(2).result(30) == 2
+    with pytest.raises(TypeError, match="actor 'options-named' is of agent 'Answers', not of 'options-plain'"):
+        covey.get_actor("options-named", agent)
