@@ -1,7 +1,12 @@
 """Ray-core scripts after changing their import: the kind that Ray's own documentation shows, written anew."""
 
 import asyncio
+import functools
+import io
+import os
 import random
+import sys
+import threading
 import time
 
 import numpy as np
@@ -272,9 +277,301 @@ def test_placement_groups_hold_room_all_or_nothing():
     ray.util.remove_placement_group(group)
     assert later.wait(30)
     ray.util.remove_placement_group(later)
-    with pytest.raises(ray.exceptions.ActorUnschedulableError):
-        ray.get(ray.util.placement_group([{"CPU": 1}, {"CPU": 1}], strategy="STRICT_SPREAD").ready(), timeout=30)
+    impossible = ray.util.placement_group([{"CPU": 1}, {"CPU": 1}], strategy="STRICT_SPREAD")
+    with pytest.raises(ray.exceptions.GetTimeoutError):
+        ray.get(impossible.ready(), timeout=0.2)
+    assert not impossible.wait(0.2) and ray.util.placement_group_table(impossible)["state"] == "PENDING"
+    ray.util.remove_placement_group(impossible)
+    with pytest.raises(ray.exceptions.TaskPlacementGroupRemoved):
+        ray.get(impossible.ready(), timeout=30)
+    assert not impossible.wait(0.2) and ray.util.placement_group_table(impossible)["state"] == "REMOVED"
     affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
     assert ray.get(Worker.options(scheduling_strategy=affinity(home[0])).remote().node.remote(), timeout=30) == home[0]
     with pytest.raises(ray.exceptions.ActorUnschedulableError):
         ray.get(Worker.options(scheduling_strategy=affinity("nowhere")).remote().node.remote(), timeout=30)
+
+
+def test_a_removed_placement_group_takes_nothing():
+    @ray.remote(num_cpus=0.5)
+    class Worker:
+        def ping(self):
+            return "pong"
+
+    @ray.remote(num_cpus=0.5)
+    def task():
+        return "ran"
+
+    warm, cold = (ray.util.placement_group([{"CPU": 0.5}]) for _ in range(2))
+    strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy
+    tasks = [task.options(scheduling_strategy=strategy(group)) for group in (warm, cold)]
+    assert ray.get(tasks[0].remote(), timeout=30) == "ran"
+    ray.util.remove_placement_group(warm)
+    ray.util.remove_placement_group(cold)
+    for removed in tasks:
+        with pytest.raises(ray.exceptions.TaskPlacementGroupRemoved):
+            ray.get(removed.remote(), timeout=30)
+    with pytest.raises(ray.exceptions.ActorPlacementGroupRemoved):
+        ray.get(Worker.options(scheduling_strategy=strategy(cold)).remote().ping.remote(), timeout=30)
+
+
+def test_what_a_capturing_task_or_actor_starts_is_in_its_group():
+    current = ray.util.get_current_placement_group
+
+    @ray.remote(num_cpus=0.5)
+    def child():
+        return current()
+
+    @ray.remote(num_cpus=0.5)
+    class Child:
+        async def group(self):
+            return current()
+
+    @ray.remote(num_cpus=0.5)
+    def parent():
+        return [current(), ray.get(child.remote()), ray.get(Child.remote().group.remote())]
+
+    @ray.remote(num_cpus=0.5)
+    def apart():
+        return ray.get(child.options(scheduling_strategy=strategy(placement_group=None)).remote())
+
+    @ray.remote(num_cpus=0.5)
+    class Parent:
+        def __init__(self):
+            self.child = Child.remote()
+
+        def groups(self):
+            return [current(), ray.get(self.child.group.remote()), ray.get(child.remote())]
+
+    strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy
+    group = ray.util.placement_group([{"CPU": 0.2}, {"CPU": 0.5}])
+    capturing = strategy(placement_group=group, placement_group_capture_child_tasks=True)
+    assert current() is None
+    assert ray.get(parent.options(scheduling_strategy=capturing).remote(), timeout=30) == [group] * 3
+    assert ray.get(Parent.options(scheduling_strategy=capturing).remote().groups.remote(), timeout=30) == [group] * 3
+    assert ray.get(parent.options(scheduling_strategy=strategy(group)).remote(), timeout=30) == [group, None, None]
+    assert ray.get(apart.options(scheduling_strategy=capturing).remote(), timeout=30) is None
+    assert ray.get(child.remote(), timeout=30) is None
+    ray.util.remove_placement_group(group)
+
+
+def test_an_actor_whose_method_exits_is_dead_and_its_neighbours_are_not():
+    @ray.remote
+    class Clerk:
+        def pid(self):
+            return os.getpid()
+
+        def leave(self, code):
+            sys.exit(code)
+
+        def items(self):
+            yield 1
+            sys.exit(1)
+
+        async def leave_async(self):
+            sys.exit(1)
+
+        def stays(self):
+            try:
+                self.leave(1)
+            except SystemExit:
+                return "here"
+
+    neighbour = Clerk.remote()
+    pid = ray.get(neighbour.pid.remote(), timeout=30)
+    leaves = [
+        lambda clerk: clerk.leave.remote(0),
+        lambda clerk: clerk.leave.remote(1),
+        lambda clerk: clerk.leave_async.remote(),
+        lambda clerk: list(clerk.items.remote())[-1],
+    ]
+    for leave in leaves:
+        clerk = Clerk.remote()
+        assert ray.get(clerk.stays.remote(), timeout=30) == "here"
+        for call in (leave, lambda clerk: clerk.pid.remote()):
+            with pytest.raises(ray.exceptions.RayActorError):
+                ray.get(call(clerk), timeout=30)
+    assert ray.get(neighbour.pid.remote(), timeout=30) == pid
+
+
+def test_an_actor_that_may_start_again_does_so_after_sys_exit(tmp_path):
+    @ray.remote(max_restarts=-1)
+    class Phoenix:
+        def __init__(self):
+            self.count = 0
+
+        def add(self):
+            self.count += 1
+            return self.count
+
+        def crash_until(self, path, times):
+            with open(path, "a") as file:
+                file.write("x")
+            if os.path.getsize(path) <= times:
+                sys.exit(1)
+            return self.count
+
+        def leave(self):
+            sys.exit(0)
+
+    phoenix = Phoenix.remote()
+    assert ray.get([phoenix.add.remote() for _ in range(2)], timeout=30) == [1, 2]
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(phoenix.crash_until.remote(tmp_path / "once", 1), timeout=30)
+    assert ray.get(phoenix.add.remote(), timeout=30) == 1, "its state began anew"
+    tried = phoenix.crash_until.options(max_task_retries=-1)
+    assert ray.get(tried.remote(tmp_path / "often", 4), timeout=60) == 0
+    for method in (phoenix.leave, phoenix.add):
+        with pytest.raises(ray.exceptions.RayActorError):
+            ray.get(method.remote(), timeout=30)
+
+
+def test_a_task_that_exits_is_a_crashed_worker_and_is_tried_again(tmp_path):
+    @ray.remote
+    def crash(path, times):
+        with open(path, "a") as file:
+            file.write("x")
+        if os.path.getsize(path) <= times:
+            sys.exit(1)
+        return "ran"
+
+    assert ray.get(crash.remote(tmp_path / "twice", 2), timeout=30) == "ran"
+    with pytest.raises(ray.exceptions.WorkerCrashedError):
+        ray.get(crash.options(max_retries=1).remote(tmp_path / "always", 9), timeout=30)
+    assert (tmp_path / "always").stat().st_size == 2
+
+
+def test_a_cancelled_method_raises_under_both_of_rays_names():
+    @ray.remote
+    class Sleeper:
+        async def sleep(self, path):
+            open(path, "w").close()
+            await asyncio.sleep(600)
+
+        async def ping(self):
+            return "pong"
+
+    sleeper = Sleeper.remote()
+    for name in (ray.exceptions.RayTaskError, ray.exceptions.TaskCancelledError):
+        ref = sleeper.sleep.remote(os.devnull)
+        assert ray.get(sleeper.ping.remote(), timeout=30) == "pong"
+        ray.cancel(ref)
+        with pytest.raises(name):
+            ray.get(ref, timeout=30)
+
+
+def test_references_in_coroutines():
+    @ray.remote
+    def echo(value):
+        return value
+
+    @ray.remote
+    def fail():
+        raise KeyError("no")
+
+    @ray.remote
+    class Waits:
+        async def both(self, refs):
+            done, pending = await asyncio.wait([ref for ref in refs])
+            return sorted([await ref for ref in done]), len(pending)
+
+    async def program():
+        first, second, bad = echo.remote(1), echo.remote(2), fail.remote()
+        done, pending = await asyncio.wait([first, second], return_when=asyncio.ALL_COMPLETED)
+        assert {first, second} == done and not pending
+        done, pending = await asyncio.wait([bad], return_when=asyncio.FIRST_EXCEPTION)
+        assert isinstance(done.pop().exception(), KeyError) and not first.cancelled() and first.exception() is None
+        assert await asyncio.wait_for(echo.remote(3), 30) == 3
+        assert await asyncio.gather(echo.remote(4), echo.remote(5)) == [4, 5]
+        done, pending = await asyncio.wait([second, Waits.remote().both.remote([])], timeout=0)
+        assert done <= {second} and await asyncio.wrap_future(echo.remote(6).future()) == 6
+        with pytest.warns(RuntimeWarning, match="blocks the event loop"):
+            assert ray.get(sleepy.remote(7)) == 7
+        with pytest.warns(RuntimeWarning, match="blocks the event loop"):
+            ray.wait([sleepy.remote(8)], timeout=30)
+        return await Waits.remote().both.remote([echo.remote(1), echo.remote(2)])
+
+    @ray.remote
+    def sleepy(value):
+        time.sleep(0.2)
+        return value
+
+    assert asyncio.run(program()) == ([1, 2], 0)
+
+
+def test_arguments_that_do_not_fit_are_refused_where_they_are_given():
+    @ray.remote
+    def function(a, /, b, *, c=1):
+        return a, b, c
+
+    @ray.remote
+    class Actor:
+        def method(self, x, ctx=None, *rest, **more):
+            return x, ctx, rest, more
+
+        @staticmethod
+        def plain(x):
+            return x
+
+    actor = Actor.options(name="fits").remote()
+    for call in (function, actor.method, ray.get_actor("fits").method):
+        with pytest.raises(TypeError, match="missing a required argument"):
+            call.remote()
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        function.remote(1, 2, d=3)
+    with pytest.raises(TypeError, match="too many"):
+        function.remote(1, 2, 3)
+    assert ray.get(function.remote(1, b=2, c=3), timeout=30) == (1, 2, 3)
+    assert ray.get(actor.method.remote(1, 2, 3, y=4), timeout=30) == (1, 2, (3,), {"y": 4})
+    assert ray.get(ray.remote(len).remote([1]), timeout=30) == 1
+    assert ray.get(ray.remote(functools.partial(pow, 2)).remote(3), timeout=30) == 8
+    ray.kill(actor)
+
+
+def test_names_of_methods_are_the_users():
+    @ray.remote
+    class Actor:
+        def stop(self):
+            return "stopped"
+
+        def kill(self):
+            return "killed"
+
+    actor = Actor.remote()
+    assert ray.get([actor.stop.remote(), actor.kill.remote()], timeout=30) == ["stopped", "killed"]
+    ray.get(actor.__ray_ready__.remote(), timeout=30)
+    with pytest.raises(AttributeError, match="it has: kill, stop|it has: stop, kill") as error:
+        actor.start
+    assert "covey_" not in str(error.value)
+    with pytest.raises(AttributeError, match="begins with _"):
+        actor._hidden
+
+
+def test_smaller_words():
+    assert ray.__version__.startswith("2.")
+    assert ray.cloudpickle.loads(ray.cloudpickle.dumps(lambda: 3))() == 3
+    assert ray.get(ray.cloudpickle.loads(ray.cloudpickle.dumps(ray.put(5)))) == 5
+    lock = threading.Lock()
+    fine, found = ray.util.inspect_serializability(lambda: lock, name="holds a lock", print_file=io.StringIO())
+    assert not fine and [failure.name for failure in found] == ["lock"]
+    assert ray.util.inspect_serializability(max, print_file=io.StringIO()) == (True, set())
+    env = ray.runtime_env.RuntimeEnv(env_vars={"COLOUR": "red"})
+
+    @ray.remote(runtime_env=env)
+    def colour():
+        return os.environ["COLOUR"]
+
+    assert ray.get(colour.remote(), timeout=60) == "red"
+    with pytest.raises(ValueError, match="conda"):
+        ray.runtime_env.RuntimeEnv(conda="x")
+    assert any(node["NodeID"] == ray.get_runtime_context().get_node_id() for node in ray.nodes())
+    with pytest.raises(AttributeError, match="docs/ray.md"):
+        ray.java_function
+
+
+def test_joblib_runs_on_it():
+    joblib = pytest.importorskip("joblib")
+    from covey.compat.ray.util.joblib import register_ray
+
+    register_ray()
+    with joblib.parallel_backend("ray", n_jobs=2):
+        assert joblib.Parallel()(joblib.delayed(abs)(-i) for i in range(4)) == [0, 1, 2, 3]

@@ -8,11 +8,12 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from ... import _agent, _functions, _session, errors
-from . import _cluster, _refs
+from ... import _agent, _functions, errors
+from ..._schema import of_parameters
+from . import _cluster, _placement, _refs, exceptions
 from ._env import environment
-from ._placement import place
-from .exceptions import _Exit
+from ._exits import ending
+from ._signature import Fits, told
 
 _RENAMED = {"num_cpus": "cpus", "num_gpus": "gpus", "memory": "memory", "resources": "resources", "max_restarts": "max_restarts"}
 _IGNORED = {
@@ -22,9 +23,12 @@ _IGNORED = {
     "_generator_backpressure_num_objects", "own_process", "object_store_memory", "_metadata", "_labels", "placement_group",
     "placement_group_bundle_index", "placement_group_capture_child_tasks",
 }  # fmt: skip
+SIGNATURE = "x-signature"
+"""Where the schema of a method tells its parameters."""
 FOREVER = 1_000_000
 """Tries of what Ray tries without a bound (-1)."""
 READY = "covey_ready"
+"""Stands for `__ray_ready__`, as a name that may be called."""
 
 
 def _translated(options: dict[str, Any]) -> dict[str, Any]:
@@ -38,7 +42,7 @@ def _translated(options: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"option {key!r} is not one of Ray's that Covey knows")
     if options.get("label_selector"):
         out["labels"] = dict(options["label_selector"])
-    return out | place(options, out) | environment(options.get("runtime_env"))
+    return out | _placement.place(options, out) | environment(options.get("runtime_env"))
 
 
 def _tries(count: Any) -> int:
@@ -66,9 +70,15 @@ class RemoteFunction:
         covey.pop("max_restarts", None)
         retry_on = _retry_on(options.get("retry_exceptions"))
         retries = _tries(options.get("max_retries", 3))
-        # As in Ray a task never waits behind one that runs where a CPU is free.
-        more = {"retries": retries, "retry_on": retry_on if retries else (), "ahead": 0}
+        # As in Ray a task never waits behind one that runs where a CPU is free. `sys.exit` is an end of its process to Ray.
+        more = {"retries": retries, "retry_on": (*retry_on, SystemExit) if retries else (), "ahead": 0}
         self._remote = _functions.RemoteFunction(function, {**covey, **more})
+        self._place = _placement.place_of(options)
+        if self._place is not None:
+            self._remote.__covey_function__ = _placement.Inside(function, self._place)
+        self._captured: dict[tuple[str, int], RemoteFunction] = {}
+        """The same for the bundles of groups that capture what their tasks start."""
+        self._fits = Fits(told(function))
         functools.update_wrapper(self, function, updated=())
 
     def __call__(self, *_: Any, **__: Any) -> Any:
@@ -83,8 +93,46 @@ class RemoteFunction:
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Runs it: an `ObjectRef`, several, or a generator of them."""
-        returns = self._options.get("num_returns")
-        return _refs.call(self._remote.remote, args, kwargs, returns, "task")
+        self._fits.check(getattr(self._function, "__name__", "the function"), args, kwargs)
+        strategy = _placement.captured(self._options)
+        if strategy is not None:
+            return self._in(strategy)._start(args, kwargs)
+        return self._start(args, kwargs)
+
+    def _in(self, strategy: _placement.PlacementGroupSchedulingStrategy) -> RemoteFunction:
+        """The same function in a group that its caller is in."""
+        group = strategy.placement_group
+        assert group is not None, "what captures has a group"
+        asked = {"cpus": 1, **_translated(self._options)}
+        key = (group.id, strategy._index(group, asked))
+        if key not in self._captured:
+            strategy.placement_group_bundle_index = key[1]
+            self._captured[key] = self.options(scheduling_strategy=strategy)
+        return self._captured[key]
+
+    def _start(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        start, place = self._remote.remote, self._place
+        if place is not None and place.group._removed:
+            start = _refuse_removed
+        return _refs.call(start, args, kwargs, self._options.get("num_returns"), "task")
+
+
+def _refuse_removed(*_: Any, **__: Any) -> Any:
+    # A worker that has run tasks in the bundle would take more.
+    raise exceptions.TaskPlacementGroupRemoved()
+
+
+def _methods_of(cls: type) -> dict[str, Any]:
+    """Its public methods as the actor has them: they may end it, and tell how they are called."""
+    made = {}
+    for name, function in inspect.getmembers(cls, inspect.isfunction):
+        if name.startswith("_") or isinstance(inspect.getattr_static(cls, name), staticmethod):
+            continue
+        made[name] = method = ending(function, name)
+        marks = getattr(function, "__covey_schema__", {})
+        schema = {**of_parameters(function, 1), **marks, SIGNATURE: told(function, 1)}
+        method.__covey_schema__ = schema  # type: ignore[attr-defined]
+    return made
 
 
 def _ready(self: Any) -> None:
@@ -101,12 +149,17 @@ class ActorClass:
         covey = _translated(options)
         covey.setdefault("max_restarts", 0)
         covey["concurrency"] = options.get("max_concurrency") or (1000 if anew else 1)
-        if options.get("own_process"):
+        # One that may start again may crash, which others in its process would feel.
+        if options.get("own_process", covey["max_restarts"] != 0):
             covey["own_process"] = True
         if options.get("concurrency_groups"):
             covey["groups"] = options["concurrency_groups"]
-        told = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__, READY: _ready}
-        shipped = type(cls.__name__, (cls,), told)
+        has: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+        has |= {READY: _ready, **_methods_of(cls), "__ray_restarts__": covey["max_restarts"] != 0}
+        place = _placement.place_of(options)
+        if place is not None:
+            has |= {"__ray_place__": place, "__init__": _placement.constructor_in(cls, place)}
+        shipped = type(cls.__name__, (cls,), has)
         self._agent: _agent.Agent[Any, Any] = _agent.Agent(shipped, {"name": cls.__name__, **covey})
         self.__name__, self.__doc__, self.__module__ = cls.__name__, cls.__doc__, cls.__module__
 
@@ -123,8 +176,12 @@ class ActorClass:
 
     def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
         """Makes an actor."""
-        o, mine = self._options, {}
-        inspect.signature(self._cls).bind(*args, **kwargs)
+        o = self._options
+        mine: dict[str, Any] = {}
+        Fits(told(self._cls)).check(self.__name__, args, kwargs)
+        captured = _placement.captured(o)
+        if captured is not None:
+            return self.options(scheduling_strategy=captured).remote(*args, **kwargs)
         if o.get("name"):
             mine["name"] = _cluster.full_name(o["name"], o.get("namespace"))
         if o.get("get_if_exists"):
@@ -141,10 +198,9 @@ class ActorClass:
             handle = ActorHandle(agent.remote(*args, **kwargs), o.get("max_task_retries", 0), _retry_on(o.get("retry_exceptions")))
         except errors.AlreadyExists as error:
             raise ValueError(f"The name {o['name']} is already taken. Please use a different name or get the existing actor. ({error})") from None
-        strategy = o.get("scheduling_strategy")
-        group = getattr(strategy, "placement_group", None) or o.get("placement_group")
-        if group is not None and hasattr(group, "_inside"):
-            group._inside.append(weakref.ref(handle))
+        place = _placement.place_of(o)
+        if place is not None:
+            place.group._inside.append(weakref.ref(handle))
         return handle
 
 
@@ -157,9 +213,16 @@ class ActorHandle:
     def __getattr__(self, name: str) -> ActorMethod:
         if name == "__ray_ready__":
             name = READY
-        if name.startswith("_"):
+        if name.startswith("__") or "_handle" not in self.__dict__:
             raise AttributeError(name)
-        method = ActorMethod(getattr(self._handle, name), name, self._handle, self._retries, self._retry_on)
+        skill, kind = self._handle._methods.get(name), self._handle._spec["name"]
+        if skill is None and name.startswith("_"):
+            raise AttributeError(f"{name!r} of an actor of {kind!r} cannot be called from elsewhere: its name begins with _")
+        if skill is None:
+            has = ", ".join(m for m in self._handle._methods if m != READY)
+            raise AttributeError(f"an actor of {kind!r} has no method {name!r}; it has: {has}")
+        covey = _agent.Method(self._handle._actor, name, bool(skill.get("streaming")), True)
+        method = ActorMethod(covey, name, self._handle, self._retries, self._retry_on)
         self.__dict__[name] = method
         return method
 
@@ -193,9 +256,11 @@ class ActorMethod:
         self._covey, self._name, self._handle = method, name, handle
         self._retries, self._retry_on = retries, retry_on
         tries = _tries(retries)
-        self._method = method.options(retries=tries, retry_on=retry_on) if tries else method
+        again_on = (*retry_on, exceptions._Crash)
+        self._method = method.options(retries=tries, retry_on=again_on) if tries else method
         said = handle._methods[name].get("input_schema") or {}
         self._num_returns = num_returns if num_returns is not None else said.get("x-num-returns")
+        self._fits = Fits(said.get(SIGNATURE))
 
     def __call__(self, *_: Any, **__: Any) -> Any:
         raise TypeError(f"Actor methods cannot be called directly. Instead of running 'object.{self._name}()', try 'object.{self._name}.remote()'.")
@@ -208,6 +273,7 @@ class ActorMethod:
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Calls it: an `ObjectRef`, several, or a generator of them."""
+        self._fits.check(self._name, args, kwargs)
         return _refs.call(self._method.remote, args, kwargs, self._num_returns, "actor", self._handle._actor)
 
 
@@ -256,14 +322,3 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
         return ActorHandle(_agent.get_actor(_cluster.full_name(name, namespace)))
     except errors.NotFound:
         raise ValueError(f"Failed to look up actor with name '{name}'") from None
-
-
-def exit_actor() -> None:
-    """Ends the actor whose method calls this, after what it had accepted; the caller of the method is told that it died."""
-    from ... import _context
-
-    turn = _context.turn_current.get()
-    if turn is None:
-        raise TypeError("exit_actor called in a non-actor worker.")
-    _session.bridge_call(_session.current().client.stop_actor, turn.actor.id, True)
-    raise _Exit("exit_actor() was called")

@@ -159,10 +159,12 @@ class RuntimeContext:
         return None if turn is None or turn.actor.lends else turn.actor
 
     def get_node_id(self) -> str:
-        return os.environ.get("COVEY_NODE", "")
+        """The node that this runs on; of a driver, which is on none, one that lives."""
+        own = os.environ.get("COVEY_NODE", "")
+        return own or next((str(node["NodeID"]) for node in nodes() if node["Alive"]), "")
 
     def get_job_id(self) -> str:
-        return _session.current().owner
+        return str(_session.current().owner)
 
     def get_worker_id(self) -> str:
         return f"{os.getpid():x}"

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextvars
 import itertools
 import json
+import sys
 import threading
-import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-from ... import _agent, _session
+from ... import _agent, _context, _future, _session, errors
 from ..._future import Future
 from . import _refs
+from ._refs import Failed
+from .exceptions import TaskPlacementGroupRemoved
+
+ASK_AGAIN_SECONDS = 0.5
+"""Between two looks at a group that no present node could hold."""
 
 
 def _needs(bundle: dict[str, float]) -> dict[str, Any]:
@@ -23,36 +29,83 @@ def _needs(bundle: dict[str, float]) -> dict[str, Any]:
 
 
 class _Held:
-    """A group that is there when all of its bundles are."""
+    """A group that is there when all of its bundles are.
 
-    def __init__(self, group: PlacementGroup, bundles: list[Future[Any]]):
-        self._group, self._bundles = group, bundles
+    A bundle that no present node could hold refuses calls; as in Ray the group waits then, for nodes that may come.
+    """
 
-    def done(self) -> bool:
-        return all(bundle.done() for bundle in self._bundles)
+    def __init__(self, group: PlacementGroup):
+        self._group = group
+        self._over, self._lock = threading.Event(), threading.Lock()
+        self._callbacks: list[Callable[[Any], None]] = []
+        self._told = False
+        self.error: BaseException | None = None
+        self._ask()
 
-    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        left, lock = [len(self._bundles)], threading.Lock()
+    def _ask(self) -> None:
+        """Asks the holders of all bundles: they answer once they have their places."""
+        try:
+            asked = [holder.get.remote() for holder in self._group._holders]
+        except Exception as error:  # the session is over
+            return self._finish(error)
+        left, lock = [len(asked)], threading.Lock()
 
         def one(_: Any) -> None:
             with lock:
                 left[0] -= 1
                 last = left[0] == 0
             if last:
-                callback(self)
+                self._answered(asked)
 
-        for bundle in self._bundles:
-            bundle.add_done_callback(one)
+        for future in asked:
+            future.add_done_callback(one)
+
+    def _answered(self, asked: list[Future[Any]]) -> None:
+        failures = [error for future in asked if (error := future.exception()) is not None]
+        if not failures:
+            return self._finish(None)
+        if self._group._removed or any(isinstance(error, errors.ActorDied) for error in failures):
+            return self._finish(TaskPlacementGroupRemoved())
+        if not isinstance(failures[0], errors.Unschedulable):
+            return self._finish(failures[0])
+        if not self._told:
+            self._told = True
+            name = self._group._name or self._group.id
+            print(f"covey: placement group {name} waits: {failures[0]}", file=sys.stderr, flush=True)
+        again = threading.Timer(ASK_AGAIN_SECONDS, self._ask)
+        again.daemon = True
+        again.start()
+
+    def _finish(self, error: BaseException | None) -> None:
+        with self._lock:
+            self.error = error
+            self._over.set()
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback(self)
+
+    def done(self) -> bool:
+        return self._over.is_set()
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        with self._lock:
+            if not self._over.is_set():
+                self._callbacks.append(callback)
+                return
+        callback(self)
 
     def result(self, timeout: float | None = None) -> PlacementGroup:
-        end = None if timeout is None else time.monotonic() + timeout
-        for bundle in self._bundles:
-            bundle.result(None if end is None else max(0.0, end - time.monotonic()))
+        if not self._over.is_set():
+            _future._refuse_loop("ray.get()")
+            with _refs.place_given():
+                if not self._over.wait(timeout):
+                    raise errors.DeadlineExceeded(f"the placement group has no place within {timeout} s")
+        if self.error is not None:
+            raise self.error
         return self._group
 
     def cancel(self) -> None:
-        for bundle in self._bundles:
-            bundle.cancel()
+        """Nothing: the group is there for others too."""
 
 
 class PlacementGroup:
@@ -61,6 +114,7 @@ class PlacementGroup:
     def __init__(self, bundles: list[dict[str, float]], holders: list[_agent.Handle], strategy: str = "PACK", name: str = ""):
         self.bundle_specs, self._holders, self._turn = bundles, holders, itertools.cycle(range(len(bundles)))
         self._strategy, self._name, self._removed = strategy, name, False
+        self._held: _Held | None = None
         self._inside: list[Any] = []
         """Weak references to the handles of actors that this process put into it."""
 
@@ -72,14 +126,25 @@ class PlacementGroup:
     def id(self) -> str:
         return self._holders[0]._actor
 
+    @property
+    def is_empty(self) -> bool:
+        return not self.bundle_specs
+
+    def _state(self) -> _Held:
+        if self._held is None:
+            self._held = _Held(self)
+        return self._held
+
     def ready(self) -> _refs.ObjectRef:
-        """A reference that is there once all bundles are."""
-        return _refs.ObjectRef(_Held(self, [holder.get.remote() for holder in self._holders]), kind="actor")
+        """A reference that is there once all bundles are; where no present node could hold them it waits for others."""
+        return _refs.ObjectRef(Failed(TaskPlacementGroupRemoved()) if self._removed else self._state())
 
     def wait(self, timeout_seconds: float = 30) -> bool:
         """Whether all bundles are there within this time."""
+        if self._removed:
+            return False
         done, _ = _refs.wait([self.ready()], timeout=timeout_seconds)
-        return bool(done)
+        return bool(done) and self._state().error is None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PlacementGroup) and other.id == self.id
@@ -139,7 +204,9 @@ def placement_group_table(group: PlacementGroup | None = None) -> dict[str, Any]
     """What is known of one group, or of all that this process made."""
     if group is None:
         return {id: placement_group_table(known) for id, known in _groups.items()}
-    state = "REMOVED" if group._removed else "CREATED" if group.wait(1) else "PENDING"
+    state = "CREATED" if group.wait(1) else "PENDING"
+    if group._removed or isinstance(group._state().error, TaskPlacementGroupRemoved):
+        state = "REMOVED"
     return {
         "placement_group_id": group.id,
         "name": group._name,
@@ -149,25 +216,103 @@ def placement_group_table(group: PlacementGroup | None = None) -> dict[str, Any]
     }
 
 
-class PlacementGroupSchedulingStrategy:
-    """In a bundle of a group: the one of this index, or the next in turn."""
+class Place(NamedTuple):
+    """The group that something runs in, and whether what it starts goes there too."""
 
-    def __init__(self, placement_group: PlacementGroup, placement_group_bundle_index: int = -1, placement_group_capture_child_tasks: bool | None = None):
-        if placement_group_bundle_index >= placement_group.bundle_count:
-            raise ValueError(f"the placement group has {placement_group.bundle_count} bundles, there is no number {placement_group_bundle_index}")
+    group: PlacementGroup
+    capture: bool
+
+
+_here: contextvars.ContextVar[Place | None] = contextvars.ContextVar("covey_ray_place", default=None)
+"""Of a constructor. A task knows it by its turn, a method by its actor."""
+
+
+def _place_here() -> Place | None:
+    turn = _context.turn_current.get()
+    if turn is None:
+        return _here.get()
+    return getattr(turn, "ray_place", None) or getattr(turn.actor.instance, "__ray_place__", None)
+
+
+def get_current_placement_group() -> PlacementGroup | None:
+    """The group that this task or actor runs in; `None` in a driver, and outside of groups."""
+    place = _place_here()
+    return None if place is None else place.group
+
+
+def captured(options: dict[str, Any]) -> PlacementGroupSchedulingStrategy | None:
+    """Where something goes that does not say it, started by what captures its children."""
+    if options.get("scheduling_strategy") is not None or options.get("placement_group") is not None:
+        return None
+    place = _place_here()
+    return PlacementGroupSchedulingStrategy(place.group, -1, True) if place is not None and place.capture else None
+
+
+class Inside:
+    """A function that runs in a group."""
+
+    def __init__(self, function: Any, place: Place):
+        self._function, self._place = function, place
+        self.__name__ = getattr(function, "__name__", "")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        turn = _context.turn_current.get()
+        if turn is not None:
+            turn.ray_place = self._place
+        return self._function(*args, **kwargs)
+
+
+def _enter(place: Place) -> None:
+    # Apart from what travels: a variable of a context cannot.
+    _here.set(place)
+
+
+def constructor_in(cls: type, place: Place) -> Any:
+    """The constructor of an actor that runs in a group."""
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        _enter(place)
+        cls.__init__(self, *args, **kwargs)  # type: ignore[misc]
+
+    return __init__
+
+
+class PlacementGroupSchedulingStrategy:
+    """In a bundle of a group: the one of this index, or the next in turn that has the room. Without a group: in none, also where
+    the caller's group captures its children."""
+
+    def __init__(
+        self,
+        placement_group: PlacementGroup | None,
+        placement_group_bundle_index: int = -1,
+        placement_group_capture_child_tasks: bool | None = None,
+    ):
+        if placement_group is not None and placement_group_bundle_index >= placement_group.bundle_count:
+            count = placement_group.bundle_count
+            raise ValueError(f"the placement group has {count} bundles, there is no number {placement_group_bundle_index}")
         self.placement_group, self.placement_group_bundle_index = placement_group, placement_group_bundle_index
         self.placement_group_capture_child_tasks = placement_group_capture_child_tasks
 
+    def _index(self, group: PlacementGroup, asked: dict[str, Any]) -> int:
+        """The bundle that has what is asked for."""
+        count, index = group.bundle_count, self.placement_group_bundle_index
+        first = next(group._turn) if index < 0 else index
+        tried = [(first + i) % count for i in range(count)] if index < 0 else [index]
+        why = ""
+        for at in tried:
+            held = _needs(group.bundle_specs[at])
+            lacks = [key for key in ("cpus", "gpus") if (asked.get(key) or 0) > held.get(key, 0)]
+            if not lacks:
+                return at
+            why = why or f"asks for {lacks[0]}={asked[lacks[0]]}, its bundle holds {held.get(lacks[0], 0)}"
+        raise ValueError(why)
+
     def _place(self, asked: dict[str, Any]) -> dict[str, Any]:
-        group, index = self.placement_group, self.placement_group_bundle_index
-        if index < 0:
-            index = next(group._turn)
-        held = _needs(group.bundle_specs[index])
-        for key in ("cpus", "gpus"):
-            if (asked.get(key) or 0) > held.get(key, 0):
-                raise ValueError(f"asks for {key}={asked[key]}, its bundle holds {held.get(key, 0)}")
+        group = self.placement_group
+        if group is None:
+            return {}
         # The bundle has what it needs.
-        return {"near": group._holders[index], "cpus": 0, "gpus": 0, "resources": {}}
+        return {"near": group._holders[self._index(group, asked)], "cpus": 0, "gpus": 0, "resources": {}}
 
 
 class NodeAffinitySchedulingStrategy:
@@ -200,11 +345,25 @@ class In:
         self.values = values
 
 
+def _strategy(options: dict[str, Any]) -> Any:
+    strategy, group = options.get("scheduling_strategy"), options.get("placement_group")
+    if strategy is None and isinstance(group, PlacementGroup):
+        capture = options.get("placement_group_capture_child_tasks")
+        return PlacementGroupSchedulingStrategy(group, options.get("placement_group_bundle_index", -1), capture)
+    return strategy
+
+
+def place_of(options: dict[str, Any]) -> Place | None:
+    """The group that these options name."""
+    strategy = _strategy(options)
+    if not isinstance(strategy, PlacementGroupSchedulingStrategy) or strategy.placement_group is None:
+        return None
+    return Place(strategy.placement_group, bool(strategy.placement_group_capture_child_tasks))
+
+
 def place(options: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
     """Where something shall run, in Covey's words."""
-    strategy = options.get("scheduling_strategy")
-    if strategy is None and isinstance(options.get("placement_group"), PlacementGroup):
-        strategy = PlacementGroupSchedulingStrategy(options["placement_group"], options.get("placement_group_bundle_index", -1))
+    strategy = _strategy(options)
     if strategy in (None, "DEFAULT"):
         return {}
     if strategy == "SPREAD":

@@ -9,10 +9,11 @@ import contextvars
 import os
 import threading
 import time
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
-from ... import _bridge, _context, _future, _objects, errors
+from ... import _agent, _bridge, _context, _future, _objects, _session, errors
 from ..._future import Future, Stream
 from .exceptions import as_ray
 
@@ -26,6 +27,7 @@ class ObjectRef:
     def __init__(self, source: Any, index: int | None = None, kind: str = "task", of: int | None = None):
         self._source, self._index, self._kind, self._of = source, index, kind, of
         self._name: str | None = None
+        self._listeners: dict[tuple[Callable[[ObjectRef], Any], object], bool] = {}
 
     @property
     def _call(self) -> Any:
@@ -73,6 +75,46 @@ class ObjectRef:
 
         self._when_done(over)
         return made
+
+    # What `asyncio.wait` asks of a future; it looks at these on the loop.
+
+    def add_done_callback(self, callback: Callable[[ObjectRef], Any], *, context: contextvars.Context | None = None) -> None:
+        """Calls `callback(ref)` once it is done: on the loop that runs here, or on some thread where none does."""
+        loop = asyncio._get_running_loop()
+
+        def over() -> None:
+            if not self._listeners.pop(key, False):
+                return
+            if loop is None:
+                callback(self)
+            else:
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    loop.call_soon_threadsafe(callback, self, context=context)
+
+        key = (callback, object())
+        self._listeners[key] = True
+        self._when_done(over)
+
+    def remove_done_callback(self, callback: Callable[[ObjectRef], Any]) -> int:
+        """Forgets it; gives how often it was there."""
+        return sum(self._listeners.pop(key, False) for key in list(self._listeners) if key[0] == callback)
+
+    def cancelled(self) -> bool:
+        """Its work was cancelled."""
+        return self.done() and isinstance(self._failure(), errors.Cancelled)
+
+    def exception(self) -> BaseException | None:
+        """What getting it raises; it must be done."""
+        if not self.done():
+            raise asyncio.InvalidStateError("the reference is not ready")
+        return self._failure()
+
+    def _failure(self) -> BaseException | None:
+        try:
+            self._value()
+        except Exception as error:
+            return error
+        return None
 
     def __await__(self) -> Any:
         try:
@@ -165,10 +207,11 @@ class ObjectRefGenerator:
     def __next__(self) -> ObjectRef:
         if self._failed:
             raise StopIteration
-        if self._items is None:
-            self._items = iter(self._stream)
         try:
-            return ObjectRef(Ready(next(self._items)))
+            with blocking("next()"):
+                if self._items is None:
+                    self._items = iter(self._stream)
+                return ObjectRef(Ready(next(self._items)))
         except StopIteration:
             raise
         except Exception as error:
@@ -301,6 +344,27 @@ def place_given() -> Iterator[None]:
         place = _context.takes_place(turn) if gave else None
         if place is not None:
             place.result()
+
+
+class blocking:
+    """Waiting in a coroutine blocks its loop. As in Ray a program's own loop is blocked; the loop of an actor's process cannot be:
+    it is what brings the value."""
+
+    def __init__(self, what: str):
+        self._what = what
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __enter__(self) -> None:
+        loop = asyncio._get_running_loop()
+        if loop is not None and _session._current is not None and not _session._current.inside:
+            text = f"{self._what} blocks the event loop here; `await` the reference instead"
+            warnings.warn(text, RuntimeWarning, stacklevel=_agent._outside())
+            self._loop = loop
+            asyncio._set_running_loop(None)
+
+    def __exit__(self, *_: object) -> None:
+        if self._loop is not None:
+            asyncio._set_running_loop(self._loop)
 
 
 def refs_in(values: Iterable[Any], depth: int = NESTED_MAX) -> Iterator[ObjectRef]:
@@ -463,6 +527,19 @@ def put(value: Any, **_: Any) -> ObjectRef:
 
 def get(refs: Any, *, timeout: float | None = None) -> Any:
     """The value, or the values, waiting for them."""
+    if asyncio._get_running_loop() is not None and not _all_done(refs):
+        with blocking("ray.get()"):
+            return _get(refs, timeout)
+    return _get(refs, timeout)
+
+
+def _all_done(refs: Any) -> bool:
+    """Getting these does not wait."""
+    found = refs if isinstance(refs, (list, tuple)) else [refs]
+    return all(isinstance(ref, ObjectRef) and ref.done() for ref in found)
+
+
+def _get(refs: Any, timeout: float | None) -> Any:
     if isinstance(refs, ObjectRef):
         return refs._value(timeout)
     if isinstance(refs, ObjectRefGenerator):
@@ -489,7 +566,13 @@ def wait(refs: Any, *, num_returns: int = 1, timeout: float | None = None, fetch
     if num_returns <= 0 or num_returns > len(refs):
         raise ValueError(f"num_returns={num_returns} of {len(refs)} refs")
     if asyncio._get_running_loop() is not None and timeout != 0:
-        _future._refuse_loop("ray.wait()")
+        with blocking("ray.wait()"):
+            _future._refuse_loop("ray.wait()")
+            return _wait(refs, num_returns, timeout)
+    return _wait(refs, num_returns, timeout)
+
+
+def _wait(refs: list[Any], num_returns: int, timeout: float | None) -> tuple[list[Any], list[Any]]:
     ready: set[int] = set()
 
     def more() -> bool:

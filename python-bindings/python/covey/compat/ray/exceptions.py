@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ... import errors
@@ -44,6 +45,20 @@ class ActorUnschedulableError(RayError, errors.Unschedulable): ...
 class TaskUnschedulableError(RayError, errors.Unschedulable): ...
 
 
+class TaskPlacementGroupRemoved(RayError, errors.Unschedulable):
+    """The placement group of a task was removed."""
+
+    def __str__(self) -> str:
+        return super().__str__() or "The placement group corresponding to this task has been removed."
+
+
+class ActorPlacementGroupRemoved(RayError, errors.Unschedulable):
+    """The placement group of an actor was removed."""
+
+    def __str__(self) -> str:
+        return super().__str__() or "The placement group corresponding to this Actor has been removed."
+
+
 class GetTimeoutError(RayError, errors.DeadlineExceeded): ...
 
 
@@ -78,8 +93,66 @@ class RaySystemError(RayError, errors.InternalError): ...
 class RuntimeEnvSetupError(RayError, errors.FailedPrecondition): ...
 
 
+# Nothing here raises these: they are for the `except` of programs that run elsewhere too.
+
+
+class LocalRayletDiedError(RayError): ...
+
+
+class AsyncioActorExit(RayError): ...
+
+
+class CrossLanguageError(RayError): ...
+
+
+class OutOfDiskError(RayError): ...
+
+
+class ObjectFetchTimedOutError(ObjectLostError): ...
+
+
+class ReferenceCountingAssertionError(ObjectLostError, AssertionError): ...
+
+
+class ObjectReconstructionFailedError(ObjectLostError): ...
+
+
+class ObjectReconstructionFailedMaxAttemptsExceededError(ObjectReconstructionFailedError): ...
+
+
+class ObjectReconstructionFailedLineageEvictedError(ObjectReconstructionFailedError): ...
+
+
+class PlasmaObjectNotAvailable(RayError): ...
+
+
+class UnserializableException(RayError): ...
+
+
+class ActorAlreadyExistsError(ValueError, RayError): ...
+
+
+class ActorHandleNotFoundError(ValueError, RayError): ...
+
+
+class AuthenticationError(RayError): ...
+
+
+class RayChannelError(RaySystemError): ...
+
+
+class RayChannelTimeoutError(RayChannelError, TimeoutError): ...
+
+
+class RayCgraphCapacityExceeded(RaySystemError): ...
+
+
 class _Exit(Exception):
-    """Raised by `ray.actor.exit_actor()`."""
+    """An actor ended itself."""
+
+
+class _Crash(_Exit):
+    """And may start again."""
 
 
 _both: dict[type, type[RayTaskError]] = {}
@@ -126,18 +199,32 @@ def _named(cls: type[RayError], error: errors.CoveyError) -> RayError:
     return made
 
 
+_DIED_TOO_OFTEN = re.compile("processes died while they ran this call")
+_BUNDLE_IS_OVER = re.compile("near actor .* which is over")
+"""What the head says of something whose bundle was given back; nothing else here is put near an actor."""
+
+
 def as_ray(error: BaseException, kind: str) -> BaseException:
     """An exception of Covey under Ray's name; `kind` is what was called: `task` or `actor`."""
     if isinstance(error, RayError):
         return error
     if isinstance(error.__cause__, errors.RemoteTraceback):
         if isinstance(error, _Exit):
-            return ActorDiedError("the actor ended itself: exit_actor() was called")
+            return ActorDiedError(f"the actor ended itself: {error}")
+        if kind == "task" and isinstance(error, errors.RemoteError) and str(error).startswith("SystemExit"):
+            return WorkerCrashedError(f"the task ended its process: {error}")
         return task_error(error, error.__cause__.text)
     if not isinstance(error, errors.CoveyError):
         return error
     crashed = ActorDiedError if kind == "actor" else WorkerCrashedError
-    unplaced = ActorUnschedulableError if kind == "actor" else TaskUnschedulableError
+    unplaced: type[RayError] = ActorUnschedulableError if kind == "actor" else TaskUnschedulableError
+    if isinstance(error, errors.Unschedulable) and _BUNDLE_IS_OVER.search(str(error)):
+        unplaced = ActorPlacementGroupRemoved if kind == "actor" else TaskPlacementGroupRemoved
+    if isinstance(error, errors.FailedPrecondition) and _DIED_TOO_OFTEN.search(str(error)):
+        return _named(crashed, error)
+    if kind == "actor" and isinstance(error, errors.Cancelled):
+        # As Ray gives it: `except RayTaskError` and `except TaskCancelledError` both catch it.
+        return task_error(_named(TaskCancelledError, error), str(error))
     names: list[tuple[type[errors.CoveyError], type[RayError]]] = [
         (errors.ActorDied, crashed),
         (errors.DeadlineExceeded, GetTimeoutError),

@@ -6,9 +6,16 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from .. import _cluster, _refs
-from .._placement import get_placement_group, placement_group, placement_group_table, remove_placement_group
+from .._placement import (
+    get_current_placement_group,
+    get_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from . import actor_pool, queue, scheduling_strategies
 from .actor_pool import ActorPool
+from .check_serialize import inspect_serializability
 
 
 def as_completed(refs: list[_refs.ObjectRef], *, chunk_size: int = 10, yield_obj_refs: bool = False, **_: Any) -> Iterator[Any]:
@@ -64,7 +71,7 @@ def deregister_serializer(cls: type) -> None:
 
 
 __all__ = [
-    "ActorPool", "actor_pool", "as_completed", "deregister_serializer", "get_node_ip_address", "get_placement_group", "list_named_actors",
-    "map_unordered", "placement_group", "placement_group_table", "queue", "register_serializer", "remove_placement_group",
+    "ActorPool", "actor_pool", "as_completed", "deregister_serializer", "get_current_placement_group", "get_node_ip_address",
+    "get_placement_group", "inspect_serializability", "list_named_actors", "map_unordered", "placement_group", "placement_group_table", "queue", "register_serializer", "remove_placement_group",
     "scheduling_strategies",
 ]  # fmt: skip

@@ -1,0 +1,15 @@
+"""`ray.util.joblib`: `register_ray()`, then `joblib.parallel_backend("ray")`."""
+
+from __future__ import annotations
+
+
+def register_ray() -> None:
+    """Makes "ray" a name that joblib knows: Covey's backend, see `covey.compat.joblib`."""
+    import joblib
+
+    from ...joblib import CoveyBackend
+
+    joblib.register_parallel_backend("ray", CoveyBackend)
+
+
+__all__ = ["register_ray"]
