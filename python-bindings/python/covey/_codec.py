@@ -133,14 +133,20 @@ def _travels(error: Any) -> bool:
 
 
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_LIBRARY = os.path.dirname(os.path.abspath(os.__file__))
+_CARRIERS = tuple(os.path.join(_LIBRARY, name) for name in ("asyncio" + os.sep, os.path.join("concurrent", "futures", ""), "threading.py"))
+"""Of the standard library: what runs our own code on threads and loops."""
 
 
 def trace_of(error: BaseException) -> str:
-    """The traceback of an exception as text, from the user's first frame on."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_HERE):
+    """The traceback of an exception as text, from the user's first frame on; without frames where there is none."""
+    first = frame = error.__traceback__
+    while frame is not None and frame.tb_frame.f_code.co_filename.startswith((_HERE, *_CARRIERS)):
+        # What the user's code entered itself stays: it has no frame of ours behind it.
+        if frame.tb_frame.f_code.co_filename.startswith(_HERE):
+            first = frame.tb_next
         frame = frame.tb_next
-    return "".join(traceback.format_exception(type(error), error, frame or error.__traceback__))
+    return "".join(traceback.format_exception(type(error), error, first))
 
 
 def dump_error(error: BaseException, trace: str) -> str:
@@ -160,16 +166,28 @@ def dump_error(error: BaseException, trace: str) -> str:
 def to_exception(failure: tuple[str, str, str | None, bool | None, str | None]) -> BaseException:
     kind, message, hint, executed, detail = failure
     if kind == "application" and detail:
-        try:
-            error, trace = pickle.loads(base64.b64decode(detail))
-        except Exception as why:
-            error, trace = None, f"(the exception's class is not importable here: {why})"
-        if not _travels(error):
-            error = errors.RemoteError(message)
-        error.__cause__ = errors.RemoteTraceback(trace)
-        return error
+        return _raised(message, detail)
     error = errors.BY_KIND.get(kind, errors.InternalError)(f"{message}; {hint}" if hint else message)
     error.hint, error.executed = hint, executed
+    if detail and detail.startswith(_PICKLED):
+        # An actor that did not start: what its constructor raised.
+        error.__cause__ = _raised(message, detail)
+    return error
+
+
+_PICKLED = "gA"
+"""How a pickle begins in base64; other details are words."""
+
+
+def _raised(message: str, detail: str) -> BaseException:
+    """The exception that `dump_error` made a text of."""
+    try:
+        error, trace = pickle.loads(base64.b64decode(detail))
+    except Exception as why:
+        error, trace = None, f"(the exception's class is not importable here: {why})"
+    if not _travels(error):
+        error = errors.RemoteError(message)
+    error.__cause__ = errors.RemoteTraceback(trace)
     return error
 
 

@@ -25,12 +25,12 @@ import threading
 import time
 import traceback
 import types
-import typing
 from typing import Any
 
 from . import _bridge, _codec, _context, _marks, _objects, _session, _turns, errors
+from ._arguments import from_content, from_payload, hints_of, with_key
 from ._env import Environment
-from ._content import File, Reply, dump_answer, file_of
+from ._content import Reply, dump_answer
 from ._objects import borrow, has_refs, resolve
 
 RAN_OUT = 86  # exit code of a process that got no more memory
@@ -55,7 +55,7 @@ class Method:
             self.kind = _VALUE
         else:
             self.kind = _SYNC_ITEMS if inspect.isgeneratorfunction(function) else _SYNC_VALUE
-        self.hints = _hints(function)
+        self.hints = hints_of(function)
         parameters = list(inspect.signature(function).parameters.values())
         # Where the context goes, by name; with its position where it has one.
         positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY)]
@@ -371,9 +371,9 @@ class Process:
                 cls = _codec.loads(self.code[digest])
             cls = getattr(cls, "__covey_class__", cls)
             self.classes[digest] = cls
-        args, kwargs = resolve(*_arguments(init))
+        args, kwargs = resolve(*from_payload(init))
         if init is None and "/" in actor:
-            args, kwargs = _with_key(cls, actor.split("/", 1)[1])
+            args, kwargs = with_key(cls, actor.split("/", 1)[1])
         instance = cls(*args, **kwargs)
         if state is not None:
             instance.__restore__(_codec.load(state))
@@ -797,71 +797,13 @@ class Process:
             turn.content = _codec.load(payload) or []
             args, kwargs = from_content(turn.content, method.wanted, method.hints)
         else:
-            args, kwargs = _arguments(payload)
+            args, kwargs = from_payload(payload)
         for name, at in method.takes.items():
             if at is not None and len(args) > at:
                 args = (*args[:at], turn.context_of(), *args[at:])
             else:
                 kwargs.setdefault(name, turn.context_of())
         return args, kwargs
-
-
-def _with_key(cls: Any, key: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Constructor arguments of a virtual actor: its key for the parameter `key`, else for the first that must be given."""
-    parameters = inspect.signature(cls).parameters
-    if "key" in parameters:
-        return (), {"key": key}
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    needs = any(p.default is p.empty and p.kind in positional for p in parameters.values())
-    return ((key,) if needs else ()), {}
-
-
-def _arguments(payload: Any) -> tuple[Any, dict[str, Any]]:
-    if payload is None:
-        return (), {}
-    value = _codec.load(payload)
-    if payload[0] == _bridge.JSON:
-        return list(value.get("args", [])), dict(value.get("kwargs", {}))
-    return value
-
-
-_FILES = (File, list[File])
-
-
-def from_content(content: list[dict[str, Any]], wanted: list[inspect.Parameter], hints: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """A message's parts as arguments: an object whose keys are parameters, else its text as the first."""
-    # Files go where files are asked for.
-    files = [p for p in wanted if hints.get(p.name) in _FILES]
-    if files:
-        wanted = [p for p in wanted if p not in files]
-        args, kwargs = from_content(content, wanted, hints)
-        sent = [file_of(part) for part in content if "source" in part]
-        for p in files:
-            if hints[p.name] is not File:
-                kwargs[p.name] = sent
-            elif sent:
-                kwargs[p.name] = sent[0]
-        return [], {**{p.name: arg for p, arg in zip(wanted, args)}, **kwargs}
-    names = {p.name for p in wanted}
-    data = [part["data"] for part in content if "data" in part]
-    if len(data) == 1 and isinstance(data[0], dict) and data[0] and set(data[0]) <= names:
-        return [], dict(data[0])
-    if not wanted:
-        return [], {}
-    text = "\n".join(part["text"] if "text" in part else json.dumps(part["data"]) for part in content if "text" in part or "data" in part)
-    hint = hints.get(wanted[0].name)
-    if hint in (int, float):
-        return [hint(text.strip())], {}
-    if hint in (list, dict) or typing.get_origin(hint) in (list, dict):
-        return [json.loads(text)], {}
-    return [text], {}
-
-
-def _hints(method: Any) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(method)
-    except Exception:
-        return {}
 
 
 def main() -> None:
