@@ -120,6 +120,9 @@ class RemoteFunction(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.__covey_function__(*args, **kwargs)
 
+    def __repr__(self) -> str:
+        return f"<function {getattr(self.__covey_function__, '__qualname__', 'without a name')} for the cluster>"
+
     def __reduce__(self) -> Any:
         return RemoteFunction, (self.__covey_function__, self._options)
 
@@ -358,6 +361,9 @@ class Pool:
             raise AttributeError(f"agent {self._name!r} has no method {name!r}; it has: {', '.join(self._methods)}")
         return PoolMethod(self, name, bool(self._methods[name].get("streaming")))
 
+    def __repr__(self) -> str:
+        return f"<pool of {json.loads(self._spec)['actors']} actors of {self._name}>"
+
     def close(self) -> None:
         """Cancels what is under way and stops the actors."""
         _session.bridge_call(self._session.client.close_pool, self._spec)
@@ -378,6 +384,9 @@ class PoolMethod:
 
     def __init__(self, pool: Pool, name: str, streaming: bool, how: How = How(retries=2)):
         self._pool, self._name, self._streaming, self._how = pool, name, streaming, how
+
+    def __repr__(self) -> str:
+        return f"<method {self._name} of {self._pool!r}>"
 
     @listed(RunOptions, retries=2)
     def options(self, **options: Unpack[RunOptions]) -> PoolMethod:

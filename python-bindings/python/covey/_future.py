@@ -13,8 +13,11 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterat
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 from . import _bridge, _codec, _context, errors
+from ._retry import parse_seconds
+from ._watch import Watch
 
 T = TypeVar("T", covariant=True)
+W = TypeVar(\"W\")
 _WINDOW = 128  # items between two credits; a stream runs at most 256 ahead of its reader
 
 
@@ -166,13 +169,15 @@ class Future(Result[T]):
     def done(self) -> bool:
         return self._known or self._call.done()
 
-    def result(self, timeout: float | None = None) -> T:
+    def result(self, timeout: float | str | None = None) -> T:
         """The value, or the exception the method raised.
 
-        After `timeout` seconds it raises `DeadlineExceeded`, and the work goes on: `cancel()` stops it, and a bound on the
-        work itself is an option of the call (`deadline`, `run_timeout`).
+        After `timeout` (seconds, or "2m") it raises `DeadlineExceeded`, and the work goes on, as after Ctrl-C: `cancel()` stops
+        it, and a bound on the work itself is an option of the call (`deadline`, `run_timeout`).
         """
         if not self._known:
+            if timeout is not None:
+                timeout = parse_seconds(timeout)
             end = self._call.poll()
             if end is None:
                 _refuse_loop("Future.result()")
@@ -182,23 +187,20 @@ class Future(Result[T]):
                 gave = _gives_place(self)
                 try:
                     done = self._call.wait(timeout)
-                except KeyboardInterrupt:
-                    self.cancel()
-                    raise
                 finally:
                     _waited(self)
                     place = _takes_place(self) if gave else None
                     if place is not None:
                         place.result()
                 if not done:
-                    raise errors.DeadlineExceeded(f"no result within {timeout} s; the work goes on")
+                    raise errors.DeadlineExceeded(f"no result within {_rounded(timeout)} s; the work goes on")
                 end = self._call.end()
             self._finish(end)
         if self._error is not None:
             raise self._error
         return self._value
 
-    def exception(self, timeout: float | None = None) -> BaseException | None:
+    def exception(self, timeout: float | str | None = None) -> BaseException | None:
         """What the method raised, or `None`."""
         try:
             self.result(timeout)
@@ -215,6 +217,9 @@ class Future(Result[T]):
 
     def add_done_callback(self, callback: Callable[[Future[T]], None]) -> None:
         """Calls `callback(self)` when done, at once if it is; on a thread of Covey's, so it should not block."""
+        if getattr(callback, "__module__", None) == "asyncio.tasks":
+            # It would be called on another thread, and never wake the loop.
+            raise TypeError("asyncio.wait() takes futures of its loop: give it asyncio.ensure_future(future)")
         with Future._lock:
             known = self._known
             first = self._callbacks is None
@@ -245,6 +250,11 @@ class Future(Result[T]):
             callbacks, self._callbacks = self._callbacks, None
         for callback in callbacks or ():
             callback(self)
+
+    def __repr__(self) -> str:
+        if self._error is not None:
+            return f"<future that raised {type(self._error).__name__}>"
+        return f"<future that {'is done' if self.done() else 'waits'}>"
 
     def __await__(self) -> Generator[Any, None, T]:
         if not self._known:
@@ -293,12 +303,14 @@ class Stream(Generic[T]):
         if not self._call.done():
             self._call.cancel()
 
-    def result(self, timeout: float | None = None) -> list[T]:
-        """All items, as a list; reads to the end.
+    def result(self, timeout: float | str | None = None) -> list[T]:
+        """All items that no iteration has taken, as a list; reads to the end.
 
-        After `timeout` seconds it raises `DeadlineExceeded`, and the work goes on: what has come is kept for the next `result()`.
+        After `timeout` (seconds, or "2m") it raises `DeadlineExceeded`, and the work goes on, as after Ctrl-C: what has come is
+        kept for the next `result()`.
         """
         _refuse_loop("Stream.result()")
+        timeout = parse_seconds(timeout)
         end = None if timeout is None else time.monotonic() + timeout
         port = None if end is None else _bridge.Port()
         _waits(self)
@@ -314,17 +326,17 @@ class Stream(Generic[T]):
                 elif self._call.notify(port, 1) or port.wait(max(0.0, end - time.monotonic())):
                     self._fill(False)
                 else:
-                    raise errors.DeadlineExceeded(f"no end within {timeout} s; the work goes on")
-        except KeyboardInterrupt:
-            self.cancel()
-            raise
+                    raise errors.DeadlineExceeded(f"no end within {_rounded(timeout)} s; the work goes on")
         finally:
             _waited(self)
         return list(self._kept)
 
     def text(self) -> str:
-        """All items as one text; reads to the end."""
+        """All items that no iteration has taken, as one text; reads to the end."""
         return "".join(str(item) for item in self)
+
+    def __repr__(self) -> str:
+        return f"<stream that {'is over' if self._call.done() else 'goes on'}>"
 
     def _fill(self, block: bool) -> None:
         items, self._last = self._call.items(False)
@@ -403,31 +415,54 @@ class _Suspend:
 
 
 @overload
-def get(futures: Result[T], timeout: float | None = None) -> T: ...
+def get(futures: Result[T], timeout: float | str | None = None) -> T: ...
 @overload
-def get(futures: Iterable[Result[T]], timeout: float | None = None) -> list[T]: ...
-def get(futures: Any, timeout: float | None = None) -> Any:
-    """The result of one future, or a list of the results of many, in order. Refs of `covey.put` are resolved."""
+def get(futures: Iterable[Result[T]], timeout: float | str | None = None) -> list[T]: ...
+def get(futures: Any, timeout: float | str | None = None) -> Any:
+    """The result of one future, or a list of the results of many, in order; also of durable tasks and refs of `covey.put`."""
+    timeout = parse_seconds(timeout)
     if isinstance(futures, (list, tuple)) or not hasattr(futures, "result"):
         end = None if timeout is None else time.monotonic() + timeout
         return [f.result(None if end is None else max(0.0, end - time.monotonic())) for f in list(futures)]
     return futures.result(timeout)
 
 
-def _done_in_order(futures: list[Any], timeout: float | None) -> Iterator[Any]:
-    """Futures as they finish; raises `DeadlineExceeded` when `timeout` seconds were not enough for all."""
+def _rounded(seconds: float | None) -> str:
+    return f"{round(seconds or 0.0, 3):g}"
+
+
+def _begin_wait(future: Any, port: Any, token: int, watch: Watch) -> bool:
+    """Has `token` come to the port once the future is done; `True` where it is."""
+    call = getattr(future, "_call", None)
+    if call is not None:
+        return bool(call.notify(port, token))
+    if hasattr(future, "_wait_end"):  # a durable task
+        watch.add(token, future._wait_end())
+        return False
+    if not (hasattr(future, "done") and hasattr(future, "result")):
+        raise TypeError(f"only futures, tasks and references can be waited for, not {future!r}")
+    if hasattr(future, "add_done_callback"):  # one of `concurrent.futures`
+        future.add_done_callback(lambda _: port.push(token))
+        return False
+    return bool(future.done())
+
+
+def _done_in_order(futures: list[Any], timeout: float | str | None) -> Iterator[Any]:
+    """Futures as they finish; raises `DeadlineExceeded` when `timeout` was not enough for all."""
     _refuse_loop("waiting for futures")
+    timeout = parse_seconds(timeout)
     port, waiting, done = _bridge.Port(), {}, []
+    watch = Watch(port)
     ours = [future for future in futures if getattr(future, "_token", None) is not None]
     for future in ours:
         _waits(future)
     try:
         for token, future in enumerate(futures):
-            call = getattr(future, "_call", None)
-            if call is None or call.notify(port, token):
+            if _begin_wait(future, port, token, watch):
                 done.append(future)
             else:
                 waiting[token] = future
+        watch.start()
         yield from done
         end = None if timeout is None else time.monotonic() + timeout
         while waiting:
@@ -439,17 +474,21 @@ def _done_in_order(futures: list[Any], timeout: float | None) -> Iterator[Any]:
                 if place is not None:
                     place.result()
             if not tokens:
-                raise errors.DeadlineExceeded(f"not all done within {timeout} s")
+                raise errors.DeadlineExceeded(f"not all done within {_rounded(timeout)} s")
             for token in tokens:
                 yield waiting.pop(token)
     finally:
+        watch.stop()
         for future in ours:
             _waited(future)
 
 
-def wait(futures: Iterable[Future[T]], num_returns: int = 1, timeout: float | None = None) -> tuple[list[Future[T]], list[Future[T]]]:
-    """(done, not done) once `num_returns` are done or `timeout` seconds have passed; order is kept."""
-    pending = list(futures)
+def wait(futures: Iterable[W], num_returns: int = 1, timeout: float | str | None = None) -> tuple[list[W], list[W]]:
+    """(done, not done) once `num_returns` are done or `timeout` (seconds, or "2m") has passed; order is kept.
+
+    Futures, durable tasks and references can be waited for, also together.
+    """
+    pending: list[Any] = list(futures)
     if num_returns > len(pending):
         raise ValueError(f"num_returns={num_returns} of {len(pending)} futures")
     found: set[int] = set()
@@ -465,6 +504,6 @@ def wait(futures: Iterable[Future[T]], num_returns: int = 1, timeout: float | No
     return done, [f for f in pending if id(f) not in taken]
 
 
-def as_completed(futures: Iterable[Future[T]], timeout: float | None = None) -> Iterator[Future[T]]:
-    """Futures in the order they finish."""
+def as_completed(futures: Iterable[W], timeout: float | str | None = None) -> Iterator[W]:
+    """Futures and durable tasks in the order they finish."""
     yield from _done_in_order(list(futures), timeout)

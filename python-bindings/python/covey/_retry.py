@@ -17,7 +17,11 @@ def run_seconds(run_timeout: float | str | None, timeout: float | str | None) ->
     """The bound on a turn: `timeout` is another word for `run_timeout`."""
     if run_timeout is not None and timeout is not None:
         raise TypeError("run_timeout and timeout are two words for one thing; give one of them")
-    return parse_seconds(run_timeout if run_timeout is not None else timeout)
+    said = run_timeout if run_timeout is not None else timeout
+    seconds = parse_seconds(said)
+    if seconds is not None and seconds <= 0:
+        raise ValueError(f"run_timeout must be above 0, not {said!r}; leave it out where there is no bound")
+    return seconds
 
 
 @dataclass(frozen=True)

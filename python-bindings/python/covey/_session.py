@@ -224,6 +224,9 @@ class Session(Stores):
         if self._home is not None:
             shutil.rmtree(self._home, ignore_errors=True)
 
+    def __repr__(self) -> str:
+        return f"<session with {self.address}>"
+
     def __enter__(self) -> Session:
         return self
 

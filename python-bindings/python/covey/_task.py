@@ -9,7 +9,7 @@ import json
 import math
 import time
 import typing
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
 from . import _bridge, _codec, _session, errors
@@ -23,6 +23,7 @@ from ._future import _refuse_loop
 _PAGE = 100
 """Tasks that a listing asks for at once."""
 _STATES = ("submitted", "working", "input-required", "auth-required", "completed", "failed", "canceled", "rejected")
+_ENDS = _STATES[4:]
 _WAIT = 5.0
 """Seconds that a reader without a stream waits at the head at once."""
 
@@ -143,6 +144,35 @@ class Task(typing.Generic[R]):
     def state(self) -> str:
         """A2A's words: `submitted`, `working`, `input-required`, `auth-required`, `completed`, `failed`, `canceled` or `rejected`."""
         return self.info().state
+
+    def done(self) -> bool:
+        """It has ended, however that went."""
+        return self.state() in _ENDS
+
+    def _wait_end(self) -> Callable[[float], bool]:
+        """A function that waits some seconds for the end and says whether it has come; it reads on where it stopped."""
+        cursor, pause, known = 0, 0.05, False
+
+        def wait(seconds: float) -> bool:
+            nonlocal cursor, pause, known
+            end = time.monotonic() + seconds
+            try:
+                if not known and self.done():
+                    return True
+                known = True
+                while (left := end - time.monotonic()) > 0:
+                    events, ended = self._read(cursor, left)
+                    cursor, pause = events[-1].number if events else cursor, 0.05
+                    if ended or any(event.is_end for event in events):
+                        return True
+            except (errors.ConnectionLost, errors.Cancelled):
+                if pause > 20:
+                    raise
+                time.sleep(min(pause, 2.0))
+                pause *= 1.5
+            return False
+
+        return wait
 
     def _read(self, after: int, wait: float) -> tuple[list[TaskEvent], bool]:
         """Events above `after`, at least one unless `wait` seconds pass without any; and whether there will be no more."""
@@ -304,6 +334,13 @@ class TaskStream(typing.Generic[R]):
         """As `Task.result`."""
         return self.task.result(timeout)
 
+    def done(self) -> bool:
+        """As `Task.done`."""
+        return self.task.done()
+
+    def _wait_end(self) -> Callable[[float], bool]:
+        return self.task._wait_end()
+
     def cancel(self) -> None:
         """Ends the task."""
         self.task.cancel()
@@ -324,6 +361,9 @@ class _Reading:
     def last(self) -> list[Any]:
         value = self._answer.value()
         return [] if self._some or value is None else [value]
+
+    def __repr__(self) -> str:
+        return f"<stream of {self.task!r}>"
 
 
 def _items(event: TaskEvent) -> Iterator[Any]:
