@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import hashlib
 import io
 import json
@@ -12,7 +11,7 @@ import os
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from . import _bridge, _session
+from . import _bridge, _plain, _session
 
 Content = dict[str, Any]
 
@@ -221,18 +220,7 @@ def content_of(value: Any) -> Content:
         return {"text": str(value)}
     if isinstance(value, File):
         return {"mime": value.mime, "source": value._source(), **({"name": value.name} if value.name else {})}
-    return {"data": json.loads(json.dumps(value, default=plain))}
-
-
-def plain(value: Any) -> Any:
-    """What JSON does not know, as something it does."""
-    if hasattr(value, "model_dump"):  # a pydantic model
-        return value.model_dump(mode="json")
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    if isinstance(value, (set, frozenset)):
-        return list(value)
-    return str(value)
+    return {"data": _plain.load(value)}
 
 
 def dump_answer(value: Any) -> tuple[int, bytes, list[bytes]]:
@@ -241,4 +229,4 @@ def dump_answer(value: Any) -> tuple[int, bytes, list[bytes]]:
         value = [value]
     if isinstance(value, (list, tuple)) and any(isinstance(part, File) for part in value):
         return _bridge.CONTENT, json.dumps([content_of(part) for part in value]).encode(), []
-    return _bridge.JSON, json.dumps(value, default=plain).encode(), []
+    return _bridge.JSON, _plain.dump(value), []

@@ -229,9 +229,15 @@ class Task(typing.Generic[R]):
                 ended = ended or event.is_end
 
     def chunks(self) -> Iterator[object]:
-        """Items the method yields, while they are made. A retry after a lost worker begins them anew."""
+        """Items the method yields, while they are made; what it raises is raised behind them.
+
+        A retry after a lost worker begins them anew.
+        """
+        answer = _Answer(self.id)
         for event in self.events():
+            answer.take(event)
             yield from _items(event)
+        answer.value()  # what went wrong is raised
 
     async def __aiter__(self) -> AsyncIterator[object]:
         answer = _Answer(self.id)
@@ -242,7 +248,10 @@ class Task(typing.Generic[R]):
         answer.value()  # what went wrong is raised
 
     def result(self, timeout: float | str | None = None) -> R:
-        """What the method returned, or all it yielded as text (values and files as a list). Raises what the method raised.
+        """What the method returned, as JSON has it, or all it yielded as text (values and files as a list). Raises what the method raised.
+
+        The answer is kept as JSON: tuples and sets are lists, dataclasses and pydantic models dicts, numpy arrays nested lists, dates
+        text. What has no such form ends the task with a `TypeError`; bytes and what is large are returned as a `covey.File`.
 
         After `timeout` (seconds, or "2m") it raises `DeadlineExceeded`, and the task goes on: `cancel` ends it. A task that asks
         something waits for `answer` meanwhile; `question` tells what it asks.
@@ -345,6 +354,9 @@ class TaskStream(typing.Generic[R]):
         """Ends the task."""
         self.task.cancel()
 
+    def __repr__(self) -> str:
+        return f"<stream of {self.task!r}>"
+
 
 class _Reading:
     """Items of a task's log, and its end."""
@@ -361,9 +373,6 @@ class _Reading:
     def last(self) -> list[Any]:
         value = self._answer.value()
         return [] if self._some or value is None else [value]
-
-    def __repr__(self) -> str:
-        return f"<stream of {self.task!r}>"
 
 
 def _items(event: TaskEvent) -> Iterator[Any]:
@@ -428,7 +437,7 @@ def submit(
     model: str = "",
     **kwargs: Any,
 ) -> Task[object]:
-    """Makes a durable task. When this returns, the head has it on disk.
+    """Makes a durable task. When this returns, the head has it on disk. What it answers and yields is kept as JSON, see `Task.result`.
 
     `agent` is a class made by `@agent`, or any other agent (of `llm_agent` and `connect_a2a`, or its name), or a handle, which says
     which agent (any of its actors may run the task); but for classes the arguments are the parts of the message. The same `message_id` makes the same task, however often it is sent.

@@ -1,0 +1,139 @@
+"""Values as the JSON that a task's log keeps: what has a form in it gets that, the rest is refused by its place in the value."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import decimal
+import enum
+import json
+import math
+import pathlib
+import re
+import sys
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+DEPTH_MAX = 64
+"""Levels that the log takes."""
+_INTEGERS = -(1 << 63), (1 << 64) - 1
+"""The least and the largest that readers in other languages hold; beyond them they read another number."""
+_DIGITS = re.compile(rb"\d{19}")
+_TEXT = (decimal.Decimal, uuid.UUID, pathlib.PurePath)
+_ISO = (datetime.date, datetime.time)
+
+
+def dump(value: Any) -> bytes:
+    """`value` as JSON; a `TypeError` names what has no form in it."""
+    body, why = b"", ""
+    try:
+        body = _encode(value).encode()
+    except (TypeError, ValueError, RecursionError) as error:  # half a surrogate pair is a ValueError too
+        why = str(error)
+    if why or _DIGITS.search(body):
+        _refuse(value, "the value", ())
+    if why:
+        raise _refusal("the value", _name(value), why)
+    return body
+
+
+def load(value: Any) -> Any:
+    """`value` as who reads the JSON has it."""
+    return json.loads(dump(value))
+
+
+def _form(value: Any) -> Any:
+    """What JSON does not know, as something closer to what it does."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    if hasattr(value, "model_dump") and not isinstance(value, type):  # a pydantic model
+        return value.model_dump(mode="json")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, (set, frozenset)):
+        return list(value)
+    if isinstance(value, _ISO):
+        return value.isoformat()
+    if isinstance(value, _TEXT):
+        return str(value)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, (numpy.ndarray, numpy.generic)) and not isinstance(value, bytes):
+        if value.dtype.kind == "M":  # some of these have numbers for items
+            return value.astype(str).tolist()
+        return float(value) if isinstance(value, numpy.longdouble) else value.tolist()
+    raise TypeError("not plain data")
+
+
+_encode = json.JSONEncoder(default=_form, allow_nan=False, ensure_ascii=False).encode
+
+
+def _refuse(value: Any, path: str, around: tuple[int, ...]) -> None:
+    """Raises for the first thing in `value` that the log does not keep as it is."""
+    if id(value) in around:
+        raise _refusal(path, _name(value), "it holds itself; give plain data that ends")
+    if len(around) > DEPTH_MAX:
+        raise _refusal("the value", "nested", f"it is more than {DEPTH_MAX} levels deep; give data that is flatter")
+    if value is None or isinstance(value, bool):
+        return
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise _refusal(path, repr(float(value)), "JSON has no such number; give None for what is missing")
+    elif isinstance(value, int):
+        if not _INTEGERS[0] <= value <= _INTEGERS[1]:
+            raise _refusal(path, "int", "it has more than 64 bits; give it as text")
+    elif isinstance(value, str):
+        if any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise _refusal(path, "str", "it has half a surrogate pair; give bytes that are no text as a covey.File")
+    else:
+        for part, where in _parts(value, path):
+            _refuse(part, where, (*around, id(value)))
+
+
+def _parts(value: Any, path: str) -> Iterator[tuple[Any, str]]:
+    """What a value is made of, with the place of each."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            if not (key is None or isinstance(key, (str, int, float))):
+                raise _refusal(f"the key {key!r} of {path}", _name(key), "keys are text (numbers, booleans and None become text)")
+            _refuse(str(key), f"the key {key!r} of {path}", ())
+            yield part, f"{path}[{key!r}]"
+    elif isinstance(value, (list, tuple)):
+        for index, part in enumerate(value):
+            yield part, f"{path}[{index}]"
+    else:
+        try:
+            form = _form(value)
+        except TypeError:
+            raise _refusal(path, _name(value), _hint(value)) from None
+        if dataclasses.is_dataclass(value):
+            yield from ((part, f"{path}.{name}") for name, part in form.items())
+        else:
+            yield form, path
+
+
+def _hint(value: Any) -> str:
+    from ._content import File
+    from ._objects import Ref
+
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return "give bytes as a file: covey.File(data)"
+    if isinstance(value, Ref):
+        why = "a reference lives as long as its owner, and what a task says stays"
+        return f"{why}; give what is large as a file, covey.File(path=…), or to ctx.artifact"
+    if isinstance(value, File):
+        return "a file stands alone or in a list of parts, not inside other data; return it so, or yield it"
+    if hasattr(value, "tolist") and not isinstance(value, type):
+        return "give plain data: its tolist() is that"
+    return "give plain data: text, numbers, lists, dicts, dataclasses"
+
+
+def _name(value: Any) -> str:
+    cls = type(value)
+    module = cls.__module__
+    plain = module in ("builtins", "__main__") or module.split(".")[0] == "covey"
+    return cls.__qualname__ if plain else f"{module}.{cls.__qualname__}"
+
+
+def _refusal(path: str, kind: str, hint: str) -> TypeError:
+    return TypeError(f"{path} ({kind}) cannot be kept in a task, which keeps JSON: {hint}")
