@@ -17,7 +17,7 @@ from ._retry import parse_seconds
 from ._watch import Watch
 
 T = TypeVar("T", covariant=True)
-W = TypeVar("W")
+W = TypeVar("W", bound="Result[object]")
 _WINDOW = 128  # items between two credits; a stream runs at most 256 ahead of its reader
 
 

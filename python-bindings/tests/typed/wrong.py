@@ -69,7 +69,7 @@ reader.submit("x")  # wrong
 reader.map(["x"])  # wrong
 reader.count.submit("x")  # wrong
 reader.link(3)  # wrong
-reader.count.remote("x").result("soon")  # wrong
+reader.count.remote("x").result([1])  # wrong
 wrong: str = program.Reader.count.submit("x").result()  # wrong
 covey.submit(program.Reader, "count", "x").result() + 1  # wrong
 covey.submit(3)  # wrong

@@ -139,6 +139,12 @@ impl Running {
 }
 
 /// The end of a call whose actor was stopped.
+/// An answer that is not too large. A task keeps its answer, where a reference would outlive what it names.
+fn check_answer(what: &str, value: &Payload, is_task: bool) -> Result<(), Error> {
+    let hint = "a task keeps its answer: give what is large as a file, `covey.File(data)`, or call the method instead";
+    covey_proto::check_size(what, value).map_err(|error| if is_task { error.hint(hint) } else { error })
+}
+
 impl Host {
     pub fn new(parts: HostParts) -> Arc<Self> {
         let HostParts { number, env, output, pid, begun, frames, lane, outward, news } = parts;
@@ -350,7 +356,7 @@ impl Host {
         let mut guard = self.live.lock();
         let Some(running) = guard.as_mut().and_then(|live| live.calls.get_mut(&item.call)) else { return };
         let value = item.value.unwrap_or_default();
-        if let Err(error) = covey_proto::check_size("an item of the answer", &value) {
+        if let Err(error) = check_answer("an item of the answer", &value, running.sink.is_task()) {
             drop(guard);
             return self.give_up(item.call, error);
         }
@@ -383,8 +389,9 @@ impl Host {
         };
         drop(guard);
         let state = running.state.take();
+        let is_task = running.sink.is_task();
         let result = covey_proto::call_result(end.end.unwrap_or_default()).and_then(|value| {
-            value.iter().try_for_each(|value| covey_proto::check_size("the answer", value))?;
+            value.iter().try_for_each(|value| check_answer("the answer", value, is_task))?;
             Ok(value)
         });
         if let Err(error) = &result {
