@@ -261,9 +261,18 @@ impl HeadNode {
             .map_err(|e| io(&format!("read or write `{}`", config.credentials.display()), &e))?;
         let store = Arc::new(store);
         let (to, mut pages) = tokio::sync::mpsc::channel(PAGES_AHEAD);
-        let reading = store.clone();
-        let reading = tokio::spawn(async move { reading.begin_paged(to).await });
-        let snapshot = match pages.recv().await {
+        // On this thread: between two of them each row would cost a wake.
+        let reader = store.clone();
+        let mut reading = std::pin::pin!(reader.begin_paged(to));
+        let mut read = None;
+        let mut next_page = async || loop {
+            tokio::select! {
+                biased;
+                page = pages.recv() => return page,
+                done = &mut reading, if read.is_none() => read = Some(done),
+            }
+        };
+        let snapshot = match next_page().await {
             Some(Page::Snapshot(snapshot)) => *snapshot,
             _ => Snapshot::default(),
         };
@@ -308,15 +317,17 @@ impl HeadNode {
         let unfinished = snapshot.unfinished;
         head.restore_counts(snapshot.ended, unfinished);
         feed.reserve(unfinished);
-        // While the next ones are read.
-        while let Some(page) = pages.recv().await {
+        while let Some(page) = next_page().await {
             let Page::Tasks(tasks) = page else { continue };
             for StoredTask { record, events, broken } in tasks {
                 feed.restore(&record.id, events.len() as u64);
                 head.restore(Stored { record, events: events.into_iter().map(|e| e.event).collect(), broken }, now);
             }
         }
-        let read = reading.await.map_err(|e| Error::internal(format!("failed to read the store: {e}")))?;
+        let read = match read {
+            Some(read) => read,
+            None => reading.await,
+        };
         read.map_err(|e| refused(&config.data, "read", &e))?;
         let mut first_agent = None;
         let callers = callers::Callers::load(config.data.join("callers.json"))?;
