@@ -295,10 +295,9 @@ def test_a_deadline_travels(cluster):
             time.sleep(30)
 
     hop = Hop.remote(Hop.remote())
-    begin = time.monotonic()
+    # It would come back with an answer were the deadline not kept.
     with covey.deadline("1s"), pytest.raises(covey.DeadlineExceeded):
-        hop.through.remote().result(20)
-    assert time.monotonic() - begin < 15
+        hop.through.remote().result(60)
 
 
 def test_virtual_actors_sleep_and_wake_with_their_state(cluster):

@@ -354,11 +354,9 @@ def test_waiting_for_a_result_ends_when_it_should_and_cancels_nothing(worker, tm
     future = actor.run.remote("call")
     eventually(lambda: len(list(tmp_path.glob("*.begun"))) == 2)
     for wait in (task.result, future.result, lambda timeout: covey.get([future], timeout=timeout)):
-        begun = time.monotonic()
         with pytest.raises(errors.DeadlineExceeded):
             wait(timeout=0.3)
-        # It came back long before the work was over, without a word of the work.
-        assert time.monotonic() - begun < 10
+    # All came back before the work was over, without a word of the work.
     assert task.state() == "working" and not future.done()
     (tmp_path / "go").touch()
     assert task.result(30) == "slow" and future.result(30) == "call"
