@@ -278,10 +278,7 @@ impl Cluster for ClusterPort {
         struct Leave(crate::relay::Relay, u64);
         impl Drop for Leave {
             fn drop(&mut self) {
-                self.0.take_from_origin(
-                    self.1,
-                    CallFrame { id: 1, body: Some(Body::Cancel(CallCancel { reason: String::new() })) },
-                );
+                self.0.take_from_origin(self.1, CallFrame { id: 1, body: Some(Body::Cancel(CallCancel::default())) });
                 self.0.origin_gone(self.1);
             }
         }

@@ -242,7 +242,7 @@ impl Relay {
         });
         let open: Vec<_> = state.calls.iter().filter(|(_, c)| c.origin == origin).map(|(id, _)| *id).collect();
         for id in open {
-            state.cancel(id, "the caller is gone");
+            state.cancel(id, v1::CallCancel { reason: "the caller is gone".into(), gone: true });
         }
         state.fences.retain(|_, fence| fence.origin != origin);
     }
@@ -270,7 +270,7 @@ impl Relay {
             }
             Some(Body::Cancel(cancel)) => {
                 if let Some(id) = state.by_origin.get(&(origin, frame.id)).copied() {
-                    state.cancel(id, &cancel.reason);
+                    state.cancel(id, cancel);
                     state.answer(
                         origin,
                         frame.id,
@@ -654,10 +654,9 @@ impl State {
         }
     }
 
-    fn cancel(&mut self, call: u64, reason: &str) {
+    fn cancel(&mut self, call: u64, why: v1::CallCancel) {
         if let Some(node) = self.calls.get(&call).and_then(Call::node).cloned() {
-            let body = Body::Cancel(v1::CallCancel { reason: reason.to_owned() });
-            self.to_node(&node, CallFrame { id: call, body: Some(body) });
+            self.to_node(&node, CallFrame { id: call, body: Some(Body::Cancel(why)) });
         }
         self.forget(call);
     }

@@ -80,7 +80,9 @@ pub(crate) struct Link {
     facts: Facts,
     runtime: Runtime,
     models: Arc<Models>,
-    /// Calls that the head passes on.
+    /// Which link this is, counted from the start of the process.
+    links: u64,
+    /// Calls that the head passes on over it.
     relayed: Lane,
     reports: mpsc::UnboundedReceiver<Report>,
     outbox: Outbox<Kept>,
@@ -120,7 +122,8 @@ impl Link {
         Self {
             door,
             facts,
-            relayed: runtime.link_lane(),
+            links: 0,
+            relayed: runtime.link_lane(0),
             runtime,
             models,
             reports,
@@ -140,7 +143,8 @@ impl Link {
             let ended = self.once(&shutdown).await;
             let joined = std::mem::take(&mut self.joined);
             // Every link is new to the callers behind it.
-            self.relayed.cancel_all();
+            self.links += 1;
+            self.relayed = self.runtime.link_lane(self.links);
             match ended {
                 Ended::Shutdown => return Ok(()),
                 Ended::Refused(error) => return Err(error),
@@ -396,7 +400,9 @@ impl Link {
                     self.seal(&mut open, &mut frames);
                     frames.push(frame(Body::Actor(report)));
                 }
-                Report::Call(call) => frames.push(frame(Body::Call(call))),
+                Report::Call(link, call) if link == self.links => frames.push(frame(Body::Call(call))),
+                // A caller behind an earlier link: nobody waits for it there.
+                Report::Call(..) => {}
             }
         }
         self.seal(&mut open, &mut frames);

@@ -83,8 +83,8 @@ pub enum Report {
         /// Kept until they are on the head's disk.
         ahead: crate::Ahead,
     },
-    /// A frame of a call.
-    Call(CallFrame),
+    /// A frame of a call that came over the link of this number; it means nothing on another.
+    Call(u64, CallFrame),
 }
 
 /// What a runtime needs.
@@ -547,9 +547,10 @@ impl Runtime {
         lanes.iter().for_each(|lane| lane.lose_all());
     }
 
-    /// The stream of calls that come over the link.
-    pub fn link_lane(&self) -> Lane {
-        self.new_lane(Out::Link(self.inner.reports.clone()))
+    /// The stream of calls that come over the link of this number: each link has its own, as the head counts calls anew when it
+    /// starts.
+    pub fn link_lane(&self, link: u64) -> Lane {
+        self.new_lane(Out::Link(link, self.inner.reports.clone()))
     }
 
     /// A stream of calls that come straight from a caller; answers go to `frames`.

@@ -34,7 +34,6 @@ use crate::{
 /// Where an answer goes. Whatever happens, it ends once: a sink that is dropped unended reports the actor's death.
 pub struct Sink {
     target: Target,
-    streamed: std::sync::atomic::AtomicBool,
     usage: Mutex<BTreeMap<ModelName, Usage>>,
     span: Span,
     ended: bool,
@@ -61,8 +60,8 @@ struct TaskLog {
 /// Where the frames of a caller's stream go.
 #[derive(Clone)]
 pub(crate) enum Out {
-    /// Over the link, in order with all other reports.
-    Link(mpsc::UnboundedSender<Report>),
+    /// Over the link of this number, in order with all other reports.
+    Link(u64, mpsc::UnboundedSender<Report>),
     /// Straight to the caller.
     Lane(mpsc::UnboundedSender<CallFrame>),
 }
@@ -72,7 +71,7 @@ impl Out {
         let frame = CallFrame { id, body: Some(body) };
         // A closed channel is a caller that has gone; its calls are being cancelled.
         match self {
-            Self::Link(reports) => drop(reports.send(Report::Call(frame))),
+            Self::Link(link, reports) => drop(reports.send(Report::Call(*link, frame))),
             Self::Lane(frames) => drop(frames.send(frame)),
         }
     }
@@ -92,6 +91,10 @@ pub(crate) struct Control {
     /// Its actor is gone: what its task's log says of its end is said by the head, and a caller hears of that and not of a
     /// cancellation that it did not ask for.
     lost: AtomicBool,
+    /// Items were sent to the caller.
+    streamed: AtomicBool,
+    /// Nobody reads the answer now; it is kept for who asks again.
+    detached: AtomicBool,
 }
 
 /// Messages to a task that nobody has taken yet, each once however often it comes.
@@ -148,6 +151,8 @@ impl Control {
             inbox: Inbox::default(),
             backlog: Backlog::default(),
             lost: AtomicBool::new(false),
+            streamed: AtomicBool::new(false),
+            detached: AtomicBool::new(false),
         })
     }
 
@@ -185,6 +190,23 @@ impl Control {
         self.token.cancel();
         if let Some((place, call)) = self.onward.get() {
             place.cancel(*call);
+        }
+    }
+
+    /// The way to the caller is gone, and the call has a key: the caller may come back by another way and ask again. A stream
+    /// cannot be read again, so one is cancelled.
+    pub fn detach(&self) {
+        self.detached.store(true, Ordering::SeqCst);
+        if self.streamed.load(Ordering::SeqCst) {
+            self.cancel();
+        }
+    }
+
+    /// The first item is about to be sent.
+    fn streams(&self) {
+        self.streamed.store(true, Ordering::SeqCst);
+        if self.detached.load(Ordering::SeqCst) {
+            self.cancel();
         }
     }
 
@@ -299,7 +321,7 @@ impl Sink {
     }
 
     fn new(target: Target) -> Self {
-        Self { target, streamed: false.into(), usage: Mutex::default(), ended: false, span: Span::default() }
+        Self { target, usage: Mutex::default(), ended: false, span: Span::default() }
     }
 
     /// The answer goes to a task's log.
@@ -345,8 +367,10 @@ impl Sink {
     /// One item of the answer, from a place that keeps to the reader's window itself.
     pub(crate) fn push(&self, item: Payload) {
         match &self.target {
-            Target::Call { out, id, .. } => {
-                self.streamed.store(true, std::sync::atomic::Ordering::Relaxed);
+            Target::Call { out, id, control, .. } => {
+                if !control.streamed.load(Ordering::Relaxed) {
+                    control.streams();
+                }
                 out.send(*id, Body::Item(item));
             }
             Target::Task(log) => {
@@ -452,7 +476,7 @@ impl Sink {
                 let unrun = matches!(&result, Err(error) if error.executed == Some(false) || error.retry);
                 let end = call_end(result);
                 if let Some(memo) = memo {
-                    if *self.streamed.get_mut() {
+                    if control.streamed.load(Ordering::Relaxed) {
                         let text = "this key's call was a stream, which cannot be read again";
                         let again = Error::new(ErrorKind::FailedPrecondition, text).executed(Some(true));
                         memo.keep(&failure(again), false);

@@ -348,7 +348,9 @@ impl Calls {
     pub(crate) fn cancel_there(&self, id: u64) {
         let queued = self.inner.open.actor(id).is_some_and(|actor| self.inner.state.lock().unqueue(&actor, id));
         match self.inner.open.lane(id).filter(|_| !queued) {
-            Some(_) => self.inner.to_lane(id, || Body::Cancel(CallCancel { reason: "cancelled".to_owned() })),
+            Some(_) => {
+                self.inner.to_lane(id, || Body::Cancel(CallCancel { reason: "cancelled".to_owned(), gone: false }))
+            }
             None => {
                 let error = Error::new(ErrorKind::Cancelled, "cancelled").executed(queued.then_some(false));
                 let inner = self.inner.clone();
@@ -748,7 +750,7 @@ impl Inner {
     fn cancel(&self, id: u64, kind: ErrorKind, why: &str) {
         let queued = self.open.actor(id).is_some_and(|actor| self.state.lock().unqueue(&actor, id));
         if !queued {
-            self.to_lane(id, || Body::Cancel(CallCancel { reason: why.to_owned() }));
+            self.to_lane(id, || Body::Cancel(CallCancel { reason: why.to_owned(), gone: false }));
         }
         self.end(id, Err(Error::new(kind, why).executed(if queued { Some(false) } else { None })));
     }

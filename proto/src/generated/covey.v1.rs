@@ -355,6 +355,9 @@ pub struct SavedState {
 pub struct CallCancel {
     #[prost(string, tag = "1")]
     pub reason: ::prost::alloc::string::String,
+    /// its caller is gone, and may come back and ask again: what has a key goes on
+    #[prost(bool, tag = "2")]
+    pub gone: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Empty {}

@@ -43,7 +43,7 @@ impl AgentTool {
         struct Leave(mpsc::UnboundedSender<CallFrame>);
         impl Drop for Leave {
             fn drop(&mut self) {
-                let body = Some(Body::Cancel(CallCancel { reason: "the agent's turn is over".into() }));
+                let body = Some(Body::Cancel(CallCancel { reason: "the agent's turn is over".into(), gone: false }));
                 let _ = self.0.send(CallFrame { id: 1, body });
             }
         }

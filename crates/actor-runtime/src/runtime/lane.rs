@@ -23,7 +23,8 @@ use crate::{
     turn::{Control, Out, Over, Sink, Turn},
 };
 
-/// One caller's stream of calls. When it is dropped, what is open on it is cancelled.
+/// One caller's stream of calls. When it is dropped, what is open on it is cancelled, but for calls with a key: their answers are
+/// kept for a caller that comes back by another stream.
 pub struct Lane {
     pub(super) inner: Arc<LaneInner>,
 }
@@ -31,19 +32,36 @@ pub struct Lane {
 pub(super) struct LaneInner {
     pub runtime: Weak<Inner>,
     pub out: Out,
-    pub calls: Mutex<HashMap<u64, Arc<Control>>>,
+    pub calls: Mutex<HashMap<u64, Open>>,
+}
+
+#[derive(Clone)]
+pub(super) struct Open {
+    control: Arc<Control>,
+    keyed: bool,
+}
+
+impl Open {
+    /// Nobody is there who reads the answer.
+    fn leave(&self) {
+        match self.keyed {
+            true => self.control.detach(),
+            false => self.control.cancel(),
+        }
+    }
 }
 
 impl Drop for Lane {
     fn drop(&mut self) {
-        self.cancel_all();
+        let open = std::mem::take(&mut *self.inner.calls.lock());
+        open.values().for_each(Open::leave);
     }
 }
 
 impl Lane {
     /// A frame from the caller.
     pub fn take(&self, frame: CallFrame) {
-        let control = |id: u64| self.inner.calls.lock().get(&id).cloned();
+        let control = |id: u64| self.inner.calls.lock().get(&id).map(|open| open.control.clone());
         match frame.body {
             Some(Body::Open(open)) if !open.also.is_empty() => {
                 for (id, open) in (frame.id..).zip(covey_proto::each_of(open)) {
@@ -51,9 +69,12 @@ impl Lane {
                 }
             }
             Some(Body::Open(open)) => self.inner.open(frame.id, open),
-            Some(Body::Cancel(_)) => {
-                if let Some(control) = control(frame.id) {
-                    control.cancel();
+            Some(Body::Cancel(cancel)) => {
+                let open = self.inner.calls.lock().get(&frame.id).cloned();
+                match open {
+                    Some(open) if cancel.gone => open.leave(),
+                    Some(open) => open.control.cancel(),
+                    None => {}
                 }
             }
             Some(Body::Credit(items)) => {
@@ -67,25 +88,13 @@ impl Lane {
             | None => {}
         }
     }
-
-    /// Cancels what is open.
-    pub fn cancel_all(&self) {
-        self.inner.cancel_all();
-    }
 }
 
 impl LaneInner {
     /// Ends what is open because this worker stops it, whoever waits for it.
     pub fn lose_all(&self) {
-        let open: Vec<_> = self.calls.lock().values().cloned().collect();
+        let open: Vec<_> = self.calls.lock().values().map(|open| open.control.clone()).collect();
         open.iter().for_each(|control| control.lose());
-    }
-}
-
-impl LaneInner {
-    pub fn cancel_all(&self) {
-        let open: Vec<_> = self.calls.lock().values().cloned().collect();
-        open.iter().for_each(|control| control.cancel());
     }
 
     fn open(self: &Arc<Self>, id: u64, open: CallOpen) {
@@ -128,7 +137,7 @@ impl LaneInner {
                 return refuse(Error::invalid("a call without a target"));
             }
         };
-        self.calls.lock().insert(id, control.clone());
+        self.calls.lock().insert(id, Open { control: control.clone(), keyed: memo.is_some() });
         let lane = Arc::downgrade(self);
         let over = Over(Some(Box::new(move || {
             if let Some(lane) = lane.upgrade() {

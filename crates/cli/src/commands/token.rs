@@ -1,8 +1,10 @@
 //! `covey token`.
 
+use std::io::IsTerminal as _;
+
 use covey_client::Client;
 use covey_domain::{Error, ErrorKind};
-use covey_node::{Credentials, home};
+use covey_node::{Credentials, home, tls::PinnedAddress};
 
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  covey token --once --for 1h")]
@@ -27,6 +29,7 @@ pub(crate) async fn run(args: &Args) -> Result<(), Error> {
         let client = Client::connect(&address, &key).await?;
         let secret = client.add_join_token(args.once, args.for_ms.unwrap_or(0)).await?;
         outln!("{secret}@{address}");
+        tell_reach(&address);
         return Ok(());
     }
     let path = home::root().join("credentials.json");
@@ -40,7 +43,20 @@ pub(crate) async fn run(args: &Args) -> Result<(), Error> {
     match args {
         Args { admin: true, .. } => outln!("{}", keys.admin_key),
         Args { address: true, .. } => outln!("{}", keys.pinned_address()),
-        _ => outln!("{}", keys.join_token()),
+        _ => {
+            outln!("{}", keys.join_token());
+            tell_reach(&keys.address);
+        }
     }
     Ok(())
+}
+
+/// A token that somebody reads may be meant for another machine, where a loopback address is that machine itself. A pipe is not
+/// told: it joins a worker here.
+fn tell_reach(address: &str) {
+    let near = address.parse::<PinnedAddress>().is_ok_and(|at| at.is_loopback());
+    if near && std::io::stdout().is_terminal() {
+        errln!("note: the head listens on `{address}`: this token joins workers of this machine");
+        errln!("  hint: `covey head --host 0.0.0.0` (or `covey up`) takes workers of others");
+    }
 }
