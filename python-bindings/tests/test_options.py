@@ -54,7 +54,7 @@ def doors(cluster):
 def test_the_table_has_every_option():
     listed = {name for kind in KINDS.values() for name in kind.__annotations__}
     assert len(KINDS) > 12 and listed <= set(_option_checks.OPTIONS)
-    assert set(_option_checks.OPTIONS) - listed == {"max_workers", "steps", "tokens", "time"}
+    assert set(_option_checks.OPTIONS) - listed == {"max_workers", "steps", "tokens", "time", "after", "every"}
 
 
 def test_a_wrong_value_names_its_option(cluster):
@@ -107,7 +107,7 @@ def test_what_is_told(options, told):
 
 
 def test_pools_and_executors_have_a_size(cluster):
-    for wrong in ("x", True):
+    for wrong in ("x", True, None):
         with pytest.raises(TypeError, match="option 'actors' takes a number of actors from 1 on"):
             agent.pool(wrong)
     for wrong in (lambda: agent.pool(0), lambda: agent.map([1], actors=0), lambda: list(agent.run.map_unordered([1], actors=0))):
@@ -117,6 +117,100 @@ def test_pools_and_executors_have_a_size(cluster):
         covey.Executor("2")
     with pytest.raises(ValueError, match="option 'max_workers' takes a number of functions at once, at least 1, not 0"):
         covey.Executor(0)
+
+
+class Whole:
+    """An integer of another library, as numpy's are."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __index__(self):
+        return self.value
+
+
+class Broken(Whole):
+    """Such a number with a fraction."""
+
+    __index__ = None
+
+    def __float__(self):
+        return float(self.value)
+
+
+def test_a_bound_without_time_is_refused(cluster):
+    bounds = [name for name, takes in _option_checks.OPTIONS.items() if takes.wanted.startswith("a time above 0")]
+    assert set(bounds) == {"deadline", "run_timeout", "timeout", "every", "time"}
+    refused = 0
+    for kind, give in doors(cluster):
+        for name in {*bounds, "snapshot"} & set(kind.__annotations__):
+            for none in (0, -1, 0.0, "0s", float("nan"), float("inf")):
+                with pytest.raises(ValueError, match=f"option '{name}' takes "):
+                    give(**{name: none})
+                refused += 1
+    assert refused > 100
+    for wrong in (0, -2, "0ms"):
+        for give in (
+            lambda: covey.deadline(wrong).__enter__(),
+            lambda: covey.submit(agent, "run", deadline=wrong),
+            lambda: covey.topic("options").publish(1, timeout=wrong),
+            lambda: covey.llm_agent("options-prompt", time=wrong),
+        ):
+            with pytest.raises(ValueError, match="takes a time above 0: seconds, or a text like '500ms'"):
+                give()
+    with covey.deadline(None):
+        assert agent.remote().run.remote(2).result(30) == 2
+    # A pause, and a wait, may be none.
+    assert covey.agent(schedule_timeout=0, idle="0s")(Plain).spec()[0]["schedule_timeout_ms"] == 0
+    for wrong in (-1, float("inf")):
+        with pytest.raises(ValueError, match="option 'idle' takes "):
+            covey.agent(idle=wrong)
+
+
+def test_a_reminder_of_an_actor_takes_times(cluster):
+    @covey.agent
+    class Reminds:
+        def wrong(self, ctx: covey.Context):
+            told = []
+            for give in (
+                lambda: ctx.remind("r", after=-1, method="wrong"),
+                lambda: ctx.remind("r", every=0, method="wrong"),
+                lambda: ctx.timer(-1, "wrong"),
+                lambda: ctx.ask("which?", timeout=0),
+                lambda: ctx.authorize("who?", timeout="0s"),
+            ):
+                try:
+                    give()
+                except ValueError as error:
+                    told.append(str(error).split(" takes ")[0])
+            return told
+
+    names = ("after", "every", "after", "timeout", "timeout")
+    assert Reminds.remote().wrong.remote().result(30) == [f"option {name!r}" for name in names]
+
+
+def test_numbers_of_other_libraries_are_numbers(cluster):
+    two, half = Whole(2), Broken(0.5)
+
+    def spec(**options):
+        return covey.agent(**options)(Plain).spec()[0]
+
+    made = spec(concurrency=two, max_restarts=two, pool=two, timeout=two, idle=half, cpus=half, memory=two, resources={"a": two})
+    assert (made["concurrency"], made["max_restarts"], made["pool"], made["timeout_ms"], made["idle_ms"]) == (2, 2, 2, 2000, 500)
+    assert made["resources"] == {"cpu_milli": 500, "gpu_milli": 0, "memory_bytes": 2, "custom": {"a": 2000}}
+    assert covey.agent(groups={"io": two})(Plain).__covey_class__.__covey_groups__ == {"io": 2}
+    assert agent.map([1, 2], actors=two, retries=two, timeout=Broken(60)) == [1, 2]
+    assert covey.task(retries=two, retry_on=OSError, backoff=half)(abs).map([-1]) == [1]
+    handle = agent.remote()
+    assert handle.run.options(deadline=Whole(30), retries=two).remote(4).result(Broken(30)) == 4
+    assert covey.submit(agent, "run", 5, deadline=Whole(30), retries=two, retry_on=OSError).result(Whole(30)) == 5
+    with agent.pool(two) as pool:
+        assert pool.run.map([1]) == [1]
+    for wrong in (half, True):
+        with pytest.raises(TypeError, match="option 'retries' takes a whole number that is not negative"):
+            handle.run.options(retries=wrong)
+    with pytest.raises(TypeError, match="option 'deadline' takes "):
+        handle.run.options(deadline=True)
 
 
 def test_covey_submit_and_init_name_theirs_too(cluster):

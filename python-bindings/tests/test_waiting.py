@@ -195,7 +195,7 @@ def test_a_run_without_time_is_refused(cluster, bound):
         lambda: add.options(timeout=bound),
         lambda: covey.submit(Waits, "now", 1, run_timeout=bound),
     ):
-        with pytest.raises(ValueError, match="run_timeout must be above 0"):
+        with pytest.raises(ValueError, match="takes a time above 0: seconds, or a text"):
             give()
 
 

@@ -34,7 +34,7 @@ _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 def _options(options: dict[str, Any]) -> dict[str, Any]:
     """Options in the user's units as fields of the agent's spec."""
     spec: dict[str, Any] = {}
-    check_values(options)
+    options = check_values(options)
     amounts = {k: options.pop(k) for k in ("cpus", "gpus", "memory", "resources") if k in options}
     if amounts:
         spec["resources"] = {
@@ -54,7 +54,7 @@ def _options(options: dict[str, Any]) -> dict[str, Any]:
         spec["idle_ms"] = 2**62 if seconds is None else round(seconds * 1000)
     if "snapshot" in options:
         when = options.pop("snapshot")
-        spec["snapshot"] = when if when in ("idle", "turn") else {"every": round((parse_seconds(when) or 60) * 1000)}
+        spec["snapshot"] = when if when in ("idle", "turn") else {"every": max(1, round((parse_seconds(when) or 0) * 1000))}
     for key in ("labels", "model", "concurrency", "max_restarts", "strategy", "pool", "reentrant", "own_process", "a2a"):
         if key in options:
             value = options.pop(key)
@@ -96,7 +96,7 @@ class Agent(Generic[P, C]):
         self.__covey_class__: Any = cls
         functools.update_wrapper(self, cls, updated=())
         self._name = options.pop("name", None) or getattr(cls, "__name__")
-        check_values(options)
+        options = check_values(options)
         self._own_process = options.pop("own_process", False)
         groups = options.pop("groups", None)
         if groups:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ._content import Message, Reply
-from ._option_checks import check_values, near
+from ._option_checks import check_values, near, seconds_of
 from ._turns import Answer, Conversation, artifact
 
 if TYPE_CHECKING:
@@ -47,11 +47,13 @@ def _seconds(time: float | str | None) -> float | None:
 
 
 @contextlib.contextmanager
-def deadline(within: float | str) -> Iterator[None]:
-    """What is called inside must be over within this time, also what the called ones call in their turn."""
-    end = time.monotonic() + (_seconds(within) or 0)
+def deadline(within: float | str | None) -> Iterator[None]:
+    """What is called inside must be over within this time (seconds above 0, or "2m"), also what the called ones call in their turn.
+    `None` sets no bound; one that is set around it holds on."""
+    seconds = seconds_of("deadline", within)
     outer = turn_deadline.get()
-    token = turn_deadline.set(end if outer is None else min(end, outer))
+    end = outer if seconds is None else time.monotonic() + seconds
+    token = turn_deadline.set(end if end is None or outer is None else min(end, outer))
     try:
         yield
     finally:
@@ -118,11 +120,11 @@ class Context:
         if schema is not None and hasattr(schema, "model_json_schema"):
             schema = schema.model_json_schema()
         kind = {"is": "form", "schema": schema} if schema is not None else {"is": "url", "url": url} if url else {"is": "custom", "value": None}
-        return self.conversation.ask(prompt, kind, options, schema, _seconds(timeout))
+        return self.conversation.ask(prompt, kind, options, schema, seconds_of("timeout", timeout))
 
     def authorize(self, prompt: str, *, url: str | None = None, timeout: float | str | None = None) -> Answer:
         """Asks for a login or a secret: as `ask`, and the task is "auth-required" until the answer."""
-        return self.conversation.ask(prompt, {"is": "auth", "url": url}, None, None, _seconds(timeout))
+        return self.conversation.ask(prompt, {"is": "auth", "url": url}, None, None, seconds_of("timeout", timeout))
 
     def reply(self, *parts: Any, whole: bool = True) -> None:
         """The task ends with this message, when the method does: what `return covey.Reply(…)` says, for methods that yield."""
@@ -160,9 +162,10 @@ class Context:
         It outlives the actor's sleep, its worker and the head. One of the same name is replaced. A call that was not
         answered is made again.
         """
-        from . import _codec, _retry, _session
+        from . import _codec, _session
 
-        after_ms, every_ms = round((_retry.parse_seconds(after) or 0) * 1000), round((_retry.parse_seconds(every) or 0) * 1000)
+        first, again = seconds_of("after", after), seconds_of("every", every)
+        after_ms, every_ms = round((first or 0) * 1000), 0 if again is None else max(1, round(again * 1000))
         client = _session.current().client
         _session.bridge_call(client.set_reminder, self.actor_id, name, after_ms or every_ms, every_ms, method, _codec.dump((args, {})))
 
@@ -177,12 +180,13 @@ class Context:
 
         Gives an object with `cancel()`. What must survive is a reminder.
         """
-        from . import _codec, _retry, _session
+        from . import _codec, _session
 
+        after = seconds_of("after", seconds) or 0
         session, actor = _session.current(), self.actor_id
         payload = _codec.dump((args, {}))
         due = lambda: session.client.start(0, actor, method, *payload, 0, "", 0, "", "", 0, None)  # noqa: E731
-        timer = threading.Timer(_retry.parse_seconds(seconds) or 0, due)
+        timer = threading.Timer(after, due)
         timer.daemon = True
         timer.start()
         return timer
@@ -286,7 +290,7 @@ def sampling_of(options: dict[str, Any]) -> dict[str, Any]:
     if unknown:
         name, known = sorted(unknown)[0], (*SAMPLING, *CONSTRAINTS)
         raise TypeError(f"unknown sampling option {name!r}; known: {', '.join(known)}{near(name, known)}")
-    check_values(options)
+    options = check_values(options)
     sampling = {k: v for k, v in options.items() if k in SAMPLING and v is not None}
     if isinstance(sampling.get("stop"), str):
         sampling["stop"] = [sampling["stop"]]

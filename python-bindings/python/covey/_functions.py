@@ -20,7 +20,7 @@ from . import _agent, _bridge, _codec, _env, _session
 from ._context import turn_current
 from ._future import Future, Stream, _refuse_loop
 from ._objects import has_refs, resolve
-from ._option_checks import check_value
+from ._option_checks import check_needed, check_value
 from ._options import FunctionOptions, MapOptions, RunOptions, check, listed
 from ._retry import How
 
@@ -339,7 +339,7 @@ class Pool:
     """
 
     def __init__(self, agent: _agent.Agent[Any, Any], actors: int, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None):
-        check_value("actors", actors)
+        actors = check_needed("actors", actors)
         agent.register()
         self._session = _session.current()
         spec, _, _ = agent._description()
@@ -442,8 +442,7 @@ class Executor(concurrent.futures.Executor):
     )  # fmt: skip
     def __init__(self, max_workers: int | None = None, **options: Unpack[FunctionOptions]):
         """`max_workers`: functions at once (default: as many as the cluster has CPUs); options as of `covey.task`."""
-        check_value("max_workers", max_workers)
-        self._max_workers = max_workers
+        self._max_workers = check_value("max_workers", max_workers)
         self._options: dict[str, Any] = {"retries": 3, **check(options, FunctionOptions)}
         self._functions: weakref.WeakKeyDictionary[Any, RemoteFunction[Any, Any]] = weakref.WeakKeyDictionary()
         self._open: set[_ExecutorFuture] = set()

@@ -12,7 +12,7 @@ from . import _session
 from ._agent import Agent, Handle, NamedAgent
 from ._retry import parse_seconds
 from ._context import sampling_of
-from ._option_checks import check_values
+from ._option_checks import check_values, seconds_of
 
 if TYPE_CHECKING:
     from ._options import SamplingOptions, Unpack
@@ -68,7 +68,10 @@ def llm_agent(
     answer run side by side. The budget of a turn: `steps` requests to the model (default 8; in the last one it can call no tool), `tokens` read and made, `time`
     ("2m"). Sampling: max_tokens, temperature, top_p, … The agent's text is its name, and its name does wherever an agent is asked for.
     """
-    check_values({"model": model, "steps": steps, "tokens": tokens, "time": time, "concurrency": concurrency})
+    options = check_values({"model": model, "steps": steps, "tokens": tokens, "concurrency": concurrency})
+    budget = {"steps": options.get("steps"), "tokens": options.get("tokens"), "ms": None}
+    if (seconds := seconds_of("time", time)) is not None:
+        budget["ms"] = max(1, round(seconds * 1000))
     spoken = sampling_of(dict(sampling))
     session = _session.current()
     tools = list(tools)
@@ -93,14 +96,12 @@ def llm_agent(
             sources.append({"agent": {"agent": agent, **({"skill": skill} if skill else {})}})
         elif not inspect.isfunction(tool):
             raise TypeError(f"a tool is a function, an agent, an agent's name or an Mcp server, not {tool!r}")
-    seconds = parse_seconds(time)
-    budget = {"steps": steps, "tokens": tokens, "ms": None if seconds is None else round(seconds * 1000)}
     spec = {
         "name": name,
         "description": description,
         "kind": {"type": "llm", "system": system, "sampling": spoken, "tools": sources, "budget": budget},
         "model": model,
-        "concurrency": concurrency,
+        "concurrency": options.get("concurrency", 16),
     }
     _session.bridge_call(session.client.register, json.dumps(spec), b"")
     return NamedAgent(name)

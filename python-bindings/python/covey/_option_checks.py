@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from ._units import parse_bytes, parse_seconds
+from ._units import parse_bytes, parse_seconds, plain_number
 
 F = TypeVar("F", bound=Callable[..., Any])
 SHOWN = 100
@@ -37,13 +37,13 @@ def _parses(parse: Callable[[Any], Any], value: Any) -> bool:
     return True
 
 
-def _is_time(value: Any) -> bool:
-    # What is left until some end may be negative: that is over at once.
-    return math.isfinite(value) if isinstance(value, (int, float)) else _parses(parse_seconds, value)
-
-
 def _is_pause(value: Any) -> bool:
-    return _is_time(value) and (isinstance(value, str) or value >= 0)
+    return _parses(parse_seconds, value) and 0 <= (parse_seconds(value) or 0) < math.inf
+
+
+def _is_bound(value: Any) -> bool:
+    # A bound of 0 would end everything before it begins.
+    return _is_pause(value) and parse_seconds(value) != 0
 
 
 def _is_memory(value: Any) -> bool:
@@ -95,8 +95,8 @@ _COUNT = Takes(int, "a whole number that is not negative", lambda value: value >
 _LIMIT = Takes(int, "a whole number from 1 on", _is_limit)
 _FLAG = Takes(bool, "True or False")
 _TEXT = Takes(str, "a text")
-_TIME = Takes((int, float, str), "seconds, or a text like '500ms', '30s' and '2m'", _is_time, none=True)
-_PAUSE = _TIME._replace(fits=_is_pause)
+_PAUSE = Takes((int, float, str), "seconds, or a text like '500ms', '30s' and '2m'", _is_pause, none=True)
+_BOUND = _PAUSE._replace(wanted="a time above 0: seconds, or a text like '500ms', '30s' and '2m'", fits=_is_bound)
 _NUMBER = Takes((int, float), "a number", math.isfinite)
 _WHOLE = Takes(int, "a whole number")
 _TEXTS = Takes((list, tuple), "a list of texts", lambda value: all(map(_is_text, value)))
@@ -107,7 +107,7 @@ def _is_variable(value: Any) -> bool:
 
 
 def _is_snapshot(value: Any) -> bool:
-    return value in ("idle", "turn") or _is_pause(value)
+    return value in ("idle", "turn") or _is_bound(value)
 
 
 def _is_schema(value: Any) -> bool:
@@ -133,11 +133,13 @@ OPTIONS: dict[str, Takes] = {
     "near": Takes(_AnyHandle, "the handle of an actor"),
     "strategy": Takes(str, "'spread' or 'pack'", lambda value: value in ("spread", "pack")),
     # times and tries
-    "deadline": _TIME,
-    "run_timeout": _TIME,
-    "timeout": _TIME,
+    "deadline": _BOUND,
+    "run_timeout": _BOUND,
+    "timeout": _BOUND,
     "schedule_timeout": _PAUSE,
     "backoff": _PAUSE,
+    "after": _PAUSE,
+    "every": _BOUND,
     "retries": _COUNT,
     "retry_on": Takes((type, tuple), "exception classes, like (OSError, TimeoutError)", _are_exceptions),
     "retry_exceptions": _FLAG,
@@ -192,29 +194,46 @@ OPTIONS: dict[str, Takes] = {
     "think": _FLAG,
     "steps": _LIMIT,
     "tokens": _LIMIT,
-    "time": _PAUSE,
+    "time": _BOUND,
 }
 
 
-def check_value(name: str, value: Any) -> None:
-    """A `TypeError` where the option takes nothing of that kind, a `ValueError` where it takes others of it."""
+def check_value(name: str, value: Any) -> Any:
+    """The value, with Python's own numbers in it. A `TypeError` where the option takes nothing of that kind, a `ValueError` where it
+    takes others of it."""
     takes = OPTIONS.get(name)
     if takes is None or value is None:
-        return
+        return value
     kinds = takes.kind if isinstance(takes.kind, tuple) else (takes.kind,)
+    if Mapping in kinds and isinstance(value, Mapping):
+        value = {plain_number(k): plain_number(v) for k, v in value.items()}
+    elif int in kinds:
+        value = plain_number(value, whole=float not in kinds)
     # True is a number to Python, and to nobody who gives an option.
     strange = not isinstance(value, kinds) or (isinstance(value, bool) and not {bool, object} & set(kinds))
     if strange or not takes.fits(value):
         given = repr(value)
         told = f"option {name!r} takes {takes.wanted}, not {given if len(given) <= SHOWN else given[:SHOWN] + '…'}"
         raise TypeError(told) if strange or takes.kind is object else ValueError(told)
+    return value
+
+
+def check_needed(name: str, value: Any) -> Any:
+    """As `check_value`, of what has no default that `None` could stand for."""
+    if value is None:
+        raise TypeError(f"option {name!r} takes {OPTIONS[name].wanted}, not None")
+    return check_value(name, value)
+
+
+def seconds_of(name: str, value: float | str | None) -> float | None:
+    """A time in seconds, checked as the option of this name."""
+    return parse_seconds(check_value(name, value))
 
 
 def check_values(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options, each with a value that does. Those that are `None` are left out, unless that says something."""
-    for name, value in options.items():
-        check_value(name, value)
-    return {name: value for name, value in options.items() if value is not None or (name in OPTIONS and OPTIONS[name].none)}
+    checked = {name: check_value(name, value) for name, value in options.items()}
+    return {name: value for name, value in checked.items() if value is not None or (name in OPTIONS and OPTIONS[name].none)}
 
 
 def check(options: Mapping[str, Any], kind: Any, hint: str = "") -> dict[str, Any]:

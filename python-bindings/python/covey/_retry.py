@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import _codec
-from ._option_checks import check_value
+from ._option_checks import check_value, seconds_of
 from ._units import parse_seconds as parse_seconds
 
 RETRIES = 3
@@ -17,11 +17,7 @@ def run_seconds(run_timeout: float | str | None, timeout: float | str | None) ->
     """The bound on a turn: `timeout` is another word for `run_timeout`."""
     if run_timeout is not None and timeout is not None:
         raise TypeError("run_timeout and timeout are two words for one thing; give one of them")
-    said = run_timeout if run_timeout is not None else timeout
-    seconds = parse_seconds(said)
-    if seconds is not None and seconds <= 0:
-        raise ValueError(f"run_timeout must be above 0, not {said!r}; leave it out where there is no bound")
-    return seconds
+    return seconds_of("timeout", timeout) if run_timeout is None else seconds_of("run_timeout", run_timeout)
 
 
 @dataclass(frozen=True)
@@ -35,13 +31,13 @@ class Retry:
     def of(cls, retries: int, retry_on: Any, backoff: float | str | None) -> Retry | None:
         """`retry_on` is a class or a tuple of classes, as `except` takes them. `None` when there is none."""
         check_value("retry_on", retry_on)
-        check_value("retries", retries)
+        retries = check_value("retries", retries)
         classes = retry_on if isinstance(retry_on, tuple) else () if retry_on is None else (retry_on,)
         if not classes:
             if backoff is not None:
                 raise TypeError("backoff is the pause before a retry: say after which exceptions, with retry_on")
             return None
-        seconds = parse_seconds(backoff)
+        seconds = seconds_of("backoff", backoff)
         return cls(tuple(_codec.class_name(one) for one in classes), 0 if seconds is None else max(1, round(seconds * 1000)))
 
     def wire(self) -> tuple[list[str], int, int]:
@@ -76,7 +72,7 @@ class How:
         run = run_seconds(run_timeout, timeout)
         retry = Retry.of(retries, retry_on, backoff)
         return cls(
-            deadline=parse_seconds(deadline),
+            deadline=seconds_of("deadline", deadline),
             run_timeout_ms=0 if run is None else max(1, round(run * 1000)),
             retries=RETRIES if retry is not None and retries == 0 else retries,
             retry=None if retry is None else retry.wire(),

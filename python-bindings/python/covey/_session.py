@@ -269,7 +269,7 @@ def init(
     """
     _refuse_fork()
     environment = _given(env_vars, working_dir, pip)
-    check_values({"cpus": cpus, "gpus": gpus, "resources": resources, "labels": labels})
+    offers = check_values({"cpus": cpus, "gpus": gpus, "resources": resources, "labels": labels})
     if _current is not None and not reinit:
         raise errors.FailedPrecondition("a session is open already; covey.current() gives it, covey.init(reinit=True) closes it and begins another")
     address = address or os.environ.get("COVEY_ADDRESS")
@@ -278,10 +278,10 @@ def init(
     home = tempfile.mkdtemp(prefix="covey-")
     # The pipe to its standard input closes with this process, however that ends, and the cluster with it.
     command = [find_binary(), "up", "--port", "0", "--while-stdin"]
-    for flag, value in (("--models", models), ("--cpus", cpus), ("--gpus", gpus)):
+    for flag, value in (("--models", models), ("--cpus", offers.get("cpus")), ("--gpus", offers.get("gpus"))):
         if value is not None:
             command += [flag, str(value)]
-    for flag, pairs in (("--resource", resources), ("--label", labels)):
+    for flag, pairs in (("--resource", offers.get("resources")), ("--label", offers.get("labels"))):
         for name, value in (pairs or {}).items():
             command += [flag, f"{name}={value}"]
     env = {**os.environ, "COVEY_HOME": home, "COVEY_PYTHON": sys.executable}

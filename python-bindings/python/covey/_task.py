@@ -14,6 +14,7 @@ from typing import Any
 
 from . import _bridge, _codec, _session, errors
 from ._agent import Agent, Handle, NamedAgent
+from ._option_checks import seconds_of
 from ._options import TaskOptions, check
 from ._typed import Actor
 from ._retry import RETRIES, Retry, parse_seconds, run_seconds
@@ -488,7 +489,7 @@ def submit_call(
     retry = Retry.of(retries, retry_on, backoff)
     if retry is not None:
         request["retry"] = {"max": retries or RETRIES, "on": list(retry.on), "backoff_ms": retry.backoff_ms, "backoff_max_ms": 0}
-    seconds = parse_seconds(deadline)
+    seconds = seconds_of("deadline", deadline)
     timeout_ms = 0 if seconds is None else max(1, int(seconds * 1000))
     made = _session.bridge_call(
         session.client.submit, name, method, json.dumps(request), context_id, message_id, timeout_ms, model

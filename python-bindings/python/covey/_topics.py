@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _codec, _context, _session
 from ._future import Future
+from ._option_checks import seconds_of
 from ._retry import How
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Topic:
     def __reduce__(self) -> Any:
         return Topic, (self.name,)
 
-    def publish(self, value: Any, *, sure: bool = False, timeout: float | None = None) -> Future[int]:
+    def publish(self, value: Any, *, sure: bool = False, timeout: float | str | None = None) -> Future[int]:
         """Sends `value` to all who listen now, one copy to each node.
 
         Gives a future of how many: at once, of those it is sent to, and what a full mailbox or a dying listener loses is lost;
@@ -37,6 +38,7 @@ class Topic:
         listener in order, but one that is sent again for `sure` may come after later ones.
         """
         payload = _codec.dump(((value,), {}))
+        timeout = seconds_of("timeout", timeout)
         how = How(retries=_SURE) if sure else None
         told: Future[int] = _session.current().call("topic", self.name, "", payload, timeout, False, how)
         return told
