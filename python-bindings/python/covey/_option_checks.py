@@ -199,8 +199,8 @@ OPTIONS: dict[str, Takes] = {
 
 
 def check_value(name: str, value: Any) -> Any:
-    """The value, with Python's own numbers in it. A `TypeError` where the option takes nothing of that kind, a `ValueError` where it
-    takes others of it."""
+    """The value, with Python's own numbers in it. A `TypeError` where the option takes nothing of that kind, a `ValueError` where
+    it takes others of it."""
     takes = OPTIONS.get(name)
     if takes is None or value is None:
         return value
