@@ -32,6 +32,11 @@ class Point:
     color: Color
 
 
+@dataclasses.dataclass
+class Nested:
+    inside: dict
+
+
 class Form(pydantic.BaseModel):
     name: str
     day: datetime.date
@@ -128,6 +133,10 @@ REFUSED = [
     (RING, "the value[1] (list)", "holds itself"),
     ([2**64], "the value[0] (int)", "64 bits"),
     (["\ud800"], "the value[0] (str)", "surrogate"),
+    ({1: "a", "1": "b"}, "the key '1' of the value (str)", "the key 1 is '1', too"),
+    ({"rows": [{"true": 1, True: 2}]}, "the key True of the value['rows'][0] (bool)", "the key 'true' is 'true', too"),
+    (Nested({None: 1, "null": 2}), "the key 'null' of the value.inside (str)", "the key None is 'null', too"),
+    ([(1, {1.5: 1, "1.5": 2})], "the key '1.5' of the value[0][1] (str)", "another name"),
     ({"f": covey.File(b"x")}, "the value['f'] (File)", "list"),
     (DEEP, "the value", "deep"),
 ]
@@ -140,6 +149,15 @@ def test_what_json_cannot_hold_is_refused_by_its_place(value, where, hint):
     assert where in str(raised.value) and hint in str(raised.value)
     with pytest.raises(TypeError):
         content_of([value])
+
+
+def test_a_submitted_part_loses_no_key(cluster):
+    echo = covey.NamedAgent("echo")
+    for give in (lambda: echo.submit({1: "a", "1": "b"}), lambda: covey.submit("echo", "", {1: "a", "1": "b"})):
+        with pytest.raises(TypeError, match="the key '1' of the value .* would be lost"):
+            give()
+    with pytest.raises(TypeError, match=r"the key '1' of the arguments\['args'\]\[0\] .* would be lost"):
+        covey._codec.dump_json({"args": ({1: "a", "1": "b"},), "kwargs": {}})
 
 
 def test_a_reference_is_refused_for_what_it_is():

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from . import _bridge, errors
+from . import _bridge, _plain, errors
 
 Payload = tuple[int, bytes, list[bytes]]
 PICKLE = _bridge.PICKLE
@@ -97,7 +97,9 @@ def is_own(module: str) -> bool:
 
 
 def dump_json(value: Any) -> Payload:
-    return _bridge.JSON, json.dumps(value, default=str).encode(), []
+    body = json.dumps(value, default=str).encode()
+    _plain.refuse_lost_keys(value, "the arguments")  # after `dumps`, which refuses what holds itself
+    return _bridge.JSON, body, []
 
 
 def loads(body: Any, **more: Any) -> Any:

@@ -31,7 +31,7 @@ def dump(value: Any) -> bytes:
         body = _encode(value).encode()
     except (TypeError, ValueError, RecursionError) as error:  # half a surrogate pair is a ValueError too
         why = str(error)
-    if why or _DIGITS.search(body):
+    if why or _DIGITS.search(body) or _loses_keys(value):
         _refuse(value, "the value", ())
     if why:
         raise _refusal("the value", _name(value), why)
@@ -41,6 +41,60 @@ def dump(value: Any) -> bytes:
 def load(value: Any) -> Any:
     """`value` as who reads the JSON has it."""
     return json.loads(dump(value))
+
+
+def _loses_keys(value: Any) -> bool:
+    """Two keys of one dict in it have the same text, so that a reader finds one of their values only."""
+    left, seen = [value], set[int]()
+    while left:
+        part = left.pop()
+        if id(part) in seen:  # it may hold itself, which the encoder refuses later
+            continue
+        seen.add(id(part))
+        if isinstance(part, dict):
+            if any(type(key) is not str for key in part) and len({_key_text(key) for key in part}) < len(part):
+                return True
+            part = part.values()
+        elif not isinstance(part, (list, tuple)):
+            continue
+        left += (inner for inner in part if isinstance(inner, (dict, list, tuple)))
+    return False
+
+
+def _key_text(key: Any) -> str:
+    """A key as JSON has it: `True` is "true" there, and `1` is "1"."""
+    return key if type(key) is str else str(next(iter(json.loads(json.dumps({key: 0})))))
+
+
+def refuse_lost_keys(value: Any, name: str) -> None:
+    """A `TypeError` that names the place in `value` where two keys of a dict become one in JSON."""
+    if _loses_keys(value):
+        _refuse_keys(value, name)
+
+
+def _refuse_keys(value: Any, path: str) -> None:
+    if isinstance(value, (dict, list, tuple)):
+        if isinstance(value, dict):
+            _keys_of(value, path)
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            _refuse_keys(part, f"{path}[{key!r}]")
+
+
+def _keys_of(value: dict[Any, Any], path: str) -> None:
+    seen: dict[str, Any] = {}
+    for key in value:
+        text = _key_text(key)
+        if text in seen:
+            why = f"JSON keeps keys as text, and the key {seen[text]!r} is {text!r}, too; give one of them another name"
+            raise TypeError(f"the key {key!r} of {path} ({_name(key)}) would be lost: {why}")
+        seen[text] = key
+
+
+def _checked_form(value: Any) -> Any:
+    form = _form(value)
+    if _loses_keys(form):
+        raise TypeError("two of its keys become one")
+    return form
 
 
 def _form(value: Any) -> Any:
@@ -65,7 +119,7 @@ def _form(value: Any) -> Any:
     raise TypeError("not plain data")
 
 
-_encode = json.JSONEncoder(default=_form, allow_nan=False, ensure_ascii=False).encode
+_encode = json.JSONEncoder(default=_checked_form, allow_nan=False, ensure_ascii=False).encode
 
 
 def _refuse(value: Any, path: str, around: tuple[int, ...]) -> None:
@@ -98,6 +152,7 @@ def _parts(value: Any, path: str) -> Iterator[tuple[Any, str]]:
                 raise _refusal(f"the key {key!r} of {path}", _name(key), "keys are text (numbers, booleans and None become text)")
             _refuse(str(key), f"the key {key!r} of {path}", ())
             yield part, f"{path}[{key!r}]"
+        _keys_of(value, path)
     elif isinstance(value, (list, tuple)):
         for index, part in enumerate(value):
             yield part, f"{path}[{index}]"
