@@ -65,6 +65,8 @@ def test_a_task_is_waited_for(actor, gate):
     assert covey.wait([task], timeout=0.2) == ([], [task]) and not task.done()
     with pytest.raises(covey.DeadlineExceeded, match="not all done within 0.2 s"):
         list(covey.as_completed([task], timeout=0.2))
+    with pytest.raises(covey.DeadlineExceeded, match="result 2 of 3 was not there within 0.2 s"):
+        covey.get([add.remote(1, 2), task, task], timeout=0.2)
     opens = threading.Timer(0.1, gate.touch)
     opens.start()
     assert covey.wait([task], timeout="60s") == ([task], []) and task.done()

@@ -422,9 +422,23 @@ def get(futures: Any, timeout: float | str | None = None) -> Any:
     """The result of one future, or a list of the results of many, in order; also of durable tasks and refs of `covey.put`."""
     timeout = parse_seconds(timeout)
     if isinstance(futures, (list, tuple)) or not hasattr(futures, "result"):
-        end = None if timeout is None else time.monotonic() + timeout
-        return [f.result(None if end is None else max(0.0, end - time.monotonic())) for f in list(futures)]
+        return _get_all(list(futures), timeout)
     return futures.result(timeout)
+
+
+def _get_all(futures: list[Any], timeout: float | None) -> list[Any]:
+    if timeout is None:
+        return [f.result() for f in futures]
+    end, results = time.monotonic() + timeout, []
+    for n, future in enumerate(futures, 1):
+        try:
+            results.append(future.result(max(0.0, end - time.monotonic())))
+        except errors.DeadlineExceeded:
+            if future.done():  # the work's own deadline
+                raise
+            told = f"result {n} of {len(futures)} was not there within {_rounded(timeout)} s; the work goes on"
+            raise errors.DeadlineExceeded(told) from None
+    return results
 
 
 def _rounded(seconds: float | None) -> str:
