@@ -1,5 +1,6 @@
 """What a durable task answers: plain data as JSON has it, and nothing that would come back as something else."""
 
+import asyncio
 import dataclasses
 import datetime
 import decimal
@@ -69,6 +70,13 @@ class Answers:
         yield "a"
         yield Point(4, Color.RED)
         yield last
+
+    def mixed(self):
+        yield 2
+        yield "a"
+        yield "b"
+        yield {"x": 1}
+        yield "c"
 
     def breaks(self):
         yield "a"
@@ -195,3 +203,12 @@ def test_chunks_end_with_what_the_task_raised(cluster):
     again = covey.submit(Answers, "items", 1)
     again.result(60)
     assert list(again.chunks()) == ["a", {"x": 4, "color": "red"}, 1]
+
+
+def test_what_was_yielded_keeps_its_order(cluster):
+    task = covey.submit(Answers, "mixed")
+
+    async def awaited():
+        return await task
+
+    assert task.result(30) == asyncio.run(awaited()) == [2, "ab", {"x": 1}, "c"]

@@ -175,3 +175,33 @@ def test_functions_without_a_place_say_why(nodes, terminal):
         holds.stop()
         assert covey.get(waits, timeout=60) == [1, 2, 3]
         assert pooled.result(60) == 4
+
+
+@agent(cpus=1)
+class One:
+    def run(self):
+        return "one"
+
+
+@agent(cpus=1)
+class Two:
+    def run(self):
+        return "two"
+
+
+@covey.task(cpus=1)
+def double(n):
+    return 2 * n
+
+
+def test_actors_of_tasks_that_are_over_are_in_nobodys_way(nodes):
+    nodes.head()
+    nodes.worker("w1", "--cpus", "2")
+    nodes.connect()
+    nodes.live(1)
+    assert [covey.submit(agent, "run").result(30) for agent in (One, Two)] == ["one", "two"]
+    # Both have their actor still, and these hold all CPUs.
+    assert double.remote(4).result(30) == 8
+    held = One.remote()
+    assert held.run.remote().result(30) == "one"
+    assert covey.submit(Two, "run").result(30) == "two"

@@ -498,7 +498,11 @@ impl Head {
                     known.live_since = now;
                     known.hopeless_since = None;
                     let agent = (known.owner == Owner::Pool).then(|| known.spec.name.clone());
-                    agent.into_iter().for_each(|agent| self.unserved.served(&agent));
+                    if let Some(agent) = agent {
+                        self.unserved.served(&agent);
+                        // Its tasks may be over, and its place what others wait for.
+                        self.unplanned = true;
+                    }
                     self.out.push_back(Output::Route(actor.clone(), Route::At { node: id.clone(), epoch }));
                 } else if known.state == ActorState::Live {
                     self.goes_on(actor);

@@ -26,6 +26,7 @@ mod placing;
 mod recovery;
 mod reminders;
 mod retries;
+mod room;
 mod stuck;
 mod tasks;
 pub mod topics;

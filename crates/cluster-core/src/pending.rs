@@ -75,6 +75,12 @@ impl Pending {
         self.queues.is_empty()
     }
 
+    /// Shapes that fit nowhere as long as others are where they are, and who waits.
+    pub fn unplaced(&self) -> impl Iterator<Item = (&Shape, &VecDeque<ActorId>)> {
+        let full = self.queues.values().filter(|queue| queue.told.as_ref().is_some_and(|why| !why.never));
+        full.map(|queue| (&queue.shape, &queue.actors))
+    }
+
     /// Takes the queues of one standing, oldest shape first; [`Self::put_back`] gives back what is left of each.
     pub fn take(&mut self, standing: Standing) -> BTreeMap<(Standing, u64), Queue> {
         let new = self.queues.split_off(&(Standing::New, 0));

@@ -28,6 +28,9 @@ impl Head {
         if std::mem::take(&mut self.unplanned) && !(self.waiting.is_empty() && self.gangs.is_empty()) {
             // A place that was found may be what another one waited for, to be near it.
             while self.place(now) && self.waiting.any_near() {}
+            while self.make_room(now) {
+                self.place(now);
+            }
             self.tell_unserved(now);
         }
     }

@@ -609,6 +609,8 @@ impl Head {
             {
                 // An older attempt's end says nothing about the turn that a newer one holds.
                 actor.drop_task(task);
+                // Its place may be what others wait for.
+                self.unplanned |= actor.tasks.is_empty();
                 return Some(id.clone());
             }
         }

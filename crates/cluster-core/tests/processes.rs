@@ -7,6 +7,7 @@ use covey_cluster_core::head::{
 };
 use covey_domain::{
     ActorId, AgentSpec, Digest, Epoch, Error, ErrorKind, NodeId, Resources, Retry, TaskEvent, TaskId,
+    agent::GangStrategy,
     event::{Outcome, Phase},
     task::TaskInput,
 };
@@ -206,6 +207,78 @@ fn what_waits_for_a_busy_cluster_waits_on() {
     assert_eq!(world.state(&"second".into()).0, "pending");
     assert_eq!(world.ended(), None);
     assert_eq!(world.told(), Vec::<String>::new());
+}
+
+#[test]
+fn what_a_pool_does_not_use_goes_to_who_waits_for_it() {
+    let one = serde_json::json!({"resources": {"cpu_milli": 1000}, "pool": 2});
+    let failed = || Error::new(ErrorKind::Application, "it ends");
+    // Whoever comes before the task has ended or after it.
+    for before in [false, true] {
+        let mut world = world(1, &native(one.clone()));
+        world.submit("t", None);
+        world.report(ActorReport::Live);
+        if before {
+            world.actor("mine");
+            assert_eq!(world.started.len(), 1, "what has a task keeps its place");
+        }
+        world.ends(failed());
+        if !before {
+            world.actor("mine");
+        }
+        assert_eq!(world.started.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["mine"]);
+        // What comes for the pool waits in its turn.
+        world.submit("u", None);
+        world.after(1_000);
+        assert_eq!((world.started.len(), world.run.len()), (1, 1));
+    }
+}
+
+#[test]
+fn as_few_of_a_pool_end_as_are_in_the_way() {
+    let one = serde_json::json!({"resources": {"cpu_milli": 1000}, "pool": 2});
+    let mut world = world(3, &native(one));
+    for (task, actor) in [("t", 0), ("u", 1)] {
+        world.submit(task, None);
+        let (id, epoch) = world.started[actor].clone();
+        world.report_of(&id, epoch, ActorReport::Live);
+    }
+    for _ in 0..2 {
+        world.ends(Error::new(ErrorKind::Application, "it ends"));
+        world.run.pop();
+    }
+    world.actor("third");
+    assert_eq!(world.started.len(), 3, "there was room");
+    world.actor_with("fourth", &serde_json::json!({"resources": {"cpu_milli": 1000}}));
+    assert_eq!(world.started.len(), 3);
+    assert_eq!(world.started.iter().filter(|(id, _)| id.as_str().starts_with("pool")).count(), 1, "one went");
+    // Nobody could ever have that much: nothing ends for it.
+    world.actor_with("large", &serde_json::json!({"resources": {"cpu_milli": 4000}}));
+    // Too much for all that is idle.
+    world.actor_with("wide", &serde_json::json!({"resources": {"cpu_milli": 2000}}));
+    assert_eq!(world.started.iter().filter(|(id, _)| id.as_str().starts_with("pool")).count(), 1);
+}
+
+#[test]
+fn a_gang_has_the_room_of_what_is_idle() {
+    let one = serde_json::json!({"resources": {"cpu_milli": 1000}, "pool": 2});
+    let mut world = world(2, &native(one));
+    world.submit("t", None);
+    world.report(ActorReport::Live);
+    let ask = |id: &str| CreateActor {
+        id: id.into(),
+        agent: "a".into(),
+        name: None,
+        get_if_exists: false,
+        owner: Owner::Session("s".into()),
+        init: None,
+        overrides: serde_json::Map::new(),
+    };
+    world.head.create_gang(vec![ask("one"), ask("two")], GangStrategy::Pack, world.now).unwrap();
+    world.drain();
+    assert_eq!(world.started.len(), 1);
+    world.ends(Error::new(ErrorKind::Application, "it ends"));
+    assert_eq!(world.started.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["one", "two"]);
 }
 
 #[test]

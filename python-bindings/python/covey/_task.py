@@ -249,7 +249,8 @@ class Task(typing.Generic[R]):
         answer.value()  # what went wrong is raised
 
     def result(self, timeout: float | str | None = None) -> R:
-        """What the method returned, as JSON has it, or all it yielded as text (values and files as a list). Raises what the method raised.
+        """What the method returned, as JSON has it, or all it yielded: one text, or a list where there are values and files, texts that
+        follow each other as one. Raises what the method raised.
 
         The answer is kept as JSON: tuples and sets are lists, dataclasses and pydantic models dicts, numpy arrays nested lists, dates
         text. What has no such form ends the task with a `TypeError`; bytes and what is large are returned as a `covey.File`.
@@ -383,24 +384,33 @@ def _items(event: TaskEvent) -> Iterator[Any]:
         yield file_of(event["event"])
 
 
+class _Text(list[str]):
+    """Pieces of one text."""
+
+
 class _Answer:
     """What a task's log comes to."""
 
     def __init__(self, id: str):
-        self.id, self.text, self.data = id, "", list[Any]()
+        self.id = id
+        # In their order; texts that follow each other are one.
+        self.parts = list[_Text | Any]()
         self.outcome: dict[str, Any] | None = None
 
     def take(self, event: TaskEvent) -> None:
         body = event.data
         if event.type == "step_reset":
-            self.text, self.data = "", []
+            self.parts = []
         elif event.type == "part_delta":
             if "text" in body["delta"]:
-                self.text += body["delta"]["text"]
+                if not self.parts or not isinstance(self.parts[-1], _Text):
+                    self.parts.append(_Text())
+                if text := body["delta"]["text"]:
+                    self.parts[-1].append(text)
             elif "data" in body["delta"]:
-                self.data.append(body["delta"]["data"])
+                self.parts.append(body["delta"]["data"])
         elif event.type == "media":
-            self.data.append(file_of(event["event"]))
+            self.parts.append(file_of(event["event"]))
         elif event.type == "finished":
             self.outcome = body["outcome"]
 
@@ -412,8 +422,9 @@ class _Answer:
         if outcome["is"] == "completed":
             if outcome["finish"] in ("message", "reply"):
                 return Message.of(outcome["result"])
-            if self.text or self.data:
-                return self.text if not self.data else ([self.text] if self.text else []) + self.data
+            parts = ["".join(part) if isinstance(part, _Text) else part for part in self.parts if part or not isinstance(part, _Text)]
+            if parts:
+                return parts[0] if all(isinstance(part, _Text) for part in self.parts) else parts
             return outcome.get("result")
         if outcome["is"] == "rejected":
             raise errors.Rejected(outcome["reason"])
