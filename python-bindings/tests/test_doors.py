@@ -109,6 +109,8 @@ def test_a_head_without_a_way_out_warns(nodes):
     text = eventually(lambda: "add a worker" in (t := (nodes.home / "head.log").read_text()) and t)
     text = eventually(lambda: (t := (nodes.home / "head.log").read_text()) and "--advertise-head" in t and t)
     assert "no route to a network" in text
+    told = nodes.cli("token")
+    assert told.returncode == 0 and "@127.0.0.1:7420#" in told.stdout and "--advertise-head" in told.stderr, told
 
 
 def fenced(text, language):

@@ -45,18 +45,24 @@ pub(crate) async fn run(args: &Args) -> Result<(), Error> {
         Args { address: true, .. } => outln!("{}", keys.pinned_address()),
         _ => {
             outln!("{}", keys.join_token());
-            tell_reach(&keys.address);
+            tell_reach(&keys.pinned_address().to_string());
         }
     }
     Ok(())
 }
 
-/// A token that somebody reads may be meant for another machine, where a loopback address is that machine itself. A pipe is not
-/// told: it joins a worker here.
+/// On another machine a loopback address is that machine itself. A head with TLS is meant for others, so that is told always; of
+/// one without, a pipe is not told: it joins a worker here.
 fn tell_reach(address: &str) {
-    let near = address.parse::<PinnedAddress>().is_ok_and(|at| at.is_loopback());
-    if near && std::io::stdout().is_terminal() {
-        errln!("note: the head listens on `{address}`: this token joins workers of this machine");
-        errln!("  hint: `covey head --host 0.0.0.0` (or `covey up`) takes workers of others");
+    let Ok(at) = address.parse::<PinnedAddress>() else { return };
+    if !at.is_loopback() {
+        return;
+    }
+    if at.pin.is_some() {
+        errln!("warning: on another machine `{}` is that machine: this token joins workers of this one", at.address);
+        errln!("  hint: `covey head --advertise-head HOST` says by which name or address others reach the head");
+    } else if std::io::stdout().is_terminal() {
+        errln!("note: the head listens on `{}`: this token joins workers of this machine", at.address);
+        errln!("  hint: `covey head --host 0.0.0.0` takes workers of others");
     }
 }
