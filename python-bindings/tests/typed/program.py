@@ -74,7 +74,7 @@ def everywhere() -> None:
     print(sorted(square.map_unordered([1, 2], with_input=True)), list(Reader.map_unordered(["a"], method="count")))
     status = covey.status()
     free: int = status["nodes"][0]["free"]["cpu_milli"]
-    print(free > 0, covey.current().address == covey.current().address, type(first.link).__name__)
+    print(free >= 0, covey.current().address == covey.current().address, type(first.link).__name__)
     same = covey.get_actor("typed", Reader)
     print(same.name.remote("same ").result(60))
 
