@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use prost::Message as _;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
-use tokio::{io::AsyncReadExt as _, process::Child};
+use tokio::{io::AsyncReadExt as _, net::unix::pipe::Receiver};
 
 use crate::{
     Behavior, Invocation, Outward, Python, Sink,
@@ -123,6 +123,10 @@ impl Jobs {
         let own = [folder.clone()];
         let mut command = self.launcher.command(&program, &Launch { read: &read, write: &own, with_parent: true });
         std::fs::create_dir_all(&self.folder).map_err(|e| Error::internal(e.to_string()))?;
+        // One pipe for both, as a terminal is: what it printed keeps its order.
+        let no_pipe = |e: std::io::Error| Error::internal(format!("failed to make a pipe: {e}"));
+        let (printed, end) = std::io::pipe().map_err(no_pipe)?;
+        let printed = Receiver::from_owned_fd(printed.into()).map_err(no_pipe)?;
         let mut child = command
             .args(arguments)
             .envs(self.environment.iter().cloned())
@@ -132,14 +136,16 @@ impl Jobs {
             .envs(variables)
             .current_dir(folder)
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdout(end.try_clone().map_err(no_pipe)?)
+            .stderr(end)
             .process_group(0)
             .spawn()
             .map_err(|e| Error::invalid(format!("failed to run `{}`: {e}", program.display())))?;
         // Whatever ends this turn, a cancel or a timeout, ends the job.
         let running = Running::new(child.id(), &self.groups);
-        print(&mut child, sink).await;
+        // With it go the ends of the pipe that are not the job's.
+        drop(command);
+        print(printed, sink).await;
         let status = child.wait().await.map_err(|e| Error::internal(e.to_string()))?;
         drop(running);
         match (status.code(), status.signal()) {
@@ -166,31 +172,21 @@ impl Jobs {
     }
 }
 
-/// Both outputs of a job become text of its task, as it comes, up to a bound.
-async fn print(child: &mut Child, sink: &Sink) {
-    let (Some(mut out), Some(mut err)) = (child.stdout.take(), child.stderr.take()) else { return };
-    let (mut from_out, mut from_err) = (vec![0; CHUNK], vec![0; CHUNK]);
-    let (mut open_out, mut open_err) = (true, true);
+/// What a job prints becomes text of its task, as it comes, up to a bound.
+async fn print(mut printed: Receiver, sink: &Sink) {
+    let (mut piece, mut over) = (vec![0; CHUNK], false);
     let (mut kept, mut total) = (Vec::new(), 0);
     loop {
         let late = tokio::time::sleep(LATE);
         let read = tokio::select! {
-            read = out.read(&mut from_out), if open_out => {
+            read = printed.read(&mut piece) => {
                 let count = read.unwrap_or(0);
-                open_out = count > 0;
-                kept.extend_from_slice(&from_out[..count]);
-                true
-            }
-            read = err.read(&mut from_err), if open_err => {
-                let count = read.unwrap_or(0);
-                open_err = count > 0;
-                kept.extend_from_slice(&from_err[..count]);
+                over = count == 0;
+                kept.extend_from_slice(&piece[..count]);
                 true
             }
             () = late, if !kept.is_empty() => false,
-            else => false,
         };
-        let over = !open_out && !open_err;
         if kept.len() < CHUNK && read && !over {
             continue;
         }
