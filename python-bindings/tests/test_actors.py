@@ -667,3 +667,28 @@ def test_large_messages_to_another_machine_go_in_pieces(nodes, monkeypatch):
         assert [n for n, _ in other.all.remote().result(30)] == [n for n in range(10) for _ in range(2)]
         with pytest.raises(covey.errors.CoveyError, match="limit is 32 MiB"):
             one.note.remote(0, b"x" * (33 << 20)).result(30)
+
+
+@agent(concurrency=8, own_process=True)
+class Signal:
+    def __init__(self):
+        self.event, self.waiting = asyncio.Event(), 0
+
+    async def wait(self):
+        self.waiting += 1
+        await self.event.wait()
+        return "told"
+
+    def waiters(self):
+        return self.waiting
+
+    def send(self):
+        self.event.set()
+
+
+def test_a_plain_method_wakes_a_coroutine_that_waits_for_it(cluster):
+    signal = Signal.remote()
+    calls = [signal.wait.remote() for _ in range(3)]
+    eventually(lambda: signal.waiters.remote().result(30) == 3)
+    signal.send.remote().result(30)
+    assert covey.get(calls, timeout=30) == ["told"] * 3

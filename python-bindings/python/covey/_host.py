@@ -45,6 +45,10 @@ LEND_AFTER = 0.05
 _VALUE, _ITEMS, _SYNC_VALUE, _SYNC_ITEMS = range(4)
 
 
+def _nothing() -> None:
+    """Called for the wake."""
+
+
 class Method:
     """What there is to know about a method before it is called, found out once."""
 
@@ -87,6 +91,8 @@ class Actor:
         """A turn that waits for a call gives its place to another, and its CPU to others."""
         self.lent = False
         self.methods: dict[str, Method] = {}
+        self.loops = False
+        """Some of the methods that were called are async."""
         self.group = Group(concurrency)
         limits = getattr(type(instance), "__covey_groups__", None) or {}
         self.groups = {name: Group(limit) for name, limit in limits.items()}
@@ -99,6 +105,7 @@ class Actor:
             if name.startswith("_") or not callable(function):
                 raise AttributeError(f"{type(self.instance).__name__!r} has no public method {name!r}")
             known = self.methods[name] = Method(function)
+            self.loops = self.loops or known.kind < _SYNC_VALUE
         return known
 
 
@@ -707,6 +714,9 @@ class Process:
         """On a thread: this turn, and those that wait behind it, as long as they are sync too."""
         while True:
             contextvars.copy_context().run(self._one_sync, turn)
+            if turn.actor.loops:
+                # What it did for a coroutine of its actor (`event.set()`) is on the loop's list, and the loop sleeps.
+                self.loop.call_soon_threadsafe(_nothing)
             self.turns.pop(turn.call, None)
             following = self._next(turn)
             if following is None:

@@ -12,7 +12,7 @@ class Signal:
     def __init__(self):
         self.event = asyncio.Event()
 
-    async def send(self, clear=False):
+    def send(self, clear=False):
         self.event.set()
         if clear:
             self.event.clear()
