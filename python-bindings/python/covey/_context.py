@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ._content import Message, Reply
+from ._fits import check_schema
 from ._option_checks import check_values, near, seconds_of
 from ._turns import Answer, Conversation, artifact
 
@@ -112,13 +113,18 @@ class Context:
         """Asks whoever the task is for: `color = await ctx.ask("which one?", options=["red", "blue"])`.
 
         The task is "input-required" until the next message to it, which is the answer: a string with `data` and `files`.
-        `schema` (JSON schema or a pydantic model) says what is wanted, `url` where to go for it. After `timeout` it raises
+        `schema` (JSON schema or a pydantic model) says what is wanted, and is looked at when it is asked; `url` where to go for it. After `timeout` it raises
         `DeadlineExceeded`. In a method that is not async: `ctx.ask(…).result()`. Meanwhile other turns of the actor run,
         and what it holds in memory may be lost with its worker: the method is then run again from its start, and its
         questions are answered with the answers it had already.
         """
         if schema is not None and hasattr(schema, "model_json_schema"):
             schema = schema.model_json_schema()
+        if schema is not None:
+            check_schema(schema)
+        # A text has items too, its letters.
+        if options is not None and (isinstance(options, str) or not all(isinstance(option, str) for option in options)):
+            raise TypeError(f"options is a list of texts, not {options!r}")
         kind = {"is": "form", "schema": schema} if schema is not None else {"is": "url", "url": url} if url else {"is": "custom", "value": None}
         return self.conversation.ask(prompt, kind, options, schema, seconds_of("timeout", timeout))
 

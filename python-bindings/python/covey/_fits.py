@@ -11,6 +11,9 @@ _DEPTH = 64
 """Schemas that point to themselves end here."""
 
 
+_KINDS = ("object", "array", "string", "boolean", "number", "integer", "null")
+
+
 def _is(value: Any, kind: str) -> bool:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     tests = {
@@ -35,6 +38,8 @@ _BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str, str]] = {
     "minItems": (lambda v, b: len(v) >= b, "array", "of a length of at least"),
     "maxItems": (lambda v, b: len(v) <= b, "array", "of a length of at most"),
     "pattern": (lambda v, b: re.search(b, v) is not None, "string", "like"),
+    # Numbers of a fraction are near their multiple: 0.3 is one of 0.1.
+    "multipleOf": (lambda v, b: math.isclose(v / b, round(v / b), abs_tol=1e-9), "number", "a multiple of"),
 }
 
 
@@ -74,6 +79,48 @@ def misfit(value: Any, schema: Any, root: Any = None, name: str = "it", depth: i
         if reasons and None not in reasons:
             return reasons[0]
     return None
+
+
+def check_schema(schema: Any, path: str = "the schema", depth: int = _DEPTH) -> None:
+    """A `TypeError` or `ValueError` that names the place where it is no JSON schema, so that who asks hears of it and not who answers."""
+    if isinstance(schema, bool) or depth == 0:
+        return
+    if not isinstance(schema, dict):
+        raise TypeError(f"{path} is a JSON schema (a dict) or a pydantic model, not {schema!r}")
+    kinds = schema.get("type", [])
+    for kind in [kinds] if not isinstance(kinds, (list, tuple)) else kinds:
+        if kind not in _KINDS:
+            raise ValueError(f"`type` of {path} is one of {', '.join(_KINDS)}, not {kind!r}")
+    for word in _BOUNDS:
+        bound = schema.get(word, 1)
+        number = isinstance(bound, (int, float)) and not isinstance(bound, bool) and math.isfinite(bound)
+        if word == "pattern":
+            _check_pattern(schema.get(word, ""), path)
+        elif not number or (word == "multipleOf" and bound <= 0):
+            raise ValueError(f"`{word}` of {path} is a number{' above 0' if word == 'multipleOf' else ''}, not {bound!r}")
+    for word in ("properties", "$defs", "definitions"):
+        inner = schema.get(word, {})
+        if not isinstance(inner, dict):
+            raise TypeError(f"`{word}` of {path} is a dict of schemas, not {inner!r}")
+        for name, one in inner.items():
+            check_schema(one, f"{path}.{name}", depth - 1)
+    for word in ("allOf", "anyOf", "oneOf", "enum", "required"):
+        inner = schema.get(word, [])
+        if not isinstance(inner, (list, tuple)):
+            raise TypeError(f"`{word}` of {path} is a list, not {inner!r}")
+        if word.endswith("Of"):
+            for number, one in enumerate(inner):
+                check_schema(one, f"{path}.{word}[{number}]", depth - 1)
+    for word in ("items", "additionalProperties"):
+        if word in schema and not isinstance(schema[word], (list, tuple)):
+            check_schema(schema[word], f"`{word}` of {path}", depth - 1)
+
+
+def _check_pattern(pattern: Any, path: str) -> None:
+    try:
+        re.compile(pattern)
+    except (TypeError, re.error) as error:
+        raise ValueError(f"`pattern` of {path} is a regular expression, not {pattern!r}: {error}") from None
 
 
 def _pointed_to(root: Any, reference: Any) -> Any:
