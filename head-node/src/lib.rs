@@ -261,18 +261,10 @@ impl HeadNode {
             .map_err(|e| io(&format!("read or write `{}`", config.credentials.display()), &e))?;
         let store = Arc::new(store);
         let (to, mut pages) = tokio::sync::mpsc::channel(PAGES_AHEAD);
-        // On this thread: between two of them each row would cost a wake.
+        // What one page says is taken while the next one is read.
         let reader = store.clone();
-        let mut reading = std::pin::pin!(reader.begin_paged(to));
-        let mut read = None;
-        let mut next_page = async || loop {
-            tokio::select! {
-                biased;
-                page = pages.recv() => return page,
-                done = &mut reading, if read.is_none() => read = Some(done),
-            }
-        };
-        let snapshot = match next_page().await {
+        let reading = tokio::spawn(async move { reader.begin_paged(to).await });
+        let snapshot = match pages.recv().await {
             Some(Page::Snapshot(snapshot)) => *snapshot,
             _ => Snapshot::default(),
         };
@@ -317,17 +309,14 @@ impl HeadNode {
         let unfinished = snapshot.unfinished;
         head.restore_counts(snapshot.ended, unfinished);
         feed.reserve(unfinished);
-        while let Some(page) = next_page().await {
+        while let Some(page) = pages.recv().await {
             let Page::Tasks(tasks) = page else { continue };
             for StoredTask { record, events, broken } in tasks {
                 feed.restore(&record.id, events.len() as u64);
                 head.restore(Stored { record, events: events.into_iter().map(|e| e.event).collect(), broken }, now);
             }
         }
-        let read = match read {
-            Some(read) => read,
-            None => reading.await,
-        };
+        let read = reading.await.map_err(|e| Error::internal(format!("the reading of the store ended: {e}")))?;
         read.map_err(|e| refused(&config.data, "read", &e))?;
         let mut first_agent = None;
         let callers = callers::Callers::load(config.data.join("callers.json"))?;

@@ -21,7 +21,7 @@ pub mod sum;
 mod vfs;
 
 pub use damage::{Damage, damaged, latest};
-pub use handle::reserve;
+pub use handle::{on_this_thread, reserve};
 pub use scan::{Scan, is_summed, scan};
 pub use vfs::vfs;
 

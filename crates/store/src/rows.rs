@@ -13,9 +13,13 @@ use crate::{Error, TaskChange, group::Group};
 pub(crate) const RECORD: &str = "record, state, changed_ms, attempt";
 
 pub(crate) fn record_of(row: &SqliteRow) -> Result<TaskRecord, Error> {
-    let record: TaskRecord = parse("task", row.get(0))?;
-    let state = TaskState::named(row.get(1)).unwrap_or(record.state);
-    let (changed_ms, attempt): (i64, i64) = (row.get(2), row.get(3));
+    record_from(row.get(0), row.get(1), (row.get(2), row.get(3)))
+}
+
+/// The same, of the columns' values: the JSON, the state, and when it changed and its attempt.
+pub(crate) fn record_from(body: &str, state: &str, (changed_ms, attempt): (i64, i64)) -> Result<TaskRecord, Error> {
+    let record: TaskRecord = parse("task", body)?;
+    let state = TaskState::named(state).unwrap_or(record.state);
     Ok(TaskRecord { state, changed_ms: changed_ms as u64, attempt: attempt as u32, ..record })
 }
 

@@ -3,15 +3,15 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use covey_domain::{ActorId, AgentSpec, Envelope, NodeId, TaskId, TaskRecord, TaskState};
-use futures::TryStreamExt as _;
 use hashbrown::HashMap;
+use rusqlite::Connection;
 use serde::de::DeserializeOwned;
 use sqlx::{Row as _, SqliteConnection};
 use tokio::sync::mpsc;
 
 use crate::{
     Batch, Blob, DetachedActor, Error, SessionActor, Store, StoredMember, StoredReminder, StoredSessions,
-    rows::{RECORD, events_in, record_of},
+    rows::{RECORD, events_in, record_from},
     salvage::{self, Broken},
     tables,
     transaction::Transaction,
@@ -125,6 +125,16 @@ impl Store {
     }
 }
 
+/// A page of tasks, and its last place, where there may be more behind it.
+struct Tasks {
+    tasks: Vec<StoredTask>,
+    last: Option<(i64, String)>,
+}
+
+fn text<'a>(row: &'a rusqlite::Row<'_>, at: usize) -> rusqlite::Result<&'a str> {
+    Ok(row.get_ref(at)?.as_str()?)
+}
+
 /// Reads the tables, and keeps what cannot be read.
 struct Reader {
     path: PathBuf,
@@ -188,10 +198,7 @@ impl Reader {
             sqlx::query_scalar("SELECT count(*) FROM tasks WHERE ended = 0").fetch_one(&mut *db).await?;
         snapshot.unfinished = unfinished as usize;
         self.send(Page::Snapshot(Box::new(snapshot))).await;
-        let mut place = Some((i64::MIN, String::new()));
-        while let Some(after) = place {
-            place = self.tasks(db, after).await?;
-        }
+        self.tasks(db).await?;
         Ok(term)
     }
 
@@ -225,23 +232,35 @@ impl Reader {
         .ok()
     }
 
-    /// Sends a page of the tasks that have not ended and are after this place, with their logs: two passes in one order.
-    /// Gives the place after it, where there may be more.
-    async fn tasks(&mut self, db: &mut SqliteConnection, after: (i64, String)) -> Result<Option<(i64, String)>, Error> {
+    /// Sends the tasks that have not ended, oldest first.
+    async fn tasks(&mut self, db: &mut SqliteConnection) -> Result<(), Error> {
+        let mut last = Some((i64::MIN, String::new()));
+        while let Some(after) = last {
+            let page = covey_pages::on_this_thread(db, |db| self.page(db, after)).await?;
+            last = page.last;
+            if !page.tasks.is_empty() {
+                self.send(Page::Tasks(page.tasks)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tasks after a place, with their logs: two passes in one order.
+    fn page(&mut self, db: &Connection, after: (i64, String)) -> rusqlite::Result<Tasks> {
         let records = format!(
             "SELECT {RECORD}, id, created_ms FROM tasks WHERE ended = 0 AND (created_ms, id) > (?, ?)
             ORDER BY created_ms, id LIMIT {PAGE_TASKS}"
         );
         let (mut tasks, mut last, mut bytes) = (Vec::new(), None, 0);
-        let records = sqlx::query(sqlx::AssertSqlSafe(records)).bind(after.0).bind(&after.1);
-        let mut rows = records.fetch(&mut *db);
+        let mut records = db.prepare(&records)?;
+        let mut rows = records.query((after.0, &after.1))?;
         while bytes < PAGE_BYTES
-            && let Some(row) = rows.try_next().await?
+            && let Some(row) = rows.next()?
         {
-            let (body, id): (&str, &str) = (row.get(0), row.get(4));
+            let (body, id) = (text(row, 0)?, text(row, 4)?);
             bytes += body.len();
-            last = Some((row.get::<i64, _>(5), id.to_owned()));
-            let (record, broken) = match record_of(&row) {
+            last = Some((row.get::<_, i64>(5)?, id.to_owned()));
+            let (record, broken) = match record_from(body, text(row, 1)?, (row.get(2)?, row.get(3)?)) {
                 Ok(record) => {
                     let broken = self.broken.get(&record.id).cloned();
                     (record, broken)
@@ -258,17 +277,17 @@ impl Reader {
             tasks.push(StoredTask { record, events: Vec::new(), broken });
         }
         drop(rows);
-        let Some(last) = last else { return Ok(None) };
+        let Some(last) = last else { return Ok(Tasks { tasks, last }) };
         let at: HashMap<TaskId, usize> =
             tasks.iter().enumerate().map(|(at, task)| (task.record.id.clone(), at)).collect();
         let events = "SELECT e.task, e.seq, e.body FROM tasks AS t CROSS JOIN events AS e ON e.task = t.id
             WHERE t.ended = 0 AND (t.created_ms, t.id) > (?, ?) AND (t.created_ms, t.id) <= (?, ?)
             ORDER BY t.created_ms, t.id, e.seq";
-        let events = sqlx::query(events).bind(after.0).bind(&after.1).bind(last.0).bind(&last.1);
-        let mut rows = events.fetch(&mut *db);
+        let mut events = db.prepare(events)?;
+        let mut rows = events.query((after.0, &after.1, last.0, &last.1))?;
         let mut current = None;
-        while let Some(row) = rows.try_next().await? {
-            let (id, seq, body): (&str, i64, &str) = (row.get(0), row.get(1), row.get(2));
+        while let Some(row) = rows.next()? {
+            let (id, seq, body): (_, i64, _) = (text(row, 0)?, row.get(1)?, text(row, 2)?);
             // Rows of a task follow each other.
             if current.is_none_or(|at: usize| tasks[at].record.id.as_str() != id) {
                 current = at.get(id).copied();
@@ -280,9 +299,7 @@ impl Reader {
                 self.aside.push(Broken { what: "events of a task".into(), task: id, why, body });
             }
         }
-        drop(rows);
-        self.send(Page::Tasks(tasks)).await;
-        Ok(Some(last))
+        Ok(Tasks { tasks, last: Some(last) })
     }
 
     /// Sets aside what cannot be read, and takes it out of the tables.
