@@ -7,6 +7,7 @@
 
 mod actor;
 mod begun;
+mod code;
 mod find;
 mod host;
 mod hosts;

@@ -25,7 +25,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{HostNumber, News, actor::Count, begun::Begun, spawn::Socket, stuck::GivenUp};
+use super::{HostNumber, News, actor::Count, begun::Begun, code::Code, spawn::Socket, stuck::GivenUp};
 use crate::{
     Models, Outward,
     asks::{self, Asker},
@@ -78,7 +78,7 @@ pub(super) struct Host {
     pub retired: OnceLock<String>,
     /// Ends the process.
     pub unwanted: CancellationToken,
-    blobs: Mutex<HashSet<String>>,
+    code: Code,
     /// What it may ask of the cluster.
     pub asker: Asker,
     lane: mpsc::UnboundedSender<CallFrame>,
@@ -163,7 +163,7 @@ impl Host {
             closed: AtomicBool::new(false),
             retired: OnceLock::new(),
             unwanted: CancellationToken::new(),
-            blobs: Mutex::default(),
+            code: Code::default(),
             asker: Asker::default(),
             lane,
             outward,
@@ -217,10 +217,7 @@ impl Host {
     }
 
     /// Makes an object in it, at the place it promised.
-    pub async fn start(&self, mut start: v1::HostStart, version: &str) -> Result<(), Error> {
-        if !self.blobs.lock().insert(start.digest.clone()) {
-            start.code = Bytes::new();
-        }
+    pub async fn start(&self, start: v1::HostStart, version: &str) -> Result<(), Error> {
         let actor = ActorId::from(start.actor.as_str());
         let (tx, rx) = oneshot::channel();
         match self.live.lock().as_mut() {
@@ -229,7 +226,7 @@ impl Host {
         }
         self.asker.started(&actor, &start.owner);
         self.output.enter(&actor, &start.agent, &start.owner);
-        self.send(Body::Start(start));
+        self.code.send(start, |start| self.send(Body::Start(start)));
         let result = rx.await.unwrap_or_else(|_| Err(self.died()));
         if let Err(error) = &result {
             if let Some(live) = self.live.lock().as_mut() {
