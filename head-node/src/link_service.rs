@@ -279,7 +279,7 @@ fn decode_report(report: &v1::ActorReport) -> Option<ActorReport> {
     Some(match report.state() {
         State::Starting => return None,
         State::Live => ActorReport::Live,
-        State::Stopped => ActorReport::Stopped,
+        State::Stopped => ActorReport::Stopped { lost: report.failure.as_ref().map(|f| f.message.clone()) },
         State::Preparing => ActorReport::Preparing(why()),
         State::Slept => ActorReport::Slept,
         State::Waiting => ActorReport::Waiting,

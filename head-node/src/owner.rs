@@ -338,7 +338,7 @@ fn handle(head: &mut Head, input: Input, now: u64) -> Option<Effect> {
             let actor = ActorId::from(letter.actor);
             head.dead_letter(DeadLetter {
                 at_ms: now_ms(),
-                agent: head.actor(&actor).map_or_else(|_| AgentName::from(""), |info| info.spec.name.clone()),
+                agent: head.actor(&actor).map_or_else(|_| AgentName::from(letter.agent), |info| info.spec.name.clone()),
                 actor: Some(actor),
                 task: None,
                 method: letter.method,

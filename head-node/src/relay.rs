@@ -597,9 +597,7 @@ impl State {
             }
             Some(Route::Wait { why, never }) => waiting(why, *never),
             Some(Route::Moving(why)) => waiting(why, false),
-            Some(Route::Gone(error) | Route::Draining(error)) => {
-                State::Gone(Error { kind: ErrorKind::ActorDied, ..error.clone() }.into())
-            }
+            Some(Route::Gone(error) | Route::Draining(error)) => State::Gone(over(error).into()),
             None if actor.key().is_some() => {
                 self.wake(actor);
                 waiting("waking", false)
@@ -641,8 +639,7 @@ impl State {
                 }
             }
             Some(Route::Gone(error) | Route::Draining(error)) => {
-                let error = Error { kind: ErrorKind::ActorDied, executed: Some(false), ..error };
-                self.fail(call, error);
+                self.fail(call, over(&error).executed(Some(false)));
             }
             None if actor.key().is_some() => {
                 self.wake(actor);
@@ -708,4 +705,13 @@ impl State {
         let body = Some(head_frame::Body::Call(frame));
         self.links.get(node).is_some_and(|l| l.frames.send(HeadFrame { body }))
     }
+}
+
+/// What callers of an actor that is over are told: it died, or never had a place.
+fn over(error: &Error) -> Error {
+    let kind = match error.kind {
+        ErrorKind::Unschedulable => ErrorKind::Unschedulable,
+        _ => ErrorKind::ActorDied,
+    };
+    Error { kind, ..error.clone() }
 }

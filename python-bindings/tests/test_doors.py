@@ -206,6 +206,34 @@ def test_a_drained_node_keeps_no_moving_actors(nodes):
         assert {names[a["node"]] for a in covey.status()["actors"] if a["state"] == "live"} == {"b"}
 
 
+class Forgetful:
+    def __init__(self):
+        self.count = 0
+
+    def add(self):
+        self.count += 1
+        return self.count
+
+
+def test_a_move_without_state_counts_as_a_restart(nodes):
+    nodes.head()
+    nodes.worker("a", "--cpus", "2")
+    with nodes.connect():
+        nodes.live(1)
+        again = covey.agent(cpus=0, name="again")(Forgetful).options(name="again").remote()
+        once = covey.agent(cpus=0, name="once")(Forgetful).options(name="once", max_restarts=0).remote()
+        assert covey.get([again.add.remote(), once.add.remote()], timeout=60) == [1, 1]
+        nodes.worker("b", "--cpus", "2")
+        nodes.live(2)
+        assert nodes.cli("drain", "a").returncode == 0
+        assert again.add.remote().result(30) == 1
+        with pytest.raises(covey.ActorDied, match="moved without its state: `once` has no `__snapshot__`"):
+            once.add.remote().result(30)
+        actors = {a["name"]: a for a in covey.status()["actors"]}
+        assert actors["again"]["restarts"] == 1 and "moved without its state" in actors["again"]["why"]
+        assert actors["once"]["state"] == "dead"
+
+
 def test_a_drained_node_that_is_gone_is_dead(nodes):
     nodes.head()
     nodes.worker("a", "--cpus", "1")

@@ -153,6 +153,22 @@ def test_a_call_that_kills_is_not_tried_for_ever(cluster):
     assert "Member.die" in letters and "tried 3 times" in letters
 
 
+@covey.task(retries=3)
+def ends_its_process(log):
+    with open(log, "a") as runs:
+        runs.write("x")
+    os._exit(1)
+
+
+def test_a_function_that_kills_runs_as_often_as_was_said_and_is_listed_then(cluster, tmp_path):
+    log = tmp_path / "runs"
+    with pytest.raises(covey.ActorDied, match="4 processes died while they ran this call"):
+        ends_its_process.remote(str(log)).result(60)
+    assert log.read_text() == "xxxx"
+    eventually(lambda: "tried 4 times" in cluster.cli("dead-letters").stdout)
+    assert "covey.function" in cluster.cli("dead-letters").stdout
+
+
 @covey.task
 def plus_one(n):
     return n + 1

@@ -44,11 +44,33 @@ def test_a_worker_without_the_package_is_told_of_everywhere(bare):
     with pytest.raises(errors.Unschedulable, match=why):
         task.result(60)
     assert sum(e["type"] == "finished" for e in task_events(task)) == 1
-    # Calls say so at once, and the actor is given up in time.
+    # Calls wait as long as was said, and the actor is given up then.
     actor = Hello.remote()
-    with pytest.raises(errors.Unschedulable, match=why):
+    with pytest.raises(errors.Unschedulable, match=f"schedule timeout.*{why}"):
         actor.run.remote().result(30)
     eventually(lambda: any(a["state"] == "dead" and "schedule timeout" in (a.get("why") or "") for a in covey.status()["actors"]))
+
+
+def test_calls_fail_at_once_or_wait_for_a_worker_as_long_as_was_said(nodes):
+    nodes.head()
+    nodes.worker("w1", "--cpus", "1")
+    nodes.connect()
+    nodes.live(1)
+
+    @covey.task(resources={"scanner": 1})
+    def scan(page: int) -> int:
+        return page + 1
+
+    why = "needs scanner=1"
+    with pytest.raises(errors.Unschedulable, match=why):
+        scan.remote(1).result(30)
+    with pytest.raises(errors.Unschedulable, match=f"schedule timeout.*{why}"):
+        scan.options(schedule_timeout="500ms").remote(1).result(30)
+    waits = scan.options(schedule_timeout="5m").remote(1)
+    with pytest.raises(errors.DeadlineExceeded):
+        waits.result(1)
+    nodes.worker("w2", "--cpus", "1", "--resource", "scanner=1")
+    assert waits.result(60) == 2
 
 
 def task_events(task):

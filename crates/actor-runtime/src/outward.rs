@@ -35,11 +35,12 @@ pub(crate) struct Saver {
 }
 
 impl Saver {
-    /// Durable when this returns; without a state and without answers there is nothing to keep.
-    pub async fn save(&self, state: Option<Payload>) -> Result<(), Error> {
+    /// Durable when this returns; without a state and without answers there is nothing to keep. Says whether there was a state.
+    pub async fn save(&self, state: Option<Payload>) -> Result<bool, Error> {
         let answered = self.memos.answered();
-        if state.is_none() && answered.is_empty() {
-            return Ok(());
+        let kept = state.is_some();
+        if !kept && answered.is_empty() {
+            return Ok(false);
         }
         let request = SaveStateRequest {
             node: self.node.to_string(),
@@ -48,6 +49,6 @@ impl Saver {
             state,
             answered,
         };
-        self.outward.verb("SaveState".into(), request.encode_to_vec().into()).await.map(drop)
+        self.outward.verb("SaveState".into(), request.encode_to_vec().into()).await.map(|_| kept)
     }
 }

@@ -471,9 +471,11 @@ impl Runtime {
         let live = self.inner.actors.lock().get(&id).filter(|c| c.epoch.0 == stop.epoch).map(|c| c.owner.clone());
         let owner = coming.or(live);
         let within = (stop.within_ms > 0).then(|| Duration::from_millis(stop.within_ms));
-        self.end(&id, Some(Epoch(stop.epoch)), stop.drain, within).await;
+        let lost = self.end(&id, Some(Epoch(stop.epoch)), stop.drain, within).await;
         if let (true, Some(owner)) = (stop.drain, owner) {
-            self.inner.report(actor_report(&stop.actor, stop.epoch, &owner, v1::actor_report::State::Stopped));
+            let mut report = actor_report(&stop.actor, stop.epoch, &owner, v1::actor_report::State::Stopped);
+            report.failure = lost.map(|why| Error::new(ErrorKind::ActorDied, why).into());
+            self.inner.report(report);
         }
     }
 
@@ -485,8 +487,10 @@ impl Runtime {
     }
 
     /// Ends an actor; with `drain` it finishes what it has first, `within` a time where there is one, and its state is kept.
-    async fn end(&self, id: &ActorId, epoch: Option<Epoch>, drain: bool, within: Option<Duration>) {
-        let Some(cell) = self.inner.take_out(id, epoch) else { return };
+    /// Says why that could not be.
+    async fn end(&self, id: &ActorId, epoch: Option<Epoch>, drain: bool, within: Option<Duration>) -> Option<String> {
+        let cell = self.inner.take_out(id, epoch)?;
+        let lost;
         if drain {
             let drained = cell.drained();
             let all = match within {
@@ -502,9 +506,14 @@ impl Runtime {
                     mailbox.kill();
                 }
             }
-            if let Err(error) = self.inner.save(id, &cell).await {
-                tracing::warn!(actor = %id, %error, "the state of an actor could not be kept");
-            }
+            lost = match self.inner.save(id, &cell).await {
+                Ok(true) => None,
+                Ok(false) => Some(format!("`{}` has no `__snapshot__`", cell.spec.name)),
+                Err(error) => {
+                    tracing::warn!(actor = %id, %error, "the state of an actor could not be kept");
+                    Some(error.message)
+                }
+            };
         } else {
             if let Some(mailbox) = &cell.mailbox {
                 mailbox.kill();
@@ -513,9 +522,10 @@ impl Runtime {
             let running: Vec<_> =
                 self.inner.tasks.lock().values().filter(|(a, _)| a == id).map(|(_, c)| c.clone()).collect();
             running.iter().for_each(|control| control.lose());
-            return;
+            return None;
         }
         cell.inside.stopped();
+        lost
     }
 
     /// The lease ran out: this worker may not finish anything any more.
@@ -707,7 +717,7 @@ impl Inner {
         Saver { outward, node, actor: id.to_string(), epoch: epoch.0, memos: memos.clone() }
     }
 
-    async fn save(&self, id: &ActorId, cell: &Cell) -> Result<(), Error> {
+    async fn save(&self, id: &ActorId, cell: &Cell) -> Result<bool, Error> {
         self.saver(id, cell.epoch, &cell.memos).save(cell.inside.snapshot().await?).await
     }
 
@@ -718,7 +728,7 @@ impl Inner {
         let Some(cell) = self.take_out(id, Some(epoch)) else { return };
         cell.drained().await;
         match self.save(id, &cell).await {
-            Ok(()) => {
+            Ok(_) => {
                 cell.inside.stopped();
                 self.report(cell.report(id, v1::actor_report::State::Slept));
             }

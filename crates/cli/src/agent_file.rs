@@ -17,7 +17,6 @@ use std::{collections::BTreeMap, fs, path::Path};
 use covey_domain::{
     AgentKind, AgentSpec, Digest, Error, Resources, Skill,
     agent::{Budget, Face, Foreign, LlmAgent, Pass, PythonAgent, PythonCode, Snapshot, Strategy, ToolSource},
-    caps,
     infer::Sampling,
 };
 use covey_head_node::Declared;
@@ -149,7 +148,7 @@ fn read(path: &Path) -> Result<Declared, Error> {
         concurrency: file.concurrency.unwrap_or(if is_a2a { Foreign::CONCURRENCY } else { 1 }),
         max_restarts: file.max_restarts,
         timeout_ms: file.timeout_ms,
-        schedule_timeout_ms: file.schedule_timeout_ms.unwrap_or(caps::SCHEDULE_TIMEOUT_MS),
+        schedule_timeout_ms: file.schedule_timeout_ms,
         strategy: file.strategy,
         pool: file.pool,
         snapshot: file.snapshot,
@@ -187,7 +186,7 @@ pub(crate) fn builtin() -> Vec<Declared> {
         concurrency: 64,
         max_restarts: None,
         timeout_ms: None,
-        schedule_timeout_ms: caps::SCHEDULE_TIMEOUT_MS,
+        schedule_timeout_ms: None,
         strategy: Strategy::Spread,
         pool: None,
         snapshot: Snapshot::Idle,

@@ -30,7 +30,7 @@ use std::{
 
 use covey_domain::{ActorId, Error, ErrorKind, NodeId, Retry, caps};
 use covey_proto::v1::{
-    CallBatch, CallCancel, CallFrame, CallOpen, Empty, Payload, Placement, call_frame::Body, call_open,
+    CallBatch, CallCancel, CallFrame, CallOpen, DeadLetter, Empty, Payload, Placement, call_frame::Body, call_open,
     covey_client::CoveyClient, placement,
 };
 use covey_trace::{Kind, Span};
@@ -175,6 +175,11 @@ struct Inner {
 }
 
 impl Calls {
+    /// Tells the head of a call that is not tried again.
+    pub(crate) fn dead_letter(&self, letter: DeadLetter) {
+        self.inner.dead_letter(letter);
+    }
+
     pub(crate) async fn open(
         rpc: CoveyClient<InterceptedService<Channel, Bearer>>,
         session: Option<Session>,

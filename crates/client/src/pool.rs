@@ -17,8 +17,8 @@ use std::{
 };
 
 use base64::Engine as _;
-use covey_domain::{ActorId, Error, ErrorKind, Resources, caps, error::STUCK};
-use covey_proto::v1::Payload;
+use covey_domain::{ActorId, Error, ErrorKind, Resources, caps, error::RUNNING, error::STUCK};
+use covey_proto::v1::{DeadLetter, Payload};
 use parking_lot::Mutex;
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
@@ -106,6 +106,7 @@ impl Pools {
             id,
             retries: pool.spec.retries.max(call.retries),
             tried: 0,
+            killed: 0,
             until: (call.timeout_ms > 0).then(|| Instant::now() + Duration::from_millis(call.timeout_ms)),
             parent: None,
             call,
@@ -240,6 +241,8 @@ struct Job {
     retries: u32,
     /// Tries after exceptions.
     tried: u32,
+    /// Processes that died while they ran it.
+    killed: u32,
     /// It must be over by then.
     until: Option<Instant>,
     /// The actor of the pool and the turn there that wait for it, or will.
@@ -392,17 +395,18 @@ impl Pool {
             let died = matches!(&end, Err(e) if matches!(e.kind, ErrorKind::ActorDied | ErrorKind::Unavailable));
             if died {
                 // The cluster would start it again, for nobody.
-                left = state.members.remove(&actor).map(|_| actor);
+                left = state.members.remove(&actor).map(|_| actor.clone());
             } else if matches!(&end, Err(e) if e.detail.as_deref() == Some(STUCK)) {
                 // Its turn goes on: nothing new is sent behind it, and another takes its place.
                 state.members.remove(&actor);
-                left = Some(actor);
+                left = Some(actor.clone());
             } else if let Some(member) = state.members.get_mut(&actor) {
                 member.jobs -= 1;
                 let took = now.saturating_duration_since(member.last.max(sent)).as_secs_f64();
                 member.job_s = Some(member.job_s.map_or(took, |s| s * 0.8 + took * 0.2));
                 member.last = now;
             }
+            job.killed += u32::from(matches!(&end, Err(e) if e.detail.as_deref() == Some(RUNNING)));
             let unrun = matches!(&end, Err(e) if e.executed == Some(false)) && died;
             let raised = matches!(&end, Err(e) if e.retry);
             let again = !job.cancelled && !state.closed && (unrun || ((died || raised) && job.retries > 0));
@@ -418,16 +422,37 @@ impl Pool {
                 None
             } else {
                 state.over(&job);
-                Some((job, end))
+                Some((job, actor, end))
             };
             self.dispatch(&mut state);
             finished
         };
         // What was sent ahead to it comes back unrun.
         self.stop(left.into_iter().collect());
-        if let Some((mut job, end)) = finished {
+        if let Some((mut job, actor, mut end)) = finished {
+            if let Err(error) = &mut end
+                && job.killed >= caps::POISON_AFTER
+            {
+                self.give_up(&job, actor, error);
+            }
             (job.handler)(job.id, CallEvent::End(end));
         }
+    }
+
+    /// A job that ended process after process has no try left: the head lists it.
+    fn give_up(&self, job: &Job, actor: ActorId, error: &mut Error) {
+        self.calls.dead_letter(DeadLetter {
+            actor: actor.to_string(),
+            method: job.call.method.clone(),
+            agent: self.spec.agent.clone(),
+            bytes: covey_proto::size_of(&job.call.args) as u64,
+            attempts: job.killed,
+            error: error.message.clone(),
+            ..DeadLetter::default()
+        });
+        error.message =
+            format!("{} processes died while they ran this call, the last because {}", job.killed, error.message);
+        error.hint.get_or_insert_with(|| "`covey dead-letters` lists such calls".to_owned());
     }
 
     /// A job that raised what is worth another try waits a while for it.

@@ -125,6 +125,11 @@ pub(crate) fn shape_of(spec: &AgentSpec) -> Shape {
 }
 
 impl Actor {
+    /// It may not begin anew once more.
+    pub fn is_spent(&self) -> bool {
+        self.spec.max_restarts.is_some_and(|most| self.restarts >= most)
+    }
+
     pub fn shape(&self) -> Shape {
         shape_of(&self.spec)
     }

@@ -72,6 +72,19 @@ impl Head {
         self.unplanned = true;
     }
 
+    /// It moves, and what it knew is gone: that is a restart like any other, and its bound on restarts holds.
+    pub(crate) fn moved_without_state(&mut self, id: &ActorId, why: &str, now: Millis) {
+        let Some(actor) = self.directory.actors.get_mut(id) else { return };
+        let why = format!("it moved without its state: {why}");
+        if actor.is_spent() {
+            let error = Error::new(ErrorKind::ActorDied, why).executed(Some(false));
+            return self.actor_lost(id, error, true, now);
+        }
+        actor.restarts += 1;
+        actor.last_loss = Some(format!("restarted: {why}"));
+        self.move_on(id, now);
+    }
+
     /// A pool actor may be given a task.
     pub(crate) fn takes_tasks(&self, id: &ActorId) -> bool {
         let Some(actor) = self.directory.actors.get(id).filter(|a| a.stuck.is_none()) else { return false };

@@ -531,8 +531,11 @@ impl Head {
                 }
             }
             // It made room on a node that is being emptied; it lives on elsewhere, with what it kept.
-            ActorReport::Stopped if self.is_moving(actor) => self.move_on(actor, now),
-            ActorReport::Stopped => {
+            ActorReport::Stopped { lost } if self.is_moving(actor) => match lost {
+                None => self.move_on(actor, now),
+                Some(why) => self.moved_without_state(actor, &why, now),
+            },
+            ActorReport::Stopped { .. } => {
                 self.release(actor);
                 self.end_actor(actor, Error::new(ErrorKind::ActorDied, "it stopped"), false, now);
             }
@@ -706,13 +709,13 @@ impl Head {
             return;
         }
         let was_starting = actor.state == ActorState::Starting;
-        let spent = actor.spec.max_restarts.is_some_and(|most| actor.restarts >= most);
+        let spent = actor.is_spent();
         let tasks = actor.drop_tasks();
-        let moving = std::mem::take(&mut actor.moving);
+        actor.moving = false;
         actor.stuck = None;
         let pool = actor.owner == Owner::Pool;
         let agent = actor.spec.name.clone();
-        if pool || !retryable || (spent && !moving) {
+        if pool || !retryable || spent {
             // Pool actors are made anew on demand, so a lost one is simply gone.
             let mut last = error.clone();
             if spent && retryable {
@@ -832,8 +835,11 @@ pub enum ActorReport {
         /// Another start may help.
         retryable: bool,
     },
-    /// It stopped as asked.
-    Stopped,
+    /// It stopped as asked; or why the state that it had is not kept.
+    Stopped {
+        /// `None`: it is kept.
+        lost: Option<String>,
+    },
     /// Something must be made first; this is what is done now.
     Preparing(String),
     /// It had nothing to do; its state is in the store.

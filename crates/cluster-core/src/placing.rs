@@ -101,7 +101,9 @@ impl Head {
             let Some(actor) = self.directory.actors.get_mut(&id) else { continue };
             if let ActorState::Pending { why: told, .. } = &mut actor.state {
                 why.text.clone_into(told);
-                let route = Route::Wait { why: why.text.clone(), never: why.never };
+                // Who said how long to wait expects a node that is not there yet.
+                let never = why.never && actor.spec.schedule_timeout_ms.is_none();
+                let route = Route::Wait { why: why.text.clone(), never };
                 self.out.push_back(Output::Route(id.clone(), route));
                 self.hopeless(&id, &why.text, why.never, now);
             }

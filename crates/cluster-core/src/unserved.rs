@@ -83,7 +83,7 @@ impl Head {
             actor.hopeless_since = None;
         } else if actor.hopeless_since.is_none() && actor.owner != Owner::Detached {
             actor.hopeless_since = Some(now);
-            self.unserved.actors.insert((now.saturating_add(actor.spec.schedule_timeout_ms), id.clone()));
+            self.unserved.actors.insert((now.saturating_add(actor.spec.waits_ms()), id.clone()));
         }
     }
 
@@ -125,7 +125,7 @@ impl Head {
     /// Gives up what has waited for too long for what is not there.
     pub(crate) fn expire_unserved(&mut self, now: Millis) {
         let late = |head: &Self, agent: &AgentName, since: Millis| {
-            head.agents.get(agent).is_none_or(|spec| since.saturating_add(spec.schedule_timeout_ms) <= now)
+            head.agents.get(agent).is_none_or(|spec| since.saturating_add(spec.waits_ms()) <= now)
         };
         let over: Vec<_> = self
             .unserved
@@ -149,7 +149,7 @@ impl Head {
         while let Some((due, id)) = self.unserved.actors.first().cloned().filter(|(due, _)| *due <= now) {
             self.unserved.actors.remove(&(due, id.clone()));
             let Some(actor) = self.directory.actors.get(&id) else { continue };
-            let waited = actor.hopeless_since.is_some_and(|since| since + actor.spec.schedule_timeout_ms <= now);
+            let waited = actor.hopeless_since.is_some_and(|since| since.saturating_add(actor.spec.waits_ms()) <= now);
             match &actor.state {
                 ActorState::Pending { why, .. } if waited => {
                     let error = unschedulable(why).executed(Some(false));

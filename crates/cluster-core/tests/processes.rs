@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use covey_cluster_core::head::{
-    ActorReport, Command, CreateActor, Entry, Head, HeadConfig, Hello, LivingActor, Output, Owner, Submission, Write,
+    ActorReport, Command, CreateActor, Entry, Head, HeadConfig, Hello, LivingActor, Output, Owner, Route, Submission,
+    Write,
 };
 use covey_domain::{
     ActorId, AgentSpec, Digest, Epoch, Error, ErrorKind, NodeId, Resources, Retry, TaskEvent, TaskId,
@@ -20,6 +21,8 @@ struct World {
     started: Vec<(ActorId, Epoch)>,
     run: Vec<(TaskId, u32, ActorId)>,
     events: Vec<TaskEvent>,
+    /// Whether callers of the actor that waits were last told that no node could ever hold it.
+    never: Option<bool>,
 }
 
 fn node() -> NodeId {
@@ -28,8 +31,15 @@ fn node() -> NodeId {
 
 fn world(cpus: u64, spec: &serde_json::Value) -> World {
     let head = Head::new(HeadConfig { backoff_ms: 100, backoff_max_ms: 1_000, ..HeadConfig::default() }, 7);
-    let mut world =
-        World { head, now: 1_000_000, entries: 0, started: Vec::new(), run: Vec::new(), events: Vec::new() };
+    let mut world = World {
+        head,
+        now: 1_000_000,
+        entries: 0,
+        started: Vec::new(),
+        run: Vec::new(),
+        events: Vec::new(),
+        never: None,
+    };
     let total = Resources { cpu_milli: cpus * 1000, ..Resources::default() };
     let hello = Hello { incarnation: 1, name: "n".into(), total, ..Hello::default() };
     world.head.joined(&node(), 1, hello, world.now).unwrap();
@@ -56,6 +66,7 @@ impl World {
                 Output::Send(_, Command::Run { record, actor, .. }) => {
                     self.run.push((record.id.clone(), record.attempt, actor));
                 }
+                Output::Route(_, Route::Wait { never, .. }) => self.never = Some(never),
                 Output::Write(Write::Event(event)) => self.events.push(event.event.clone()),
                 _ => {}
             }
@@ -309,13 +320,45 @@ fn an_actor_whose_process_is_replaced_moves_and_starts_again() {
     let (actor, epoch) = world.started[0].clone();
     world.report(ActorReport::Leaving("another hangs".into()));
     assert_eq!(world.state(&actor).0, "moving");
-    world.report_of(&actor, epoch, ActorReport::Stopped);
+    world.report_of(&actor, epoch, ActorReport::Stopped { lost: None });
     assert_eq!(world.started.len(), 1);
     assert!(world.started[0].1 > epoch, "a new activation");
     world.report(ActorReport::Live);
     let (state, why) = world.state(&actor);
     assert_eq!(state, "live");
     assert!(why.unwrap().contains("another hangs"));
+}
+
+#[test]
+fn a_move_without_state_is_a_restart() {
+    for most in [0, 1] {
+        let mut world = world(1, &native(serde_json::json!({"max_restarts": most})));
+        world.actor("mine");
+        world.report(ActorReport::Live);
+        for round in 0..2 {
+            let (actor, epoch) = world.started.last().cloned().unwrap();
+            world.report(ActorReport::Leaving("another hangs".into()));
+            let lost = Some("`A` has no `__snapshot__`".to_owned());
+            world.report_of(&actor, epoch, ActorReport::Stopped { lost });
+            let (state, why) = world.state(&actor);
+            assert!(why.unwrap().contains("moved without its state: `A` has no `__snapshot__`"));
+            if round == most {
+                assert_eq!(state, "dead");
+                break;
+            }
+            assert_eq!(state, "starting");
+            world.report(ActorReport::Live);
+        }
+    }
+}
+
+#[test]
+fn calls_wait_as_long_as_was_said() {
+    for (said, never) in [(None, true), (Some(5_000), false)] {
+        let mut world = world(1, &native(serde_json::json!({"labels": {"zone": "b"}, "schedule_timeout_ms": said})));
+        world.actor("mine");
+        assert_eq!(world.never, Some(never), "{said:?}");
+    }
 }
 
 #[test]
@@ -335,7 +378,7 @@ fn who_had_a_place_has_its_room_back_before_those_that_wait() {
             world.report(ActorReport::Died { error, retryable: true });
         } else {
             world.report(ActorReport::Leaving("another hangs".into()));
-            world.report_of(&actor, epoch, ActorReport::Stopped);
+            world.report_of(&actor, epoch, ActorReport::Stopped { lost: None });
         }
         let started: Vec<_> = world.started.iter().filter(|s| **s != (actor.clone(), epoch)).collect();
         assert_eq!(started.len(), 1, "{started:?}");
@@ -420,6 +463,6 @@ fn cpus_that_are_lent_come_back_and_none_is_made_by_that() {
 #[test]
 fn specs_without_the_new_fields_are_read() {
     let spec: AgentSpec = serde_json::from_value(native(serde_json::json!({}))).unwrap();
-    assert_eq!(spec.schedule_timeout_ms, covey_domain::caps::SCHEDULE_TIMEOUT_MS);
+    assert_eq!(spec.waits_ms(), covey_domain::caps::SCHEDULE_TIMEOUT_MS);
     assert!(!serde_json::to_string(&Arc::new(spec)).unwrap().contains("schedule_timeout"));
 }

@@ -41,9 +41,10 @@ pub struct AgentSpec {
     /// Bound on one turn, milliseconds, counted from its start: what it waited before is not in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
-    /// Its tasks and actors wait this long for a place before they fail, milliseconds.
-    #[serde(default = "schedule_timeout_ms", skip_serializing_if = "is_schedule_timeout_ms")]
-    pub schedule_timeout_ms: u64,
+    /// Its tasks and actors wait this long for a node that could hold them before they fail, milliseconds; `None` =
+    /// [`caps::SCHEDULE_TIMEOUT_MS`]. Where it is given calls wait as long; else they fail at once where no node could.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule_timeout_ms: Option<u64>,
     /// Spread over nodes or fill one after the other.
     #[serde(default)]
     pub strategy: Strategy,
@@ -159,15 +160,6 @@ pub enum Snapshot {
 
 fn idle_ms() -> u64 {
     60_000
-}
-
-fn schedule_timeout_ms() -> u64 {
-    caps::SCHEDULE_TIMEOUT_MS
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
-fn is_schedule_timeout_ms(ms: &u64) -> bool {
-    *ms == caps::SCHEDULE_TIMEOUT_MS
 }
 
 fn one() -> u32 {
@@ -464,6 +456,11 @@ pub struct Skill {
 }
 
 impl AgentSpec {
+    /// How long what no node could hold waits for one, milliseconds.
+    pub fn waits_ms(&self) -> u64 {
+        self.schedule_timeout_ms.unwrap_or(caps::SCHEDULE_TIMEOUT_MS)
+    }
+
     /// Checks names and numbers, and gives a prompt agent its only skill.
     pub fn validated(mut self) -> Result<Self, Error> {
         // The definition, its A2A section, the list of extensions, the extension.

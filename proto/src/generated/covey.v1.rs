@@ -1259,7 +1259,7 @@ pub struct ActorReport {
     pub epoch: u64,
     #[prost(enumeration = "actor_report::State", tag = "3")]
     pub state: i32,
-    /// of DIED; of PREPARING, STUCK and LEAVING its message says why
+    /// of DIED; of PREPARING, STUCK and LEAVING its message says why; of STOPPED: why its state is not kept
     #[prost(message, optional, tag = "4")]
     pub failure: ::core::option::Option<Failure>,
     /// of DIED: another start may help

@@ -44,18 +44,22 @@ impl Inner {
     /// A call's actor died under it: it is sent again, if it may be, and if it is not what kills the actor.
     pub(super) fn lost(self: &Arc<Self>, id: u64, error: Error) {
         let killed = (error.detail.as_deref() == Some(RUNNING)).then(|| self.open.killed(id)).flatten();
-        let error = Error { detail: None, ..error };
         if let Some((attempts @ caps::POISON_AFTER.., actor, method, bytes)) = killed {
             let error_text = error.message.clone();
             let actor = actor.to_string();
             let letter = DeadLetter { actor, method, bytes, attempts, error: error_text, ..DeadLetter::default() };
-            let _ = self.state.lock().head.send(CallFrame { id: 0, body: Some(Body::DeadLetter(letter)) });
+            self.dead_letter(letter);
             let text =
                 format!("{attempts} processes died while they ran this call, the last because {}", error.message);
             let given_up = Error::new(ErrorKind::FailedPrecondition, text).executed(Some(true));
             return self.end(id, Err(given_up.hint("it is not tried again; `covey dead-letters` lists such calls")));
         }
         if self.open.retry(id) { self.again(id, error) } else { self.end(id, Err(error)) }
+    }
+
+    /// Tells the head of a call that is not tried again.
+    pub(super) fn dead_letter(&self, letter: DeadLetter) {
+        let _ = self.state.lock().head.send(CallFrame { id: 0, body: Some(Body::DeadLetter(letter)) });
     }
 
     /// A worker did not run a call: its actor is not there any more, so it is looked for anew.
