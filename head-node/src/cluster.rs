@@ -43,6 +43,20 @@ impl ClusterPort {
         stored.map_err(|e| Error::internal(format!("failed to read a task: {e}")))
     }
 
+    /// Whether what a caller says may take more of the disk. The owner of the cluster has no bound, nor have actors.
+    fn room_of(&self, caller: &CallerId) -> Result<(), Error> {
+        let (bytes, most) = (self.shared.store.usage(caller), self.shared.caller_bytes);
+        if bytes <= most || [callers::OWNER, callers::ACTORS].contains(&caller.as_str()) {
+            return Ok(());
+        }
+        let gb = |bytes: u64| bytes as f64 / 1e9;
+        let text =
+            format!("the tasks of `{caller}` take {:.3} GB on disk, of {:.3} GB that it may have", gb(bytes), gb(most));
+        let hint =
+            "tasks go some time after their end (`covey head --keep-days`); `covey head --caller-gb` allows more";
+        Err(Error::new(ErrorKind::Overloaded, text).hint(hint))
+    }
+
     /// The task that the same message made, if that has ended; and in `ask` up to when that was looked for.
     async fn ended_of(&self, ask: &mut Submission) -> Result<Option<Arc<TaskRecord>>, Error> {
         let Some(message) = &ask.message_id else { return Ok(None) };
@@ -126,7 +140,10 @@ impl Cluster for ClusterPort {
     fn submit(&self, task: SubmitTask) -> BoxFuture<'_, Result<(Arc<TaskRecord>, bool), Error>> {
         async move {
             let mut input = task.input;
-            self.shared.files.take(&mut input.content).await?;
+            let refused = self.room_of(&task.caller).err();
+            if refused.is_none() {
+                self.shared.files.take(&mut input.content).await?;
+            }
             if let Some(context) = &task.context
                 && input.history.is_empty()
                 && let Some(spec) = self.agent(&task.agent).await
@@ -147,6 +164,7 @@ impl Cluster for ClusterPort {
                 timeout_ms: task.timeout_ms,
                 looked_at: 0,
                 tasks_max: if task.protocol == NATIVE { caps::DRIVER_TASKS_MAX } else { caps::CALLER_TASKS_MAX },
+                refused,
             };
             loop {
                 if let Some(ended) = self.ended_of(&mut ask).await? {
@@ -169,6 +187,7 @@ impl Cluster for ClusterPort {
 
     fn say(&self, mut say: SayTask) -> BoxFuture<'_, Result<(Arc<TaskRecord>, u64), Error>> {
         async move {
+            self.room_of(&say.caller)?;
             self.shared.files.take(&mut say.parts).await?;
             self.task(&say.caller, &say.task).await?;
             self.shared.owner.ask(|tx| Input::Say(Box::new(say), tx)).await?

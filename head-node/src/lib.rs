@@ -46,7 +46,7 @@ use covey_cluster_core::{
     Head, HeadConfig,
     head::{Member, Owner, Reminder, Stored, StoredActor},
 };
-use covey_domain::{AgentKind, AgentName, AgentSpec, Epoch, Error, ErrorKind, agent::Pass};
+use covey_domain::{AgentKind, AgentName, AgentSpec, Epoch, Error, ErrorKind, agent::Pass, caps};
 pub use covey_gateway::IpNet;
 use covey_gateway::{Settings, Signer};
 use covey_node::{
@@ -110,6 +110,8 @@ pub struct Config {
     pub times: HeadConfig,
     /// Tasks that have ended, and what jobs printed, are kept this long, and while they are no more than this.
     pub keep: Retention,
+    /// Bytes that the tasks of one caller's key may take in the store, with the files that they name.
+    pub caller_bytes: u64,
     /// Networks that webhooks may be in although they are not public.
     pub push_allow: Vec<IpNet>,
     /// Where large files are: a folder, or `s3://bucket/prefix`. A folder beside the store where nothing is said.
@@ -136,6 +138,7 @@ impl Config {
             default_agent: None,
             times: HeadConfig::default(),
             keep: Retention { age: Duration::from_secs(30 * 24 * 3600), bytes: None },
+            caller_bytes: caps::CALLER_STORE_BYTES,
             push_allow: Vec::new(),
             artifacts: None,
             links_for: Duration::from_secs(3600),
@@ -176,6 +179,8 @@ pub(crate) struct Shared {
     pub relay: relay::Relay,
     pub feed: feed::Feed,
     pub store: Arc<Store>,
+    /// Bytes that the tasks of one caller may take in it.
+    pub caller_bytes: u64,
     /// How many tasks have ended and are on disk.
     pub ended: Arc<AtomicU64>,
     pub pulse: vital::Pulse,
@@ -388,6 +393,7 @@ impl HeadNode {
             relay,
             feed,
             store,
+            caller_bytes: config.caller_bytes,
             ended,
             pulse,
             term: snapshot.term,

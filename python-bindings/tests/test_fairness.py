@@ -96,6 +96,40 @@ def test_large_requests_of_one_caller_wait_for_each_other_and_too_many_are_refus
     eventually(lambda: len(gate.read_text().split()) == answers.count(200) + 1, timeout=60)
 
 
+def test_a_caller_has_so_much_of_the_disk_and_no_more(tmp_path):
+    nodes = Nodes(tmp_path)
+    try:
+        nodes.head("--caller-gb", "0.001")
+        nodes.worker("w1", "--cpus", "1")
+        keys = {caller: nodes.cli("key", "add", caller).stdout.strip() for caller in ("loud", "quiet")}
+        nodes.url = f"http://{nodes.keys['address']}"
+
+        def ask(caller, text, message=None):
+            asked = {"message": {"messageId": message or uuid.uuid4().hex, "role": "ROLE_USER", "parts": [{"text": text}]}}
+            with web(nodes, keys[caller]) as client:
+                return client.post("/a2a/echo/message:send", json=asked, headers={"A2A-Version": "1.0"})
+
+        first = uuid.uuid4().hex
+        known = ask("loud", "x" * 300_000, first)
+        assert known.status_code == 200, known.text[:500]
+        # What is in the log alone is not counted yet.
+        refused = eventually(lambda: (answer := ask("loud", "x" * 300_000)).status_code == 429 and answer)
+        assert "on disk, of 0.001 GB that it may have" in refused.text and "retry-after" in refused.headers
+        assert ask("quiet", "hi").status_code == 200
+        again = ask("loud", "x" * 300_000, first)
+        assert again.status_code == 200 and again.json()["task"]["id"] == known.json()["task"]["id"], "a retry makes nothing new"
+        # The bound holds over a restart, and a larger one opens the door again.
+        nodes.kill9("head")
+        nodes.head("--caller-gb", "0.001")
+        eventually(lambda: ask("quiet", "hi").status_code == 200)
+        assert ask("loud", "hi").status_code == 429
+        nodes.kill9("head")
+        nodes.head("--caller-gb", "1")
+        eventually(lambda: ask("loud", "hi").status_code == 200)
+    finally:
+        nodes.stop()
+
+
 class Long:
     """Says much, item by item."""
 

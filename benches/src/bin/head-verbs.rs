@@ -37,6 +37,7 @@ fn submission(id: String) -> Submission {
         timeout_ms: Some(1_000_000),
         looked_at: u64::MAX,
         tasks_max: usize::MAX,
+        refused: None,
     }
 }
 

@@ -54,6 +54,8 @@ pub struct Submission {
     pub looked_at: u64,
     /// Tasks of this caller that may have not ended at once.
     pub tasks_max: usize,
+    /// Why the caller may make no new task; the one that its message made is found all the same.
+    pub refused: Option<Error>,
 }
 
 /// What came of a submission. It is acknowledged once the writes before it are durable.
@@ -262,6 +264,9 @@ impl Head {
             if ask.looked_at < self.tasks.messages.forgotten() {
                 return Ok(Submitted::LookAgain);
             }
+        }
+        if let Some(error) = ask.refused {
+            return Err(error);
         }
         if self.tasks.active.contains_key(&ask.id) {
             return Err(Error::new(ErrorKind::AlreadyExists, format!("there is a task `{}` already", ask.id)));

@@ -87,6 +87,7 @@ impl World {
             timeout_ms: None,
             looked_at: 0,
             tasks_max: usize::MAX,
+            refused: None,
         };
         self.head.submit(submission, self.now).unwrap();
         self.drain();

@@ -39,6 +39,7 @@ fn ask(id: &str, message: &str, looked_at: u64) -> Submission {
         timeout_ms: None,
         looked_at,
         tasks_max: usize::MAX,
+        refused: None,
     }
 }
 

@@ -17,6 +17,8 @@ pub const TASK_QUEUE_DEPTH_MAX: usize = 100_000;
 pub const CALLER_TASKS_MAX: usize = 10_000;
 /// The same of all drivers together, which have the key of the whole cluster: others find room beside them.
 pub const DRIVER_TASKS_MAX: usize = TASK_QUEUE_DEPTH_MAX / 10 * 9;
+/// Bytes that one caller's tasks may take in the store, where the head is told nothing else (`--caller-gb`).
+pub const CALLER_STORE_BYTES: u64 = 50_000_000_000;
 /// Bytes that one caller's tasks that have not ended were asked with.
 pub const CALLER_TASK_BYTES_MAX: usize = 256 << 20;
 /// Bytes that all tasks that have not ended were asked with.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use covey_domain::{Digest, Millis, TaskId};
+use hashbrown::HashMap;
 use sqlx::{Row as _, SqliteConnection};
 
 use crate::{Batch, Error, Store};
@@ -19,13 +20,18 @@ pub(crate) fn uses(batch: &Batch) -> impl Iterator<Item = (TaskId, Digest)> {
     asked.chain(said)
 }
 
-pub(crate) async fn write_uses(db: &mut SqliteConnection, uses: &[(TaskId, Digest)]) -> Result<(), Error> {
+/// Writes what tasks name, and adds how large that is to what each of them takes.
+pub(crate) async fn write_uses<'a>(
+    db: &mut SqliteConnection,
+    uses: &'a [(TaskId, Digest)],
+    sizes: &mut HashMap<&'a str, u64>,
+) -> Result<(), Error> {
     for (task, digest) in uses {
-        sqlx::query("INSERT OR IGNORE INTO artifact_uses VALUES (?, ?)")
-            .bind(task.as_str())
-            .bind(digest.as_str())
-            .execute(&mut *db)
-            .await?;
+        let sql = "INSERT OR IGNORE INTO artifact_uses VALUES (?1, ?2)
+            RETURNING coalesce((SELECT bytes FROM artifacts WHERE digest = ?2), 0)";
+        let bytes: Option<i64> =
+            sqlx::query_scalar(sql).bind(task.as_str()).bind(digest.as_str()).fetch_optional(&mut *db).await?;
+        *sizes.entry(task.as_str()).or_default() += bytes.unwrap_or(0) as u64;
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use std::{
 use sqlx::SqliteConnection;
 use tokio::sync::{Mutex, watch};
 
-use crate::{Error, age::Age, fault::Fault, group::Group, log::Watermark, memtable::Memtable, tables};
+use crate::{Error, age::Age, fault::Fault, group::Group, log::Watermark, memtable::Memtable, tables, usage::Usage};
 
 /// How long something waits for others at most.
 const FLUSH_AFTER: Duration = Duration::from_millis(500);
@@ -31,6 +31,7 @@ pub(crate) struct Flusher {
     pub written: Arc<AtomicU64>,
     pub watermark: Arc<Watermark>,
     pub age: Arc<Age>,
+    pub usage: Arc<Usage>,
     pub fault: Fault,
     /// SQLite's own log.
     pub wal: PathBuf,
@@ -94,8 +95,9 @@ impl Flusher {
 
     async fn flush(&mut self, group: &Group) -> Result<(), Error> {
         let _alone = self.writer.lock().await;
-        let bytes = tables::write(&mut self.db, group, self.age.now()).await?;
-        self.written.fetch_add(bytes, Ordering::Relaxed);
+        let done = tables::write(&mut self.db, group, self.age.now()).await?;
+        self.written.fetch_add(done.bytes, Ordering::Relaxed);
+        self.usage.set(done.usage);
         Ok(())
     }
 

@@ -34,6 +34,7 @@ mod sums;
 mod tables;
 mod transaction;
 pub mod upkeep;
+mod usage;
 
 use std::{
     collections::BTreeMap,
@@ -42,7 +43,7 @@ use std::{
     time::Duration,
 };
 
-use covey_domain::{Envelope, TaskId, caps};
+use covey_domain::{CallerId, Envelope, TaskId, caps};
 use sqlx::{Row as _, SqliteConnection, SqlitePool};
 use tokio::sync::{Mutex, watch};
 
@@ -59,6 +60,7 @@ use crate::{
     log::{Log, Watermark},
     memtable::Memtable,
     messages::Filter,
+    usage::Usage,
 };
 
 /// Why the store cannot do what it is asked.
@@ -155,6 +157,7 @@ pub struct Store {
     writer: Arc<Mutex<SqliteConnection>>,
     readers: SqlitePool,
     age: Arc<Age>,
+    usage: Arc<Usage>,
     fault: Fault,
     /// Tasks of the log that could not be read whole, and why.
     broken: parking_lot::Mutex<BTreeMap<TaskId, String>>,
@@ -187,6 +190,11 @@ impl Store {
             return Capacity::Free;
         }
         if self.is_stuck() { Capacity::DiskFull } else { Capacity::Behind }
+    }
+
+    /// Bytes that the tasks of a caller take in the tables, with the files that they name; what is in the log alone is not counted.
+    pub fn usage(&self, caller: &CallerId) -> u64 {
+        self.usage.of(caller)
     }
 
     /// Waits until the tables have caught up somewhat, at most so long.

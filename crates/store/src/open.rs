@@ -32,6 +32,7 @@ use crate::{
     messages::Filter,
     salvage::{self, Broken},
     schema, sums, tables,
+    usage::{self, Usage},
 };
 
 /// How long another head may take to stop.
@@ -163,6 +164,7 @@ impl Store {
             }
             db = SqliteConnection::connect_with(&unattended).await?;
         }
+        usage::prepare(&mut db).await?;
         sqlx::raw_sql(schema::VIEW).execute(&mut db).await?;
         Ok((options, db))
     }
@@ -221,6 +223,7 @@ impl Store {
         let mut db = SqliteConnection::connect_with(&unattended.pragma("cache_size", "-16384")).await?;
         sqlx::raw_sql(schema::VIEW).execute(&mut db).await?;
         let fault = Fault::new();
+        let usage = Arc::new(Usage::read(&mut writer).await?);
         let (writer, flushed) = (Arc::new(Mutex::new(writer)), Arc::new(AtomicU64::new(0)));
         let (memtable, watermark) = (Arc::new(Memtable::new(applied)), Arc::new(Watermark::default()));
         let messages = Arc::new(Filter::new());
@@ -247,6 +250,7 @@ impl Store {
             written: flushed,
             watermark: watermark.clone(),
             age: age.clone(),
+            usage: usage.clone(),
             fault: fault.clone(),
             wal,
         };
@@ -263,6 +267,7 @@ impl Store {
             writer,
             readers,
             age,
+            usage,
             fault,
             broken,
             background,

@@ -1,12 +1,15 @@
 //! Forgets what is old: tasks by the time since they ended, and by how much there is; with them their events, webhooks and uses of
 //! files, and then cursors and blobs that nobody needs. In small steps, so that nobody who writes waits long.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use covey_domain::{Millis, TaskState};
 use sqlx::{Row as _, SqliteConnection};
 
-use crate::{Error, Store, transaction::Transaction};
+use crate::{Error, Store, transaction::Transaction, usage};
 
 /// A step should hold the writer no longer than this; the next one takes less where it did.
 const STEP_TARGET: Duration = Duration::from_millis(15);
@@ -86,14 +89,24 @@ impl Store {
 
     /// Some of those that ended before `before`: nobody finds them any more, and their events are doomed.
     async fn forget_tasks(&self, before: Millis, limit: u32) -> Result<u64, Error> {
-        let old = "SELECT id, state FROM tasks WHERE ended = 1 AND ended_at < ? ORDER BY ended_at, id LIMIT ?";
-        let old = sqlx::query(old).bind(before as i64).bind(limit).fetch_all(&self.readers).await?;
+        // Their bytes are counted before others wait.
+        let old = format!(
+            "SELECT id, state, caller, {} FROM tasks WHERE ended = 1 AND ended_at < ? ORDER BY ended_at, id LIMIT ?",
+            usage::OF_TASK
+        );
+        let old =
+            sqlx::query(sqlx::AssertSqlSafe(old)).bind(before as i64).bind(limit).fetch_all(&self.readers).await?;
         if old.is_empty() {
             return Ok(0);
         }
-        let old: Vec<(String, String)> = old.iter().map(|row| (row.get(0), row.get(1))).collect();
+        let old: Vec<Old> = old
+            .iter()
+            .map(|row| Old { id: row.get(0), state: row.get(1), caller: row.get(2), bytes: row.get(3) })
+            .collect();
         let mut db = self.writer.lock().await;
-        self.fault.sound(doom(&mut db, &old).await)
+        let (gone, usage) = self.fault.sound(doom(&mut db, &old).await)?;
+        self.usage.set(usage);
+        Ok(gone)
     }
 
     /// Some of the events of doomed tasks. `false`: there were none.
@@ -124,20 +137,29 @@ impl Store {
     }
 }
 
-async fn doom(db: &mut SqliteConnection, old: &[(String, String)]) -> Result<u64, sqlx::Error> {
+/// A task that ended long ago.
+struct Old {
+    id: String,
+    state: String,
+    caller: String,
+    bytes: i64,
+}
+
+async fn doom(db: &mut SqliteConnection, old: &[Old]) -> Result<(u64, usage::Changed), sqlx::Error> {
     let mut tx = Transaction::begin(db).await?;
     let done = doom_in(&mut tx, old).await;
     tx.end(done).await
 }
 
-async fn doom_in(tx: &mut SqliteConnection, old: &[(String, String)]) -> Result<u64, sqlx::Error> {
-    let mut gone = 0;
-    for (id, state) in old {
+async fn doom_in(tx: &mut SqliteConnection, old: &[Old]) -> Result<(u64, usage::Changed), sqlx::Error> {
+    let (mut gone, mut less) = (0, BTreeMap::<&str, i64>::new());
+    for Old { id, state, caller, bytes } in old {
         let task = sqlx::query("DELETE FROM tasks WHERE id = ? AND ended = 1").bind(id).execute(&mut *tx).await?;
         if task.rows_affected() == 0 {
             continue;
         }
         gone += 1;
+        *less.entry(caller).or_default() += bytes;
         for sql in [
             "DELETE FROM hooks WHERE task = ?",
             "DELETE FROM artifact_uses WHERE task = ?",
@@ -146,11 +168,11 @@ async fn doom_in(tx: &mut SqliteConnection, old: &[(String, String)]) -> Result<
             sqlx::query(sql).bind(id).execute(&mut *tx).await?;
         }
         if let Some(state) = TaskState::named(state) {
-            let less = "UPDATE ended_counts SET count = count - 1 WHERE state = ?";
-            sqlx::query(less).bind(state.name()).execute(&mut *tx).await?;
+            let fewer = "UPDATE ended_counts SET count = count - 1 WHERE state = ?";
+            sqlx::query(fewer).bind(state.name()).execute(&mut *tx).await?;
         }
     }
-    Ok(gone)
+    Ok((gone, usage::sub(tx, &less).await?))
 }
 
 async fn sweep(db: &mut SqliteConnection, doomed: &[String]) -> Result<(), sqlx::Error> {

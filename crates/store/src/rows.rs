@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, mem};
 
 use covey_domain::{Envelope, Millis, SubRunId, TaskEvent, TaskId, TaskRecord, TaskState};
+use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, sqlite::SqliteRow};
@@ -30,11 +31,15 @@ struct Made<'a> {
     now: TaskChange,
 }
 
-/// Writes tasks, their events and the cursors. Gives about how many bytes that was.
-pub(crate) async fn write(db: &mut SqliteConnection, group: &Group, age: Millis) -> Result<u64, sqlx::Error> {
+/// Writes tasks, their events and the cursors. Gives how many bytes that was of each task.
+pub(crate) async fn write<'a>(
+    db: &mut SqliteConnection,
+    group: &'a Group,
+    age: Millis,
+) -> Result<HashMap<&'a str, u64>, sqlx::Error> {
     const TASKS: &str = "INSERT OR IGNORE INTO tasks (id, agent, context, caller, state, created_ms, ended, record, changed_ms, \
         attempt, message_id, ended_at) ";
-    let mut bytes = 0;
+    let mut sizes: HashMap<&'a str, u64> = HashMap::with_capacity(group.tasks.len());
     let made = group.tasks.iter().filter_map(|task| {
         let (record, piece) = task.made.as_ref()?;
         let now = task.change.clone().unwrap_or_else(|| TaskChange::of(record));
@@ -44,7 +49,7 @@ pub(crate) async fn write(db: &mut SqliteConnection, group: &Group, age: Millis)
     for made in chunks(&mut made.collect::<Vec<_>>()) {
         let mut insert = QueryBuilder::<Sqlite>::new(TASKS);
         insert.push_values(&*made, |mut row, Made { record, body, now }| {
-            bytes += body.len() as u64;
+            *sizes.entry(record.id.as_str()).or_default() += body.len() as u64;
             row.push_bind(record.id.as_str()).push_bind(record.agent.as_str()).push_bind(record.context.as_str());
             row.push_bind(record.caller.as_str()).push_bind(now.state.name()).push_bind(record.created_ms as i64);
             row.push_bind(now.state.is_terminal()).push_bind(*body);
@@ -65,7 +70,7 @@ pub(crate) async fn write(db: &mut SqliteConnection, group: &Group, age: Millis)
     for rows in chunks(&mut rows) {
         let mut insert = QueryBuilder::<Sqlite>::new("INSERT OR IGNORE INTO events ");
         insert.push_values(rows, |mut row, (task, last, body)| {
-            bytes += body.len() as u64;
+            *sizes.entry(task.as_str()).or_default() += body.len() as u64;
             row.push_bind(task.as_str()).push_bind(*last as i64).push_bind(mem::take(body));
         });
         insert.build().execute(&mut *db).await?;
@@ -91,7 +96,7 @@ pub(crate) async fn write(db: &mut SqliteConnection, group: &Group, age: Millis)
             "INSERT INTO ended_counts VALUES (?, ?) ON CONFLICT (state) DO UPDATE SET count = count + excluded.count";
         sqlx::query(add).bind(state).bind(count).execute(&mut *db).await?;
     }
-    Ok(bytes)
+    Ok(sizes)
 }
 
 /// Tells of tasks whose ids the tables had already. A group is written once, so each is two tasks of one id, and the first holds.

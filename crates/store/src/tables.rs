@@ -9,20 +9,30 @@ use crate::{
     rows::{self, json},
     sessions,
     transaction::Transaction,
+    usage,
 };
 
-/// Writes a group, whole or not at all. Gives about how many bytes that was.
-pub(crate) async fn write(db: &mut SqliteConnection, group: &Group, age: Millis) -> Result<u64, Error> {
+/// What writing a group did.
+pub(crate) struct Done {
+    /// About how many bytes that was.
+    pub bytes: u64,
+    pub usage: usage::Changed,
+}
+
+/// Writes a group, whole or not at all.
+pub(crate) async fn write(db: &mut SqliteConnection, group: &Group, age: Millis) -> Result<Done, Error> {
     let mut tx = Transaction::begin(db).await?;
     let done = write_in(&mut tx, group, age).await;
     tx.end(done).await
 }
 
 /// Writes a group within a transaction.
-pub(crate) async fn write_in(tx: &mut SqliteConnection, group: &Group, age: Millis) -> Result<u64, Error> {
+pub(crate) async fn write_in(tx: &mut SqliteConnection, group: &Group, age: Millis) -> Result<Done, Error> {
     let batches = &group.rest;
-    let bytes = rows::write(tx, group, age).await?;
-    artifacts::write_uses(tx, &group.uses).await?;
+    let mut sizes = rows::write(tx, group, age).await?;
+    let bytes = sizes.values().sum();
+    artifacts::write_uses(tx, &group.uses, &mut sizes).await?;
+    let usage = usage::add(tx, group, &sizes).await?;
     if let Some(term) = batches.iter().filter_map(|batch| batch.term).max() {
         sqlx::query("INSERT OR REPLACE INTO meta VALUES ('term', ?)").bind(term as i64).execute(&mut *tx).await?;
     }
@@ -123,5 +133,5 @@ pub(crate) async fn write_in(tx: &mut SqliteConnection, group: &Group, age: Mill
         }
         .await?;
     }
-    Ok(bytes)
+    Ok(Done { bytes, usage })
 }

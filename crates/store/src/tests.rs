@@ -3,6 +3,7 @@
 mod damage;
 mod poison;
 mod upgrade;
+mod usage;
 
 use covey_domain::{
     Hook, HookState, TaskEvent, TaskRecord, TaskState,

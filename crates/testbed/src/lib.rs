@@ -195,6 +195,7 @@ impl World {
             timeout_ms: None,
             looked_at: u64::MAX,
             tasks_max: usize::MAX,
+            refused: None,
         };
         self.head.submit(submission, self.now).expect("room for a task");
         self.drain();

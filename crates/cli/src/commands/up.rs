@@ -62,6 +62,9 @@ pub(crate) struct HeadArgs {
     /// And while the store has no more than this many gigabytes; the oldest go first
     #[arg(long)]
     keep_gb: Option<f64>,
+    /// The tasks of one caller's key take this many gigabytes of the store at most, with the files that they name; new ones are refused then
+    #[arg(long, default_value_t = 50.0, value_name = "GB")]
+    caller_gb: f64,
     /// A network that webhooks (A2A push notifications) may be in although it is not public, like 127.0.0.0/8; without TLS
     /// too; may be given again
     #[arg(long, value_name = "CIDR")]
@@ -248,6 +251,7 @@ fn head_config(args: HeadArgs) -> Result<covey_head_node::Config, Error> {
     config.tls = args.tls;
     let bytes = args.keep_gb.map(|gb| (gb * 1e9) as u64);
     config.keep = covey_head_node::Retention { age: Duration::from_secs(args.keep_days * 24 * 3600), bytes };
+    config.caller_bytes = (args.caller_gb * 1e9) as u64;
     config.push_allow = args.push_allow;
     config.artifacts = args.artifacts;
     config.times.session_grace_ms = args.session_grace * 1000;
