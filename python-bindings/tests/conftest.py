@@ -85,7 +85,8 @@ class Nodes:
         self.start(name, "worker", "--join", token, "--name", name, "--models", str(ROOT / "models"), *args)
 
     def connect(self):
-        return covey.connect(self.address, self.keys["admin_key"])
+        # In the place of the session of another cluster, where a test has two.
+        return covey.connect(self.address, self.keys["admin_key"], reinit=True)
 
     def pair(self):
         """A head and two workers, connected to."""

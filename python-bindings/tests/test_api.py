@@ -357,6 +357,7 @@ def test_a_driver_that_is_stopped_takes_its_work_and_its_cluster_along(tmp_path,
 
 def test_wrong_keys_are_told(cluster):
     with pytest.raises(covey.Unauthenticated, match="credentials"):
-        covey.connect(cluster.keys["address"], "wrong")
+        covey.connect(cluster.keys["address"], "wrong", reinit=True)
     with pytest.raises(covey.ConnectionLost, match="covey up"):
-        covey.connect("127.0.0.1:1", "x")
+        covey.connect("127.0.0.1:1", "x", reinit=True)
+    assert covey.status()["nodes"], "the session that was open is open"

@@ -225,7 +225,7 @@ def test_their_keys_open_nothing_else(house):
             for path in ("/v1/cluster", "/metrics", "/v1/models"):
                 assert client.get(path).status_code == 403, path
         with pytest.raises(covey.CoveyError):
-            covey.connect(house.keys["address"], key)
+            covey.connect(house.keys["address"], key, reinit=True)
             covey.status()
     with web(house, None) as client:
         assert client.get("/a2a").status_code == 401

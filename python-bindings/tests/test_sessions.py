@@ -327,8 +327,13 @@ def test_init_connects_where_the_environment_says(nodes, monkeypatch):
     with pytest.raises(covey.errors.FailedPrecondition, match="reinit"):
         covey.init()
     assert covey.current() is session
+    with pytest.raises(covey.errors.FailedPrecondition, match=r"covey.connect\(reinit=True\)"):
+        covey.connect()
+    assert covey.current() is session and covey.status()["nodes"]
     second = covey.init(reinit=True)
     assert covey.current() is second is not session
+    third = covey.connect(reinit=True)
+    assert covey.current() is third is not second
     actor = Counter.remote()
     assert actor.add.remote().result(30) == 1
     covey.shutdown()
@@ -337,3 +342,75 @@ def test_init_connects_where_the_environment_says(nodes, monkeypatch):
             use()
     covey.init()
     assert Counter.remote().add.remote().result(30) == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("https://127.0.0.1:7420", "https:// does not lead to one"),
+        ("127.0.0.1:99999", "'99999' is not a port, which is a number from 1 to 65535"),
+        ("covey://127.0.0.1:0", "'0' is not a port, which is a number from 1 to 65535"),
+        ("127.0.0.1:abc", "'abc' is not a port, which is a number from 1 to 65535"),
+        ("127.0.0.1:-1#ab", "'-1' is not a port, which is a number from 1 to 65535"),
+        ("abc", "it has no port"),
+        ("covey://127.0.0.1:", "it has no port"),
+        ("::1:7420", r"an IPv6 address stands in brackets, like \[::1\]:7420"),
+        ("me@127.0.0.1:7420", "it is not a host and a port"),
+        ("127.0.0.1:7420/path", "it is not a host and a port"),
+        ("covey://", "it is not a host and a port"),
+    ],
+)
+def test_an_address_of_another_form_is_told(monkeypatch, address, why):
+    covey.shutdown()
+    form = "write it as host:port, like 127.0.0.1:7420, or as host:port#fingerprint"
+    with pytest.raises(ValueError, match=f"address '{address}' is not the address of a head: {why}; {form}".replace("#", ".")):
+        covey.connect(address, "key")
+    monkeypatch.setenv("COVEY_ADDRESS", address)
+    for begin in (covey.init, covey.connect):
+        with pytest.raises(ValueError, match="COVEY_ADDRESS '"):
+            begin()
+
+
+def test_forms_of_addresses(nodes):
+    nodes.head()
+    host = nodes.keys["address"]
+    for address in (host, f" {host}\n", f"covey://{host}", f"covey://{host}/"):
+        with covey.connect(address, nodes.keys["admin_key"]) as session:
+            assert session.address.startswith(host)
+    for address in ("[::1]:1", "localhost:1", "127.0.0.1:1"):
+        with pytest.raises(covey.ConnectionLost, match="failed to reach a head"):
+            covey.connect(address, "key")
+    with pytest.raises(TypeError, match="address takes the address of a head as a text, not 7420"):
+        covey.connect(7420, "key")
+
+
+READS = """
+import covey
+reads = {
+    "status": covey.status, "actors": lambda: next(covey.actors()), "tasks": lambda: next(covey.tasks()), "agents": covey.agents,
+    "topics": covey.topics, "get_task": lambda: covey.get_task("x"), "get_actor": lambda: covey.get_actor("x"),
+}
+for name, read in reads.items():
+    try:
+        read()
+    except covey.errors.FailedPrecondition as error:
+        print(name, error)
+"""
+
+
+def test_what_reads_begins_no_cluster(nodes):
+    env = {k: v for k, v in os.environ.items() if not k.startswith("COVEY_")}
+    env |= {"COVEY_HOME": str(nodes.home), "COVEY_BIN": "/nowhere/covey"}
+
+    def told(program):
+        done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    why = "there is no session: covey.init() starts a cluster, covey.connect() takes a running one"
+    names = ("status", "actors", "tasks", "agents", "topics", "get_task", "get_actor")
+    assert told(READS) == [f"{name} {why}" for name in names]
+    # Where the environment names a cluster, they read of that.
+    nodes.head()
+    env |= {"COVEY_ADDRESS": nodes.address, "COVEY_TOKEN": nodes.keys["admin_key"]}
+    assert told("import covey; print(covey.status()['nodes'])") == ["[]"]

@@ -588,8 +588,7 @@ def get_actor(name: str, agent: Any = None) -> Any:
 
     With its `agent`, type checkers know its methods: `covey.get_actor("one", Crawler)`. `TypeError` where it is of another one.
     """
-    session = _session.current()
-    found = _session.bridge_call(session.client.actor_named, name)
+    found = _session.bridge_call(_session.present().client.actor_named, name)
     handle = Handle(found[0], json.loads(found[3]))
     if agent is not None and handle._agent_name != agent.name:
         raise TypeError(f"actor {name!r} is of agent {handle._agent_name!r}, not of {agent.name!r}")

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from . import _bridge, _codec, _driver_log, _files, errors
+from . import _address, _bridge, _codec, _driver_log, _files, errors
 from ._context import turn_current, turn_deadline
 from ._future import Future, Stream
 from ._option_checks import check_values
@@ -258,7 +258,8 @@ def init(
     working_dir: str | os.PathLike[str] | None = None,
     pip: list[str] | None = None,
 ) -> Session:
-    """Connects to a cluster, or starts one on 127.0.0.1 when no address is given; that one stops at exit.
+    """Connects to a cluster, or starts one on 127.0.0.1 when no address is given; that one stops at exit. What is made, called or
+    put before it begins a session as `init()` does; what only reads (`status`, `actors`, `tasks`, …) says that there is none.
 
     `COVEY_ADDRESS` in the environment is such an address: a job, for which it is set, connects to its own cluster. A second
     `init` raises `FailedPrecondition` while the first one's session is open; with `reinit` it takes its place.
@@ -270,11 +271,10 @@ def init(
     _refuse_fork()
     environment = _given(env_vars, working_dir, pip)
     offers = check_values({"cpus": cpus, "gpus": gpus, "resources": resources, "labels": labels})
-    if _current is not None and not reinit:
-        raise errors.FailedPrecondition("a session is open already; covey.current() gives it, covey.init(reinit=True) closes it and begins another")
-    address = address or os.environ.get("COVEY_ADDRESS")
-    if address is not None:
-        return connect(address, token, log_to_driver=log_to_driver, env_vars=env_vars, working_dir=working_dir, pip=pip)
+    _refuse_second("init", reinit)
+    if address or os.environ.get("COVEY_ADDRESS"):
+        options: dict[str, Any] = {"log_to_driver": log_to_driver, "env_vars": env_vars, "working_dir": working_dir, "pip": pip}
+        return connect(address, token, reinit=reinit, **options)
     home = tempfile.mkdtemp(prefix="covey-")
     # The pipe to its standard input closes with this process, however that ends, and the cluster with it.
     command = [find_binary(), "up", "--port", "0", "--while-stdin"]
@@ -317,6 +317,12 @@ def _refuse_fork() -> None:
         raise _forked_error()
 
 
+def _refuse_second(verb: str, reinit: bool) -> None:
+    if _current is not None and not reinit:
+        text = "a session is open already; covey.current() gives it"
+        raise errors.FailedPrecondition(f"{text}, covey.{verb}(reinit=True) closes it and begins another")
+
+
 def _with(session: Session, environment: dict[str, Any]) -> Session:
     if environment:
         from ._env import Environment
@@ -333,6 +339,7 @@ def connect(
     address: str | None = None,
     token: str | None = None,
     *,
+    reinit: bool = False,
     log_to_driver: bool | None = None,
     env_vars: dict[str, str] | None = None,
     working_dir: str | os.PathLike[str] | None = None,
@@ -340,11 +347,16 @@ def connect(
 ) -> Session:
     """Connects to a running cluster: the one given, `COVEY_ADDRESS`/`COVEY_TOKEN`, or the one of this user.
 
-    `address` is `host:port`, or `host:port#fingerprint` where the head speaks TLS (`covey token --address` prints it). The other
-    options are those of `init`.
+    `address` is `host:port`, or `host:port#fingerprint` where the head speaks TLS (`covey token --address` prints it); `covey://`
+    may stand before both. Another form is a `ValueError`. While a session is open it raises `FailedPrecondition`; with `reinit`
+    the new session takes the place of that one, once it is connected. The other options are those of `init`.
     """
     _refuse_fork()
-    address = address or os.environ.get("COVEY_ADDRESS")
+    _refuse_second("connect", reinit)
+    if address:
+        address = _address.checked(address, "address")
+    elif said := os.environ.get("COVEY_ADDRESS"):
+        address = _address.checked(said, "COVEY_ADDRESS")
     token = token or os.environ.get("COVEY_TOKEN")
     if not (address and token):
         home = pathlib.Path(os.environ.get("COVEY_HOME") or pathlib.Path.home() / ".covey")
@@ -369,13 +381,20 @@ def install(session: Any) -> Any:
 
 
 def current() -> Session:
-    """The session in use; `init()` is called when there was none yet."""
+    """The session in use; `init()` is called when there was none yet. `FailedPrecondition` after `shutdown()`."""
     session: Session | None = _current
     if session is not None:
         return session
     if _ended:
         raise errors.FailedPrecondition("the session was shut down; covey.init() or covey.connect() begins another")
     return init()
+
+
+def present() -> Session:
+    """The session in use, for what only reads of a cluster: a new private one would have nothing to read, so none is begun."""
+    if _current is None and not _ended and not os.environ.get("COVEY_ADDRESS"):
+        raise errors.FailedPrecondition("there is no session: covey.init() starts a cluster, covey.connect() takes a running one")
+    return current()
 
 
 def shutdown() -> None:

@@ -87,14 +87,14 @@ class Status(TypedDict):
 
 def status() -> Status:
     """Nodes, actors (a thousand; `actors()` has all), tasks, and why something waits: what `covey status --json` prints."""
-    return cast(Status, json.loads(_session.bridge_call(_session.current().client.status)))
+    return cast(Status, json.loads(_session.bridge_call(_session.present().client.status)))
 
 
 def actors(agent: str = "", state: str = "", node: str = "") -> Iterator[ActorStatus]:
     """All actors in the order of their ids, or those of an agent, in a state, on a node (by id); fetched page by page."""
     after = ""
     while True:
-        page, after = _session.bridge_call(_session.current().client.actors, agent, state, node, after)
+        page, after = _session.bridge_call(_session.present().client.actors, agent, state, node, after)
         yield from map(json.loads, page)
         if not after:
             return

@@ -135,7 +135,7 @@ class Task(typing.Generic[R]):
     @classmethod
     def from_id(cls, id: str) -> Task[object]:
         """The task of this id; `NotFound` when there is none of yours."""
-        info = TaskInfo.of(_session.bridge_call(_session.current().client.task, id))
+        info = TaskInfo.of(_session.bridge_call(_session.present().client.task, id))
         return cls(info.id, info.context_id)
 
     def info(self) -> TaskInfo:
@@ -517,7 +517,7 @@ def tasks(agent: str = "", state: str = "", limit: int | None = None) -> Iterato
     """Your tasks, newest first: all, or those of an agent, in a state (see `Task.state`), at most `limit`; fetched page by page."""
     if state and state not in _STATES:
         raise ValueError(f"there is no state {state!r}; there are: {', '.join(_STATES)}")
-    client, before, left = _session.current().client, "", math.inf if limit is None else limit
+    client, before, left = _session.present().client, "", math.inf if limit is None else limit
     while left > 0:
         asked = int(min(left, _PAGE))
         page = [TaskInfo.of(body) for body in _session.bridge_call(client.tasks, agent, state, before, asked)]

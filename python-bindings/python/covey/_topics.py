@@ -123,7 +123,7 @@ def topic(name: str) -> Topic:
 
 def topics() -> dict[str, list[tuple[str, str]]]:
     """Topics that somebody listens to, with the actor and method of each listener."""
-    return dict(_session.bridge_call(_session.current().client.topics))
+    return dict(_session.bridge_call(_session.present().client.topics))
 
 
 __all__ = ["Listener", "Topic", "topic", "topics"]

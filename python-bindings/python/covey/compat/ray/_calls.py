@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from ... import _agent, _functions, errors
+from ... import _agent, _functions, _session, errors
 from ..._schema import of_parameters
 from . import _cluster, _placement, _refs, exceptions
 from ._env import environment
@@ -318,6 +318,7 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     """The handle of a named actor."""
     if not name:
         raise ValueError("Please supply a non-empty value to get_actor")
+    _session.current()  # as in Ray, there is a cluster now
     try:
         return ActorHandle(_agent.get_actor(_cluster.full_name(name, namespace)))
     except errors.NotFound:

@@ -43,8 +43,9 @@ def get_node_ip_address() -> str:
 
 def list_named_actors(all_namespaces: bool = False) -> list[Any]:
     """Names of the actors that live: of this namespace, or of all with their namespaces."""
-    from .... import actors
+    from .... import _session, actors
 
+    _session.current()  # as in Ray, there is a cluster now
     own = _cluster.get_runtime_context().namespace
     found = []
     for one in actors():
