@@ -71,6 +71,20 @@ def test_a_task_is_awaited_and_iterated(cluster):
     assert asyncio.run(drive()) == (42, [{"number": 0}, {"number": 1}, {"number": 2}])
 
 
+def test_a_task_is_iterated_without_asyncio(cluster):
+    task = covey.submit(Worker, "count", 3)
+    assert [item for item in task] == list(task.chunks()) == [{"number": 0}, {"number": 1}, {"number": 2}]
+    with pytest.raises(Odd, match="not even"):
+        list(covey.submit(Worker, "odd"))
+
+    async def wrong():
+        for _ in task:
+            pass
+
+    with pytest.raises(RuntimeError, match="iterating a task blocks the event loop; use .*`async for`"):
+        asyncio.run(wrong())
+
+
 def test_a_tasks_exception_is_its_class(cluster):
     with pytest.raises(Odd, match="not even") as raised:
         covey.submit(Worker, "odd").result(60)

@@ -125,7 +125,8 @@ class TaskInfo:
 class Task(typing.Generic[R]):
     """One durable request. `Task.from_id` finds it again from anywhere.
 
-    `task.result()` or `await task` gives what the method returned; `async for item in task` what it yields, while it is made.
+    `task.result()` or `await task` gives what the method returned; `for item in task` or `async for` what it yields, while it is
+    made.
     """
 
     def __init__(self, id: str, context_id: str | None = None):
@@ -239,6 +240,10 @@ class Task(typing.Generic[R]):
             answer.take(event)
             yield from _items(event)
         answer.value()  # what went wrong is raised
+
+    def __iter__(self) -> Iterator[object]:
+        _refuse_loop("iterating a task")
+        return self.chunks()
 
     async def __aiter__(self) -> AsyncIterator[object]:
         answer = _Answer(self.id)
