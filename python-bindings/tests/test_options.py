@@ -54,7 +54,7 @@ def doors(cluster):
 def test_the_table_has_every_option():
     listed = {name for kind in KINDS.values() for name in kind.__annotations__}
     assert len(KINDS) > 12 and listed <= set(_option_checks.OPTIONS)
-    assert set(_option_checks.OPTIONS) - listed == {"max_workers", "steps", "tokens", "time", "after", "every"}
+    assert set(_option_checks.OPTIONS) - listed == {"max_workers", "steps", "tokens", "time", "after", "every", "depth"}
 
 
 def test_a_wrong_value_names_its_option(cluster):

@@ -2,6 +2,7 @@
 
 import threading
 
+import numpy
 import pytest
 from conftest import eventually
 
@@ -120,3 +121,17 @@ def test_listeners_sleep_die_and_outlive_the_head(nodes):
         assert list(covey.topics()) == ["deeds"] and covey.topics()["deeds"][0][0] == "Ear/sleeper"
         assert covey.topic("deeds").publish("three", sure=True).result(30) == 1
         assert Ear.at("sleeper").all.remote().result(30) == ["wake", "one", "two", "three"]
+
+
+def test_a_listener_holds_a_number_of_messages(cluster):
+    news = covey.topic("depth")
+    for wrong in ("100", 1.5, True, [1]):
+        with pytest.raises(TypeError, match="option 'depth' takes a number of messages from 1 on, not "):
+            news.listen(depth=wrong)
+    for wrong in (0, -1, numpy.int64(0)):
+        with pytest.raises(ValueError, match="option 'depth' takes a number of messages from 1 on, not "):
+            news.listen(depth=wrong)
+    for depth in (numpy.int64(2), 2, None):
+        with news.listen(depth=depth) as messages:
+            assert news.publish("heard").result(30) == 1
+            assert next(iter(messages)) == "heard"

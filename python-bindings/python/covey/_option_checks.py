@@ -172,6 +172,8 @@ OPTIONS: dict[str, Takes] = {
     "return_exceptions": _FLAG,
     "method": Takes(str, "the name of a method"),
     "actors": Takes(int, "a number of actors from 1 on", _is_limit),
+    # topics
+    "depth": Takes(int, "a number of messages from 1 on", _is_limit),
     # models
     "max_tokens": _COUNT,
     "temperature": _NUMBER,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _codec, _context, _session
 from ._future import Future
-from ._option_checks import seconds_of
+from ._option_checks import check_value, seconds_of
 from ._retry import How
 
 if TYPE_CHECKING:
@@ -62,12 +62,12 @@ class Topic:
         """Inside an actor: messages do not reach it any more."""
         self._set(self._own(), "")
 
-    def listen(self, *, depth: int = 10_000) -> Listener:
+    def listen(self, *, depth: int | None = 10_000) -> Listener:
         """An iterator over the messages from now on, for drivers and actors alike: `for value in topic.listen():`, or `async for`.
 
-        Up to `depth` messages are held for a slow reader; beyond that they are lost, or make a `sure` publisher wait.
+        Up to `depth` messages (1 or more) are held for a slow reader; beyond that they are lost, or make a `sure` publisher wait.
         """
-        return Listener(self, depth)
+        return Listener(self, check_value("depth", depth))
 
     def _own(self) -> str:
         turn = _context.turn_current.get()
@@ -82,7 +82,7 @@ class Topic:
 class Listener:
     """Messages of a topic, in the order they came. A context manager; leaving it, or closing it, ends listening."""
 
-    def __init__(self, topic: Topic, depth: int):
+    def __init__(self, topic: Topic, depth: int | None):
         session = _session.current()
         init = _codec.dump_json({"args": [depth], "kwargs": {}})
         made = _session.bridge_call(session.client.create_actor, "inbox", session.owner, "", False, init, "{}")
