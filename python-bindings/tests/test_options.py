@@ -140,7 +140,7 @@ class Broken(Whole):
 
 def test_a_bound_without_time_is_refused(cluster):
     bounds = [name for name, takes in _option_checks.OPTIONS.items() if takes.wanted.startswith("a time above 0")]
-    assert set(bounds) == {"deadline", "run_timeout", "timeout", "every", "time"}
+    assert set(bounds) == {"run_timeout", "timeout", "every", "time"}
     refused = 0
     for kind, give in doors(cluster):
         for name in {*bounds, "snapshot"} & set(kind.__annotations__):
@@ -148,23 +148,65 @@ def test_a_bound_without_time_is_refused(cluster):
                 with pytest.raises(ValueError, match=f"option '{name}' takes "):
                     give(**{name: none})
                 refused += 1
-    assert refused > 100
+    assert refused > 80
     for wrong in (0, -2, "0ms"):
         for give in (
-            lambda: covey.deadline(wrong).__enter__(),
-            lambda: covey.submit(agent, "run", deadline=wrong),
             lambda: covey.topic("options").publish(1, timeout=wrong),
             lambda: covey.llm_agent("options-prompt", time=wrong),
         ):
             with pytest.raises(ValueError, match="takes a time above 0: seconds, or a text like '500ms'"):
                 give()
-    with covey.deadline(None):
-        assert agent.remote().run.remote(2).result(30) == 2
     # A pause, and a wait, may be none.
     assert covey.agent(schedule_timeout=0, idle="0s")(Plain).spec()[0]["schedule_timeout_ms"] == 0
     for wrong in (-1, float("inf")):
         with pytest.raises(ValueError, match="option 'idle' takes "):
             covey.agent(idle=wrong)
+
+
+def test_a_deadline_that_has_passed_ends_the_call(cluster, tmp_path):
+    """What is left of a time, as a program works it out, may be nothing: the call is over, and not wrong."""
+    handle = Touches.remote()
+    assert handle.run.options(deadline="1m").remote(tmp_path / "sent").result(30) == 1
+    function = covey.task(lambda path: path.touch())
+    with Touches.pool(1) as pool:
+        for left in (0, -1, -0.5, 0.0, "0s", Broken(-2)):
+            for call in (
+                lambda path: handle.run.options(deadline=left).remote(path),
+                lambda path: handle.items.options(deadline=left).remote(path),
+                lambda path: pool.run.options(deadline=left).remote(path),
+                lambda path: function.options(deadline=left).remote(path),
+                lambda path: covey.submit(Touches, "run", path, deadline=left),
+                lambda path: Touches.run.options(deadline=left).submit(path),
+                lambda path: within(left, handle.run.remote, path),
+                lambda path: within("1m", handle.run.options(deadline=left).remote, path),
+            ):
+                with pytest.raises(covey.DeadlineExceeded, match="the deadline has passed") as raised:
+                    call(tmp_path / "not sent")
+                assert raised.value.executed is False
+    assert handle.run.remote(tmp_path / "sent").result(30) == 1 and not (tmp_path / "not sent").exists()
+    for wrong in (float("nan"), float("inf"), float("-inf"), "-1s", "soon"):
+        with pytest.raises(ValueError, match="option 'deadline' takes a time: seconds, or a text"):
+            handle.run.options(deadline=wrong)
+        with pytest.raises(ValueError, match="option 'deadline' takes a time: seconds, or a text"):
+            covey.submit(Touches, "run", tmp_path, deadline=wrong)
+    with covey.deadline(None):
+        assert agent.remote().run.remote(2).result(30) == 2
+
+
+def within(time, call, *args):
+    with covey.deadline(time):
+        return call(*args)
+
+
+@covey.agent(name="options-touches")
+class Touches:
+    def run(self, path) -> int:
+        path.touch()
+        return 1
+
+    def items(self, path):
+        path.touch()
+        yield 1
 
 
 def test_a_reminder_of_an_actor_takes_times(cluster):

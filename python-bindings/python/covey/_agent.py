@@ -255,7 +255,7 @@ class Agent(Generic[P, C]):
 
         Options: `method` (default: `run`, else the first), `actors` (default 4), `progress` (a bar),
         `return_exceptions`, `retries` (after a lost actor, default 2; with `retry_on` also after these exceptions),
-        `run_timeout` or `timeout` of each turn from its start, `deadline` of each call from now on.
+        `run_timeout` or `timeout` of each turn from its start, `deadline` of each call from when it is made.
         """
         return _unordered(self._map(inputs, ordered=False, **check(options, SwarmOptions)), with_input)
 
@@ -475,8 +475,9 @@ class Method:
     def options(self, **options: Unpack[CallOptions]) -> Method:
         """The same method with bounds on each call (seconds, or '2m'), retries, or an idempotency key.
 
-        `deadline`: the call is answered within this time from now on, or fails. `run_timeout` (or `timeout`): its turn ends
-        within this time from its start; what it waited before is not counted.
+        `deadline`: a call is answered within this time from when it is made, or fails; where none is left (0 or less), `remote`
+        raises `DeadlineExceeded` and sends nothing. `run_timeout` (or `timeout`): its turn ends within this time from its start;
+        what it waited before is not counted.
 
         `retries`: times the call is sent again when its actor dies under it; it may run more than once then. With
         `retry_on=(OSError, …)` also when the method raises one of these (3 times where `retries` says nothing), after a pause

@@ -49,8 +49,9 @@ def _seconds(time: float | str | None) -> float | None:
 
 @contextlib.contextmanager
 def deadline(within: float | str | None) -> Iterator[None]:
-    """What is called inside must be over within this time (seconds above 0, or "2m"), also what the called
-    ones call in their turn. `None` sets no bound; one that is set around it holds on."""
+    """What is called inside must be over within this time (seconds, or "2m"), also what the called ones call in their turn.
+    Where it has passed, 0 and less from the start, calls raise `DeadlineExceeded` and are not sent. `None` sets no bound; one
+    that is set around it holds on."""
     seconds = seconds_of("deadline", within)
     outer = turn_deadline.get()
     end = outer if seconds is None else time.monotonic() + seconds

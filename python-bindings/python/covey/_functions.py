@@ -391,7 +391,7 @@ class PoolMethod:
     @listed(RunOptions, retries=2)
     def options(self, **options: Unpack[RunOptions]) -> PoolMethod:
         """The same with bounds on each call, and how often a call may be run again after its actor died, or it raised one of
-        `retry_on`. `run_timeout` (or `timeout`) counts from the start of its turn, `deadline` from now on."""
+        `retry_on`. `run_timeout` (or `timeout`) counts from the start of its turn, `deadline` from the call."""
         return PoolMethod(self._pool, self._name, self._streaming, How.of(**{"retries": 2, **check(options, RunOptions)}))
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:

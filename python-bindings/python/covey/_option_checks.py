@@ -46,6 +46,11 @@ def _is_bound(value: Any) -> bool:
     return _is_pause(value) and parse_seconds(value) != 0
 
 
+def _is_moment(value: Any) -> bool:
+    # What is left of a time, as programs work it out, may be nothing or less.
+    return _parses(parse_seconds, value) and math.isfinite(parse_seconds(value) or 0)
+
+
 def _is_memory(value: Any) -> bool:
     return _parses(parse_bytes, value) and (isinstance(value, str) or value >= 0)
 
@@ -97,6 +102,7 @@ _FLAG = Takes(bool, "True or False")
 _TEXT = Takes(str, "a text")
 _PAUSE = Takes((int, float, str), "seconds, or a text like '500ms', '30s' and '2m'", _is_pause, none=True)
 _BOUND = _PAUSE._replace(wanted="a time above 0: seconds, or a text like '500ms', '30s' and '2m'", fits=_is_bound)
+_MOMENT = _PAUSE._replace(wanted="a time: seconds, or a text like '500ms', '30s' and '2m'", fits=_is_moment)
 _NUMBER = Takes((int, float), "a number", math.isfinite)
 _WHOLE = Takes(int, "a whole number")
 _TEXTS = Takes((list, tuple), "a list of texts", lambda value: all(map(_is_text, value)))
@@ -133,7 +139,7 @@ OPTIONS: dict[str, Takes] = {
     "near": Takes(_AnyHandle, "the handle of an actor"),
     "strategy": Takes(str, "'spread' or 'pack'", lambda value: value in ("spread", "pack")),
     # times and tries
-    "deadline": _BOUND,
+    "deadline": _MOMENT,
     "run_timeout": _BOUND,
     "timeout": _BOUND,
     "schedule_timeout": _PAUSE,

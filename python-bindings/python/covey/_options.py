@@ -46,7 +46,7 @@ class RunOptions(TypedDict, total=False):
     """Bounds and tries."""
 
     deadline: float | str | None
-    """From now on to the answer, what it waits counted."""
+    """From the call to its answer, what it waits counted; 0 and less raise `DeadlineExceeded`, and nothing is sent."""
     run_timeout: float | str | None
     """Of each run from the start of its turn."""
     timeout: float | str | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from . import _codec
+from . import _codec, errors
 from ._option_checks import check_value, seconds_of
 from ._units import parse_seconds as parse_seconds
 
@@ -18,6 +18,14 @@ def run_seconds(run_timeout: float | str | None, timeout: float | str | None) ->
     if run_timeout is not None and timeout is not None:
         raise TypeError("run_timeout and timeout are two words for one thing; give one of them")
     return seconds_of("timeout", timeout) if run_timeout is None else seconds_of("run_timeout", run_timeout)
+
+
+def check_left(seconds: float | None) -> None:
+    """Raises `DeadlineExceeded` where nothing is left of a deadline: what would be sent is over before it begins."""
+    if seconds is not None and seconds <= 0:
+        error = errors.DeadlineExceeded("the deadline has passed; nothing was sent")
+        error.executed = False
+        raise error
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ class How:
     """Bounds and tries of a call."""
 
     deadline: float | None = None
-    """Seconds from now to its answer."""
+    """Seconds from the call to its answer."""
     run_timeout_ms: int = 0
     """From the start of its turn; 0 = the agent's."""
     retries: int = 0

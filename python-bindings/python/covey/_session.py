@@ -22,7 +22,7 @@ from . import _address, _bridge, _codec, _driver_log, _files, errors
 from ._context import turn_current, turn_deadline
 from ._future import Future, Stream
 from ._option_checks import check_values
-from ._retry import PLAIN, How
+from ._retry import PLAIN, How, check_left
 
 _lock = threading.Lock()
 _current: Any = None
@@ -78,11 +78,10 @@ def call(
     end = turn_deadline.get()
     if end is not None:
         left = end - time.monotonic()
-        if left <= 0:
-            raise errors.DeadlineExceeded("the deadline has passed")
         timeout = left if timeout is None else min(timeout, left)
     timeout_ms = 0 if timeout is None else max(1, int(timeout * 1000))
     try:
+        check_left(timeout)
         turn, token, chain, trace = turn_current.get(), 0, "", ""
         if turn is not None:
             trace = turn.traceparent
@@ -93,10 +92,12 @@ def call(
         started = self.client.start(
             _KINDS[kind], target, method, *args, timeout_ms, how.key, how.retries, chain, _span() or trace, how.run_timeout_ms, how.retry
         )
-    except _bridge.BridgeError as error:
+    except BaseException as error:
         if args[0] == _bridge.LENT:
             _objects.take_back(None, args)
-        raise _codec.to_exception(error.args) from None
+        if isinstance(error, _bridge.BridgeError):
+            raise _codec.to_exception(error.args) from None
+        raise
     if args[0] == _bridge.LENT:
         _objects.take_back(started, args)
     result = Stream(started) if stream else Future(started)

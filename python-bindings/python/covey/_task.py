@@ -17,7 +17,7 @@ from ._agent import Agent, Handle, NamedAgent
 from ._option_checks import seconds_of
 from ._options import TaskOptions, check
 from ._typed import Actor
-from ._retry import RETRIES, Retry, parse_seconds, run_seconds
+from ._retry import RETRIES, Retry, check_left, parse_seconds, run_seconds
 from ._content import Message, content_of, file_of
 from ._future import _refuse_loop
 
@@ -490,6 +490,8 @@ def submit_call(
     model: str = "",
 ) -> Task[Any]:
     """As `submit`, with the options apart from the arguments of the method."""
+    seconds = seconds_of("deadline", deadline)
+    check_left(seconds)
     session = _session.current()
     if isinstance(agent, Agent) and not isinstance(agent, NamedAgent):
         name = agent.register()
@@ -505,7 +507,6 @@ def submit_call(
     retry = Retry.of(retries, retry_on, backoff)
     if retry is not None:
         request["retry"] = {"max": retries or RETRIES, "on": list(retry.on), "backoff_ms": retry.backoff_ms, "backoff_max_ms": 0}
-    seconds = seconds_of("deadline", deadline)
     timeout_ms = 0 if seconds is None else max(1, int(seconds * 1000))
     made = _session.bridge_call(
         session.client.submit, name, method, json.dumps(request), context_id, message_id, timeout_ms, model
