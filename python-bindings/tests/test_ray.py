@@ -498,6 +498,83 @@ def test_references_in_coroutines():
     assert asyncio.run(program()) == ([1, 2], 0)
 
 
+def test_getting_in_an_async_method_says_what_to_write():
+    @ray.remote
+    def one():
+        time.sleep(0.1)
+        return 1
+
+    @ray.remote
+    def three():
+        yield from range(3)
+
+    @ray.remote
+    class Waits:
+        async def told(self):
+            told = []
+            ways = lambda: ray.get(one.remote()), lambda: ray.get([one.remote()]), lambda: ray.wait([one.remote()])
+            for wrong in (*ways, lambda: next(three.remote())):
+                try:
+                    wrong()
+                except RuntimeError as error:
+                    told.append(str(error))
+            return told
+
+        async def right(self):
+            both = await asyncio.gather(one.remote(), one.remote())
+            return await one.remote(), both, [await ref async for ref in three.remote()]
+
+    waits = Waits.remote()
+    told = ray.get(waits.told.remote(), timeout=60)
+    assert [text.rsplit(": write ")[1] for text in told] == [
+        "`await ref`, or `await asyncio.gather(*refs)`",
+        "`await ref`, or `await asyncio.gather(*refs)`",
+        "`await asyncio.wait(refs)`",
+        "`async for ref in items`",
+    ]
+    assert all("would block the event loop" in text for text in told)
+    assert ray.get(waits.right.remote(), timeout=60) == (1, [1, 1], [0, 1, 2])
+
+
+def test_what_was_given_is_told():
+    def mine():
+        return ray.get_runtime_context().get_assigned_resources()
+
+    task = ray.remote(mine)
+
+    @ray.remote(num_cpus=0.5)
+    def items():
+        yield mine()
+
+    @ray.remote
+    async def later():
+        return mine()
+
+    class Plain:
+        def __init__(self):
+            self.at_first = mine()
+
+        def told(self):
+            return self.at_first, mine()
+
+        async def later(self):
+            return mine()
+
+    assert ray.get(task.remote(), timeout=60) == {"CPU": 1.0} == ray.get(later.remote(), timeout=60)
+    assert ray.get(task.options(num_cpus=0).remote(), timeout=60) == {}
+    assert ray.get(next(items.remote()), timeout=60) == {"CPU": 0.5}
+    given = ray.get(task.options(num_cpus=0.25, memory=50 << 20).remote(), timeout=60)
+    assert given == {"CPU": 0.25, "memory": float(50 << 20)}
+    silent, one = ray.remote(Plain).remote(), ray.remote(num_cpus=0.5)(Plain).remote()
+    assert ray.get(silent.told.remote(), timeout=60) == ({}, {})
+    assert ray.get([one.told.remote(), one.later.remote()], timeout=60) == [({"CPU": 0.5}, {"CPU": 0.5}), {"CPU": 0.5}]
+    group = ray.util.placement_group([{"CPU": 1}])
+    inside = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(group)
+    assert ray.get(task.options(scheduling_strategy=inside).remote(), timeout=60) == {"CPU": 1.0}
+    ray.util.remove_placement_group(group)
+    assert mine() == {}
+
+
 def test_arguments_that_do_not_fit_are_refused_where_they_are_given():
     @ray.remote
     def function(a, /, b, *, c=1):

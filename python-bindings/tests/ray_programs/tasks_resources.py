@@ -19,6 +19,12 @@ def licensed():
     return begin, time.time()
 
 
+@ray.remote(num_cpus=0.25, resources={"licence": 1})
+def given():
+    return ray.get_runtime_context().get_assigned_resources()
+
+
+assert ray.get(given.remote()) == {"CPU": 0.25, "licence": 1.0}
 assert ray.cluster_resources()["CPU"] == 2 and ray.cluster_resources()["licence"] == 1
 assert ray.get([light.remote(i) for i in range(8)]) == list(range(8))
 spans = sorted(ray.get([licensed.remote() for _ in range(3)]))

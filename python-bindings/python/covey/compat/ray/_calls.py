@@ -74,8 +74,7 @@ class RemoteFunction:
         more = {"retries": retries, "retry_on": (*retry_on, SystemExit) if retries else (), "ahead": 0}
         self._remote = _functions.RemoteFunction(function, {**covey, **more})
         self._place = _placement.place_of(options)
-        if self._place is not None:
-            self._remote.__covey_function__ = _placement.Inside(function, self._place)
+        self._remote.__covey_function__ = _placement.Inside(function, _placement.assigned(options, cpus=1), self._place)
         self._captured: dict[tuple[str, int], RemoteFunction] = {}
         """The same for the bundles of groups that capture what their tasks start."""
         self._fits = Fits(told(function))
@@ -157,8 +156,9 @@ class ActorClass:
         has: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
         has |= {READY: _ready, **_methods_of(cls), "__ray_restarts__": covey["max_restarts"] != 0}
         place = _placement.place_of(options)
-        if place is not None:
-            has |= {"__ray_place__": place, "__init__": _placement.constructor_in(cls, place)}
+        given = _placement.assigned(options, cpus=0)
+        if given or place is not None:
+            has |= {"__ray_assigned__": given, "__ray_place__": place, "__init__": _placement.constructor_in(cls, given, place)}
         shipped = type(cls.__name__, (cls,), has)
         self._agent: _agent.Agent[Any, Any] = _agent.Agent(shipped, {"name": cls.__name__, **covey})
         self.__name__, self.__doc__, self.__module__ = cls.__name__, cls.__doc__, cls.__module__

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ... import _agent, _context, _future, _session, errors
 from ..._future import Future
+from ..._units import parse_bytes
 from . import _refs
 from ._refs import Failed
 from .exceptions import TaskPlacementGroupRemoved
@@ -225,6 +226,8 @@ class Place(NamedTuple):
 
 _here: contextvars.ContextVar[Place | None] = contextvars.ContextVar("covey_ray_place", default=None)
 """Of a constructor. A task knows it by its turn, a method by its actor."""
+_assigned_here: contextvars.ContextVar[dict[str, float]] = contextvars.ContextVar("covey_ray_assigned")
+"""The same of its resources."""
 
 
 def _place_here() -> Place | None:
@@ -249,32 +252,49 @@ def captured(options: dict[str, Any]) -> PlacementGroupSchedulingStrategy | None
 
 
 class Inside:
-    """A function that runs in a group."""
+    """A function that knows what it was given: its resources, and the group that it runs in where there is one."""
 
-    def __init__(self, function: Any, place: Place):
-        self._function, self._place = function, place
+    def __init__(self, function: Any, assigned: dict[str, float], place: Place | None):
+        self._function, self._assigned, self._place = function, assigned, place
         self.__name__ = getattr(function, "__name__", "")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         turn = _context.turn_current.get()
         if turn is not None:
-            turn.ray_place = self._place
+            turn.ray_assigned, turn.ray_place = self._assigned, self._place
         return self._function(*args, **kwargs)
 
 
-def _enter(place: Place) -> None:
+def _enter(assigned: dict[str, float], place: Place | None) -> None:
     # Apart from what travels: a variable of a context cannot.
+    _assigned_here.set(assigned)
     _here.set(place)
 
 
-def constructor_in(cls: type, place: Place) -> Any:
-    """The constructor of an actor that runs in a group."""
+def constructor_in(cls: type, assigned: dict[str, float], place: Place | None) -> Any:
+    """The constructor of an actor that knows what it was given."""
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        _enter(place)
+        _enter(assigned, place)
         cls.__init__(self, *args, **kwargs)  # type: ignore[misc]
 
     return __init__
+
+
+def assigned(options: dict[str, Any], cpus: float) -> dict[str, float]:
+    """What something with these options is given, by Ray's names; `cpus` where they do not say it. What is none is left out."""
+    said = options.get("num_cpus")
+    amounts = {"CPU": cpus if said is None else said, "GPU": options.get("num_gpus"), "memory": options.get("memory")}
+    amounts |= options.get("resources") or {}
+    return {name: float(parse_bytes(amount) if name == "memory" else amount) for name, amount in amounts.items() if amount}
+
+
+def assigned_here() -> dict[str, float]:
+    """What this task or actor was given; nothing in a driver."""
+    turn = _context.turn_current.get()
+    if turn is None:
+        return dict(_assigned_here.get({}))
+    return dict(getattr(turn, "ray_assigned", None) or getattr(turn.actor.instance, "__ray_assigned__", {}))
 
 
 class PlacementGroupSchedulingStrategy:

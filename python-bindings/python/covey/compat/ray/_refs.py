@@ -207,15 +207,15 @@ class ObjectRefGenerator:
     def __next__(self) -> ObjectRef:
         if self._failed:
             raise StopIteration
-        try:
-            with blocking("next()"):
+        with blocking("next()", "`async for ref in items`"):
+            try:
                 if self._items is None:
                     self._items = iter(self._stream)
                 return ObjectRef(Ready(next(self._items)))
-        except StopIteration:
-            raise
-        except Exception as error:
-            return self._failure(error)
+            except StopIteration:
+                raise
+            except Exception as error:
+                return self._failure(error)
 
     def _failure(self, error: Exception) -> ObjectRef:
         """As in Ray, the last reference is the one that raises."""
@@ -348,19 +348,23 @@ def place_given() -> Iterator[None]:
 
 class blocking:
     """Waiting in a coroutine blocks its loop. As in Ray a program's own loop is blocked; the loop of an actor's process cannot be:
-    it is what brings the value."""
+    it runs all async actors of the process, and it is what brings the value."""
 
-    def __init__(self, what: str):
-        self._what = what
+    def __init__(self, what: str, instead: str):
+        self._what, self._instead = what, instead
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __enter__(self) -> None:
         loop = asyncio._get_running_loop()
-        if loop is not None and _session._current is not None and not _session._current.inside:
-            text = f"{self._what} blocks the event loop here; `await` the reference instead"
-            warnings.warn(text, RuntimeWarning, stacklevel=_agent._outside())
-            self._loop = loop
-            asyncio._set_running_loop(None)
+        if loop is None or _session._current is None:
+            return
+        if _session._current.inside:
+            text = f"{self._what} in an async method would block the event loop, which brings the values that it waits for"
+            raise RuntimeError(f"{text}: write {self._instead}")
+        text = f"{self._what} blocks the event loop here; write {self._instead} instead"
+        warnings.warn(text, RuntimeWarning, stacklevel=_agent._outside())
+        self._loop = loop
+        asyncio._set_running_loop(None)
 
     def __exit__(self, *_: object) -> None:
         if self._loop is not None:
@@ -528,7 +532,7 @@ def put(value: Any, **_: Any) -> ObjectRef:
 def get(refs: Any, *, timeout: float | None = None) -> Any:
     """The value, or the values, waiting for them."""
     if asyncio._get_running_loop() is not None and not _all_done(refs):
-        with blocking("ray.get()"):
+        with blocking("ray.get()", "`await ref`, or `await asyncio.gather(*refs)`"):
             return _get(refs, timeout)
     return _get(refs, timeout)
 
@@ -566,8 +570,7 @@ def wait(refs: Any, *, num_returns: int = 1, timeout: float | None = None, fetch
     if num_returns <= 0 or num_returns > len(refs):
         raise ValueError(f"num_returns={num_returns} of {len(refs)} refs")
     if asyncio._get_running_loop() is not None and timeout != 0:
-        with blocking("ray.wait()"):
-            _future._refuse_loop("ray.wait()")
+        with blocking("ray.wait()", "`await asyncio.wait(refs)`"):
             return _wait(refs, num_returns, timeout)
     return _wait(refs, num_returns, timeout)
 
