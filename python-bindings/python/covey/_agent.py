@@ -17,6 +17,7 @@ from . import _codec, _session, errors
 from ._context import Context
 from ._env import KEYS, Environment
 from ._future import Future, Stream
+from ._hints import keep_hints
 from ._option_checks import check_values
 from ._options import ActorOptions, AgentOptions, CallOptions, SwarmOptions, TaskOptions, check, listed
 from ._retry import How, run_seconds
@@ -82,6 +83,7 @@ def _skills(cls: type) -> list[dict[str, Any]]:
 
 def _dump_class(cls: type) -> bytes:
     """The class with its module's code when that is the user's own, by reference when it is installed."""
+    keep_hints(cls)
     try:
         return _codec.dump_code(cls)
     except Exception as error:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
-import typing
 from typing import Any
 
 from . import _bridge, _codec
 from ._content import File, file_of
+from ._hints import Files
 
 
 def with_key(cls: Any, key: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -40,23 +40,18 @@ def from_payload(payload: Any) -> tuple[Any, dict[str, Any]]:
     return value
 
 
-_FILES = (File, list[File])
-
-
 def from_content(content: list[dict[str, Any]], wanted: list[inspect.Parameter], hints: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """A message's parts as arguments: an object whose keys are parameters, else its text as the first."""
+    """A message's parts as arguments: an object whose keys are parameters, else its text as the first.
+
+    `hints` is of `hints_of`.
+    """
     # Files go where files are asked for.
-    files = [p for p in wanted if hints.get(p.name) in _FILES]
-    if files:
-        wanted = [p for p in wanted if p not in files]
+    takers = {p.name: p for p in wanted if isinstance(hints.get(p.name), Files)}
+    if takers:
+        wanted = [p for p in wanted if p.name not in takers]
         args, kwargs = from_content(content, wanted, hints)
-        sent = [file_of(part) for part in content if "source" in part]
-        for p in files:
-            if hints[p.name] is not File:
-                kwargs[p.name] = sent
-            elif sent:
-                kwargs[p.name] = sent[0]
-        return [], {**{p.name: arg for p, arg in zip(wanted, args)}, **kwargs}
+        given = _given([file_of(part) for part in content if "source" in part], takers, hints)
+        return [], {**{p.name: arg for p, arg in zip(wanted, args)}, **kwargs, **given}
     names = {p.name for p in wanted}
     data = [part["data"] for part in content if "data" in part]
     if len(data) == 1 and isinstance(data[0], dict) and data[0] and set(data[0]) <= names:
@@ -67,14 +62,30 @@ def from_content(content: list[dict[str, Any]], wanted: list[inspect.Parameter],
     hint = hints.get(wanted[0].name)
     if hint in (int, float):
         return [hint(text.strip())], {}
-    if hint in (list, dict) or typing.get_origin(hint) in (list, dict):
+    if hint in (list, dict):
         return [json.loads(text)], {}
     return [text], {}
 
 
-def hints_of(method: Any) -> dict[str, Any]:
-    """Annotations by name; none where they cannot be read."""
-    try:
-        return typing.get_type_hints(method)
-    except Exception:
-        return {}
+def _given(files: list[File], takers: dict[str, inspect.Parameter], hints: dict[str, Any]) -> dict[str, Any]:
+    """The files of a message by parameter: one each for those that take one, in their order, and all for those that take more."""
+    given: dict[str, Any] = {}
+    left = iter(files)
+    for name, taker in takers.items():
+        form, optional = hints[name]
+        if form is File:
+            one = next(left, None)
+            if one is not None:
+                given[name] = one
+        elif files or not optional:
+            given[name] = _by_name(files) if form is dict else form(files)
+        if optional and name not in given and taker.default is taker.empty:
+            given[name] = None
+    return given
+
+
+def _by_name(files: list[File]) -> dict[str, File]:
+    named: dict[str, File] = {}
+    for number, file in enumerate(files, 1):
+        named[f"file-{number}" if file.name is None or file.name in named else file.name] = file
+    return named

@@ -8,7 +8,7 @@ import io
 import json
 import mimetypes
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 from . import _bridge, _plain, _session
@@ -221,6 +221,30 @@ def content_of(value: Any) -> Content:
     if isinstance(value, File):
         return {"mime": value.mime, "source": value._source(), **({"name": value.name} if value.name else {})}
     return {"data": _plain.load(value)}
+
+
+def contents_of(values: Iterable[Any]) -> list[Content]:
+    """Parts of a message; files in a list, or in a dict by their names, are a part each."""
+    content: list[Content] = []
+    for value in values:
+        inside = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+        if not inside or not all(isinstance(one, File) for one in inside):
+            content.append(content_of(value))
+        elif isinstance(value, dict):
+            content += ({**content_of(one), "name": str(name)} for name, one in value.items())
+        else:
+            content += map(content_of, value)
+    return content
+
+
+def large_files_in(value: Any, depth: int = 8) -> Iterator[File]:
+    """Files in arguments that are too large to travel with them."""
+    if isinstance(value, File):
+        if (value.size or 0) > INLINE_MAX:
+            yield value
+    elif depth and isinstance(value, (list, tuple, dict)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from large_files_in(part, depth - 1)
 
 
 def dump_answer(value: Any) -> tuple[int, bytes, list[bytes]]:

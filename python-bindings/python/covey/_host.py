@@ -28,9 +28,10 @@ import types
 from typing import Any
 
 from . import _bridge, _codec, _context, _marks, _objects, _session, _turns, errors
-from ._arguments import from_content, from_payload, hints_of, with_key
+from ._arguments import from_content, from_payload, with_key
 from ._env import Environment
 from ._content import Reply, dump_answer
+from ._hints import hints_of
 from ._objects import borrow, has_refs, resolve
 
 RAN_OUT = 86  # exit code of a process that got no more memory

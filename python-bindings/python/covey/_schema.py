@@ -8,21 +8,19 @@ import typing
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-from ._content import File
 from ._context import Context
+from ._hints import Files, annotations_of, hint_of
 
 _NAMES = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object", type(None): "null"}
 
 
 def of_parameters(function: Any, skip: int = 0) -> dict[str, Any]:
     """An object with a property for each parameter behind the first `skip`; a context and files, which travel beside the arguments, are left out."""
-    try:
-        hints = typing.get_type_hints(function, include_extras=True)
-    except Exception:
-        hints = {}
+    hints = annotations_of(function)
     properties, required = {}, []
     for p in list(inspect.signature(function).parameters.values())[skip:]:
-        if p.name == "ctx" or hints.get(p.name) in (Context, File, list[File]) or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+        hint = hint_of(hints.get(p.name))
+        if p.name == "ctx" or hint is Context or isinstance(hint, Files) or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
             continue
         properties[p.name] = of_hint(hints.get(p.name, Any))
         if p.default is p.empty:

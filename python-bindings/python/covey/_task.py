@@ -18,7 +18,7 @@ from ._option_checks import seconds_of
 from ._options import TaskOptions, check
 from ._typed import Actor
 from ._retry import RETRIES, Retry, check_left, parse_seconds, run_seconds
-from ._content import Message, content_of, file_of
+from ._content import Message, content_of, contents_of, file_of, large_files_in
 from ._future import _refuse_loop
 
 _PAGE = 100
@@ -311,9 +311,10 @@ class Task(typing.Generic[R]):
     def send(self, *parts: Any, message_id: str = "") -> None:
         """A message to the task while it runs: the answer to what it asks, or a word to what it does.
 
-        Parts are texts, files and data. The same `message_id` is taken once. `FailedPrecondition` when it has ended.
+        Parts are texts, files (also in lists) and data. The same `message_id` is taken once. `FailedPrecondition` when it has
+        ended.
         """
-        content = json.dumps([content_of(part) for part in parts])
+        content = json.dumps(contents_of(parts))
         _session.bridge_call(_session.current().client.say_task, self.id, content, message_id)
 
     def cancel(self, reason: str = "cancelled by its owner") -> None:
@@ -457,12 +458,15 @@ def submit(
     """Makes a durable task. When this returns, the head has it on disk. What it answers and yields is kept as JSON, see `Task.result`.
 
     `agent` is a class made by `@agent`, or any other agent (of `llm_agent` and `connect_a2a`, or its name), or a handle, which says
-    which agent (any of its actors may run the task); but for classes the arguments are the parts of the message. The same `message_id` makes the same task, however often it is sent.
+    which agent (any of its actors may run the task); but for classes the arguments are the parts of a message: texts, files (also
+    in lists, and in dicts by name), and data, where one dict holds parameters by name. A file of more than 256 KiB goes to the
+    artifact store, in arguments for a class, too. The same `message_id` makes the same task, however often it is sent.
 
-    `deadline` is when it must have ended, from now on; `run_timeout` (or `timeout`) bounds each run from the start of its turn, time in
-    the queue not counted. A run that is lost with its worker or its process is made again, up to five times. One that raises ends the
-    task, but for exceptions of `retry_on`: after those it is tried again, `retries` times (3 where nothing is said), after a pause that is
-    drawn at random up to `backoff` ("100ms"), which doubles.
+    `deadline` is when it must have ended, from now on (0 and less raise `DeadlineExceeded`, and no task is made); `run_timeout`
+    (or `timeout`) bounds each run from the start of its turn, time in the queue not counted. A run that is lost with its worker
+    or its process is made again, up to five times. One that raises ends the task, but for those of `retry_on`: after these it
+    is tried again, `retries` times (3 where nothing is said), after a pause that is drawn at random up to `backoff` ("100ms"),
+    which doubles.
 
     Type checkers know nothing of a method by its name: `Crawler.fetch.submit(…)` says the same and is checked.
     """
@@ -495,12 +499,17 @@ def submit_call(
     session = _session.current()
     if isinstance(agent, Agent) and not isinstance(agent, NamedAgent):
         name = agent.register()
+        # Those that are too large to travel inside are put into the store; the task names them, so that they stay while it does.
+        stored = [content_of(file) for file in large_files_in((args, kwargs))]
         payload = _bridge.encode_payload(*_codec.dump((args, kwargs)))
-        request: dict[str, Any] = {"call": base64.b64encode(payload).decode()}
+        request: dict[str, Any] = {"call": base64.b64encode(payload).decode(), **({"content": stored} if stored else {})}
     else:
         name = agent._agent_name if isinstance(agent, (Handle, NamedAgent)) else agent
+        if kwargs:
+            text = f"a task of agent {name!r} is made of a message, which has no keyword arguments ({', '.join(kwargs)})"
+            raise TypeError(f"{text}: give its parts (texts, files, a dict of parameters), or the class instead of its name")
         session.heard.add(name)
-        request = {"content": [content_of(a) for a in args]}
+        request = {"content": contents_of(args)}
     limit = run_seconds(run_timeout, timeout)
     if limit is not None:
         request["run_timeout_ms"] = max(1, int(limit * 1000))
