@@ -313,6 +313,25 @@ def test_an_agent_shows_its_name(cluster):
 
 
 @covey.agent
+class Named:
+    def id(self) -> str:
+        return "the method"
+
+    def actor_id(self, ctx: covey.Context) -> str:
+        return ctx.actor_id
+
+
+def test_the_id_of_an_actor(cluster):
+    handle = Named.remote()
+    known = covey.actor_id(handle)
+    assert handle.actor_id.remote().result(30) == known and handle.id.remote().result(30) == "the method"
+    assert known in [actor["id"] for actor in covey.actors(agent="Named")]
+    assert covey.actor_id(Named.at("one")) == "Named/one"
+    with pytest.raises(TypeError, match="actor_id takes the handle of an actor, not <agent Named>"):
+        covey.actor_id(Named)
+
+
+@covey.agent
 class Answers:
     def run(self, n: int) -> int:
         return n

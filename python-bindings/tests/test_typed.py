@@ -83,6 +83,6 @@ def test_the_program_runs():
         "one two three [1, 2] ['a', 'b']",
         "[(1, 1.0), (2, 4.0)] [1]",
         "True True method",
-        "same long",
+        "same long True ['a', 'b']",
         "6 A LONG ['to', 'be'] [b'a', b'b'] [0.0, 1.0, 4.0] HEY [0, 1, 2] 9.0 True",
     ]

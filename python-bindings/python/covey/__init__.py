@@ -15,7 +15,7 @@
 """
 
 from . import errors, llm
-from ._agent import Agent, Handle, NamedAgent, agent, agents, gang, get_actor, method, remote_agent
+from ._agent import Agent, Handle, NamedAgent, actor_id, agent, agents, gang, get_actor, method, remote_agent
 from ._agent_method import AgentMethod
 from ._content import File, Message, Reply
 from ._context import Context, deadline, given
@@ -50,7 +50,7 @@ __all__ = [
     "Actor", "ActorDied", "Agent", "AgentMethod", "Cancelled", "ConnectionLost", "Context", "CoveyError",
     "DeadlineExceeded", "Executor", "File", "Future", "Handle", "Mcp", "Message", "NamedAgent", "Overloaded", "Pool",
     "Question", "Ref", "Rejected", "RemoteFunction", "Reply", "Session", "Status", "StorageFull", "Stream", "Task",
-    "TaskEvent", "TaskInfo", "TaskStream", "Topic", "Unauthenticated", "Unschedulable", "actors", "agent", "agents",
+    "TaskEvent", "TaskInfo", "TaskStream", "Topic", "Unauthenticated", "Unschedulable", "actor_id", "actors", "agent", "agents",
     "as_completed", "connect", "connect_a2a", "current", "current_context", "deadline", "embed", "errors", "gang",
     "get", "get_actor", "get_task", "given", "init", "llm", "llm_agent", "method", "put", "remote_agent", "shutdown",
     "status", "submit", "task", "tasks", "topic", "topics", "wait",

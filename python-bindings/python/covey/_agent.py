@@ -598,9 +598,20 @@ def get_actor(name: str, agent: Any = None) -> Any:
     return handle
 
 
+def actor_id(handle: Handle | Actor) -> str:
+    """The id of the actor of a handle, which `covey.actors()`, `covey logs` and `covey stack` know it by.
+
+    Inside of the actor it is `ctx.actor_id`.
+    It is no attribute of the handle: an agent may have a method of any such name.
+    """
+    if not isinstance(handle, Handle):
+        raise TypeError(f"actor_id takes the handle of an actor, not {handle!r}")
+    return handle._actor
+
+
 def agents() -> list[dict[str, Any]]:
     """All agents of the cluster, as the head knows them."""
-    return [json.loads(spec) for spec in _session.bridge_call(_session.current().client.agents)]
+    return [json.loads(spec) for spec in _session.bridge_call(_session.present().client.agents)]
 
 
 def remote_agent(name: str | NamedAgent, *args: Any, **kwargs: Any) -> Handle:
@@ -608,4 +619,6 @@ def remote_agent(name: str | NamedAgent, *args: Any, **kwargs: Any) -> Handle:
     return NamedAgent(str(name)).remote(*args, **kwargs)
 
 
-__all__ = ["Agent", "Bound", "Future", "Handle", "Method", "Stream", "agent", "agents", "gang", "get_actor", "remote_agent"]
+__all__ = [
+    "Agent", "Bound", "Future", "Handle", "Method", "Stream", "actor_id", "agent", "agents", "gang", "get_actor", "remote_agent",
+]  # fmt: skip

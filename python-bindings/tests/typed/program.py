@@ -76,7 +76,9 @@ def everywhere() -> None:
     free: int = status["nodes"][0]["free"]["cpu_milli"]
     print(free >= 0, covey.current().address == covey.current().address, type(first.link).__name__)
     same = covey.get_actor("typed", Reader)
-    print(same.name.remote("same ").result(60))
+    ids: list[str] = [covey.actor_id(same), covey.actor_id(covey.get_actor("typed"))]
+    items: list[object] = list(Reader.words.submit("a b"))
+    print(same.name.remote("same ").result(60), ids[0] == ids[1], items)
 
 
 def main() -> None:

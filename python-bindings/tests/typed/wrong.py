@@ -78,6 +78,10 @@ covey.gang([3])  # wrong
 covey.gang([program.Reader.bind("x")], strategy="far")  # wrong
 covey.get_actor("x", program.Reader).counts  # wrong
 covey.get_actor(3)  # wrong
+covey.actor_id("x")  # wrong
+covey.actor_id(program.Reader)  # wrong
+covey.connect(reinit="no")  # wrong
+covey.topic("x").listen(depth="many")  # wrong
 covey.status()["task"]  # wrong
 covey.current().adress  # wrong
 covey.agent(memory=[1])  # wrong
