@@ -36,6 +36,13 @@ pub fn check_size(what: &str, payload: &Payload) -> Result<(), Error> {
     check_bytes(what, size_of(payload))
 }
 
+/// The same of what a task is asked, told and answers. A task keeps it, where a reference would outlive what it names.
+pub fn check_task_size(what: &str, payload: &Payload) -> Result<(), Error> {
+    let hint =
+        "a task keeps it: give what is large as a file, in Python `covey.File(data)`, or call the method instead";
+    check_size(what, payload).map_err(|error| error.hint(hint))
+}
+
 /// Refuses so many bytes where that is too much for one message.
 pub fn check_bytes(what: &str, size: usize) -> Result<(), Error> {
     if size > caps::MESSAGE_BYTES_MAX {

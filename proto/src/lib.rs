@@ -15,7 +15,7 @@ mod weave;
 #[path = "generated/covey.v1.rs"]
 pub mod v1;
 
-pub use batch::{check_bytes, check_size, size_of, split};
+pub use batch::{check_bytes, check_size, check_task_size, size_of, split};
 pub use convert::{
     broke_off, call_end, call_result, each_of, failure, from_json, from_status, infer_event, infer_payload,
     payload_json, to_json, to_status, topic_members,

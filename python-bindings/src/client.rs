@@ -265,7 +265,7 @@ impl Client {
         model: String,
     ) -> PyResult<(String, String)> {
         let input = Payload { body: input.into(), ..Payload::default() };
-        covey_proto::check_size("the task's input", &input).map_err(|e| raise(&e))?;
+        covey_proto::check_task_size("the task's input", &input).map_err(|e| raise(&e))?;
         let message_id = covey_client::some_id(message_id);
         let request = v1::SubmitRequest { agent, skill, input: input.body, context, message_id, timeout_ms, model };
         let reply: v1::SubmitReply = self.backend()?.rpc(py, "Submit", &request)?;
@@ -307,7 +307,7 @@ impl Client {
     /// A message to a task: content as JSON.
     fn say_task(&self, py: Python<'_>, id: String, parts: String, message_id: String) -> PyResult<()> {
         let parts = Payload { body: parts.into(), ..Payload::default() };
-        covey_proto::check_size("the message", &parts).map_err(|e| raise(&e))?;
+        covey_proto::check_task_size("the message", &parts).map_err(|e| raise(&e))?;
         let message_id = covey_client::some_id(message_id);
         let request = v1::SayTaskRequest { task: id, parts: parts.body, message_id };
         let _: v1::TaskReply = self.backend()?.rpc(py, "SayTask", &request)?;

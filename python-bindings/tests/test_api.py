@@ -197,10 +197,13 @@ def test_an_oversized_message_is_a_clear_error_and_harms_nobody(cluster):
     assert other.add.remote(1).result(20) == 1
     with pytest.raises(covey.errors.TooLarge, match="limit is 32 MiB; send it in pieces.*covey.put"):
         w.size.remote(bytes(70 << 20)).result(60)
-    with pytest.raises(covey.errors.TooLarge, match="the answer has 70 MiB"):
+    kept = "the limit is 32 MiB; a task keeps it: give what is large as a file, in Python `covey.File"
+    with pytest.raises(covey.errors.TooLarge, match=f"the answer has 70 MiB, {kept}"):
         covey.submit(Worker, "text", 70 << 20).result(60)
-    with pytest.raises(covey.errors.TooLarge):
+    with pytest.raises(covey.errors.TooLarge, match=f"the task's input has 93 MiB, {kept}"):
         covey.submit(Worker, "size", bytes(70 << 20))
+    with pytest.raises(covey.errors.TooLarge, match=f"the message has 40 MiB, {kept}"):
+        covey.submit(Worker, "text", 1).send("x" * (40 << 20))
     # Many big ones at once pass each on its own.
     assert covey.get([w.size.remote(bytes(9 << 20)) for _ in range(8)], timeout=60) == [9 << 20] * 8
     assert other.add.remote(1).result(20) == 2

@@ -270,7 +270,7 @@ impl Client {
     /// Makes a task; when this returns it is on the head's disk.
     pub async fn submit(&self, new: NewTask) -> Result<v1::SubmitReply, Error> {
         let input = Payload { body: to_json(&new.input), ..Payload::default() };
-        covey_proto::check_size("the task's input", &input)?;
+        covey_proto::check_task_size("the task's input", &input)?;
         let request = v1::SubmitRequest {
             agent: new.agent,
             skill: new.skill,
@@ -288,7 +288,7 @@ impl Client {
     /// `message_id` is taken once; empty is none.
     pub async fn say(&self, task: &TaskId, parts: &[Content], message_id: &str) -> Result<(), Error> {
         let parts = Payload { body: to_json(&parts), ..Payload::default() };
-        covey_proto::check_size("the message", &parts)?;
+        covey_proto::check_task_size("the message", &parts)?;
         let request = v1::SayTaskRequest {
             task: task.to_string(),
             parts: parts.body,

@@ -138,11 +138,9 @@ impl Running {
     }
 }
 
-/// The end of a call whose actor was stopped.
-/// An answer that is not too large. A task keeps its answer, where a reference would outlive what it names.
+/// Refuses an answer that is too large, with what does instead for whoever reads it.
 fn check_answer(what: &str, value: &Payload, is_task: bool) -> Result<(), Error> {
-    let hint = "a task keeps its answer: give what is large as a file, `covey.File(data)`, or call the method instead";
-    covey_proto::check_size(what, value).map_err(|error| if is_task { error.hint(hint) } else { error })
+    if is_task { covey_proto::check_task_size(what, value) } else { covey_proto::check_size(what, value) }
 }
 
 impl Host {
