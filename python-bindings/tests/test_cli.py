@@ -40,6 +40,14 @@ def test_errors_name_the_way_out(cluster, tmp_path):
 
     fails(66, "known: ", "submit", "nobody", "hi")
     fails(66, "covey agents", "chat", "nobody")
+    for command in ("logs", "stack"):
+        fails(66, "no actor `nobody`\n  hint: `covey actors` lists all of them", command, "nobody")
+    fails(64, "unrecognized subcommand 'nonesuch'", "nonesuch")
+    fails(64, "unexpected argument '--nonesuch'", "status", "--nonesuch")
+    fails(64, "<ACTOR>", "logs")
+    fails(64, "Usage: covey")
+    for asked in ("--help", "--version"):
+        assert cluster.cli(asked).returncode == 0 and cluster.cli(asked).stdout
     port = cluster.keys["address"].rsplit(":", 1)[1]
     fails(73, "takes another", "head", "--port", port)
     fails(77, "covey token", "worker", "--join", f"cvj_wrong@{cluster.keys['address']}")

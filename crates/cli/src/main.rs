@@ -11,7 +11,7 @@ mod commands;
 mod tiny_model;
 
 use clap::{Parser, Subcommand};
-use covey_domain::Error;
+use covey_domain::{Error, ErrorKind};
 
 /// A request is many small pieces that one thread makes and another forgets, which the C library's allocator is slow at.
 #[global_allocator]
@@ -101,7 +101,10 @@ enum Command {
 }
 
 fn main() -> std::process::ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(told) => return misread(&told),
+    };
     if let Command::Guard(args) = &cli.command {
         commands::guard::run(args);
     }
@@ -168,6 +171,18 @@ fn main() -> std::process::ExitCode {
             report(&error);
             std::process::ExitCode::from(error.kind.faces().exit)
         }
+    }
+}
+
+/// What clap says instead of a command: help and version that were asked for, or what is wrong. Its own exit code for that, 2, is
+/// none of ours.
+fn misread(told: &clap::Error) -> std::process::ExitCode {
+    // Where nobody reads it, nobody is told.
+    let _ = told.print();
+    if told.use_stderr() {
+        std::process::ExitCode::from(ErrorKind::InvalidArgument.faces().exit)
+    } else {
+        std::process::ExitCode::SUCCESS
     }
 }
 

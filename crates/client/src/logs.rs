@@ -70,7 +70,7 @@ impl Client {
         let named: Vec<_> = self.actors(filter).try_collect().await?;
         // Ids begin with the time: the last one is the newest.
         let found = named.iter().find(|a| a.state != "dead").or(named.last());
-        let missing = || Error::not_found("actor", actor).hint("`covey status` lists those that live");
+        let missing = || Error::not_found("actor", actor).hint("`covey actors` lists all of them");
         let Some(found) = found else { return Ok(Found::Nowhere(actor.to_owned(), missing())) };
         let Some(node) = found.node.as_ref().filter(|_| found.state != "dead") else {
             let why = found.why.clone().unwrap_or_default();
