@@ -156,6 +156,12 @@ class Far:
     async def add(self, a: int, b: int) -> int:
         return a + b
 
+    async def choose(self, text: str, ctx: Context) -> str:
+        color = await ctx.ask("which color?", options=["red", "blue"])
+        coats = await ctx.ask("how many coats?", schema={"type": "integer"})
+        login = await ctx.authorize("log in", url="https://login.example")
+        return f"{color} x {coats.data} by {login}"
+
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory):
@@ -193,6 +199,27 @@ def test_everything_an_agent_says_passes_through(cluster, elsewhere):
     assert "mixing" in kinds and "plan.txt" in kinds and "first, " in kinds and "second" in kinds
     result = task.result(30)
     assert "as me" in kinds and "x.bin" in kinds and "'n': 1" in kinds, result
+
+
+def test_a_question_there_is_the_same_question_here(cluster, elsewhere):
+    far = connected(elsewhere.url, token=elsewhere.keys["admin_key"])
+    task = covey.submit(far, "choose", "go")
+
+    def asked(prompt):
+        return eventually(lambda: (question := task.question) and question.prompt == prompt and question)
+
+    assert asked("which color?").options == ["red", "blue"]
+    task.answer("green")
+    assert asked("which color?\n('green' is none of red, blue)").options == ["red", "blue"]
+    task.answer("red")
+    assert asked("how many coats?").schema == {"type": "integer"}
+    task.answer(2)
+    assert asked("log in").options == []
+    eventually(lambda: task.state() == "auth-required")
+    task.answer("me")
+    assert task.result(30) == "red x 2 by me"
+    kinds = [event.data["kind"] for event in task.events() if event.type == "interrupt_raised"]
+    assert kinds[-1] == {"is": "auth", "url": "https://login.example"}
 
 
 def test_words_reach_a_task_that_works_there(cluster, elsewhere):

@@ -2,8 +2,9 @@
 
 use covey_domain::{
     TaskState,
-    event::{Content, MediaSource},
+    event::{Choice, Content, MediaSource},
 };
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
@@ -13,6 +14,31 @@ use crate::{
 
 /// What addresses begin with that are files of the artifact store, until whoever tells them makes links of them.
 pub const STORED: &str = "covey:artifact/";
+
+/// What a question says beside its words, as the data that goes with them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct About {
+    /// Choices, where the answer is to be one of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<Choice>,
+    /// JSON schema of a good answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<Value>,
+    /// Where to go for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Whatever else the agent says of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<Value>,
+}
+
+impl About {
+    /// Data as such; none where it says something else, or nothing.
+    pub fn of(data: &Value) -> Option<Self> {
+        Self::deserialize(data).ok().filter(|about| *about != Self::default())
+    }
+}
 
 /// Text as a part.
 pub fn text_part(text: &str) -> v1::Part {
@@ -127,6 +153,8 @@ pub fn takes(mode: &str, kind: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -136,6 +164,22 @@ mod tests {
         }
         for (mode, kind) in [("text/plain", "text/html"), ("image/*", "imagery/png"), ("image/png", "image/*")] {
             assert!(!takes(mode, kind), "{mode} {kind}");
+        }
+    }
+
+    #[test]
+    fn a_question_is_known_by_its_data() {
+        let options = vec![Choice { id: "red".into(), label: "red".into(), kind: "option".into() }];
+        let schema = Some(json!({"type": "string"}));
+        for about in [
+            About { options, ..About::default() },
+            About { schema, url: Some("https://there.example".into()), ..About::default() },
+            About { value: Some(json!([1])), ..About::default() },
+        ] {
+            assert_eq!(About::of(&json!(about)), Some(about));
+        }
+        for other in [json!({}), json!(1), json!({"n": 1}), json!({"options": ["red"]}), json!({"url": "u", "n": 1})] {
+            assert_eq!(About::of(&other), None, "{other}");
         }
     }
 

@@ -13,7 +13,7 @@ use std::{
 use covey_a2a::{
     Fields, Json,
     card::{self, EXTENSION_MODEL},
-    content::{content, part},
+    content::{About, content, part},
     v1::{self, part::Content as Held, stream_response::Payload as News},
 };
 use covey_a2a_client::{Agent, Options, Talk, state_of};
@@ -77,13 +77,49 @@ enum End {
     /// With its whole answer.
     Done,
     /// The agent asks somebody.
-    Asks {
-        login: bool,
-        prompt: String,
-    },
+    Asks(Asked),
     /// The agent would not do it.
     Rejected(String),
     Failed(Error),
+}
+
+/// What an agent asks.
+struct Asked {
+    login: bool,
+    prompt: String,
+    about: About,
+}
+
+impl Asked {
+    /// A question as a message has it. Its data is part of the words, unless it says what a good answer is.
+    fn of(login: bool, said: Vec<Content>) -> Self {
+        let (mut about, mut words) = (About::default(), Vec::new());
+        for one in said {
+            let known = if let Content::Data(data) = &one { About::of(data) } else { None };
+            match known {
+                Some(known) => about = known,
+                None => words.push(one),
+            }
+        }
+        let prompt = match (text_of(&words), login) {
+            (text, _) if !text.is_empty() => text,
+            (_, true) => "a login is needed".to_owned(),
+            (_, false) => "more is needed".to_owned(),
+        };
+        Self { login, prompt, about }
+    }
+
+    /// The question as it is asked here.
+    fn remark(self, id: InterruptId) -> Remark {
+        let Self { login, prompt, about: About { options, schema, url, value } } = self;
+        let kind = match (login, &schema, url) {
+            (true, _, url) => InterruptKind::Auth { url },
+            (false, Some(schema), _) => InterruptKind::Form { schema: schema.clone() },
+            (false, None, Some(url)) => InterruptKind::Url { url },
+            (false, None, None) => InterruptKind::Custom { value: value.unwrap_or_default() },
+        };
+        Remark::Ask { id, kind, prompt, options, schema, expires_at_ms: None }
+    }
 }
 
 /// Stops the task there when the turn here is dropped.
@@ -285,17 +321,17 @@ impl Behavior for Elsewhere {
                     (End::Rejected(reason), None) => {
                         return Err(Error::new(ErrorKind::FailedPrecondition, format!("rejected: {reason}")));
                     }
-                    (End::Asks { prompt, .. }, None) => {
-                        let text = format!("the agent asks: {prompt}");
+                    (End::Asks(asks), None) => {
+                        let text = format!("the agent asks: {}", asks.prompt);
                         return Err(
                             Error::new(ErrorKind::FailedPrecondition, text).hint("submit a task: it can be answered")
                         );
                     }
-                    (End::Asks { login, prompt }, Some(task)) => {
+                    (End::Asks(asks), Some(task)) => {
                         asked += 1;
                         // The same for the same question of a run after a lost one.
                         let question = InterruptId::from(format!("{}-i{asked}", task.task));
-                        let said = ask(sink, &task.inbox, &mut turn.early, question, login, prompt).await;
+                        let said = ask(sink, &task.inbox, &mut turn.early, question, asks).await;
                         request = reply(&*self.outward, &turn.talk, format!("{base}-i{asked}"), &said).await?;
                     }
                 }
@@ -305,23 +341,12 @@ impl Behavior for Elsewhere {
 }
 
 /// Asks here what is asked there.
-async fn ask(
-    sink: &Sink,
-    inbox: &Inbox,
-    early: &mut Vec<Said>,
-    question: InterruptId,
-    login: bool,
-    prompt: String,
-) -> Said {
-    if let Some(at) = early.iter().position(|said| said.answers.as_ref() == Some(&question) && said.prompt == prompt) {
+async fn ask(sink: &Sink, inbox: &Inbox, early: &mut Vec<Said>, question: InterruptId, asks: Asked) -> Said {
+    let is_its_answer = |said: &Said| said.answers.as_ref() == Some(&question) && said.prompt == asks.prompt;
+    if let Some(at) = early.iter().position(is_its_answer) {
         return early.remove(at);
     }
-    let kind = match login {
-        true => InterruptKind::Auth { url: None },
-        false => InterruptKind::Custom { value: Value::Null },
-    };
-    let (options, schema, expires_at_ms) = (Vec::new(), None, None);
-    sink.remark(Remark::Ask { id: question.clone(), kind, prompt, options, schema, expires_at_ms });
+    sink.remark(asks.remark(question.clone()));
     loop {
         let said = inbox.wait().await;
         match &said.answers {
@@ -464,8 +489,8 @@ impl Answer {
                 }
                 Some(End::Done)
             }
-            TaskState::InputRequired => Some(End::Asks { login: false, prompt: or("more is needed") }),
-            TaskState::AuthRequired => Some(End::Asks { login: true, prompt: or("a login is needed") }),
+            TaskState::InputRequired => Some(End::Asks(Asked::of(false, said))),
+            TaskState::AuthRequired => Some(End::Asks(Asked::of(true, said))),
             TaskState::Rejected => Some(End::Rejected(or("no reason is given"))),
             TaskState::Failed => failed(ErrorKind::Application, "the agent failed"),
             TaskState::Canceled => failed(ErrorKind::Cancelled, "the agent's task was stopped there"),

@@ -4,8 +4,8 @@
 use std::{collections::HashSet, sync::Arc};
 
 use covey_a2a::{
-    Json, Timestamp,
-    content::{data_part, merge, part, state, text_part},
+    Timestamp,
+    content::{About, data_part, merge, part, state, text_part},
     v1,
 };
 use covey_domain::{
@@ -13,7 +13,7 @@ use covey_domain::{
     event::{Content, Delta, InterruptKind, MESSAGE, Outcome, PartKind, is_message},
 };
 use serde_json::{Value, json};
-use v1::{part::Content as Held, stream_response::Payload};
+use v1::stream_response::Payload;
 
 /// Folds a log into a task and tells what each entry adds to it.
 #[derive(Clone, Debug)]
@@ -190,20 +190,17 @@ impl Projection {
             }
             TaskEvent::InterruptRaised { id, kind, prompt, options, response_schema, .. } => {
                 let mut parts = vec![text_part(prompt)];
-                let mut about = json!({});
-                if !options.is_empty() {
-                    about["options"] = json!(options);
-                }
+                let mut about = About { options: options.clone(), ..About::default() };
                 match (kind, response_schema) {
-                    (InterruptKind::Form { schema }, _) | (_, Some(schema)) => about["schema"] = schema.clone(),
+                    (InterruptKind::Form { schema }, _) | (_, Some(schema)) => about.schema = Some(schema.clone()),
                     (InterruptKind::Url { url } | InterruptKind::Auth { url: Some(url) }, _) => {
-                        about["url"] = json!(url)
+                        about.url = Some(url.clone());
                     }
-                    (InterruptKind::Custom { value }, _) if !value.is_null() => about["value"] = value.clone(),
+                    (InterruptKind::Custom { value }, _) if !value.is_null() => about.value = Some(value.clone()),
                     _ => {}
                 }
-                if about.as_object().is_some_and(|a| !a.is_empty()) {
-                    parts.push(v1::Part { content: Some(Held::Data(Json(about))), ..v1::Part::default() });
+                if about != About::default() {
+                    parts.push(data_part(&json!(about)));
                 }
                 let question = self.said(parts);
                 self.asked.retain(|(other, _)| other != id);
@@ -383,6 +380,7 @@ fn said_by_user(record: &TaskRecord) -> v1::Message {
 
 #[cfg(test)]
 mod tests {
+    use covey_a2a::v1::part::Content as Held;
     use covey_domain::{
         InterruptId,
         event::{Decision, Phase},
