@@ -3,6 +3,9 @@
 //! The process's event loop waits for the socket itself: no thread stands between. Answers are queued and written once
 //! per turn of the loop. Whoever waits for the worker's reply on the loop's own thread reads the socket meanwhile, so
 //! blocking verbs work there too; frames for Python that arrive then are kept for the loop.
+//!
+//! A second connection says one thing: the worker closes its side of it when the process is replaced. A thread waits for
+//! that and reads the socket from then on, because the loop may be blocked (`covey._standby`).
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -46,6 +49,8 @@ const READ_MAX: usize = 256 << 10;
 /// The socket and what waits for it.
 pub(crate) struct HostLink {
     socket: UnixStream,
+    /// Ends when the process is replaced.
+    standby: UnixStream,
     incoming: Mutex<Incoming>,
     outgoing: Mutex<Vec<HostFrame>>,
     writing: Mutex<()>,
@@ -69,7 +74,7 @@ struct Incoming {
     wanted: usize,
 }
 
-/// The socket. `recv` is for the thread that made it, the senders for any.
+/// The socket. `recv` is for one thread at a time, the senders for any.
 #[pyclass(frozen)]
 pub struct Host {
     link: Arc<HostLink>,
@@ -158,9 +163,8 @@ impl HostLink {
     }
 
     /// Takes what one read gives. Answers to our own calls go to their slots, the rest waits for Python.
-    fn read(&self, block: bool) -> std::io::Result<()> {
-        let mut incoming = self.incoming.lock();
-        let Incoming { buffer, scratch, wanted } = &mut *incoming;
+    fn read(&self, incoming: &mut Incoming, block: bool) -> std::io::Result<()> {
+        let Incoming { buffer, scratch, wanted } = incoming;
         // A big frame is read to where it stays; small ones through a block that is never cleared.
         let big = wanted.saturating_sub(buffer.len());
         let start = buffer.len();
@@ -277,9 +281,13 @@ impl HostLink {
         let gone = |e: std::io::Error| Error::unavailable(format!("the worker's socket failed: {e}"));
         py.detach(|| {
             if std::thread::current().id() == self.reader {
-                // Nobody else reads while the loop stands still.
-                while matches!(self.replies.lock().get(&id), Some(None)) {
-                    self.read(true).map_err(gone)?;
+                // Nobody else reads while the loop stands still, unless the process is replaced.
+                loop {
+                    let mut incoming = self.incoming.lock();
+                    if !matches!(self.replies.lock().get(&id), Some(None)) {
+                        break;
+                    }
+                    self.read(&mut incoming, true).map_err(gone)?;
                 }
             }
             let mut replies = self.replies.lock();
@@ -295,9 +303,12 @@ impl HostLink {
 impl Host {
     #[new]
     fn new(path: &str) -> PyResult<Self> {
-        let socket = UnixStream::connect(path).map_err(|e| told(&e))?;
+        let connect = || UnixStream::connect(path).map_err(|e| told(&e));
+        // The worker takes them in this order.
+        let (socket, standby) = (connect()?, connect()?);
         let link = Arc::new(HostLink {
             socket,
+            standby,
             incoming: Mutex::new(Incoming { buffer: BytesMut::new(), scratch: vec![0; READ_MAX].into(), wanted: 0 }),
             outgoing: Mutex::default(),
             writing: Mutex::default(),
@@ -333,8 +344,9 @@ impl Host {
     fn recv<'py>(&self, py: Python<'py>, limit: usize) -> PyResult<(Bound<'py, PyList>, bool)> {
         let few = |frames: &VecDeque<Body>| frames.len() < limit;
         if few(&self.link.frames.lock()) {
-            // Turns on threads go on while the bytes are taken apart.
-            py.detach(|| self.link.read(false)).map_err(|e| told(&e))?;
+            // Turns on threads go on while the bytes are taken apart. Whoever reads meanwhile keeps the frames for us.
+            let read = || self.link.incoming.try_lock().map_or(Ok(()), |mut i| self.link.read(&mut i, false));
+            py.detach(read).map_err(|e| told(&e))?;
         }
         let (frames, more): (Vec<Body>, bool) = {
             let mut frames = self.link.frames.lock();
@@ -390,6 +402,18 @@ impl Host {
             out.append(tuple)?;
         }
         Ok((out, more))
+    }
+
+    /// Waits until the worker says that this process is replaced, or is gone.
+    fn wait_replaced(&self, py: Python<'_>) {
+        py.detach(|| {
+            while (&self.link.standby).read(&mut [0]).is_err_and(|e| e.kind() == std::io::ErrorKind::Interrupted) {}
+        });
+    }
+
+    /// Tells the worker that nothing more begins here; what was queued before is written first.
+    fn retired(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.link.flush().and_then(|()| (&self.link.standby).write_all(&[1]))).map_err(|e| told(&e))
     }
 
     /// Writes what is queued.

@@ -235,3 +235,89 @@ def test_threads_that_wait_for_nested_calls_count_as_waiting(worker):
         return sum(inner.map(range(n))) + len(done)
 
     assert outer.remote(20).result(60) == 191
+
+
+@agent
+class Blocks:
+    """Async methods that do not give the loop back, and others behind them."""
+
+    async def wait(self, path: str) -> str:
+        open(f"{path}.begun", "w").close()
+        return hang(path)
+
+    def wait_sync(self, path: str) -> str:
+        return hang(path)
+
+    async def keep_the_interpreter(self) -> None:
+        import re
+
+        re.match("(a+)+$", "a" * 60 + "b")
+
+    async def note(self, path: str) -> int:
+        import os
+
+        with open(path, "a") as file:
+            file.write("x")
+        return os.getpid()
+
+    async def pid(self) -> int:
+        import os
+
+        return os.getpid()
+
+
+@pytest.fixture
+def one_process(nodes):
+    """A worker whose actors all share one process."""
+    nodes.head()
+    nodes.worker("w1", "--cpus", "1")
+    nodes.connect()
+    nodes.live(1)
+    return nodes
+
+
+@pytest.mark.parametrize("method", ["wait", "wait_sync", "keep_the_interpreter"])
+def test_what_waits_behind_a_stuck_turn_runs_once_in_the_next_process(one_process, tmp_path, method):
+    blocks = Blocks.remote()
+    first = blocks.pid.remote().result(30)
+    args = () if method == "keep_the_interpreter" else (str(tmp_path / "never"),)
+    stuck = getattr(blocks, method).options(run_timeout="300ms").remote(*args)
+    behind = [blocks.note.remote(str(tmp_path / f"note{n}")) for n in range(20)]
+    with pytest.raises(errors.DeadlineExceeded):
+        stuck.result(30)
+    pids = covey.get([*behind, blocks.note.remote(str(tmp_path / "late"))], timeout=120)
+    assert len(set(pids)) == 1 and pids[0] != first
+    assert [(tmp_path / f"note{n}").read_text() for n in range(20)] == ["x"] * 20 and (tmp_path / "late").read_text() == "x"
+
+
+@pytest.mark.parametrize("method", ["wait", "wait_sync"])
+def test_an_idle_neighbour_of_a_stuck_turn_moves_with_its_state(one_process, tmp_path, method):
+    blocks, idle, spoken_to = Blocks.remote(), Counter.remote(), Counter.remote()
+    first = blocks.pid.remote().result(30)
+    for counter in (idle, spoken_to):
+        assert covey.get([counter.add.remote() for _ in range(3)], timeout=30) == [1, 2, 3]
+        assert counter.pid.remote().result(30) == first
+    stuck = getattr(blocks, method).options(run_timeout="300ms").remote(str(tmp_path / "never"))
+    with pytest.raises(errors.DeadlineExceeded):
+        stuck.result(30)
+    # In the process that is going to be replaced, or after it.
+    assert spoken_to.add.remote().result(120) == 4
+    eventually(lambda: first not in children(one_process.running["w1"].pid), 120)
+    assert spoken_to.add.remote().result(120) == 5
+    assert idle.add.remote().result(120) == 4
+    assert idle.pid.remote().result(30) != first
+
+
+@pytest.mark.parametrize("how", ["cancel", "kill"])
+def test_a_blocked_loop_is_known_whoever_gave_its_turn_up(one_process, tmp_path, how):
+    blocks, counter = Blocks.remote(), Counter.remote()
+    first = blocks.pid.remote().result(30)
+    assert counter.add.remote().result(30) == 1 and counter.pid.remote().result(30) == first
+    stuck = blocks.wait.remote(str(tmp_path / "never"))
+    eventually(lambda: (tmp_path / "never.begun").exists())
+    if how == "cancel":
+        stuck.cancel()
+    else:
+        blocks.kill()
+    assert counter.add.remote().result(120) == 2
+    assert counter.pid.remote().result(30) != first

@@ -1,9 +1,9 @@
 //! Python processes: user code never runs inside the worker. Many actors share a process; one that asks gets its own.
 //!
 //! A process is `python -m covey._host <socket>`; it dials the worker's Unix socket and speaks batches of `HostFrame`s
-//! behind a 4-byte length. Its standard output is the user's and no channel of ours. When it dies, its actors die with
-//! it and the head starts them elsewhere; the worker always makes another ([`hosts`]). A turn that goes on after it was
-//! given up has its process replaced ([`stuck`]).
+//! behind a 4-byte length; over a second connection it hears that it is replaced. Its standard output is the user's and
+//! no channel of ours. When it dies, its actors die with it and the head starts them elsewhere; the worker always makes
+//! another ([`hosts`]). A turn that goes on after it was given up has its process replaced ([`stuck`]).
 
 mod actor;
 mod begun;
@@ -70,7 +70,7 @@ pub(crate) enum News {
     Stuck { host: HostNumber, actor: ActorId, why: String, told: oneshot::Sender<()> },
     /// No turn of this actor is stuck any more.
     Free { host: HostNumber, actor: ActorId },
-    /// It is being replaced because turns of `stuck` did not end; `others` can still finish what they have and move.
+    /// It is being replaced because turns of `stuck` did not end; `others` can still finish the turns that run and move.
     Replaced { host: HostNumber, stuck: Vec<ActorId>, others: Vec<ActorId>, why: String },
     /// All turns of an actor wait for others, or not any more.
     Waits { host: HostNumber, actor: ActorId, waits: bool },

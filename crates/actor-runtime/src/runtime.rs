@@ -457,9 +457,12 @@ impl Runtime {
         actors.insert(id.clone(), cell);
         drop(actors);
         self.inner.report(report);
-        // Its process may have ended before the actor could be found here.
-        if process.is_some_and(|process| !process.is_alive()) {
+        // What becomes of its process may have been told before the actor could be found here.
+        let Some(process) = process else { return };
+        if !process.is_alive() {
             self.inner.lost(&id, "its Python process ended");
+        } else if let Some(why) = process.replaced() {
+            self.inner.say(&id, process.host(), v1::actor_report::State::Leaving, &why);
         }
     }
 

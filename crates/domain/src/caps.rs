@@ -146,8 +146,10 @@ pub const SCHEDULE_TIMEOUT_MS: u64 = 300_000;
 pub const STUCK_AFTER_MS: u64 = 100;
 /// A stuck turn has this long to end before its process is replaced, milliseconds.
 pub const STUCK_GRACE_MS: u64 = 5_000;
-/// Actors of a process that is replaced have this long to finish what they have and to move, milliseconds.
+/// Actors of a process that is replaced have this long to finish the turns that run and to move, milliseconds.
 pub const REPLACE_MS: u64 = 30_000;
+/// A process that is replaced has this long to say that it begins nothing more, milliseconds.
+pub const REPLACE_ANSWER_MS: u64 = 5_000;
 /// Files in a working folder.
 pub const FOLDER_FILES_MAX: usize = 100_000;
 /// Bytes of a working folder, unpacked.

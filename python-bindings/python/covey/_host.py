@@ -3,7 +3,7 @@
 One event loop reads the socket and runs async methods; sync methods run on threads, so neither blocks the other. The
 actor's order and concurrency are kept here: the worker hands calls on as they come. Answers are queued and written once
 per turn of the loop, or when a thread has nothing more to run. Standard output belongs to the agents' code and is no
-channel of ours. The process ends when its worker does.
+channel of ours. The process ends when its worker does. When it is replaced, a thread reads the socket (`_standby`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import traceback
 import types
 from typing import Any
 
-from . import _bridge, _codec, _context, _marks, _objects, _session, _turns, errors
+from . import _bridge, _codec, _context, _marks, _objects, _session, _standby, _turns, errors
 from ._arguments import from_content, from_payload, with_key
 from ._env import Environment
 from ._content import Reply, dump_answer
@@ -277,6 +277,10 @@ class Process:
         """The loop itself holds them weakly."""
         self.unwritten = False
         self.bounded = False
+        self.reading = threading.Lock()
+        """Held while frames are taken."""
+        self.retired = False
+        """The worker replaces this process: nothing begins here any more, and the loop reads nothing."""
         _session.install(HostSession(self.host.client()))
         _session.after_call = self._after_call
         _context.begins_to_wait, _context.gives_place, _context.takes_place = self.waits, self.give_place, self.take_place
@@ -284,6 +288,7 @@ class Process:
 
     def run(self) -> None:
         self.loop.add_reader(self.host.fileno(), self._readable)
+        _standby.begin(self)
         while True:
             try:
                 self.loop.run_forever()
@@ -294,41 +299,52 @@ class Process:
     # ---- the socket ----------------------------------------------------------------------------------------------
 
     def _readable(self) -> None:
+        with self.reading:
+            if self.retired:
+                return
+            frames, more = self.receive()
+            for frame in frames:
+                self.take(frame)
+        if more:
+            self.loop.call_soon(self._readable)
+
+    def receive(self) -> tuple[list[Any], bool]:
+        """Frames that have come, and whether there are more."""
         try:
-            frames, more = self.host.recv(ROUND)
+            return self.host.recv(ROUND)
         except _bridge.BridgeError:
             # The worker is gone, and with it everyone who could want an answer.
             os._exit(0)
-        for frame in frames:
-            kind = frame[0]
-            if kind == "call":
-                self._arrive(frame)
-            elif kind == "credit":
-                turn = self.turns.get(frame[1])
-                if turn is not None:
-                    self._credit(turn, frame[2])
-            elif kind == "say":
-                turn = self.turns.get(frame[1])
-                if turn is not None:
-                    turn.context_of().conversation.hear(json.loads(frame[2]))
-            elif kind == "cancel":
-                turn = self.turns.get(frame[1])
-                if turn is not None:
-                    self._cancel(turn)
-            elif kind == "start":
-                # The code comes once; actors that start beside the first one find it here.
-                self.code.setdefault(frame[3], frame[4])
-                self.loop.create_task(self._start(*frame[1:4], *frame[5:]))
-            elif kind == "snapshot":
-                self.loop.run_in_executor(self.makers, self._snapshot, frame[2], self.actors.get(frame[1]))
-            elif kind == "stop":
-                if not frame[1]:
-                    self._write()
-                    _marks.finish()
-                    os._exit(0)
-                self._stop(frame[1])
-        if more:
-            self.loop.call_soon(self._readable)
+
+    def take(self, frame: Any) -> None:
+        """On the loop's thread."""
+        kind = frame[0]
+        if kind == "call":
+            self._arrive(frame)
+        elif kind == "credit":
+            turn = self.turns.get(frame[1])
+            if turn is not None:
+                self._credit(turn, frame[2])
+        elif kind == "say":
+            turn = self.turns.get(frame[1])
+            if turn is not None:
+                turn.context_of().conversation.hear(json.loads(frame[2]))
+        elif kind == "cancel":
+            turn = self.turns.get(frame[1])
+            if turn is not None:
+                self._cancel(turn)
+        elif kind == "start":
+            # The code comes once; actors that start beside the first one find it here.
+            self.code.setdefault(frame[3], frame[4])
+            self.loop.create_task(self._start(*frame[1:4], *frame[5:]))
+        elif kind == "snapshot":
+            self.asked_for_state(frame)
+        elif kind == "stop":
+            if not frame[1]:
+                self._write()
+                _marks.finish()
+                os._exit(0)
+            self._stop(frame[1])
 
     def _after_call(self) -> None:
         if threading.get_ident() == self.thread:
@@ -386,6 +402,10 @@ class Process:
         if state is not None:
             instance.__restore__(_codec.load(state))
         return instance
+
+    def asked_for_state(self, frame: Any) -> None:
+        """On any thread."""
+        self.makers.submit(self._snapshot, frame[2], self.actors.get(frame[1]))
 
     def _snapshot(self, number: int, actor: Actor | None) -> None:
         """On a thread: what the object says of itself."""
@@ -599,17 +619,23 @@ class Process:
             return
         self.runs = False
 
-    def _enter(self, turn: Turn) -> None:
-        """In the context of the turn: what it calls knows where it comes from, and by when it must be over."""
+    def _enter(self, turn: Turn) -> bool:
+        """In the context of the turn: what it calls knows where it comes from, and by when it must be over. `False` where nothing
+        begins any more: the turn goes back unrun."""
         _context.turn_current.set(turn)
+        # In this order: `_standby` sees that it has begun, or this sees that it must not.
         turn.begun = True
         self.begun[turn.call % self.places] = turn.call
+        if self.retired:
+            self.host.refused(turn.call)
+            return False
         if turn.run_timeout:
             end = time.monotonic() + turn.run_timeout
             turn.deadline = min(turn.deadline or end, end)
             self.host.began(turn.call, turn.name)
         if turn.deadline:
             _context.turn_deadline.set(turn.deadline)
+        return True
 
     def _next(self, turn: Turn) -> Turn | None:
         """The turn is over; gives the one that takes its place."""
@@ -662,8 +688,9 @@ class Process:
     async def _run_async(self, turn: Turn) -> None:
         host, call = self.host, turn.call
         dump = dump_answer if turn.as_json else _objects.dump_answer
-        self._enter(turn)
         try:
+            if not self._enter(turn):
+                return
             if turn.over:
                 raise asyncio.CancelledError
             if turn.args[0] == _bridge.LENT:
@@ -736,7 +763,8 @@ class Process:
         if turn.over:
             host.failed(call, "cancelled", "cancelled", None)
             return
-        self._enter(turn)
+        if not self._enter(turn):
+            return
         try:
             if turn.args[0] == _bridge.LENT:
                 turn.args = borrow(turn.args)

@@ -23,8 +23,10 @@ use crate::{
     turn::{Onward as _, Turn, stopped},
 };
 
-/// A process has so long to say which calls of a stopped actor had not begun.
+/// Turns of a stopped actor have so long to end.
 const STOP_TELLS: Duration = Duration::from_millis(200);
+/// A process has so long to say that what waited for a stopped actor will not begin.
+const STOP_REFUSES: Duration = Duration::from_secs(10);
 /// A process of one actor has so long to end itself after that was stopped.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
@@ -66,6 +68,7 @@ impl PythonActor {
                 .end(Err(Error::new(ErrorKind::Overloaded, "the actor's mailbox is full").executed(Some(false))));
         }
         let call = self.host.next_call.fetch_add(1, Ordering::Relaxed);
+        let method = invocation.method.clone();
         let mut about = v1::HostCall {
             call,
             actor: self.actor.to_string(),
@@ -98,8 +101,9 @@ impl PythonActor {
             count: self.running.clone(),
             state: None,
             saver: self.saver.clone(),
+            method,
             run_timeout,
-            begun: None,
+            begun: false,
             stopping: false,
         };
         {
@@ -134,6 +138,11 @@ impl PythonActor {
     /// The process it is in.
     pub fn host(&self) -> HostNumber {
         self.host.number
+    }
+
+    /// Why its process is replaced, if it is.
+    pub fn replaced(&self) -> Option<String> {
+        self.host.retired.get().cloned()
     }
 
     /// Its process has not ended.
@@ -203,18 +212,7 @@ impl PythonActor {
         tokio::spawn(async move {
             tokio::time::sleep(STOP_TELLS).await;
             let Some(up) = host.upgrade() else { return };
-            let left = up.with(|live| {
-                let ours = live.calls.iter().filter(|(_, running)| running.stopping && running.actor == actor);
-                let ours: Vec<_> = ours.map(|(id, _)| *id).collect();
-                ours.iter().filter_map(|id| Some((*id, live.calls.remove(id)?))).collect::<Vec<_>>()
-            });
-            for (call, mut running) in left.into_iter().flatten() {
-                let begun = running.begun.take();
-                running.lost(stopped());
-                if let Some(method) = begun {
-                    up.left_behind(call, actor.clone(), method);
-                }
-            }
+            up.end_stopped(&actor, false);
             drop(up);
             if own {
                 tokio::time::sleep(STOP_GRACE).await;
@@ -222,7 +220,35 @@ impl PythonActor {
                     // One that hangs does not hear that it should go.
                     host.unwanted.cancel();
                 }
+                return;
+            }
+            tokio::time::sleep(STOP_REFUSES).await;
+            // The end of a process that is replaced says it too.
+            if let Some(host) = host.upgrade().filter(|host| host.retired.get().is_none()) {
+                host.end_stopped(&actor, true);
             }
         });
+    }
+}
+
+impl Host {
+    /// Ends the calls of a stopped actor that still run. What has not begun waits until the process says that it never will, or
+    /// has ended: only then can it run elsewhere; with `all` it ends too.
+    fn end_stopped(&self, actor: &ActorId, all: bool) {
+        let left = self.with(|live| {
+            let ours = live.calls.iter().filter(|(_, running)| running.stopping && running.actor == *actor);
+            let ours: Vec<_> = ours
+                .map(|(id, running)| (*id, running.begun || self.has_begun(*id) == Some(true)))
+                .filter(|(id, begun)| all || *begun || self.has_begun(*id).is_none())
+                .collect();
+            ours.into_iter().filter_map(|(id, begun)| Some((id, begun, live.calls.remove(&id)?))).collect::<Vec<_>>()
+        });
+        for (call, begun, running) in left.into_iter().flatten() {
+            let method = running.method.clone();
+            running.lost(stopped());
+            if begun {
+                self.left_behind(call, actor.clone(), method);
+            }
+        }
     }
 }

@@ -20,7 +20,8 @@ use futures::StreamExt as _;
 use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::{
-    io::{AsyncReadExt as _, BufReader},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::UnixStream,
     sync::{mpsc, oneshot},
 };
 use tokio_util::sync::CancellationToken;
@@ -48,6 +49,8 @@ pub(super) struct HostParts {
     pub output: Arc<Output>,
     pub pid: u32,
     pub begun: Begun,
+    /// Its second connection.
+    pub standby: UnixStream,
     pub frames: mpsc::UnboundedSender<HostFrame>,
     /// Calls of its methods to other actors.
     pub lane: mpsc::UnboundedSender<CallFrame>,
@@ -69,6 +72,8 @@ pub(super) struct Host {
     pub memory: Memory,
     /// Which of its calls have begun.
     begun: Begun,
+    /// Shut down, it tells the process to begin nothing more.
+    standby: Mutex<Option<UnixStream>>,
     frames: mpsc::UnboundedSender<HostFrame>,
     /// What is in it. `None` = the process has ended: nothing can be put into one that nobody would take out again.
     pub live: Mutex<Option<Live>>,
@@ -115,10 +120,11 @@ pub(super) struct Running {
     /// To keep before the end is told.
     pub state: Option<Payload>,
     pub saver: Saver,
+    pub method: String,
     /// From the start of its turn.
     pub run_timeout: Option<Duration>,
-    /// The process has said that its turn runs, and of which method it is.
-    pub begun: Option<String>,
+    /// The process has said that its turn runs; its table of calls knows it sooner, and when the process can say nothing.
+    pub begun: bool,
     /// Its actor was told to stop: an end without an answer means that.
     pub stopping: bool,
 }
@@ -145,7 +151,7 @@ fn check_answer(what: &str, value: &Payload, is_task: bool) -> Result<(), Error>
 
 impl Host {
     pub fn new(parts: HostParts) -> Arc<Self> {
-        let HostParts { number, env, output, pid, begun, frames, lane, outward, news } = parts;
+        let HostParts { number, env, output, pid, begun, standby, frames, lane, outward, news } = parts;
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             number,
@@ -156,6 +162,7 @@ impl Host {
             pid,
             memory: Memory::default(),
             begun,
+            standby: Mutex::new(Some(standby)),
             frames,
             live: Mutex::new(Some(Live::default())),
             closed: AtomicBool::new(false),
@@ -225,6 +232,9 @@ impl Host {
         self.asker.started(&actor, &start.owner);
         self.output.enter(&actor, &start.agent, &start.owner);
         self.code.send(start, |start| self.send(Body::Start(start)));
+        if self.retired.get().is_some() {
+            self.start_nothing();
+        }
         let result = rx.await.unwrap_or_else(|_| Err(self.died()));
         if let Err(error) = &result {
             if let Some(live) = self.live.lock().as_mut() {
@@ -235,6 +245,31 @@ impl Host {
             tracing::info!(%actor, version, %error, "a python actor did not start");
         }
         result
+    }
+
+    /// Whether the turn of a call has begun, as its process wrote down; `None` where that cannot be known.
+    pub fn has_begun(&self, call: u64) -> Option<bool> {
+        self.begun.has(call)
+    }
+
+    /// Tells the process to begin nothing more, so that what waits in it comes back unrun and runs elsewhere. It answers by a
+    /// thread of its own; `false` when it does not, because something keeps the interpreter.
+    pub async fn retire(&self) -> bool {
+        const ANSWERS: Duration = Duration::from_millis(caps::REPLACE_ANSWER_MS);
+        let Some(mut standby) = self.standby.lock().take() else { return true };
+        let answered = async {
+            let _ = standby.shutdown().await;
+            let _ = standby.read(&mut [0]).await;
+        };
+        tokio::time::timeout(ANSWERS, answered).await.is_ok()
+    }
+
+    /// Actors that are on their way up in a process that is replaced come up elsewhere.
+    pub fn start_nothing(&self) {
+        let starting = self.with(|live| std::mem::take(&mut live.starting)).unwrap_or_default();
+        for waiting in starting.into_values() {
+            let _ = waiting.send(Err(Error::unavailable("its Python process is replaced").executed(Some(false))));
+        }
     }
 
     /// Reads what the process says until it has no more to say.
@@ -269,19 +304,17 @@ impl Host {
         let mut lost: Vec<_> = calls.into_iter().collect();
         lost.sort_by_key(|(call, _)| *call);
         for (call, running) in lost {
-            if running.stopping {
-                running.lost(stopped());
-                continue;
-            }
-            running.lost(match self.begun.has(call) {
-                // It waited behind others: it runs elsewhere.
-                Some(false) => error.clone().executed(Some(false)),
+            let begun = self.begun.has(call);
+            let error = match begun {
+                _ if running.stopping => stopped(),
                 // What ran in a process that we ended is not why it ended.
                 Some(true) if self.retired.get().is_none() => {
                     Error { detail: Some(RUNNING.to_owned()), ..error.clone() }
                 }
-                Some(true) | None => error.clone(),
-            });
+                Some(_) | None => error.clone(),
+            };
+            // What waited behind others runs elsewhere.
+            running.lost(if begun == Some(false) { error.executed(Some(false)) } else { error });
         }
         for waiting in starting.into_values() {
             let _ = waiting.send(Err(error.clone()));
@@ -301,7 +334,7 @@ impl Host {
             }
             Body::Item(item) => self.item(item),
             Body::Remark(told) => self.remark(told),
-            Body::Began(began) => self.began(began.call, began.method),
+            Body::Began(began) => self.began(began.call),
             Body::End(end) => self.ended(end),
             Body::State(told) if told.call != 0 => {
                 self.with(|live| {

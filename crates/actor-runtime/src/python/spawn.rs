@@ -13,7 +13,7 @@ use prost::Message as _;
 use tokio::{
     io::AsyncWriteExt as _,
     net::{
-        UnixListener,
+        UnixListener, UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
     process::{Child, Command},
@@ -67,8 +67,9 @@ impl Hosts {
             tokio::spawn(async move { first.copy(out).await });
             tokio::spawn(async move { second.copy(err).await });
         }
+        let both = async { Ok((accept(&listener).await?, accept(&listener).await?)) };
         let accepted = tokio::select! {
-            accepted = tokio::time::timeout(START_TIMEOUT, listener.accept()) => accepted,
+            accepted = tokio::time::timeout(START_TIMEOUT, both) => accepted,
             status = child.wait() => {
                 let status = status.map_or_else(|e| e.to_string(), |s| s.to_string());
                 let _ = std::fs::remove_file(&socket);
@@ -76,15 +77,9 @@ impl Hosts {
             }
         };
         let _ = std::fs::remove_file(&socket);
-        let (stream, _) = accepted
+        let (stream, standby) = accepted
             .map_err(|_| failed("start Python", &"it did not answer within 20 s"))?
-            .map_err(|e| failed("accept", &e))?;
-        let own = rustix::process::getuid().as_raw();
-        match stream.peer_cred() {
-            Ok(peer) if peer.uid() == own => {}
-            Ok(peer) => return Err(failed("start Python", &format!("user {} answered in its place", peer.uid()))),
-            Err(error) => return Err(failed("look who answered", &error)),
-        }
+            .map_err(|e: std::io::Error| failed("start Python", &e))?;
         let (read, write) = stream.into_split();
         #[expect(
             clippy::disallowed_methods,
@@ -105,6 +100,7 @@ impl Hosts {
             output: output.clone(),
             pid,
             begun,
+            standby,
             frames,
             lane: self.outward.lane(answers),
             outward: self.outward.clone(),
@@ -138,6 +134,16 @@ impl Hosts {
         }
         command
     }
+}
+
+/// A connection of a process of this user.
+async fn accept(listener: &UnixListener) -> std::io::Result<UnixStream> {
+    let (stream, _) = listener.accept().await?;
+    let peer = stream.peer_cred()?;
+    if peer.uid() == rustix::process::getuid().as_raw() {
+        return Ok(stream);
+    }
+    Err(std::io::Error::other(format!("user {} answered in its place", peer.uid())))
 }
 
 /// A file that is needed until the process has opened it.

@@ -7,7 +7,9 @@
 //!
 //! A method on a thread cannot be ended from outside, and one that blocks the process's loop hears nothing. So nothing
 //! new is sent behind such a turn, and after a grace the process goes: its stack is in the log, the actor starts again, the
-//! others finish what they have and move with their state. Only a turn that the process said has begun counts; what
+//! others finish the turns that run and move with their state. What has not begun comes back unrun and runs elsewhere, also
+//! when the loop is blocked: a thread of the process does that (`covey._standby`). A process in which no thread can run
+//! is ended at once. Only a turn that has begun counts, by the table of calls ([`super::begun`]) or by the process's word; what
 //! waits in a process that is merely busy is no reason to end it.
 
 use std::{sync::Weak, time::Duration};
@@ -31,8 +33,9 @@ pub(super) struct GivenUp {
     error: Error,
     /// Until its caller is answered.
     running: Option<Running>,
-    /// The method of its turn, once the process has said that this runs.
-    begun: Option<String>,
+    method: String,
+    /// Its turn runs, as far as is known.
+    begun: bool,
 }
 
 impl GivenUp {
@@ -44,7 +47,7 @@ impl GivenUp {
     }
 
     fn is_stuck(&self) -> bool {
-        self.begun.is_some() && self.running.is_none()
+        self.begun && self.running.is_none()
     }
 
     fn why(&self) -> String {
@@ -53,22 +56,22 @@ impl GivenUp {
             ErrorKind::ActorDied => "its actor was stopped",
             _ => "it was cancelled",
         };
-        format!("a turn of `{}` goes on after {reason}", self.begun.as_deref().unwrap_or_default())
+        format!("a turn of `{}` goes on after {reason}", self.method)
     }
 }
 
 impl Host {
     /// A turn has begun, or still runs although it was told to stop.
-    pub(super) fn began(&self, call: u64, method: String) {
+    pub(super) fn began(&self, call: u64) {
         let (run_timeout, late) = {
             let mut guard = self.live.lock();
             let Some(live) = guard.as_mut() else { return };
             if let Some(running) = live.calls.get_mut(&call) {
-                running.begun = Some(method);
+                running.begun = true;
                 (running.run_timeout, false)
             } else if let Some(given_up) = live.given_up.get_mut(&call) {
-                given_up.begun = Some(method);
-                (None, given_up.is_stuck())
+                let known = std::mem::replace(&mut given_up.begun, true);
+                (None, !known && given_up.is_stuck())
             } else {
                 return;
             }
@@ -105,8 +108,8 @@ impl Host {
     pub(super) fn give_up(&self, call: u64, error: Error) {
         let known = self.with(|live| match live.calls.remove(&call) {
             Some(running) => {
-                let (actor, begun) = (running.actor.clone(), running.begun.clone());
-                live.given_up.insert(call, GivenUp { actor, error, running: Some(running), begun });
+                let (actor, method, begun) = (running.actor.clone(), running.method.clone(), running.begun);
+                live.given_up.insert(call, GivenUp { actor, error, running: Some(running), method, begun });
                 true
             }
             None => false,
@@ -128,7 +131,7 @@ impl Host {
     /// A turn goes on although its actor was stopped: nobody waits for it, but it is in the way of others.
     pub(super) fn left_behind(&self, call: u64, actor: ActorId, method: String) {
         let error = Error::new(ErrorKind::ActorDied, "its actor was stopped");
-        let left = GivenUp { actor, error, running: None, begun: Some(method) };
+        let left = GivenUp { actor, error, running: None, method, begun: true };
         if self.with(|live| live.given_up.insert(call, left)).is_some() {
             tokio::spawn(grace(self.weak(), call));
         }
@@ -138,7 +141,9 @@ impl Host {
     async fn answer_given_up(&self, call: u64) {
         let waiting = self.with(|live| {
             let given_up = live.given_up.get_mut(&call)?;
-            Some((given_up.running.take()?, given_up.error.clone(), given_up.begun.is_some()))
+            // A process whose loop is blocked cannot say so.
+            given_up.begun |= self.has_begun(call) == Some(true);
+            Some((given_up.running.take()?, given_up.error.clone(), given_up.begun))
         });
         let Some((running, error, begun)) = waiting.flatten() else { return };
         if begun {
@@ -174,13 +179,17 @@ impl Host {
     }
 
     async fn grace_over(&self, call: u64) {
-        let why = self.with(|live| live.given_up.get(&call).filter(|g| g.is_stuck()).map(GivenUp::why)).flatten();
-        if let Some(why) = why {
+        let why = self.with(|live| {
+            let given_up = live.given_up.get_mut(&call)?;
+            given_up.begun |= self.has_begun(call) == Some(true);
+            given_up.is_stuck().then(|| given_up.why())
+        });
+        if let Some(why) = why.flatten() {
             self.replace(format!("{why}, for {}", seconds(GRACE))).await;
         }
     }
 
-    /// The process goes: nothing new comes, its actors leave, then it is ended.
+    /// The process goes: nothing new comes, nothing more begins, its actors leave, then it is ended.
     async fn replace(&self, why: String) {
         if self.retired.set(why.clone()).is_err() {
             return;
@@ -193,8 +202,14 @@ impl Host {
             live.actors.keys().cloned().partition::<Vec<_>, _>(stuck)
         });
         let Some((stuck, others)) = actors else { return };
+        // Before anything is refused, so that who looks again finds the actors on their way.
         let _ = self.news.send(News::Replaced { host: self.number, stuck, others, why });
-        let _ = tokio::time::timeout(REPLACE, self.emptied()).await;
+        self.start_nothing();
+        if self.retire().await {
+            let _ = tokio::time::timeout(REPLACE, self.emptied()).await;
+        } else {
+            tracing::warn!(pid = self.pid, "the process does not answer and is ended with all that is in it");
+        }
         self.unwanted.cancel();
     }
 

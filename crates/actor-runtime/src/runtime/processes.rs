@@ -50,7 +50,7 @@ impl Inner {
         self.actors.lock().get(actor).is_some_and(|cell| cell.is_in(host))
     }
 
-    fn say(&self, actor: &ActorId, host: HostNumber, state: State, why: &str) {
+    pub(super) fn say(&self, actor: &ActorId, host: HostNumber, state: State, why: &str) {
         let mut actors = self.actors.lock();
         let Some(cell) = actors.get_mut(actor).filter(|cell| cell.is_in(host)) else { return };
         cell.said = (state != State::Live).then(|| Box::new((state, why.to_owned())));

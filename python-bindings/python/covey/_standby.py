@@ -1,0 +1,79 @@
+"""Inside an actor's process: what happens once the worker replaces it, because a turn goes on that was given up.
+
+That turn may block the event loop, so a thread of its own stands by. From then on nothing begins here: what waits goes back
+unrun and runs in another process, and so does what still comes. Turns that run go on, and the states of actors are given, until
+the worker ends the process. Where code keeps the interpreter (a long call of a C extension) this thread cannot run either; the worker
+waits for its answer for a while only.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from . import _bridge
+
+if TYPE_CHECKING:
+    from ._host import Process, Turn
+
+_LOOK = 0.02
+"""Seconds between two looks at the socket. A thread that waits for a verb may read it too, and keeps the frames."""
+
+
+def begin(process: Process) -> None:
+    threading.Thread(target=_run, args=(process,), name="covey-standby", daemon=True).start()
+
+
+def _run(process: Process) -> None:
+    process.host.wait_replaced()
+    try:
+        _retire(process)
+        while True:
+            _read(process)
+    except _bridge.BridgeError:
+        # The worker is gone, and with it everyone who could want an answer.
+        os._exit(0)
+
+
+def _retire(process: Process) -> None:
+    with process.reading:
+        process.retired = True
+    # The loop would look at it again and again.
+    process.loop.call_soon_threadsafe(process.loop.remove_reader, process.host.fileno())
+    # A turn that begins now says so first and sees then that it must not; one that has said so is not refused here.
+    for turn in process.turns.copy().values():
+        if not turn.begun:
+            _refuse(process, turn)
+    process.host.retired()
+
+
+def _read(process: Process) -> None:
+    frames, more = process.receive()
+    for frame in frames:
+        _take(process, frame)
+    if frames:
+        process.host.flush()
+    if not more:
+        time.sleep(_LOOK)
+
+
+def _refuse(process: Process, turn: Turn) -> None:
+    with turn.actor.lock:
+        if turn in turn.group.queue:
+            turn.group.queue.remove(turn)
+    process.turns.pop(turn.call, None)
+    process.host.refused(turn.call)
+
+
+def _take(process: Process, frame: Any) -> None:
+    kind = frame[0]
+    if kind == "call":
+        process.host.refused(frame[1])
+    elif kind == "start":
+        process.host.started(frame[1], ("unavailable", "its Python process is replaced", None))
+    elif kind == "snapshot":
+        process.asked_for_state(frame)
+    else:
+        process.loop.call_soon_threadsafe(process.take, frame)
