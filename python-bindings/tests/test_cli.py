@@ -155,6 +155,10 @@ def test_logs_stacks_and_metrics_show_what_happens(cluster):
     following.wait(10)
     one.hang_in_there.remote(20)
     assert eventually(lambda: "hang_in_there" in cluster.cli("stack", "the-talker").stdout)
+    # It is asked for each time anew, and is nothing that the actor printed.
+    stack = cluster.cli("stack", "the-talker").stdout
+    assert stack.count("hang_in_there") == 1 and stack.count("Current thread") == 1, stack
+    assert "hang_in_there" not in cluster.cli("logs", "the-talker").stdout
     assert cluster.cli("logs", "nobody-here").returncode == 66
     page = httpx.get(f"http://{cluster.keys['address']}/metrics", headers={"authorization": f"Bearer {cluster.keys['admin_key']}"})
     assert page.status_code == 200

@@ -15,7 +15,14 @@ mod spawn;
 mod stack;
 mod stuck;
 
-use std::{collections::HashSet, path::PathBuf, sync::Arc};
+use std::{
+    collections::HashSet,
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use covey_domain::ActorId;
 use tokio::sync::{mpsc, oneshot};
@@ -25,7 +32,6 @@ use crate::{Models, Outward, envs::Environments, launch::Launcher};
 pub(crate) use actor::PythonActor;
 pub use find::find;
 pub(crate) use hosts::{Hosts, Lives};
-pub(crate) use stack::stack;
 
 /// An interpreter that has the `covey` package.
 #[derive(Clone, Debug)]
@@ -57,6 +63,12 @@ pub(crate) struct HostsConfig {
     pub outward: Arc<dyn Outward>,
     /// Told what becomes of processes.
     pub news: mpsc::UnboundedSender<News>,
+}
+
+/// A new file for this user alone, through which a process tells something; it is deleted once the process has opened it.
+fn private_file(path: &Path) -> io::Result<File> {
+    let _ = fs::remove_file(path);
+    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// Which process of a worker, counted from 0.

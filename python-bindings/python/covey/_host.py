@@ -1,4 +1,4 @@
-"""The process that runs Python agents for a worker: `python -m covey._host <socket> <table of calls>`.
+"""The process that runs Python agents for a worker: `python -m covey._host <socket> <table of calls> <file for stacks>`.
 
 One event loop reads the socket and runs async methods; sync methods run on threads, so neither blocks the other. The
 actor's order and concurrency are kept here: the worker hands calls on as they come. Answers are queued and written once
@@ -846,8 +846,9 @@ class Process:
 
 
 def main() -> None:
-    # `covey stack`: all threads, by the interpreter's own hand, also when everything hangs.
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    # `covey stack`: all threads, by the interpreter's own hand, also when everything hangs. They go to a file that the worker
+    # reads: what this process prints is shown to drivers.
+    faulthandler.register(signal.SIGUSR1, file=os.open(sys.argv[3], os.O_WRONLY | os.O_APPEND), all_threads=True)
     # Ctrl-C in the worker's terminal is the worker's: it ends this process when it is done with it.
     signal.signal(signal.SIGINT, lambda *_: None)
     # Lines reach the log when they are printed.

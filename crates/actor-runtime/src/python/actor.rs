@@ -1,7 +1,6 @@
 //! An object in a Python process.
 
 use std::{
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -155,9 +154,14 @@ impl PythonActor {
         (self.host.pid, memory::resident(self.host.pid).unwrap_or(0), self.host.memory.limit())
     }
 
-    /// Process id and log of the process it is in.
-    pub fn process(&self) -> (u32, PathBuf) {
-        (self.host.pid, self.host.output.path().to_owned())
+    /// The process it is in.
+    pub fn pid(&self) -> u32 {
+        self.host.pid
+    }
+
+    /// Where the threads of its process are.
+    pub async fn stack(&self) -> Result<Vec<u8>, Error> {
+        self.host.stack().await
     }
 
     pub fn is_idle(&self) -> bool {

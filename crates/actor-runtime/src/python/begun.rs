@@ -3,12 +3,7 @@
 //! The process writes the number of each call at its place before it runs anything of it; the worker reads the places of the
 //! calls that are open when the process has ended. What had not begun is surely unrun, and runs elsewhere.
 
-use std::{
-    fs::{File, OpenOptions},
-    io,
-    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
-    path::Path,
-};
+use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path};
 
 /// Places: a call is at its number modulo this. `covey._host` divides by the length of the file.
 const PLACES: u64 = 1 << 16;
@@ -24,8 +19,7 @@ pub(super) struct Begun {
 impl Begun {
     /// Makes the file anew, for this user alone.
     pub fn create(path: &Path) -> io::Result<Self> {
-        let _ = std::fs::remove_file(path);
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        let file = super::private_file(path)?;
         file.set_len(PLACES * PLACE_BYTES)?;
         Ok(Self { file })
     }
@@ -43,6 +37,8 @@ impl Begun {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
+
     use super::*;
 
     #[test]

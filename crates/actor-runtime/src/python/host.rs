@@ -26,7 +26,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{HostNumber, News, actor::Count, begun::Begun, code::Code, spawn::Socket, stuck::GivenUp};
+use super::{HostNumber, News, actor::Count, begun::Begun, code::Code, spawn::Socket, stack::Stacks, stuck::GivenUp};
 use crate::{
     Models, Outward,
     asks::{self, Asker},
@@ -49,6 +49,7 @@ pub(super) struct HostParts {
     pub output: Arc<Output>,
     pub pid: u32,
     pub begun: Begun,
+    pub stacks: Stacks,
     /// Its second connection.
     pub standby: UnixStream,
     pub frames: mpsc::UnboundedSender<HostFrame>,
@@ -72,6 +73,7 @@ pub(super) struct Host {
     pub memory: Memory,
     /// Which of its calls have begun.
     begun: Begun,
+    stacks: Stacks,
     /// Shut down, it tells the process to begin nothing more.
     standby: Mutex<Option<UnixStream>>,
     frames: mpsc::UnboundedSender<HostFrame>,
@@ -151,7 +153,7 @@ fn check_answer(what: &str, value: &Payload, is_task: bool) -> Result<(), Error>
 
 impl Host {
     pub fn new(parts: HostParts) -> Arc<Self> {
-        let HostParts { number, env, output, pid, begun, standby, frames, lane, outward, news } = parts;
+        let HostParts { number, env, output, pid, begun, stacks, standby, frames, lane, outward, news } = parts;
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             number,
@@ -162,6 +164,7 @@ impl Host {
             pid,
             memory: Memory::default(),
             begun,
+            stacks,
             standby: Mutex::new(Some(standby)),
             frames,
             live: Mutex::new(Some(Live::default())),
@@ -250,6 +253,11 @@ impl Host {
     /// Whether the turn of a call has begun, as its process wrote down; `None` where that cannot be known.
     pub fn has_begun(&self, call: u64) -> Option<bool> {
         self.begun.has(call)
+    }
+
+    /// Where its threads are.
+    pub async fn stack(&self) -> Result<Vec<u8>, Error> {
+        self.stacks.ask(self.pid).await
     }
 
     /// Tells the process to begin nothing more, so that what waits in it comes back unrun and runs elsewhere. It answers by a

@@ -25,6 +25,7 @@ use super::{
     begun::Begun,
     host::{Host, HostParts},
     hosts::Hosts,
+    stack::Stacks,
 };
 use crate::{
     envs::{Prepared, home_of},
@@ -54,8 +55,10 @@ impl Hosts {
         let listener = UnixListener::bind(&socket).map_err(|e| failed("bind a Unix socket", &e))?;
         let table = Temporary(self.folder.join(format!("host-{number}.begun")));
         let begun = Begun::create(&table.0).map_err(|e| failed("make its table of calls", &e))?;
-        let mut command = self.command(prepared, &table.0);
-        command.arg(&socket).arg(&table.0);
+        let told = Temporary(self.folder.join(format!("host-{number}.stacks")));
+        let stacks = Stacks::create(&told.0).map_err(|e| failed("make the file for its stacks", &e))?;
+        let mut command = self.command(prepared, [&table.0, &told.0]);
+        command.args([&socket, &table.0, &told.0]);
         let mut child = command.spawn().map_err(|e| failed("start Python", &e))?;
         let pid = child.id().unwrap_or(0);
         let log = self.logs.join(format!("python-{pid}.log"));
@@ -100,6 +103,7 @@ impl Hosts {
             output: output.clone(),
             pid,
             begun,
+            stacks,
             standby,
             frames,
             lane: self.outward.lane(answers),
@@ -113,10 +117,11 @@ impl Hosts {
         Ok(host)
     }
 
-    fn command(&self, prepared: Option<Prepared>, table: &Path) -> Command {
+    /// With the files that it writes to.
+    fn command(&self, prepared: Option<Prepared>, files: [&PathBuf; 2]) -> Command {
         let python = prepared.as_ref().map_or(&self.python.path, |prepared| &prepared.python);
         let folder = prepared.iter().filter_map(|prepared| prepared.folder.clone());
-        let own: Vec<PathBuf> = folder.chain([table.to_owned()]).collect();
+        let own: Vec<PathBuf> = folder.chain(files.into_iter().cloned()).collect();
         let read: Vec<PathBuf> = home_of(python).into_iter().collect();
         let mut command = self.launcher.command(python, &Launch { read: &read, write: &own, ..Launch::default() });
         command

@@ -179,24 +179,25 @@ impl Host {
     }
 
     async fn grace_over(&self, call: u64) {
-        let why = self.with(|live| {
+        let stuck = self.with(|live| {
             let given_up = live.given_up.get_mut(&call)?;
             given_up.begun |= self.has_begun(call) == Some(true);
-            given_up.is_stuck().then(|| given_up.why())
+            given_up.is_stuck().then(|| (given_up.actor.clone(), given_up.why()))
         });
-        if let Some(why) = why.flatten() {
-            self.replace(format!("{why}, for {}", seconds(GRACE))).await;
+        if let Some((actor, why)) = stuck.flatten() {
+            self.replace(&actor, format!("{why}, for {}", seconds(GRACE))).await;
         }
     }
 
-    /// The process goes: nothing new comes, nothing more begins, its actors leave, then it is ended.
-    async fn replace(&self, why: String) {
+    /// The process goes because of an actor: nothing new comes, nothing more begins, its actors leave, then it is ended.
+    async fn replace(&self, actor: &ActorId, why: String) {
         if self.retired.set(why.clone()).is_err() {
             return;
         }
-        let stack = super::stack(self.pid, self.output.path()).await;
+        let stack = self.stack().await;
         let stack = stack.map_or_else(|e| e.to_string(), |text| String::from_utf8_lossy(&text).into_owned());
-        tracing::warn!(pid = self.pid, why, stack, "a python process is replaced");
+        tracing::warn!(pid = self.pid, %actor, why, "a python process is replaced");
+        tracing::warn!("stacks of python process {}, replaced because of actor {actor}:\n{stack}", self.pid);
         let actors = self.with(|live| {
             let stuck = |actor: &ActorId| live.given_up.values().any(|g| g.actor == *actor && g.is_stuck());
             live.actors.keys().cloned().partition::<Vec<_>, _>(stuck)

@@ -1,12 +1,15 @@
 //! What can be seen of the Python processes: what they print, where they hang, what they use.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, sync::Arc};
 
 use covey_domain::{Error, ErrorKind};
 use covey_proto::v1;
 
 use super::{Inside, Runtime};
-use crate::{Printed, output, python::Lives};
+use crate::{
+    Printed, output,
+    python::{Lives, PythonActor},
+};
 
 /// A place in what an actor printed, through all its lives here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,15 +81,14 @@ impl Runtime {
         known.map_or_else(|| Err(self.process(actor).err().unwrap_or_else(|| Error::not_found("actor", actor))), Ok)
     }
 
-    /// The stacks of the process of an actor. It prints them itself, whatever it is doing.
+    /// The stacks of the process of an actor. It writes them itself, whatever it is doing.
     pub async fn stack(&self, actor: &str) -> Result<Vec<u8>, Error> {
-        let (pid, path) = self.process(actor)?;
-        crate::python::stack(pid, &path).await
+        self.process(actor)?.stack().await
     }
 
-    fn process(&self, actor: &str) -> Result<(u32, PathBuf), Error> {
+    fn process(&self, actor: &str) -> Result<Arc<PythonActor>, Error> {
         match self.inner.actors.lock().get(actor).map(|cell| cell.inside.clone()) {
-            Some(Inside::Process(process)) => Ok(process.process()),
+            Some(Inside::Process(process)) => Ok(process),
             Some(Inside::Here(_)) => {
                 Err(Error::new(ErrorKind::FailedPrecondition, format!("actor `{actor}` is not Python")))
             }
@@ -99,7 +101,7 @@ impl Runtime {
         let mut processes: BTreeMap<u32, v1::ProcessUsage> = BTreeMap::new();
         for (id, cell) in self.inner.actors.lock().iter() {
             if let Inside::Process(process) = &cell.inside {
-                let pid = process.process().0;
+                let pid = process.pid();
                 let known = processes.entry(pid).or_insert_with(|| {
                     let (pid, memory_bytes, memory_max) = process.usage();
                     v1::ProcessUsage { pid, memory_bytes, memory_max, actors: Vec::new() }
