@@ -92,11 +92,11 @@ pub(crate) struct Actor {
     pub resting: BTreeSet<TaskId>,
     /// Its state is in the store.
     pub saved: bool,
-    /// Was told to finish what it has; then it starts on another node.
-    pub moving: bool,
+    /// Was told to finish what it has, and why; then it starts elsewhere.
+    pub moving: Option<String>,
     /// Those that end with it.
     pub linked: BTreeSet<ActorId>,
-    /// Why it takes nothing new: a turn of it does not end, or its process is replaced.
+    /// Why it takes nothing new: a turn of it does not end, or its process is replaced. Of this life alone.
     pub stuck: Option<String>,
     /// Of a pool: it ends with its last task, because its process is replaced.
     pub leaving: bool,
@@ -104,8 +104,8 @@ pub(crate) struct Actor {
     pub lends: bool,
     /// Since when no node could hold it, or its process does not start.
     pub hopeless_since: Option<Millis>,
-    /// Why it is not where it was before.
-    pub last_loss: Option<String>,
+    /// Why it was started again the last time.
+    pub last_restart: Option<String>,
 }
 
 /// What an actor of this spec asks of its node.
@@ -155,7 +155,7 @@ impl Actor {
     /// The stable name of its state.
     pub fn state_name(&self) -> &'static str {
         match self.state {
-            _ if self.moving => "moving",
+            _ if self.moving.is_some() => "moving",
             ActorState::Live if self.stuck.is_some() => "stuck",
             _ => self.state.name(),
         }
@@ -165,7 +165,10 @@ impl Actor {
         let why = match &self.state {
             ActorState::Pending { why, .. } => Some(why.clone()),
             ActorState::Dead { error } => Some(error.message.clone()),
-            ActorState::Starting | ActorState::Live => self.stuck.clone().or_else(|| self.last_loss.clone()),
+            ActorState::Starting | ActorState::Live => {
+                let now = self.moving.as_ref().or(self.stuck.as_ref());
+                now.or(self.last_restart.as_ref()).cloned()
+            }
         };
         ActorStatus {
             id: id.clone(),

@@ -59,14 +59,14 @@ impl Head {
     }
 
     pub(crate) fn is_moving(&self, id: &ActorId) -> bool {
-        self.directory.actors.get(id).is_some_and(|a| a.moving)
+        self.directory.actors.get(id).is_some_and(|a| a.moving.is_some())
     }
 
     pub(crate) fn move_on(&mut self, id: &ActorId, now: Millis) {
         self.release(id);
         let Some(actor) = self.directory.actors.get_mut(id) else { return };
-        actor.moving = false;
-        actor.state = ActorState::Pending { not_before: now, why: "moving".into() };
+        let why = actor.moving.take().unwrap_or_default();
+        actor.state = ActorState::Pending { not_before: now, why };
         let shape = actor.shape();
         self.waiting.push(id.clone(), Standing::Displaced, shape, now, now);
         self.unplanned = true;

@@ -493,7 +493,8 @@ impl Head {
         match report {
             ActorReport::Live => {
                 let Some(known) = self.directory.actors.get_mut(actor) else { return };
-                if known.state == ActorState::Starting {
+                // One that was told to move is told nothing else, whatever it says meanwhile.
+                if known.state == ActorState::Starting && known.moving.is_none() {
                     known.state = ActorState::Live;
                     known.live_since = now;
                     known.hopeless_since = None;
@@ -513,7 +514,7 @@ impl Head {
             }
             ActorReport::Died { error, retryable } => {
                 let known = self.directory.actors.get(actor);
-                let starting = known.is_some_and(|a| a.state == ActorState::Starting && !a.moving);
+                let starting = known.is_some_and(|a| a.state == ActorState::Starting && a.moving.is_none());
                 self.actor_lost(actor, error.clone(), retryable, now);
                 if starting && retryable {
                     self.start_failed(actor, &error, now);
@@ -683,13 +684,13 @@ impl Head {
             tasks: BTreeMap::new(),
             resting: BTreeSet::new(),
             saved: false,
-            moving: false,
+            moving: None,
             linked: BTreeSet::new(),
             stuck: None,
             leaving: false,
             lends: false,
             hopeless_since: None,
-            last_loss: None,
+            last_restart: None,
         };
         let shape = actor.shape();
         self.directory.insert(id.clone(), actor);
@@ -711,8 +712,7 @@ impl Head {
         let was_starting = actor.state == ActorState::Starting;
         let spent = actor.is_spent();
         let tasks = actor.drop_tasks();
-        actor.moving = false;
-        actor.stuck = None;
+        actor.moving = None;
         let pool = actor.owner == Owner::Pool;
         let agent = actor.spec.name.clone();
         if pool || !retryable || spent {
@@ -740,7 +740,7 @@ impl Head {
             };
             actor.streak += 1;
             actor.restarts += 1;
-            actor.last_loss = Some(format!("restarted: {}", error.message));
+            actor.last_restart = Some(format!("restarted: {}", error.message));
             actor.state =
                 ActorState::Pending { not_before: now + pause, why: format!("restarting: {}", error.message) };
             let shape = actor.shape();

@@ -212,6 +212,7 @@ impl Head {
     pub(crate) fn release(&mut self, id: &ActorId) -> Option<NodeId> {
         let actor = self.directory.actors.get_mut(id)?;
         let node_id = actor.node.take()?;
+        actor.stuck = None;
         self.out.extend(life_in_store(id, &actor.owner, None));
         if let Some(node) = self.nodes.get_mut(&node_id)
             && node.actors.remove(id)

@@ -119,7 +119,7 @@ impl Head {
     /// Both know it. What it said while there was no link was not heard.
     fn confirm(&mut self, node: &NodeId, living: &LivingActor, now: Millis) {
         let Some(known) = self.directory.actors.get_mut(&living.actor) else { return };
-        if known.moving {
+        if known.moving.is_some() {
             let (actor, epoch) = (living.actor.clone(), living.epoch);
             let within_ms = Some(MOVE_WITHIN_MS);
             self.out.push_back(Output::Send(node.clone(), Command::Stop { actor, epoch, drain: true, within_ms }));

@@ -38,9 +38,7 @@ impl Head {
             (actor.stuck, actor.leaving) = (Some(why), true);
             self.end_if_emptied(id, now);
         } else if actor.state == ActorState::Live {
-            let why = format!("moving to another process: {why}");
-            actor.last_loss = Some(why.clone());
-            self.move_to_another(id, node, why, MOVE_WITHIN_MS);
+            self.move_to_another(id, node, format!("moving to another process: {why}"), MOVE_WITHIN_MS);
         }
     }
 
@@ -92,7 +90,7 @@ impl Head {
     /// Tells an actor to finish what it has within a time and keep its state; it starts anew when it has.
     pub(crate) fn move_to_another(&mut self, id: &ActorId, node: &NodeId, why: String, within_ms: u64) {
         let Some(actor) = self.directory.actors.get_mut(id) else { return };
-        actor.moving = true;
+        actor.moving = Some(why.clone());
         // No call is routed there and no task assigned any more.
         actor.state = ActorState::Starting;
         let (actor, epoch) = (id.clone(), actor.epoch);

@@ -324,10 +324,48 @@ fn an_actor_whose_process_is_replaced_moves_and_starts_again() {
     world.report_of(&actor, epoch, ActorReport::Stopped { lost: None });
     assert_eq!(world.started.len(), 1);
     assert!(world.started[0].1 > epoch, "a new activation");
+    assert_eq!(world.state(&actor), ("starting".into(), None));
     world.report(ActorReport::Live);
+    assert_eq!(world.state(&actor), ("live".into(), None));
+}
+
+#[test]
+fn why_an_actor_waits_is_told_as_long_as_it_does() {
+    let mut world = world(1, &native(serde_json::json!({})));
+    world.actor("mine");
+    world.report(ActorReport::Live);
+    let (actor, epoch) = world.started[0].clone();
+    let moving = |why: &str| ("moving".to_owned(), Some(why.to_owned()));
+    let hangs = "moving to another process: another hangs";
+    world.report(ActorReport::Stuck("it hangs".into()));
+    world.report(ActorReport::Leaving("another hangs".into()));
+    assert_eq!(world.state(&actor), moving(hangs));
+    // Its turn ends, and it moves nevertheless.
+    world.report_of(&actor, epoch, ActorReport::Live);
+    assert_eq!(world.state(&actor), moving(hangs));
+    world.head.drain("n", 1_000, world.now).unwrap();
+    world.report_of(&actor, epoch, ActorReport::Stopped);
     let (state, why) = world.state(&actor);
-    assert_eq!(state, "live");
-    assert!(why.unwrap().contains("another hangs"));
+    assert_eq!(state, "pending");
+    assert!(!why.unwrap().is_empty());
+}
+
+#[test]
+fn what_hung_in_one_life_does_not_hang_in_the_next() {
+    let mut world = world(1, &native(serde_json::json!({})));
+    world.actor("mine");
+    world.report(ActorReport::Live);
+    let (actor, epoch) = world.started[0].clone();
+    world.report(ActorReport::Stuck("it hangs".into()));
+    world.report(ActorReport::Leaving("another hangs".into()));
+    world.report_of(&actor, epoch, ActorReport::Stopped);
+    world.report(ActorReport::Live);
+    assert_eq!(world.state(&actor), ("live".into(), None));
+    // That it was started again stays: nothing waits for that.
+    world.report(ActorReport::Died { error: Error::new(ErrorKind::ActorDied, "it is gone"), retryable: true });
+    world.after(1_000);
+    world.report(ActorReport::Live);
+    assert_eq!(world.state(&actor), ("live".into(), Some("restarted: it is gone".into())));
 }
 
 #[test]
