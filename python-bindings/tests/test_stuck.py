@@ -226,6 +226,27 @@ def test_a_killed_actor_leaves_no_turn_behind(worker, tmp_path):
     assert isinstance(before.pid.remote().result(30), int) and pid
 
 
+def test_what_waits_for_a_thread_when_its_actor_is_stopped_is_known_to_be_unrun(worker, tmp_path):
+    @agent(concurrency=600)
+    class Many:
+        def hang(self, path: str, ctx: covey.Context) -> None:
+            import time
+
+            open(path, "w").close()
+            while not ctx.cancelled:
+                time.sleep(0.02)
+
+    many = Many.remote()
+    # A process has 512 threads for such methods.
+    futures = [many.hang.remote(str(tmp_path / f"{n:03}")) for n in range(520)]
+    eventually(lambda: len(list(tmp_path.glob("???"))) >= 512, 60)
+    # Threads become free at this moment.
+    many.kill()
+    ends = [future.exception(120) for future in futures]
+    unrun = [n for n in range(520) if not (tmp_path / f"{n:03}").exists()]
+    assert unrun and all(isinstance(ends[n], errors.ActorDied) and ends[n].executed is False for n in unrun)
+
+
 def test_a_swarm_with_one_that_hangs_and_one_that_raises_loses_only_those(worker):
     @agent
     class Reader:

@@ -125,6 +125,7 @@ class Turn:
     credits = WINDOW  # granted so far; the maker counts what it has used
     more: Any = None
     over = False
+    gone = False  # over because its actor is gone
     waits: frozenset[int] = frozenset()  # tokens of the calls it waits for
     placed = True  # it is counted in its group
     coming: concurrent.futures.Future[None] | None = None  # it was away, and waits for a place
@@ -620,14 +621,14 @@ class Process:
         self.runs = False
 
     def _enter(self, turn: Turn) -> bool:
-        """In the context of the turn: what it calls knows where it comes from, and by when it must be over. `False` where nothing
-        begins any more: the turn goes back unrun."""
+        """In the context of the turn: what it calls knows where it comes from, and by when it must be over. `False` where it must
+        not begin any more: it is answered then."""
         _context.turn_current.set(turn)
-        # In this order: `_standby` sees that it has begun, or this sees that it must not.
+        # In this order: who gives it up (`_cancel`, `_standby`) sees that it has begun, or this sees that it must not.
         turn.begun = True
         self.begun[turn.call % self.places] = turn.call
-        if self.retired:
-            self.host.refused(turn.call)
+        if self.retired or turn.over:
+            self._unrun(turn, turn.gone or self.retired)
             return False
         if turn.run_timeout:
             end = time.monotonic() + turn.run_timeout
@@ -651,9 +652,17 @@ class Process:
         group.current = None
         return None
 
+    def _unrun(self, turn: Turn, gone: bool) -> None:
+        """The turn does not begin. Where that is not what its caller wanted, it runs elsewhere."""
+        if gone:
+            self.host.refused(turn.call)
+        else:
+            self.host.failed(turn.call, "cancelled", "cancelled", None)
+
     def _cancel(self, turn: Turn, gone: bool = False) -> None:
         """The caller wants no answer any more, or the actor is `gone`. What waits ends here, what runs is told."""
         with turn.actor.lock:
+            turn.gone = gone
             turn.over = True
             waiting, coming = turn in turn.group.queue, turn.coming
             if waiting:
@@ -666,15 +675,17 @@ class Process:
             coming.cancel()
         if waiting and coming is None:
             self.turns.pop(turn.call, None)
-            if gone:
-                self.host.refused(turn.call)
-            else:
-                self.host.failed(turn.call, "cancelled", "cancelled", None)
+            self._unrun(turn, gone)
             self._write_soon()
             return
         if turn.begun:
             # The worker counts from here how long it takes to stop.
             self.host.began(turn.call, turn.name)
+        elif gone:
+            # It waits for a thread, and will see that it is over.
+            self._unrun(turn, gone)
+            self._write_soon()
+            return
         if turn.task is not None:  # where it has none, it is cancelled before it begins
             turn.task.cancel()
         elif turn.more is not None:
@@ -691,8 +702,6 @@ class Process:
         try:
             if not self._enter(turn):
                 return
-            if turn.over:
-                raise asyncio.CancelledError
             if turn.args[0] == _bridge.LENT:
                 # Mapping is quick; fetching takes time, and the loop is for everyone.
                 lent = turn.args
@@ -760,9 +769,6 @@ class Process:
     def _one_sync(self, turn: Turn) -> None:
         host, call = self.host, turn.call
         dump = dump_answer if turn.as_json else _objects.dump_answer
-        if turn.over:
-            host.failed(call, "cancelled", "cancelled", None)
-            return
         if not self._enter(turn):
             return
         try:
