@@ -9,6 +9,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    fmt::Write as _,
     io::{Read as _, Write as _},
     os::{fd::AsRawFd as _, unix::net::UnixStream},
     sync::{
@@ -20,7 +21,7 @@ use std::{
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use covey_client::{CallEvent, NewCall, Target};
-use covey_domain::{Error, ErrorKind};
+use covey_domain::{Error, ErrorKind, caps};
 use covey_proto::v1::{
     CallCancel, CallFrame, CallOpen, HostBatch, HostBegan, HostEnd, HostFrame, HostItem, HostRemark, HostStarted,
     HostState, HostVerb, HostWaits, Payload, call_frame::Body as Step, call_open, host_frame::Body,
@@ -103,7 +104,14 @@ fn told(e: &dyn std::fmt::Display) -> PyErr {
     raise(&Error::unavailable(format!("the worker's socket failed: {e}")))
 }
 
-fn error(kind: &str, message: String, detail: Option<String>) -> Error {
+/// Several errors fit into one message between workers, whatever was raised.
+fn error(kind: &str, mut message: String, detail: Option<String>) -> Error {
+    if message.len() > caps::CALL_ERROR_BYTES_MAX {
+        let all = message.len();
+        message.truncate(message.floor_char_boundary(caps::CALL_ERROR_BYTES_MAX));
+        let _ = write!(message, "… (cut; {all} bytes in all)");
+    }
+    let detail = detail.filter(|detail| detail.len() <= caps::CALL_ERROR_BYTES_MAX);
     Error { detail, ..Error::new(ErrorKind::from_name(kind), message).executed(Some(true)) }
 }
 

@@ -364,3 +364,42 @@ def test_wrong_keys_are_told(cluster):
     with pytest.raises(covey.ConnectionLost, match="covey up"):
         covey.connect("127.0.0.1:1", "x", reinit=True)
     assert covey.status()["nodes"], "the session that was open is open"
+
+
+class Counted(Exception):
+    """Its constructor takes other arguments than it gives on."""
+
+    def __init__(self, code, why):
+        super().__init__(f"{code}: {why}")
+        self.code = code
+
+
+@agent(concurrency=4)
+class Raises:
+    async def waits(self, seconds):
+        await asyncio.sleep(seconds)
+        return "alive"
+
+    async def large(self, size):
+        raise ValueError("e" * size)
+
+    async def counted(self):
+        raise Counted(7, "seven")
+
+
+def test_an_exception_keeps_its_class_whatever_its_constructor_takes(cluster):
+    with pytest.raises(Counted, match="7: seven") as caught:
+        Raises.remote().counted.remote().result(30)
+    assert caught.value.code == 7
+
+
+@pytest.mark.parametrize("size", [100_000, 20 << 20])
+def test_a_large_exception_costs_its_own_call_alone(cluster, size):
+    raises = Raises.remote()
+    others = [raises.waits.remote(1.0), Raises.remote().waits.remote(1.0)]
+    kind = ValueError if size < 1 << 20 else covey.errors.RemoteError
+    with pytest.raises(kind, match="eee") as caught:
+        raises.large.remote(size).result(60)
+    if kind is not ValueError:
+        assert "too large to travel" in str(caught.value.__cause__)
+    assert [other.result(30) for other in others] == ["alive", "alive"]

@@ -76,6 +76,8 @@ pub const STATE_BYTES_MAX: usize = 16 << 20;
 pub const ANSWERED_BYTES_MAX: usize = 1 << 20;
 /// Bytes of an agent's own exception (base64) that the log of a task keeps.
 pub const ERROR_DETAIL_MAX: usize = 64 << 10;
+/// Bytes of the message, and of the detail, of an error of a call.
+pub const CALL_ERROR_BYTES_MAX: usize = 1 << 20;
 /// Longest agent name, characters.
 pub const AGENT_NAME_MAX: usize = 64;
 /// Events read from the store at once.

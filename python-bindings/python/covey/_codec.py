@@ -155,14 +155,48 @@ def dump_error(error: BaseException, trace: str) -> str:
     """An exception for the other side; as text when it cannot be pickled, or would end more there than a call."""
     import cloudpickle
 
+    if len(trace) > _TRACE_MAX:
+        trace = f"{trace[: _TRACE_MAX // 2]}\n… (cut; {len(trace)} characters in all) …\n{trace[-_TRACE_MAX // 2 :]}"
     if not _travels(error):
         return base64.b64encode(cloudpickle.dumps((None, trace))).decode()
-    try:
-        body = cloudpickle.dumps((error, trace))
-        pickle.loads(body)
-    except Exception:
-        body = cloudpickle.dumps((None, trace))
-    return base64.b64encode(body).decode()
+    # Many constructors take other arguments than those that they give to `Exception`, which are all that pickle knows.
+    lost = "(the exception cannot be pickled)"
+    for made in (error, _Made(error)):
+        try:
+            body = cloudpickle.dumps((made, trace))
+            if type(pickle.loads(body)[0]) is not type(error):
+                continue
+        except Exception as why:
+            lost = f"(the exception cannot be pickled: {why})"
+            continue
+        if len(body) <= _ERROR_MAX:
+            return base64.b64encode(body).decode()
+        lost = f"(the exception is too large to travel: {len(body)} bytes)"
+        break
+    return base64.b64encode(cloudpickle.dumps((None, f"{trace}\n{lost}"))).decode()
+
+
+_TRACE_MAX = 128 << 10
+"""Characters of a traceback that travel."""
+_ERROR_MAX = 512 << 10
+"""Bytes of a pickled exception and its traceback: in base64 within `CALL_ERROR_BYTES_MAX` of the Rust side."""
+
+
+class _Made:
+    """Stands for an exception whose constructor does not take its `args`."""
+
+    def __init__(self, error: BaseException):
+        self.error = error
+
+    def __reduce__(self) -> Any:
+        return _remade, (type(self.error), self.error.args, self.error.__dict__)
+
+
+def _remade(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 def to_exception(failure: tuple[str, str, str | None, bool | None, str | None]) -> BaseException:
