@@ -28,7 +28,12 @@ pub(crate) const JOBS: &str = "covey.job";
 
 /// Whether a caller sees the tasks of another.
 pub(crate) fn sees(caller: &CallerId, tasks_of: &CallerId) -> bool {
-    caller == tasks_of || (caller.as_str() == OWNER && tasks_of.as_str() == ACTORS)
+    caller == tasks_of || (!tasks_of.as_str().is_empty() && seen_too(caller) == tasks_of.as_str())
+}
+
+/// Whose tasks a caller sees beside its own; empty = nobody's.
+pub(crate) fn seen_too(caller: &CallerId) -> &'static str {
+    if caller.as_str() == OWNER { ACTORS } else { "" }
 }
 
 const RESERVED: [&str; 3] = [OWNER, ACTORS, NOBODY];

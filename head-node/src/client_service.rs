@@ -410,6 +410,7 @@ impl Covey for ClientService {
             agent: &request.agent,
             state: &request.state,
             caller: caller.as_str(),
+            other: callers::seen_too(&caller),
             ..TaskFilter::default()
         };
         let records = self.cluster.shared.store.tasks(filter, &request.before, limit).await;

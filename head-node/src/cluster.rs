@@ -83,6 +83,7 @@ impl ClusterPort {
             context: context.as_str(),
             state: "completed",
             caller: caller.as_str(),
+            ..TaskFilter::default()
         };
         let mut turns = store.tasks(filter, "", HISTORY_TURNS_MAX).await.map_err(failed)?;
         turns.reverse();
@@ -220,6 +221,7 @@ impl Cluster for ClusterPort {
                 context: query.context.as_ref().map_or("", |c| c.as_str()),
                 state: query.state.map_or("", covey_domain::TaskState::name),
                 caller: caller.as_str(),
+                ..TaskFilter::default()
             };
             let before = query.before.as_ref().map(|(at, task)| (*at, task.as_str()));
             let found = self.shared.store.changed(filter, query.since_ms, before, query.limit).await;

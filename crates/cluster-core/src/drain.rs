@@ -81,7 +81,7 @@ impl Head {
             return self.actor_lost(id, error, true, now);
         }
         actor.restarts += 1;
-        actor.last_loss = Some(format!("restarted: {why}"));
+        actor.last_restart = Some(format!("restarted: {why}"));
         self.move_on(id, now);
     }
 

@@ -23,6 +23,8 @@ pub struct TaskFilter<'a> {
     pub state: &'a str,
     /// Asked for by this caller.
     pub caller: &'a str,
+    /// Or by this one, where there is one.
+    pub other: &'a str,
 }
 
 /// Records of a listing. One that cannot be read costs itself, not the listing.
@@ -101,7 +103,7 @@ impl Store {
         self.memtable.flush().await;
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
             "SELECT {RECORD} FROM tasks WHERE (?1 = '' OR agent = ?1) AND (?2 = '' OR context = ?2) AND (?3 = '' OR state = ?3)
-             AND (?4 = '' OR caller = ?4)
+             AND (?4 = '' OR caller = ?4 OR (?7 <> '' AND caller = ?7))
              AND (?5 = '' OR (created_ms, id) < (SELECT created_ms, id FROM tasks WHERE id = ?5))
              ORDER BY created_ms DESC, id DESC LIMIT ?6",
         )))
@@ -111,6 +113,7 @@ impl Store {
         .bind(filter.caller)
         .bind(before)
         .bind(i64::from(limit))
+        .bind(filter.other)
         .fetch_all(&self.readers)
         .await?;
         Ok(readable(&rows))
