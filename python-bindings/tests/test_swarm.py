@@ -1,5 +1,7 @@
 """A swarm reads many files; what is wrong with one costs that one, and no other."""
 
+import asyncio
+import os
 import pathlib
 import time
 
@@ -56,3 +58,32 @@ def test_exactly_the_three_are_failed_by_readers(cluster, files):
 def test_exactly_the_three_are_failed_by_functions(cluster, files):
     function = covey.task(memory="200MiB", cpus=0.25, run_timeout="8s", retries=1)(read)
     check(files, function.map(files, return_exceptions=True))
+
+
+class Mortal:
+    async def work(self, n: int) -> int:
+        await asyncio.sleep(0.05)
+        if n == 30:
+            os._exit(1)
+        return n
+
+
+def test_a_durable_task_that_kills_fails_alone(cluster):
+    several = covey.agent(name="mortal-several", concurrency=16)(Mortal)
+    tasks = [covey.submit(several, "work", n) for n in range(60)]
+    ended = [outcome(lambda task=task: task.result(120)) for task in tasks]
+    assert [n for n, end in enumerate(ended) if end != n] == [30], ended
+    assert isinstance(ended[30], covey.ActorDied)
+
+
+def test_a_call_of_a_swarm_that_kills_fails_alone(cluster):
+    alone = covey.agent(name="mortal-alone")(Mortal)
+    ended = list(alone.work.map(range(60), actors=8, return_exceptions=True))
+    assert [n for n, end in enumerate(ended) if end != n] == [30], ended
+
+
+def outcome(result):
+    try:
+        return result()
+    except covey.CoveyError as error:
+        return error

@@ -92,6 +92,8 @@ pub(crate) struct Actor {
     pub resting: BTreeSet<TaskId>,
     /// Its state is in the store.
     pub saved: bool,
+    /// The task that it was given last runs alone.
+    pub alone: bool,
     /// Was told to finish what it has, and why; then it starts elsewhere.
     pub moving: Option<String>,
     /// Those that end with it.
@@ -136,8 +138,13 @@ impl Actor {
 
     /// There is a turn for one more task.
     pub fn has_turn(&self) -> bool {
-        let resting = self.resting.len();
-        self.tasks.len() - resting < self.spec.concurrency as usize && resting < caps::TASKS_RESTING_MAX
+        let most = if self.alone { 1 } else { self.spec.concurrency as usize };
+        self.running() < most && self.resting.len() < caps::TASKS_RESTING_MAX
+    }
+
+    /// Tasks that have a turn.
+    pub fn running(&self) -> usize {
+        self.tasks.len() - self.resting.len()
     }
 
     /// The task is not its own any more.

@@ -684,6 +684,7 @@ impl Head {
             tasks: BTreeMap::new(),
             resting: BTreeSet::new(),
             saved: false,
+            alone: false,
             moving: None,
             linked: BTreeSet::new(),
             stuck: None,

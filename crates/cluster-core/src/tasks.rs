@@ -171,6 +171,11 @@ impl Tasks {
         Some(id)
     }
 
+    /// Actors died under it time after time. It may be why, or may have run beside what is: that is told apart when it runs alone.
+    fn runs_alone(&self, id: &TaskId) -> bool {
+        self.active.get(id).is_some_and(|task| task.record.attempt - task.excused >= caps::ALONE_AFTER)
+    }
+
     /// It does not wait any more.
     fn dequeue(&mut self, id: &TaskId) {
         if let Some(task) = self.active.get_mut(id)
@@ -393,7 +398,12 @@ impl Head {
                     if !actor.has_turn() || !self.takes_tasks(id) {
                         break;
                     }
+                    let busy = actor.running() > 0;
                     let Some(task) = self.tasks.next(&agent) else { break };
+                    if busy && self.tasks.runs_alone(&task) {
+                        self.tasks.enqueue(&task, true);
+                        break;
+                    }
                     self.assign(&task, id, now);
                 }
             }
@@ -446,6 +456,7 @@ impl Head {
         task.record = Arc::new(TaskRecord { attempt, ..(*task.record).clone() });
         task.actor = Some(actor_id.clone());
         actor.tasks.insert(id.clone(), attempt);
+        actor.alone = attempt - task.excused > caps::ALONE_AFTER;
         let timeout_ms = task.deadline.map(|d| d.saturating_sub(now).max(1));
         self.append(
             id,

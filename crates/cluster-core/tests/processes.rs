@@ -314,6 +314,29 @@ fn nothing_goes_to_a_stuck_actor_and_its_pool_grows_beside_it() {
 }
 
 #[test]
+fn what_was_lost_twice_runs_alone() {
+    let mut world = world(1, &native(serde_json::json!({"pool": 1, "concurrency": 4})));
+    for id in ["a", "b", "c", "d"] {
+        world.submit(id, None);
+    }
+    for _ in 0..2 {
+        world.report(ActorReport::Live);
+        assert_eq!(world.run.split_off(0).len(), 4);
+        let error = Error::new(ErrorKind::ActorDied, "its process ended");
+        world.report(ActorReport::Died { error, retryable: true });
+    }
+    world.report(ActorReport::Live);
+    world.submit("new", None);
+    let mut ran = Vec::new();
+    while ran.len() < 5 {
+        ran.push(world.run.len());
+        world.ends(Error::new(ErrorKind::Application, "it ends"));
+        world.run.remove(0);
+    }
+    assert_eq!((ran, world.run.len()), (vec![1; 5], 0));
+}
+
+#[test]
 fn an_actor_whose_process_is_replaced_moves_and_starts_again() {
     let mut world = world(1, &native(serde_json::json!({})));
     world.actor("mine");
@@ -344,7 +367,7 @@ fn why_an_actor_waits_is_told_as_long_as_it_does() {
     world.report_of(&actor, epoch, ActorReport::Live);
     assert_eq!(world.state(&actor), moving(hangs));
     world.head.drain("n", 1_000, world.now).unwrap();
-    world.report_of(&actor, epoch, ActorReport::Stopped);
+    world.report_of(&actor, epoch, ActorReport::Stopped { lost: None });
     let (state, why) = world.state(&actor);
     assert_eq!(state, "pending");
     assert!(!why.unwrap().is_empty());
@@ -358,7 +381,7 @@ fn what_hung_in_one_life_does_not_hang_in_the_next() {
     let (actor, epoch) = world.started[0].clone();
     world.report(ActorReport::Stuck("it hangs".into()));
     world.report(ActorReport::Leaving("another hangs".into()));
-    world.report_of(&actor, epoch, ActorReport::Stopped);
+    world.report_of(&actor, epoch, ActorReport::Stopped { lost: None });
     world.report(ActorReport::Live);
     assert_eq!(world.state(&actor), ("live".into(), None));
     // That it was started again stays: nothing waits for that.

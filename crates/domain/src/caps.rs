@@ -62,6 +62,8 @@ pub const MESSAGE_IDS_RECENT_MAX: usize = 32_768;
 pub const CALLS_OPEN_MAX: usize = 100_000;
 /// Attempts of one task before a crash counts as its own fault.
 pub const TASK_ATTEMPTS_MAX: u32 = 5;
+/// Attempts of a task that may be lost before it runs with no other beside it.
+pub const ALONE_AFTER: u32 = 2;
 /// Drivers that are connected, or may come back.
 pub const SESSIONS_MAX: usize = 10_000;
 /// A driver whose connection broke has this long to come back before its actors end, where nothing else is said; and what it

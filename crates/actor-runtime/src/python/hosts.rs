@@ -34,6 +34,8 @@ use crate::{
 
 /// An agent whose turns ran in a process that died shares no process with others for so long.
 const SUSPECT: Duration = Duration::from_secs(60);
+/// Processes over which its actors are spread.
+const SUSPECT_PROCESSES: usize = 16;
 /// Agents that are kept apart at once, at most.
 const SUSPECTS_MAX: usize = 16;
 
@@ -297,7 +299,9 @@ impl Hosts {
                 let mut state = self.state.lock();
                 let apart = state.is_suspect(&start.agent).then(|| start.agent.clone());
                 let kind = Kind { env: agent.env.clone(), agent: apart };
-                match state.choose(&kind, own, self.shared_max) {
+                // Those of a suspect are spread, so that what ends a process ends few beside it.
+                let most = if kind.agent.is_some() { self.shared_max.max(SUSPECT_PROCESSES) } else { self.shared_max };
+                match state.choose(&kind, own, most) {
                     Choice::Here(host) if promised(&host) => return Ok(host),
                     // It ended at this moment, and is not chosen again.
                     Choice::Here(host) => {
