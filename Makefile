@@ -63,7 +63,7 @@ demo: build minilm
 
 test: build a2a-clients minilm
 	cargo test --release --workspace --exclude covey-python
-	cargo build --release -p covey-artifacts --example s3_server
+	cargo build --release --workspace --exclude covey-python --example s3_server
 	cd python-bindings && $(PY) -m pytest -q --durations=25
 
 lint:
@@ -123,13 +123,16 @@ $(CACHE)/a2a-bench/.ready:
 chaos-a2a: build
 	$(PY) benches/a2a/chaos.py
 
+# Examples are built with the features of the whole workspace, as the tests have built them: alone they would be built anew.
 # Real processes killed, stopped, doubled; what is promised is counted. SHORT=1 takes three minutes, not fifteen.
 chaos: build
-	$(PY) benches/chaos/run.py $(if $(SHORT),--short)
+	cargo build --release --workspace --exclude covey-python --example flips
+	COVEY_FLIPS=$(TARGET)/release/examples/flips $(PY) benches/chaos/run.py $(if $(SHORT),--short)
 
-# What hostile clients cost a head, on loopback: minutes.
+# What hostile clients cost a head and those who ask it meanwhile, on loopback: a quarter of an hour.
 bench-hostile: build
-	$(PY) benches/hostile/hostile.py
+	cargo build --release -p covey-benches --bin covey-sink
+	$(PY) benches/hostile/hostile.py --sink $(TARGET)/release/covey-sink
 
 # What a thousand agents on one head cost.
 bench-agents: build

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import measure
 import numpy
@@ -67,23 +68,32 @@ def main() -> None:
     covey.get([sync.noop.remote(0), anew.noop.remote(0)])
     covey.get([noop.remote(i) for i in range(200)])
 
-    out |= measure.latency(lambda: sync.noop.remote(1).result(), "call")
-    out["in_flight_async_s"] = measure.rate(lambda n: covey.get([anew.noop.remote(i) for i in range(n)]), 1000, 50000)
-    out["in_flight_sync_s"] = measure.rate(lambda n: covey.get([sync.noop.remote(i) for i in range(n)]), 1000, 50000)
+    with measure.Cost(out, "call_s", 1100):
+        out |= measure.latency(lambda: sync.noop.remote(1).result(), "call")
+    out[measure.cpu_key("call_p50_ms")] = out.pop(measure.cpu_key("call_s"))
+
+    def rate(key: str, work: Callable[[int], object], at_once: int, total: int) -> None:
+        """Per second, in rounds of `at_once`, after one round to warm up."""
+        work(min(at_once, 1000))
+        with measure.Cost(out, key, total):
+            for _ in range(total // at_once):
+                work(at_once)
+
+    rate("in_flight_async_s", lambda n: covey.get([anew.noop.remote(i) for i in range(n)]), 1000, 50000)
+    rate("in_flight_sync_s", lambda n: covey.get([sync.noop.remote(i) for i in range(n)]), 1000, 50000)
 
     async def gather(n: int, of: int) -> None:
         for _ in range(n // of):
             await asyncio.gather(*[anew.noop.remote(i) for i in range(of)])
 
-    begin = time.perf_counter()
-    asyncio.run(gather(50000, 1000))
-    out["gather_s"] = 50000 / (time.perf_counter() - begin)
+    with measure.Cost(out, "gather_s", 50000):
+        asyncio.run(gather(50000, 1000))
 
     def read(stream):
         for _ in stream:
             pass
 
-    out["stream_sync_s"] = measure.rate(lambda n: read(sync.items.remote(n)), 100000, 100000)
+    rate("stream_sync_s", lambda n: read(sync.items.remote(n)), 100000, 100000)
 
     async def read_all(streams: int, each: int) -> None:
         async def one():
@@ -93,9 +103,8 @@ def main() -> None:
         await asyncio.gather(*[one() for _ in range(streams)])
 
     for streams, each in ((1, 100000), (10, 10000), (100, 1000)):
-        begin = time.perf_counter()
-        asyncio.run(read_all(streams, each))
-        out[f"stream_async_{streams}_s"] = streams * each / (time.perf_counter() - begin)
+        with measure.Cost(out, f"stream_async_{streams}_s", streams * each):
+            asyncio.run(read_all(streams, each))
 
     async def paced() -> list[float]:
         lags: list[float] = []
@@ -108,7 +117,7 @@ def main() -> None:
         return lags
 
     out["paced_p99_ms"] = measure.percentile(asyncio.run(paced()), 99) * 1e3
-    out["tasks_s"] = measure.rate(lambda n: covey.get([noop.remote(i) for i in range(n)]), 10000, 50000)
+    rate("tasks_s", lambda n: covey.get([noop.remote(i) for i in range(n)]), 10000, 50000)
 
     small, large = numpy.zeros(1 << 17), numpy.zeros(100 << 17)
     if hasattr(covey, "put"):
@@ -132,15 +141,16 @@ def main() -> None:
     out["back_s"] = sorted(times)[1]
 
     before = measure.available_memory()
-    begin = time.perf_counter()
-    actors = [Sync.remote() for _ in range(measure.COVEY_ACTORS)]
-    covey.get([a.noop.remote(1) for a in actors])
-    out["actors_s"] = len(actors) / (time.perf_counter() - begin)
+    with measure.Cost(out, "actors_s", measure.COVEY_ACTORS):
+        actors = [Sync.remote() for _ in range(measure.COVEY_ACTORS)]
+        covey.get([a.noop.remote(1) for a in actors])
     out["actor_kib"] = (before - measure.available_memory()) / len(actors) / 1024
     for actor in actors:
         actor.stop()
     time.sleep(2)
-    out["idle_cpu_percent"] = measure.busy_percent(measure.find("covey up", "covey._host"), 10)
+    # Only the cluster's own processes: others on this machine may be clusters too.
+    cluster = [pid for pid in measure.descendants(os.getpid()) if pid != os.getpid()]
+    out["idle_cpu_percent"] = measure.busy_percent(cluster, 10)
     code = f"import covey, time; t=time.perf_counter(); covey.connect('{session.address}', '{session.token}'); print(time.perf_counter()-t)"
     out["connect_s"] = float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()[-1])
     session.close()

@@ -2,9 +2,10 @@
 
     python benches/versions.py OTHER_CHECKOUT [--rounds 5] [--model FILE.gguf] [--only calls,a2a,tokens]
 
-Both are built before (`make build`, `cargo build --release -p covey-benches`). Rounds of both are interleaved; each cell is a median, and
-the spread is what rounds of one side differ by. Calls are the rows of `ray_table.py`, A2A is one node without a peer (needs wrk),
-tokens need a model.
+Both are built before (`make build`; for tokens also `cargo build --release -p covey-benches`). Rounds of both are interleaved; each cell is
+a median, and the spread is what rounds of one side differ by. CPU is user and system time of all processes (driver, cluster and
+actors; of A2A the cluster alone) for one operation: on a machine that others use too it says more than the rate does. Calls are the
+rows of `ray_table.py`, A2A is one node without a peer (left out where wrk is missing), tokens need a model.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -41,7 +43,12 @@ def a2a(checkout: pathlib.Path) -> dict[str, float]:
         server = bench.covey(folder, str(checkout / ".venv/bin/covey"))
         try:
             bench.load(server, "SendMessage", 1, 16, 2)
-            return {name: bench.load(server, method, words, c, 5)["per_s"] * words for name, method, words, c in A2A}
+            got = {}
+            for name, method, words, connections in A2A:
+                done = bench.load(server, method, words, connections, 5)
+                got[name] = done["per_s"] * words
+                got[measure.cpu_key(name)] = done["cpu_ms"] * 1000 / words
+            return got
         finally:
             server.stop()
 
@@ -67,7 +74,11 @@ def main() -> None:
     args = parser.parse_args()
     rows = [(key, what, unit, better) for key, what, unit, better, _ in ray_table.ROWS]
     rows += [(name, name, "/s", "more") for name, *_ in A2A] + [(name, name, "tokens/s", "more") for name, _ in ENGINE]
-    work: dict[str, Callable[[pathlib.Path], dict[str, float]]] = {"calls": calls, "a2a": a2a}
+    work: dict[str, Callable[[pathlib.Path], dict[str, float]]] = {"calls": calls}
+    if shutil.which("wrk"):
+        work["a2a"] = a2a
+    elif "a2a" in args.only.split(","):
+        print("A2A is left out: wrk is missing (apt-get install wrk)", file=sys.stderr)
     if args.model:
         work["tokens"] = tokens(args.model)
     sides = {"before": args.other.resolve(), "now": HERE}
@@ -78,15 +89,23 @@ def main() -> None:
             runs[side].append({key: value for name in args.only.split(",") if name in work for key, value in work[name](checkout).items()})
     names = [subprocess.run(["git", "-C", sides[s], "log", "-1", "--format=%h"], capture_output=True, text=True).stdout.strip() for s in sides]
     print(f"{os.cpu_count()} × {measure.processor()}; {names[0]} and {names[1]}, Python {platform.python_version()}; medians of {args.rounds} rounds\n")
-    print("| what | before | now | ratio | spread of a side |\n|---|---|---|---|---|")
+    print("| what | before | now | ratio | spread of a side | CPU of one before | now | ratio | spread |\n|---|---|---|---|---|---|---|---|---|")
     for key, what, unit, better in rows:
-        values = [[run[key] for run in runs[side] if key in run] for side in sides]
-        if not all(values):
-            continue
-        old, new = map(statistics.median, values)
-        ratio = old / max(new, 1e-3) if better == "less" else new / max(old, 1e-3)
-        spread = max((max(side) - min(side)) / max(abs(statistics.median(side)), 1e-3) for side in values)
-        print(f"| {what} | {ray_table.number(old)} {unit} | {ray_table.number(new)} {unit} | {ratio:.2f} × | {spread:.0%} |")
+        cells = compared([[run[key] for run in runs[side] if key in run] for side in sides], unit, better)
+        if cells:
+            cpu = measure.cpu_key(key)
+            costs = compared([[run[cpu] for run in runs[side] if cpu in run] for side in sides], "µs", "less")
+            print("| " + " | ".join([what, *cells, *(costs or [""] * 4)]) + " |")
+
+
+def compared(values: list[list[float]], unit: str, better: str) -> list[str]:
+    """Both medians, how much better the second one is, and how far the rounds of one side lie apart."""
+    if not all(values):
+        return []
+    old, new = map(statistics.median, values)
+    ratio = old / max(new, 1e-3) if better == "less" else new / max(old, 1e-3)
+    spread = max((max(side) - min(side)) / max(abs(statistics.median(side)), 1e-3) for side in values)
+    return [f"{ray_table.number(old)} {unit}", f"{ray_table.number(new)} {unit}", f"{ratio:.2f} ×", f"{spread:.0%}"]
 
 
 if __name__ == "__main__":

@@ -225,6 +225,7 @@ fn desk() -> &'static (Runtime, Router) {
             root: "http://h".into(),
             origins: Vec::new(),
             links_for: Duration::from_secs(60),
+            background: runtime.handle().clone(),
         };
         let router = runtime.block_on(async {
             covey_gateway::router(cluster.clone(), &settings).merge(covey_gateway::open_router(cluster, &settings))

@@ -1,15 +1,16 @@
 """What hostile clients cost a head: its memory, and what others wait meanwhile. `make bench-hostile`.
 
-Starts a head and a worker of its own on loopback, attacks it in one way after the other for some seconds each, and asks an echo
-all the while as a good caller does. Prints for each attack the growth of the head's memory and the good caller's times.
+Starts a head and a worker of its own on loopback, attacks it in one way after the other, and has a good caller ask an echo all the while.
+The base of each row is the same good caller, at the same head, beside the same attack (as many times a second) on a sink: a server that
+reads and throws away. So a row shows what the head does about an attack, and not what the attacker takes of this machine. The good caller,
+the attacker (niced: clients elsewhere take no processor time of the machine they attack) and the sink are processes of their own.
 """
 
 import argparse
 import json
+import math
 import os
 import pathlib
-import resource
-import socket
 import statistics
 import subprocess
 import sys
@@ -17,11 +18,20 @@ import tempfile
 import threading
 import time
 import urllib.request
-import uuid
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 BIN = os.environ.get("COVEY_BIN", str(ROOT / ".venv/bin/covey"))
-SECONDS = 8
+ATTACKS = [
+    "one_byte", "slow_headers", "slow_body", "idle", "stalled_readers", "deep_json", "large_body", "rapid_reset", "truncated_frames",
+    "picture_bomb", "sound_bomb", "flood", "long_task",
+]
+GROWTH_MAX_MIB, RATIO_MAX = 100, 1.5
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def python(*args):
+    return subprocess.Popen([sys.executable, *map(str, args)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 class Cluster:
@@ -33,14 +43,23 @@ class Cluster:
         path = self.home / "credentials.json"
         while not path.exists():
             time.sleep(0.02)
-        self.keys = json.loads(path.read_text())
-        self.host, port = self.keys["address"].rsplit(":", 1)
-        self.port = int(port)
-        token = f"{self.keys['join_secret']}@{self.keys['address']}"
-        self.worker = self.start("worker", "--join", token, "--cpus", "2")
+        self.admin = json.loads(path.read_text())
+        self.address = self.admin["address"]
+        self.worker = self.start("worker", "--join", f"{self.admin['join_secret']}@{self.address}", "--cpus", "2")
+        self.keys = {name: self.cli("key", "add", name, "--models") for name in ("good", "hostile")}
+        while True:
+            try:
+                self.rpc("good", "SendMessage", {"message": {"messageId": "first", "role": "ROLE_USER", "parts": [{"text": "hi"}]}})
+                return
+            except OSError:
+                time.sleep(0.1)
 
     def start(self, *args):
         return subprocess.Popen([BIN, *args], env=self.env, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+
+    def cli(self, *args):
+        said = subprocess.run([BIN, *args], env=self.env, capture_output=True, text=True, check=True)
+        return said.stdout.strip()
 
     def stop(self):
         for process in (self.worker, self.head):
@@ -53,282 +72,125 @@ class Cluster:
                 return int(line.split()[1]) / 1024
         raise RuntimeError("the head is gone")
 
-    def connections(self):
-        return len(os.listdir(f"/proc/{self.head.pid}/fd"))
+    def cpu(self):
+        """Seconds that head and worker have computed."""
 
-    def rpc(self, method, params, timeout=30):
+        def of(process):
+            fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+            return (int(fields[11]) + int(fields[12])) / TICKS
+
+        return of(self.head) + of(self.worker)
+
+    def rpc(self, key, method, params, timeout=30):
         body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
-        headers = {"Authorization": f"Bearer {self.keys['admin_key']}", "Content-Type": "application/json", "A2A-Version": "1.0"}
-        request = urllib.request.Request(f"http://{self.keys['address']}/a2a/echo", body, headers)
+        headers = {"Authorization": f"Bearer {self.keys[key]}", "Content-Type": "application/json", "A2A-Version": "1.0"}
+        request = urllib.request.Request(f"http://{self.address}/a2a/echo", body, headers)
         with urllib.request.urlopen(request, timeout=timeout) as answer:
             return json.loads(answer.read())
 
-    def ask(self, text="hi", **configuration):
-        message = {"messageId": uuid.uuid4().hex, "role": "ROLE_USER", "parts": [{"text": text}]}
-        return self.rpc("SendMessage", {"message": message, "configuration": configuration})
+    def long_task(self):
+        message = {"messageId": os.urandom(8).hex(), "role": "ROLE_USER", "parts": [{"text": "word " * 2_000_000}]}
+        asked = self.rpc("hostile", "SendMessage", {"message": message, "configuration": {"returnImmediately": True}})
+        return asked["result"]["task"]["id"]
 
-    def open(self, timeout=20):
-        made = socket.create_connection((self.host, self.port), timeout)
-        return made
+    def rest(self):
+        """Returns when what an attack asked for is done with."""
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            listed = self.rpc("hostile", "ListTasks", {"status": "TASK_STATE_WORKING", "pageSize": 1})["result"]
+            if not listed["tasks"]:
+                break
+            time.sleep(0.5)
+        time.sleep(1)
 
 
-class Good(threading.Thread):
-    """One request after the other, with a pause; remembers how long each took."""
+class Watch(threading.Thread):
+    """The most that the head's memory comes to."""
 
     def __init__(self, cluster):
         super().__init__(daemon=True)
-        self.cluster, self.times, self.failed, self.over = cluster, [], 0, threading.Event()
+        self.cluster, self.peak, self.over = cluster, cluster.rss(), threading.Event()
+        self.before = self.peak
 
     def run(self):
-        while not self.over.wait(0.02):
-            began = time.monotonic()
-            try:
-                self.cluster.ask()
-                self.times.append(time.monotonic() - began)
-            except OSError:
-                self.failed += 1
+        while not self.over.wait(0.1):
+            self.peak = max(self.peak, self.cluster.rss())
 
-    def result(self):
+    def grown(self):
         self.over.set()
         self.join()
-        times = sorted(self.times) or [float("nan")]
-        return statistics.median(times) * 1e3, times[int(len(times) * 0.99)] * 1e3, self.failed
+        return self.peak - self.before
 
 
-def hold(cluster, count, first):
-    """Opens so many connections, says `first` on each, and no more."""
-    held = []
-    for _ in range(count):
-        try:
-            made = cluster.open(2)
-            made.sendall(first)
-            held.append(made)
-        except OSError:
-            break
-    return held
+def beside(cluster, name, seconds, address, rate=0.0, task=""):
+    """The good caller's times beside an attack on `address`, and what became of both."""
+    attack = python(HERE / "attacks.py", name, address, cluster.keys["hostile"], seconds, rate, task)
+    assert attack.stdout.readline(), f"{name} did not come up"
+    watch = Watch(cluster)
+    watch.start()
+    good = python(HERE / "good.py", cluster.address, cluster.keys["good"])
+    before = cluster.cpu()
+    attack.stdin.write("go\n")
+    attack.stdin.flush()
+    done = json.loads(attack.stdout.readline())
+    spent = cluster.cpu() - before
+    heard = json.loads(good.communicate()[0])
+    attack.communicate()
+    took = sorted(heard["took"]) or [math.nan]
+    return {
+        "p50": statistics.median(took) * 1e3, "p99": took[int(len(took) * 0.99)] * 1e3, "failed": heard["failed"],
+        "grew": watch.grown(), "cpu": spent / seconds, **done,
+    }
 
 
-def one_byte(cluster, until):
-    held = hold(cluster, 2_000, b"P")
-    time.sleep(max(0, until - time.monotonic()))
-    return f"{len(held)} connections", held
-
-
-def slow_headers(cluster, until):
-    held = hold(cluster, 500, b"POST /a2a/echo HTTP/1.1\r\nHost: 127.0.0.1\r\n")
-    while time.monotonic() < until:
-        for made in held:
-            try:
-                made.sendall(b"X-A: 1\r\n")
-            except OSError:
-                pass
-        time.sleep(1)
-    return f"{len(held)} connections", held
-
-
-def slow_body(cluster, until):
-    head = f"POST /a2a/echo HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {cluster.keys['admin_key']}\r\nContent-Length: 33000000\r\n\r\n"
-    held = hold(cluster, 200, head.encode() + b"{")
-    time.sleep(max(0, until - time.monotonic()))
-    return f"{len(held)} uploads", held
-
-
-def idle(cluster, until):
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    held = hold(cluster, min(10_000, limit - 200), b"")
-    time.sleep(max(0, until - time.monotonic()))
-    return f"{len(held)} connections", held
-
-
-def long_task(cluster):
-    return cluster.ask("word " * 2_000_000, returnImmediately=True)["result"]["task"]["id"]
-
-
-def read_by_nobody(cluster):
-    """The same task to its end: what it takes by itself is not the readers'."""
-    task = long_task(cluster)
-    while cluster.rpc("GetTask", {"id": task, "historyLength": 0})["result"]["status"]["state"] != "TASK_STATE_COMPLETED":
-        time.sleep(1)
-
-
-def stalled_readers(cluster, until):
-    task = long_task(cluster)
-    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "SubscribeToTask", "params": {"id": task}})
-    head = (
-        f"POST /a2a/echo HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {cluster.keys['admin_key']}\r\nA2A-Version: 1.0\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
-    )
-    held = hold(cluster, 200, head.encode())
-    time.sleep(max(0, until - time.monotonic()))
-    return f"{len(held)} readers", held
-
-
-def deep_json(cluster, until):
-    count = 0
-    while time.monotonic() < until:
-        body = b'{"jsonrpc":"2.0","id":1,"method":"SendMessage","params":' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}"
-        post(cluster, body)
-        count += 1
-    return f"{count} requests", []
-
-
-def large_body(cluster, until):
-    count, body = 0, bytes(100 << 20)
-    while time.monotonic() < until:
-        post(cluster, body)
-        count += 1
-    return f"{count} requests", []
-
-
-def post(cluster, body):
-    made = cluster.open()
-    head = f"POST /a2a/echo HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {cluster.keys['admin_key']}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    try:
-        # Not put together: a copy of 100 MB holds Python's lock, for which the good caller would wait.
-        made.sendall(head.encode())
-        made.sendall(body)
-        made.recv(1000)
-    except OSError:
-        pass
-    made.close()
-
-
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-
-
-def frame(kind, flags, stream, body=b""):
-    return len(body).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + body
-
-
-# :method GET, :scheme http, :path / of the static table, :authority as a literal.
-REQUEST = b"\x82\x86\x84\x01\x09127.0.0.1"
-
-
-def rapid_reset(cluster, until):
-    count = 0
-    while time.monotonic() < until:
-        made = cluster.open()
-        try:
-            made.sendall(PREFACE + frame(4, 0, 0))
-            for stream in range(1, 20_000, 2):
-                made.sendall(frame(1, 5, stream, REQUEST) + frame(3, 0, stream, b"\0\0\0\x08"))
-                count += 1
-        except OSError:
-            pass
-        made.close()
-    return f"{count} resets", []
-
-
-def truncated_frames(cluster, until):
-    count = 0
-    while time.monotonic() < until:
-        made = cluster.open()
-        try:
-            made.sendall(PREFACE + frame(4, 0, 0) + frame(1, 4, 1, REQUEST)[: 9 + count % len(REQUEST)])
-            made.sendall(b"\xff" * 200)
-        except OSError:
-            pass
-        made.close()
-        count += 1
-    return f"{count} connections", []
-
-
-def picture_bomb(cluster, until):
-    """A PNG of 60,000 by 60,000 points, a kilobyte long."""
-    import base64
-    import struct
-    import zlib
-
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1 << 20))) + chunk(b"IEND", b"")
-    url = "data:image/png;base64," + base64.b64encode(png).decode()
-    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "what?"}]
-    body = json.dumps({"model": "paligemma", "messages": [{"role": "user", "content": content}]}).encode()
-    return media(cluster, until, "/v1/chat/completions", body, "application/json")
-
-
-def sound_bomb(cluster, until):
-    """A WAV whose head says 4 GB at 768 kHz; what decodes it has two megabytes."""
-    import struct
-
-    head = b"RIFF" + struct.pack("<I", 0xFFFFFFFF) + b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, 768_000, 1_536_000, 2, 16)
-    wav = head + b"data" + struct.pack("<I", 0xFFFFFF00) + bytes(2 << 20)
-    edge = "----covey"
-    body = f'--{edge}\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper\r\n--{edge}\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
-    body = body.encode() + wav + f"\r\n--{edge}--\r\n".encode()
-    return media(cluster, until, "/v1/audio/transcriptions", body, f"multipart/form-data; boundary={edge}")
-
-
-def media(cluster, until, path, body, kind):
-    count = 0
-    while time.monotonic() < until:
-        headers = {"Authorization": f"Bearer {cluster.keys['admin_key']}", "Content-Type": kind}
-        request = urllib.request.Request(f"http://{cluster.keys['address']}{path}", body, headers)
-        try:
-            urllib.request.urlopen(request, timeout=30).read()
-        except OSError:
-            pass
-        count += 1
-    return f"{count} requests", []
-
-
-BEFORE = {stalled_readers: read_by_nobody}
-ATTACKS = [one_byte, slow_headers, slow_body, idle, stalled_readers, deep_json, large_body, rapid_reset, truncated_frames, picture_bomb, sound_bomb]
+def row(cluster, name, seconds, sink):
+    """The attack on the head, and its base."""
+    if name == "stalled_readers":
+        # What the task takes by itself is not the readers'.
+        base = beside(cluster, "nothing", seconds, cluster.address, task=cluster.long_task())
+        cluster.rest()
+        attacked = beside(cluster, name, seconds, cluster.address, task=cluster.long_task())
+    else:
+        attacked = beside(cluster, name, seconds, cluster.address)
+        cluster.rest()
+        base = beside(cluster, name, seconds, sink, attacked["count"] / seconds)
+    cluster.rest()
+    return base, attacked
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", default="", help="names of attacks, with commas between them")
-    parser.add_argument("--seconds", type=float, default=SECONDS)
-    parser.add_argument("--check", action="store_true", help="fail when memory grows by more than 100 MiB, or the good caller fails")
+    parser.add_argument("--seconds", type=float, default=8, help="of each attack")
+    parser.add_argument("--rounds", type=int, default=3, help="of each row; medians are shown, of memory the most")
+    parser.add_argument("--sink", required=True, help="the built `covey-sink`")
+    parser.add_argument("--check", action="store_true", help=f"fail when memory grows by more than {GROWTH_MAX_MIB} MiB, or the good caller fails")
     args = parser.parse_args()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    wanted = [attack for attack in ATTACKS if not args.only or attack.__name__ in args.only.split(",")]
+    wanted = [name for name in ATTACKS if not args.only or name in args.only.split(",")]
     wrong = []
     with tempfile.TemporaryDirectory(prefix="hostile-") as home:
         cluster = Cluster(home)
+        sink = subprocess.Popen([args.sink], stdout=subprocess.PIPE, text=True)
         try:
-            for _ in range(300):
-                try:
-                    cluster.ask()
-                    break
-                except OSError:
-                    time.sleep(0.1)
-            good = Good(cluster)
-            good.start()
-            time.sleep(args.seconds)
-            median, quiet, failed = good.result()
-            print(f"| attack | what | head grew, MiB | good caller p50, ms | p99, ms | failed |\n|---|---|---|---|---|---|\n| none | | | {median:.1f} | {quiet:.1f} | {failed} |", flush=True)
-            for attack in wanted:
-                BEFORE.get(attack, lambda _: None)(cluster)
-                before, peak = cluster.rss(), 0.0
-                good = Good(cluster)
-                good.start()
-                over = threading.Event()
-
-                def watch(over=over):
-                    nonlocal peak
-                    while not over.wait(0.1):
-                        peak = max(peak, cluster.rss())
-
-                watcher = threading.Thread(target=watch, daemon=True)
-                watcher.start()
-                what, held = attack(cluster, time.monotonic() + args.seconds)
-                median, p99, failed = good.result()
-                over.set()
-                watcher.join()
-                for made in held:
-                    made.close()
-                grew = max(0.0, peak - before)
-                print(f"| {attack.__name__.replace('_', ' ')} | {what} | {grew:.0f} | {median:.1f} | {p99:.1f} | {failed} |", flush=True)
-                if grew > 100 or failed:
-                    wrong.append(attack.__name__)
-                time.sleep(1)
+            to_sink = f"127.0.0.1:{sink.stdout.readline().strip()}"
+            quiet = beside(cluster, "nothing", args.seconds, to_sink)
+            print("| attack | what | head grew, MiB | p50: base, attacked, ms | p99: base, attacked, ms | ratio | CPUs of head and worker: base, attacked | failed |")
+            print("|---|---|---|---|---|---|---|---|")
+            print(f"| none | | | {quiet['p50']:.1f} | {quiet['p99']:.1f} | | {quiet['cpu']:.2f} | {quiet['failed']} |", flush=True)
+            for name in wanted:
+                rounds = [row(cluster, name, args.seconds, to_sink) for _ in range(args.rounds)]
+                base, attacked = ({key: statistics.median(r[side][key] for r in rounds) for key in ("p50", "p99", "cpu")} for side in (0, 1))
+                grew = max(attacked["grew"] for _, attacked in rounds)
+                failed = sum(side["failed"] for both in rounds for side in both)
+                print(
+                    f"| {name.replace('_', ' ')} | {rounds[-1][1]['what']} | {grew:.0f} | {base['p50']:.1f}, {attacked['p50']:.1f} "
+                    f"| {base['p99']:.1f}, {attacked['p99']:.1f} | {attacked['p99'] / base['p99']:.2f} | {base['cpu']:.2f}, {attacked['cpu']:.2f} | {failed} |",
+                    flush=True,
+                )
+                if grew > GROWTH_MAX_MIB or failed:
+                    wrong.append(name)
         finally:
+            sink.kill()
             cluster.stop()
     if args.check and wrong:
         sys.exit(f"too much: {', '.join(wrong)}")

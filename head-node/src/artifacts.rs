@@ -54,6 +54,10 @@ fn lost(error: Lost) -> Error {
         Lost::Digest => Error::invalid(error.to_string()),
         Lost::TooLarge => Error::new(ErrorKind::TooLarge, error.to_string()),
         Lost::NotFound => Error::new(ErrorKind::NotFound, "the file is not in the artifact store any more"),
+        Lost::Damaged => {
+            tracing::error!("a file of the artifact store is damaged");
+            Error::internal(error.to_string()).hint("whoever made it has to make it again")
+        }
         Lost::Place(_) | Lost::Store(_) => Error::unavailable(format!("the artifact store failed: {error}")),
     }
 }

@@ -8,8 +8,8 @@
 use std::{
     fs::{File, OpenOptions},
     io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
-    path::Path,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -81,12 +81,11 @@ impl Audit {
     /// Goes on with the file, on a thread of its own.
     pub fn start(path: &Path) -> Result<Self, Error> {
         let failed = |e: std::io::Error| Error::internal(format!("failed to open `{}`: {e}", path.display()));
-        let mut file =
-            OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path).map_err(failed)?;
+        let mut file = open(path).map_err(failed)?;
         let before = last(&mut file).map_err(failed)?;
         let (lines, taken) = mpsc::sync_channel(QUEUE);
         let left_out = Arc::new(AtomicU64::new(0));
-        let writer = Writer { file, before, left_out: left_out.clone(), second: (0, 0) };
+        let writer = Writer { path: path.to_owned(), file, before, left_out: left_out.clone(), second: (0, 0) };
         std::thread::Builder::new().name("covey-audit".into()).spawn(move || writer.run(&taken)).map_err(failed)?;
         Ok(Self { lines, left_out })
     }
@@ -103,7 +102,12 @@ impl Audit {
     }
 }
 
+fn open(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
+}
+
 struct Writer {
+    path: PathBuf,
     file: File,
     before: String,
     left_out: Arc<AtomicU64>,
@@ -123,6 +127,18 @@ impl Writer {
         }
     }
 
+    /// Whoever removed the file, or put another in its place, is not to write the rest of it: the chain goes on in what is there now, and
+    /// shows that something is missing.
+    fn find(&mut self) -> std::io::Result<()> {
+        let own = self.file.metadata()?;
+        if std::fs::metadata(&self.path).is_ok_and(|there| (there.dev(), there.ino()) == (own.dev(), own.ino())) {
+            return Ok(());
+        }
+        tracing::error!(path = %self.path.display(), "the audit log was removed or replaced while the head runs");
+        self.file = open(&self.path)?;
+        Ok(())
+    }
+
     fn write(&mut self, mut line: Line) -> std::io::Result<()> {
         if !line.allowed {
             let second = line.at_ms / 1_000;
@@ -132,6 +148,7 @@ impl Writer {
                 return Ok(());
             }
         }
+        self.find()?;
         line.left_out = self.left_out.swap(0, Ordering::Relaxed);
         line.before = std::mem::take(&mut self.before);
         let text = line.sealed()?;
@@ -258,6 +275,22 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_removed_is_made_anew_and_shows_that_lines_are_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.log");
+        let audit = Audit::start(&path).unwrap();
+        audit.say("admin", "/covey.v1.Covey/AddKey", true);
+        written(&path, 1);
+        std::fs::remove_file(&path).unwrap();
+        audit.say("admin", "/covey.v1.Covey/RemoveKey", true);
+        while !path.exists() {
+            std::thread::yield_now();
+        }
+        written(&path, 1);
+        assert_eq!(verify(&path).unwrap(), Err(Broken::Cut(1)));
+    }
+
+    #[test]
     fn lines_of_before_and_lines_that_a_power_cut_left_are_believed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit.log");
@@ -273,8 +306,9 @@ mod tests {
     #[test]
     fn a_flood_of_refusals_is_counted() {
         let dir = tempfile::tempdir().unwrap();
-        let file = File::create(dir.path().join("a")).unwrap();
-        let mut writer = Writer { file, before: String::new(), left_out: Arc::default(), second: (0, 0) };
+        let path = dir.path().join("a");
+        let file = File::create(&path).unwrap();
+        let mut writer = Writer { path, file, before: String::new(), left_out: Arc::default(), second: (0, 0) };
         let line = |allowed| Line {
             at_ms: 5_000,
             who: "nobody".into(),

@@ -23,8 +23,6 @@ pub(crate) const OWNER: &str = "admin";
 pub(crate) const ACTORS: &str = "actors";
 /// Who has only a join token.
 pub(crate) const NOBODY: &str = "nobody";
-/// The agent that runs jobs.
-pub(crate) const JOBS: &str = "covey.job";
 
 /// Whether a caller sees the tasks of another.
 pub(crate) fn sees(caller: &CallerId, tasks_of: &CallerId) -> bool {
@@ -60,11 +58,13 @@ pub(crate) struct Callers {
     kept: Kept<Key>,
     /// Cancelled when a key opens nothing any more, of those that were shown.
     cuts: Mutex<HashMap<String, CancellationToken>>,
+    /// Names whose keys were taken back since the last look, and once more after that.
+    gone: Mutex<[Vec<CallerId>; 2]>,
 }
 
 impl Callers {
     pub fn load(path: PathBuf) -> Result<Self, Error> {
-        Ok(Self { kept: Kept::load(path)?, cuts: Mutex::default() })
+        Ok(Self { kept: Kept::load(path)?, cuts: Mutex::default(), gone: Mutex::default() })
     }
 
     /// Whose key it is, and what is cancelled when it opens nothing any more.
@@ -114,7 +114,18 @@ impl Callers {
     pub fn remove(&self, name: &str) -> Result<(), Error> {
         self.kept.change(|all| all.remove(name).map(drop).ok_or_else(|| Error::not_found("caller", name)))?;
         self.cut(name);
+        self.gone.lock()[0].push(name.into());
         Ok(())
+    }
+
+    /// Callers whose keys are gone since not long ago: what they asked for at that very moment may have begun behind it.
+    fn gone(&self) -> Vec<CallerId> {
+        let mut gone = self.gone.lock();
+        let fresh = std::mem::take(&mut gone[0]);
+        let mut all = std::mem::replace(&mut gone[1], fresh.clone());
+        all.extend(fresh);
+        all.retain(|caller| !self.is_known(caller));
+        all
     }
 
     fn cut(&self, name: &str) {
@@ -128,7 +139,9 @@ impl Callers {
         let ended = |key: &Key| key.until_ms.is_some_and(|until| before < until && until <= now);
         let all: Vec<String> = self.kept.read().iter().filter(|(_, k)| ended(k)).map(|(n, _)| n.clone()).collect();
         all.iter().for_each(|name| self.cut(name));
-        all.iter().map(|name| CallerId::from(name.as_str())).collect()
+        let all: Vec<_> = all.iter().map(|name| CallerId::from(name.as_str())).collect();
+        self.gone.lock()[0].extend(all.iter().cloned());
+        all
     }
 
     /// Whether a caller may be told of its tasks: it owns the cluster, or has a key that is good.
@@ -159,6 +172,9 @@ pub(crate) async fn watch(shared: Shared) {
         let now = now_ms();
         for caller in shared.callers.ended(before, now) {
             tracing::info!(%caller, "the time of a caller's key is over");
+            end(&shared, &caller).await;
+        }
+        for caller in shared.callers.gone() {
             end(&shared, &caller).await;
         }
         before = now;

@@ -5,10 +5,12 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use covey_cluster_core::MOVE_WITHIN_MS;
 use covey_cluster_core::head::{ActorInfo, CreateActor, Owner, Reminder};
 use covey_domain::{
-    ActorId, AgentName, AgentSpec, CallerId, Digest, Epoch, Error, ErrorKind, NodeId, SessionId, TaskId, agent::Pass,
-    caps, status::ActorFilter,
+    ActorId, AgentName, AgentSpec, CallerId, Digest, Epoch, Error, ErrorKind, Isolation, NodeId, SessionId, TaskId,
+    agent::{Pass, is_job},
+    caps,
+    status::ActorFilter,
 };
-use covey_gateway::{Answered, Caller, Cluster as _, SayTask, SubmitTask};
+use covey_gateway::{Answered, Caller, Cluster as _, FoundTask, SayTask, SubmitTask};
 use covey_proto::{
     from_json, to_json, to_status,
     v1::{self, CallBatch, call_frame::Body, covey_server::Covey},
@@ -28,7 +30,7 @@ use crate::{
     owner::Input,
     queue::{self, Behind},
     relay::CLIENT,
-    secrets::Listed,
+    secrets::{Listed, names},
 };
 
 /// Longest wait for events that are read without a stream.
@@ -59,6 +61,19 @@ impl ClientService {
         is_new || theirs.contains(&spec.name)
     }
 
+    /// A task that the caller sees, or that a capability opens; and for whom the caller acts on it. With a capability that is
+    /// whoever submitted it: what is said to the task counts as that one's.
+    async fn task_of(&self, caller: CallerId, task: &TaskId, capability: &str) -> Result<(CallerId, FoundTask), Error> {
+        let Some(found) = self.cluster.look_up(task).await? else { return Err(not_seen(&caller, task)) };
+        if callers::sees(&caller, &found.0.caller) {
+            return Ok((caller, found));
+        }
+        match self.cluster.shared.keys.opens(capability, task) {
+            true => Ok((found.0.caller.clone(), found)),
+            false => Err(not_seen(&caller, task)),
+        }
+    }
+
     /// Keeps a blob under its digest; without a body it must be there.
     async fn keep_blob(&self, what: &str, digest: &str, body: &[u8]) -> Result<(), Error> {
         if body.len() > caps::CODE_BYTES_MAX {
@@ -87,6 +102,18 @@ fn caller<T>(request: &Request<T>) -> CallerId {
     request.extensions().get::<Caller>().map_or_else(|| CallerId::from("nobody"), |c| c.id.clone())
 }
 
+/// Another's task is not found, as one that there never was.
+fn not_seen(caller: &CallerId, task: &TaskId) -> Error {
+    let error = Error::not_found("task", task);
+    match caller.as_str() {
+        callers::ACTORS => error.hint(
+            "actors find the tasks that actors submitted; for another one, give the actor the `covey.Task` itself as an \
+             argument, not its id",
+        ),
+        _ => error,
+    }
+}
+
 fn some(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
@@ -111,9 +138,16 @@ fn chosen(id: String) -> Result<ActorId, Error> {
     }
 }
 
-fn new_actor(request: v1::CreateActorRequest) -> Result<CreateActor, Error> {
+/// `by_worker`: a worker asks, for itself or for code in its processes.
+fn new_actor(request: v1::CreateActorRequest, by_worker: bool) -> Result<CreateActor, Error> {
     let overrides =
         if request.overrides.is_empty() { Default::default() } else { from_json("options", &request.overrides)? };
+    let least = match request.least.as_str() {
+        "" => Isolation::None,
+        name => {
+            name.parse::<Isolation>().map_err(|e| Error::invalid(format!("`{name}` is no level of isolation: {e}")))?
+        }
+    };
     Ok(CreateActor {
         id: some(request.id).map_or_else(|| Ok(fresh_id("actor").into()), chosen)?,
         agent: request.agent.into(),
@@ -122,6 +156,8 @@ fn new_actor(request: v1::CreateActorRequest) -> Result<CreateActor, Error> {
         owner: some(request.session).map_or(Owner::Detached, |s| Owner::Session(SessionId::from(s))),
         init: request.init.map(|payload| payload.encode_to_vec().into()),
         overrides,
+        least,
+        keeps_labels: by_worker,
     })
 }
 
@@ -266,7 +302,16 @@ impl Covey for ClientService {
     }
 
     async fn get_blob(&self, request: Request<v1::GetBlobRequest>) -> Result<Response<v1::GetBlobReply>, Status> {
+        let node = node_of(&request);
         let digest = request.into_inner().digest;
+        if let Some(node) = node {
+            // Code comes with the start of its actor; what a worker asks for is the folder of a job that it runs.
+            let tasks = self.cluster.shared.owner.ask(|tx| Input::TasksOn(node, tx)).await;
+            let tasks = tasks.map_err(|e| to_status(&e))?;
+            if digest.is_empty() || !tasks.iter().any(|task| is_job(task.agent.as_str()) && names(task, &digest)) {
+                return Err(to_status(&Error::not_found("blob", &digest)));
+            }
+        }
         let found = self.cluster.shared.store.blob(&digest).await;
         let found = found.map_err(|e| Error::internal(format!("failed to read a blob: {e}")));
         let body = found.and_then(|body| body.ok_or_else(|| Error::not_found("blob", &digest)));
@@ -297,7 +342,8 @@ impl Covey for ClientService {
     }
 
     async fn create_actor(&self, request: Request<v1::CreateActorRequest>) -> Result<Response<v1::ActorReply>, Status> {
-        let create = new_actor(request.into_inner()).map_err(|e| to_status(&e))?;
+        let by_worker = node_of(&request).is_some();
+        let create = new_actor(request.into_inner(), by_worker).map_err(|e| to_status(&e))?;
         let made = self.cluster.shared.owner.ask(|tx| Input::CreateActor(Box::new(create), tx)).await.and_then(|r| r);
         Ok(Response::new(reply(made.map_err(|e| to_status(&e))?)))
     }
@@ -306,9 +352,11 @@ impl Covey for ClientService {
         &self,
         request: Request<v1::CreateGangRequest>,
     ) -> Result<Response<v1::CreateGangReply>, Status> {
+        let by_worker = node_of(&request).is_some();
         let request = request.into_inner();
         let made = async {
-            let asks = request.actors.into_iter().map(new_actor).collect::<Result<Vec<_>, _>>()?;
+            let asks = request.actors.into_iter().map(|actor| new_actor(actor, by_worker));
+            let asks = asks.collect::<Result<Vec<_>, _>>()?;
             let strategy = from_json("the strategy", &to_json(&request.strategy))
                 .map_err(|e| e.hint("pack, spread, strict_pack or strict_spread"))?;
             self.cluster.shared.owner.ask(|tx| Input::CreateGang(asks, strategy, tx)).await?
@@ -342,12 +390,12 @@ impl Covey for ClientService {
         let letters = letters.into_iter().map(|letter| v1::DeadLetter {
             at_ms: letter.at_ms,
             agent: letter.agent.to_string(),
-            actor: letter.actor.map(|a| a.to_string()).unwrap_or_default(),
-            task: letter.task.map(|t| t.to_string()).unwrap_or_default(),
-            method: letter.method,
+            actor: letter.actor.as_ref().map(ToString::to_string).unwrap_or_default(),
+            task: letter.task.as_ref().map(ToString::to_string).unwrap_or_default(),
+            method: letter.method.clone(),
             bytes: letter.bytes,
             attempts: letter.attempts,
-            error: letter.error.message,
+            error: letter.error.message.clone(),
         });
         Ok(Response::new(v1::ListDeadLettersReply { letters: letters.collect() }))
     }
@@ -373,7 +421,7 @@ impl Covey for ClientService {
 
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitReply>, Status> {
         let caller = caller(&request);
-        if node_of(&request).is_some() && request.get_ref().agent == callers::JOBS {
+        if node_of(&request).is_some() && is_job(&request.get_ref().agent) {
             let error = Error::new(ErrorKind::PermissionDenied, "an actor submits no jobs");
             return Err(to_status(&error.hint("`covey job submit` does")));
         }
@@ -392,14 +440,19 @@ impl Covey for ClientService {
             answered: Answered::Durable,
         };
         let (record, created) = self.cluster.submit(task).await.map_err(|e| to_status(&e))?;
-        Ok(Response::new(v1::SubmitReply { task: record.id.to_string(), created, context: record.context.to_string() }))
+        let capability = self.cluster.shared.keys.capability(&record.id);
+        let (task, context) = (record.id.to_string(), record.context.to_string());
+        Ok(Response::new(v1::SubmitReply { task, created, context, capability }))
     }
 
     async fn get_task(&self, request: Request<v1::GetTaskRequest>) -> Result<Response<v1::TaskReply>, Status> {
         let caller = caller(&request);
-        let id = TaskId::from(request.into_inner().task);
-        let (record, last) = self.cluster.task(&caller, &id).await.map_err(|e| to_status(&e))?;
-        Ok(Response::new(v1::TaskReply { record: to_json(&*record), last_seq: last.unwrap_or(0) }))
+        let v1::GetTaskRequest { task, capability } = request.into_inner();
+        let id = TaskId::from(task);
+        let found = self.task_of(caller, &id, &capability).await.map_err(|e| to_status(&e))?;
+        let (_, (record, last)) = found;
+        let capability = self.cluster.shared.keys.capability(&id);
+        Ok(Response::new(v1::TaskReply { record: to_json(&*record), last_seq: last.unwrap_or(0), capability }))
     }
 
     async fn list_tasks(&self, request: Request<v1::ListTasksRequest>) -> Result<Response<v1::ListTasksReply>, Status> {
@@ -420,13 +473,14 @@ impl Covey for ClientService {
 
     async fn cancel_task(&self, request: Request<v1::CancelTaskRequest>) -> Result<Response<v1::TaskReply>, Status> {
         let caller = caller(&request);
-        let request = request.into_inner();
-        let record = self
-            .cluster
-            .cancel(&caller, &TaskId::from(request.task), &request.reason)
-            .await
-            .map_err(|e| to_status(&e))?;
-        Ok(Response::new(v1::TaskReply { record: to_json(&*record), last_seq: 0 }))
+        let v1::CancelTaskRequest { task, reason, capability } = request.into_inner();
+        let id = TaskId::from(task);
+        let cancelled = async {
+            let (caller, _) = self.task_of(caller, &id, &capability).await?;
+            self.cluster.cancel(&caller, &id, &reason).await
+        };
+        let record = cancelled.await.map_err(|e| to_status(&e))?;
+        Ok(Response::new(v1::TaskReply { record: to_json(&*record), ..v1::TaskReply::default() }))
     }
 
     async fn say_task(&self, request: Request<v1::SayTaskRequest>) -> Result<Response<v1::TaskReply>, Status> {
@@ -435,10 +489,11 @@ impl Covey for ClientService {
         let said = async {
             let parts: Vec<_> = from_json("the message", &request.parts)?;
             let task = TaskId::from(request.task);
+            let (caller, _) = self.task_of(caller, &task, &request.capability).await?;
             self.cluster.say(SayTask { caller, task, message_id: some(request.message_id), parts }).await
         };
         let (record, last_seq) = said.await.map_err(|e| to_status(&e))?;
-        Ok(Response::new(v1::TaskReply { record: to_json(&*record), last_seq }))
+        Ok(Response::new(v1::TaskReply { record: to_json(&*record), last_seq, ..v1::TaskReply::default() }))
     }
 
     async fn subscribe(
@@ -458,9 +513,9 @@ impl Covey for ClientService {
 
     async fn read_events(&self, request: Request<v1::ReadEventsRequest>) -> Result<Response<v1::EventBatch>, Status> {
         let caller = caller(&request);
-        let v1::ReadEventsRequest { task, after, wait_ms } = request.into_inner();
+        let v1::ReadEventsRequest { task, after, wait_ms, capability } = request.into_inner();
         let id = TaskId::from(task);
-        self.cluster.task(&caller, &id).await.map_err(|e| to_status(&e))?;
+        self.task_of(caller, &id, &capability).await.map_err(|e| to_status(&e))?;
         let mut events = self.cluster.events(id, after).ready_chunks(BATCH_MAX);
         let wait = Duration::from_millis(u64::from(wait_ms)).min(READ_WAIT_MAX);
         let batch = match tokio::time::timeout(wait, events.next()).await {

@@ -38,6 +38,15 @@ impl ClusterPort {
         crate::metrics::render(&self.status().await, self.shared.relay.counts())
     }
 
+    /// A task, whosever it is; the number of its last event where it has not ended.
+    pub async fn look_up(&self, id: &TaskId) -> Result<Option<FoundTask>, Error> {
+        let active = self.shared.owner.ask(|tx| Input::ActiveTask(id.clone(), tx)).await?;
+        match active {
+            Some((record, last)) => Ok(Some((record, Some(last)))),
+            None => Ok(self.stored(id).await?.map(|record| (record, None))),
+        }
+    }
+
     async fn stored(&self, id: &TaskId) -> Result<Option<Arc<TaskRecord>>, Error> {
         let stored = self.shared.store.task(id).await;
         stored.map_err(|e| Error::internal(format!("failed to read a task: {e}")))
@@ -198,14 +207,8 @@ impl Cluster for ClusterPort {
 
     fn task<'a>(&'a self, caller: &'a CallerId, id: &'a TaskId) -> BoxFuture<'a, Result<FoundTask, Error>> {
         async move {
-            let found = match self.shared.owner.ask(|tx| Input::ActiveTask(id.clone(), tx)).await? {
-                Some((record, last)) => Some((record, Some(last))),
-                None => {
-                    let stored = self.shared.store.task(id).await.map_err(|e| Error::internal(e.to_string()))?;
-                    stored.map(|record| (record, None))
-                }
-            };
-            found.filter(|(r, _)| crate::callers::sees(caller, &r.caller)).ok_or_else(|| Error::not_found("task", id))
+            let found = self.look_up(id).await?;
+            found.filter(|(r, _)| callers::sees(caller, &r.caller)).ok_or_else(|| Error::not_found("task", id))
         }
         .boxed()
     }

@@ -16,9 +16,9 @@ pub(crate) struct Hosts {
 }
 
 impl Hosts {
-    /// `advertised` is a host, `origins` are like `https://agents.example`.
-    pub fn new(bound: &SocketAddr, advertised: &str, origins: &[String]) -> Self {
-        let own = ["localhost", "head.covey.internal", advertised].map(str::to_owned);
+    /// `told` are the hosts that others are told, `origins` are like `https://agents.example`.
+    pub fn new<'a>(bound: &SocketAddr, told: impl IntoIterator<Item = &'a str>, origins: &[String]) -> Self {
+        let own = ["localhost", "head.covey.internal"].into_iter().chain(told).map(str::to_ascii_lowercase);
         let origins =
             origins.iter().filter_map(|origin| origin.split_once("://")).map(|(_, rest)| host(rest).to_owned());
         Self { near: bound.ip().is_loopback(), names: own.into_iter().chain(origins).collect() }
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn strangers_names_are_refused_on_loopback() {
-        let near = Hosts::new(&([127, 0, 0, 1], 7420).into(), "127.0.0.1", &["https://agents.example".to_owned()]);
+        let near = Hosts::new(&([127, 0, 0, 1], 7420).into(), ["127.0.0.1"], &["https://agents.example".to_owned()]);
         for host in ["127.0.0.1:7420", "localhost", "LOCALHOST:1", "[::1]:7420", "agents.example"] {
             assert!(knows(&near, host, None), "{host}");
         }
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn beyond_loopback_names_are_looked_at_too() {
-        let far = Hosts::new(&([0, 0, 0, 0], 7420).into(), "head.example", &[]);
+        let far = Hosts::new(&([0, 0, 0, 0], 7420).into(), ["Head.example"], &[]);
         for host in ["head.example:7420", "Head.Example", "192.0.2.1:7420", "127.0.0.1:7420", "[2001:db8::1]:7420"] {
             assert!(knows(&far, host, None), "{host}");
         }

@@ -16,7 +16,9 @@ use std::{
 
 use covey_cluster_core::head::{Command, Reminder, Route};
 use covey_cluster_core::topics::Members;
-use covey_domain::{ActorId, AgentSpec, Digest, NodeId, SessionId, TaskRecord, caps, error::with_causes, task::Said};
+use covey_domain::{
+    ActorId, AgentSpec, Digest, NodeId, SessionId, TaskRecord, agent::is_job, caps, error::with_causes, task::Said,
+};
 use covey_proto::{
     to_json,
     v1::{self, head_frame::Body},
@@ -25,7 +27,7 @@ use covey_store::{Batch, Capacity, Store, Written};
 use prost::Message as _;
 use tokio::{sync::mpsc, time::Instant};
 
-use crate::{Agents, callers, elsewhere::Passes, feed::Feed, keys::Keys, relay::Relay, vital};
+use crate::{Agents, elsewhere::Passes, feed::Feed, keys::Keys, relay::Relay, vital};
 
 /// What waits for one fsync.
 const GROUP_MAX: usize = 4_096;
@@ -242,7 +244,7 @@ impl Syncer {
 }
 
 fn run(keys: &Keys, record: &TaskRecord, actor: &ActorId, timeout_ms: Option<u64>, said: &[Said]) -> Body {
-    let is_job = record.agent.as_str() == callers::JOBS;
+    let is_job = is_job(record.agent.as_str());
     Body::Run(v1::RunTask {
         task: record.id.to_string(),
         attempt: record.attempt,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, io, path::PathBuf};
 
-use covey_domain::Error;
+use covey_domain::{Error, ErrorKind};
 use parking_lot::{RwLock, RwLockReadGuard};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -32,6 +32,16 @@ impl<V: Clone + PartialEq + Serialize + DeserializeOwned> Kept<V> {
         self.all.read()
     }
 
+    fn unwritten(&self, error: &io::Error) -> Error {
+        let text = format!("failed to write `{}`: {error}", self.path.display());
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Error::new(ErrorKind::StorageFull, text).hint("make room on the disk of the head").executed(Some(false))
+            }
+            _ => Error::internal(text),
+        }
+    }
+
     /// Changes it; what cannot be written has not happened.
     pub fn change(&self, change: impl FnOnce(&mut BTreeMap<String, V>) -> Result<(), Error>) -> Result<(), Error> {
         let mut all = self.all.write();
@@ -40,7 +50,7 @@ impl<V: Clone + PartialEq + Serialize + DeserializeOwned> Kept<V> {
         if next != *all {
             let body = serde_json::to_vec(&next).map_err(io::Error::from);
             body.and_then(|body| covey_node::home::write_private(&self.path, &body))
-                .map_err(|e| Error::internal(format!("failed to write `{}`: {e}", self.path.display())))?;
+                .map_err(|error| self.unwritten(&error))?;
             *all = next;
         }
         Ok(())

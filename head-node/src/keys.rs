@@ -132,6 +132,16 @@ impl Keys {
         self.issuer.issue(&Subject::Job(task.clone()), until_s)
     }
 
+    /// What opens this task to whoever shows it.
+    pub fn capability(&self, task: &TaskId) -> String {
+        self.issuer.capability(task)
+    }
+
+    /// Whether a capability opens this task.
+    pub fn opens(&self, capability: &str, task: &TaskId) -> bool {
+        self.issuer.opens(capability, task)
+    }
+
     /// Makes a secret anew. The new one, where there is one to tell.
     pub fn rotate(&self, what: &str) -> Result<String, Error> {
         let failed = |e: std::io::Error| Error::internal(format!("failed to write the new key: {e}"));

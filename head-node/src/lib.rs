@@ -15,6 +15,7 @@ mod cluster;
 mod drivers;
 mod elsewhere;
 mod feed;
+mod handing;
 mod health;
 mod hosts;
 mod journal;
@@ -51,13 +52,13 @@ pub use covey_gateway::IpNet;
 use covey_gateway::{Settings, Signer};
 use covey_node::{
     Credentials, Identity,
+    background::Background,
     tls::{Authority, MeshEntry, PinnedAddress, Port},
 };
-use covey_store::{Forgotten, Page, SessionActor, Snapshot, Store, StoredMember, StoredTask};
+use covey_store::{Forgotten, Page, SessionActor, Snapshot, Store, StoredLinks, StoredMember, StoredTask};
 pub use covey_store::{Retention, upkeep};
 use hosts::Hosts;
 use parking_lot::RwLock;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::owner::Input;
@@ -90,6 +91,8 @@ pub struct Config {
     pub data: PathBuf,
     /// File of the credentials.
     pub credentials: PathBuf,
+    /// The name that `listen` was looked up by: requests and certificates may name it.
+    pub name: Option<String>,
     /// Host name or address that others are told instead of the one it listens on.
     pub advertise: Option<String>,
     /// Speak nothing but TLS, on loopback too.
@@ -126,6 +129,7 @@ impl Config {
         let home = covey_node::home::root();
         Self {
             listen,
+            name: None,
             data: home.join("head"),
             credentials: home.join("credentials.json"),
             advertise: None,
@@ -200,6 +204,7 @@ fn refused(data: &Path, done: &str, error: &covey_store::Error) -> Error {
         covey_store::Error::Corrupt { .. }
         | covey_store::Error::Damaged { .. }
         | covey_store::Error::Missing { .. }
+        | covey_store::Error::Orphan { .. }
         | covey_store::Error::Foreign { .. } => refused.hint(match upkeep::last_backup(&data.join("covey.db")) {
             Some(backup) => format!("`covey restore {}` brings back its newest backup", backup.folder().display()),
             None => "`covey doctor` tells more; `covey restore` brings back a backup".to_owned(),
@@ -211,9 +216,11 @@ fn refused(data: &Path, done: &str, error: &covey_store::Error) -> Error {
 impl HeadNode {
     /// Binds, reads the store, and serves until `shutdown`.
     pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Self, Error> {
-        let listener = TcpListener::bind(config.listen).await.map_err(|e| {
-            Error::new(ErrorKind::AlreadyExists, format!("failed to listen on `{}`: {e}", config.listen))
-                .hint("another head may run there: `covey status` tells, `--port` takes another")
+        let listener = covey_node::listen::bind(config.listen).await.map_err(|error| match error.kind {
+            ErrorKind::AlreadyExists => {
+                error.hint("another head may run there: `covey status` tells, `--port` takes another")
+            }
+            _ => error,
         })?;
         let io = |what: &str, e: &dyn std::fmt::Display| Error::internal(format!("failed to {what}: {e}"));
         let address = listener.local_addr().map_err(|e| io("read the bound address", &e))?;
@@ -252,10 +259,19 @@ impl HeadNode {
             let scheme = if open { "http" } else { "https" };
             origins.extend(["127.0.0.1", "localhost"].map(|name| format!("{scheme}://{name}:{}", address.port())));
         }
-        let hosts = Hosts::new(&address, &host, &origins);
-        let settings = Settings { signer, push_allow: config.push_allow, root, origins, links_for: config.links_for };
+        let hosts = Hosts::new(&address, [host.as_str()].into_iter().chain(config.name.as_deref()), &origins);
+        let background = Background::start().map_err(|e| io("start the threads for large requests", &e))?;
+        let settings = Settings {
+            signer,
+            push_allow: config.push_allow,
+            root,
+            origins,
+            links_for: config.links_for,
+            background: background.handle(),
+        };
         let site = config.site.as_ref().map(|(chain, key)| covey_node::tls::site(chain, key)).transpose()?;
-        let names = vec![host, "localhost".into(), "127.0.0.1".into(), address.ip().to_string()];
+        let mut names = vec![host, "localhost".into(), "127.0.0.1".into(), address.ip().to_string()];
+        names.extend(config.name);
         let port = Port {
             tls: Some(Arc::new(authority.head_tls(names, site)?)),
             plaintext: open,
@@ -303,6 +319,16 @@ impl HeadNode {
             let SessionActor { session, actor } = owned;
             let stored = StoredActor { name: actor.name, spec: actor.spec, init: actor.init.map(|init| init.0) };
             head.restore_owned(id, session, stored, saved, now);
+        }
+        let StoredLinks { links, gangs, dead_letters } = snapshot.links;
+        for (name, gang) in gangs {
+            head.restore_gang(name, gang);
+        }
+        for (one, other) in links {
+            head.restore_link(one, other);
+        }
+        for letter in dead_letters {
+            head.restore_dead_letter(letter);
         }
         for (topic, actor, method) in snapshot.listeners {
             head.restore_listener(topic, actor, method);
@@ -411,15 +437,20 @@ impl HeadNode {
         }
         tracing::info!(%address, term = snapshot.term, unfinished, "head is ready");
         let turns = shared.owner.clone();
-        tokio::spawn(covey_node::systemd::live(move || {
+        let living = covey_node::systemd::live(move || {
             let owner = turns.clone();
             async move { owner.ask(|tx| Input::ActiveTask("".into(), tx)).await.is_ok() }
-        }));
+        });
+        // A head that is told to end does not turn any more, and that is no fault.
+        tokio::spawn(shutdown.clone().run_until_cancelled_owned(living));
         tokio::spawn(callers::watch(shared.clone()));
         let routes = server::routes(shared.clone(), &settings);
         #[cfg(test)]
         let paths = (access::tests::paths(&routes.0), access::tests::paths(&routes.1));
-        let serving = tokio::spawn(server::serve(listener, port, shared, hosts, routes, shutdown));
+        let serving = tokio::spawn(async move {
+            server::serve(listener, port, shared, hosts, routes, shutdown).await;
+            drop(background);
+        });
         Ok(Self {
             is_reachable,
             address,

@@ -12,7 +12,9 @@ use covey_cluster_core::{
     head::{ActorReport, Entry, HeldTask, Hello, LivingActor},
     lease,
 };
-use covey_domain::{ActorId, Epoch, Error, NodeId, TaskEvent, status::ModelStatus};
+use covey_domain::{
+    ActorId, Epoch, Error, Isolation, NodeId, Resources, TaskEvent, caps, isolation::Offer, shown, status::ModelStatus,
+};
 use covey_node::{
     auth::{Principal, bearer},
     tls::CameFrom,
@@ -22,11 +24,13 @@ use covey_proto::{
     v1::{self, FromWorker, HeadFrame, ToWorker, head_frame, link_server, worker_frame::Body},
 };
 use futures::stream::BoxStream;
+use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     Shared,
+    handing::Handing,
     owner::Input,
     probe,
     queue::{self, Behind, Frames, Reader},
@@ -208,15 +212,20 @@ fn write(
 impl Link {
     async fn read(self, shared: Shared, mut stream: Streaming<FromWorker>, tx: Frames<HeadFrame>) {
         let Self { node, conn, .. } = &self;
+        let mut handing = Handing::default();
         let reason = loop {
             let message = tokio::select! {
                 reason = self.over.wait() => break reason.unwrap_or("a newer link took its place").to_owned(),
                 () = tx.closed() => break "the answer stream was closed".to_owned(),
+                answer = handing.answered() => match answer {
+                    Ok(()) => continue,
+                    Err(error) => break error.message,
+                },
                 message = stream.message() => message,
             };
             match message {
                 Ok(Some(message)) => {
-                    if let Err(error) = take_all(&shared, node, *conn, message.frames, &tx).await {
+                    if let Err(error) = take_all(&shared, node, *conn, message.frames, &mut handing, &tx).await {
                         break error.message;
                     }
                 }
@@ -234,39 +243,66 @@ impl Link {
     }
 }
 
-/// Takes the frames of one message in their order; neighbouring entries reach the owner together.
+/// Takes the frames of one message in their order; neighbouring entries reach the owner together, and not too much of them: what
+/// others say comes between.
 async fn take_all(
     shared: &Shared,
     node: &NodeId,
     conn: u64,
     frames: Vec<v1::WorkerFrame>,
+    handing: &mut Handing,
     tx: &Frames<HeadFrame>,
 ) -> Result<(), Error> {
-    let mut entries = Vec::new();
+    let mut gathered = Gathered::default();
     for body in frames.into_iter().filter_map(|frame| frame.body) {
         match body {
-            Body::Entry(entry) => entries.push(decode_entry(entry)),
+            Body::Entry(entry) => {
+                let more = entry.encoded_len();
+                if gathered.bytes + more > caps::ENTRY_BYTES_MAX {
+                    gathered.hand_over(shared, node, conn, handing).await?;
+                }
+                gathered.bytes += more;
+                gathered.entries.push(decode_entry(entry));
+            }
             other => {
-                hand_over(shared, node, conn, &mut entries).await?;
+                gathered.hand_over(shared, node, conn, handing).await?;
                 take(shared, node, conn, other, tx).await?;
             }
         }
     }
-    hand_over(shared, node, conn, &mut entries).await
+    gathered.hand_over(shared, node, conn, handing).await
 }
 
-async fn hand_over(shared: &Shared, node: &NodeId, conn: u64, entries: &mut Vec<Entry>) -> Result<(), Error> {
-    if entries.is_empty() {
-        return Ok(());
+/// Neighbouring entries of one message, and their bytes.
+#[derive(Default)]
+struct Gathered {
+    entries: Vec<Entry>,
+    bytes: usize,
+}
+
+impl Gathered {
+    /// Gives to the owner what there is, if there is anything.
+    async fn hand_over(
+        &mut self,
+        shared: &Shared,
+        node: &NodeId,
+        conn: u64,
+        handing: &mut Handing,
+    ) -> Result<(), Error> {
+        let Self { entries, bytes } = std::mem::take(self);
+        match entries.is_empty() {
+            true => Ok(()),
+            false => handing.give(&shared.owner, node, conn, entries, bytes).await,
+        }
     }
-    let entries = std::mem::take(entries);
-    shared.owner.ask(|reply| Input::Entries(node.clone(), conn, entries, reply)).await?
 }
 
 /// What cannot be read is taken too, as that: the worker would send it again for ever.
 fn decode_entry(entry: v1::OutboxEntry) -> Entry {
-    let read =
-        |e: &bytes::Bytes| TaskEvent::read(e).map_err(|why| Error::invalid(format!("failed to read an event: {why}")));
+    let read = |event: &bytes::Bytes| {
+        covey_domain::json::check("an event", event)?;
+        TaskEvent::read(event).map_err(|why| Error::invalid(format!("failed to read an event: {why}")))
+    };
     let events = entry.events.iter().map(read).collect();
     let (number, attempt, ts_ms) = (entry.number, entry.attempt, entry.ts_ms);
     Entry { number, task: entry.task.into(), attempt, ts_ms, events }
@@ -319,17 +355,35 @@ async fn take(shared: &Shared, node: &NodeId, conn: u64, body: Body, tx: &Frames
     Ok(())
 }
 
+/// Of what a worker says its kernel lacks, so much is shown to those who wait.
+const LACKS_CHARS_MAX: usize = 200;
+
 fn decode_hello(hello: &v1::Hello) -> Result<Hello, Error> {
-    let models = hello.models.as_ref().map(|m| from_json("models", &m.models)).transpose()?.unwrap_or_default();
+    let models: Vec<_> = hello.models.as_ref().map(|m| from_json("models", &m.models)).transpose()?.unwrap_or_default();
+    shown::check_name("the worker's name", &hello.name)?;
+    for (label, value) in &hello.labels {
+        shown::check_name("a label of the worker", label)?;
+        if !value.is_empty() {
+            shown::check_name(&format!("label `{label}` of the worker"), value)?;
+        }
+    }
+    let total: Resources = from_json("resources", &hello.resources)?;
+    total.custom.keys().try_for_each(|name| shown::check_name("a resource of the worker", name))?;
     Ok(Hello {
         incarnation: hello.incarnation,
         name: hello.name.clone(),
         pid: hello.pid,
-        total: from_json("resources", &hello.resources)?,
+        total,
         labels: hello.labels.clone().into_iter().collect(),
         models,
         port: hello.port.as_ref().map(|port| port.address.clone()).unwrap_or_default(),
         python: (!hello.python.is_empty()).then(|| hello.python.clone()),
+        no_python: hello.no_python.clone(),
+        isolation: Offer {
+            least: level(&hello.isolation_least)?,
+            most: level(&hello.isolation_most)?,
+            lacks: hello.isolation_lacks.chars().take(LACKS_CHARS_MAX).collect(),
+        },
         actors: hello
             .actors
             .iter()
@@ -348,4 +402,12 @@ fn decode_hello(hello: &v1::Hello) -> Result<Hello, Error> {
             .map(|t| HeldTask { task: t.task.as_str().into(), attempt: t.attempt, actor: t.actor.as_str().into() })
             .collect(),
     })
+}
+
+/// A level of isolation; workers of before say nothing of it.
+fn level(name: &str) -> Result<Isolation, Error> {
+    if name.is_empty() {
+        return Ok(Isolation::default());
+    }
+    name.parse::<Isolation>().map_err(|e| Error::invalid(format!("`{name}` is no level of isolation: {e}")))
 }

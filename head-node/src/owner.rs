@@ -57,7 +57,7 @@ pub(crate) enum Input {
     ListActors(ActorFilter, ActorId, usize, Reply<(Vec<ActorStatus>, Option<ActorId>)>),
     Link(ActorId, ActorId, Reply<Result<(), Error>>),
     DeadLetter(v1::DeadLetter),
-    DeadLetters(Reply<Vec<DeadLetter>>),
+    DeadLetters(Reply<Vec<Arc<DeadLetter>>>),
     Actor(ActorId, Reply<Result<ActorInfo, Error>>),
     ActorNamed(String, Reply<Result<ActorInfo, Error>>),
     StopActor(ActorId, bool, Reply<Result<(), Error>>),
@@ -68,8 +68,12 @@ pub(crate) enum Input {
     SessionLeft(SessionId, u64),
     Submit(Box<Submission>, Answered, Reply<Result<Submitted, Error>>),
     CancelTask(TaskId, String, String, Reply<Result<Arc<TaskRecord>, Error>>),
+    /// Has the worker of a task stop it, for this reason; nothing is written.
+    StopTurn(TaskId, String),
     Say(Box<SayTask>, Reply<Result<(Arc<TaskRecord>, u64), Error>>),
     ActiveTask(TaskId, Reply<Option<(Arc<TaskRecord>, u64)>>),
+    /// Tasks that actors of a node have.
+    TasksOn(NodeId, Reply<Vec<Arc<TaskRecord>>>),
     /// The closure makes the link known, once the owner has taken the hello and before it speaks to the node.
     Joined(NodeId, u64, Box<Hello>, Box<dyn FnOnce() + Send>, Reply<Result<u64, Error>>),
     Heard(NodeId, u64, Reply<bool>),
@@ -102,6 +106,11 @@ impl Handle {
     /// Sends an input; waits when [`caps::OWNER_QUEUE_DEPTH_MAX`] are queued.
     pub async fn tell(&self, input: Input) {
         let _ = self.inputs.send(input).await;
+    }
+
+    #[cfg(test)]
+    pub fn of(inputs: mpsc::Sender<Input>) -> Self {
+        Self { inputs }
     }
 
     /// Sends an input and waits for its reply.
@@ -261,6 +270,12 @@ fn collect(item: &mut Item, output: Output) {
         Output::Topic(topic, members) => item.effects.push(Effect::Topic(topic, members)),
         Output::Write(Write::Listener(topic, actor, method)) => batch.listeners.push((topic, actor, method)),
         Output::Remind(actor, name, reminder) => item.effects.push(Effect::Remind(actor, name, reminder)),
+        Output::Write(Write::Link(one, other, is_linked)) => batch.links.push((one, other, is_linked)),
+        Output::Write(Write::OwnedLink(one, other, is_linked)) => item.loose.links.push((one, other, is_linked)),
+        Output::Write(Write::Gang(name, Some(gang))) => batch.gangs.push((name, Some(gang))),
+        // After the lives of its members: a head that finds one of these knows that the gang had its places.
+        Output::Write(Write::Gang(name, None)) => item.loose.gangs.push((name, None)),
+        Output::Write(Write::DeadLetter(letter)) => batch.dead_letters.push(letter),
         Output::Write(Write::Cursor { node, incarnation, number }) => batch.cursors.push((node, incarnation, number)),
         Output::Send(node, command) => item.effects.push(Effect::Send(node, command)),
         Output::Route(actor, route) => item.effects.push(Effect::Route(actor, route)),
@@ -305,11 +320,16 @@ fn handle(head: &mut Head, input: Input, now: u64) -> Option<Effect> {
             }
         }
         Input::CancelTask(id, by, reason, tx) => later(tx, head.cancel_task(&id, &by, &reason, now)),
+        Input::StopTurn(id, reason) => {
+            head.stop_turn(&id, reason);
+            None
+        }
         Input::Say(say, tx) => {
             let SayTask { caller, task, message_id, parts } = *say;
             later(tx, head.say(&task, caller.as_str(), message_id, parts, now))
         }
         Input::ActiveTask(id, tx) => now_or_never(tx, head.active_task(&id)),
+        Input::TasksOn(node, tx) => now_or_never(tx, head.tasks_on(&node)),
         Input::ModelsKnown(tx) => now_or_never(tx, head.models_known()),
         Input::Status(tx) => now_or_never(tx, head.status()),
         Input::Joined(node, conn, hello, link, tx) => {

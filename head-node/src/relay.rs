@@ -16,7 +16,7 @@ use covey_cluster_core::head::{Reminder, Route};
 use covey_cluster_core::topics::Members;
 use covey_domain::{ActorId, Error, ErrorKind, NodeId, caps, status::ModelStatus};
 use covey_proto::{
-    failure,
+    CallQueue, failure,
     v1::{self, CallFrame, CallOpen, HeadFrame, call_frame::Body, call_open::Target, head_frame},
 };
 use parking_lot::Mutex;
@@ -78,7 +78,7 @@ struct State {
     by_origin: HashMap<(u64, u64), u64>,
     /// Fences that are not back from all workers.
     fences: HashMap<u64, Fence>,
-    waiting: HashMap<ActorId, Vec<(u64, CallOpen)>>,
+    waiting: HashMap<ActorId, CallQueue>,
     /// Calls on each actor's current activation.
     on_actor: HashMap<ActorId, HashSet<u64>>,
     /// Origins that want to know where an actor is.
@@ -337,7 +337,7 @@ impl Relay {
     pub fn route(&self, actor: &ActorId, route: Route) {
         let mut state = self.state.lock();
         let waiting = match &route {
-            Route::Wait { never: false, .. } | Route::Moving(_) => Vec::new(),
+            Route::Wait { never: false, .. } | Route::Moving(_) => CallQueue::default(),
             _ => state.waiting.remove(actor).unwrap_or_default(),
         };
         // Calls on an activation that is over will not be answered by it.
@@ -628,26 +628,25 @@ impl State {
                 self.fail(call, Error::new(ErrorKind::Unschedulable, why).executed(Some(false)));
             }
             Some(Route::Wait { .. } | Route::Moving(_)) => {
-                let queue = self.waiting.entry(actor.clone()).or_default();
-                if queue.len() < caps::MAILBOX_DEPTH_MAX {
-                    queue.push((call, open));
-                } else {
-                    self.fail(
-                        call,
-                        Error::new(ErrorKind::Overloaded, "the actor's mailbox is full").executed(Some(false)),
-                    );
-                }
+                self.park(call, actor, open);
             }
             Some(Route::Gone(error) | Route::Draining(error)) => {
                 self.fail(call, over(&error).executed(Some(false)));
             }
             None if actor.key().is_some() => {
                 self.wake(actor);
-                self.waiting.entry(actor.clone()).or_default().push((call, open));
+                self.park(call, actor, open);
             }
             Some(Route::Asleep) | None => {
                 self.fail(call, Error::not_found("actor", actor).executed(Some(false)));
             }
+        }
+    }
+
+    /// Keeps a call until its actor has a place.
+    fn park(&mut self, call: u64, actor: &ActorId, open: CallOpen) {
+        if let Err(error) = self.waiting.entry(actor.clone()).or_default().push(call, open) {
+            self.fail(call, error);
         }
     }
 
@@ -674,7 +673,10 @@ impl State {
         match &known.place {
             Place::Waiting(actor) => {
                 if let Some(queue) = self.waiting.get_mut(actor) {
-                    queue.retain(|(id, _)| *id != call);
+                    queue.remove(call);
+                    if queue.is_empty() {
+                        self.waiting.remove(actor);
+                    }
                 }
             }
             Place::Nowhere | Place::Model(_) => {}

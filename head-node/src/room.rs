@@ -1,5 +1,5 @@
 //! What the owner does with inputs while the store has no room: what only reads is answered, what can be refused is refused with
-//! the reason, and the rest, which workers say, waits in order until there is room.
+//! the reason, and the rest, which workers say, waits in order until there is room. A worker's link goes on beside it (`crate::handing`).
 
 use covey_domain::{Error, ErrorKind};
 use covey_store::Capacity;
@@ -43,6 +43,13 @@ pub(crate) fn judge(input: Input, capacity: Capacity) -> Fate {
         Input::Link(_, _, tx) => refuse!(tx),
         Input::StopActor(_, _, tx) => refuse!(tx),
         Input::Submit(_, _, tx) => refuse!(tx),
+        Input::CancelTask(id, _, reason, tx) if capacity == Capacity::DiskFull => {
+            let error = why(capacity)
+                .hint("if it runs, its worker is told to stop it, and its end is kept once there is room; one that waits has to be cancelled again");
+            // The asker may have gone.
+            let _ = tx.send(Err(error));
+            Fate::Taken(Box::new(Input::StopTurn(id, reason)))
+        }
         Input::CancelTask(_, _, _, tx) => refuse!(tx),
         Input::Say(_, tx) => refuse!(tx),
         Input::Drain(_, _, tx) => refuse!(tx),
@@ -54,9 +61,11 @@ pub(crate) fn judge(input: Input, capacity: Capacity) -> Fate {
         | Input::Actor(..)
         | Input::ActorNamed(..)
         | Input::ActiveTask(..)
+        | Input::TasksOn(..)
         | Input::Heard(..)
         | Input::ModelsKnown(_)
         | Input::Topics(_)
+        | Input::StopTurn(..)
         | Input::Status(_)) => Fate::Taken(Box::new(input)),
         input => Fate::Held(Box::new(input)),
     }

@@ -103,13 +103,23 @@ impl Secrets {
         if job.caller.as_str() != callers::OWNER {
             return HashMap::new();
         }
-        let body = job.input.call.as_deref().and_then(payload).map(|payload| payload.body).unwrap_or_default();
-        self.values(secret::names(&String::from_utf8_lossy(&body)))
+        self.values(secret::names(&call_of(job)))
     }
 
     fn values<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> HashMap<String, String> {
         names.into_iter().filter_map(|name| Some((name.to_owned(), self.value(name)?))).collect()
     }
+}
+
+/// Whether the arguments of a native client's task have this text in them.
+pub(crate) fn names(task: &TaskRecord, text: &str) -> bool {
+    call_of(task).contains(text)
+}
+
+/// The arguments of a native client's task, as text.
+fn call_of(task: &TaskRecord) -> String {
+    let body = task.input.call.as_deref().and_then(payload).map(|payload| payload.body).unwrap_or_default();
+    String::from_utf8_lossy(&body).into_owned()
 }
 
 /// The arguments of a native client's task.

@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::get,
 };
-use covey_domain::{CallerId, Error, ErrorKind, TaskId, caps};
+use covey_domain::{CallerId, Error, ErrorKind, TaskId, agent::is_job, caps};
 use covey_gateway::{Caller, Cluster as _, Settings, is_grpc};
 use covey_node::{
     auth::{Principal, bearer},
@@ -208,7 +208,7 @@ impl Checkpoint {
     /// Whose job it is, while it runs.
     async fn running(&self, task: &TaskId) -> Option<CallerId> {
         let found = self.shared.owner.ask(|tx| Input::ActiveTask(task.clone(), tx)).await.ok()?;
-        found.filter(|(record, _)| record.agent.as_str() == callers::JOBS).map(|(record, _)| record.caller.clone())
+        found.filter(|(record, _)| is_job(record.agent.as_str())).map(|(record, _)| record.caller.clone())
     }
 }
 

@@ -80,7 +80,7 @@ const fn row(path: &'static str, signs: &'static str) -> Row {
 ///
 /// Own is: of `Enroll` the key that the request proves to have; of `RegisterAgent` a name that nobody else has registered;
 /// of `CreateActor` the session that the process has an actor for, or none; of tasks those that this kind of credential
-/// submitted; of `ReadSecret` those that are for workers; of `SaveState`, `DrainNode`, `EnterMesh` and `Attach` the node of the credential; of `Calls` the session of
+/// submitted, and the one whose capability the request shows; of `GetBlob` the folders of jobs that run there; of `ReadSecret` those that are for workers; of `SaveState`, `DrainNode`, `EnterMesh` and `Attach` the node of the credential; of `Calls` the session of
 /// that name; of reminders the process's own actors. `Worker` is opened by a secret that the head gives to those who may
 /// call `ListStores` and `Calls`.
 pub const METHODS: &[Row] = &[
@@ -98,7 +98,7 @@ pub const METHODS: &[Row] = &[
     row("/covey.v1.Covey/RemoveSecret", "------a"),
     row("/covey.v1.Covey/ReadSecret", "-o-----"),
     row("/covey.v1.Covey/PutBlob", "-aaa--a"),
-    row("/covey.v1.Covey/GetBlob", "-a-a--a"),
+    row("/covey.v1.Covey/GetBlob", "-o-a--a"),
     row("/covey.v1.Covey/PutArtifact", "-aaa--a"),
     row("/covey.v1.Covey/GetArtifact", "-aaa--a"),
     row("/covey.v1.Covey/ListAgents", "-aaa--a"),

@@ -28,8 +28,7 @@ pub fn decode<T: DeserializeOwned>(payload: &Payload) -> Result<T, Error> {
             }
             Ok(value)
         }
-        Codec::Json => serde_json::from_slice(&payload.body)
-            .map_err(|e| Error::invalid(format!("failed to decode JSON arguments: {e}"))),
+        Codec::Json => covey_domain::json::read("the JSON arguments", &payload.body),
         other @ (Codec::Raw | Codec::Pickle | Codec::Lent | Codec::Content) => {
             Err(Error::invalid(format!("a native actor cannot read codec {other:?}")).hint("send JSON"))
         }

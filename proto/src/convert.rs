@@ -67,8 +67,13 @@ pub fn to_json<T: Serialize>(value: &T) -> Bytes {
     Bytes::from(serde_json::to_vec(value).expect("domain values have string keys and no failing serializer"))
 }
 
-/// A domain value from JSON; `what` names it in the error.
+/// A domain value from JSON that somebody else wrote; `what` names it in the error.
 pub fn from_json<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Error> {
+    covey_domain::json::read(what, bytes)
+}
+
+/// The same of what the head says: it has looked at each part, and may put many together.
+pub fn from_heads_json<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(bytes).map_err(|e| Error::invalid(format!("failed to read {what}: {e}")))
 }
 

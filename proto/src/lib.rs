@@ -6,6 +6,7 @@
 
 pub mod access;
 mod batch;
+mod call_queue;
 pub mod codec;
 mod convert;
 mod weave;
@@ -16,8 +17,9 @@ mod weave;
 pub mod v1;
 
 pub use batch::{check_bytes, check_size, check_task_size, size_of, split};
+pub use call_queue::CallQueue;
 pub use convert::{
-    broke_off, call_end, call_result, each_of, failure, from_json, from_status, infer_event, infer_payload,
-    payload_json, to_json, to_status, topic_members,
+    broke_off, call_end, call_result, each_of, failure, from_heads_json, from_json, from_status, infer_event,
+    infer_payload, payload_json, to_json, to_status, topic_members,
 };
 pub use weave::{Joiner, Weaver};

@@ -13,7 +13,11 @@ use prost::Message;
 use pyo3::prelude::*;
 use tokio::runtime::Handle;
 
-use crate::{call::Slot, host::HostLink, raise};
+use crate::{
+    call::{Slot, raw_end},
+    host::HostLink,
+    raise,
+};
 
 #[expect(clippy::large_enum_variant, reason = "one for each process")]
 pub(crate) enum Backend {
@@ -79,6 +83,20 @@ impl Backend {
             Self::Driver { pools, .. } if Pools::is_job(id) => pools.credit(id, items),
             Self::Driver { calls, .. } => calls.credit(id, items),
             Self::Host(host) => host.credit(id, items),
+        }
+    }
+
+    /// A unary method of service `covey.v1.Covey` whose reply, encoded, ends the slot. `stands`: this thread is about to wait for it.
+    pub fn ask(&self, py: Python<'_>, method: &'static str, request: &impl Message, stands: bool, slot: Arc<Slot>) {
+        let body = Bytes::from(request.encode_to_vec());
+        match self {
+            Self::Driver { client, runtime, .. } => {
+                let client = client.clone();
+                runtime.spawn(async move { slot.push(raw_end(client.raw(method, body).await)) });
+            }
+            // Nobody else would read the reply.
+            Self::Host(host) if stands && host.is_reader() => slot.push(raw_end(host.verb(py, method, body))),
+            Self::Host(host) => host.ask(method, body, slot),
         }
     }
 

@@ -35,9 +35,9 @@ use pyo3::{
 
 use crate::{
     backend::Backend,
-    call::Slot,
+    call::{Slot, raw_end},
     client::{Args, Client},
-    from_py, raise, to_py,
+    from_py, raise, scalar, to_py,
 };
 
 /// What a busy thread queued is written after this time.
@@ -60,6 +60,8 @@ pub(crate) struct HostLink {
     calls: Mutex<HashMap<u64, Arc<Slot>>>,
     replies: Mutex<HashMap<u64, Option<Result<Bytes, Error>>>>,
     replied: Condvar,
+    /// Verbs whose replies go to slots.
+    asked: Mutex<HashMap<u64, Arc<Slot>>>,
     next: AtomicU64,
     reader: ThreadId,
     /// Something was queued that the flusher shall write.
@@ -231,8 +233,12 @@ impl HostLink {
                 }
             }
             Body::Reply(reply) => {
-                if let Some(waiting) = self.replies.lock().get_mut(&reply.id) {
-                    *waiting = Some(reply.failure.map_or(Ok(reply.body), |f| Err(f.into())));
+                let asked = self.asked.lock().remove(&reply.id);
+                let said = reply.failure.map_or(Ok(reply.body), |f| Err(f.into()));
+                if let Some(slot) = asked {
+                    slot.push(raw_end(said));
+                } else if let Some(waiting) = self.replies.lock().get_mut(&reply.id) {
+                    *waiting = Some(said);
                 }
                 self.replied.notify_all();
             }
@@ -266,6 +272,7 @@ impl HostLink {
             retries: call.retries,
             chain: call.chain,
             also: Vec::new(),
+            alone: call.alone,
             target: Some(target),
         };
         self.send(Body::Out(CallFrame { id, body: Some(Step::Open(open)) }));
@@ -282,13 +289,25 @@ impl HostLink {
         self.send(Body::Out(CallFrame { id, body: Some(Step::Credit(items)) }));
     }
 
+    /// A verb whose reply, raw, ends the slot.
+    pub fn ask(&self, method: &str, body: Bytes, slot: Arc<Slot>) {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.asked.lock().insert(id, slot);
+        self.send(Body::Verb(HostVerb { id, name: method.to_owned(), body }));
+    }
+
+    /// The thread that reads the socket: nothing comes while it waits for something else.
+    pub fn is_reader(&self) -> bool {
+        std::thread::current().id() == self.reader
+    }
+
     pub fn verb(&self, py: Python<'_>, method: &str, body: Bytes) -> Result<Bytes, Error> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.replies.lock().insert(id, None);
         self.send(Body::Verb(HostVerb { id, name: method.to_owned(), body }));
         let gone = |e: std::io::Error| Error::unavailable(format!("the worker's socket failed: {e}"));
         py.detach(|| {
-            if std::thread::current().id() == self.reader {
+            if self.is_reader() {
                 // Nobody else reads while the loop stands still, unless the process is replaced.
                 loop {
                     let mut incoming = self.incoming.lock();
@@ -324,6 +343,7 @@ impl Host {
             calls: Mutex::default(),
             replies: Mutex::default(),
             replied: Condvar::new(),
+            asked: Mutex::default(),
             next: AtomicU64::new(1),
             reader: std::thread::current().id(),
             late: Mutex::default(),
@@ -371,6 +391,7 @@ impl Host {
                         && c.timeout_ms == 0
                         && c.run_timeout_ms == 0
                         && c.retry_on.is_empty()
+                        && !c.alone
                         && [&c.task, &c.context, &c.chain, &c.traceparent].iter().all(|text| text.is_empty());
                     // What only tasks have comes with their id.
                     let asked = (!c.task.is_empty()).then(|| {
@@ -386,6 +407,7 @@ impl Host {
                         asked,
                         c.run_timeout_ms,
                         c.retry_on,
+                        c.alone,
                     ));
                     ("call", c.call, names.0.get(py, &c.actor), names.1.get(py, &c.method), args, about)
                         .into_pyobject(py)?
@@ -460,6 +482,13 @@ impl Host {
         self.link.queue(Body::Item(HostItem { call, value: Some(from_py(codec, body, buffers)) }));
     }
 
+    /// An item that is text, a number, a boolean or `None`; `False`, and nothing is sent, for any other.
+    fn scalar(&self, call: u64, item: &Bound<'_, PyAny>) -> bool {
+        let Some(value) = scalar::encode(item) else { return false };
+        self.link.queue(Body::Item(HostItem { call, value: Some(value) }));
+        true
+    }
+
     /// What a task's turn says beside its answer: a domain `Remark` as JSON.
     fn remark(&self, call: u64, remark: &[u8]) {
         self.link.queue(Body::Remark(HostRemark { call, remark: Bytes::copy_from_slice(remark) }));
@@ -467,6 +496,13 @@ impl Host {
 
     fn value(&self, call: u64, codec: i32, body: &[u8], buffers: Vec<Vec<u8>>) {
         self.link.end(call, Ok(Some(from_py(codec, body, buffers))));
+    }
+
+    /// The same of what [`fn@Host::scalar`] takes.
+    fn scalar_value(&self, call: u64, value: &Bound<'_, PyAny>) -> bool {
+        let Some(value) = scalar::encode(value) else { return false };
+        self.link.end(call, Ok(Some(value)));
+        true
     }
 
     fn done(&self, call: u64) {
@@ -483,6 +519,11 @@ impl Host {
     fn refused(&self, call: u64) {
         let text = "the actor was stopped before the call's turn came";
         self.link.end(call, Err(Error::new(ErrorKind::ActorDied, text).executed(Some(false))));
+    }
+
+    /// The turn of a call cannot go on: its process is replaced.
+    fn lost(&self, call: u64, message: String) {
+        self.link.end(call, Err(Error::new(ErrorKind::ActorDied, message).executed(None)));
     }
 
     /// The turn of a call runs; written a moment later, whatever the interpreter does meanwhile.

@@ -8,7 +8,9 @@
 mod backend;
 mod call;
 mod client;
+mod forked;
 mod host;
+mod scalar;
 mod watchdog;
 
 use bytes::Bytes;
@@ -102,7 +104,7 @@ fn plain(value: &Bound<'_, PyAny>, depth: u8) -> u8 {
 #[derive(Default)]
 struct FileDigest {
     path: std::path::PathBuf,
-    growing: Option<covey_client::objects::Growing>,
+    growing: Option<forked::Own<covey_client::objects::Growing>>,
 }
 
 /// From this size on, a thread is worth it. Bytes.
@@ -117,21 +119,22 @@ impl FileDigest {
 
     /// The file at `path` will have so many bytes.
     fn begin(&mut self, path: std::path::PathBuf, size: u64) -> PyResult<()> {
-        self.growing = (size >= DIGEST_BESIDE).then(|| covey_client::objects::Growing::begin(&path)).transpose()?;
+        let growing = (size >= DIGEST_BESIDE).then(|| covey_client::objects::Growing::begin(&path)).transpose()?;
+        self.growing = growing.map(forked::Own::new);
         self.path = path;
         Ok(())
     }
 
     /// So many bytes are there.
     fn upto(&self, bytes: u64) {
-        if let Some(growing) = &self.growing {
+        if let Some(growing) = self.growing.as_ref().and_then(forked::Own::get) {
             growing.upto(bytes);
         }
     }
 
     /// The digest of what is there, hex.
     fn end(&mut self, py: Python<'_>) -> PyResult<String> {
-        let growing = self.growing.take();
+        let growing = self.growing.take().map(|growing| growing.into_here(py)).transpose()?;
         Ok(py.detach(|| match growing {
             Some(growing) => growing.end(),
             None => covey_client::objects::digest(&self.path),
@@ -149,6 +152,7 @@ fn checked_object(py: Python<'_>, path: std::path::PathBuf, digest: &str) -> PyR
 #[pymodule]
 fn _bridge(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    forked::watch(module)?;
     module.add("BridgeError", module.py().get_type::<BridgeError>())?;
     for (name, codec) in [
         ("RAW", Codec::Raw),
@@ -161,6 +165,7 @@ fn _bridge(module: &Bound<'_, PyModule>) -> PyResult<()> {
     }
     module.add_function(wrap_pyfunction!(encode_payload, module)?)?;
     module.add_function(wrap_pyfunction!(is_plain, module)?)?;
+    module.add_function(wrap_pyfunction!(client::events_of, module)?)?;
     module.add_class::<FileDigest>()?;
     module.add_function(wrap_pyfunction!(checked_object, module)?)?;
     module.add_class::<client::Client>()?;

@@ -56,9 +56,12 @@ def terminal(capfd):
 class Nodes:
     """A head and workers in processes of their own."""
 
-    def __init__(self, home):
-        self.home = pathlib.Path(home)
-        self.env = {**os.environ, "COVEY_HOME": str(home), "COVEY_PYTHON": sys.executable}
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+        """Agents get here; into the cluster's home they do not."""
+        self.home = self.folder / "home"
+        self.home.mkdir(exist_ok=True)
+        self.env = {**os.environ, "COVEY_HOME": str(self.home), "COVEY_PYTHON": sys.executable}
         self.running = {}
         self.port = "0"
         # Where a process runs that is not here: its name, and the command that goes before.

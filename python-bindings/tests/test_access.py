@@ -79,6 +79,14 @@ class Probe:
         pathlib.Path(path).write_text("x")
         return pathlib.Path(path).read_text()
 
+    def temporary(self):
+        import tempfile
+
+        with tempfile.NamedTemporaryFile("w+") as file:
+            file.write("x")
+            file.seek(0)
+            return file.read()
+
     def signal(self, pid):
         os.kill(pid, signal.SIGKILL)
 
@@ -228,6 +236,23 @@ def test_a_worker_sees_no_tasks_of_others_and_replaces_no_agents(mine):
     before = next(a for a in covey.agents() if a["name"] == "Probe")
     ask(mine, token, "/covey.v1.Covey/RegisterAgent", field(1, json.dumps({**before, "description": "stolen"})))
     assert next(a for a in covey.agents() if a["name"] == "Probe") == before
+
+
+def test_a_workers_credential_opens_a_task_with_its_capability_alone(mine):
+    one, other = (covey.submit("echo", "echo", "hi") for _ in range(2))
+    one.result(60)
+    # ReadEvents, GetTask, SayTask and CancelTask: the task, and the field that has the capability.
+    places = {"GetTask": 2, "CancelTask": 3, "SayTask": 4, "ReadEvents": 4}
+    capability = one.__reduce__()[1][2]
+    worker = mine.tokens["worker"]
+    for method, place in places.items():
+        ask_for = lambda task, shown, m=method, p=place: ask(mine, worker, f"/covey.v1.Covey/{m}", field(1, task) + (field(2, "[]") if m == "SayTask" else b"") + field(p, shown))  # noqa: E731
+        assert ask_for(one.id, capability)[0] != grpc.StatusCode.NOT_FOUND, method
+        for task, shown in ((other.id, capability), (one.id, capability[:-1]), (one.id, capability.upper()), (one.id, "")):
+            assert ask_for(task, shown)[0] == grpc.StatusCode.NOT_FOUND, (method, task, shown)
+    # It opens nothing by itself, and nothing else.
+    assert ask(mine, capability, "/covey.v1.Covey/GetTask", field(1, one.id) + field(2, capability))[0] == grpc.StatusCode.UNAUTHENTICATED
+    assert ask(mine, mine.tokens["caller"], "/covey.v1.Covey/GetTask", field(1, one.id) + field(2, capability))[0] == grpc.StatusCode.PERMISSION_DENIED
 
 
 def test_a_token_for_one_node_enrols_one_and_lets_it_come_back(mine):
@@ -470,15 +495,35 @@ def test_what_is_lent_to_a_call_is_data_alone(mine):
     assert set(seen) == {b""}, "the pickle travels with the call"
 
 
-def test_the_lease_is_no_file_that_agents_write(tmp_path):
-    """With a home that is not a folder for temporary files, as homes are."""
+NO_NAMESPACES = """
+# A filter of the kernel that refuses `unshare`, as on machines that give their users no namespaces.
+import ctypes, os, platform, struct, sys
+number = {"x86_64": 272, "aarch64": 97}[platform.machine()]
+lines = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x00050001), (0x06, 0, 0, 0x7FFF0000)]
+program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in lines))
+filter = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(lines), ctypes.addressof(program)))
+libc = ctypes.CDLL(None, use_errno=True)
+zero = ctypes.c_ulong(0)
+assert libc.prctl(38, ctypes.c_ulong(1), zero, zero, zero) == 0
+assert libc.prctl(22, ctypes.c_ulong(2), filter, zero, zero) == 0
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("namespaces", [True, False], ids=["namespaces", "no namespaces"])
+@pytest.mark.parametrize("place", ["/tmp", ROOT / ".cache"], ids=["temporary", "elsewhere"])
+def test_a_home_is_out_of_reach_wherever_it_lies(place, namespaces):
     import shutil
     import tempfile
 
-    home = pathlib.Path(tempfile.mkdtemp(dir=ROOT / ".cache"))
+    pathlib.Path(place).mkdir(exist_ok=True)
+    home = pathlib.Path(tempfile.mkdtemp(dir=place))
     nodes = Nodes(home)
+    refused = (PermissionError, OSError, covey.CoveyError)
     try:
         nodes.head()
+        if not namespaces:
+            nodes.inside = {"w1": [sys.executable, "-c", NO_NAMESPACES]}
         nodes.worker("w1", "--cpus", "2")
         nodes.connect()
         nodes.live(1)
@@ -486,9 +531,20 @@ def test_the_lease_is_no_file_that_agents_write(tmp_path):
         lease = probe.environment.remote().result()["COVEY_LEASE"]
         assert int.from_bytes(pathlib.Path(lease).read_bytes(), "little") > 0
         assert len(probe.read.remote(lease).result()) == 8, "its own watchdog reads it"
-        with pytest.raises((PermissionError, OSError, covey.CoveyError)):
+        with pytest.raises(refused):
             probe.write.remote(lease).result()
         assert len(pathlib.Path(lease).read_bytes()) == 8
+        # A file that is put in the place of another is hidden as that one was.
+        assert nodes.cli("key", "rotate", "join").returncode == 0
+        nodes.keys = json.loads((nodes.home / "credentials.json").read_text())
+        for file in ("credentials.json", "workers/w1/credential.json", "workers/w1/identity.key", "head/issuer.key", "head/covey.db"):
+            assert (nodes.home / file).exists()
+            with pytest.raises(refused):
+                probe.read.remote(os.fspath(nodes.home / file)).result()
+        with pytest.raises(refused):
+            probe.write.remote(os.fspath(nodes.home / "models")).result()
+        assert probe.temporary.remote().result() == "x", "temporary files have a place"
+        assert nodes.cli("job", "submit", "--", "sh", "-c", "f=$(mktemp) && echo kept > $f && cat $f && rm $f").stdout == "kept\n"
         # What a worker that was killed left is taken away by the next one.
         folder = pathlib.Path(lease).parent
         nodes.kill9("w1")

@@ -313,8 +313,8 @@ def test_virtual_actors_sleep_and_wake_with_their_state(cluster):
     # Many callers at once wake one.
     answers = covey.get([Visitor.at("ada").visit.remote() for _ in range(50)], timeout=30)
     assert sorted(a[1] for a in answers) == list(range(3, 53)) and len({a[2] for a in answers}) == 1
-    with pytest.raises(covey.CoveyError, match="key"):
-        Visitor.at("").visit.remote().result(20)
+    with pytest.raises(ValueError, match="key"):
+        Visitor.at("")
 
 
 def test_the_state_of_each_turn_survives_kill_9(cluster):
@@ -692,3 +692,64 @@ def test_a_plain_method_wakes_a_coroutine_that_waits_for_it(cluster):
     eventually(lambda: signal.waiters.remote().result(30) == 3)
     signal.send.remote().result(30)
     assert covey.get(calls, timeout=30) == ["told"] * 3
+
+
+def test_methods_may_have_the_names_of_a_handles_verbs(cluster):
+    @agent
+    class Player:
+        def stop(self, track: int) -> str:
+            return f"stopped {track}"
+
+        def kill(self) -> str:
+            return "killed"
+
+        def alive(self) -> bool:
+            return True
+
+    player = Player.remote()
+    assert player.stop.remote(3).result(30) == "stopped 3" and player.kill.remote().result(30) == "killed"
+    assert player.stop.options(deadline="30s").remote(4).result(30) == "stopped 4"
+    player.stop()
+    with pytest.raises(covey.ActorDied):
+        player.alive.remote().result(30)
+
+
+def test_a_handle_and_a_gang_say_what_they_do_not_take(cluster):
+    @agent
+    class Plain:
+        def run(self) -> int:
+            return 1
+
+    handle = Plain.remote()
+    with pytest.raises(AttributeError, match="the actor is elsewhere"):
+        handle.count = 3
+    with pytest.raises(TypeError, match=r"Agent.bind\(…\)"):
+        covey.gang([handle])
+    with Plain.pool(1) as pool, pytest.raises(TypeError, match="run.remote"):
+        pool.run(1)
+    for key, error in (("", ValueError), (None, TypeError)):
+        with pytest.raises(error, match="key"):
+            Plain.at(key)
+    with pytest.raises(ValueError, match="'a2a' takes a dict of version"):
+        agent(a2a={"verson": "2"})(type("Wrong", (), {"run": lambda self: 1}))
+    with pytest.raises(TypeError, match="Wrong.__init__ takes a Context"):
+
+        @agent
+        class Wrong:
+            def __init__(self, ctx: Context):
+                pass
+
+            def run(self) -> int:
+                return 1
+
+    with pytest.raises(covey.CoveyError, match="control characters"):
+        Plain.options(name="a\nnode fake").remote()
+
+
+def test_functions_end_when_their_packages_cannot_be_had(cluster):
+    @covey.task(pip=["no-such-package-of-covey-anywhere"])
+    def never() -> int:
+        return 1
+
+    with pytest.raises(covey.ActorDied, match="failed to install no-such-package-of-covey-anywhere"):
+        never.remote().result(300)

@@ -203,3 +203,22 @@ def test_what_an_agent_does_not_take_is_refused(cluster, web):
     assert send(web, name, {"text": "x"}, picture)["status"]["state"] == "TASK_STATE_COMPLETED"
     lax = made(Copier, a2a={"input_modes": ["text/plain"], "any_input": True}).register()
     assert send(web, lax, {"text": "x"}, sound)["status"]["state"] == "TASK_STATE_COMPLETED"
+
+
+@pytest.mark.parametrize("size", [5 << 20, 9 << 20])
+def test_a_changed_byte_is_not_given_as_the_file(cluster, web, size):
+    """The head compares what it reads whole, a driver what it gets in pieces."""
+    body = os.urandom(size)
+    task = send(web, made(Copier).register(), {"text": "copy"}, raw(body=body))
+    digest = hashlib.sha256(body).hexdigest()
+    part = task["artifacts"][0]["parts"][0]
+    at = next((cluster.home / "head/artifacts").rglob(digest))
+    at.write_bytes(body[:1000] + bytes([body[1000] ^ 1]) + body[1001:])
+    file = File(b"", name="b")
+    file._data, file._stored = None, (digest, size)
+    with pytest.raises(httpx.RemoteProtocolError):
+        httpx.get(part["url"])
+    with pytest.raises(covey.errors.InternalError, match="is damaged"):
+        file.read()
+    at.write_bytes(body)
+    assert httpx.get(part["url"]).content == body and file.read() == body

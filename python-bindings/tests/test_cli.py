@@ -6,6 +6,7 @@ import stat
 import subprocess
 import time
 
+import pytest
 from conftest import BIN, ROOT, eventually
 
 import covey
@@ -66,6 +67,43 @@ def test_errors_name_the_way_out(cluster, tmp_path):
     weights.write_bytes(weights.read_bytes()[:100_000])
     fails(64, "damaged or cut short", "model", "add", str(broken))
     assert cluster.cli("status").returncode == 0, "and the cluster still stands"
+
+
+def test_names_are_listened_on_and_wrong_addresses_are_told(nodes, tmp_path):
+    def fails(code, needle, *args):
+        out = nodes.cli(*args)
+        assert out.returncode == code and needle in out.stderr, (args, out.returncode, out.stderr)
+
+    nodes.head("--host", "localhost")
+    assert nodes.keys["address"].rsplit(":", 1)[0] in ("127.0.0.1", "[::1]")
+    nodes.worker("w1", "--listen", "localhost:0")
+    nodes.connect()
+    nodes.live(1)
+    assert nodes.cli("submit", "echo", "hi").stdout == "hi\n"
+    data, join = str(tmp_path / "other"), f"cvj_x@{nodes.keys['address']}"
+    fails(64, "no address is known", "head", "--port", "0", "--data", data, "--host", "nonesuch.invalid")
+    fails(64, "not a whole address", "head", "--port", "0", "--data", data, "--host", "127.0.0")
+    fails(64, "the port is an option of its own", "head", "--port", "0", "--data", data, "--host", "127.0.0.1:7420")
+    fails(64, "no address of this machine", "head", "--port", "0", "--data", data, "--host", "192.0.2.1")
+    for wrong, why in (("localhost", "no port"), ("localhost:many", "not a port"), ("nonesuch.invalid:0", "no address is known")):
+        fails(64, why, "worker", "--join", join, "--listen", wrong)
+
+
+def test_half_of_address_and_token_is_told(nodes, tmp_path, monkeypatch):
+    empty = {name: value for name, value in nodes.env.items() if not name.startswith("COVEY_")} | {"COVEY_HOME": str(tmp_path / "empty")}
+    for given, value, lacks in (("COVEY_ADDRESS", "127.0.0.1:7420", "COVEY_TOKEN"), ("COVEY_TOKEN", "cva_x", "COVEY_ADDRESS")):
+        out = subprocess.run([BIN, "status"], env={**empty, given: value}, capture_output=True, text=True, timeout=60)
+        assert out.returncode == 77 and f"{given} is set, {lacks} is not" in out.stderr, out
+    monkeypatch.setenv("COVEY_HOME", str(tmp_path / "empty"))
+    for name in ("COVEY_ADDRESS", "COVEY_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COVEY_ADDRESS", "127.0.0.1:7420")
+    with pytest.raises(covey.errors.Unauthenticated, match="no token.*COVEY_TOKEN"):
+        covey.connect()
+    monkeypatch.delenv("COVEY_ADDRESS")
+    monkeypatch.setenv("COVEY_TOKEN", "cva_x")
+    with pytest.raises(covey.errors.Unauthenticated, match="no address.*COVEY_ADDRESS"):
+        covey.connect()
 
 
 def test_a_damaged_model_is_told_to_the_caller_and_harms_nobody(nodes, tmp_path):
@@ -201,6 +239,60 @@ def test_tasks_are_listed_shown_and_cancelled(cluster):
     assert cluster.cli("task", "ls", "--state", "sleeping").returncode == 64
 
 
+def test_functions_are_listed_by_their_names(cluster, tmp_path):
+    @covey.task
+    def counts_sheep(path):
+        while not path.exists():
+            time.sleep(0.01)
+        return 1
+
+    call, other = counts_sheep.remote(tmp_path / "go"), counts_sheep.options(env_vars={"SHEEP": "1"}).remote(tmp_path / "go")
+    try:
+        of_it = lambda: [a for a in covey.actors(state="live") if a.get("function") == "counts_sheep"]  # noqa: E731
+        # The one with an environment of its own is an agent of its own.
+        eventually(lambda: len({a["agent"] for a in of_it()}) == 2)
+        shown = cluster.cli("actors", "--state", "live").stdout
+        assert shown.count("function counts_sheep · live") == len(of_it()), shown
+        one = next(a for a in of_it() if a["agent"] == "covey.function")
+        assert f"actor {one['id']} · function counts_sheep" in cluster.cli("status").stdout
+    finally:
+        (tmp_path / "go").touch()
+    assert covey.get([call, other], timeout=60) == [1, 1]
+
+
+class Chooses:
+    async def choose(self, ctx):
+        return f"took {await ctx.ask('which one?', options=['red', 'blue'])}"
+
+    async def count(self, ctx):
+        return (await ctx.ask("how many?", schema={"type": "integer"})).data
+
+    def parts(self):
+        yield "two of them: "
+        yield {"n": 2}
+
+
+def test_a_task_is_shown_with_its_data_what_it_takes_and_what_it_refused(cluster):
+    chooses = covey.agent(Chooses, name="cli-chooses")
+    parts = covey.submit(chooses, "parts")
+    parts.result(30)
+    assert cluster.cli("task", "show", parts.id).stdout.splitlines()[-2:] == ["two of them: ", '{"n":2}']
+    task = covey.submit(chooses, "choose")
+    shown = eventually(lambda: (out := cluster.cli("task", "show", task.id).stdout) and "asks: which one?" in out and out)
+    assert "\n  red\n  blue\n" in shown
+    wrong = cluster.cli("answer", task.id, "green")
+    assert wrong.returncode == 64 and "refused: 'green' is none of red, blue" in wrong.stderr and "one of: red, blue" in wrong.stderr
+    assert task.question.refused == "'green' is none of red, blue"
+    shown = cluster.cli("task", "show", task.id).stdout
+    assert "asks: which one?\n  red\n  blue\n  the answer before was refused: 'green' is none of red, blue\n" in shown
+    assert cluster.cli("answer", task.id, "blue").stdout == "took blue\n"
+    task = covey.submit(chooses, "count")
+    eventually(lambda: 'schema: {"type":"integer"}' in cluster.cli("task", "show", task.id).stdout)
+    wrong = cluster.cli("answer", task.id, "many")
+    assert wrong.returncode == 64 and "refused" in wrong.stderr and '{"type":"integer"}' in wrong.stderr
+    assert cluster.cli("answer", task.id, "7.0").stdout == "7\n"
+
+
 def test_a_task_that_waits_says_why(cluster):
     many = covey.agent(Sleeps, name="cli-large", labels={"zone": "nowhere"})
     task = covey.submit(many, "sleep")
@@ -217,3 +309,35 @@ def test_actors_are_shown_with_their_nodes(cluster):
         assert "cli-placed · live · node w1" in line, line
     call.cancel()
     sleeps.stop()
+    # Where it was is told of one that is over, too.
+    over = eventually(lambda: [a for a in covey.actors(agent="cli-placed") if a["state"] == "dead"])
+    names = {node["id"]: node["name"] for node in covey.status()["nodes"]}
+    assert names[over[0]["node"]] == "w1"
+    assert "cli-placed · dead · node w1" in cluster.cli("actors", "--agent", "cli-placed").stdout
+    assert cluster.cli("actors", "--agent", "cli-placed", "--node", "w1").stdout == "", "it is on no node any more"
+
+
+def test_submit_says_why_a_task_does_not_begin(nodes):
+    nodes.head()
+    nodes.worker("w1", "--cpus", "1")
+    nodes.connect()
+    nodes.live(1)
+    covey.agent(name="cli-elsewhere", labels={"zone": "nowhere"}, schedule_timeout="4s")(type("Elsewhere", (), {"run": lambda self, text: text})).register()
+    ran = nodes.cli("submit", "cli-elsewhere", "x")
+    assert ran.returncode and ran.stderr.count("(waits: needs label zone=nowhere") == 1, ran
+
+
+def test_the_interpreter_beside_the_program_is_found(tmp_path):
+    """Whoever calls a program of an environment by its path means that environment."""
+    home = tmp_path / "home"
+    home.mkdir()
+    env = {"COVEY_HOME": str(home), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    up = subprocess.Popen([BIN, "up", "--port", "0", "--cpus", "1"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        eventually((home / "credentials.json").exists)
+        told = eventually(lambda: json.loads(subprocess.run([BIN, "status", "--json"], env=env, capture_output=True, text=True).stdout or "{}").get("nodes"))
+        assert told[0].get("no_python", "") == "", told
+    finally:
+        up.terminate()
+        said = up.communicate(timeout=20)[1]
+    assert "does not turn" not in said, said

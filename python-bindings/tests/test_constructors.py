@@ -146,3 +146,41 @@ def test_a_virtual_actor_has_its_key_by_any_parameter(cluster):
 
     assert Named.at("ada").who.remote().result(60) == "ada"
     assert Any.at("bob").who.remote().result(60) == ("bob",)
+
+
+@agent(name="constructors-hangs", schedule_timeout="3s")
+class Hangs:
+    def __init__(self):
+        import time
+
+        time.sleep(600)
+
+    def go(self):
+        return 1
+
+
+@agent(name="constructors-neighbour")
+class Neighbour:
+    def __init__(self):
+        self.n = 0
+
+    def add(self):
+        self.n += 1
+        return self.n
+
+    def __snapshot__(self):
+        return self.n
+
+    def __restore__(self, n):
+        self.n = n
+
+
+def test_a_constructor_that_does_not_return_is_told_and_costs_its_process_alone(cluster):
+    neighbours = [Neighbour.remote() for _ in range(4)]
+    assert [n.add.remote().result(60) for n in neighbours] == [1] * 4
+    with pytest.raises(covey.CoveyError, match="has not returned within 3 s"):
+        Hangs.remote().go.remote().result(60)
+    # A task that waits for such an actor does not wait for good.
+    with pytest.raises(covey.CoveyError, match="has not returned within 3 s"):
+        covey.submit(Hangs, "go").result(timeout=60)
+    assert [n.add.remote().result(60) for n in neighbours] == [2] * 4, "others moved with their state"

@@ -206,6 +206,43 @@ def test_a_drained_node_keeps_no_moving_actors(nodes):
         assert {names[a["node"]] for a in covey.status()["actors"] if a["state"] == "live"} == {"b"}
 
 
+class Holds:
+    def hold(self, path):
+        import pathlib
+
+        while not pathlib.Path(path).exists():
+            time.sleep(0.01)
+
+
+def test_drain_says_what_it_waits_for_and_what_it_ended(nodes, tmp_path):
+    nodes.head()
+    nodes.worker("a", "--cpus", "2")
+    with nodes.connect():
+        nodes.live(1)
+        ticker = Kept.options(cpus=0, name="ticker").remote()
+        stream = iter(ticker.ticks.remote())
+        next(stream)
+        task = covey.submit(covey.agent(Holds, name="cli-holds"), "hold", str(tmp_path / "go"))
+        eventually(lambda: task.state() == "working")
+        nodes.worker("b", "--cpus", "2")
+        nodes.live(2)
+        command = [BIN, "drain", "a", "--grace-s", "1"]
+        drain = subprocess.Popen(command, env=nodes.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        said = [drain.stderr.readline()]
+        assert "1 actor to move: ticker; their calls have 1 s" in said[0] and "1 durable task of cli-holds" in said[0], said
+        while "1 s are over" not in said[-1]:
+            said.append(drain.stderr.readline())
+            assert said[-1], said
+        assert "calls that still ran are ended, of ticker" in said[-1]
+        last = drain.stderr.readline()
+        assert "1 durable task of cli-holds, without a bound of time" in last and "ticker" not in last
+        (tmp_path / "go").touch()
+        assert drain.wait(60) == 0 and drain.stdout.read() == "a is empty\n"
+        assert task.result(30) is None
+        drain.stderr.close()
+        drain.stdout.close()
+
+
 class Forgetful:
     def __init__(self):
         self.count = 0
@@ -257,3 +294,12 @@ def test_a_drained_last_node_says_what_its_actors_wait_for(nodes):
         assert "being emptied" in found[0]["why"] or "no live" in found[0]["why"] or "0 nodes" in found[0]["why"], found
         nodes.worker("b", "--cpus", "2")
         assert one.add.remote().result(30) == 2
+
+
+@pytest.mark.parametrize("args", [["--name", "w1\nnode fake · live"], ["--name", "\x1b[2J"], ["--name", "w2", "--label", "zone=a\x1b]0;b\x07"], ["--name", "w3", "--resource", "r\x1b[31m=1"]])
+def test_a_worker_whose_name_does_things_to_a_terminal_is_refused(nodes, args):
+    nodes.head()
+    token = f"{nodes.keys['join_secret']}@{nodes.address}"
+    ran = nodes.cli("worker", "--join", token, *args)
+    assert ran.returncode and "control characters" in ran.stderr and "\x1b" not in ran.stderr, ran
+    assert "fake" not in nodes.cli("status").stdout

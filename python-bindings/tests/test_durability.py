@@ -27,6 +27,12 @@ class Nest:
         yield nested(levels)
         yield "after"
 
+    async def asks(self, levels: int, ctx: covey.Context):
+        return (await ctx.ask("how?", schema={"enum": [nested(levels - 2)]})).text
+
+    def asks_and_waits(self, levels: int, ctx: covey.Context):
+        return ctx.ask("how?", schema={"enum": [nested(levels - 2)]}).result().text
+
 
 def nested(levels):
     value = "bottom"
@@ -81,17 +87,18 @@ def test_what_an_agent_says_too_deep_fails_its_task_with_the_reason(nodes):
     nodes.connect()
     nodes.live(1)
     assert covey.submit(Nest, "returns", 64).result() == nested(64)
-    for method in ("returns", "yields"):
+    # A question that nobody could be asked is not waited for: its turn would be taken for good.
+    for method in ("returns", "yields", "asks", "asks_and_waits"):
         for levels in (65, 200):
             task = covey.submit(Nest, method, levels)
             with pytest.raises(covey.CoveyError, match="nested|recursion"):
-                task.result()
+                task.result(timeout=60)
     # The worker's link goes on.
     assert covey.submit(Nest, "returns", 1).result() == nested(1)
     nodes.kill9("head")
     nodes.head()
     nodes.connect()
-    assert covey.status()["tasks"] == {"completed": 2, "failed": 4}
+    assert covey.status()["tasks"] == {"completed": 2, "failed": 8}
 
 
 def started(nodes, *args):
@@ -208,6 +215,8 @@ def test_a_full_disk_refuses_what_is_new_and_all_works_again_when_there_is_room(
         error = web.post("/a2a/echo", json=rpc).json()["error"]
         assert error["data"][0]["reason"] == "STORAGE_FULL", error
         assert web.get("/readyz").status_code == 503 and web.get("/livez").status_code == 200
+        key = nodes.cli("key", "add", "alice")
+        assert key.returncode == 75 and "make room" in key.stderr, key.stderr
         assert web.get(f"/a2a/echo/tasks/{task}").json()["id"] == task
         assert covey_status(nodes)["tasks"] == {"submitted": taken}
         # A head that is started on a full disk can be read, and refuses too.
@@ -224,6 +233,41 @@ def test_a_full_disk_refuses_what_is_new_and_all_works_again_when_there_is_room(
         eventually(lambda: send(web, "after").status_code == 200)
         eventually(lambda: web.get("/readyz").status_code == 200)
         assert web.get(f"/a2a/echo/tasks/{task}").json()["id"] == task
+
+
+def test_a_task_is_stopped_though_the_disk_is_full(nodes, disk):
+    @agent
+    class Works:
+        def work(self, folder: str, ctx: covey.Context):
+            import pathlib
+            import time
+
+            at = pathlib.Path(folder)
+            (at / "begun").touch()
+            try:
+                while not ctx.cancelled:
+                    time.sleep(0.02)
+            finally:
+                (at / "stopped").touch()
+
+    nodes.inside["head"] = disk.inside
+    nodes.head("--data", str(disk.at))
+    nodes.worker("w1", "--cpus", "1")
+    nodes.connect()
+    nodes.live(1)
+    task = covey.submit(Works, "work", str(nodes.folder))
+    eventually(lambda: (nodes.folder / "begun").exists())
+    disk.fill()
+    with client(nodes) as web:
+        n = 0
+        while send(web, n, {"text": "x" * 200_000}).status_code == 200:
+            n += 1
+            assert n < 200
+    with pytest.raises(covey.StorageFull, match="its worker is told to stop it"):
+        task.cancel()
+    eventually(lambda: (nodes.folder / "stopped").exists())
+    disk.empty()
+    eventually(lambda: task.state() == "canceled")
 
 
 def test_what_a_task_says_while_the_disk_is_full_is_there_for_good(nodes, disk):
@@ -262,6 +306,53 @@ def test_what_a_task_says_while_the_disk_is_full_is_there_for_good(nodes, disk):
         subprocess.run([*disk.inside, "pkill", "-9", "-f", f"{BIN} head --port {nodes.port} --data {disk.at}"], check=False)
         nodes.head(*data)
         nodes.live(1)
+
+
+def test_a_disk_that_is_full_for_longer_than_a_lease_costs_no_actor(nodes, disk):
+    """The head holds what a task says until there is room; the beats of its worker come behind that, and are answered all the same."""
+
+    @agent
+    class Talks:
+        def talk(self, times: int):
+            import time
+
+            for n in range(times):
+                yield f"{n} " + "x" * 20_000
+                time.sleep(0.02)
+
+    @agent
+    class Counts:
+        def __init__(self):
+            self.n = 0
+
+        def add(self):
+            self.n += 1
+            return self.n
+
+    nodes.inside["head"] = disk.inside
+    nodes.head("--data", str(disk.at))
+    nodes.worker("w1", "--cpus", "2")
+    nodes.connect()
+    nodes.live(1)
+    counter = Counts.remote()
+    assert counter.add.remote().result(30) == 1
+    task = covey.submit(Talks, "talk", 300)
+    eventually(lambda: len(list(zip(range(20), task.chunks(), strict=False))) == 20)
+    disk.fill()
+    import time
+
+    full = time.monotonic()
+    calls = 1
+    # Longer than the lease of 10 s, after which a worker that nobody answers stops everything.
+    while time.monotonic() < full + 16:
+        calls += 1
+        assert counter.add.remote().result(30) == calls, "the actor has lost what it had in memory"
+        time.sleep(0.2)
+    disk.empty()
+    assert counter.add.remote().result(30) == calls + 1
+    assert len(list(task.chunks())) == 300
+    assert task.info().attempt == 1
+    assert "fenced" not in (nodes.home / "w1.log").read_text()
 
 
 def covey_status(nodes):

@@ -1,10 +1,20 @@
 """One caller sends more than fits: the others are served, and it is told so."""
 
+import contextlib
+import http.client
+import json
+import selectors
+import socket
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import pytest
+from a2a.types import Message, Part, Role, SendMessageRequest
+from a2a.types.a2a_pb2_grpc import A2AServiceStub
 from conftest import Nodes, eventually
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
 from test_callers import rpc, send, web
 from test_turns import made
 
@@ -163,6 +173,18 @@ def test_a_long_answer_of_python_is_whole(house):
     assert text == "".join(f"{number:0100}" for number in range(40_000))
 
 
+def told_by_grpc(error):
+    """The details of a refusal, by their types."""
+    (body,) = [value for name, value in error.trailing_metadata() if name == "grpc-status-details-bin"]
+    details, said = Status.FromString(body).details, {}
+    for detail in details:
+        for kind in (RetryInfo, ErrorInfo):
+            if detail.Is(kind.DESCRIPTOR):
+                said[kind] = kind()
+                detail.Unpack(said[kind])
+    return said
+
+
 def test_the_one_who_sends_too_much_is_told_so_by_each_protocol(house, tmp_path):
     gate = tmp_path / "never"
     message = lambda size: {"messageId": uuid.uuid4().hex, "role": "ROLE_USER", "parts": [{"text": f"{gate} x " + "x" * size}]}
@@ -187,11 +209,44 @@ def test_the_one_who_sends_too_much_is_told_so_by_each_protocol(house, tmp_path)
         body = {"jsonrpc": "2.0", "id": 1, "method": "message/send", "params": old}
         answer = client.post(f"/a2a/{house.agent}", json=body)
         assert answer.json()["error"]["data"]["retryAfter"] == 1, answer.text[:500]
+    with grpc.insecure_channel(house.keys["address"]) as channel:
+        text = Message(message_id=uuid.uuid4().hex, role=Role.ROLE_USER, parts=[Part(text="x" * (16 << 20))])
+        asks = SendMessageRequest(tenant=house.agent, message=text)
+        with pytest.raises(grpc.RpcError) as refused:
+            A2AServiceStub(channel).SendMessage(asks, metadata=[("authorization", f"Bearer {house.loud}"), ("a2a-version", "1.0")], timeout=60)
+    assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED, refused.value
+    said = told_by_grpc(refused.value)
+    assert said[RetryInfo].retry_delay.seconds == 1 and said[ErrorInfo].reason == "RESOURCE_EXHAUSTED"
     # The others are taken, and it is again once what it asked for has ended.
     assert later(house, house.quiet, f"{gate} quiet")
     for task in tasks:
         assert "result" in rpc(house, house.loud, house.agent, "CancelTask", {"id": task})
     assert later(house, house.loud, f"{gate} loud")
+
+
+def http_answer(connection):
+    answer = http.client.HTTPResponse(connection)
+    answer.begin()
+    return answer
+
+
+def test_a_client_of_openais_that_sends_too_much_is_told_so(house):
+    key = house.cli("key", "add", "talker", "--models").stdout.strip()
+    host, port = house.keys["address"].rsplit(":", 1)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n"
+    begun = (head + "Content-Type: application/json\r\nContent-Length: 100000\r\n\r\n{").encode()
+    with contextlib.ExitStack() as open_ones, selectors.DefaultSelector() as answered:
+        # Each says that it is large, and no more: those that have a place keep it for a while.
+        for _ in range(128):
+            one = open_ones.enter_context(socket.create_connection((host, int(port))))
+            one.sendall(begun)
+            answered.register(one, selectors.EVENT_READ)
+        ready = eventually(lambda: answered.select(0))
+        answer = http_answer(ready[0][0].fileobj)
+        text = answer.read()
+    assert answer.status == 429 and answer.headers["retry-after"] == "1"
+    error = json.loads(text)["error"]
+    assert error["type"] == "rate_limit_error" and "64 large requests of `talker`" in error["message"]
 
 
 def test_a_caller_has_so_many_webhooks_and_no_more(house, tmp_path):

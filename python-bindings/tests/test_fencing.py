@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -181,6 +182,47 @@ def test_what_a_virtual_actor_counted_outlives_the_head(nodes, round_):
         assert [call.result(60) for call in calls] == [4] * len(keys)
 
 
+@agent(idle="10m", snapshot="turn")
+class Ledger(Counter):
+    """Gives no answer before its count is on the head's disk."""
+
+
+def test_a_turn_whose_state_came_too_late_is_tried_again_where_it_may_be(nodes):
+    """Head and worker die at one moment, and answers wait for states that only the next head can take. The activations are over
+    then: a call with `retries` runs again in the next one, and another one is told that its actor died."""
+    nodes.head()
+    nodes.worker("w1", "--cpus", "2")
+    nodes.worker("w2", "--cpus", "2")
+    keys = [f"k{n}" for n in range(16)]
+    ended, refused, acknowledged = threading.Event(), [], dict.fromkeys(keys, 0)
+
+    def calls(key):
+        retries = 5 * (keys.index(key) % 2)
+        while not ended.is_set():
+            try:
+                acknowledged[key] = Ledger.at(key).add.options(retries=retries).remote().result(120)
+            except covey.CoveyError as error:
+                refused.append((retries, type(error).__name__, str(error)))
+
+    with nodes.connect():
+        nodes.live(2)
+        threads = [threading.Thread(target=calls, args=(key,), daemon=True) for key in keys]
+        [thread.start() for thread in threads]
+        for _ in range(2):
+            before = dict(acknowledged)
+            eventually(lambda: all(acknowledged[key] > before[key] + 20 for key in keys), 60)
+            nodes.kill9("head")
+            nodes.kill9("w1")
+            nodes.head()
+            nodes.worker("w1", "--cpus", "2")
+        before = dict(acknowledged)
+        eventually(lambda: all(acknowledged[key] > before[key] + 20 for key in keys), 60)
+        ended.set()
+        [thread.join(120) for thread in threads]
+    assert {kind for _, kind, _ in refused} <= {"ActorDied"}, refused
+    assert not [told for told in refused if told[0]], refused
+
+
 def test_virtual_actors_that_were_starting_come_up_under_the_next_head(nodes):
     """Nobody stays in *starting* when the head restarts while actors are on their way up."""
 
@@ -252,6 +294,33 @@ def test_clocks_that_jump_kill_nobody_and_expire_nothing(nodes, tmp_path):
     nodes.connect()
     nodes.live(1)
     assert waits.result(60)
+
+
+@pytest.mark.skipif(not shutil.which("faketime"), reason="wants `faketime` (Debian: faketime)")
+def test_machines_that_wake_after_a_year_find_each_other(nodes, tmp_path):
+    """All certificates are over then: the head makes its own anew, the worker gets another by its join token."""
+    now = tmp_path / "now"
+    library = next(pathlib.Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    now.write_text("+0")
+    nodes.env = {
+        **nodes.env,
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(now),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    # With TLS on loopback, too.
+    nodes.head("--host", "0.0.0.0")
+    nodes.worker("w1", "--cpus", "1")
+    eventually(lambda: any(n["state"] == "live" for n in json.loads(nodes.cli("status", "--json").stdout or '{"nodes": []}')["nodes"]))
+    fresh = tmp_path / "now.new"
+    fresh.write_text("+375d")
+    fresh.rename(now)
+    # What is open stays open; the link breaks, as a machine's that slept does.
+    nodes.running["head"].send_signal(signal.SIGSTOP)
+    time.sleep(13)
+    nodes.running["head"].send_signal(signal.SIGCONT)
+    eventually(lambda: "hello" in nodes.cli("submit", "echo", "hello").stdout, timeout=90)
 
 
 SILENT = """

@@ -1,5 +1,6 @@
 """Schemas of questions: what fits them, and what is no schema."""
 
+import jsonschema
 import pydantic
 import pytest
 
@@ -37,6 +38,37 @@ def test_what_fits(schema, right, wrong):
 def test_what_is_no_schema_is_refused_by_its_place(schema, told):
     with pytest.raises((TypeError, ValueError), match=told):
         check_schema(schema)
+
+
+SCHEMAS = [
+    {"enum": [1, 0]}, {"const": 1}, {"const": [True, {"a": 1}]}, {"enum": ["a", None, 1.0]},
+    {"type": "array", "prefixItems": [{"type": "integer"}], "items": False}, {"prefixItems": [{"type": "string"}, True]},
+    {"oneOf": [{"type": "integer"}, {"type": "number"}]}, {"not": {"type": "string"}}, {"uniqueItems": True},
+    {"patternProperties": {"^x": {"type": "integer"}}, "additionalProperties": {"type": "string"}},
+    {"properties": {"xa": {"type": "string"}}, "patternProperties": {"a$": {"minLength": 2}}},
+    {"if": {"type": "integer"}, "then": {"minimum": 10}, "else": {"type": "string"}}, {"if": {"type": "integer"}, "then": {"minimum": 10}},
+    {"minProperties": 1, "maxProperties": 1}, {"contains": {"const": 1}}, {"contains": {"type": "integer"}, "minContains": 0, "maxContains": 1},
+    {"dependentRequired": {"a": ["b"]}}, {"propertyNames": {"maxLength": 1}}, {"anyOf": [{"minimum": 3}, {"type": "string"}]},
+    {"allOf": [{"type": "integer"}, {"not": {"const": 1}}]}, {"$defs": {"n": {"type": "integer"}}, "items": {"$ref": "#/$defs/n"}},
+    {"$defs": {"n": {"type": "integer"}}, "$ref": "#/$defs/n", "minimum": 2},
+    {"type": "integer"}, {"required": ["a"], "additionalProperties": False, "properties": {"a": True}},
+]  # fmt: skip
+VALUES = [
+    None, True, False, 0, 1, 1.0, 3, 10, 12.5, "", "a", "xa", "aa", [], [1], [1, 1], [True, 1], [1, 2, "a"], ["a"], ["a", "a"], [[1], [1.0]],
+    {}, {"a": 1}, {"a": 1, "b": 2}, {"xa": 1}, {"xa": "s"}, {"b": "x"}, [True, {"a": 1}], [True, {"a": True}], [{"a": 1}, {"a": True}],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=str)
+def test_what_fits_is_what_the_standards_own_validator_says(schema):
+    check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    assert [misfit(value, schema) is None for value in VALUES] == [validator.is_valid(value) for value in VALUES]
+
+
+def test_words_that_are_not_looked_at_are_refused():
+    with pytest.raises(ValueError, match="`unevaluatedProperties` of the schema.a is not looked at"):
+        check_schema({"properties": {"a": {"unevaluatedProperties": False}}})
 
 
 class Order(pydantic.BaseModel):

@@ -152,6 +152,47 @@ def test_a_removed_key_ends_what_it_has_open(house):
     assert not any("CANCELED" in json.dumps(news) for news in told)
 
 
+def test_what_is_asked_for_as_a_key_goes_ends_with_it(house):
+    import asyncio
+
+    import covey
+
+    house.connect()
+
+    @covey.agent(concurrency=64)
+    class Sleeps:
+        async def run(self, text):
+            await asyncio.sleep(600)
+
+    Sleeps.register()
+    unfinished = lambda: sum(covey.status()["tasks"].get(state, 0) for state in ("submitted", "working"))  # noqa: E731
+
+    def sends(key):
+        """Until the key opens nothing."""
+        message = {"role": "ROLE_USER", "parts": [{"text": "sleep"}]}
+        headers = {"Authorization": f"Bearer {key}", "A2A-Version": "1.0"}
+        with httpx.Client(base_url=f"http://{house.keys['address']}", headers=headers, timeout=60) as client:
+            while True:
+                params = {"message": {**message, "messageId": uuid.uuid4().hex}, "configuration": {"returnImmediately": True}}
+                try:
+                    answer = client.post("/a2a/Sleeps", json={"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": params})
+                except httpx.HTTPError:
+                    continue
+                if answer.status_code == 401:
+                    return
+
+    for number in range(4):
+        key = house.cli("key", "add", f"eve{number}").stdout.strip()
+        threads = [threading.Thread(target=sends, args=(key,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        eventually(lambda: unfinished() > 20)
+        assert house.cli("key", "rm", f"eve{number}").returncode == 0
+        for thread in threads:
+            thread.join(60)
+        eventually(lambda: unfinished() == 0)
+
+
 def test_another_host_is_not_this_head(house):
     for path in ("/livez", "/a2a", "/.well-known/jwks.json"):
         headers = {"Authorization": f"Bearer {house.keys['admin_key']}", "Host": "evil.example"}
@@ -218,3 +259,37 @@ def test_the_second_signal_stops_at_once(tmp_path):
         assert head.wait(10) in (0, 143)
     finally:
         nodes.stop()
+
+
+def test_answers_that_nobody_reads_have_so_much_room_and_no_more(house):
+    """A caller asks for a large task by many connections and reads nothing; the head's memory and others do not feel it."""
+    task = ask(house, "x" * (7 << 20), returnImmediately=True)["id"]
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "GetTask", "params": {"id": task}})
+    request = (
+        f"POST /a2a/echo HTTP/1.1\r\nHost: {house.keys['address']}\r\n{bearer(house)}A2A-Version: 1.0\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+    ).encode()
+
+    def peak():
+        status = pathlib.Path(f"/proc/{house.running['head'].pid}/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) >> 10
+
+    before = peak()
+    made = [dial(house, request, small=True) for _ in range(150)]
+    # All that are refused are told so, and at once those that find room are answered as far as the kernel takes it.
+    eventually(lambda: len(select.select(made, [], [], 0)[0]) == len(made), 60)
+    # 150 × 7 MiB would be 1 GB, each several times over while it is made.
+    assert peak() - before < 500, (before, peak())
+    told = [one.recv(300) for one in made]
+    assert sum(b'"error"' in text for text in told) > 100, told[:3]
+    for one in made:
+        one.close()
+    eventually(lambda: "x" * 100 in rpc(house, "GetTask", {"id": task}).text)
+    # Larger than most of the room, and read.
+    assert len(rpc(house, "GetTask", {"id": task}).content) > 7 << 20
+
+
+def rpc(nodes, method, params):
+    headers = {"Authorization": f"Bearer {nodes.keys['admin_key']}", "A2A-Version": "1.0"}
+    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    return httpx.post(f"http://{nodes.keys['address']}/a2a/echo", json=body, headers=headers, timeout=60)

@@ -87,3 +87,19 @@ def test_a_lost_worker_ends_a_job_unless_it_may_run_again(nodes, retries):
         assert out.returncode == 0 and out.stdout.endswith("done\n") and out.stdout.count("begun") == 2
     else:
         assert out.returncode == 1 and "was lost" in out.stderr and "done" not in out.stdout
+
+
+def test_who_follows_a_job_goes_on_when_the_head_is_back(nodes):
+    nodes.head()
+    nodes.worker("w1", "--cpus", "2")
+    nodes.connect()
+    nodes.live(1)
+    script = "import time\nfor n in range(60): print(n, flush=True); time.sleep(0.05)"
+    command = [BIN, "job", "submit", "--", "python", "-c", script]
+    with subprocess.Popen(command, env=nodes.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follows:
+        shown = [follows.stdout.readline() for _ in range(5)]
+        nodes.kill9("head")
+        nodes.head()
+        shown += follows.stdout.readlines()
+        assert follows.wait(60) == 0, follows.stderr.read()
+    assert shown == [f"{n}\n" for n in range(60)]

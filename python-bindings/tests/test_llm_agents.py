@@ -130,7 +130,7 @@ def test_a_real_model_calls_a_python_function(cluster):
         (home / city).write_text("asked")
         return f"{city}: rain"
 
-    home = cluster.home
+    home = cluster.folder
     name = covey.llm_agent("forecaster", model="tiny", tools=[weather], steps=2, max_tokens=60)
     run(name, "weather in Oslo")
     assert (home / "Oslo").exists(), "the model called the function with the right argument"

@@ -147,7 +147,7 @@ def test_a_hole_is_punched_through_two_nats(homes, net):
     driver.stdin.flush()
     assert driver.stdout.readline() == "started\n"
     # Calls go on while the head sleeps, which only brought the two together.
-    path = homes.home / "went-on"
+    path = homes.folder / "went-on"
     assert not path.exists()
     homes.running["head"].send_signal(signal.SIGSTOP)
     eventually(path.exists)
@@ -236,7 +236,7 @@ def across():
         assert "heard behind the NAT" in logs.stdout, logs.stderr
         print("well", flush=True)
         sys.stdin.readline()
-        began = near.go_on.remote(far, os.path.join(os.environ["COVEY_HOME"], "went-on"))
+        began = near.go_on.remote(far, os.path.join(os.path.dirname(os.environ["COVEY_HOME"]), "went-on"))
         time.sleep(0.2)
         print("started", flush=True)
         began.result(60)

@@ -166,7 +166,7 @@ def test_a_function_that_kills_runs_as_often_as_was_said_and_is_listed_then(clus
         ends_its_process.remote(str(log)).result(60)
     assert log.read_text() == "xxxx"
     eventually(lambda: "tried 4 times" in cluster.cli("dead-letters").stdout)
-    assert "covey.function" in cluster.cli("dead-letters").stdout
+    assert "covey.function.ends_its_process" in cluster.cli("dead-letters").stdout
 
 
 @covey.task

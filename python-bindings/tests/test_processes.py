@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -389,6 +390,71 @@ def test_a_forked_driver_says_what_to_do_and_harms_nobody(worker, tmp_path):
     assert len(told) == 6 and told.pop() == str(pid) and all("fork" in text for text in told), told
     (tmp_path / "go").touch()
     assert begun.result(30) == actor.pid.remote().result(30)
+
+
+@pytest.mark.parametrize("shown", ["0", "1"])
+def test_a_forked_driver_waits_for_nothing_of_the_other_and_ends(worker, tmp_path, shown):
+    """The driver is a program: its child ends as one, and drops all that its parent has."""
+    program = tmp_path / "driver.py"
+    program.write_text(
+        """
+import os, sys
+import covey, covey.errors
+
+covey.connect()
+
+@covey.agent(name="forked-driver")
+class Counts:
+    def count(self, n: int):
+        yield from range(n)
+
+    def waits(self):
+        import time
+        time.sleep(60)
+
+def slow(n):
+    import time
+    time.sleep(60)
+
+actor, idle, function = Counts.remote(), Counts.remote(), covey.task(slow)
+stream = actor.count.remote(100_000)
+items = iter(stream)
+next(items)
+begun = [actor.waits.remote(), function.remote(1)]
+executor = covey.Executor()
+lent, completed = executor.submit(slow, 1), covey.as_completed([idle.count.remote(1), *begun])
+large = covey.put(b"x" * (9 << 20))
+next(completed)
+ways = [
+    lambda: next(completed), lent.result, lent.exception, large.result,
+    lambda: list(stream), lambda: list(items), stream.result, lambda: covey.wait(begun), lambda: list(covey.as_completed(begun)),
+    lambda: covey.get(begun), begun[1].result,
+]
+child = os.fork()
+if child == 0:
+    for number, way in enumerate(ways):
+        try:
+            way()
+        except covey.errors.FailedPrecondition as error:
+            assert "fork" in str(error), error
+        else:
+            print("way", number, "gave something", flush=True)
+    stream.cancel()
+    begun[0].cancel()
+    executor.shutdown()
+    sys.exit(7)
+_, status = os.waitpid(child, 0)
+print(os.waitstatus_to_exitcode(status), begun[0].done(), begun[1].done(), flush=True)
+"""
+    )
+    env = {
+        **os.environ,
+        "COVEY_ADDRESS": worker.address,
+        "COVEY_TOKEN": worker.keys["admin_key"],
+        "COVEY_LOG_TO_DRIVER": shown,
+    }
+    ran = subprocess.run([sys.executable, program], env=env, capture_output=True, text=True, timeout=60)
+    assert ran.stdout == "7 False False\n", (ran.stdout, ran.stderr)
 
 
 def test_a_traceback_begins_with_the_users_own_frame(worker):

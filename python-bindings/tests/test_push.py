@@ -137,6 +137,24 @@ def test_a_webhook_is_told_everything_in_order_and_can_check_who_tells_it(web, c
         assert claims["request_body_sha256"] == hashlib.sha256(body).hexdigest()
 
 
+def test_webhooks_take_no_proxy_of_the_environment(nodes, receiver):
+    proxy = Receiver()
+    try:
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            nodes.env[name] = nodes.env[name.upper()] = f"http://127.0.0.1:{proxy.port}"
+        nodes.env.pop("no_proxy", None), nodes.env.pop("NO_PROXY", None)
+        nodes.head("--push-allow", "127.0.0.0/8")
+        nodes.worker("w1", "--cpus", "1")
+        nodes.connect()
+        nodes.live(1)
+        with http_to(nodes) as client:
+            send(client, "echo", "hello", {"url": receiver.url})
+        eventually(lambda: receiver.state() == "TASK_STATE_COMPLETED")
+        assert not proxy.told
+    finally:
+        proxy.close()
+
+
 def test_a_task_that_ends_at_once_is_told_too(cluster, receiver):
     """Its webhook is kept before anybody else hears of the task, whose end may be known before its beginning is on disk."""
     name = made(Counter).register()

@@ -248,6 +248,10 @@ def test_put_values_are_shared_read_only_views():
     assert any(n["Alive"] for n in ray.nodes())
 
 
+def test_nothing_is_waited_for_at_once():
+    assert ray.wait([]) == ([], [])
+
+
 def test_placement_groups_hold_room_all_or_nothing():
     @ray.remote(num_cpus=0.5)
     class Worker:

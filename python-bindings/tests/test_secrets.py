@@ -277,14 +277,14 @@ def test_a_join_token_is_read_from_where_nobody_else_reads_it(house, tmp_path):
     assert "argument list" in shown.stderr, shown.stderr
     (tmp_path / "join").write_text(token + "\n")
     command = [BIN, "worker", "--join", "-", "--name", "piped", "--cpus", "1"]
-    with open(tmp_path / "piped.log", "wb") as log:
+    with open(house.home / "piped.log", "wb") as log:
         process = subprocess.Popen(command, env=house.env, stdin=subprocess.PIPE, stdout=log, stderr=log)
     house.running["piped"] = process
     process.stdin.write(token.encode() + b"\n")
     process.stdin.close()
     house.start("filed", "worker", "--join", f"@{tmp_path / 'join'}", "--name", "filed", "--cpus", "1")
     eventually(lambda: {"piped", "filed"} <= {n["name"] for n in covey.status()["nodes"] if n["state"] == "live"})
-    assert "argument list" not in (tmp_path / "piped.log").read_text() + (tmp_path / "filed.log").read_text()
+    assert "argument list" not in (house.home / "piped.log").read_text() + (house.home / "filed.log").read_text()
     for name in ("piped", "filed"):
         assert house.keys["join_secret"] not in pathlib.Path(f"/proc/{house.running[name].pid}/cmdline").read_text()
 

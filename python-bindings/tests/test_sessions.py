@@ -1,6 +1,8 @@
 """Drivers live long: the head dies and comes back, the network breaks, and a session goes on."""
 
+import json
 import os
+import pathlib
 import signal
 import socket
 import subprocess
@@ -9,7 +11,7 @@ import threading
 import time
 
 import pytest
-from conftest import BIN, eventually
+from conftest import BIN, ROOT, eventually
 
 import covey
 from covey import agent
@@ -129,6 +131,69 @@ def test_actors_that_no_worker_brings_back_start_anew(nodes):
     nodes.worker("w1", "--cpus", "2")
     assert actor.add.remote().result(60) == 11
     assert covey.get_actor("lasting").add.remote().result(30) == 12
+
+
+def test_linked_actors_end_together_after_a_restart_of_the_head(nodes):
+    one(nodes)
+    first, second = (Counter.options(cpus=0.1).remote() for _ in range(2))
+    lasting = Counter.options(name="lasting", detached=True, cpus=0.1).remote()
+    assert covey.get([a.add.remote() for a in (first, second, lasting)], timeout=30) == [1, 1, 1]
+    first.link(second)
+    second.link(lasting)
+    nodes.kill9("head")
+    nodes.head()
+    nodes.live(1)
+    assert covey.get([a.add.remote() for a in (first, second, lasting)], timeout=30) == [2, 2, 2]
+    first.kill()
+
+    def why(actor):
+        """Why it is over; a call that it had when it was ended is answered with less."""
+        try:
+            return actor.add.remote().result(30) and None
+        except covey.ActorDied as error:
+            return str(error) if "which it is linked to" in str(error) else None
+
+    assert eventually(lambda: why(second)) and eventually(lambda: why(lasting))
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_a_gang_that_waits_is_placed_as_one_after_a_restart_of_the_head(nodes, detached):
+    nodes.head()
+    for name in ("w1", "w2"):
+        nodes.worker(name, "--cpus", "1")
+    nodes.connect()
+    nodes.live(2)
+    holds = Counter.options(cpus=1).remote()
+    assert holds.add.remote().result(30) == 1
+    gang = covey.gang([Counter.options(cpus=1, detached=detached).bind(n) for n in (10, 20)], strategy="strict_spread")
+    asked = [member.add.remote() for member in gang]
+    nodes.kill9("head")
+    nodes.head()
+    nodes.live(2)
+    # One CPU is free, and neither of the two takes it.
+    single = Counter.options(cpus=1).remote()
+    assert single.add.remote().result(30) == 1
+    states = {a["id"]: a["state"] for a in covey.status()["actors"]}
+    assert [states[member._actor] for member in gang] == ["pending", "pending"]
+    single.kill()
+    holds.kill()
+    assert covey.get(asked, timeout=60) == [11, 21]
+    assert covey.get([member.add.remote() for member in gang], timeout=30) == [12, 22]
+
+
+@covey.task(retries=3)
+def ends_its_process():
+    os._exit(1)
+
+
+def test_dead_letters_outlive_the_head(nodes):
+    one(nodes)
+    with pytest.raises(covey.ActorDied):
+        ends_its_process.remote().result(60)
+    eventually(lambda: "covey.function" in nodes.cli("dead-letters").stdout)
+    nodes.kill9("head")
+    nodes.head()
+    assert "covey.function" in nodes.cli("dead-letters").stdout
 
 
 @covey.task
@@ -414,3 +479,184 @@ def test_what_reads_begins_no_cluster(nodes):
     nodes.head()
     env |= {"COVEY_ADDRESS": nodes.address, "COVEY_TOKEN": nodes.keys["admin_key"]}
     assert told("import covey; print(covey.status()['nodes'])") == ["[]"]
+
+
+ALONE = """
+import sys, numpy, covey
+covey.init()
+assert covey.status()["nodes"], "its worker is there"
+ref = covey.put(numpy.zeros(300_000))
+
+@covey.task
+def total(array):
+    return float(array.sum())
+
+assert total.remote(ref).result(60) == 0
+session = covey.current()
+print(session._home.path, session._process.pid, session.private_folder(), flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
+def test_a_driver_that_is_killed_leaves_no_cluster_and_no_folders(tmp_path, how):
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    left = lambda: set(temporary.glob("covey-*"))  # noqa: E731
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COVEY_")}
+    env |= {"TMPDIR": str(temporary), "COVEY_HOME": str(tmp_path / "home"), "COVEY_BIN": BIN, "PYTHONPATH": str(ROOT / "python-bindings/python")}
+
+    def start():
+        driver = subprocess.Popen([sys.executable, "-c", ALONE], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        home, pid, objects = driver.stdout.readline().split()
+        assert pathlib.Path(home) in left() and os.path.isdir(objects)
+        return driver, int(pid), pathlib.Path(objects)
+
+    def end(driver):
+        driver.stdin.close()
+        driver.stdout.close()
+        driver.wait(60)
+
+    driver, _, lent = start()
+    driver.send_signal(how)
+    eventually(lambda: not left(), timeout=60)
+    end(driver)
+    # Where the cluster is killed with it, the next one takes away what they left.
+    driver, cluster, _ = start()
+    driver.kill()
+    os.kill(cluster, signal.SIGKILL)
+    driver.wait(60)
+    killed = left()
+    assert killed
+    end(driver)
+    driver, _, _ = start()
+    eventually(lambda: not killed & left() and not lent.exists(), timeout=60)
+    assert not [path for path in killed if (pathlib.Path("/dev/shm") / path.name).exists()]
+    end(driver)
+    eventually(lambda: not left(), timeout=60)
+    notes = (tmp_path / "home/private").glob("*.json")
+    assert not [note for note in notes if not os.path.isdir(json.loads(note.read_text())["home"])]
+
+
+def test_what_is_under_way_ends_with_its_session(nodes):
+    nodes.head()
+    nodes.worker("w1", "--cpus", "1")
+    nodes.connect()
+    nodes.live(1)
+
+    @covey.agent
+    class Sleeps:
+        def sleep(self) -> None:
+            time.sleep(60)
+
+    @covey.task
+    def sleep(n: int) -> None:
+        time.sleep(60)
+
+    with Sleeps.pool(1) as pool:
+        # Some run, some wait for an actor, nobody looks at any.
+        begun = [sleep.remote(n) for n in range(5)] + [Sleeps.remote().sleep.remote()] + [pool.sleep.remote() for _ in range(3)]
+        time.sleep(0.5)
+        covey.shutdown()
+        for future in begun:
+            with pytest.raises(covey.ConnectionLost, match="session was closed"):
+                future.result(20)
+        assert covey.wait(begun, num_returns=len(begun), timeout=5)[0] == begun
+
+
+def test_of_threads_that_begin_at_once_one_begins_the_session(tmp_path):
+    program = tmp_path / "threads.py"
+    program.write_text(
+        """
+import threading, covey, covey.errors
+
+together, said = threading.Barrier(8), []
+
+def begins(number):
+    together.wait()
+    try:
+        said.append(covey.init(cpus=1) if number % 2 else covey.current())
+    except covey.errors.FailedPrecondition:
+        said.append(None)
+
+threads = [threading.Thread(target=begins, args=(n,)) for n in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+made = {id(one) for one in said if one is not None}
+print(len(said), len(made), made == {id(covey.current())})
+"""
+    )
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COVEY_")}
+    ran = subprocess.run([sys.executable, program], env=env, capture_output=True, text=True, timeout=60)
+    assert ran.stdout == "8 1 True\n" and ran.stderr.count("cluster of its own") == 1, (ran.stdout, ran.stderr)
+
+
+def test_what_a_worker_offers_is_not_said_to_a_cluster_that_runs(nodes, monkeypatch):
+    nodes.head()
+    with pytest.raises(ValueError, match="cpus, labels: only for a cluster that is started here"):
+        covey.init(nodes.address, nodes.keys["admin_key"], cpus=2, labels={"a": "b"}, reinit=True)
+    monkeypatch.setenv("COVEY_ADDRESS", nodes.address)
+    monkeypatch.setenv("COVEY_TOKEN", nodes.keys["admin_key"])
+    with pytest.warns(RuntimeWarning, match="cpus: only .* COVEY_ADDRESS"):
+        covey.init(cpus=2, reinit=True)
+    covey.shutdown()
+
+
+def test_waits_for_tasks_end_in_time_while_the_head_is_away(nodes):
+    import asyncio
+
+    nodes.head()
+    nodes.worker("w1", "--cpus", "2")
+    nodes.connect()
+    nodes.live(1)
+
+    @covey.agent(concurrency=2)
+    class Sleeps:
+        def sleep(self) -> None:
+            time.sleep(30)
+
+    task, future = covey.submit(Sleeps, "sleep"), Sleeps.remote().sleep.remote()
+    eventually(lambda: task.state() == "working")
+    nodes.running["head"].send_signal(signal.SIGSTOP)
+    try:
+        for wait in (lambda: task.result(1), lambda: covey.get([future, task], timeout=1), lambda: list(covey.as_completed([task], timeout=1))):
+            with pytest.raises(covey.DeadlineExceeded):
+                wait()
+        assert covey.wait([future, task], timeout=1) == ([], [future, task])
+
+        async def waits():
+            return await asyncio.wait_for(task, 1)
+
+        with pytest.raises(asyncio.TimeoutError):
+            asyncio.run(waits())
+    finally:
+        nodes.running["head"].send_signal(signal.SIGCONT)
+    task.cancel()
+
+
+def test_a_childs_end_takes_nothing_from_its_parents_cluster(tmp_path):
+    program = tmp_path / "forks.py"
+    program.write_text(
+        """
+import os, sys
+import covey
+
+@covey.agent
+class Plain:
+    def run(self) -> int:
+        return 1
+
+with covey.init(cpus=2) as session:
+    assert Plain.remote().run.remote().result(30) == 1
+    with covey.topic("news").listen(), covey.Executor() as executor, Plain.pool(1) as pool:
+        pool.run.remote().result(30)
+        executor.submit(abs, -1).result(30)
+        if os.fork() == 0:
+            sys.exit(5)
+        _, status = os.wait()
+    print(os.waitstatus_to_exitcode(status), os.path.isdir(session._home.path), Plain.remote().run.remote().result(30))
+"""
+    )
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COVEY_")}
+    ran = subprocess.run([sys.executable, program], env=env, capture_output=True, text=True, timeout=90)
+    assert ran.stdout == "5 True 1\n", (ran.stdout, ran.stderr)

@@ -1,6 +1,7 @@
 """What is done with a durable task: waited for, read, asked and answered, by drivers and by actors."""
 
 import asyncio
+import pickle
 import time
 
 import pytest
@@ -46,6 +47,81 @@ class Asker:
             await covey.submit(Worker, "odd")
         except Odd as error:
             return str(error)
+
+
+@agent(name="tasks-reader")
+class Reader:
+    """Uses tasks that others have submitted."""
+
+    async def value(self, task):
+        return await task
+
+    def facts(self, task):
+        return task.result(60), list(task), task.done(), task.info().agent
+
+    async def items(self, tasks):
+        return [item async for item in tasks["count"]]
+
+    async def answers(self, task, *answers):
+        for answer in answers:
+            while (asked := task.question) is None or asked.options != (["red", "blue"] if isinstance(answer, str) else []):
+                await asyncio.sleep(0.02)
+            task.answer(answer)
+        return await task
+
+    def cancels(self, task):
+        task.cancel("an actor did it")
+
+    async def by_id(self, id):
+        return await covey.Task.from_id(id)
+
+    async def passes_on(self, task):
+        return await Reader.remote().value.remote(task)
+
+
+@covey.task
+def read(task):
+    return task.result(60)
+
+
+def test_an_actor_uses_a_task_that_it_is_given(cluster):
+    reader = Reader.remote()
+    task = covey.submit(Worker, "double", 21)
+    assert reader.value.remote(task).result(60) == 42
+    assert reader.facts.remote(task).result(60) == (42, [], True, "tasks-worker")
+    # A handle by id, one of a listing, one that was pickled before, and one that an actor hands on.
+    assert reader.value.remote(covey.Task.from_id(task.id)).result(60) == 42
+    assert reader.value.remote(next(info.task for info in covey.tasks() if info.id == task.id)).result(60) == 42
+    assert reader.value.remote(pickle.loads(pickle.dumps(task))).result(60) == 42
+    assert reader.passes_on.remote(task).result(60) == 42
+    # Functions and durable tasks have it as well.
+    assert read.remote(task).result(60) == 42
+    assert covey.submit(Reader, "value", task).result(60) == 42
+    assert reader.items.remote({"count": covey.submit(Worker, "count", 3)}).result(60) == [{"number": 0}, {"number": 1}, {"number": 2}]
+    with pytest.raises(Odd, match="not even"):
+        reader.value.remote(covey.submit(Worker, "odd")).result(60)
+
+
+def test_an_actor_answers_and_cancels_a_task_that_it_is_given(cluster):
+    reader = Reader.remote()
+    task = covey.submit(made(Painter), "run", "paint")
+    assert reader.answers.remote(task, "red", 2).result(60) == "red x 2" == task.result(60)
+    waits = covey.submit(Worker, "wait")
+    reader.cancels.remote(waits).result(60)
+    with pytest.raises(covey.errors.Cancelled, match="an actor did it"):
+        waits.result(60)
+
+
+def test_an_actor_does_not_find_a_task_by_its_id(cluster):
+    task = covey.submit(Worker, "double", 21)
+    with pytest.raises(covey.errors.NotFound) as raised:
+        Reader.remote().by_id.remote(task.id).result(60)
+    assert "give the actor the `covey.Task` itself" in str(raised.value)
+    # Nor does what opens one task open another.
+    other = pickle.loads(pickle.dumps(covey.submit(Worker, "double", 1)))
+    other.id = task.id
+    with pytest.raises(covey.errors.NotFound):
+        Reader.remote().value.remote(other).result(60)
 
 
 def test_an_actor_waits_for_a_task(cluster):
@@ -114,7 +190,7 @@ def test_a_task_that_asks_is_answered(cluster):
     task = covey.submit(made(Painter), "run", "paint")
     asked = eventually(lambda: task.question)
     assert asked.prompt == "which color?" and asked.options == ["red", "blue"]
-    task.answer("red")
+    task.answer(" red\n")
     asked = eventually(lambda: task.question and task.question.prompt != "which color?" and task.question)
     assert asked.prompt == "how many coats?" and asked.schema == {"type": "integer"}
     task.answer(2)
@@ -161,3 +237,36 @@ def test_a_listing_goes_on_over_pages(cluster, monkeypatch):
     assert len(list(covey.tasks(agent="tasks-worker", limit=3))) == 3
     listed = [info.id for info in covey.tasks(agent="tasks-worker")]
     assert made <= set(listed) and len(set(listed)) == len(listed)
+
+
+def test_events_behind_the_last_one_end_at_once(cluster):
+    import asyncio
+
+    @covey.agent
+    class Short:
+        def run(self, text: str) -> str:
+            return text
+
+    task = covey.submit(Short, "run", "x")
+    last = list(task.events())[-1].number
+
+    async def read(after):
+        return [event.number async for event in task.events(after)]
+
+    for after in (last, last + 5, 10**6):
+        assert list(task.events(after)) == [] == asyncio.run(read(after))
+    assert asyncio.run(read(last - 1)) == [last]
+    with pytest.raises(ValueError, match="after=-1"):
+        task.events(-1)
+
+
+def test_a_text_that_reads_like_a_number_is_a_text_where_one_is_asked_for(cluster):
+    @covey.agent
+    class Asks:
+        async def run(self, ctx: covey.Context) -> dict:
+            return {"got": (await ctx.ask("number?", schema={"type": "string"})).data}
+
+    task = covey.submit(Asks, "run")
+    eventually(lambda: task.question)
+    task.answer("123")
+    assert task.result(30) == {"got": "123"}

@@ -38,7 +38,7 @@ def test_a_cluster_by_tls(nodes, monkeypatch, tmp_path):
     assert "across" in nodes.cli("submit", "echo", "across").stdout
 
     port = nodes.port
-    trusted = ssl.create_default_context(cafile=str(tmp_path / "head" / "authority.pem"))
+    trusted = ssl.create_default_context(cafile=str(nodes.home / "head" / "authority.pem"))
     assert urllib.request.urlopen(f"https://localhost:{port}/livez", context=trusted, timeout=10).read() == b"ok"
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(f"http://127.0.0.1:{port}/livez", timeout=10)

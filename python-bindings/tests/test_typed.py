@@ -71,6 +71,13 @@ def test_what_is_wrong_is_found(check):
     assert {n for n, severity, _ in check("wrong.py") if severity == "error"} == wanted
 
 
+def test_a_bare_class_is_an_agent_to_pyright(tmp_path):
+    lines = (HERE / "bare.py").read_text().splitlines()
+    wanted = {n: line.split("# ")[1] for n, line in enumerate(lines, 1) if "  # " in line}
+    found = {n: "wrong" if severity == "error" else text.rsplit(" is ", 1)[1].strip('"') for n, severity, text in pyright("bare.py", tmp_path / "cache")}
+    assert found == wanted
+
+
 def test_the_program_runs():
     env = {"PYTHONPATH": str(PACKAGE), "COVEY_BIN": BIN, "PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, HERE / "program.py"], env=env, capture_output=True, text=True, timeout=120)

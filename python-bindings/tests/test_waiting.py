@@ -226,3 +226,129 @@ def test_what_is_shown_of_things_says_what_they_are(actor, cluster, gate):
         assert repr(pool) == "<pool of 2 actors of waiting>" and repr(pool.now) == "<method now of <pool of 2 actors of waiting>>"
     shown = Waits.stream(str(gate), method="items")
     assert repr(shown) == f"<stream of {shown.task!r}>"
+
+
+@agent(name="waiting-async", concurrency=4)
+class Async:
+    async def first(self, gate: str) -> list[object]:
+        """A coroutine takes what is done, as it is done."""
+        slow, quick, task = self.begins(gate)
+        got: list[object] = []
+        async for done in covey.as_completed([slow, quick, task]):
+            got.append("slow" if done is slow else "quick" if done is quick else "task")
+            if len(got) == 2:
+                open(gate, "w").close()
+        return got
+
+    async def late(self, gate: str) -> str:
+        slow, quick, _ = self.begins(gate)
+        try:
+            async for done in covey.as_completed([slow, quick], timeout=0.5):
+                assert done is quick
+        except covey.DeadlineExceeded as error:
+            return str(error)
+        return "none"
+
+    async def blocks(self) -> list[str]:
+        task, said = covey.submit(Waiter, "run", "x"), []
+        for way in (lambda: next(task.events()), lambda: list(Waiter.stream("x")), lambda: list(task.chunks()), lambda: list(covey.as_completed([task]))):
+            try:
+                way()
+            except RuntimeError as error:
+                said.append(str(error))
+        return said
+
+    async def events(self) -> list[str]:
+        task = covey.submit(Waiter, "run", "x")
+        return [event.type async for event in task.events(1)]
+
+    @staticmethod
+    def begins(gate: str):
+        return wait_for.remote(gate), wait_for.remote("/"), covey.submit(Waiter, "run", "x")
+
+
+@agent(name="waiting-waiter")
+class Waiter:
+    def run(self, text: str) -> str:
+        return text
+
+
+@covey.task
+def wait_for(path: str) -> str:
+    import os
+    import time
+
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    return path
+
+
+def test_a_coroutine_takes_futures_and_tasks_as_they_finish(cluster, gate):
+    actor = Async.remote()
+    got = actor.first.remote(str(gate)).result(60)
+    assert sorted(got[:2]) == ["quick", "task"] and got[2] == "slow"
+    gate.unlink()
+    assert "not all done within 0.5 s" in actor.late.remote(str(gate)).result(60)
+    gate.touch()
+
+
+def test_a_coroutine_reads_events_and_is_told_where_it_would_block(cluster):
+    actor = Async.remote()
+    assert actor.events.remote().result(60)[-1] == "finished"
+    said = actor.blocks.remote().result(60)
+    assert len(said) == 4 and all("async for" in text for text in said), said
+
+
+def test_a_driver_takes_them_in_a_loop_of_its_own(cluster, gate):
+    import asyncio
+
+    async def main():
+        slow, quick = wait_for.remote(str(gate)), wait_for.remote("/")
+        got = []
+        async for done in covey.as_completed([slow, quick]):
+            got.append(await done)
+            gate.touch()
+        return got
+
+    assert asyncio.run(main()) == ["/", str(gate)]
+
+
+def test_what_is_no_future_is_named(cluster):
+    for wrong in (1, [1], [wait_for.remote("/"), "x"]):
+        with pytest.raises(TypeError, match="only futures, tasks and references can be waited for, not"):
+            covey.get(wrong)
+
+
+def test_a_callback_that_raises_is_logged_and_nobody_waits_for_it(cluster, gate, caplog):
+    future = wait_for.remote(str(gate))
+    future.add_done_callback(lambda _: 1 / 0)
+    called = []
+    future.add_done_callback(called.append)
+    gate.touch()
+    assert future.result(30) == str(gate)
+    with covey.Executor() as executor:
+        assert executor.submit(abs, -1).result(30) == 1
+    assert called == [future] and "ZeroDivisionError" in caplog.text
+
+
+def test_many_awaited_tasks_take_no_thread_of_the_loop(cluster, gate):
+    import asyncio
+
+    async def main():
+        tasks = [asyncio.ensure_future(covey.submit(Waits, "wait", str(gate))._result()) for _ in range(40)]
+        await asyncio.sleep(0.2)
+        # All threads of the loop's own pool would wait for the tasks.
+        assert await asyncio.wait_for(asyncio.to_thread(int), 4) == 0
+        gate.touch()
+        return await asyncio.gather(*tasks)
+
+    assert asyncio.run(main()) == [None] * 40
+
+
+def test_wait_takes_whole_numbers(cluster):
+    future = wait_for.remote("/")
+    assert covey.wait([future], num_returns=0) in (([], [future]), ([future], []))
+    for wrong, error in ((-1, ValueError), (2, ValueError), ("1", TypeError)):
+        with pytest.raises(error):
+            covey.wait([future], num_returns=wrong)
+    assert covey.get([Waits.remote().items.remote("/")]) == [["begun", "over"]]

@@ -264,13 +264,14 @@ fn start(
     };
     let args = call.args.unwrap_or_default();
     let (timeout_ms, key, retries, chain) = (call.timeout_ms, call.key, call.retries, call.chain);
-    let (traceparent, run_timeout_ms) = (call.traceparent, call.run_timeout_ms);
+    let (traceparent, run_timeout_ms, alone) = (call.traceparent, call.run_timeout_ms, call.alone);
     let retry = call.retry.map(|retry| {
         let (backoff_ms, backoff_max_ms) = (retry.backoff_ms, retry.backoff_max_ms);
         Arc::new(covey_domain::Retry { max: retries, on: retry.on, backoff_ms, backoff_max_ms })
     });
     let method = call.method;
-    let call = NewCall { target, method, args, timeout_ms, key, retries, chain, traceparent, run_timeout_ms, retry };
+    let call =
+        NewCall { target, method, args, timeout_ms, key, retries, chain, traceparent, run_timeout_ms, retry, alone };
     let id = match pool {
         Some(spec) => connected.pools.start(&spec, call, handler),
         None => connected.calls.start(call, handler),

@@ -23,7 +23,6 @@ use covey_proto::{
 use futures::stream::BoxStream;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpListener,
     sync::mpsc,
 };
 use tokio_util::sync::CancellationToken;
@@ -86,9 +85,7 @@ pub(crate) async fn serve(
         });
     }
     if let Some(at) = at {
-        let listener = TcpListener::bind(at)
-            .await
-            .map_err(|e| Error::new(ErrorKind::AlreadyExists, format!("failed to listen on `{at}`: {e}")))?;
+        let listener = covey_node::listen::bind(at).await?;
         let bound = listener.local_addr().map_err(|e| Error::internal(e.to_string()))?;
         let host = match &config.advertise {
             Some(host) => host.clone(),

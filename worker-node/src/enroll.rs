@@ -10,7 +10,7 @@ use std::{
 use covey_domain::{Error, ErrorKind, caps};
 use covey_node::{
     Identity, home,
-    tls::{self, NODE_CERTIFICATE_TTL, PinnedAddress, Tls},
+    tls::{self, NODE_CERTIFICATE_TTL, PinnedAddress, RENEWAL_LOOK, Tls},
 };
 use covey_proto::{
     from_status,
@@ -31,6 +31,8 @@ pub(crate) const RETRY_LAST: Duration = Duration::from_secs(2);
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a renewal that failed.
 const RENEW_PAUSE: Duration = Duration::from_secs(3600);
+/// The same where nothing is good any more.
+const RENEW_PAUSE_OVER: Duration = Duration::from_secs(30);
 /// What is kept is not used when it ends within this time.
 const SPARE_S: u64 = 60;
 
@@ -90,9 +92,16 @@ impl Door {
         Ok((self.dial().await?, bearer(&self.credential())?))
     }
 
+    /// Seconds that what the head gave is good for.
+    fn left_s(&self) -> u64 {
+        self.held.lock().as_ref().map_or(0, |held| held.until_s.saturating_sub(now_s()))
+    }
+
     async fn dial(&self) -> Result<LinkClient<Channel>, Error> {
         self.head.check()?;
-        let tls = self.head.pin.map(|pin| Tls::head(pin, Some(&self.identity))).transpose()?;
+        // With a certificate whose time is over nobody is let in, not even to fetch another.
+        let identity = Some(&self.identity).filter(|_| self.left_s() > 0);
+        let tls = self.head.pin.map(|pin| Tls::head(pin, identity)).transpose()?;
         let channel = tls::dial(&self.head.address, tls, |endpoint| {
             endpoint
                 .connect_timeout(DIAL_TIMEOUT)
@@ -155,15 +164,20 @@ impl Door {
         Ok(())
     }
 
-    /// Keeps certificate and credential good: with the credential, so a token for one use is enough for ever.
+    /// Keeps certificate and credential good: with the credential, so a token for one use is enough for ever. Where their time is
+    /// over, as of a machine that slept for a month, the join token gets others.
     pub async fn renew(self) {
+        let half = (NODE_CERTIFICATE_TTL / 2).as_secs();
         loop {
-            let left = self.held.lock().as_ref().map_or(0, |held| held.until_s.saturating_sub(now_s()));
-            let half = (NODE_CERTIFICATE_TTL / 2).as_secs();
-            tokio::time::sleep(Duration::from_secs(left.saturating_sub(half).max(1))).await;
-            while let Err(error) = self.enroll(&self.credential()).await {
+            tokio::time::sleep(RENEWAL_LOOK).await;
+            let renewed = match self.left_s() {
+                0 => self.enroll_again().await,
+                left if left < half => self.enroll(&self.credential()).await,
+                _ => continue,
+            };
+            if let Err(error) = renewed {
                 tracing::warn!(%error, "the certificate was not renewed");
-                tokio::time::sleep(RENEW_PAUSE).await;
+                tokio::time::sleep(if self.left_s() == 0 { RENEW_PAUSE_OVER } else { RENEW_PAUSE }).await;
             }
         }
     }

@@ -6,6 +6,7 @@ mod direct;
 mod enroll;
 mod link;
 mod machine;
+mod open_entries;
 mod shared_lease;
 mod sole;
 
@@ -20,9 +21,9 @@ use covey_actor_runtime::{
     Compute, LaunchConfig, Models, ModelsConfig, Objects, ObjectsConfig, Registry, Runtime, RuntimeConfig,
 };
 use covey_client::Client;
-use covey_domain::{Error, NodeId, Resources};
+use covey_domain::{Error, Isolation, NodeId, Resources, isolation::Offer};
 use covey_mesh::{Enter, Inbound, Member};
-use covey_node::{Identity, tls::PinnedAddress};
+use covey_node::{Identity, claimed, tls::PinnedAddress};
 use covey_proto::v1::WorkerPort;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -128,7 +129,12 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
     let name = config.name.clone().unwrap_or_else(|| format!("worker-{}", std::process::id()));
     let cpus = config.cpus.unwrap_or_else(machine::cpus);
     covey_inference::set_threads(cpus.floor().max(1.0) as usize);
-    let python = covey_actor_runtime::find_python(config.python.clone()).await;
+    let found = covey_actor_runtime::find_python(config.python.clone()).await;
+    let no_python = found.as_ref().err().cloned().unwrap_or_default();
+    if !no_python.is_empty() {
+        tracing::warn!(why = no_python, "Python agents are not served here");
+    }
+    let python = found.ok();
     let memory_bytes = config.memory.unwrap_or_else(machine::memory);
     let mut model_config = config.models.clone();
     if model_config.memory == 0 {
@@ -146,6 +152,8 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
     // A short path: Unix sockets take 107 bytes.
     let folder = std::env::temp_dir().join(format!("covey-{}-{:016x}", std::process::id(), rand::random::<u64>()));
     covey_node::home::own_dir(&folder).map_err(|e| io("make a folder of its own", e))?;
+    let claim = claimed::claim(&folder).map_err(|e| io("lock a folder of its own", e))?;
+    tokio::task::spawn_blocking(take_away_leftovers);
     let objects = Objects::new(ObjectsConfig {
         memory: machine::memory_folder().join(folder.file_name().unwrap_or_default()),
         memory_bytes_max: machine::room_for_objects(&machine::memory_folder(), memory_bytes),
@@ -170,6 +178,7 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
             environment: vec![
                 ("COVEY_OBJECTS".into(), objects.folder().display().to_string()),
                 ("COVEY_NODE".into(), node.to_string()),
+                ("COVEY_VERSION".into(), env!("CARGO_PKG_VERSION").into()),
                 ("COVEY_LEASE".into(), lease_file.display().to_string()),
                 // In a sandbox it has mounts of its own, and shares the files all the same.
                 ("COVEY_MACHINE".into(), covey_client::objects::machine()),
@@ -188,6 +197,10 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
         reports,
     );
     cluster.set_runtime(runtime.clone());
+    let isolation = runtime.isolation().await;
+    if isolation.most < Isolation::Strict {
+        tracing::info!(lacks = isolation.lacks, "agents that ask for strict isolation cannot be here");
+    }
     models.set_remote(cluster.infer());
     models.set_cluster(Arc::new(cluster.clone()));
     let near = config.head.is_loopback();
@@ -212,10 +225,12 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
         },
         labels: config.labels,
         python: python.map(|p| p.version).unwrap_or_default(),
+        no_python,
         incarnation: rand::random::<u64>() >> 1,
         port,
         machine: covey_client::objects::machine(),
         objects: objects.clone(),
+        isolation,
     };
     let keeper = objects.clone();
     tokio::spawn(async move {
@@ -235,8 +250,15 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
     objects.clear();
     let _ = std::fs::remove_dir_all(folder);
     let _ = std::fs::remove_dir_all(lease_folder);
-    drop(sole);
+    drop((claim, sole));
     result
+}
+
+/// What workers, drivers and clusters of drivers left that were killed.
+fn take_away_leftovers() {
+    let memory = machine::memory_folder();
+    claimed::sweep(&std::env::temp_dir(), "covey-", Some(&memory));
+    claimed::sweep(&memory, "covey-", None);
 }
 
 /// What processes here may reach beside the system: objects, the caches and models of this worker, and the folder that it was
@@ -244,15 +266,18 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
 fn launch(config: &Config, home: &Path, folder: &Path, lease: &Path, objects: &Objects) -> LaunchConfig {
     let mut launch = config.launch.clone();
     launch.home = folder.join("home");
-    let _ = std::fs::create_dir_all(&launch.home);
+    let temporary = folder.join("tmp");
+    for own in [&launch.home, &temporary] {
+        let _ = std::fs::create_dir_all(own);
+    }
+    launch.temporary = Some(temporary);
     launch.read.extend(config.models.folders.iter().filter_map(|folder| folder.canonicalize().ok()));
     let people = std::env::home_dir();
     let is_private = |at: &Path| home.starts_with(at) || people.as_ref().is_some_and(|people| people.starts_with(at));
     launch.read.push(lease.to_owned());
     launch.read.extend(std::env::current_dir().ok().filter(|at| !is_private(at)));
     launch.write.extend([folder.to_owned(), objects.folder().to_owned()]);
-    let own = ["credentials.json", "head", "workers", "secrets", "logs"];
-    launch.hide.extend(own.iter().map(|name| home.join(name)));
+    launch.hide.push(std::path::absolute(home).unwrap_or_else(|_| home.to_owned()));
     launch
 }
 
@@ -323,8 +348,10 @@ pub(crate) struct Facts {
     pub resources: Resources,
     pub labels: BTreeMap<String, String>,
     pub python: String,
+    pub no_python: String,
     pub incarnation: u64,
     pub port: Option<WorkerPort>,
     pub machine: String,
     pub objects: Objects,
+    pub isolation: Offer,
 }

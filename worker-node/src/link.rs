@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -24,6 +25,7 @@ use crate::{
     Facts,
     enroll::{self, Door, RETRY_FIRST, RETRY_LAST},
     machine::boot_ms,
+    open_entries::OpenEntries,
     shared_lease::SharedLease,
 };
 
@@ -47,32 +49,6 @@ struct Kept {
     ends: bool,
     /// Their turn waits while there is too much of it.
     _ahead: Ahead,
-}
-
-/// Events that wait for others of their attempt, in the order of the first ones.
-#[derive(Default)]
-struct Open {
-    entries: Vec<(TaskId, u32, Vec<TaskEvent>, Ahead)>,
-    at: HashMap<(TaskId, u32), usize>,
-}
-
-impl Open {
-    fn push(&mut self, task: TaskId, attempt: u32, events: Vec<TaskEvent>, ahead: Ahead) {
-        if let Some((last, of, all, counted)) = self.entries.last_mut()
-            && (&*last, *of) == (&task, attempt)
-        {
-            counted.join(ahead);
-            return all.extend(events);
-        }
-        let at = *self.at.entry((task.clone(), attempt)).or_insert(self.entries.len());
-        match self.entries.get_mut(at) {
-            Some((_, _, all, counted)) => {
-                counted.join(ahead);
-                all.extend(events);
-            }
-            None => self.entries.push((task, attempt, events, ahead)),
-        }
-    }
 }
 
 pub(crate) struct Link {
@@ -242,6 +218,8 @@ impl Link {
             Ok(Err(error)) => return lost(&error),
         };
         let mut heartbeat = every(1_000);
+        // Not made anew for each message: it is a timer.
+        let mut over = std::pin::pin!(passed(self.lease));
         let mut group = Vec::new();
         loop {
             tokio::select! {
@@ -249,7 +227,7 @@ impl Link {
                     self.leave(tx, incoming).await;
                     return Ended::Shutdown;
                 }
-                () = passed(self.lease) => return Ended::Fenced(LEASE_OVER.into()),
+                () = over.as_mut() => return Ended::Fenced(LEASE_OVER.into()),
                 message = incoming.message() => match message {
                     Err(status) => return lost(&status.message()),
                     Ok(None) => return lost(&"the head closed it"),
@@ -263,6 +241,7 @@ impl Link {
                                     self.term = welcome.term;
                                     self.lease.granted(asked, welcome.lease_ms);
                                     self.shared_lease.set(self.lease.until());
+                                    over.set(passed(self.lease));
                                     heartbeat = every(welcome.heartbeat_ms);
                                     self.joined = true;
                                     self.acknowledge(welcome.durable);
@@ -273,6 +252,7 @@ impl Link {
                                 head_frame::Body::Heartbeat(beat) => {
                                     self.lease.renewed(beat.sent_ms, boot_ms());
                                     self.shared_lease.set(self.lease.until());
+                                    over.set(passed(self.lease));
                                 }
                                 head_frame::Body::Fenced(fenced) => return Ended::Fenced(fenced.reason),
                                 body => self.take(body),
@@ -360,9 +340,13 @@ impl Link {
             actors: snapshot.actors,
             tasks,
             python: self.facts.python.clone(),
+            no_python: self.facts.no_python.clone(),
             port: self.facts.port.clone(),
             machine: self.facts.machine.clone(),
             objects: self.facts.objects.folder().display().to_string(),
+            isolation_least: self.facts.isolation.least.name().to_owned(),
+            isolation_most: self.facts.isolation.most.name().to_owned(),
+            isolation_lacks: self.facts.isolation.lacks.clone(),
         }
     }
 
@@ -392,10 +376,10 @@ impl Link {
     /// Frames for reports. Events of one attempt share an entry, unless an actor's news stands between them.
     fn pack(&mut self, reports: impl Iterator<Item = Report>) -> Vec<WorkerFrame> {
         let mut frames = Vec::new();
-        let mut open = Open::default();
+        let mut open = OpenEntries::default();
         for report in reports {
             match report {
-                Report::Events { task, attempt, events, ahead } => open.push(task, attempt, events, ahead),
+                Report::Events { task, attempt, events, ahead } => open.push(task, attempt, events, ahead, Ahead::join),
                 Report::Actor(report) => {
                     self.seal(&mut open, &mut frames);
                     frames.push(frame(Body::Actor(report)));
@@ -409,9 +393,8 @@ impl Link {
         frames
     }
 
-    fn seal(&mut self, open: &mut Open, frames: &mut Vec<WorkerFrame>) {
-        let Open { entries, .. } = std::mem::take(open);
-        for (task, attempt, events, ahead) in entries {
+    fn seal(&mut self, open: &mut OpenEntries<Ahead>, frames: &mut Vec<WorkerFrame>) {
+        for (task, attempt, events, ahead) in open.take() {
             if let Some(number) = self.keep(task, attempt, &events, ahead)
                 && let Some(kept) = self.outbox.newest()
             {
@@ -459,15 +442,19 @@ impl Link {
 /// Why everything stops when the head was not heard for too long.
 const LEASE_OVER: &str = "the lease is over: the head did not answer in time";
 
-/// Returns once the lease may not be acted on any more.
+/// Returns once the lease may not be acted on any more. Whenever it is polled it looks at the clock.
 async fn passed(lease: Lease) {
     let Some(until) = lease.until() else { return std::future::pending().await };
     loop {
         let left: Millis = until.saturating_sub(boot_ms());
-        if left == 0 {
+        let mut pause = std::pin::pin!(tokio::time::sleep(Duration::from_millis(left).min(LEASE_LOOK)));
+        let is_over = std::future::poll_fn(|cx| match until <= boot_ms() {
+            true => Poll::Ready(true),
+            false => pause.as_mut().poll(cx).map(|()| false),
+        });
+        if is_over.await {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(left).min(LEASE_LOOK)).await;
     }
 }
 

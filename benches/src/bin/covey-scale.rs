@@ -60,6 +60,8 @@ fn main() {
                 owner: Owner::Session("s".into()),
                 init: None,
                 overrides: serde_json::Map::new(),
+                least: covey_domain::Isolation::None,
+                keeps_labels: false,
             };
             head.create_actor(ask, 1).expect("a known agent");
             placed += answer(&mut head);

@@ -195,6 +195,7 @@ fn under(face: &Face, path: &[&str]) -> Url {
 async fn whole(binding: Binding, response: Response) -> Result<Value, Failed> {
     let status = response.status();
     let body = body(response).await?;
+    covey_domain::json::check("the answer", &body).map_err(Failed::Said)?;
     let value: Value = match serde_json::from_slice(&body) {
         Ok(value) => value,
         Err(_) if !status.is_success() => return Err(Failed::Said(refused(status, &String::from_utf8_lossy(&body)))),
@@ -275,6 +276,7 @@ pub(crate) fn events(binding: Binding, bytes: impl Stream<Item = Result<Bytes, F
             eventsource_stream::EventStreamError::Utf8(why) => Failed::wrong(why),
             eventsource_stream::EventStreamError::Parser(why) => Failed::wrong(why),
         })?;
+        covey_domain::json::check("an event", frame.data.as_bytes()).map_err(Failed::Said)?;
         let value: Value = serde_json::from_str(&frame.data).map_err(Failed::wrong)?;
         let event = event(binding, result(binding, value, StatusCode::OK)?)?;
         Ok((Some(frame.id).filter(|id| !id.is_empty()), event))

@@ -11,6 +11,7 @@ pub mod old;
 pub mod old_client;
 pub mod old_proto;
 mod timestamp;
+pub mod weigh;
 
 pub use error::{Error, Kind};
 pub use json::{Fields, Json};

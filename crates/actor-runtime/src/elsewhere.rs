@@ -118,7 +118,7 @@ impl Asked {
             (false, None, Some(url)) => InterruptKind::Url { url },
             (false, None, None) => InterruptKind::Custom { value: value.unwrap_or_default() },
         };
-        Remark::Ask { id, kind, prompt, options, schema, expires_at_ms: None }
+        Remark::Ask { id, kind, prompt, options, schema, expires_at_ms: None, refused: None }
     }
 }
 
@@ -315,7 +315,7 @@ impl Behavior for Elsewhere {
                     }
                     (End::Failed(error), _) => return Err(error),
                     (End::Rejected(reason), Some(_)) => {
-                        sink.remark(Remark::Reject { reason });
+                        sink.remark(Remark::Reject { reason })?;
                         return Ok(None);
                     }
                     (End::Rejected(reason), None) => {
@@ -331,7 +331,7 @@ impl Behavior for Elsewhere {
                         asked += 1;
                         // The same for the same question of a run after a lost one.
                         let question = InterruptId::from(format!("{}-i{asked}", task.task));
-                        let said = ask(sink, &task.inbox, &mut turn.early, question, asks).await;
+                        let said = ask(sink, &task.inbox, &mut turn.early, question, asks).await?;
                         request = reply(&*self.outward, &turn.talk, format!("{base}-i{asked}"), &said).await?;
                     }
                 }
@@ -341,16 +341,22 @@ impl Behavior for Elsewhere {
 }
 
 /// Asks here what is asked there.
-async fn ask(sink: &Sink, inbox: &Inbox, early: &mut Vec<Said>, question: InterruptId, asks: Asked) -> Said {
+async fn ask(
+    sink: &Sink,
+    inbox: &Inbox,
+    early: &mut Vec<Said>,
+    question: InterruptId,
+    asks: Asked,
+) -> Result<Said, Error> {
     let is_its_answer = |said: &Said| said.answers.as_ref() == Some(&question) && said.prompt == asks.prompt;
     if let Some(at) = early.iter().position(is_its_answer) {
-        return early.remove(at);
+        return Ok(early.remove(at));
     }
-    sink.remark(asks.remark(question.clone()));
+    sink.remark(asks.remark(question.clone()))?;
     loop {
         let said = inbox.wait().await;
         match &said.answers {
-            Some(answered) if *answered == question => return said,
+            Some(answered) if *answered == question => return Ok(said),
             _ => early.push(said),
         }
     }
@@ -463,8 +469,7 @@ impl Answer {
         let name = Some(artifact.name).filter(|name| !name.is_empty());
         let name = self.names.entry(id.clone()).or_insert(name).clone();
         let parts = self.contents(artifact.parts).await?;
-        sink.remark(Remark::Artifact { id, name, parts, append, last });
-        Ok(())
+        sink.remark(Remark::Artifact { id, name, parts, append, last })
     }
 
     /// What a status means for the turn, where it ends it.
@@ -476,7 +481,7 @@ impl Answer {
         Ok(match state {
             TaskState::Submitted | TaskState::Working => {
                 if !text.is_empty() {
-                    sink.remark(Remark::Status { message: text });
+                    sink.remark(Remark::Status { message: text })?;
                 }
                 None
             }
@@ -485,7 +490,7 @@ impl Answer {
                 if !self.begun {
                     self.say(sink, parts).await?;
                 } else if !said.is_empty() && sink.is_task() {
-                    sink.remark(Remark::Reply { parts: said, whole: false });
+                    sink.remark(Remark::Reply { parts: said, whole: false })?;
                 }
                 Some(End::Done)
             }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use covey_domain::{Digest, Error, ErrorKind, agent::PythonEnv, caps};
+use covey_domain::{Digest, Error, ErrorKind, Isolation, agent::PythonEnv, caps};
 use covey_proto::{
     payload_json,
     v1::{GetBlobReply, GetBlobRequest, Payload},
@@ -68,7 +68,13 @@ pub(crate) struct Jobs {
     pub groups: Arc<Mutex<HashSet<u32>>>,
 }
 
-impl Behavior for Jobs {
+/// Runs those of one level of isolation.
+pub(crate) struct JobsOf {
+    pub jobs: Arc<Jobs>,
+    pub isolation: Option<Isolation>,
+}
+
+impl Behavior for JobsOf {
     fn turn<'a>(&'a self, invocation: Invocation, sink: &'a Sink) -> BoxFuture<'a, Result<Option<Payload>, Error>> {
         Box::pin(async move {
             let mut job: JobSpec = invocation.arg()?;
@@ -85,7 +91,7 @@ impl Behavior for Jobs {
                 pip: std::mem::take(&mut job.pip),
             };
             let env = env.resolved(|name| secrets.get(name).cloned())?;
-            self.run(job, env, &id, &token, sink).await
+            self.jobs.run(job, env, self.isolation, (&id, &token), sink).await
         })
     }
 }
@@ -95,8 +101,8 @@ impl Jobs {
         &self,
         job: JobSpec,
         env: PythonEnv,
-        id: &str,
-        token: &str,
+        isolation: Option<Isolation>,
+        (id, token): (&str, &str),
         sink: &Sink,
     ) -> Result<Option<Payload>, Error> {
         let (program, arguments) =
@@ -121,7 +127,8 @@ impl Jobs {
         let folder = folder.as_ref().unwrap_or(&self.folder);
         let read: Vec<PathBuf> = python.as_ref().and_then(|python| home_of(python)).into_iter().collect();
         let own = [folder.clone()];
-        let mut command = self.launcher.command(&program, &Launch { read: &read, write: &own, with_parent: true });
+        let launch = Launch { read: &read, write: &own, with_parent: true, isolation };
+        let mut command = self.launcher.command(&program, &launch);
         std::fs::create_dir_all(&self.folder).map_err(|e| Error::internal(e.to_string()))?;
         // One pipe for both, as a terminal is: what it printed keeps its order.
         let no_pipe = |e: std::io::Error| Error::internal(format!("failed to make a pipe: {e}"));

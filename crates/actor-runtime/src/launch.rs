@@ -4,8 +4,11 @@
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
 };
 
+use covey_domain::isolation::Offer;
 use covey_sandbox::{Isolation, Policy};
 use tokio::process::Command;
 
@@ -57,19 +60,24 @@ const TRACING_SECRETS: &str = "_HEADERS";
 /// What pip is told of its indexes; for what installs packages, and for nothing else.
 const INSTALLS_WITH: &[&str] = &["PIP_", "UV_"];
 
+/// What does not enter a sandbox within this time will not.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What a worker decided for all of its processes.
 #[derive(Clone, Debug, Default)]
 pub struct LaunchConfig {
     /// The `covey` binary, which puts a sandbox on and becomes what is started; `None` = processes have none.
     pub guard: Option<PathBuf>,
-    /// How much they are kept from.
+    /// How much they are kept from at least; an agent may ask for more.
     pub isolation: Isolation,
     /// What they may read beside the system.
     pub read: Vec<PathBuf>,
     /// What they may change.
     pub write: Vec<PathBuf>,
-    /// What is hidden from them wherever it lies.
+    /// What is hidden from them wherever it lies, but for what is named below it.
     pub hide: Vec<PathBuf>,
+    /// A folder of the worker's own for temporary files, where the usual one holds what is hidden and cannot be given.
+    pub temporary: Option<PathBuf>,
     /// Variables that are passed to them beside the usual ones.
     pub pass_env: Vec<String>,
     /// Where they are at home: a folder of the worker's own.
@@ -94,6 +102,8 @@ pub(crate) struct Launch<'a> {
     pub write: &'a [PathBuf],
     /// It is ended by the kernel when the worker's thread that started it ends.
     pub with_parent: bool,
+    /// How much its agent asks that it be kept from.
+    pub isolation: Option<Isolation>,
 }
 
 impl Launcher {
@@ -109,6 +119,41 @@ impl Launcher {
         Self { config, environment, installs }
     }
 
+    /// The level of a process whose agent asks for this: the worker's own, or more.
+    pub fn level(&self, asked: Option<Isolation>) -> Isolation {
+        self.least().max(asked.unwrap_or(Isolation::None))
+    }
+
+    /// The worker's own level; without a guard it has none to give.
+    fn least(&self) -> Isolation {
+        if self.config.guard.is_some() { self.config.isolation } else { Isolation::None }
+    }
+
+    /// What this machine can give, found by entering the strictest sandbox and leaving it by its end.
+    pub async fn offer(&self) -> Offer {
+        let least = self.least();
+        let Some(guard) = &self.config.guard else {
+            return Offer { least, most: least, lacks: "this worker was made without a sandbox".to_owned() };
+        };
+        let strict = Launch { isolation: Some(Isolation::Strict), ..Launch::default() };
+        let mut probe = self.command(guard, &strict);
+        let out = probe.arg("--version").stdin(Stdio::null()).kill_on_drop(true).output();
+        let lacks = match tokio::time::timeout(PROBE_TIMEOUT, out).await {
+            Ok(Ok(out)) if out.status.success() => String::new(),
+            Ok(Ok(out)) => {
+                let said = String::from_utf8_lossy(&out.stderr);
+                let line = said.lines().next().unwrap_or("the sandbox could not be entered");
+                // The guard's own words are about one program, and for a terminal.
+                let why = line.split_once("`: ").map_or(line, |(_, why)| why);
+                why.split("; `covey").next().unwrap_or(why).to_owned()
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("the sandbox was not entered within {} s", PROBE_TIMEOUT.as_secs()),
+        };
+        let most = if lacks.is_empty() { Isolation::Strict } else { Isolation::Default };
+        Offer { least, most: most.max(least), lacks }
+    }
+
     /// A command that runs `program` with a clean environment, in the sandbox.
     pub fn command(&self, program: &Path, launch: &Launch<'_>) -> Command {
         self.prepared(program, launch, &self.environment)
@@ -120,13 +165,14 @@ impl Launcher {
     }
 
     fn prepared(&self, program: &Path, launch: &Launch<'_>, environment: &[(OsString, OsString)]) -> Command {
-        let isolated = self.config.isolation != Isolation::None;
+        let level = self.level(launch.isolation);
+        let isolated = level != Isolation::None;
         let mut command = match &self.config.guard {
             Some(guard) if isolated || launch.with_parent => {
                 let mut command = Command::new(guard);
                 command.arg("guard");
                 if isolated {
-                    command.arg("--policy").arg(self.policy(program, launch));
+                    command.arg("--policy").arg(self.policy(level, program, launch));
                 }
                 if launch.with_parent {
                     command.arg("--with-parent");
@@ -145,14 +191,15 @@ impl Launcher {
         command
     }
 
-    fn policy(&self, program: &Path, launch: &Launch<'_>) -> String {
-        let LaunchConfig { isolation, read, write, hide, home, .. } = &self.config;
+    fn policy(&self, isolation: Isolation, program: &Path, launch: &Launch<'_>) -> String {
+        let LaunchConfig { read, write, hide, home, temporary, .. } = &self.config;
         let policy = Policy {
-            isolation: *isolation,
+            isolation,
             // Wherever it lies, it may be run.
             read: read.iter().chain(launch.read).cloned().chain(found(program)).collect(),
             write: write.iter().chain(launch.write).chain([home]).cloned().collect(),
             hide: hide.clone(),
+            temporary: temporary.clone(),
         };
         serde_json::to_string(&policy).expect("a policy is paths and a name")
     }
@@ -195,6 +242,25 @@ mod tests {
         ];
         for name in secrets {
             assert!(!is_passed(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_agent_has_no_less_than_its_workers_level() {
+        let guard: Option<PathBuf> = Some("covey".into());
+        for own in Isolation::ALL {
+            let launcher =
+                Launcher::new(LaunchConfig { guard: guard.clone(), isolation: own, ..LaunchConfig::default() });
+            assert_eq!(launcher.level(None), own);
+            for asked in Isolation::ALL {
+                assert_eq!(launcher.level(Some(asked)), own.max(asked));
+                let launch = Launch { isolation: Some(asked), ..Launch::default() };
+                let command = launcher.command(Path::new("true"), &launch);
+                let args: Vec<_> = command.as_std().get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
+                let said = format!(r#""isolation":"{}""#, own.max(asked).name());
+                let none = own.max(asked) == Isolation::None;
+                assert!(none == args.is_empty() && (none || args[2].contains(&said)), "{args:?}");
+            }
         }
     }
 

@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use covey_domain::{
-    ActorId, Error, ErrorKind, ModelName,
+    ActorId, Error, ErrorKind, Isolation, ModelName,
     agent::LlmAgent,
     infer::{CallDelta, Chat, ChatMessage, InferEvent, InferRequest, Terms, ToolChoice, Usage, Work},
     task::text_of,
@@ -38,6 +38,8 @@ pub(crate) struct Llm {
     pub models: Arc<Models>,
     pub outward: Arc<dyn Outward>,
     pub launcher: Arc<Launcher>,
+    /// How much the processes of its tools are kept from.
+    pub isolation: Option<Isolation>,
     /// Found at the first turn.
     pub tools: OnceCell<Tools>,
 }
@@ -68,7 +70,7 @@ impl Behavior for Llm {
             messages.push(ChatMessage::new("user", invocation.text()?));
             let budget = &self.agent.budget;
             let until = budget.ms.map(|ms| Instant::now() + Duration::from_millis(ms));
-            let found = || Tools::find(&self.agent.tools, &self.outward, &self.launcher);
+            let found = || Tools::find(&self.agent.tools, &self.outward, &self.launcher, self.isolation);
             let tools = self.tools.get_or_try_init(found).await?;
             let chain = match invocation.chain.as_str() {
                 "" => self.actor.to_string(),

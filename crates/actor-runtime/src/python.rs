@@ -31,7 +31,7 @@ use crate::{Models, Outward, envs::Environments, launch::Launcher};
 
 pub(crate) use actor::PythonActor;
 pub use find::find;
-pub(crate) use hosts::{Hosts, Lives};
+pub(crate) use hosts::{Hosts, Lives, StartTerms};
 
 /// An interpreter that has the `covey` package.
 #[derive(Clone, Debug)]
@@ -76,14 +76,17 @@ pub(crate) type HostNumber = u64;
 
 /// What became of a process, told to the owner of the actors. Actors that have left the process since are not meant.
 pub(crate) enum News {
-    /// It ended, and these actors with it; `agents` had turns that ran there.
-    Died { host: HostNumber, actors: Vec<ActorId>, agents: HashSet<String>, why: String },
+    /// It ended, and these actors with it; `suspects` are agents with turns that ran there, where others could be taken along, or
+    /// were kept apart for that reason.
+    Died { host: HostNumber, actors: Vec<ActorId>, suspects: HashSet<String>, why: String },
     /// A turn of this actor goes on although it was given up. `told` is dropped once the head has been sent that.
     Stuck { host: HostNumber, actor: ActorId, why: String, told: oneshot::Sender<()> },
     /// No turn of this actor is stuck any more.
     Free { host: HostNumber, actor: ActorId },
     /// It is being replaced because turns of `stuck` did not end; `others` can still finish the turns that run and move.
     Replaced { host: HostNumber, stuck: Vec<ActorId>, others: Vec<ActorId>, why: String },
+    /// A task of this actor cannot go on there.
+    Lost { host: HostNumber, actor: ActorId, why: String },
     /// All turns of an actor wait for others, or not any more.
     Waits { host: HostNumber, actor: ActorId, waits: bool },
 }

@@ -1,5 +1,6 @@
 //! Starts and stops actors, brings calls and tasks to their mailboxes, and remembers what runs.
 
+mod held;
 mod lane;
 mod live;
 mod look;
@@ -21,6 +22,7 @@ use covey_domain::{
     ActorId, AgentKind, AgentSpec, Epoch, Error, ErrorKind, NodeId, TaskId,
     agent::{Pass, PythonAgent, PythonCode, Snapshot as Keep},
     caps,
+    isolation::Offer,
 };
 use covey_proto::{
     from_json,
@@ -36,6 +38,7 @@ use tokio::{
     task::JoinSet,
 };
 
+use held::Held;
 pub use lane::Lane;
 use lane::LaneInner;
 use live::LiveActor;
@@ -45,12 +48,12 @@ use crate::elsewhere::Elsewhere;
 use crate::{
     Behavior, Models, Outward, Python, Registry,
     envs::{Environments, Progress},
-    job::Jobs,
+    job::{Jobs, JobsOf},
     launch::{LaunchConfig, Launcher},
     llm::Llm,
     memos::SharedMemos,
     outward::Saver,
-    python::{Hosts, HostsConfig, PythonActor},
+    python::{Hosts, HostsConfig, PythonActor, StartTerms},
     turn::{Control, Out, Turn},
 };
 
@@ -199,6 +202,7 @@ struct Cell {
     turns: Arc<Semaphore>,
     /// Made when first needed: a kameo actor costs 7 kB, an idle one of ours less than one.
     mailbox: Option<ActorRef<LiveActor>>,
+    held: Held,
     used: Instant,
     saved: Instant,
     memos: SharedMemos,
@@ -282,6 +286,11 @@ impl Runtime {
             }
         });
         Self { inner }
+    }
+
+    /// How much this worker can keep processes from.
+    pub async fn isolation(&self) -> Offer {
+        self.inner.launcher.offer().await
     }
 
     /// What lives here now.
@@ -369,7 +378,9 @@ impl Runtime {
         let spec = self.spec(&start.spec)?;
         let secret = |name: &str| start.secrets.get(name).cloned();
         let behavior: Arc<dyn Behavior> = match &spec.kind {
-            AgentKind::Native { implementation } if implementation == "job" => self.inner.jobs.clone(),
+            AgentKind::Native { implementation } if implementation == "job" => {
+                Arc::new(JobsOf { jobs: self.inner.jobs.clone(), isolation: spec.isolation })
+            }
             AgentKind::Native { implementation } => {
                 // What it was is what it begins with.
                 let init = start.state.clone().or_else(|| start.init.clone());
@@ -380,6 +391,7 @@ impl Runtime {
                 actor: start.actor.as_str().into(),
                 outward: self.inner.outward.clone(),
                 launcher: self.inner.launcher.clone(),
+                isolation: spec.isolation,
                 tools: Default::default(),
                 agent: agent.resolved(secret)?,
                 model: spec.model.clone().unwrap_or_else(|| "tiny".into()),
@@ -424,7 +436,10 @@ impl Runtime {
                 let folder = spec.dir().map(ToString::to_string);
                 let archive = folder.as_ref().and_then(|digest| self.inner.blobs.lock().get(digest).cloned());
                 let archive = archive.unwrap_or_default();
-                let actor = hosts.start(host_start, &python, &archive, &self.progress(start), saver).await?;
+                let within = Duration::from_millis(spec.schedule_timeout_ms.unwrap_or(caps::START_TIMEOUT_MS));
+                let progress = self.progress(start);
+                let terms = StartTerms { within, isolation: spec.isolation };
+                let actor = hosts.start(host_start, &python, terms, &archive, &progress, saver).await?;
                 // From now on it lies unpacked in the cache.
                 folder.and_then(|digest| self.inner.blobs.lock().remove(&digest));
                 return Ok((spec, Inside::Process(actor)));
@@ -444,7 +459,19 @@ impl Runtime {
     ) {
         let turns = Arc::new(Semaphore::new(spec.concurrency as usize));
         let now = Instant::now();
-        let cell = Cell { epoch, spec, owner, inside, turns, mailbox: None, used: now, saved: now, memos, said: None };
+        let cell = Cell {
+            epoch,
+            spec,
+            owner,
+            inside,
+            turns,
+            mailbox: None,
+            held: Held::default(),
+            used: now,
+            saved: now,
+            memos,
+            said: None,
+        };
         let report = cell.report(&id, v1::actor_report::State::Live);
         let mut actors = self.inner.actors.lock();
         if cell.is_restless() {
@@ -588,7 +615,7 @@ impl Inner {
     }
 
     /// Puts a turn into an actor's mailbox. A caller that believes in another activation is refused: it looks again.
-    fn deliver(self: &Arc<Self>, actor: &ActorId, epoch: u64, turn: Turn) {
+    fn deliver(self: &Arc<Self>, actor: &ActorId, epoch: u64, mut turn: Turn) {
         let mut made = None;
         let mut actors = self.actors.lock();
         let Some(cell) = actors.get_mut(actor).filter(|c| epoch == 0 || c.epoch.0 == epoch) else {
@@ -598,6 +625,12 @@ impl Inner {
             drop(turn.over);
             return turn.sink.lost(error);
         };
+        if !cell.held.admit(&mut turn) {
+            drop(actors);
+            drop(turn.over);
+            let text = "what waits in the actor's mailbox is too large";
+            return turn.sink.end(Err(Error::new(ErrorKind::Overloaded, text).executed(Some(false))));
+        }
         cell.used = Instant::now();
         self.turns.fetch_add(1, Ordering::Relaxed);
         let behavior = match &cell.inside {

@@ -386,8 +386,11 @@ impl Sink {
     }
 
     /// What a turn says beside its answer; a turn of no task says it to nobody.
-    pub fn remark(&self, remark: Remark) {
-        let Target::Task(log) = &self.target else { return };
+    ///
+    /// # Errors
+    /// The task's log cannot keep it. The turn is to end with this error: it may wait for an answer to what nobody was asked.
+    pub fn remark(&self, remark: Remark) -> Result<(), Error> {
+        let Target::Task(log) = &self.target else { return Ok(()) };
         let TaskLog { task, control, ending, .. } = &**log;
         let inbox = &control.inbox;
         let events = match remark {
@@ -395,12 +398,14 @@ impl Sink {
                 let state = if inbox.0.lock().asked.is_empty() { Phase::Working } else { Phase::Waiting };
                 vec![TaskEvent::Status { state, message: Some(message) }]
             }
-            Remark::Ask { id, kind, prompt, options, schema, expires_at_ms } => {
-                inbox.0.lock().asked.push(id.clone());
-                vec![
-                    TaskEvent::InterruptRaised { id, kind, prompt, options, response_schema: schema, expires_at_ms },
-                    TaskEvent::Status { state: Phase::Waiting, message: None },
-                ]
+            Remark::Ask { id, kind, prompt, options, schema, expires_at_ms, refused } => {
+                let asked = id.clone();
+                let response_schema = schema;
+                let raised =
+                    TaskEvent::InterruptRaised { id, kind, prompt, options, response_schema, expires_at_ms, refused };
+                raised.check()?;
+                inbox.0.lock().asked.push(asked);
+                vec![raised, TaskEvent::Status { state: Phase::Waiting, message: None }]
             }
             Remark::Lapsed { id } => {
                 let mut heard = inbox.0.lock();
@@ -424,7 +429,9 @@ impl Sink {
                 Vec::new()
             }
         };
+        events.iter().try_for_each(TaskEvent::check)?;
         self.events(events);
+        Ok(())
     }
 
     /// Forgets the answer so far: it begins anew. Only a task's log can.
@@ -574,6 +581,8 @@ pub(crate) struct Turn {
     pub run_timeout: Option<Duration>,
     /// Exceptions, `module.name`, that are to be marked as worth another try.
     pub retry_on: Vec<String>,
+    /// Processes died while they ran it: nothing runs beside it in its process.
+    pub alone: bool,
     /// Called when the turn is over, however it ended.
     pub over: Over,
 }

@@ -7,7 +7,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use covey_domain::{Digest, caps};
-use futures::{StreamExt as _, stream::BoxStream};
+use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use object_store::{
     GetOptions, MultipartUpload, ObjectStore, ObjectStoreExt as _, PutPayload,
     aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey},
@@ -29,6 +29,9 @@ pub enum Error {
     /// The bytes are not those that were announced.
     #[error("the file is not what its digest says")]
     Digest,
+    /// The bytes that are kept are not those that were put there.
+    #[error("the file is damaged: its bytes are not those of its digest")]
+    Damaged,
     /// More than one file may have.
     #[error("the file is larger than {} bytes", caps::ARTIFACT_BYTES_MAX)]
     TooLarge,
@@ -142,7 +145,8 @@ impl Artifacts {
         synced.await.map_err(|e| failed(Box::new(e)))?.map_err(|e| failed(Box::new(e)))
     }
 
-    /// Bytes of a file in `range`, as they are read.
+    /// Bytes of a file in `range`, as they are read. Where that is all of it, they are compared with the digest, and what is read
+    /// last is given only when they are right.
     pub async fn get(
         &self,
         digest: &Digest,
@@ -155,7 +159,9 @@ impl Artifacts {
         }
         let options = GetOptions { range: Some(range.into()), ..GetOptions::default() };
         let found = self.store.get_opts(&self.path(digest), options).await?;
-        Ok(found.into_stream().map(|bytes| bytes.map_err(Error::from)).boxed())
+        let whole = found.range.start == 0 && found.range.end == found.meta.size;
+        let bytes = found.into_stream().map(|bytes| bytes.map_err(Error::from)).boxed();
+        Ok(if whole { checked(bytes, digest.clone()) } else { bytes })
     }
 
     /// Where anybody can read a file for so long without asking us, if the place can tell.
@@ -173,6 +179,29 @@ impl Artifacts {
             Err(error) => Err(error),
         }
     }
+}
+
+/// The same bytes, and an error in the place of the last ones where all are not those of `digest`.
+fn checked(
+    bytes: BoxStream<'static, Result<Bytes, Error>>,
+    digest: Digest,
+) -> BoxStream<'static, Result<Bytes, Error>> {
+    let state = (bytes, Sha256::new(), None::<Bytes>, digest);
+    futures::stream::try_unfold(state, |(mut bytes, mut hash, mut kept, digest)| async move {
+        loop {
+            match bytes.try_next().await? {
+                Some(piece) => {
+                    hash.update(&piece);
+                    if let Some(last) = kept.replace(piece) {
+                        return Ok(Some((last, (bytes, hash, kept, digest))));
+                    }
+                }
+                None if Digest::of_hash(hash.clone()) != digest => return Err(Error::Damaged),
+                None => return Ok(kept.take().map(|last| (last, (bytes, hash, None, digest)))),
+            }
+        }
+    })
+    .boxed()
 }
 
 impl Upload {

@@ -15,8 +15,10 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use covey_domain::{
-    AgentKind, AgentSpec, Digest, Error, Resources, Skill,
-    agent::{Budget, Face, Foreign, LlmAgent, Pass, PythonAgent, PythonCode, Snapshot, Strategy, ToolSource},
+    AgentKind, AgentSpec, Digest, Error, Isolation, Resources, Skill,
+    agent::{
+        Budget, Face, Foreign, LlmAgent, Pass, PythonAgent, PythonCode, Snapshot, Strategy, ToolSource, job_agent,
+    },
     infer::Sampling,
 };
 use covey_head_node::Declared;
@@ -74,6 +76,7 @@ struct File {
     strategy: Strategy,
     #[serde(default)]
     a2a: Face,
+    isolation: Option<Isolation>,
 }
 
 /// Agents of all `*.toml` files in `dir`, in the order of their names, with their code.
@@ -154,6 +157,7 @@ fn read(path: &Path) -> Result<Declared, Error> {
         snapshot: file.snapshot,
         idle_ms: file.idle_ms.unwrap_or(60_000),
         reentrant: file.reentrant,
+        isolation: file.isolation,
         a2a: file.a2a,
     };
     spec.validated().map(|spec| Declared { spec, code, pass }).map_err(|e| {
@@ -192,6 +196,7 @@ pub(crate) fn builtin() -> Vec<Declared> {
         snapshot: Snapshot::Idle,
         idle_ms: 60_000,
         reentrant: false,
+        isolation: None,
         a2a: Face::default(),
     };
     let assistant = AgentSpec {
@@ -226,15 +231,17 @@ pub(crate) fn builtin() -> Vec<Declared> {
         "Holds messages until somebody takes them.",
         vec![skill("put", "Put a message.", false), skill("take", "Take all there are and all that come.", true)],
     );
-    let job = native("covey.job", "Runs commands.", vec![skill("run", "Run a command.", true)]);
-    let job = AgentSpec {
+    let job = |isolation: Option<Isolation>| AgentSpec {
         kind: AgentKind::Native { implementation: "job".into() },
         concurrency: 256,
+        isolation,
         // A task that is lost is told so by its next attempt.
-        ..job
+        ..native(&job_agent(isolation), "Runs commands.", vec![skill("run", "Run a command.", true)])
     };
-    [assistant, echo, counter, inbox, job]
+    let jobs = Isolation::ALL.into_iter().map(Some).chain([None]).map(job);
+    [assistant, echo, counter, inbox]
         .into_iter()
+        .chain(jobs)
         .map(|spec| Declared { spec, code: None, pass: Pass::default() })
         .collect()
 }

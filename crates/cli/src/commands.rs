@@ -10,6 +10,7 @@ pub(crate) mod job;
 pub(crate) mod key;
 pub(crate) mod logs;
 pub(crate) mod model;
+pub(crate) mod question;
 pub(crate) mod secret;
 pub(crate) mod status;
 pub(crate) mod submit;

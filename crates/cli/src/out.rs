@@ -30,9 +30,21 @@ pub(crate) fn flush() {
     done(std::io::stdout().lock().flush());
 }
 
-/// Writes to standard error; where nobody reads that either, there is nobody to tell.
+/// Writes what people read to standard output: names and reasons in it come from elsewhere, and do nothing to a terminal.
+pub(crate) fn write_plain(text: Arguments<'_>) {
+    write(format_args!("{}", plain(&text.to_string())));
+}
+
+/// Writes to standard error, as [`write_plain`]; where nobody reads that either, there is nobody to tell.
 pub(crate) fn tell(text: Arguments<'_>) {
-    let _ = std::io::stderr().lock().write_fmt(text);
+    let _ = std::io::stderr().lock().write_all(plain(&text.to_string()).as_bytes());
+}
+
+/// The text, with escapes in the place of what would do something to a terminal.
+pub(crate) fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    covey_domain::shown::write_plain(&mut plain, text);
+    plain
 }
 
 #[expect(clippy::exit, reason = "the reader has gone, and with it who could want the rest")]
@@ -48,7 +60,7 @@ fn done(written: std::io::Result<()>) {
     std::process::exit(70);
 }
 
-/// Prints to standard output.
+/// Prints to standard output, as it is.
 macro_rules! out {
     ($($text:tt)*) => { $crate::out::write(format_args!($($text)*)) };
 }
@@ -56,7 +68,7 @@ macro_rules! out {
 /// Prints a line to standard output.
 macro_rules! outln {
     () => { $crate::out::write(format_args!("\n")) };
-    ($($text:tt)*) => { $crate::out::write(format_args!("{}\n", format_args!($($text)*))) };
+    ($($text:tt)*) => { $crate::out::write_plain(format_args!("{}\n", format_args!($($text)*))) };
 }
 
 /// Prints to standard error.

@@ -28,7 +28,7 @@ use std::{
     time::Duration,
 };
 
-use covey_domain::{ActorId, Error, ErrorKind, NodeId, Retry, caps};
+use covey_domain::{ActorId, Error, ErrorKind, NodeId, Retry, agent::known_as, caps};
 use covey_proto::v1::{
     CallBatch, CallCancel, CallFrame, CallOpen, DeadLetter, Empty, Payload, Placement, call_frame::Body, call_open,
     covey_client::CoveyClient, placement,
@@ -97,6 +97,8 @@ pub struct NewCall {
     pub run_timeout_ms: u64,
     /// Exceptions of the agent after which it is tried again, and the pauses before that.
     pub retry: Option<Arc<Retry>>,
+    /// Processes died while they ran it: it runs with nothing beside it.
+    pub alone: bool,
 }
 
 /// As it travels.
@@ -122,6 +124,7 @@ impl NewCall {
             traceparent: String::new(),
             run_timeout_ms: 0,
             retry: None,
+            alone: false,
         }
     }
 }
@@ -474,8 +477,8 @@ impl Inner {
             }
             return failed;
         }
-        let NewCall { target, method, args, timeout_ms, key, retries, chain, traceparent, run_timeout_ms, retry } =
-            call;
+        let NewCall { target, method, args, timeout_ms, key, retries, .. } = call;
+        let NewCall { chain, traceparent, run_timeout_ms, retry, alone, .. } = call;
         let (actor, target) = match target {
             Target::Actor(actor) => (Some(actor.clone()), call_open::Target::Actor(actor.to_string())),
             Target::Model(model) => (None, call_open::Target::Model(model)),
@@ -486,7 +489,7 @@ impl Inner {
             call_open::Target::Model(model) => [("covey.model", model.as_str())],
             call_open::Target::Pool(pool) | call_open::Target::Topic(pool) => [("covey.target", pool.as_str())],
         };
-        let span = Span::begin(Kind::Call, &method, &traceparent, &about);
+        let span = Span::begin(Kind::Call, known_as(&method), &traceparent, &about);
         let frame = CallOpen {
             method,
             args: Some(args),
@@ -501,6 +504,7 @@ impl Inner {
             also: Vec::new(),
             run_timeout_ms,
             retry: retry_message(&retry),
+            alone,
         };
         let again = actor.as_ref().map(|_| frame.clone());
         self.open.insert(id, Open { actor: actor.clone(), again, retries, retry, span, ..Open::new(handler) });
@@ -565,13 +569,9 @@ impl Inner {
                 Ok(())
             }
             Some(Place::Waiting { queue, .. } | Place::Moving { queue, .. }) => {
-                if queue.len() >= caps::MAILBOX_DEPTH_MAX {
-                    let text = format!("{} calls wait for actor `{actor}`", queue.len());
-                    return Err(Error::new(ErrorKind::Overloaded, text));
-                }
-                self.open.queued(id);
                 let is_first = queue.is_empty();
-                queue.insert(id, frame);
+                queue.push(id, frame)?;
+                self.open.queued(id);
                 if is_first {
                     self.notice_later(actor.clone());
                 }
@@ -603,9 +603,13 @@ impl Inner {
     }
 
     fn take(self: &Arc<Self>, batch: CallBatch) {
-        for frame in batch.frames {
+        let mut frames = batch.frames.into_iter();
+        while let Some(frame) = frames.next() {
             match frame.body {
-                Some(Body::Item(item)) => self.tell_end(frame.id, self.open.item(frame.id, item)),
+                Some(Body::Item(item)) => {
+                    let end = self.open.items(frame.id, item, &mut frames);
+                    self.tell_end(frame.id, end);
+                }
                 Some(Body::End(end)) => match covey_proto::call_result(end) {
                     Err(error) if error.retry => self.raised(frame.id, error),
                     Err(error) if refused(&error) => self.again(frame.id, error),

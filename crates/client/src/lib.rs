@@ -4,6 +4,7 @@
 //! ([`Calls`]) that batches frames both ways.
 
 mod calls;
+mod follow;
 mod logs;
 pub mod objects;
 mod pool;
@@ -37,7 +38,7 @@ use covey_node::{
     tls::{PinnedAddress, Tls, Tunnel, dial},
 };
 use covey_proto::{
-    from_json, from_status, to_json,
+    from_heads_json, from_status, to_json,
     v1::{self, Payload, covey_client::CoveyClient},
 };
 use futures::{Stream, StreamExt as _};
@@ -92,6 +93,8 @@ pub struct NewActor {
     pub init: Option<Payload>,
     /// Merged over the agent's spec.
     pub overrides: BTreeMap<String, serde_json::Value>,
+    /// Isolation of the process that asks, as a worker says it; empty = none.
+    pub least: String,
 }
 
 /// A request for a task.
@@ -237,7 +240,7 @@ impl Client {
     /// All agents.
     pub async fn agents(&self) -> Result<Vec<AgentSpec>, Error> {
         let reply = self.verb::<v1::ListAgentsReply>("ListAgents", &v1::ListAgentsRequest {}).await?;
-        reply.specs.iter().map(|s| from_json("an agent", s)).collect()
+        reply.specs.iter().map(|s| from_heads_json("an agent", s)).collect()
     }
 
     /// Makes an actor.
@@ -250,6 +253,7 @@ impl Client {
             init: new.init,
             id: fresh_id("actor"),
             overrides: if new.overrides.is_empty() { Default::default() } else { to_json(&new.overrides) },
+            least: new.least,
         };
         self.verb("CreateActor", &request).await
     }
@@ -293,6 +297,7 @@ impl Client {
             task: task.to_string(),
             parts: parts.body,
             message_id: some_id(message_id.to_owned()),
+            ..v1::SayTaskRequest::default()
         };
         self.verb::<v1::TaskReply>("SayTask", &request).await?;
         Ok(())
@@ -347,13 +352,14 @@ impl Client {
 
     /// A task's record.
     pub async fn task(&self, id: &TaskId) -> Result<TaskRecord, Error> {
-        let reply = self.verb::<v1::TaskReply>("GetTask", &v1::GetTaskRequest { task: id.to_string() }).await?;
-        from_json("a task", &reply.record)
+        let request = v1::GetTaskRequest { task: id.to_string(), ..v1::GetTaskRequest::default() };
+        let reply = self.verb::<v1::TaskReply>("GetTask", &request).await?;
+        from_heads_json("a task", &reply.record)
     }
 
     /// The number of a task's last event.
     pub async fn last_event(&self, id: &TaskId) -> Result<u64, Error> {
-        let request = v1::GetTaskRequest { task: id.to_string() };
+        let request = v1::GetTaskRequest { task: id.to_string(), ..v1::GetTaskRequest::default() };
         Ok(self.verb::<v1::TaskReply>("GetTask", &request).await?.last_seq)
     }
 
@@ -369,7 +375,7 @@ impl Client {
         let request =
             v1::ListTasksRequest { agent: agent.to_owned(), state: state.to_owned(), limit, before: before.to_owned() };
         let reply = self.verb::<v1::ListTasksReply>("ListTasks", &request).await?;
-        reply.records.iter().map(|r| from_json("a task", r)).collect()
+        reply.records.iter().map(|r| from_heads_json("a task", r)).collect()
     }
 
     /// Actors in the order of their ids, fetched page by page as they are read.
@@ -381,7 +387,7 @@ impl Client {
             loop {
                 let reply = client.verb::<v1::ListActorsReply>("ListActors", &request).await?;
                 for actor in &reply.actors {
-                    yield from_json("an actor", actor)?;
+                    yield from_heads_json("an actor", actor)?;
                 }
                 if reply.next.is_empty() {
                     return;
@@ -407,8 +413,9 @@ impl Client {
 
     /// Ends a task.
     pub async fn cancel_task(&self, id: &TaskId, reason: &str) -> Result<TaskRecord, Error> {
-        let request = v1::CancelTaskRequest { task: id.to_string(), reason: reason.to_owned() };
-        from_json("a task", &self.verb::<v1::TaskReply>("CancelTask", &request).await?.record)
+        let (task, reason) = (id.to_string(), reason.to_owned());
+        let request = v1::CancelTaskRequest { task, reason, ..v1::CancelTaskRequest::default() };
+        from_heads_json("a task", &self.verb::<v1::TaskReply>("CancelTask", &request).await?.record)
     }
 
     /// Events of a task above `after`, to its end. A broken connection is an error; read on from the last number.
@@ -421,7 +428,7 @@ impl Client {
         let stream = self.rpc.clone().subscribe(request).await.map_err(|s| from_status(&s))?.into_inner();
         Ok(stream.flat_map(|batch| {
             let events = match batch {
-                Ok(batch) => batch.envelopes.iter().map(|e| from_json("an event", e)).collect(),
+                Ok(batch) => batch.envelopes.iter().map(|e| from_heads_json("an event", e)).collect(),
                 Err(status) => vec![Err(from_status(&status))],
             };
             futures::stream::iter(events)
@@ -444,7 +451,7 @@ impl Client {
     /// A picture of the cluster.
     pub async fn status(&self) -> Result<ClusterStatus, Error> {
         let reply = self.verb::<v1::StatusReply>("Status", &v1::StatusRequest {}).await?;
-        from_json("the status", &reply.status)
+        from_heads_json("the status", &reply.status)
     }
 
     /// The stream all calls of `session` share. The session outlives breaks of it, for the head's grace time; it ends, and

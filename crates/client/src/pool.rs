@@ -8,16 +8,22 @@
 mod waiting;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use base64::Engine as _;
-use covey_domain::{ActorId, Error, ErrorKind, Resources, caps, error::RUNNING, error::STUCK};
+use covey_domain::{
+    ActorId, AgentSpec, Error, ErrorKind, Resources,
+    agent::{FUNCTIONS, known_as},
+    caps,
+    error::RUNNING,
+    error::STUCK,
+};
 use covey_proto::v1::{DeadLetter, Payload};
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -33,10 +39,10 @@ const AHEAD: Duration = Duration::from_millis(4);
 const AHEAD_MAX: usize = 256;
 /// An actor of a pool without a fixed size goes after this time without work.
 const IDLE: Duration = Duration::from_secs(1);
+/// So many actors end before they have a place, none in between, and what waits fails with the last one's error: no more would start.
+const FAILED_MAX: u32 = 3;
 /// Actors that are started at once.
 const STARTING_MAX: usize = 64;
-/// Agents that run functions: a turn of theirs that waits gives its place to another.
-const FUNCTIONS: &str = "covey.function";
 /// The verb by which a process closes a pool that its worker keeps for it; its body is the spec.
 pub const CLOSE_POOL: &str = "ClosePool";
 /// Ids of jobs have this bit, ids of calls do not.
@@ -65,6 +71,8 @@ pub struct PoolSpec {
     pub ahead: Option<usize>,
     /// Tells pools apart that are otherwise equal.
     pub id: String,
+    /// Isolation of the process that it is for, as its worker says it; empty = none.
+    pub least: String,
 }
 
 type Handler = Box<dyn FnMut(u64, CallEvent) + Send>;
@@ -77,12 +85,13 @@ pub struct Pools {
     next: Arc<AtomicU64>,
     pools: Arc<Mutex<HashMap<String, Arc<Pool>>>>,
     jobs: Arc<Mutex<HashMap<u64, Weak<Pool>>>>,
+    left: Arc<AtomicBool>,
 }
 
 impl Pools {
     /// No pools yet.
     pub fn new(client: Client, calls: Calls) -> Self {
-        Self { client, calls, next: Arc::default(), pools: Arc::default(), jobs: Arc::default() }
+        Self { client, calls, next: Arc::default(), pools: Arc::default(), jobs: Arc::default(), left: Arc::default() }
     }
 
     /// Starts a job on the pool that `spec` (JSON of a [`PoolSpec`]) names; the pool is made when it is new.
@@ -134,6 +143,9 @@ impl Pools {
 
     fn pool(&self, spec: &str) -> Result<Arc<Pool>, Error> {
         let (pool, is_new) = once(&self.pools, spec, || {
+            if self.left.load(Ordering::Relaxed) {
+                return Err(left());
+            }
             let parsed: PoolSpec = covey_proto::from_json("the pool", spec.as_bytes())?;
             Ok(Pool {
                 client: self.client.clone(),
@@ -188,6 +200,13 @@ impl Pools {
             pool.close();
         }
     }
+
+    /// Ends all jobs, those under way too, and refuses new ones: before [`Calls::leave`], with which the actors go.
+    pub fn leave(&self) {
+        self.left.store(true, Ordering::Relaxed);
+        let pools: Vec<_> = self.pools.lock().drain().map(|(_, pool)| pool).collect();
+        pools.into_iter().for_each(|pool| pool.leave());
+    }
 }
 
 /// What is known by this name, made by whoever asks first, and whether that was now: of those who ask at the same moment
@@ -226,11 +245,15 @@ struct State {
     making: usize,
     /// Made, without a place yet.
     unplaced: HashSet<ActorId>,
+    /// Actors that ended before they had a place, since the last that got one.
+    failed: u32,
     /// Actors the cluster has room for, and when that was asked.
     room: Option<(usize, Instant)>,
     asking: bool,
     /// Why nothing runs, as whoever waits was told last.
     told: Option<String>,
+    /// The function that was called last, of those that its actors run.
+    function: String,
     closed: bool,
 }
 
@@ -267,6 +290,14 @@ struct Member {
 }
 
 impl State {
+    /// A method was called; `run:resize` runs the function `resize`.
+    fn called(&mut self, method: &str) {
+        let function = method.split_once(':').map_or("", |(_, function)| function);
+        if self.function != function {
+            function.clone_into(&mut self.function);
+        }
+    }
+
     /// Nothing waits for this job any more.
     fn over(&mut self, job: &Job) {
         let Some((actor, turn)) = &job.parent else { return };
@@ -305,6 +336,7 @@ impl Pool {
                 Some((job, Error::new(ErrorKind::Overloaded, format!("{} jobs wait", state.queue.len()))))
             } else {
                 let job = self.adopted(&mut state, job);
+                state.called(&job.call.method);
                 state.queue.push(job);
                 self.dispatch(&mut state);
                 None
@@ -387,7 +419,7 @@ impl Pool {
                 return;
             }
         };
-        let mut left = None;
+        let mut gone = None;
         let finished = {
             let mut state = self.state.lock();
             let Some(Running { mut job, actor, sent, .. }) = state.running.remove(&id) else { return };
@@ -395,11 +427,11 @@ impl Pool {
             let died = matches!(&end, Err(e) if matches!(e.kind, ErrorKind::ActorDied | ErrorKind::Unavailable));
             if died {
                 // The cluster would start it again, for nobody.
-                left = state.members.remove(&actor).map(|_| actor.clone());
+                gone = state.members.remove(&actor).map(|_| actor.clone());
             } else if matches!(&end, Err(e) if e.detail.as_deref() == Some(STUCK)) {
                 // Its turn goes on: nothing new is sent behind it, and another takes its place.
                 state.members.remove(&actor);
-                left = Some(actor.clone());
+                gone = Some(actor.clone());
             } else if let Some(member) = state.members.get_mut(&actor) {
                 member.jobs -= 1;
                 let took = now.saturating_duration_since(member.last.max(sent)).as_secs_f64();
@@ -413,6 +445,7 @@ impl Pool {
             let finished = if again {
                 if !unrun {
                     job.retries -= 1;
+                    job.call.alone = open::alone(job.killed, job.retries);
                 }
                 if raised {
                     self.pause(&mut state, job);
@@ -428,7 +461,7 @@ impl Pool {
             finished
         };
         // What was sent ahead to it comes back unrun.
-        self.stop(left.into_iter().collect());
+        self.stop(gone.into_iter().collect());
         if let Some((mut job, actor, mut end)) = finished {
             if let Err(error) = &mut end
                 && job.killed >= caps::POISON_AFTER
@@ -443,7 +476,7 @@ impl Pool {
     fn give_up(&self, job: &Job, actor: ActorId, error: &mut Error) {
         self.calls.dead_letter(DeadLetter {
             actor: actor.to_string(),
-            method: job.call.method.clone(),
+            method: known_as(&job.call.method).to_owned(),
             agent: self.spec.agent.clone(),
             bytes: covey_proto::size_of(&job.call.args) as u64,
             attempts: job.killed,
@@ -546,15 +579,20 @@ impl Pool {
                         .ok_or_else(|| Error::invalid("failed to read the pool's constructor arguments"))?,
                 ),
             };
-            let overrides = match self.spec.overrides.as_str() {
+            let mut overrides: BTreeMap<_, _> = match self.spec.overrides.as_str() {
                 "" => Default::default(),
                 text => covey_proto::from_json("options", text.as_bytes())?,
             };
+            let function = self.state.lock().function.clone();
+            if self.spec.agent.starts_with(FUNCTIONS) && !function.is_empty() {
+                overrides.insert("description".into(), AgentSpec::about_function(&function).into());
+            }
             Ok(NewActor {
                 agent: self.spec.agent.clone(),
                 session: self.spec.session.clone(),
                 init,
                 overrides,
+                least: self.spec.least.clone(),
                 ..NewActor::default()
             })
         };
@@ -586,8 +624,14 @@ impl Pool {
                 });
             }
             Err(error) => {
-                self.state.lock().making -= 1;
-                self.fail_waiting(&error);
+                let alone = {
+                    let mut state = self.state.lock();
+                    state.making -= 1;
+                    state.unplaced.is_empty()
+                };
+                if alone {
+                    self.fail_waiting(&error);
+                }
             }
         }
     }
@@ -599,6 +643,7 @@ impl Pool {
             state.unplaced.remove(&actor);
             match result {
                 Ok(()) => {
+                    state.failed = 0;
                     state
                         .members
                         .insert(actor, Member { jobs: 0, job_s: None, last: Instant::now(), waits: HashMap::new() });
@@ -608,7 +653,9 @@ impl Pool {
                 // Others may still take the work. It may be there all the same: its place was not heard of.
                 Err(error) => {
                     gone = Some(actor);
-                    (state.members.is_empty() && state.unplaced.is_empty()).then_some(error)
+                    state.failed += 1;
+                    let last = state.unplaced.is_empty() || state.failed >= FAILED_MAX;
+                    (state.members.is_empty() && last).then_some(error)
                 }
             }
         };
@@ -618,12 +665,14 @@ impl Pool {
         }
     }
 
+    /// Ends what waits while no actor is there.
     fn fail_waiting(&self, error: &Error) {
         let waiting = {
             let mut state = self.state.lock();
-            if !state.members.is_empty() || !state.unplaced.is_empty() {
+            if !state.members.is_empty() {
                 return;
             }
+            state.failed = 0;
             state.queue.take()
         };
         for mut job in waiting {
@@ -732,21 +781,31 @@ impl Pool {
         }
         self.stop(actors);
     }
+
+    fn leave(&self) {
+        let jobs: Vec<_> = {
+            let mut state = self.state.lock();
+            state.closed = true;
+            let running: Vec<_> = state.running.drain().map(|(_, running)| (running.job, None)).collect();
+            let paused: Vec<_> = state.paused.drain().map(|(_, job)| (job, Some(false))).collect();
+            let waiting = state.queue.take().into_iter().map(|job| (job, Some(false)));
+            waiting.chain(paused).chain(running).collect()
+        };
+        for (mut job, executed) in jobs {
+            (job.handler)(job.id, CallEvent::End(Err(left().executed(executed))));
+        }
+    }
 }
 
 impl Drop for Pool {
     /// Nobody can put anything in any more: what waits for an answer gets one.
     fn drop(&mut self) {
-        let state = self.state.get_mut();
-        let paused = state.paused.drain().map(|(_, job)| (job, Some(false)));
-        let running = state.running.drain().map(|(_, running)| (running.job, None));
-        let waiting = state.queue.take().into_iter().map(|job| (job, Some(false)));
-        let left: Vec<_> = waiting.chain(paused).chain(running).collect();
-        for (mut job, executed) in left {
-            let error = Error::unavailable("the connection was closed").executed(executed);
-            (job.handler)(job.id, CallEvent::End(Err(error)));
-        }
+        self.leave();
     }
+}
+
+fn left() -> Error {
+    Error::unavailable("the session was closed")
 }
 
 #[cfg(test)]

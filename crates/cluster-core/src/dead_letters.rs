@@ -1,40 +1,19 @@
 //! What is not tried again: calls that ended their actor's process time after time, and tasks out of attempts.
 //!
-//! And its opposite number, links: actors that end with each other.
+//! The newest of them are kept here and in the store, which has the same bound.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
-use covey_domain::{ActorId, AgentName, Error, ErrorKind, Millis, TaskId, caps};
+use covey_domain::{DeadLetter, Error, caps};
 
-use crate::{directory::ActorState, head::Head};
+use crate::head::{Head, Output, Write};
 
-/// What was given up.
-#[derive(Clone, Debug)]
-pub struct DeadLetter {
-    /// When.
-    pub at_ms: Millis,
-    /// Of which agent.
-    pub agent: AgentName,
-    /// On which actor; `None` for a task.
-    pub actor: Option<ActorId>,
-    /// The task; `None` for a call.
-    pub task: Option<TaskId>,
-    /// Method or skill.
-    pub method: String,
-    /// Bytes of the arguments.
-    pub bytes: u64,
-    /// Processes it ended, or attempts it had.
-    pub attempts: u32,
-    /// The last one's end.
-    pub error: Error,
-}
-
-/// The newest of them.
+/// The newest of them, oldest first.
 #[derive(Debug, Default)]
-pub(crate) struct DeadLetters(VecDeque<DeadLetter>);
+pub(crate) struct DeadLetters(VecDeque<Arc<DeadLetter>>);
 
 impl DeadLetters {
-    pub fn push(&mut self, letter: DeadLetter) {
+    fn push(&mut self, letter: Arc<DeadLetter>) {
         if self.0.len() == caps::DEAD_LETTERS_MAX {
             self.0.pop_front();
         }
@@ -44,44 +23,30 @@ impl DeadLetters {
 
 impl Head {
     /// What was given up, oldest first; of the last [`caps::DEAD_LETTERS_MAX`].
-    pub fn dead_letters(&self) -> Vec<DeadLetter> {
+    pub fn dead_letters(&self) -> Vec<Arc<DeadLetter>> {
         self.dead_letters.0.iter().cloned().collect()
     }
 
-    /// A caller gave up a call that ended its actor's process time after time.
+    /// A call or a task was given up.
     pub fn dead_letter(&mut self, letter: DeadLetter) {
-        self.dead_letters.push(letter);
+        let DeadLetter { method, error, .. } = letter;
+        let error = Error { message: cut(error.message), detail: None, ..error };
+        let letter = Arc::new(DeadLetter { method: cut(method), error, ..letter });
+        self.dead_letters.push(letter.clone());
+        self.out.push_back(Output::Write(Write::DeadLetter(letter)));
     }
 
-    /// From now on, each of the two ends when the other does, unless that was stopped gently.
-    pub fn link(&mut self, one: &ActorId, other: &ActorId) -> Result<(), Error> {
-        if one == other {
-            return Err(Error::invalid("an actor cannot be linked to itself"));
-        }
-        for id in [one, other] {
-            let actor = self.directory.actors.get(id).ok_or_else(|| Error::not_found("actor", id))?;
-            if let ActorState::Dead { error } = &actor.state {
-                return Err(Error::new(ErrorKind::ActorDied, format!("actor `{id}` is over: {}", error.message)));
-            }
-        }
-        for (id, with) in [(one, other), (other, one)] {
-            if let Some(actor) = self.directory.actors.get_mut(id) {
-                actor.linked.insert(with.clone());
-            }
-        }
-        Ok(())
+    /// Brings a dead letter back from the store, oldest first and before the first verb.
+    pub fn restore_dead_letter(&mut self, letter: DeadLetter) {
+        self.dead_letters.push(Arc::new(letter));
     }
+}
 
-    /// An actor ended: those linked to it are next.
-    pub(crate) fn doom_linked(&mut self, id: &ActorId, error: &Error) {
-        let Some(actor) = self.directory.actors.get_mut(id) else { return };
-        for other in std::mem::take(&mut actor.linked) {
-            // The root cause travels along a chain of links, not a chain of causes.
-            let text = match error.message.contains("it is linked to") {
-                true => error.message.clone(),
-                false => format!("actor `{id}`, which it is linked to, ended: {}", error.message),
-            };
-            self.doomed.push_back((other, Error::new(ErrorKind::ActorDied, text).executed(None)));
-        }
+/// A text that takes no more room than it should.
+fn cut(mut text: String) -> String {
+    if text.len() > caps::DEAD_LETTER_TEXT_MAX {
+        text.truncate(text.floor_char_boundary(caps::DEAD_LETTER_TEXT_MAX));
+        text.push('…');
     }
+    text
 }

@@ -81,6 +81,8 @@ pub(crate) struct Actor {
     pub owner: Owner,
     pub state: ActorState,
     pub node: Option<NodeId>,
+    /// Where it was before, or when it ended.
+    pub last_node: Option<NodeId>,
     pub epoch: Epoch,
     pub restarts: u32,
     /// Crashes in a row, for the backoff; a life of a minute forgives them.
@@ -96,8 +98,6 @@ pub(crate) struct Actor {
     pub alone: bool,
     /// Was told to finish what it has, and why; then it starts elsewhere.
     pub moving: Option<String>,
-    /// Those that end with it.
-    pub linked: BTreeSet<ActorId>,
     /// Why it takes nothing new: a turn of it does not end, or its process is replaced. Of this life alone.
     pub stuck: Option<String>,
     /// Of a pool: it ends with its last task, because its process is replaced.
@@ -123,6 +123,7 @@ pub(crate) fn shape_of(spec: &AgentSpec) -> Shape {
         strategy: spec.strategy,
         python,
         near: spec.near.clone(),
+        isolation: spec.isolation,
     }
 }
 
@@ -177,12 +178,14 @@ impl Actor {
                 now.or(self.last_restart.as_ref()).cloned()
             }
         };
+        let was_on = self.last_node.as_ref().filter(|_| matches!(self.state, ActorState::Dead { .. }));
         ActorStatus {
             id: id.clone(),
             name: self.name.clone(),
             agent: self.spec.name.clone(),
+            function: self.spec.function().map(str::to_owned),
             state: self.state_name().to_owned(),
-            node: self.node.clone(),
+            node: self.node.as_ref().or(was_on).cloned(),
             epoch: self.epoch,
             restarts: self.restarts,
             why,

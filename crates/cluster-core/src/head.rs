@@ -11,35 +11,37 @@ use std::{
 };
 
 use covey_domain::{
-    ActorId, AgentName, AgentSpec, Digest, Envelope, Epoch, Error, ErrorKind, Millis, NodeId, SessionId, TaskId,
-    TaskRecord, caps,
+    ActorId, AgentName, AgentSpec, Digest, Envelope, Epoch, Error, ErrorKind, Gang, Isolation, Millis, NodeId,
+    SessionId, TaskId, TaskRecord, caps, shown,
     status::{ActorFilter, ActorStatus, ClusterStatus, ModelStatus, NodeStatus, Pending},
     task::Said,
 };
 use hashbrown::HashMap;
 
-pub use crate::{
-    dead_letters::DeadLetter,
-    directory::{ActorState, Owner},
-    membership::{HeldTask, Hello, LivingActor, Member},
-    reminders::{Reminder, StoredReminder},
-    tasks::{Stored, Submission, Submitted},
-    virtuals::StoredActor,
-};
+pub use covey_domain::DeadLetter;
+
 use crate::{
     dead_letters::DeadLetters,
     directory::{Actor, Directory},
     link::Take,
+    links::Links,
     liveness::Liveness,
     membership::{Node, NodeState},
     pending::{Pending as Waiting, Standing},
-    placing::Gang,
+    placing::WaitingGang,
     reminders::Reminders,
     scheduler::Placer,
     sessions::Sessions,
     tasks::Tasks,
     topics::{Members, Topics},
     unserved::Unserved,
+};
+pub use crate::{
+    directory::{ActorState, Owner},
+    membership::{HeldTask, Hello, LivingActor, Member},
+    reminders::{Reminder, StoredReminder},
+    tasks::{Stored, Submission, Submitted},
+    virtuals::StoredActor,
 };
 
 /// Times of the cluster, milliseconds.
@@ -117,6 +119,14 @@ pub enum Write {
     Owned(ActorId, Option<(SessionId, Arc<StoredActor>)>),
     /// An actor that lasts listens to a topic with this method, or no more.
     Listener(String, ActorId, Option<String>),
+    /// Two actors end with each other from now on, or no more.
+    Link(ActorId, ActorId, bool),
+    /// The same where one of them is of a session. A head that dies must not take it along; the machine may.
+    OwnedLink(ActorId, ActorId, bool),
+    /// A gang waits for its places, or no more: the name of the gang, and who is in it.
+    Gang(ActorId, Option<Arc<Gang>>),
+    /// A call or a task was given up.
+    DeadLetter(Arc<DeadLetter>),
     /// A reminder was set, or is over.
     Reminder(ActorId, String, Option<Arc<Reminder>>),
     /// Everything from this incarnation of a node up to `number` is taken.
@@ -245,6 +255,10 @@ pub struct CreateActor {
     pub init: Option<Arc<[u8]>>,
     /// Merged over the agent's spec.
     pub overrides: serde_json::Map<String, serde_json::Value>,
+    /// How much whoever asks is kept from: it makes nothing that is kept from less.
+    pub least: Isolation,
+    /// The labels of its agent hold, whatever is merged over them: whoever asks may not say where others' code goes.
+    pub keeps_labels: bool,
 }
 
 /// What came of [`CreateActor`] or a look-up.
@@ -277,7 +291,8 @@ pub struct Head {
     pub(crate) activations: u64,
     pub(crate) placer: Placer,
     pub(crate) waiting: Waiting,
-    pub(crate) gangs: Vec<Gang>,
+    pub(crate) gangs: Vec<WaitingGang>,
+    pub(crate) links: Links,
     /// Linked to actors that ended; end at the end of the verb.
     pub(crate) doomed: VecDeque<(ActorId, Error)>,
     pub(crate) dead_letters: DeadLetters,
@@ -311,6 +326,7 @@ impl Head {
             placer: Placer::default(),
             waiting: Waiting::default(),
             gangs: Vec::new(),
+            links: Links::default(),
             doomed: VecDeque::new(),
             dead_letters: DeadLetters::default(),
             topics: Topics::default(),
@@ -405,6 +421,9 @@ impl Head {
             return Err(Error::new(ErrorKind::AlreadyExists, format!("another actor is `{}`", ask.id)));
         }
         self.check_owner(&ask.owner)?;
+        if let Some(name) = &ask.name {
+            shown::check_name("the actor's name", name)?;
+        }
         let base = self.agent(ask.agent.as_str())?.clone();
         if let Some(name) = &ask.name
             && let Some(id) = self.directory.names.get(name).cloned()
@@ -415,7 +434,14 @@ impl Head {
             }
             return self.actor(&id);
         }
-        let spec = if ask.overrides.is_empty() { base } else { Arc::new(merged(&base, &ask.overrides)?) };
+        let mut spec = if ask.overrides.is_empty() { base } else { Arc::new(merged(&base, &ask.overrides)?) };
+        if ask.keeps_labels {
+            keep_labels(&self.agent(ask.agent.as_str())?.labels, &mut spec)?;
+        }
+        let isolation = ask.least.of_made(spec.isolation)?;
+        if isolation != spec.isolation {
+            Arc::make_mut(&mut spec).isolation = isolation;
+        }
         let stored = || Arc::new(StoredActor { name: ask.name.clone(), spec: spec.clone(), init: ask.init.clone() });
         match &ask.owner {
             Owner::Detached => self.out.push_back(Output::Write(Write::Actor(ask.id.clone(), Some(stored())))),
@@ -587,6 +613,7 @@ impl Head {
             labels: n.hello.labels.clone(),
             models: n.hello.models.clone(),
             pid: n.hello.pid,
+            no_python: n.hello.no_python.clone(),
             actors: n.actors.len() as u64,
             tasks_running: running.get(id).copied().unwrap_or(0),
             tasks_done: n.tasks_done,
@@ -603,7 +630,10 @@ impl Head {
         let mut pending: Vec<_> = actors
             .iter()
             .filter(|a| a.state == "pending")
-            .map(|a| Pending { what: format!("actor {} ({})", a.id, a.agent), why: a.why.clone().unwrap_or_default() })
+            .map(|a| Pending {
+                what: format!("actor {} ({})", a.id, a.shown_agent()),
+                why: a.why.clone().unwrap_or_default(),
+            })
             .collect();
         for (agent, waiting) in self.tasks.waiting() {
             pending.push(Pending { what: format!("{waiting} tasks of {agent}"), why: self.why_queued(agent) });
@@ -677,6 +707,7 @@ impl Head {
             owner,
             state,
             node: None,
+            last_node: None,
             epoch: Epoch(0),
             restarts: 0,
             streak: 0,
@@ -686,7 +717,6 @@ impl Head {
             saved: false,
             alone: false,
             moving: None,
-            linked: BTreeSet::new(),
             stuck: None,
             leaving: false,
             lends: false,
@@ -776,8 +806,9 @@ impl Head {
         self.out.extend(over_in_store(id, &actor.owner));
         self.release(id);
         self.directory.retire(id);
-        if !gentle {
-            self.doom_linked(id, &error);
+        match gentle {
+            true => drop(self.unlink(id)),
+            false => self.doom_linked(id, &error),
         }
         if id.key().is_none() {
             self.leave_topics(id);
@@ -871,8 +902,25 @@ fn over_in_store(id: &ActorId, owner: &Owner) -> Option<Output> {
     }
 }
 
+/// Puts labels of an agent on an actor of it; another value for one of them is refused.
+fn keep_labels(labels: &BTreeMap<String, String>, spec: &mut Arc<AgentSpec>) -> Result<(), Error> {
+    for (key, value) in labels {
+        match spec.labels.get(key) {
+            Some(known) if known == value => {}
+            Some(other) => {
+                let text = format!("agent `{}` is only where the label {key} is {value}, not {other}", spec.name);
+                return Err(Error::new(ErrorKind::PermissionDenied, text)
+                    .hint("drivers move actors of an agent elsewhere; actors and workers do not"));
+            }
+            None => drop(Arc::make_mut(spec).labels.insert(key.clone(), value.clone())),
+        }
+    }
+    Ok(())
+}
+
 fn merged(base: &AgentSpec, overrides: &serde_json::Map<String, serde_json::Value>) -> Result<AgentSpec, Error> {
-    const MAY: [&str; 10] = [
+    const MAY: [&str; 12] = [
+        "description",
         "resources",
         "labels",
         "near",
@@ -883,6 +931,7 @@ fn merged(base: &AgentSpec, overrides: &serde_json::Map<String, serde_json::Valu
         "timeout_ms",
         "schedule_timeout_ms",
         "strategy",
+        "isolation",
     ];
     let mut value = serde_json::to_value(base).map_err(|e| Error::internal(e.to_string()))?;
     for (key, wanted) in overrides {

@@ -18,6 +18,7 @@ mod dead_letters;
 mod directory;
 mod drain;
 mod fair;
+mod links;
 mod liveness;
 mod membership;
 mod messages;

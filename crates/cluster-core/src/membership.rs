@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use covey_domain::{ActorId, Digest, Millis, ModelName, NodeId, Resources, status::ModelStatus};
+use covey_domain::{ActorId, Digest, Millis, ModelName, NodeId, Resources, isolation::Offer, status::ModelStatus};
 
 use crate::{link::Inbox, scheduler::NodeView};
 
@@ -23,8 +23,12 @@ pub struct Hello {
     pub models: Vec<ModelStatus>,
     /// `major.minor` of its Python.
     pub python: Option<String>,
+    /// Why it has none; may be empty.
+    pub no_python: String,
     /// `host:port` of its own port; empty = none.
     pub port: String,
+    /// How much it can keep processes from.
+    pub isolation: Offer,
     /// Actors that live on it.
     pub actors: Vec<LivingActor>,
     /// Tasks it runs or has events of.
@@ -145,6 +149,8 @@ impl Node {
             available: self.hello.models.iter().map(|m| named(&m)).collect(),
             actors: self.actors.len(),
             python: self.hello.python.clone(),
+            no_python: self.hello.no_python.clone(),
+            isolation: self.hello.isolation.clone(),
         }
     }
 }

@@ -66,6 +66,11 @@ impl Pending {
         any
     }
 
+    /// All are told anew why they wait, when they are tried the next time.
+    pub fn tell_again(&mut self) {
+        self.queues.values_mut().for_each(|queue| queue.told = None);
+    }
+
     /// Whether somebody waits to be near somebody.
     pub fn any_near(&self) -> bool {
         self.queues.values().any(|queue| queue.shape.near.is_some())

@@ -1,27 +1,48 @@
 //! Places for actors: what waits is put to the scheduler, what it finds is taken and sent to the node.
 
-use covey_domain::{ActorId, Epoch, Error, Millis, NodeId, agent::GangStrategy, caps};
+use std::sync::Arc;
+
+use covey_domain::{ActorId, Epoch, Error, Gang, Millis, NodeId, agent::GangStrategy, caps};
 
 use crate::{
     directory::{ActorState, Owner},
-    head::{ActorInfo, Command, CreateActor, Head, Output, Route, life_in_store},
+    head::{ActorInfo, Command, CreateActor, Head, Output, Route, Write, life_in_store},
     pending::Standing,
     scheduler::{Shape, Why},
 };
 
-/// Actors that are placed all at once or not at all, and have no places yet.
+/// A gang that has no places yet.
 #[derive(Debug)]
-pub(crate) struct Gang {
+pub(crate) struct WaitingGang {
+    /// The id of its first member, also where that has ended.
+    pub name: ActorId,
+    /// Those that have not ended.
     pub members: Vec<ActorId>,
     pub strategy: GangStrategy,
     pub told: Option<Why>,
+    /// The store knows that it waits.
+    pub stored: bool,
+}
+
+/// With whom an actor waits for its place.
+#[derive(Clone, Copy, Debug)]
+enum Company {
+    Alone,
+    Gang,
 }
 
 impl Head {
     /// Runs after every verb: ends what was linked to what ended, gives tasks to actors, and places to what waits.
     pub(crate) fn settle(&mut self, now: Millis) {
         while let Some((id, error)) = self.doomed.pop_front() {
-            self.end_actor(&id, error, false, now);
+            match self.directory.actors.contains_key(&id) {
+                true => self.end_actor(&id, error, false, now),
+                // It sleeps, or its worker may bring it back after a restart: then it is over too.
+                false => {
+                    self.forget_life(&id);
+                    self.doom_linked(&id, &error);
+                }
+            }
         }
         self.dispatch(now);
         self.tell_unserved(now);
@@ -63,7 +84,7 @@ impl Head {
         for (key, mut queue) in self.waiting.take(standing) {
             let why = loop {
                 let Some(id) = queue.actors.front().cloned() else { break None };
-                if !self.is_pending(&id) {
+                if !self.waits(&id, Company::Alone) {
                     queue.actors.pop_front();
                     continue;
                 }
@@ -92,20 +113,28 @@ impl Head {
         any
     }
 
-    fn is_pending(&self, id: &ActorId) -> bool {
-        self.directory.actors.get(id).is_some_and(|a| matches!(a.state, ActorState::Pending { .. }))
+    /// Whether an actor waits for a place, with its gang or alone.
+    fn waits(&self, id: &ActorId, company: Company) -> bool {
+        let state = self.directory.actors.get(id).map(|actor| &actor.state);
+        let Some(ActorState::Pending { not_before, .. }) = state else { return false };
+        match company {
+            Company::Alone => *not_before < Millis::MAX,
+            Company::Gang => *not_before == Millis::MAX,
+        }
     }
 
     fn tell_why(&mut self, waiting: Vec<ActorId>, why: &Why, now: Millis) {
+        // What fits none of the nodes that are back may fit one that is not.
+        let hopeless = why.never && self.liveness.expected.is_empty();
         for id in waiting {
             let Some(actor) = self.directory.actors.get_mut(&id) else { continue };
             if let ActorState::Pending { why: told, .. } = &mut actor.state {
                 why.text.clone_into(told);
                 // Who said how long to wait expects a node that is not there yet.
-                let never = why.never && actor.spec.schedule_timeout_ms.is_none();
+                let never = hopeless && actor.spec.schedule_timeout_ms.is_none();
                 let route = Route::Wait { why: why.text.clone(), never };
                 self.out.push_back(Output::Route(id.clone(), route));
-                self.hopeless(&id, &why.text, why.never, now);
+                self.hopeless(&id, &why.text, hopeless, now);
             }
         }
     }
@@ -152,15 +181,48 @@ impl Head {
                 }
             }
         }
-        self.gangs.push(Gang { members: made.iter().map(|info| info.id.clone()).collect(), strategy, told: None });
-        self.settle(now);
+        let members: Vec<_> = made.iter().map(|info| info.id.clone()).collect();
+        let name = members[0].clone();
+        if !self.gangs.iter().any(|known| known.name == name) {
+            let gang = Gang { members: members.clone(), strategy };
+            self.gangs.push(WaitingGang { name: name.clone(), members, strategy, told: None, stored: false });
+            self.settle(now);
+            self.keep_gang(name, gang);
+        }
         made.iter().map(|info| Ok(ActorInfo { created: true, ..self.actor(&info.id)? })).collect()
+    }
+
+    /// One that waits is written, so that it is placed as a gang by whichever head has the room.
+    fn keep_gang(&mut self, name: ActorId, gang: Gang) {
+        if let Some(waits) = self.gangs.iter_mut().find(|waits| waits.name == name) {
+            waits.stored = true;
+            self.out.push_back(Output::Write(Write::Gang(name, Some(Arc::new(gang)))));
+        }
+    }
+
+    /// Brings a gang that waited back from the store, after all actors and before the first verb.
+    pub fn restore_gang(&mut self, name: ActorId, gang: Gang) {
+        let Gang { members, strategy } = gang;
+        // They began together, so where one has begun all had their places.
+        let had_places = members.iter().any(|id| self.believed.contains_key(id));
+        let members: Vec<_> = members.into_iter().filter(|id| self.waits(id, Company::Alone)).collect();
+        if had_places || members.is_empty() {
+            self.out.push_back(Output::Write(Write::Gang(name, None)));
+            return;
+        }
+        for id in &members {
+            if let Some(actor) = self.directory.actors.get_mut(id) {
+                actor.state = ActorState::Pending { not_before: Millis::MAX, why: "not placed yet".into() };
+            }
+        }
+        self.gangs.push(WaitingGang { name, members, strategy, told: None, stored: true });
+        self.unplanned = true;
     }
 
     fn place_gangs(&mut self, now: Millis) -> bool {
         let mut any = false;
         for mut gang in std::mem::take(&mut self.gangs) {
-            gang.members.retain(|id| self.is_pending(id));
+            gang.members.retain(|id| self.waits(id, Company::Gang));
             let shapes: Vec<_> = gang.members.iter().map(|id| self.directory.actors[id].shape()).collect();
             match self.placer.place_all(&shapes, gang.strategy) {
                 Ok(nodes) => {
@@ -168,6 +230,9 @@ impl Head {
                         self.start_on(id, node);
                     }
                     any |= !nodes.is_empty();
+                    if gang.stored {
+                        self.out.push_back(Output::Write(Write::Gang(gang.name, None)));
+                    }
                 }
                 Err(why) => {
                     if gang.told.as_ref() != Some(&why) {
@@ -212,6 +277,7 @@ impl Head {
     pub(crate) fn release(&mut self, id: &ActorId) -> Option<NodeId> {
         let actor = self.directory.actors.get_mut(id)?;
         let node_id = actor.node.take()?;
+        actor.last_node = Some(node_id.clone());
         actor.stuck = None;
         self.out.extend(life_in_store(id, &actor.owner, None));
         if let Some(node) = self.nodes.get_mut(&node_id)

@@ -177,12 +177,23 @@ impl Head {
         self.recover(now);
     }
 
+    /// The activation that an earlier head began is to end: its worker is told so when it comes back.
+    pub(crate) fn forget_life(&mut self, id: &ActorId) {
+        if self.believed.remove(id).is_some() {
+            self.out.extend(life_in_store(id, &Owner::Virtual, None));
+        }
+    }
+
     /// The activation that an earlier head began is over. Whoever waited for it gets a new one.
     fn disbelieve(&mut self, id: &ActorId, now: Millis) {
         self.believed.remove(id);
         let owner = self.directory.actors.get(id).map_or(&Owner::Virtual, |actor| &actor.owner);
         self.out.extend(life_in_store(id, owner, None));
         let waiting = self.directory.actors.get(id);
+        if waiting.is_none() && id.key().is_none() {
+            let error = Error::new(ErrorKind::ActorDied, "its worker stopped it while there was no head");
+            return self.doom_linked(id, &error);
+        }
         let Some(actor) = waiting.filter(|a| matches!(a.state, ActorState::Pending { .. })) else { return };
         if actor.owner == Owner::Virtual {
             let shape = actor.shape();
@@ -219,6 +230,10 @@ impl Head {
         for id in self.believed.keys().cloned().collect::<Vec<_>>() {
             self.disbelieve(&id, now);
         }
+        // From now on a place that no node has is one that nobody has.
+        self.waiting.tell_again();
+        self.gangs.iter_mut().for_each(|gang| gang.told = None);
+        self.unplanned = true;
         // The rest of them follows with the next ticks.
         self.requeue_orphans(now);
     }

@@ -11,8 +11,9 @@ use std::{
 };
 
 use covey_domain::{
-    ActorId, ModelName, NodeId, Resources,
+    ActorId, Isolation, ModelName, NodeId, Resources,
     agent::{GangStrategy, Strategy},
+    isolation::Offer,
 };
 
 /// What the scheduler may know.
@@ -41,6 +42,10 @@ pub struct NodeView {
     pub actors: usize,
     /// `major.minor` of its Python, if it has one.
     pub python: Option<String>,
+    /// Why it has none; may be empty.
+    pub no_python: String,
+    /// How much it can keep processes from.
+    pub isolation: Offer,
 }
 
 /// What an actor asks of its place. Actors of one shape are alike to the scheduler.
@@ -58,6 +63,8 @@ pub struct Shape {
     pub python: Option<String>,
     /// On the node of this actor and no other.
     pub near: Option<ActorId>,
+    /// How much its process is kept from; `None` = as much as the node says.
+    pub isolation: Option<Isolation>,
 }
 
 /// The answer.
@@ -214,6 +221,7 @@ impl Placer {
             for shape in shapes.iter().skip(1) {
                 whole.resources.put_back(&shape.resources);
                 whole.labels.extend(shape.labels.clone());
+                whole.isolation = whole.isolation.max(shape.isolation);
             }
             let node = self.place(&whole)?;
             if let Some(shape) =
@@ -324,8 +332,15 @@ fn misfit(node: &NodeView, ask: &Shape, room: &Resources) -> Option<String> {
             return Some(format!("needs label {key}={value}"));
         }
     }
+    if let Some(why) = node.isolation.refuses(ask.isolation) {
+        return Some(why);
+    }
     match (&ask.python, &node.python) {
-        (Some(_), None) => return Some("needs a worker whose Python has the covey package".into()),
+        (Some(_), None) => {
+            let why = Some(node.no_python.as_str()).filter(|why| !why.is_empty());
+            let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
+            return Some(format!("needs a worker whose Python has the covey package{why}"));
+        }
         (Some(want), Some(have)) if !want.is_empty() && want != have => {
             return Some(format!("needs Python {want}, the worker has {have}"));
         }
@@ -385,6 +400,39 @@ mod tests {
         let mut labelled = ask("x", 0, Strategy::Pack);
         labelled.1.labels.insert("zone".into(), "a".into());
         assert_eq!(check(vec![node("a", 2, 1)], vec![labelled]), "x: needs label zone=a on any of 1 node (never)");
+    }
+
+    #[test]
+    fn isolation_is_asked_of_nodes_that_can_give_it() {
+        let of = |name: &str, least, most, lacks: &str| {
+            let (id, view) = node(name, 2, 2);
+            (id, NodeView { isolation: Offer { least, most, lacks: lacks.into() }, ..view })
+        };
+        let wants = |isolation| {
+            let (id, shape) = ask("x", 1, Strategy::Spread);
+            vec![(id, Shape { isolation, ..shape })]
+        };
+        let (free, usual, strict) = (Isolation::None, Isolation::Default, Isolation::Strict);
+        let poor = || of("poor", usual, usual, "no namespaces");
+        assert_eq!(check(vec![poor()], wants(None)), "x@poor");
+        assert_eq!(
+            check(vec![poor()], wants(Some(strict))),
+            "x: needs a worker that can isolate with `strict` (no namespaces) on any of 1 node (never)"
+        );
+        assert_eq!(check(vec![poor(), of("rich", usual, strict, "")], wants(Some(strict))), "x@rich");
+        assert_eq!(
+            check(vec![poor()], wants(Some(free))),
+            "x: needs a worker that was started with `--isolation none` on any of 1 node (never)"
+        );
+        assert_eq!(check(vec![poor(), of("free", free, strict, "")], wants(Some(free))), "x@free");
+        // All of a gang on one node: the strictest of them says which.
+        let mut placer = Placer::default();
+        for (id, view) in [poor(), of("rich", usual, strict, "")] {
+            placer.set(&id, view);
+        }
+        let shapes = [None, Some(strict), None].map(|isolation| wants(isolation).remove(0).1);
+        let small = shapes.map(|shape| Shape { resources: Resources::default(), ..shape });
+        assert_eq!(placer.place_all(&small, GangStrategy::StrictPack), Ok(vec!["rich".into(); 3]));
     }
 
     #[test]

@@ -195,6 +195,8 @@ mod tests {
             owner: Owner::Session(session.into()),
             init: None,
             overrides: Default::default(),
+            least: covey_domain::Isolation::None,
+            keeps_labels: false,
         }
     }
 

@@ -6,8 +6,8 @@ use std::{
 };
 
 use covey_domain::{
-    ActorId, AgentName, CallerId, ContextId, Envelope, Error, ErrorKind, Millis, ModelName, NodeId, TaskEvent, TaskId,
-    TaskRecord, TaskState, caps,
+    ActorId, AgentName, CallerId, ContextId, DeadLetter, Envelope, Error, ErrorKind, Millis, ModelName, NodeId,
+    TaskEvent, TaskId, TaskRecord, TaskState, caps,
     event::{Outcome, Phase},
     log::{OpenParts, Turns},
     task::TaskInput,
@@ -15,7 +15,6 @@ use covey_domain::{
 use hashbrown::HashMap;
 
 use crate::{
-    dead_letters::DeadLetter,
     directory::{ActorState, Owner},
     fair::{FairQueue, Load, Ticket},
     head::{Command, Entry, Head, Output, Write},
@@ -340,9 +339,26 @@ impl Head {
         Ok(Arc::new(TaskRecord { state: TaskState::Canceled, ..(*record).clone() }))
     }
 
+    /// Has the worker of a task stop its turn. The task ends when the worker says so.
+    pub fn stop_turn(&mut self, id: &TaskId, reason: String) {
+        let Some(task) = self.tasks.active.get(id) else { return };
+        let attempt = task.record.attempt;
+        let node = task.actor.as_ref().and_then(|a| self.directory.actors.get(a)).and_then(|a| a.node.clone());
+        if let Some(node) = node {
+            self.out.push_back(Output::Send(node, Command::CancelTask { task: id.clone(), attempt, reason }));
+        }
+    }
+
     /// A task that has not ended.
     pub fn active_task(&self, id: &TaskId) -> Option<(Arc<TaskRecord>, u64)> {
         self.tasks.active.get(id).map(|t| (t.record.clone(), t.seq))
+    }
+
+    /// Tasks that actors of a node have.
+    pub fn tasks_on(&self, node: &NodeId) -> Vec<Arc<TaskRecord>> {
+        let actors = self.nodes.get(node).into_iter().flat_map(|node| &node.actors);
+        let tasks = actors.filter_map(|id| self.directory.actors.get(id)).flat_map(|actor| actor.tasks.keys());
+        tasks.filter_map(|id| self.tasks.active.get(id)).map(|task| task.record.clone()).collect()
     }
 
     /// Events a worker wrote; what a stale attempt says is refused, except that its actor is free again.
@@ -481,7 +497,7 @@ impl Head {
         task.excused += u32::from(task.record.state.waits());
         if attempt - task.excused >= caps::TASK_ATTEMPTS_MAX {
             let error = Error { message: format!("{} (after {attempt} attempts)", error.message), ..error.clone() };
-            self.dead_letters.push(DeadLetter {
+            let letter = DeadLetter {
                 at_ms: wall,
                 agent: task.record.agent.clone(),
                 actor: None,
@@ -490,7 +506,8 @@ impl Head {
                 bytes: 0,
                 attempts: attempt,
                 error: error.clone(),
-            });
+            };
+            self.dead_letter(letter);
             self.end_task(id, Outcome::Failed { error }, now);
             return;
         }

@@ -130,6 +130,8 @@ mod tests {
             owner: Owner::Session("s".into()),
             init: None,
             overrides: Default::default(),
+            least: covey_domain::Isolation::None,
+            keeps_labels: false,
         };
         head.create_actor(ask, NOW).unwrap();
         head.join_topic("news", &one, "hear").unwrap();

@@ -51,14 +51,15 @@ impl Head {
         }
     }
 
-    /// Keeps an actor's state. Only the current activation may; what a stale one says is refused.
+    /// Keeps an actor's state. Only the current activation may; what a stale one says is refused, as the loss of that activation:
+    /// its turn ran and left nothing, so it may be tried again where that is allowed.
     pub fn save_state(&mut self, node: &NodeId, id: &ActorId, epoch: Epoch, state: Arc<[u8]>) -> Result<(), Error> {
         let current = self.directory.actors.get_mut(id).filter(|a| {
             a.epoch == epoch && a.node.as_ref() == Some(node) && !matches!(a.state, ActorState::Dead { .. })
         });
         let Some(actor) = current else {
             let text = format!("activation {epoch} of actor `{id}` on `{node}` is over");
-            return Err(Error::new(ErrorKind::FailedPrecondition, text));
+            return Err(Error::new(ErrorKind::ActorDied, text).executed(None));
         };
         actor.saved = true;
         self.out.push_back(Output::Write(Write::State(id.clone(), epoch, state)));

@@ -106,6 +106,8 @@ impl World {
             owner: Owner::Session("s".into()),
             init: None,
             overrides: overrides.as_object().unwrap().clone(),
+            least: covey_domain::Isolation::None,
+            keeps_labels: false,
         };
         self.head.create_actor(ask, self.now).unwrap();
         self.drain();
@@ -285,6 +287,8 @@ fn a_gang_has_the_room_of_what_is_idle() {
         owner: Owner::Session("s".into()),
         init: None,
         overrides: serde_json::Map::new(),
+        least: covey_domain::Isolation::None,
+        keeps_labels: false,
     };
     world.head.create_gang(vec![ask("one"), ask("two")], GangStrategy::Pack, world.now).unwrap();
     world.drain();
@@ -527,4 +531,59 @@ fn specs_without_the_new_fields_are_read() {
     let spec: AgentSpec = serde_json::from_value(native(serde_json::json!({}))).unwrap();
     assert_eq!(spec.waits_ms(), covey_domain::caps::SCHEDULE_TIMEOUT_MS);
     assert!(!serde_json::to_string(&Arc::new(spec)).unwrap().contains("schedule_timeout"));
+}
+
+#[test]
+fn what_is_made_is_no_less_isolated_than_who_makes_it() {
+    use covey_domain::Isolation;
+    let (default, strict) = (Isolation::Default, Isolation::Strict);
+    let world = |own: Option<Isolation>| {
+        let labels = serde_json::json!({"labels": {"node": "n"}, "isolation": own});
+        world(1, &native(labels))
+    };
+    let ask = |least, overrides: serde_json::Value, keeps_labels| CreateActor {
+        id: "actor-1".into(),
+        agent: "a".into(),
+        name: None,
+        get_if_exists: false,
+        owner: Owner::Session("s".into()),
+        init: None,
+        overrides: overrides.as_object().unwrap().clone(),
+        least,
+        keeps_labels,
+    };
+    let made = |own, least, overrides| {
+        let mut world = world(own);
+        let now = world.now;
+        world.head.create_actor(ask(least, overrides, false), now).map(|info| info.spec.isolation)
+    };
+    let nothing = || serde_json::json!({});
+    let says = |level: Isolation| serde_json::json!({"isolation": level});
+    assert_eq!(made(None, Isolation::None, nothing()).unwrap(), None);
+    assert_eq!(made(None, default, nothing()).unwrap(), None);
+    assert_eq!(made(None, strict, nothing()).unwrap(), Some(strict));
+    assert_eq!(made(None, strict, says(strict)).unwrap(), Some(strict));
+    assert_eq!(made(None, default, says(strict)).unwrap(), Some(strict));
+    assert_eq!(made(Some(strict), default, nothing()).unwrap(), Some(strict));
+    for (own, least, overrides) in [
+        (Some(default), strict, nothing()),
+        (None, strict, says(default)),
+        (Some(strict), strict, says(default)),
+        (None, default, says(Isolation::None)),
+        (Some(Isolation::None), default, nothing()),
+    ] {
+        assert_eq!(made(own, least, overrides).unwrap_err().kind, ErrorKind::PermissionDenied, "{own:?} by {least:?}");
+    }
+    // Who may not say where others' code goes: the labels of the agent hold.
+    let mut world = world(None);
+    let now = world.now;
+    let moved = serde_json::json!({"labels": {"node": "other"}});
+    let refused = world.head.create_actor(ask(Isolation::None, moved.clone(), true), now).unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::PermissionDenied);
+    let more = serde_json::json!({"labels": {"zone": "z"}});
+    let info = world.head.create_actor(ask(Isolation::None, more, true), now).unwrap();
+    assert_eq!(info.spec.labels, [("node", "n"), ("zone", "z")].map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+    let driver = CreateActor { id: "actor-2".into(), ..ask(Isolation::None, moved, false) };
+    let info = world.head.create_actor(driver, now).unwrap();
+    assert_eq!(info.spec.labels["node"], "other", "a driver is its owner's");
 }

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{ActorId, AgentName, Digest, Error, ModelName, Resources, caps, depth, infer::Sampling, secret};
+use crate::{ActorId, AgentName, Digest, Error, Isolation, ModelName, Resources, caps, depth, infer::Sampling, secret};
+
+/// The agent that runs jobs. One with a level of isolation of its own has that behind a `.`.
+const JOB: &str = "covey.job";
 
 /// A kind of actor. Serialized as JSON on every wire and in the store; unknown fields are refused nowhere.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,9 +63,23 @@ pub struct AgentSpec {
     /// A call that comes out of one of the actor's own turns runs at once instead of waiting for that turn.
     #[serde(default)]
     pub reentrant: bool,
+    /// How much its processes are kept from; `None` = as much as the worker that they are on says. A worker gives more than
+    /// its own level where that is asked for, and never less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<Isolation>,
     /// How it shows itself to agent protocols.
     #[serde(default, skip_serializing_if = "Face::is_default")]
     pub a2a: Face,
+}
+
+/// Whether jobs are tasks of this agent.
+pub fn is_job(agent: &str) -> bool {
+    agent.strip_prefix(JOB).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// The agent that runs jobs at this level.
+pub fn job_agent(isolation: Option<Isolation>) -> String {
+    isolation.map_or_else(|| JOB.to_owned(), |level| format!("{JOB}.{}", level.name()))
 }
 
 /// How an agent shows itself to A2A: what its card says, and what it will and will not do.
@@ -190,6 +207,15 @@ pub enum GangStrategy {
     StrictPack,
     /// Each on a node of its own.
     StrictSpread,
+}
+
+/// Actors that are placed all at once or not at all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gang {
+    /// All of them; the first one's id names the gang.
+    pub members: Vec<ActorId>,
+    /// How they lie to each other.
+    pub strategy: GangStrategy,
 }
 
 /// How an agent runs.
@@ -455,7 +481,26 @@ pub struct Skill {
     pub streaming: bool,
 }
 
+/// The agents that run functions have this name, or one that begins with it.
+pub const FUNCTIONS: &str = "covey.function";
+
+/// What people call a method: of a call that runs a function (`run:resize`) the function's own name.
+pub fn known_as(method: &str) -> &str {
+    method.split_once(':').map_or(method, |(_, function)| function)
+}
+
 impl AgentSpec {
+    /// Of an actor that runs functions: the one that it was made for.
+    pub fn function(&self) -> Option<&str> {
+        let about = Some(self.description.as_str()).filter(|_| self.name.as_str().starts_with(FUNCTIONS));
+        about?.strip_prefix("runs `")?.strip_suffix('`')
+    }
+
+    /// What is said of an actor that is made for this function; [`Self::function`] reads it.
+    pub fn about_function(function: &str) -> String {
+        format!("runs `{function}`")
+    }
+
     /// How long what no node could hold waits for one, milliseconds.
     pub fn waits_ms(&self) -> u64 {
         self.schedule_timeout_ms.unwrap_or(caps::SCHEDULE_TIMEOUT_MS)
@@ -549,6 +594,17 @@ impl AgentSpec {
 mod tests {
     use super::*;
 
+    #[test]
+    fn functions_are_called_by_their_names() {
+        assert_eq!((known_as("run:resize"), known_as("items"), known_as("run")), ("resize", "items", "run"));
+        let mut spec = llm("covey.function");
+        assert_eq!(spec.function(), None);
+        spec.description = AgentSpec::about_function("resize");
+        assert_eq!(spec.function(), Some("resize"));
+        spec.name = AgentName::from("mine");
+        assert_eq!(spec.function(), None, "what others say of themselves is theirs");
+    }
+
     fn llm(name: &str) -> AgentSpec {
         serde_json::from_value(serde_json::json!({
             "name": name, "kind": {"type": "llm", "system": "be brief"}, "model": "tiny"
@@ -562,6 +618,22 @@ mod tests {
         for name in ["", "a b", "../x", ".hidden", &"x".repeat(65)] {
             assert!(llm(name).validated().is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn agents_of_before_say_nothing_of_isolation() {
+        let before = r#"{"name":"a","kind":{"type":"native","implementation":"echo"},"concurrency":1}"#;
+        let spec: AgentSpec = serde_json::from_str(before).unwrap();
+        assert_eq!(spec.isolation, None);
+        assert!(!serde_json::to_string(&spec).unwrap().contains("isolation"), "they stay the same definition");
+        for level in Isolation::ALL {
+            let spec = AgentSpec { isolation: Some(level), ..spec.clone() };
+            let kept = serde_json::to_string(&spec).unwrap();
+            assert!(kept.contains(&format!(r#""isolation":"{}""#, level.name())));
+            assert_eq!(serde_json::from_str::<AgentSpec>(&kept).unwrap(), spec);
+            assert!(is_job(&job_agent(Some(level))) && level.name().parse::<Isolation>() == Ok(level));
+        }
+        assert!(is_job(&job_agent(None)) && !is_job("covey.jobs") && !is_job("covey.function"));
     }
 
     #[test]

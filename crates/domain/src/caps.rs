@@ -7,10 +7,15 @@ pub const BATCH_BYTES_MAX: usize = 16 << 20;
 /// Levels that JSON of a request, an answer or a definition may be nested. What is stored is parsed with a bound of 128
 /// levels, and the record around a value takes up to a dozen.
 pub const JSON_DEPTH_MAX: usize = 64;
+/// Bytes of memory that the values of JSON that a stranger wrote may take, by [`crate::json::weigh`]: about 900,000 numbers, or 100,000
+/// small objects.
+pub const JSON_MEMORY_MAX: usize = 64 << 20;
 /// Largest code blob a driver may ship, bytes.
 pub const CODE_BYTES_MAX: usize = 24 << 20;
 /// Calls and tasks waiting in one actor's mailbox.
 pub const MAILBOX_DEPTH_MAX: usize = 10_000;
+/// Bytes of arguments of the calls that one actor has accepted and not answered; one call is always taken.
+pub const MAILBOX_BYTES_MAX: usize = 512 << 20;
 /// Tasks waiting for an actor, over all agents.
 pub const TASK_QUEUE_DEPTH_MAX: usize = 100_000;
 /// Tasks of one caller that have not ended.
@@ -28,6 +33,10 @@ pub const CALLER_STREAMS_MAX: usize = 1_000;
 /// Bytes that the tasks were asked with whose beginnings one caller's streams show at once, one such task aside: a reader that
 /// does not read holds them.
 pub const CALLER_STREAM_BYTES_MAX: usize = 32 << 20;
+/// Bytes of one caller's answers that are not written yet, one such answer aside: a reader that does not read holds them.
+pub const CALLER_ANSWER_BYTES_MAX: usize = 64 << 20;
+/// Answers of one caller that are made at once from logs of tasks, whose sizes nobody knows before.
+pub const CALLER_ANSWERS_MADE_MAX: usize = 8;
 /// Bytes of one caller's large requests that are worked on at once, one such request aside.
 pub const CALLER_LARGE_BYTES_MAX: usize = 256 << 10;
 /// Large requests of one caller that are worked on or wait for their turn.
@@ -46,8 +55,15 @@ pub const CLIENT_QUEUE_DEPTH_MAX: usize = 4 * CALLS_OPEN_MAX;
 pub const CLIENT_QUEUE_BYTES_MAX: usize = 512 << 20;
 /// Inputs waiting for the head's owner loop.
 pub const OWNER_QUEUE_DEPTH_MAX: usize = 65_536;
-/// Bytes that one attempt's log on a worker may be ahead of the head's disk before the turn waits.
-pub const TASK_AHEAD_BYTES_MAX: usize = 1 << 20;
+/// Messages of entries that one link has given to the head's owner loop and that are not taken yet, and their bytes.
+pub const LINK_HANDED_MAX: usize = 1_024;
+/// See [`LINK_HANDED_MAX`].
+pub const LINK_HANDED_BYTES_MAX: usize = 16 << 20;
+/// Bytes that one attempt's log on a worker may be ahead of the head's disk before the turn waits: what a small message of somebody
+/// else waits for at most, of each task that says much.
+pub const TASK_AHEAD_BYTES_MAX: usize = 256 << 10;
+/// Bytes of events that share an entry of a worker's outbox, and that the head's owner takes at once, unless one alone has more.
+pub const ENTRY_BYTES_MAX: usize = 64 << 10;
 /// Entries a worker keeps for the head until they are durable.
 pub const OUTBOX_DEPTH_MAX: usize = 1_000_000;
 /// Events of a live task kept in memory for readers; older ones are read from the store.
@@ -62,7 +78,7 @@ pub const MESSAGE_IDS_RECENT_MAX: usize = 32_768;
 pub const CALLS_OPEN_MAX: usize = 100_000;
 /// Attempts of one task before a crash counts as its own fault.
 pub const TASK_ATTEMPTS_MAX: u32 = 5;
-/// Attempts of a task that may be lost before it runs with no other beside it.
+/// Attempts of a task, and tries of a call, that may be lost before it runs with no other beside it.
 pub const ALONE_AFTER: u32 = 2;
 /// Drivers that are connected, or may come back.
 pub const SESSIONS_MAX: usize = 10_000;
@@ -82,6 +98,8 @@ pub const ERROR_DETAIL_MAX: usize = 64 << 10;
 pub const CALL_ERROR_BYTES_MAX: usize = 1 << 20;
 /// Longest agent name, characters.
 pub const AGENT_NAME_MAX: usize = 64;
+/// Longest name or label of a worker, a model or an actor, bytes.
+pub const SHOWN_NAME_MAX: usize = 256;
 /// Events read from the store at once.
 pub const EVENT_PAGE_MAX: usize = 1_024;
 /// Bytes of events read from the store at once, unless one row alone has more.
@@ -118,8 +136,12 @@ pub const TOPIC_NAME_MAX: usize = 256;
 pub const TOPIC_MEMBERS_MAX: usize = 100_000;
 /// Actors of one gang.
 pub const GANG_MAX: usize = 10_000;
-/// Dead letters that are remembered; the oldest go.
+/// Pairs of linked actors.
+pub const LINKS_MAX: usize = 100_000;
+/// Dead letters that are kept; the oldest go.
 pub const DEAD_LETTERS_MAX: usize = 1_000;
+/// Bytes of a dead letter's error, and of its method's name; what is longer is cut.
+pub const DEAD_LETTER_TEXT_MAX: usize = 4_096;
 /// Processes that a call may end before it is not tried again.
 pub const POISON_AFTER: u32 = 3;
 /// Messages to one task while it runs.
@@ -146,6 +168,8 @@ pub const RETRY_BACKOFF_MS: u64 = 100;
 pub const RETRY_BACKOFF_MAX_MS: u64 = 30_000;
 /// An agent's tasks and actors wait this long for a place where nothing else is said, milliseconds.
 pub const SCHEDULE_TIMEOUT_MS: u64 = 300_000;
+/// How long a constructor may take where its agent has no `schedule_timeout`: long enough to load a large model.
+pub const START_TIMEOUT_MS: u64 = 1_800_000;
 /// A turn that was given up (cancelled, or over its run timeout) has this long to say so before it counts as stuck.
 pub const STUCK_AFTER_MS: u64 = 100;
 /// A stuck turn has this long to end before its process is replaced, milliseconds.
@@ -168,8 +192,12 @@ pub const SECRETS_MAX: usize = 1_000;
 pub const JOIN_TOKENS_MAX: usize = 1_000;
 /// Connections that a port serves at once.
 pub const CONNECTIONS_MAX: usize = 20_000;
-/// Connections of one address beyond this machine.
+/// Connections of one address beyond this machine, or of a /64 of IPv6.
 pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 2_000;
+/// Addresses whose connections broke the protocol lately, as far as they are remembered.
+pub const OFFENDERS_MAX: usize = 4_096;
+/// Streams that one HTTP/2 connection may have had reset for what it sent on them, before it is closed.
+pub const HTTP2_RESETS_MAX: usize = 64;
 /// Requests of one HTTP/2 connection at once.
 pub const HTTP2_STREAMS_MAX: u32 = 256;
 /// Streams that watch whether a head takes work.

@@ -243,6 +243,9 @@ pub enum TaskEvent {
         /// When the question lapses.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         expires_at_ms: Option<Millis>,
+        /// It is asked again because this answer to it did not fit.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        refused: Option<Refusal>,
     },
     /// Somebody answered, or time did. Idempotent.
     InterruptResolved {
@@ -558,6 +561,15 @@ pub struct Choice {
     pub id: String,
     pub label: String,
     pub kind: String,
+}
+
+/// An answer that did not fit what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The question that it answered.
+    pub question: InterruptId,
+    /// Why it does not fit.
+    pub why: String,
 }
 
 /// The answer to an interrupt.

@@ -5,24 +5,30 @@
 
 pub mod agent;
 pub mod caps;
+pub mod dead_letter;
 pub mod depth;
 pub mod error;
 pub mod event;
 pub mod hook;
 pub mod ids;
 pub mod infer;
+pub mod isolation;
+pub mod json;
 pub mod log;
 pub mod resources;
 pub mod retry;
 pub mod secret;
+pub mod shown;
 pub mod status;
 pub mod task;
 
-pub use agent::{AgentKind, AgentSpec, Skill};
+pub use agent::{AgentKind, AgentSpec, Gang, Skill};
+pub use dead_letter::DeadLetter;
 pub use error::{Error, ErrorKind};
 pub use event::{Envelope, TaskEvent};
 pub use hook::{Hook, HookState};
 pub use ids::*;
+pub use isolation::Isolation;
 pub use resources::Resources;
 pub use retry::Retry;
 pub use task::{TaskRecord, TaskState};

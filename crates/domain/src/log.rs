@@ -218,20 +218,23 @@ impl Answer {
         }
     }
 
-    /// What to show as text: what was streamed, else what was returned; files by their names.
+    /// What to show as text: what was streamed, else what was returned; then each data part in a line, and files by their
+    /// names.
     pub fn display(&self) -> String {
-        let shown = match (&self.text, &self.result) {
-            (text, _) if !text.is_empty() => text.clone(),
-            (_, Some(content)) if self.is_message() => {
+        let shown = match &self.result {
+            _ if !self.text.is_empty() => self.text.clone(),
+            Some(content) if self.is_message() => {
                 let content: Vec<_> = serde_json::from_value(content.clone()).unwrap_or_default();
                 text_of(&content)
             }
-            (_, Some(Value::String(text))) => text.clone(),
-            (_, Some(value)) if !value.is_null() => value.to_string(),
-            _ => self.data.iter().map(Value::to_string).collect::<Vec<_>>().join("\n"),
+            Some(Value::String(text)) => text.clone(),
+            Some(value) if !value.is_null() => value.to_string(),
+            _ => String::new(),
         };
+        let text = std::iter::once(shown).filter(|text| !text.is_empty());
+        let data = self.data.iter().map(Value::to_string);
         let files = self.files.iter().map(|file| format!("[{file}]"));
-        std::iter::once(shown).filter(|text| !text.is_empty()).chain(files).collect::<Vec<_>>().join("\n")
+        text.chain(data).chain(files).collect::<Vec<_>>().join("\n")
     }
 
     fn is_message(&self) -> bool {
@@ -375,6 +378,22 @@ mod tests {
         assert_eq!(answer.text, "hello world");
         assert_eq!(answer.data, [serde_json::json!({"n": 1})]);
         assert_eq!(open.push(&events[0]), Err(Misfit::Ended));
+    }
+
+    #[test]
+    fn what_is_shown_of_an_answer_has_its_data_beside_its_text() {
+        let shown = |content: Vec<Content>, outcome: Outcome| {
+            let (mut writer, mut answer) = (Writer::new("t1".into(), 1), Answer::default());
+            let mut events: Vec<_> = content.into_iter().flat_map(|part| writer.content(part)).collect();
+            events.extend(writer.finish(outcome, Default::default()));
+            events.iter().for_each(|event| answer.push(event));
+            answer.display()
+        };
+        let (text, data) = (Content::Text("two of them".into()), Content::Data(serde_json::json!({"n": 2})));
+        assert_eq!(shown(vec![text.clone(), data.clone()], finished()), "two of them\n{\"n\":2}");
+        let result = serde_json::to_value([text, data]).ok();
+        let reply = Outcome::Completed { finish: crate::event::REPLY.into(), result };
+        assert_eq!(shown(vec![], reply), "two of them\n{\"n\":2}");
     }
 
     #[test]

@@ -58,6 +58,9 @@ pub struct NodeStatus {
     pub models: Vec<ModelStatus>,
     /// Process id.
     pub pid: u32,
+    /// Why it serves no Python agents, where it does not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub no_python: String,
     /// Actors on it.
     #[serde(default)]
     pub actors: u64,
@@ -168,9 +171,12 @@ pub struct ActorStatus {
     pub name: Option<String>,
     /// Its agent.
     pub agent: AgentName,
+    /// Of an actor that runs functions: the one that it was made for; it runs others of the same options too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub function: Option<String>,
     /// `pending`, `starting`, `live`, `restarting` or `dead`.
     pub state: String,
-    /// Where it is.
+    /// Where it is; of one that is dead, where it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeId>,
     /// Which activation.
@@ -180,6 +186,16 @@ pub struct ActorStatus {
     /// Why it is pending or dead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+}
+
+impl ActorStatus {
+    /// What people are told that it is: its agent, or the function that it was made for.
+    pub fn shown_agent(&self) -> String {
+        match &self.function {
+            Some(function) => format!("function {function}"),
+            None => self.agent.to_string(),
+        }
+    }
 }
 
 /// Something that waits.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AgentName, CallerId, ContextId, Error, InterruptId, Millis, ModelName, TaskId, depth,
-    event::{Choice, Content, InterruptKind, Outcome, Phase, TaskEvent},
+    event::{Choice, Content, InterruptKind, Outcome, Phase, Refusal, TaskEvent},
 };
 
 /// A2A's life cycle.
@@ -230,6 +230,9 @@ pub enum Remark {
         /// When the question lapses.
         #[serde(default)]
         expires_at_ms: Option<Millis>,
+        /// It is asked again because this answer to it did not fit.
+        #[serde(default)]
+        refused: Option<Refusal>,
     },
     /// Nobody answered in time.
     Lapsed {

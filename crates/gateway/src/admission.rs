@@ -1,20 +1,22 @@
 //! Large requests of one caller wait for each other: what a large one costs (it is parsed, logged, sent to a worker, answered) is
-//! paid by all who ask meanwhile, so each caller has few of them under way. Small requests pass.
+//! paid by all who ask meanwhile, so each caller has few of them under way. They are parsed and answered by threads of a lower
+//! priority. Small requests pass, and those that say that they are too large are refused before they are read.
 
-use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
+use std::{collections::HashMap, panic::resume_unwind, sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Json, Router,
     body::{Body, Bytes, HttpBody as _},
     extract::Request,
-    http::header,
+    http::{StatusCode, header},
     middleware::{Next, from_fn},
-    response::Response,
+    response::{IntoResponse as _, Response},
 };
 use covey_domain::{CallerId, Error, ErrorKind, caps};
 use futures::{StreamExt as _, stream};
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::{runtime::Handle, sync::Semaphore};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::Caller;
 
@@ -30,6 +32,7 @@ const UNIT: usize = 1 << 10;
 pub(crate) struct Admission {
     lanes: Arc<Mutex<HashMap<CallerId, Lane>>>,
     held: Duration,
+    background: Handle,
 }
 
 /// Those of one caller.
@@ -47,8 +50,8 @@ struct Place {
 }
 
 impl Admission {
-    pub fn new() -> Self {
-        Self { lanes: Arc::default(), held: HELD }
+    pub fn new(background: Handle) -> Self {
+        Self { lanes: Arc::default(), held: HELD, background }
     }
 
     /// Counts one more large request of a caller, which may wait for its turn then.
@@ -77,6 +80,11 @@ impl Admission {
         let Some(Caller { id: caller, .. }) = request.extensions().get().cloned() else {
             return next.run(request).await;
         };
+        if let Some(length) = length_of(&request).filter(|length| *length > caps::MESSAGE_BYTES_MAX) {
+            let (has, most) = (length >> 20, caps::MESSAGE_BYTES_MAX >> 20);
+            let error = Error::new(ErrorKind::TooLarge, format!("the request has {has} MiB, the limit is {most} MiB"));
+            return if crate::is_grpc(request.headers()) { refuse(&request, error) } else { too_large(&error) };
+        }
         let (request, bytes) = sized(request).await;
         if bytes <= SMALL {
             return next.run(request).await;
@@ -88,12 +96,21 @@ impl Admission {
         let units = bytes.min(caps::CALLER_LARGE_BYTES_MAX) / UNIT;
         // It is never closed.
         let turn = (room.acquire_many_owned(units as u32).await, place);
-        let mut answer = pin!(next.run(request));
-        if let Ok(answer) = tokio::time::timeout(self.held, &mut answer).await {
-            return answer;
+        // It ends with its connection.
+        let mut answer = AbortOnDropHandle::new(self.background.spawn(next.run(request)));
+        let answer = match tokio::time::timeout(self.held, &mut answer).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                drop(turn);
+                answer.await
+            }
+        };
+        match answer.map_err(tokio::task::JoinError::try_into_panic) {
+            Ok(answer) => answer,
+            Err(Ok(panic)) => resume_unwind(panic),
+            // The process ends.
+            Err(Err(_)) => std::future::pending().await,
         }
-        drop(turn);
-        answer.await
     }
 }
 
@@ -109,12 +126,26 @@ impl Drop for Place {
     }
 }
 
+/// What a request says of the size of its body.
+fn length_of(request: &Request) -> Option<usize> {
+    let length = request.headers().get(header::CONTENT_LENGTH)?.to_str().ok();
+    Some(length.and_then(|text| text.parse().ok()).unwrap_or(usize::MAX))
+}
+
+/// Of the body nothing is read; the connection ends with the answer.
+fn too_large(error: &Error) -> Response {
+    let faces = error.kind.faces();
+    let body = serde_json::json!({"error": {
+        "message": error.message, "type": faces.openai, "code": error.kind.name(), "hint": "send it in pieces, or as a file",
+    }});
+    (StatusCode::PAYLOAD_TOO_LARGE, [(header::CONNECTION, "close")], Json(body)).into_response()
+}
+
 /// A request and the size of its body. One that does not say it is read until it is known not to be small; then it counts as
 /// large as may be.
 async fn sized(request: Request) -> (Request, usize) {
-    if let Some(length) = request.headers().get(header::CONTENT_LENGTH) {
-        let length = length.to_str().ok().and_then(|text| text.parse().ok());
-        return (request, length.unwrap_or(usize::MAX));
+    if let Some(length) = length_of(&request) {
+        return (request, length);
     }
     if request.body().is_end_stream() {
         return (request, 0);
@@ -138,7 +169,7 @@ async fn sized(request: Request) -> (Request, usize) {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use axum::{extract::State, http::StatusCode, response::IntoResponse as _, routing::post};
+    use axum::{extract::State, routing::post};
     use futures::future::join_all;
     use tower::ServiceExt as _;
 
@@ -175,7 +206,7 @@ mod tests {
     }
 
     fn routes(room: &Arc<Room>, held: Duration) -> (Admission, Router) {
-        let admission = Admission { held, ..Admission::new() };
+        let admission = Admission { held, ..Admission::new(Handle::current()) };
         let routes = Router::new().route("/", post(handle)).with_state(room.clone());
         let refuse = |_: &Request, error: Error| (StatusCode::TOO_MANY_REQUESTS, error.message).into_response();
         (admission.clone(), admission.over(routes, refuse))
@@ -229,6 +260,31 @@ mod tests {
         }
         room.open.add_permits(2);
         assert_eq!(sizes(both.await.unwrap()).await, ["1048576"; 2]);
+    }
+
+    #[tokio::test]
+    async fn who_says_that_it_is_too_large_is_not_read() {
+        let room = Room::new();
+        let (_, routes) = routes(&room, Duration::from_secs(3_600));
+        let read = stream::poll_fn(|_| -> std::task::Poll<Option<std::io::Result<Bytes>>> { panic!("it is read") });
+        let asked = request("loud", Body::from_stream(read), Some(caps::MESSAGE_BYTES_MAX + 1));
+        let refused = routes.oneshot(asked).await.unwrap();
+        assert_eq!(refused.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(room.inside.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn large_requests_are_worked_on_in_the_background_and_small_ones_are_not() {
+        let background = tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("long").build();
+        let background = background.unwrap();
+        let named = || async { std::thread::current().name() == Some("long") };
+        let routes = Router::new().route("/", post(move |_: Bytes| async move { named().await.to_string() }));
+        let refuse = |_: &Request, error: Error| (StatusCode::TOO_MANY_REQUESTS, error.message).into_response();
+        let routes = Admission::new(background.handle().clone()).over(routes, refuse);
+        let small = request("loud", Body::from("small"), Some(5));
+        let both = [routes.clone().oneshot(small).await, routes.oneshot(large("loud")).await];
+        assert_eq!(sizes(both.into()).await, ["false", "true"]);
+        background.shutdown_background();
     }
 
     #[tokio::test]

@@ -66,11 +66,13 @@ pub struct Settings {
     pub origins: Vec<String>,
     /// A link to a large file opens it for so long.
     pub links_for: Duration,
+    /// Where large requests are parsed and answered: threads for whose work nobody else waits.
+    pub background: tokio::runtime::Handle,
 }
 
 /// All routes of all protocols. Goes on with the webhooks of earlier days, so it must run on a tokio runtime.
 pub fn router(cluster: Arc<dyn Cluster>, settings: &Settings) -> Router {
-    let admission = admission::Admission::new();
+    let admission = admission::Admission::new(settings.background.clone());
     Router::new()
         .merge(admission.over(a2a::router(cluster.clone(), settings), a2a::overloaded))
         .merge(admission.over(openai::router(cluster), openai::overloaded))

@@ -129,7 +129,7 @@ impl Prompts {
 }
 
 fn read<T: serde::de::DeserializeOwned>(body: &Bytes) -> Result<T, Failed> {
-    serde_json::from_slice(body).map_err(|e| Error::invalid(format!("failed to read the request: {e}")).into())
+    covey_domain::json::read("the request", body).map_err(Failed::from)
 }
 
 async fn models(State(cluster): Port) -> Json<Value> {

@@ -97,6 +97,7 @@ impl Credentials {
         }
         let path = home::root().join("credentials.json");
         let Ok(body) = fs::read(&path) else {
+            half(address.as_ref(), token.as_ref(), &path)?;
             return Self::private().map_err(|running| match running.as_slice() {
                 [] => Error::new(ErrorKind::Unauthenticated, format!("no credentials in `{}`", path.display()))
                     .hint("start a cluster with `covey up`, or set COVEY_ADDRESS and COVEY_TOKEN"),
@@ -110,6 +111,18 @@ impl Credentials {
         })?;
         Ok((address.unwrap_or_else(|| found.pinned_address().to_string()), token.unwrap_or(found.admin_key)))
     }
+}
+
+/// Refuses the half of a pair: what it is completed with is in `path`, which is not there. Keys of other clusters would be wrong.
+fn half(address: Option<&String>, token: Option<&String>, path: &Path) -> Result<(), Error> {
+    let (there, lacks, prints) = match (address, token) {
+        (Some(_), None) => ("COVEY_ADDRESS", "COVEY_TOKEN", "covey token --admin"),
+        (None, Some(_)) => ("COVEY_TOKEN", "COVEY_ADDRESS", "covey token --address"),
+        (None, None) | (Some(_), Some(_)) => return Ok(()),
+    };
+    let text = format!("{there} is set, {lacks} is not, and there are no credentials in `{}`", path.display());
+    Err(Error::new(ErrorKind::Unauthenticated, text)
+        .hint(format!("set {lacks} too: `{prints}` on the head's machine prints it")))
 }
 
 /// Splits a join token into secret and address.

@@ -33,9 +33,9 @@ pub fn write_private(path: &Path, body: &[u8]) -> io::Result<()> {
     }
     let fresh = path.with_extension(format!("new-{}", std::process::id()));
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-    file.write_all(body)?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)?;
+    let written = file.write_all(body).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&fresh, path));
+    // On a full disk a part of it would stay.
+    written.inspect_err(|_| drop(fs::remove_file(&fresh)))?;
     // The new name outlives the machine's power only when its folder is on disk, too.
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => fs::File::open(folder)?.sync_all(),

@@ -1,4 +1,4 @@
-//! Credentials that the head makes for workers and jobs. Nothing is kept of them: they say whom they are for and until when,
+//! Credentials that the head makes for workers and jobs, and capabilities for single tasks. Nothing is kept of them: they say whom they are for and until when,
 //! and a MAC under the head's own key proves that the head said so.
 
 use std::{fs, io, path::Path};
@@ -20,6 +20,8 @@ pub enum Subject {
 
 const WORKER: &str = "cvw";
 const JOB: &str = "cvt";
+/// Begins no credential: a capability opens one task to who has a credential already, and nothing by itself.
+const CAPABILITY: &str = "cvc";
 
 /// Makes and checks credentials.
 pub struct Issuer {
@@ -82,6 +84,16 @@ impl Issuer {
         (now_s < until && same(mac, &self.mac(claim))).then_some(subject)
     }
 
+    /// What opens one task to whoever shows it: it is handed on with the task's handle.
+    pub fn capability(&self, task: &TaskId) -> String {
+        self.mac(&format!("{CAPABILITY}_{task}"))
+    }
+
+    /// Whether this head made a capability, for this task.
+    pub fn opens(&self, capability: &str, task: &TaskId) -> bool {
+        same(capability, &self.capability(task))
+    }
+
     /// Keyed BLAKE3, a MAC by its design (section 6.2 of its paper).
     fn mac(&self, claim: &str) -> String {
         blake3::keyed_hash(&self.key.read(), claim.as_bytes()).to_hex().to_string()
@@ -114,8 +126,12 @@ mod tests {
         }
         let again = Issuer::load_or_create(&path).unwrap();
         assert!(again.check(&shown, 1).is_some(), "the key is kept");
+        let (task, other) = ("task-1".into(), "task-10".into());
+        let capability = issuer.capability(&task);
+        assert!(again.opens(&capability, &task) && !again.opens(&capability, &other) && !again.opens("", &task));
+        assert_eq!(issuer.check(&format!("cvc_task-1.64.{capability}"), 1), None, "it is no credential");
         again.rotate(&path).unwrap();
-        assert!(again.check(&shown, 1).is_none());
+        assert!(again.check(&shown, 1).is_none() && !again.opens(&capability, &task));
         assert!(Issuer::load_or_create(&path).unwrap().check(&shown, 1).is_none());
     }
 }

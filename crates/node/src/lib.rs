@@ -1,10 +1,13 @@
 //! What both processes share: where files live, credentials, identity, logs, shutdown.
 
 pub mod auth;
+pub mod background;
+pub mod claimed;
 pub mod credentials;
 pub mod home;
 pub mod identity;
 pub mod issuer;
+pub mod listen;
 pub mod private;
 pub mod systemd;
 pub mod telemetry;

@@ -7,6 +7,7 @@
 mod authority;
 mod dial;
 mod limits;
+mod offences;
 mod pin;
 mod port;
 mod stalled;
@@ -26,7 +27,7 @@ use rustls::{
 };
 
 pub(crate) use authority::server_config;
-pub use authority::{Authority, NODE_CERTIFICATE_TTL, enrolment};
+pub use authority::{Authority, NODE_CERTIFICATE_TTL, RENEWAL_LOOK, enrolment};
 pub use dial::{Tls, dial, dial_through};
 pub use pin::{Pin, PinnedAddress};
 pub use port::{CameFrom, Port, TlsPeer, serve, serve_stream};

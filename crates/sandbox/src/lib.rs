@@ -5,56 +5,23 @@
 //! |---|---|---|---|
 //! | `no_new_privs` | | yes | yes |
 //! | files: Landlock, what the policy names and the system read-only | | where the kernel has it | required |
-//! | the cluster's own secrets below a readable folder: masked, in a mount namespace | | where it is allowed | where it is allowed |
+//! | the cluster's own files below a readable folder: covered in a mount namespace, or not given | | yes | yes |
 //! | signals and abstract sockets of others, `ptrace`, `/proc` of others: Landlock | | where the kernel has it | required |
 //! | network | yes | yes | none: a namespace without one, required |
 //! | system calls that no agent needs: seccomp | | | refused, required |
 
 mod enter;
+mod hide;
 mod seccomp;
 mod support;
 mod sys;
 
 use std::path::PathBuf;
 
+pub use covey_domain::Isolation;
 pub use enter::enter;
 use serde::{Deserialize, Serialize};
 pub use support::{Support, can_separate, support};
-
-/// How much a process is kept from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Isolation {
-    /// Nothing: it may do what the worker may.
-    None,
-    /// As much as this kernel allows without keeping usual code from working.
-    #[default]
-    Default,
-    /// No network, fewer system calls; a process that cannot have all of it does not start.
-    Strict,
-}
-
-impl Isolation {
-    /// Its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Default => "default",
-            Self::Strict => "strict",
-        }
-    }
-}
-
-impl std::str::FromStr for Isolation {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        [Self::None, Self::Default, Self::Strict]
-            .into_iter()
-            .find(|level| level.name() == text)
-            .ok_or_else(|| "use none, default or strict".to_owned())
-    }
-}
 
 /// What one process may reach.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -65,8 +32,12 @@ pub struct Policy {
     pub read: Vec<PathBuf>,
     /// Those it may change too, beside the folders for temporary files.
     pub write: Vec<PathBuf>,
-    /// Files and folders that it sees empty although they lie below one that it may read.
+    /// Files and folders that it does not reach although they lie below one that it may read, but for what `read` and `write`
+    /// name below these.
     pub hide: Vec<PathBuf>,
+    /// Where its temporary files go when the usual folder holds one of these, and there are no mount namespaces to cover it in.
+    #[serde(default)]
+    pub temporary: Option<PathBuf>,
 }
 
 /// Folders of the system: programs, libraries, settings, what the machine is made of.

@@ -27,10 +27,36 @@ pub(crate) fn keep_mounts() -> io::Result<()> {
     done(unsafe { libc::mount(null(), c"/".as_ptr(), null(), flags, null()) })
 }
 
-/// An empty folder over this one.
+/// An empty folder over this one; [`read_only`] seals it.
 pub(crate) fn cover_folder(path: &Path) -> io::Result<()> {
-    let (path, flags) = (text(path)?, libc::MS_NOSUID | libc::MS_NODEV | libc::MS_RDONLY);
+    let (path, flags) = (text(path)?, libc::MS_NOSUID | libc::MS_NODEV);
     done(unsafe { libc::mount(c"none".as_ptr(), path.as_ptr(), c"tmpfs".as_ptr(), flags, null()) })
+}
+
+/// What is mounted here is so no more.
+pub(crate) fn uncover(path: &Path) -> io::Result<()> {
+    let path = text(path)?;
+    done(unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) })
+}
+
+/// The file or folder `of` is here, too.
+pub(crate) fn bind(of: &Path, here: &Path) -> io::Result<()> {
+    let (of, here) = (text(of)?, text(here)?);
+    done(unsafe { libc::mount(of.as_ptr(), here.as_ptr(), null(), libc::MS_BIND, null()) })
+}
+
+/// Nothing is changed through what is mounted here.
+pub(crate) fn read_only(path: &Path) -> io::Result<()> {
+    const SAME: libc::c_ulong =
+        libc::ST_NOSUID | libc::ST_NODEV | libc::ST_NOEXEC | libc::ST_NOATIME | libc::ST_NODIRATIME;
+    let path = text(path)?;
+    let mut found = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
+    done(unsafe { libc::statvfs(path.as_ptr(), found.as_mut_ptr()) })?;
+    let is = unsafe { found.assume_init() }.f_flag;
+    // What it has been forbidden elsewhere cannot be allowed here; all but one of these flags have the same bits in both calls.
+    let kept = is & SAME | if is & libc::ST_RELATIME == 0 { 0 } else { libc::MS_RELATIME };
+    let flags = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY | kept;
+    done(unsafe { libc::mount(null(), path.as_ptr(), null(), flags, null()) })
 }
 
 /// An empty file over this one.

@@ -8,14 +8,23 @@ use std::{
 };
 
 use covey_sandbox::{Isolation, Policy, can_separate, enter, support};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
-        Some("--inside") => {
+        Some(how @ ("--inside" | "--plain")) => {
             let mut args = std::env::args().skip(2);
             let policy: Policy = serde_json::from_str(&args.next().unwrap()).unwrap();
-            enter(&policy).unwrap();
-            panic!("{}", Command::new("/bin/sh").args(["-c", &args.next().unwrap()]).exec());
+            if how == "--plain" {
+                refuse_namespaces();
+                assert!(!can_separate());
+            }
+            let mut shell = Command::new("/bin/sh");
+            shell.env_remove("TMPDIR");
+            if let Some(temporary) = enter(&policy).unwrap() {
+                shell.env("TMPDIR", temporary);
+            }
+            panic!("{}", shell.args(["-c", &args.next().unwrap()]).exec());
         }
         Some("--separate") => return if can_separate() { ExitCode::SUCCESS } else { ExitCode::FAILURE },
         // Of the test runner.
@@ -29,8 +38,10 @@ fn main() -> ExitCode {
     }
     files_that_are_not_named_are_out_of_reach();
     other_processes_are_out_of_reach();
+    what_is_hidden_is_out_of_reach_without_namespaces();
     if found.namespaces {
         what_is_hidden_below_a_readable_folder_is_empty();
+        what_is_named_below_a_hidden_folder_is_there();
         strict_has_no_network_and_refuses_calls();
     }
     ExitCode::SUCCESS
@@ -38,9 +49,29 @@ fn main() -> ExitCode {
 
 /// Whether a shell command ends well under a policy.
 fn works(policy: &Policy, command: &str) -> bool {
+    ends_well("--inside", policy, command)
+}
+
+/// The same where this user may have no namespaces.
+fn works_plain(policy: &Policy, command: &str) -> bool {
+    ends_well("--plain", policy, command)
+}
+
+fn ends_well(how: &str, policy: &Policy, command: &str) -> bool {
+    // A process starts in what it may change, where there is such a folder.
+    let here = policy.write.first().map_or(Path::new("/"), |path| path.as_path());
     let mut inside = Command::new(std::env::current_exe().unwrap());
     let policy = serde_json::to_string(policy).unwrap();
-    inside.args(["--inside", &policy, command]).output().unwrap().status.success()
+    inside.args([how, &policy, command]).current_dir(here).output().unwrap().status.success()
+}
+
+/// As a machine does whose administrator wants no namespaces of users.
+fn refuse_namespaces() {
+    let calls = [(libc::SYS_unshare, vec![])].into_iter().collect();
+    let (allow, refuse) = (SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32));
+    let filter = SeccompFilter::new(calls, allow, refuse, std::env::consts::ARCH.try_into().unwrap()).unwrap();
+    let program: BpfProgram = filter.try_into().unwrap();
+    seccompiler::apply_filter(&program).unwrap();
 }
 
 fn at(isolation: Isolation) -> Policy {
@@ -101,6 +132,83 @@ fn what_is_hidden_below_a_readable_folder_is_empty() {
     assert!(works(&hide, &format!("echo x > {}", q(&dir.path().join("beside")))));
     assert_eq!(fs::read_to_string(&file).unwrap(), "s", "outside all is as it was");
     println!("hidden: ok");
+}
+
+/// A cluster's home in a folder for temporary files, with its keys, what its processes read and what they change.
+fn home() -> (tempfile::TempDir, Policy) {
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    let at = |name: &str| dir.path().join(name);
+    for folder in ["home", "home/run", "home/cache", "home/cache/mine", "home/cache/other", "own"] {
+        fs::create_dir(at(folder)).unwrap();
+    }
+    for file in ["home/keys", "home/run/lease", "home/cache/mine/package", "home/cache/other/package"] {
+        fs::write(at(file), "s").unwrap();
+    }
+    let policy = Policy {
+        read: vec![at("home/run")],
+        write: vec![at("home/cache/mine"), at("own")],
+        hide: vec![at("home")],
+        temporary: Some(at("own")),
+        ..self::at(Isolation::Default)
+    };
+    (dir, policy)
+}
+
+/// What is so with namespaces and without.
+fn is_out_of_reach(works: fn(&Policy, &str) -> bool) {
+    let (dir, policy) = home();
+    let at = |name: &str| q(&dir.path().join(name));
+    assert!(!works(&policy, &format!("cat {}", at("home/keys"))));
+    assert!(!works(&policy, &format!("echo x > {}", at("home/new"))));
+    assert!(works(&policy, &format!("grep s {}", at("home/run/lease"))), "what is named is read");
+    assert!(!works(&policy, &format!("echo x > {}", at("home/run/lease"))), "and not written");
+    assert!(!works(&policy, &format!("rm -f {0}; test ! -e {0}", at("home/run/lease"))));
+    assert!(!works(&policy, &format!("mv {} {}", at("home"), at("taken"))));
+    assert!(!works(&policy, &format!("cat {}", at("home/cache/other/package"))));
+    // It is started in a folder below the home, and steps out of it.
+    assert!(!works(&policy, "cat ../other/package") && !works(&policy, "cat ../../keys"));
+    assert!(works(&policy, &format!("grep s {0} && echo x > package && grep x {0}", at("home/cache/mine/package"))));
+    let package = fs::read_to_string(dir.path().join("home/cache/mine/package")).unwrap();
+    assert_eq!(package, "x\n", "it is the file itself");
+    assert!(works(&policy, "f=$(mktemp) && echo x > $f && rm $f"), "temporary files have a place");
+    assert_eq!(fs::read_to_string(dir.path().join("home/run/lease")).unwrap(), "s");
+}
+
+fn what_is_named_below_a_hidden_folder_is_there() {
+    is_out_of_reach(works);
+    // Keys that are made anew are another file of the same name.
+    let (dir, policy) = home();
+    let (keys, fresh) = (dir.path().join("home/keys"), dir.path().join("home/fresh"));
+    let (seen, go) = (dir.path().join("own/seen"), dir.path().join("own/go"));
+    let wait = format!("touch {}; until test -e {}; do sleep 0.01; done; cat {}", q(&seen), q(&go), q(&keys));
+    let waiting = std::thread::spawn(move || works(&policy, &wait));
+    while !seen.exists() {
+        std::thread::yield_now();
+    }
+    fs::write(&fresh, "t").unwrap();
+    fs::rename(&fresh, &keys).unwrap();
+    fs::write(&go, "").unwrap();
+    assert!(!waiting.join().unwrap());
+    println!("named below hidden: ok");
+}
+
+fn what_is_hidden_is_out_of_reach_without_namespaces() {
+    is_out_of_reach(works_plain);
+    // Elsewhere, what lies beside it is there.
+    let dir = elsewhere();
+    let (keys, beside) = (dir.path().join("home/keys"), dir.path().join("beside"));
+    fs::create_dir(dir.path().join("home")).unwrap();
+    fs::write(&keys, "s").unwrap();
+    fs::write(&beside, "s").unwrap();
+    std::os::unix::fs::symlink(dir.path().join("home"), dir.path().join("link")).unwrap();
+    let all = Policy { read: vec![dir.path().to_owned()], ..at(Isolation::Default) };
+    let hide = Policy { hide: vec![dir.path().join("home")], ..all.clone() };
+    assert!(works_plain(&all, &format!("grep s {} {}", q(&keys), q(&beside))));
+    assert!(works_plain(&hide, &format!("grep s {}", q(&beside))));
+    assert!(!works_plain(&hide, &format!("grep s {}", q(&keys))));
+    assert!(!works_plain(&hide, &format!("grep s {}", q(&dir.path().join("link/keys")))));
+    assert!(works_plain(&hide, "f=$(mktemp /tmp/covey-reach-XXXXXX) && rm $f"), "there is nothing to hide in /tmp");
+    println!("hidden without namespaces: ok");
 }
 
 fn strict_has_no_network_and_refuses_calls() {

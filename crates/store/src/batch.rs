@@ -3,7 +3,9 @@
 use std::{borrow::Cow, io::Write as _, ops::Range, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use covey_domain::{ActorId, AgentSpec, Digest, Envelope, Millis, NodeId, SessionId, TaskId, TaskRecord, TaskState};
+use covey_domain::{
+    ActorId, AgentSpec, DeadLetter, Digest, Envelope, Gang, Millis, NodeId, SessionId, TaskId, TaskRecord, TaskState,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -65,6 +67,15 @@ pub struct Batch {
     /// Listeners by topic and actor, and the method of each, in order; `None` = it listens no more.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub listeners: Vec<(String, ActorId, Option<String>)>,
+    /// Pairs of actors that are linked (`true`), or no more, in order; the smaller id first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<(ActorId, ActorId, bool)>,
+    /// Gangs that wait for their places, by name, in order; `None` = it waits no more.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gangs: Vec<(ActorId, Option<Arc<Gang>>)>,
+    /// Calls and tasks that were given up, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dead_letters: Vec<Arc<DeadLetter>>,
 }
 
 /// A change of an actor's state: whose, the state (`None` = it has none any more), and the epoch of the activation that wrote
@@ -252,6 +263,9 @@ impl Batch {
             && self.clock_ms.is_none()
             && self.sessions.is_empty()
             && self.session_actors.is_empty()
+            && self.links.is_empty()
+            && self.gangs.is_empty()
+            && self.dead_letters.is_empty()
     }
 }
 

@@ -1,21 +1,15 @@
 //! Brings the write-ahead log into the tables.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use sqlx::SqliteConnection;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use crate::fault::Fault;
 
 /// Bytes of bodies that are committed before the write-ahead log is brought into the tables.
 const CHECKPOINT_BYTES: u64 = 4 << 20;
-/// How often it is looked how many there are, and after how many looks fewer will do.
+/// While there are some it is looked so often how many, and after how many looks fewer will do.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
 const CHECKPOINT_LATEST: u32 = 25;
 /// Pages of the log at which commits wait until it can begin anew.
@@ -25,19 +19,24 @@ const LOG_PAGES_MAX: i64 = 16_384;
 pub(crate) async fn keep(
     mut db: SqliteConnection,
     writer: Arc<Mutex<SqliteConnection>>,
-    written: Arc<AtomicU64>,
+    written: Arc<watch::Sender<u64>>,
     fault: Fault,
 ) {
+    let mut some = written.subscribe();
     let mut every = tokio::time::interval(CHECKPOINT_EVERY);
-    let mut quiet = 0;
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut looks = 0;
     loop {
+        // It does not end: the sender is here too.
+        let _ = some.wait_for(|bytes| *bytes > 0).await;
         every.tick().await;
-        let bytes = written.load(Ordering::Relaxed);
-        quiet = if bytes == 0 { 0 } else { quiet + 1 };
-        if bytes < CHECKPOINT_BYTES && quiet < CHECKPOINT_LATEST {
+        let bytes = *written.borrow();
+        looks += 1;
+        if bytes < CHECKPOINT_BYTES && looks < CHECKPOINT_LATEST {
             continue;
         }
-        (quiet, _) = (0, written.fetch_sub(bytes, Ordering::Relaxed));
+        looks = 0;
+        written.send_modify(|sum| *sum -= bytes);
         // Blocked or not, pages in the log, pages brought over.
         let done: Result<(i64, i64, i64), _> =
             sqlx::query_as("PRAGMA wal_checkpoint(PASSIVE)").fetch_one(&mut db).await;
@@ -52,7 +51,7 @@ pub(crate) async fn keep(
         if let Err(error) = fault.sound(outcome) {
             tracing::warn!(%error, "a checkpoint failed; the write-ahead log grows");
             // It is tried again.
-            written.fetch_add(bytes, Ordering::Relaxed);
+            written.send_modify(|sum| *sum += bytes);
         }
     }
 }

@@ -3,10 +3,7 @@
 use std::{
     fs::File,
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -28,7 +25,7 @@ pub(crate) struct Flusher {
     /// Held while the tables are written.
     pub writer: Arc<Mutex<SqliteConnection>>,
     /// Bytes that checkpoints wait for.
-    pub written: Arc<AtomicU64>,
+    pub written: Arc<watch::Sender<u64>>,
     pub watermark: Arc<Watermark>,
     pub age: Arc<Age>,
     pub usage: Arc<Usage>,
@@ -96,7 +93,7 @@ impl Flusher {
     async fn flush(&mut self, group: &Group) -> Result<(), Error> {
         let _alone = self.writer.lock().await;
         let done = tables::write(&mut self.db, group, self.age.now()).await?;
-        self.written.fetch_add(done.bytes, Ordering::Relaxed);
+        self.written.send_modify(|sum| *sum += done.bytes);
         self.usage.set(done.usage);
         Ok(())
     }

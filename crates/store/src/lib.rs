@@ -19,6 +19,7 @@ mod flusher;
 pub mod fuzzing;
 mod group;
 mod hooks;
+mod links;
 mod log;
 mod memtable;
 mod messages;
@@ -48,6 +49,7 @@ use sqlx::{Row as _, SqliteConnection, SqlitePool};
 use tokio::sync::{Mutex, watch};
 
 pub use batch::{Batch, Blob, DetachedActor, StateChange, StoredMember, StoredReminder, TaskChange, Written};
+pub use links::StoredLinks;
 pub use read::TaskFilter;
 pub use retain::{Forgotten, Retention};
 pub use salvage::Broken;
@@ -103,6 +105,17 @@ pub enum Error {
         /// Which file.
         file: String,
     },
+    /// There is a log, and the tables know of none: they, or the part of them that is in their write-ahead log, were lost.
+    #[error(
+        "the log `{log}` holds records, and the tables `{tables}` know of no log: the tables or their `-wal` file were lost, or \
+         are of another store; restore a backup, or move the log away to go on without what it holds"
+    )]
+    Orphan {
+        /// Which file.
+        log: String,
+        /// The tables beside it.
+        tables: String,
+    },
     /// The tables are damaged, or a page of them that was read is.
     #[error("the tables `{file}` are damaged: {why}")]
     Corrupt {
@@ -155,7 +168,11 @@ pub struct Store {
     memtable: Arc<Memtable>,
     messages: Arc<Filter>,
     writer: Arc<Mutex<SqliteConnection>>,
+    /// Bytes that checkpoints wait for.
+    flushed: Arc<watch::Sender<u64>>,
     readers: SqlitePool,
+    /// For what walks over many rows: nothing that looks for one thing stands behind it.
+    lister: SqlitePool,
     age: Arc<Age>,
     usage: Arc<Usage>,
     fault: Fault,
@@ -220,7 +237,8 @@ impl Store {
     pub fn write(&self, batch: Batch) -> Result<Written, Error> {
         self.fault.check()?;
         batch.made.iter().for_each(|record| self.messages.insert_of(record));
-        let (number, json) = self.log.lock().write(&batch, &self.watermark).map_err(Error::Log)?;
+        let json = batch.encode().map_err(|e| Error::Log(e.into()))?;
+        let number = self.log.lock().write(&json, &self.watermark).map_err(Error::Log)?;
         Ok(Written { number, json, batch })
     }
 
@@ -237,7 +255,15 @@ impl Store {
         // Others may write meanwhile.
         let (file, number) = self.log.lock().unsynced();
         file.sync_data().map_err(Error::Log)?;
-        self.log.lock().mark(number).map_err(Error::Log)
+        let other = {
+            let mut log = self.log.lock();
+            log.mark(number, &self.watermark).map_err(Error::Log)?;
+            log.make_ready(&self.watermark).map_err(Error::Log)?
+        };
+        let Some(other) = other else { return Ok(()) };
+        other.sync_data().map_err(Error::Log)?;
+        self.log.lock().made_ready();
+        Ok(())
     }
 
     /// Keeps a blob under its digest.

@@ -28,13 +28,17 @@ use std::{
 
 use format::{AREA, Gap, HEAD, Header, Parsed};
 
-use crate::{Batch, Error, batch::Json, beside};
+use crate::{Error, batch::Json, beside};
 
 /// Zeros that are written ahead at once, and how many there are ahead of a record at least while the disk has room.
 const GROW: u64 = 1 << 20;
 const RESERVE: u64 = 2 << 20;
-/// A file of this length is left for the other one, once that is free.
+/// A file of this length is left for the other one, once that is ready and nothing is unsynced: that costs no fsync.
 const ROTATE_AT: u64 = 8 << 20;
+/// From this length on the other file is made ready, once it is free.
+const READY_AT: u64 = ROTATE_AT / 2;
+/// A file of this length is left even if that takes an fsync, for which who writes waits.
+const ROTATE_LATEST: u64 = 2 * ROTATE_AT;
 /// A file that grew above this is cut when its turn comes.
 const KEPT_MAX: u64 = 4 * ROTATE_AT;
 /// How often a full disk is tried again.
@@ -60,6 +64,17 @@ struct LogFile {
     last: u64,
 }
 
+/// The file that is not written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Other {
+    /// Its records may still be needed.
+    Used,
+    /// None of them is, and it has a header of its next cycle, which is being synced.
+    Begun,
+    /// That is on disk.
+    Ready,
+}
+
 /// Both files, and where the next record goes.
 #[derive(Debug)]
 pub(crate) struct Log {
@@ -69,6 +84,7 @@ pub(crate) struct Log {
     number: u64,
     /// All up to this number is on disk.
     synced: u64,
+    other: Other,
     buffer: Vec<u8>,
     /// Since when the disk has no room for more zeros.
     full: Option<Instant>,
@@ -207,6 +223,21 @@ pub(crate) fn records(path: &Path, store: u64, applied: u64) -> Result<Vec<Recor
     inspect(path, store, applied).map(|(_, judged)| judged.records)
 }
 
+/// The file, if there is one, that holds records of a store whose tables know of no log; nothing is changed. A log that was just
+/// made has none: its head may have ended before it could write down that it made it.
+pub(crate) fn orphan(path: &Path) -> Result<Option<PathBuf>, Error> {
+    for path in paths(path).into_iter().filter(|path| path.exists()) {
+        let bytes = std::fs::read(&path).map_err(Error::Log)?;
+        let Some(header) = Header::read(&bytes) else { continue };
+        let Header { cycle, first, .. } = header.map_err(|why| damaged(&path, 0, why))?;
+        let parsed = format::parse(bytes.get(AREA..).unwrap_or_default(), cycle, first);
+        if first > 0 && !(parsed.records.is_empty() && parsed.gaps.is_empty()) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
 impl Log {
     /// Makes both files anew, for records above `applied`. What they held must be in the tables for good.
     pub fn create(path: &Path, store: u64, applied: u64) -> Result<Self, Error> {
@@ -226,7 +257,16 @@ impl Log {
         };
         let files = [make(0).map_err(Error::Log)?, make(1).map_err(Error::Log)?];
         sync_folder_of(path).map_err(Error::Log)?;
-        Ok(Self { files, active: 0, store, number: applied, synced: applied, buffer: Vec::new(), full: None })
+        Ok(Self {
+            files,
+            active: 0,
+            store,
+            number: applied,
+            synced: applied,
+            other: Other::Ready,
+            buffer: Vec::new(),
+            full: None,
+        })
     }
 
     /// Opens the files `<path>-log0` and `<path>-log1` of a store; gives the records above `applied`, oldest first.
@@ -239,27 +279,27 @@ impl Log {
             let size = file.metadata()?.len();
             Ok(LogFile { file, path: paths[n].clone(), cycle: files[n].cycle, end, size, last })
         };
+        let other = if files[1 - active].first == 0 { Other::Ready } else { Other::Used };
         let files = [open(0).map_err(Error::Log)?, open(1).map_err(Error::Log)?];
-        let mut log = Self { files, active, store, number, synced: number, buffer: Vec::new(), full: None };
+        let mut log = Self { files, active, store, number, synced: number, other, buffer: Vec::new(), full: None };
         // What is torn must not be met again behind new records, and what was found must be on disk before anybody hears of it.
         log.files[active].blank().map_err(Error::Log)?;
         for file in &log.files {
             file.file.sync_data().map_err(Error::Log)?;
         }
-        log.mark(number).map_err(Error::Log)?;
+        log.mark(number, &Watermark::default()).map_err(Error::Log)?;
         log.has_room();
         Ok((log, records))
     }
 
-    /// Writes a batch behind the others; gives its number and what was written. It outlives the process, and once
-    /// [`Self::unsynced`] was synced the machine.
-    pub fn write(&mut self, batch: &Batch, watermark: &Watermark) -> io::Result<(u64, Json)> {
+    /// Writes a batch behind the others; gives its number. It outlives the process, and once [`Self::unsynced`] was synced
+    /// the machine.
+    pub fn write(&mut self, batch: &Json, watermark: &Watermark) -> io::Result<u64> {
         self.rotate(watermark)?;
         let number = self.number + 1;
-        let json = batch.encode()?;
         let file = &mut self.files[self.active];
         let head = format::Head { cycle: file.cycle, number, synced: self.synced };
-        format::write(&mut self.buffer, head, json.text.as_bytes())?;
+        format::write(&mut self.buffer, head, batch.text.as_bytes())?;
         file.file.write_all_at(&self.buffer, file.end)?;
         file.end += self.buffer.len() as u64;
         file.last = number;
@@ -271,12 +311,17 @@ impl Log {
         if file.size - file.end < RESERVE {
             self.reserve();
         }
-        Ok((number, json))
+        Ok(number)
     }
 
-    /// All up to `number` was synced: says so behind the last record.
-    pub fn mark(&mut self, number: u64) -> io::Result<()> {
+    /// All up to `number` was synced: says so behind the last record. Where nothing is unsynced then, a long file is left.
+    pub fn mark(&mut self, number: u64, watermark: &Watermark) -> io::Result<()> {
         self.synced = self.synced.max(number);
+        let ready = self.other == Other::Ready && self.synced == self.number;
+        if ready && self.files[self.active].end >= ROTATE_AT {
+            // The header says that all before is synced, as a marker does.
+            return self.turn(watermark);
+        }
         let file = &self.files[self.active];
         let mut marker = Vec::with_capacity(HEAD);
         format::write(&mut marker, format::Head { cycle: file.cycle, number: self.number, synced: self.synced }, &[])?;
@@ -315,32 +360,63 @@ impl Log {
         };
     }
 
-    /// Goes on in the other file if this one is long and nothing in that one is needed any more.
-    fn rotate(&mut self, watermark: &Watermark) -> io::Result<()> {
+    /// Makes the other file ready if this one is long and nothing in that one is needed any more. Gives the file, to be synced
+    /// before [`Self::made_ready`]: records must not be met under the header of an earlier cycle.
+    pub fn make_ready(&mut self, watermark: &Watermark) -> io::Result<Option<Arc<File>>> {
         let (this, other) = (self.active, 1 - self.active);
-        if self.files[this].end < ROTATE_AT {
-            return Ok(());
+        if self.other != Other::Used || self.files[this].end < READY_AT {
+            return Ok(None);
         }
         if self.files[other].last > watermark.tables.load(Ordering::Acquire) {
             watermark.wanted.store(self.files[other].last, Ordering::Release);
-            return Ok(());
+            return Ok(None);
         }
-        // Records are durable in the order of their numbers, across files too.
-        self.files[this].file.sync_data()?;
-        self.synced = self.number;
-        let (store, cycle, first) = (self.store, fresh_cycle(), self.number + 1);
+        let header = Header { store: self.store, cycle: fresh_cycle(), first: 0 };
         let file = &mut self.files[other];
-        file.file.write_all_at(&Header { store, cycle, first }.bytes(), 0)?;
-        (file.cycle, file.end, file.last) = (cycle, AREA as u64, self.number);
+        file.file.write_all_at(&header.bytes(), 0)?;
+        (file.cycle, file.end, file.last) = (header.cycle, AREA as u64, 0);
         if file.size > KEPT_MAX {
             file.file.set_len(AREA as u64 + GROW)?;
             file.size = AREA as u64 + GROW;
         }
-        // The header first: records must not be met under the header of an earlier cycle.
-        file.file.sync_data()?;
-        self.active = other;
+        self.other = Other::Begun;
+        Ok(Some(file.file.clone()))
+    }
+
+    /// What [`Self::make_ready`] gave is synced.
+    pub fn made_ready(&mut self) {
+        self.other = Other::Ready;
+    }
+
+    /// Goes on in the other file, which is ready, while nothing is unsynced. Until its first record is synced, the header may
+    /// be lost with it.
+    fn turn(&mut self, watermark: &Watermark) -> io::Result<()> {
+        let (this, other) = (self.active, 1 - self.active);
+        let file = &mut self.files[other];
+        let header = Header { store: self.store, cycle: file.cycle, first: self.number + 1 };
+        file.file.write_all_at(&header.bytes(), 0)?;
+        file.last = self.number;
+        (self.active, self.other) = (other, Other::Used);
         watermark.wanted.store(self.files[this].last, Ordering::Release);
         Ok(())
+    }
+
+    /// Goes on in the other file if this one is very long: there was always something unsynced.
+    fn rotate(&mut self, watermark: &Watermark) -> io::Result<()> {
+        if self.files[self.active].end < ROTATE_LATEST {
+            return Ok(());
+        }
+        if let Some(other) = self.make_ready(watermark)? {
+            other.sync_data()?;
+            self.made_ready();
+        }
+        if self.other != Other::Ready {
+            return Ok(());
+        }
+        // Records are durable in the order of their numbers, across files too.
+        self.files[self.active].file.sync_data()?;
+        self.synced = self.number;
+        self.turn(watermark)
     }
 
     /// The file to sync, so that all that was written is on disk, and the number of the last record. After an error nothing is

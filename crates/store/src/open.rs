@@ -5,10 +5,7 @@ use std::{
     fs::{File, TryLockError},
     io::{self, Write as _},
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -68,6 +65,9 @@ async fn meta(db: &mut SqliteConnection, key: &str) -> Result<Option<i64>, sqlx:
 async fn set_meta(db: &mut SqliteConnection, key: &str, value: i64) -> Result<(), sqlx::Error> {
     sqlx::query("INSERT OR REPLACE INTO meta VALUES (?, ?)").bind(key).bind(value).execute(db).await.map(drop)
 }
+
+/// So much of the tables' own log stays on the disk once it has been brought into them, bytes.
+const WAL_LEFT: u64 = 64 << 20;
 
 /// Has the ballast where there is room for it.
 fn keep_ballast(path: &Path) -> io::Result<()> {
@@ -138,6 +138,7 @@ impl Store {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(5))
+            .pragma("journal_size_limit", WAL_LEFT.to_string())
             .pragma("cache_size", "-4096");
         // Commits do not wait for pages to be brought into the tables: another connection does that.
         let unattended = options.clone().pragma("wal_autocheckpoint", "0");
@@ -148,7 +149,7 @@ impl Store {
         if let Some(found) = version.filter(|found| *found > schema::VERSION) {
             return Err(Error::Version { found });
         }
-        if version == Some(schema::VERSION) && !has_sums {
+        if version.is_some_and(|found| schema::WITH_SUMS.contains(&found)) && !has_sums {
             let why = "its header says that pages have no sums, and they were written with them".to_owned();
             return Err(Error::Corrupt { file: path.display().to_string(), why });
         }
@@ -191,6 +192,9 @@ impl Store {
                 (log, written, broken)
             }
             None => {
+                if let Some(log) = log::orphan(path)? {
+                    return Err(Error::Orphan { log: log.display().to_string(), tables: path.display().to_string() });
+                }
                 let (written, broken) = decoded(path, log::v1::read(path, applied)?)?;
                 let mut group = Group::default();
                 for one in written {
@@ -207,6 +211,8 @@ impl Store {
                 let log = Log::create(path, store, applied)?;
                 set_meta(&mut writer, "store", store as i64).await?;
                 set_meta(&mut writer, "log_format", LOG_FORMAT).await?;
+                // From now on the file of the tables itself names its log, though its `-wal` is lost.
+                sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut writer).await?;
                 (log, Vec::new(), broken)
             }
         };
@@ -218,13 +224,17 @@ impl Store {
             .max_connections(2)
             .min_connections(0)
             .connect_lazy_with(options.clone().read_only(true));
+        let lister = SqlitePoolOptions::new()
+            .max_connections(1)
+            .min_connections(0)
+            .connect_lazy_with(options.clone().read_only(true));
         let checkpointer = SqliteConnection::connect_with(&options).await?;
         let unattended = options.pragma("wal_autocheckpoint", "0").synchronous(SqliteSynchronous::Normal);
         let mut db = SqliteConnection::connect_with(&unattended.pragma("cache_size", "-16384")).await?;
         sqlx::raw_sql(schema::VIEW).execute(&mut db).await?;
         let fault = Fault::new();
         let usage = Arc::new(Usage::read(&mut writer).await?);
-        let (writer, flushed) = (Arc::new(Mutex::new(writer)), Arc::new(AtomicU64::new(0)));
+        let (writer, flushed) = (Arc::new(Mutex::new(writer)), Arc::new(watch::Sender::new(0)));
         let (memtable, watermark) = (Arc::new(Memtable::new(applied)), Arc::new(Watermark::default()));
         let messages = Arc::new(Filter::new());
         watermark.tables.store(applied, Ordering::Release);
@@ -247,7 +257,7 @@ impl Store {
             memtable: memtable.clone(),
             db,
             writer: writer.clone(),
-            written: flushed,
+            written: flushed.clone(),
             watermark: watermark.clone(),
             age: age.clone(),
             usage: usage.clone(),
@@ -265,7 +275,9 @@ impl Store {
             memtable,
             messages,
             writer,
+            flushed,
             readers,
+            lister,
             age,
             usage,
             fault,

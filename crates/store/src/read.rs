@@ -114,7 +114,7 @@ impl Store {
         .bind(before)
         .bind(i64::from(limit))
         .bind(filter.other)
-        .fetch_all(&self.readers)
+        .fetch_all(&self.lister)
         .await?;
         Ok(readable(&rows))
     }
@@ -146,8 +146,11 @@ impl Store {
             .bind(filter.context)
             .bind(filter.state)
             .bind(since)
-            .fetch_one(&self.readers)
+            .fetch_one(&self.lister)
             .await?;
+        if all == 0 {
+            return Ok((Vec::new(), 0));
+        }
         let (at, task) = before.map_or((i64::MAX, ""), |(at, task)| (at as i64, task));
         let rows = page
             .bind(filter.caller)
@@ -158,7 +161,7 @@ impl Store {
             .bind(at)
             .bind(task)
             .bind(i64::from(limit))
-            .fetch_all(&self.readers)
+            .fetch_all(&self.lister)
             .await?;
         Ok((readable(&rows), all as u64))
     }

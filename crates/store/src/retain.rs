@@ -7,7 +7,7 @@ use std::{
 };
 
 use covey_domain::{Millis, TaskState};
-use sqlx::{Row as _, SqliteConnection};
+use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{Error, Store, transaction::Transaction, usage};
 
@@ -17,6 +17,12 @@ const STEP_TARGET: Duration = Duration::from_millis(15);
 const STEP_TASKS: u32 = 16;
 const STEP_MAX: u32 = 256;
 const STEP_ROWS: i64 = 256;
+/// Bytes of what a step forgets, one row aside: a row may have as much as a message.
+const STEP_BYTES: i64 = 4 << 20;
+/// Pages that a step gives back to the file system.
+const STEP_PAGES: u32 = 256;
+/// So much of the file stays free for what comes, bytes.
+const FREE_LEFT: u64 = 16 << 20;
 /// Pause between steps, so that others get their turn.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -72,11 +78,40 @@ impl Store {
                 done.tasks += tasks;
             }
             done.held_max = done.held_max.max(held);
+            self.changed_pages();
             limit = if held > STEP_TARGET { (limit / 2).max(1) } else { (limit * 2).min(STEP_MAX) };
             tokio::time::sleep(PAUSE).await;
         }
         (done.cursors, done.blobs) = self.forget_unused(before).await?;
+        while self.may_shrink().await? {
+            let held = self.shrink().await?;
+            done.held_max = done.held_max.max(held);
+            self.changed_pages();
+            tokio::time::sleep(PAUSE).await;
+        }
         Ok(done)
+    }
+
+    /// A step has changed pages, which the next checkpoint brings into the file: without one it keeps its size.
+    fn changed_pages(&self) {
+        self.flushed.send_modify(|bytes| *bytes += STEP_BYTES as u64);
+    }
+
+    /// Whether the file has more free pages than it should, and can give them back.
+    async fn may_shrink(&self) -> Result<bool, Error> {
+        let sql = "SELECT freelist_count * page_size > ? AND auto_vacuum = 2
+            FROM pragma_freelist_count, pragma_page_size, pragma_auto_vacuum";
+        Ok(sqlx::query_scalar(sql).bind(FREE_LEFT as i64).fetch_one(&self.readers).await?)
+    }
+
+    /// Gives some free pages back; says for how long nobody could write.
+    async fn shrink(&self) -> Result<Duration, Error> {
+        let mut db = self.writer.lock().await;
+        let held = Instant::now();
+        let sql = format!("PRAGMA incremental_vacuum({STEP_PAGES})");
+        let done = sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut *db).await;
+        self.fault.sound(done)?;
+        Ok(held.elapsed())
     }
 
     /// Bytes of the tables that are in use.
@@ -91,7 +126,8 @@ impl Store {
     async fn forget_tasks(&self, before: Millis, limit: u32) -> Result<u64, Error> {
         // Their bytes are counted before others wait.
         let old = format!(
-            "SELECT id, state, caller, {} FROM tasks WHERE ended = 1 AND ended_at < ? ORDER BY ended_at, id LIMIT ?",
+            "SELECT id, state, caller, {}, octet_length(record) FROM tasks
+             WHERE ended = 1 AND ended_at < ? ORDER BY ended_at, id LIMIT ?",
             usage::OF_TASK
         );
         let old =
@@ -99,8 +135,15 @@ impl Store {
         if old.is_empty() {
             return Ok(0);
         }
+        let mut left = STEP_BYTES;
+        let fits = |row: &&SqliteRow| {
+            let fits = left > 0;
+            left -= row.get::<i64, _>(4);
+            fits
+        };
         let old: Vec<Old> = old
             .iter()
+            .take_while(fits)
             .map(|row| Old { id: row.get(0), state: row.get(1), caller: row.get(2), bytes: row.get(3) })
             .collect();
         let mut db = self.writer.lock().await;
@@ -182,11 +225,20 @@ async fn sweep(db: &mut SqliteConnection, doomed: &[String]) -> Result<(), sqlx:
 }
 
 async fn sweep_in(tx: &mut SqliteConnection, doomed: &[String]) -> Result<(), sqlx::Error> {
-    let mut rows = STEP_ROWS;
+    // Pages of a large row are read before they are free.
+    let some = "SELECT count(*), coalesce(max(seq), 0), coalesce(sum(bytes), 0) FROM
+        (SELECT seq, bytes, sum(bytes) OVER (ORDER BY seq) - bytes AS before FROM
+            (SELECT seq, octet_length(body) AS bytes FROM events WHERE task = ? ORDER BY seq LIMIT ?)) WHERE before < ?";
+    let (mut rows, mut bytes) = (STEP_ROWS, STEP_BYTES);
     for id in doomed {
-        let events = "DELETE FROM events WHERE rowid IN (SELECT rowid FROM events WHERE task = ? LIMIT ?)";
-        rows -= sqlx::query(events).bind(id).bind(rows).execute(&mut *tx).await?.rows_affected() as i64;
-        if rows <= 0 {
+        let found = sqlx::query_as(sqlx::AssertSqlSafe(some)).bind(id).bind(rows).bind(bytes);
+        let (count, last, size): (i64, i64, i64) = found.fetch_one(&mut *tx).await?;
+        if count > 0 {
+            let events = "DELETE FROM events WHERE task = ? AND seq <= ?";
+            sqlx::query(events).bind(id).bind(last).execute(&mut *tx).await?;
+        }
+        (rows, bytes) = (rows - count, bytes - size);
+        if rows <= 0 || bytes <= 0 {
             break;
         }
         sqlx::query("DELETE FROM doomed WHERE task = ?").bind(id).execute(&mut *tx).await?;

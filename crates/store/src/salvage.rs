@@ -137,7 +137,13 @@ fn rest(mut lists: BTreeMap<&str, &RawValue>, broken: &mut Vec<Broken>) -> Batch
         actors: each("an actor", list("actors"), broken),
         reminders: each("a reminder", list("reminders"), broken),
         listeners: each("a listener", list("listeners"), broken),
-        ..Batch::default()
+        sessions: each("a session", list("sessions"), broken),
+        session_actors: each("an actor of a session", list("session_actors"), broken),
+        links: each("a link of actors", list("links"), broken),
+        gangs: each("a gang", list("gangs"), broken),
+        dead_letters: each("a dead letter", list("dead_letters"), broken),
+        made: Vec::new(),
+        events: Vec::new(),
     }
 }
 

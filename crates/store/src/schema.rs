@@ -3,13 +3,16 @@
 use sqlx::SqliteConnection;
 
 /// Version of the tables below. A file of a later version is refused.
-pub(crate) const VERSION: i64 = 9;
+pub(crate) const VERSION: i64 = 11;
 /// The same tables in a file whose pages have no sums. It stays that where there is no room to write them anew.
-pub(crate) const WITHOUT_SUMS: i64 = 8;
+pub(crate) const WITHOUT_SUMS: i64 = 10;
+/// Versions whose pages have sums.
+pub(crate) const WITH_SUMS: [i64; 2] = [9, VERSION];
 
 /// Indexes over columns that older files get only by [`migrate`].
 const INDEXES: &str = "
-CREATE INDEX IF NOT EXISTS tasks_by_change ON tasks (caller, changed_ms, id);
+DROP INDEX IF EXISTS tasks_by_change;
+CREATE INDEX IF NOT EXISTS tasks_listed ON tasks (caller, changed_ms, id, agent, state, context);
 CREATE INDEX IF NOT EXISTS tasks_by_message ON tasks (message_id) WHERE message_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS tasks_unfinished ON tasks (created_ms, id) WHERE ended = 0;
 CREATE INDEX IF NOT EXISTS tasks_by_end ON tasks (ended_at, id) WHERE ended = 1;
@@ -33,6 +36,9 @@ CREATE TABLE IF NOT EXISTS reminders (actor TEXT NOT NULL, name TEXT NOT NULL, d
     every_ms INTEGER, method TEXT NOT NULL, args BLOB NOT NULL, PRIMARY KEY (actor, name)) STRICT;
 CREATE TABLE IF NOT EXISTS listeners (topic TEXT NOT NULL, actor TEXT NOT NULL, method TEXT NOT NULL,
     PRIMARY KEY (topic, actor)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS links (one TEXT NOT NULL, other TEXT NOT NULL, PRIMARY KEY (one, other)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS gangs (name TEXT PRIMARY KEY, gang TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS dead_letters (number INTEGER PRIMARY KEY, letter TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS cursors (node TEXT NOT NULL, incarnation INTEGER NOT NULL, number INTEGER NOT NULL,
     touched_at INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (node, incarnation)) STRICT;
 CREATE TABLE IF NOT EXISTS tasks (id TEXT PRIMARY KEY, agent TEXT NOT NULL, context TEXT NOT NULL,
@@ -137,7 +143,8 @@ pub(crate) async fn migrate(db: &mut SqliteConnection) -> Result<(), sqlx::Error
         // Version 8 keeps sessions of drivers and their actors; an older program would lose them without a word.
         sqlx::query("UPDATE meta SET value = 8 WHERE key = 'schema'").execute(&mut *db).await?;
     }
-    // Version 9 has sums on its pages, which no older program writes: `sums::give`.
+    // Version 9 has sums on its pages, which no older program writes: `sums::give`. Version 10 keeps links of actors, gangs that
+    // wait and dead letters, which an older program would lose without a word; version 11 has both.
     // Only now the columns are there in every file.
     sqlx::raw_sql(INDEXES).execute(db).await?;
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use covey_domain::{ActorId, AgentSpec, Envelope, NodeId, TaskId, TaskRecord, TaskState};
+use covey_domain::{ActorId, AgentSpec, DeadLetter, Envelope, NodeId, TaskId, TaskRecord, TaskState};
 use hashbrown::HashMap;
 use rusqlite::Connection;
 use serde::de::DeserializeOwned;
@@ -10,7 +10,7 @@ use sqlx::{Row as _, SqliteConnection};
 use tokio::sync::mpsc;
 
 use crate::{
-    Batch, Blob, DetachedActor, Error, SessionActor, Store, StoredMember, StoredReminder, StoredSessions,
+    Batch, Blob, DetachedActor, Error, SessionActor, Store, StoredLinks, StoredMember, StoredReminder, StoredSessions,
     rows::{RECORD, events_in, record_from},
     salvage::{self, Broken},
     tables,
@@ -51,6 +51,8 @@ pub struct Snapshot {
     pub reminders: Vec<(ActorId, String, StoredReminder)>,
     /// Sessions of drivers, and their actors.
     pub sessions: StoredSessions,
+    /// Which actors end together, which wait together, and what was given up.
+    pub links: StoredLinks,
     /// Listeners: topic, actor, method.
     pub listeners: Vec<(String, ActorId, String)>,
     /// Lives of virtual and detached actors: actor, node, epoch.
@@ -166,6 +168,7 @@ impl Reader {
             snapshot.actors.push((row.get::<String, _>(0).into(), actor, row.get(4)));
         }
         snapshot.sessions = self.sessions(db).await?;
+        snapshot.links = self.links(db).await?;
         let reminders = "SELECT actor, name, due_ms, every_ms, method, args FROM reminders";
         for row in sqlx::query(reminders).fetch_all(&mut *db).await? {
             let reminder = StoredReminder {
@@ -219,6 +222,21 @@ impl Reader {
             let actor = DetachedActor { name: row.get(2), spec: Arc::new(spec), init };
             let owned = SessionActor { session: row.get::<String, _>(1).into(), actor };
             found.actors.push((row.get::<String, _>(0).into(), owned, row.get(5)));
+        }
+        Ok(found)
+    }
+
+    async fn links(&mut self, db: &mut SqliteConnection) -> Result<StoredLinks, Error> {
+        let mut found = StoredLinks::default();
+        for row in sqlx::query("SELECT one, other FROM links").fetch_all(&mut *db).await? {
+            found.links.push((row.get::<String, _>(0).into(), row.get::<String, _>(1).into()));
+        }
+        for row in sqlx::query("SELECT name, gang FROM gangs ORDER BY name").fetch_all(&mut *db).await? {
+            let Some(gang) = self.parsed("a gang", row.get(1)) else { continue };
+            found.gangs.push((row.get::<String, _>(0).into(), gang));
+        }
+        for row in sqlx::query("SELECT letter FROM dead_letters ORDER BY number").fetch_all(&mut *db).await? {
+            found.dead_letters.extend(self.parsed::<DeadLetter>("a dead letter", row.get(0)));
         }
         Ok(found)
     }
@@ -313,6 +331,9 @@ impl Reader {
                 }
                 ("an agent", _) => "DELETE FROM agents WHERE spec = ?2",
                 ("a detached actor", _) => "DELETE FROM actors WHERE spec = ?2",
+                ("an actor of a session", _) => "DELETE FROM session_actors WHERE spec = ?2",
+                ("a gang", _) => "DELETE FROM gangs WHERE gang = ?2",
+                ("a dead letter", _) => "DELETE FROM dead_letters WHERE letter = ?2",
                 _ => continue,
             };
             sqlx::query(sql).bind(task.as_ref().map(TaskId::as_str)).bind(body).execute(&mut *db).await?;

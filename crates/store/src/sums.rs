@@ -12,6 +12,12 @@ pub(crate) fn options(path: &Path) -> Result<SqliteConnectOptions, Error> {
     Ok(SqliteConnectOptions::new().filename(path).vfs(covey_pages::vfs()?).disable_statement_logging())
 }
 
+/// A file that this connection makes from now on can give back what it does not need, see [`crate::retain`]. One that is there cannot.
+pub(crate) async fn let_shrink(db: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("PRAGMA auto_vacuum = INCREMENTAL").execute(db).await?;
+    Ok(())
+}
+
 /// Makes the tables if there is no file yet, so that its pages have sums from the first on.
 pub(crate) async fn make(path: &Path) -> Result<(), Error> {
     if path.metadata().is_ok_and(|found| found.len() > 0) {
@@ -19,6 +25,7 @@ pub(crate) async fn make(path: &Path) -> Result<(), Error> {
     }
     let mut db = SqliteConnection::connect_with(&options(path)?.create_if_missing(true)).await?;
     covey_pages::reserve(&mut db).await?;
+    let_shrink(&mut db).await?;
     let schema = format!("BEGIN; {} COMMIT", schema::SCHEMA);
     sqlx::raw_sql(sqlx::AssertSqlSafe(schema)).execute(&mut db).await?;
     db.close().await?;
@@ -61,6 +68,7 @@ async fn write_anew(path: &Path, to: &Path, mut db: SqliteConnection) -> Result<
         return Err(Error::InUse);
     }
     covey_pages::reserve(&mut db).await?;
+    let_shrink(&mut db).await?;
     sqlx::query("VACUUM INTO ?").bind(to.display().to_string()).execute(&mut db).await?;
     db.close().await?;
     let mut new = SqliteConnection::connect_with(&options(to)?).await?;

@@ -6,6 +6,7 @@ use sqlx::SqliteConnection;
 use crate::{
     Error, StateChange, artifacts,
     group::Group,
+    links,
     rows::{self, json},
     sessions,
     transaction::Transaction,
@@ -102,6 +103,7 @@ pub(crate) async fn write_in(tx: &mut SqliteConnection, group: &Group, age: Mill
         .await?;
     }
     sessions::write(tx, batches).await?;
+    links::write(tx, batches).await?;
     for (actor, name, reminder) in batches.iter().flat_map(|b| &b.reminders) {
         match reminder {
             Some(r) => sqlx::query("INSERT OR REPLACE INTO reminders VALUES (?, ?, ?, ?, ?, ?)")

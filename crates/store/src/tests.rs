@@ -2,11 +2,13 @@
 
 mod damage;
 mod poison;
+mod raise;
 mod upgrade;
 mod usage;
 
 use covey_domain::{
-    Hook, HookState, TaskEvent, TaskRecord, TaskState,
+    DeadLetter, Error as Ended, Gang, Hook, HookState, TaskEvent, TaskRecord, TaskState,
+    agent::GangStrategy,
     event::{Content, Delta, MediaSource, Phase},
     task::TaskInput,
 };
@@ -201,6 +203,41 @@ async fn what_is_old_and_over_is_forgotten() {
 }
 
 #[tokio::test]
+async fn the_file_gets_smaller_with_what_is_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("covey.db");
+    let store = Store::open(&path).await.unwrap();
+    store.begin().await.unwrap();
+    let large = |seq| {
+        let said = TaskEvent::Status { state: Phase::Working, message: Some("x".repeat(3 << 20)) };
+        Arc::new(Envelope { event: said, ..(*event("large", seq)).clone() })
+    };
+    commit(&store, Batch { made: vec![record("large", TaskState::Completed)], ..Batch::default() });
+    for seq in 1..=20 {
+        commit(&store, Batch { events: vec![large(seq)], ..Batch::default() });
+    }
+    store.memtable.flush().await;
+    let pages = async |store: &Store| -> i64 {
+        sqlx::query_scalar("SELECT page_count * 4096 FROM pragma_page_count").fetch_one(&store.readers).await.unwrap()
+    };
+    let before = pages(&store).await;
+    assert!(before > 60 << 20, "{before}");
+    assert_eq!(purge(&store).await, 1);
+    let after = pages(&store).await;
+    assert!(after < 20 << 20, "{after}");
+    // The file itself, though nobody writes anything more.
+    let gone = async || {
+        while path.metadata().unwrap().len() > 20 << 20 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), gone()).await.expect("the file gets smaller");
+    commit(&store, Batch { made: vec![record("next", TaskState::Working)], ..Batch::default() });
+    drop(store);
+    assert!(crate::upkeep::verify(&path).await.is_ok());
+}
+
+#[tokio::test]
 async fn a_file_is_forgotten_with_the_last_task_that_names_it() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("covey.db")).await.unwrap();
@@ -296,7 +333,7 @@ async fn a_file_of_the_first_version_is_raised() {
     drop(Store::open(&path).await.unwrap());
     let mut db = tables(&path).await;
     let back =
-        "DROP TABLE sessions; DROP TABLE session_actors; DROP INDEX tasks_by_change; DROP INDEX tasks_by_message; DROP INDEX tasks_unfinished; DROP INDEX tasks_by_end;
+        "DROP TABLE sessions; DROP TABLE session_actors; DROP TABLE links; DROP TABLE gangs; DROP TABLE dead_letters; DROP INDEX tasks_listed; DROP INDEX tasks_by_message; DROP INDEX tasks_unfinished; DROP INDEX tasks_by_end;
         ALTER TABLE tasks DROP COLUMN message_id; ALTER TABLE tasks DROP COLUMN ended_at;
         ALTER TABLE blobs DROP COLUMN used_at; ALTER TABLE cursors DROP COLUMN touched_at;
         ALTER TABLE actor_states DROP COLUMN epoch; ALTER TABLE tasks DROP COLUMN attempt;
@@ -317,56 +354,80 @@ async fn a_file_of_the_first_version_is_raised() {
     assert_eq!(store.events(&"t".into(), 0).await.unwrap(), [event("t", 1), event("t", 2), event("t", 3)]);
 }
 
+fn detached() -> DetachedActor {
+    let spec = serde_json::json!({"name": "a", "kind": {"type": "native", "implementation": "echo"}});
+    DetachedActor { name: Some("n".into()), spec: serde_json::from_value(spec).unwrap(), init: Some(blob(b"init")) }
+}
+
+fn reminder() -> StoredReminder {
+    StoredReminder { due_ms: 5, every_ms: Some(7), method: "m".into(), args: blob(b"args") }
+}
+
+fn member() -> StoredMember {
+    StoredMember { incarnation: 9, port: "127.0.0.1:1".into() }
+}
+
+fn owned() -> SessionActor {
+    SessionActor { session: "s1".into(), actor: detached() }
+}
+
+fn gang() -> Arc<Gang> {
+    Arc::new(Gang { members: vec!["g1".into(), "g2".into()], strategy: GangStrategy::StrictSpread })
+}
+
+fn letter(at_ms: u64) -> Arc<DeadLetter> {
+    Arc::new(DeadLetter {
+        at_ms,
+        agent: "a".into(),
+        actor: Some("x".into()),
+        task: None,
+        method: "m".into(),
+        bytes: 9,
+        attempts: 3,
+        error: Ended::internal("it ended its process"),
+    })
+}
+
+/// Something of every kind, much of it twice.
+fn full() -> Batch {
+    Batch {
+        made: vec![record("t1", TaskState::Submitted), record("t2", TaskState::Submitted)],
+        tasks: vec![TaskChange::of(&record("t1", TaskState::Working))],
+        events: (1..=5_000).map(|n| event("t1", n)).collect(),
+        cursors: vec![("n".into(), 9, 3), ("n".into(), 9, 4)],
+        states: vec![state("a/1", b"old", 1), state("a/1", b"new", 2), state("a/1", b"stale", 1)],
+        reminders: vec![("a/1".into(), "r".into(), Some(reminder()))],
+        listeners: vec![
+            ("news".into(), "a/1".into(), Some("hear".into())),
+            ("news".into(), "a/2".into(), Some("hear".into())),
+            ("news".into(), "a/2".into(), None),
+        ],
+        actors: vec![("x".into(), Some(detached())), ("y".into(), Some(detached())), ("y".into(), None)],
+        agents: vec![],
+        activations: vec![
+            ("a/1".into(), Some(("n".into(), 2))),
+            ("a/2".into(), Some(("n".into(), 3))),
+            ("a/2".into(), None),
+        ],
+        members: vec![("n".into(), Some(member())), ("m".into(), Some(member())), ("m".into(), None)],
+        sessions: vec![("s1".into(), Some("proof".into())), ("s2".into(), Some("other".into())), ("s2".into(), None)],
+        session_actors: vec![("o1".into(), Some(owned())), ("o2".into(), Some(owned())), ("o2".into(), None)],
+        links: vec![("x".into(), "y".into(), true), ("o1".into(), "x".into(), true), ("x".into(), "y".into(), false)],
+        gangs: vec![("g1".into(), Some(gang())), ("h1".into(), Some(gang())), ("h1".into(), None)],
+        dead_letters: (1..=3).map(letter).collect(),
+        clock_ms: Some(77),
+        term: None,
+    }
+}
+
 #[tokio::test]
 async fn what_was_committed_is_there_after_reopening() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("covey.db");
-    let spec = serde_json::json!({"name": "a", "kind": {"type": "native", "implementation": "echo"}});
-    let actor = DetachedActor {
-        name: Some("n".into()),
-        spec: serde_json::from_value(spec).unwrap(),
-        init: Some(blob(b"init")),
-    };
-    let reminder = StoredReminder { due_ms: 5, every_ms: Some(7), method: "m".into(), args: blob(b"args") };
-    let member = StoredMember { incarnation: 9, port: "127.0.0.1:1".into() };
-    let owned = SessionActor { session: "s1".into(), actor: actor.clone() };
     {
         let store = Store::open(&path).await.unwrap();
         assert_eq!(store.begin().await.unwrap().term, 1);
-        let batch = Batch {
-            made: vec![record("t1", TaskState::Submitted), record("t2", TaskState::Submitted)],
-            tasks: vec![TaskChange::of(&record("t1", TaskState::Working))],
-            events: (1..=5_000).map(|n| event("t1", n)).collect(),
-            cursors: vec![("n".into(), 9, 3), ("n".into(), 9, 4)],
-            states: vec![state("a/1", b"old", 1), state("a/1", b"new", 2), state("a/1", b"stale", 1)],
-            reminders: vec![("a/1".into(), "r".into(), Some(reminder.clone()))],
-            listeners: vec![
-                ("news".into(), "a/1".into(), Some("hear".into())),
-                ("news".into(), "a/2".into(), Some("hear".into())),
-                ("news".into(), "a/2".into(), None),
-            ],
-            actors: vec![("x".into(), Some(actor.clone())), ("y".into(), Some(actor.clone())), ("y".into(), None)],
-            agents: vec![],
-            activations: vec![
-                ("a/1".into(), Some(("n".into(), 2))),
-                ("a/2".into(), Some(("n".into(), 3))),
-                ("a/2".into(), None),
-            ],
-            members: vec![("n".into(), Some(member.clone())), ("m".into(), Some(member.clone())), ("m".into(), None)],
-            sessions: vec![
-                ("s1".into(), Some("proof".into())),
-                ("s2".into(), Some("other".into())),
-                ("s2".into(), None),
-            ],
-            session_actors: vec![
-                ("o1".into(), Some(owned.clone())),
-                ("o2".into(), Some(owned.clone())),
-                ("o2".into(), None),
-            ],
-            clock_ms: Some(77),
-            term: None,
-        };
-        commit(&store, batch);
+        commit(&store, full());
         let ended = TaskChange { attempt: 3, ..TaskChange::of(&record("t2", TaskState::Completed)) };
         commit(&store, Batch { tasks: vec![ended], ..Batch::default() });
         store.put_blob("d", b"code").await.unwrap();
@@ -380,17 +441,41 @@ async fn what_was_committed_is_there_after_reopening() {
     assert_eq!(snapshot.tasks[0].events.len(), 5_000);
     assert_eq!(snapshot.ended, [(TaskState::Completed, 1)]);
     assert_eq!(store.task(&"t2".into()).await.unwrap().unwrap().attempt, 3);
-    assert_eq!(snapshot.actors, [("x".into(), actor, false)]);
+    assert_eq!(snapshot.actors, [("x".into(), detached(), false)]);
     assert_eq!(snapshot.listeners, [("news".to_owned(), "a/1".into(), "hear".to_owned())]);
-    assert_eq!(snapshot.reminders, [("a/1".into(), "r".into(), reminder)]);
+    assert_eq!(snapshot.reminders, [("a/1".into(), "r".into(), reminder())]);
     assert_eq!(snapshot.activations, [("a/1".into(), "n".into(), 2)]);
-    assert_eq!(snapshot.members, [("n".into(), member)]);
+    assert_eq!(snapshot.members, [("n".into(), member())]);
     assert_eq!(snapshot.sessions.sessions, [("s1".into(), "proof".into())]);
-    assert_eq!(snapshot.sessions.actors, [("o1".into(), owned, false)]);
+    assert_eq!(snapshot.sessions.actors, [("o1".into(), owned(), false)]);
+    assert_eq!(snapshot.links.links, [("o1".into(), "x".into())]);
+    assert_eq!(snapshot.links.gangs, [("g1".into(), (*gang()).clone())]);
+    assert_eq!(snapshot.links.dead_letters.iter().map(|l| l.at_ms).collect::<Vec<_>>(), [1, 2, 3]);
     assert_eq!(snapshot.clock_ms, 77);
     assert_eq!(store.state(&"a/1".into()).await.unwrap().unwrap(), b"new");
     assert_eq!(store.events(&"t1".into(), 4_990).await.unwrap().len(), 10);
     assert_eq!(store.blob("d").await.unwrap().unwrap(), b"code");
+}
+
+#[tokio::test]
+async fn the_newest_dead_letters_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("covey.db");
+    for round in 0..4 {
+        let store = Store::open(&path).await.unwrap();
+        let first = 400 * round;
+        // Each in a group of its own, and all of them in one.
+        for n in first..first + 10 {
+            commit(&store, Batch { dead_letters: vec![letter(n)], ..Batch::default() });
+            store.memtable.flush().await;
+        }
+        let dead_letters = (first + 10..first + 400).map(letter).collect();
+        commit(&store, Batch { dead_letters, ..Batch::default() });
+        store.memtable.flush().await;
+    }
+    let found = Store::open(&path).await.unwrap().begin().await.unwrap().links.dead_letters;
+    assert_eq!(found.iter().map(|letter| letter.at_ms).collect::<Vec<_>>(), (600..1_600).collect::<Vec<_>>());
+    assert_eq!(found[0], *letter(600));
 }
 
 /// A-2: what an older activation writes late is kept neither beside the tables nor in them, whatever was there first.

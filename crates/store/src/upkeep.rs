@@ -135,7 +135,13 @@ fn examine_pages(path: &Path, report: &mut Report) -> Result<BTreeSet<String>, E
 }
 
 async fn examine_log(path: &Path, db: &mut SqliteConnection, running: bool, report: &mut Report) -> Result<(), Error> {
-    let Some(store) = number(db, "store").await? else { return Ok(()) };
+    let Some(store) = number(db, "store").await? else {
+        if let Some(log) = log::orphan(path)? {
+            let (log, tables) = (log.display().to_string(), path.display().to_string());
+            report.error(Error::Orphan { log, tables }.to_string());
+        }
+        return Ok(());
+    };
     // A head that runs may use a file again between two looks.
     for left in (0..5).rev() {
         let applied = number(db, "applied").await?.unwrap_or(0) as u64;

@@ -536,6 +536,7 @@ impl World {
                     options: Vec::new(),
                     response_schema: None,
                     expires_at_ms: None,
+                    refused: None,
                 };
                 vec![question, TaskEvent::Status { state: Phase::Waiting, message: None }]
             }
@@ -641,6 +642,10 @@ impl Disk {
             | Write::Session(..)
             | Write::Owned(..)
             | Write::OwnedLife(..)
+            | Write::Link(..)
+            | Write::OwnedLink(..)
+            | Write::Gang(..)
+            | Write::DeadLetter(_)
             | Write::Listener(..) => {}
         }
     }

@@ -17,7 +17,7 @@ const MAY_USE: &[(&str, &str, &[&str])] = &[
     ("inference", "crates/inference", &["domain", "kernels"]),
     ("node", "crates/node", &["domain"]),
     ("trace", "crates/trace", &["domain"]),
-    ("sandbox", "crates/sandbox", &[]),
+    ("sandbox", "crates/sandbox", &["domain"]),
     ("mesh", "crates/mesh", &["domain", "node"]),
     ("a2a", "crates/a2a", &["domain"]),
     ("a2a-client", "crates/a2a-client", &["a2a", "domain"]),

@@ -184,6 +184,9 @@ pub struct CallOpen {
     /// it is also tried again when it raises one of these
     #[prost(message, optional, tag = "16")]
     pub retry: ::core::option::Option<Retry>,
+    /// processes died while they ran it: its turn has no other beside it in its process
+    #[prost(bool, tag = "18")]
+    pub alone: bool,
     #[prost(oneof = "call_open::Target", tags = "1, 2, 10, 13")]
     pub target: ::core::option::Option<call_open::Target>,
 }
@@ -1212,6 +1215,18 @@ pub struct Hello {
     /// folder of its objects there
     #[prost(string, tag = "14")]
     pub objects: ::prost::alloc::string::String,
+    /// why `python` is empty
+    #[prost(string, tag = "15")]
+    pub no_python: ::prost::alloc::string::String,
+    /// what its processes are kept from at least: none, default, strict; empty = default
+    #[prost(string, tag = "16")]
+    pub isolation_least: ::prost::alloc::string::String,
+    /// and at most; empty = default
+    #[prost(string, tag = "17")]
+    pub isolation_most: ::prost::alloc::string::String,
+    /// why that is not strict
+    #[prost(string, tag = "18")]
+    pub isolation_lacks: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TaskRef {
@@ -2074,6 +2089,9 @@ pub struct CreateActorRequest {
     /// `actor-` and up to 58 of a-z, 0-9 and `-`; the same request again makes no other. Empty = the head's choice
     #[prost(string, tag = "7")]
     pub id: ::prost::alloc::string::String,
+    /// said by workers alone: the isolation of the process that asks, which makes nothing that has less
+    #[prost(string, tag = "8")]
+    pub least: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ActorReply {
@@ -2184,18 +2202,27 @@ pub struct SubmitReply {
     pub created: bool,
     #[prost(string, tag = "3")]
     pub context: ::prost::alloc::string::String,
+    /// opens this task to whoever shows it (decision 45)
+    #[prost(string, tag = "4")]
+    pub capability: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetTaskRequest {
     #[prost(string, tag = "1")]
     pub task: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub capability: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TaskReply {
+    /// domain TaskRecord as JSON
     #[prost(bytes = "bytes", tag = "1")]
     pub record: ::prost::bytes::Bytes,
     #[prost(uint64, tag = "2")]
     pub last_seq: u64,
+    /// of GetTask
+    #[prost(string, tag = "3")]
+    pub capability: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListTasksRequest {
@@ -2221,6 +2248,8 @@ pub struct CancelTaskRequest {
     pub task: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub reason: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub capability: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SayTaskRequest {
@@ -2232,6 +2261,8 @@ pub struct SayTaskRequest {
     /// the same one is taken once
     #[prost(string, tag = "3")]
     pub message_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub capability: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SubscribeRequest {
@@ -2248,6 +2279,8 @@ pub struct ReadEventsRequest {
     pub after: u64,
     #[prost(uint32, tag = "3")]
     pub wait_ms: u32,
+    #[prost(string, tag = "4")]
+    pub capability: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EventBatch {
@@ -5602,6 +5635,9 @@ pub struct HostCall {
     /// exceptions, `module.name`, that the caller wants to be tried again
     #[prost(string, repeated, tag = "16")]
     pub retry_on: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// nothing else begins in the process while it runs
+    #[prost(bool, tag = "17")]
+    pub alone: bool,
 }
 /// The turn of a call has begun: told where it has a run timeout, and in answer to a cancel that found it running.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -17,7 +17,7 @@ from . import _codec, _session, errors
 from ._context import Context
 from ._env import KEYS, Environment
 from ._future import Future, Stream
-from ._hints import keep_hints
+from ._hints import hints_of, keep_hints
 from ._option_checks import check_values
 from ._options import ActorOptions, AgentOptions, CallOptions, SwarmOptions, TaskOptions, check, listed
 from ._retry import How, run_seconds
@@ -56,7 +56,7 @@ def _options(options: dict[str, Any]) -> dict[str, Any]:
     if "snapshot" in options:
         when = options.pop("snapshot")
         spec["snapshot"] = when if when in ("idle", "turn") else {"every": max(1, round((parse_seconds(when) or 0) * 1000))}
-    for key in ("labels", "model", "concurrency", "max_restarts", "strategy", "pool", "reentrant", "own_process", "a2a"):
+    for key in ("labels", "model", "concurrency", "max_restarts", "strategy", "pool", "reentrant", "own_process", "isolation", "a2a"):
         if key in options:
             value = options.pop(key)
             spec[key] = dict(value) if isinstance(value, Mapping) else value
@@ -96,6 +96,8 @@ class Agent(Generic[P, C]):
     def __init__(self, cls: Callable[P, C], options: dict[str, Any]):
         options = dict(options)
         self.__covey_class__: Any = cls
+        if isinstance(cls, type) and Context in hints_of(cls.__init__).values():
+            raise TypeError(f"{cls.__name__}.__init__ takes a Context, which is of one turn: methods take it")
         functools.update_wrapper(self, cls, updated=())
         self._name = options.pop("name", None) or getattr(cls, "__name__")
         options = check_values(options)
@@ -113,6 +115,10 @@ class Agent(Generic[P, C]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C:
         """A plain local object, for tests."""
         return self.__covey_class__(*args, **kwargs)
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[Any, ...]:
+        """`class Longer(Researcher)` inherits from the class itself, and is no agent unless it says so."""
+        return (self.__covey_class__,)
 
     def __getattr__(self, name: str) -> AgentMethod[..., Any]:
         if name.startswith("_"):
@@ -132,7 +138,7 @@ class Agent(Generic[P, C]):
 
     def __reduce__(self) -> Any:
         # Inside an agent's code the class itself travels, not the driver's wrapper.
-        return _restore, (self.__covey_class__, self._name)
+        return _restore, (self.__covey_class__, self._name, self._spec.get("isolation"))
 
     def environment(self) -> Environment | None:
         """What its processes are started with: its own, on top of the driver's."""
@@ -242,6 +248,10 @@ class Agent(Generic[P, C]):
         It is made by `__init__(key)` (or without arguments), falls asleep after `idle` without calls, and wakes with what
         `__snapshot__` gave, wherever there is room. Making the handle costs nothing.
         """
+        if not isinstance(key, str):
+            raise TypeError(f"a virtual actor's key is a text, not {key!r}")
+        if not key:
+            raise ValueError("a virtual actor's key has at least one character")
         return Handle(f"{self.register()}/{key}", self._description()[0])
 
     @listed(SwarmOptions, actors=4, retries=2, progress=False, return_exceptions=False)
@@ -368,8 +378,8 @@ def _outside() -> int:
     return level
 
 
-def _restore(cls: Any, name: str) -> Any:
-    return Agent(cls, {"name": name})
+def _restore(cls: Any, name: str, isolation: str | None = None) -> Any:
+    return Agent(cls, {"name": name, "isolation": isolation})
 
 
 def _bar(total: int | None, name: str) -> Any:
@@ -403,8 +413,11 @@ def gang(actors: Iterable[Bound[H]], *, strategy: Literal["pack", "spread", "str
     `Unschedulable` from the first call when no cluster of the present nodes could ever hold the gang. One that dies later is
     placed again alone.
     """
-    session, members = _session.current(), list(actors)
-    asks = []
+    members = list(actors)
+    for member in members:
+        if not isinstance(member, Bound):
+            raise TypeError(f"gang takes actors to be, as Agent.bind(…) gives them, not {member!r}")
+    session, asks = _session.current(), []
     for bound in members:
         o = bound._agent._actor_options
         asks.append((bound._agent.register(), o.get("name", ""), bound._init, json.dumps(o.get("overrides", {})), bool(o.get("detached"))))
@@ -416,19 +429,32 @@ def gang(actors: Iterable[Bound[H]], *, strategy: Literal["pack", "spread", "str
 class Handle:
     """A way to one actor. Every public method of its agent is here as `handle.method.remote(...)`."""
 
+    _actor: str
+    _spec: dict[str, Any]
+    _methods: dict[str, Any]
+
     def __init__(self, actor: str, spec: dict[str, Any]):
-        self._actor, self._spec = actor, spec
-        self._methods = {s["id"]: s for s in spec["skills"]}
+        self.__dict__.update(_actor=actor, _spec=spec, _methods={s["id"]: s for s in spec["skills"]})
+        for verb in _VERBS:
+            if verb in self._methods:
+                # Found before the verb of that name.
+                self.__dict__[verb] = _VerbToo(getattr(self, verb), self._method(verb))
+
+    def _method(self, name: str) -> Method:
+        streaming = bool(self._methods[name].get("streaming"))
+        return Method(self._actor, name, streaming, self._spec["kind"]["type"] == "python")
 
     def __getattr__(self, name: str) -> Method:
         if name.startswith("_"):
             raise AttributeError(name)
-        skill = self._methods.get(name)
-        if skill is None:
+        if name not in self._methods:
             raise AttributeError(f"agent {self._spec['name']!r} has no method {name!r}; it has: {', '.join(self._methods)}")
-        method = Method(self._actor, name, bool(skill.get("streaming")), self._spec["kind"]["type"] == "python")
-        self.__dict__[name] = method  # found without this method the next time
+        method = self.__dict__[name] = self._method(name)  # found without this method the next time
         return method
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refused: the actor would not hear of it."""
+        raise AttributeError(f"a handle has no attributes of its own: the actor is elsewhere, and only a method of it can set its {name!r}")
 
     @property
     def _agent_name(self) -> str:
@@ -497,6 +523,25 @@ class Method:
         else:
             payload = _session.dump_args(session, "actor", self._actor, (args, kwargs))
         return session.call("actor", self._actor, self._name, payload, None, self._streaming, self._how)
+
+
+_VERBS = ("stop", "kill", "link")
+"""What a handle does itself. An agent may have methods of these names: `handle.stop()` ends the actor, `handle.stop.remote()` calls
+the method."""
+
+
+class _VerbToo(Method):
+    """A method of an actor that is called as a verb of its handle."""
+
+    __slots__ = ("_verb",)
+
+    def __init__(self, verb: Callable[..., None], method: Method):
+        super().__init__(method._actor, method._name, method._streaming, method._python)
+        self._verb = verb
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The handle's own verb."""
+        return self._verb(*args, **kwargs)
 
 
 if typing.TYPE_CHECKING:
@@ -569,7 +614,9 @@ def agent(cls: Any = None, **options: Any) -> Any:
     `pool` (actors that tasks may use at once), `own_process`, `reentrant` (a call out of an own turn does not wait for
     it), `snapshot` (when `__snapshot__` becomes durable: "idle" before sleep and moves, "turn" before each answer, or
     "30s"), `env_vars`, `working_dir` (a folder that is shipped, importable and current), `pip` (packages, installed once
-    on each node), `idle` (a virtual actor sleeps after this time, default "60s"), `a2a` (how it shows itself to A2A: a dict of
+    on each node), `isolation` (what its processes are kept from, beyond what their worker says: "default", files of others and other
+    processes; "strict", the network too, so that it reaches other actors and models alone; "none" only where a worker was started so;
+    what it makes is as strict as it), `idle` (a virtual actor sleeps after this time, default "60s"), `a2a` (how it shows itself to A2A: a dict of
     `version`, `tags`, `provider` (name and address), `documentation_url`, `icon_url`, `input_modes` (others are refused, but for `any_input`), `output_modes`,
     `extensions` (dicts of `uri`, `description`, `required`), `messages` (it may answer without a task, see `covey.Reply`),
     and `streaming`, `push_notifications`, `extended_card`, which are on).

@@ -8,7 +8,8 @@ from typing import Any
 
 from . import _bridge, _codec
 from ._content import File, file_of
-from ._hints import Files
+from ._context import Context
+from ._hints import Files, hints_of
 
 
 def with_key(cls: Any, key: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -28,6 +29,50 @@ def with_key(cls: Any, key: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
     # What stands before it keeps its default.
     before = list(parameters.values())[: list(parameters).index(taker.name)]
     return (*(p.default for p in before if p.default is not p.empty), key), {}
+
+
+class Places:
+    """Where the context goes among the parameters of a function: one annotated `Context`, or named `ctx`."""
+
+    def __init__(self, parameters: list[inspect.Parameter], hints: dict[str, Any]):
+        positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY)]
+        self.takes = {
+            p.name: positional.index(p.name) if p.name in positional else None
+            for p in parameters
+            if p.name == "ctx" or hints.get(p.name) is Context
+        }
+
+    def fill(self, args: Any, kwargs: dict[str, Any], context: Any) -> tuple[Any, dict[str, Any]]:
+        """The arguments with the context among them."""
+        for name, at in self.takes.items():
+            if at is not None and len(args) > at:
+                args = (*args[:at], context, *args[at:])
+            else:
+                kwargs.setdefault(name, context)
+        return args, kwargs
+
+
+class FunctionPlaces(Places):
+    """The same of a function that was not written for Covey, maybe: what its caller gives for `ctx` is the caller's."""
+
+    def __init__(self, function: Any):
+        try:
+            self._signature = inspect.signature(function)
+        except (TypeError, ValueError):  # some builtins have none
+            self.takes = {}
+            return
+        hints = hints_of(function)
+        super().__init__(list(self._signature.parameters.values()), hints)
+        self._by_name = {name for name in self.takes if hints.get(name) is not Context}
+
+    def fill(self, args: Any, kwargs: dict[str, Any], context: Any) -> tuple[Any, dict[str, Any]]:
+        if not self._by_name:
+            return super().fill(args, kwargs, context)
+        try:
+            given = self._signature.bind(*args, **kwargs).arguments
+        except TypeError:  # something is missing, which is the context
+            return super().fill(args, kwargs, context)
+        return args, kwargs | {name: context for name in self.takes if name not in given}
 
 
 def from_payload(payload: Any) -> tuple[Any, dict[str, Any]]:

@@ -10,7 +10,9 @@ import pickle
 import sys
 import threading
 import traceback
+from collections import ChainMap
 from collections.abc import Callable
+from types import CodeType
 from typing import Any
 
 from . import _bridge, _plain, errors
@@ -51,6 +53,8 @@ def _pickle_with_code(value: Any, buffer_callback: Any) -> bytes:
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """What is defined in the user's own files is not importable on a worker, so it travels by value."""
 
+        dispatch_table = ChainMap({CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
+
         def reducer_override(self, obj: Any) -> Any:
             module = getattr(obj, "__module__", None)
             if isinstance(module, str) and isinstance(obj, (type, _FUNCTION)) and is_own(module):
@@ -68,6 +72,15 @@ def _pickle_with_code(value: Any, buffer_callback: Any) -> bytes:
         for module in registered:
             cloudpickle.unregister_pickle_by_value(module)
     return stream.getvalue()
+
+
+def _reduce_code(code: CodeType) -> Any:
+    """Code with the name of its file: tracebacks show it. From 3.1.3 on cloudpickle writes `<dynamic-code>` in its place."""
+    import cloudpickle
+
+    make, parts, *rest = cloudpickle.Pickler.dispatch_table[CodeType](code)
+    named = tuple(code.co_filename if isinstance(part, str) and part == "<dynamic-code>" else part for part in parts)
+    return make, named, *rest
 
 
 def dump_into(value: Any, buffer_callback: Any, plain: int | None = None) -> bytes:
@@ -151,6 +164,15 @@ def trace_of(error: BaseException) -> str:
     return "".join(traceback.format_exception(type(error), error, first))
 
 
+def message_of(error: BaseException) -> str:
+    """An exception in a line."""
+    name = type(error).__name__
+    try:
+        return f"{name}: {error}"
+    except BaseException as why:
+        return f"{name} (its text cannot be made: its __str__ raised {type(why).__name__})"
+
+
 def dump_error(error: BaseException, trace: str) -> str:
     """An exception for the other side; as text when it cannot be pickled, or would end more there than a call."""
     import cloudpickle
@@ -166,8 +188,9 @@ def dump_error(error: BaseException, trace: str) -> str:
             body = cloudpickle.dumps((made, trace))
             if type(pickle.loads(body)[0]) is not type(error):
                 continue
-        except Exception as why:
-            lost = f"(the exception cannot be pickled: {why})"
+        except BaseException as why:
+            # Code of the user's own, which may raise anything.
+            lost = f"(the exception cannot be pickled: {message_of(why)})"
             continue
         if len(body) <= _ERROR_MAX:
             return base64.b64encode(body).decode()
@@ -202,7 +225,10 @@ def _remade(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, An
 def to_exception(failure: tuple[str, str, str | None, bool | None, str | None]) -> BaseException:
     kind, message, hint, executed, detail = failure
     if kind == "application" and detail:
-        return _raised(message, detail)
+        raised = _raised(message, detail)
+        if type(raised) is errors.RemoteError:
+            raised.executed = executed
+        return raised
     error = errors.BY_KIND.get(kind, errors.InternalError)(f"{message}; {hint}" if hint else message)
     error.hint, error.executed = hint, executed
     if detail and detail.startswith(_PICKLED):

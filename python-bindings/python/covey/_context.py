@@ -34,13 +34,6 @@ takes_place: Any = None
 """Inside an actor's process: told when a turn has nothing to do but to wait, and when it goes on."""
 
 
-def is_forked() -> bool:
-    """The process was forked from one that is connected, and has no connection of its own."""
-    from . import _session
-
-    return _session.is_forked()
-
-
 def _seconds(time: float | str | None) -> float | None:
     from ._retry import parse_seconds
 
@@ -69,7 +62,11 @@ def current() -> Context | None:
 
 
 class Context:
-    """Given to a method whose parameter is annotated `Context` (or named `ctx`)."""
+    """Given to a method, or a function of `covey.task`, whose parameter is annotated `Context` (or named `ctx`).
+
+    What belongs to a task (`ask`, `receive`, `reply`, `artifact`) raises `FailedPrecondition` in a plain call, and so does in a function
+    what belongs to an actor (`remind`, `timer`).
+    """
 
     def __init__(self, turn: Any, task_id: str, context_id: str, model: str):
         self._turn, self._model = turn, model
@@ -99,7 +96,7 @@ class Context:
         return json.loads(self._turn.history) if self._turn.history else []
 
     def status(self, message: str) -> None:
-        """Tells the readers of the task how far it is."""
+        """Tells the readers of the task how far it is. A plain call has none: there it does nothing."""
         self.conversation.remark({"is": "status", "message": message})
 
     def ask(
@@ -126,6 +123,8 @@ class Context:
         # A text has items too, its letters.
         if options is not None and (isinstance(options, str) or not all(isinstance(option, str) for option in options)):
             raise TypeError(f"options is a list of texts, not {options!r}")
+        if options is not None and not options:
+            raise ValueError("options has none to choose from")
         kind = {"is": "form", "schema": schema} if schema is not None else {"is": "url", "url": url} if url else {"is": "custom", "value": None}
         return self.conversation.ask(prompt, kind, options, schema, seconds_of("timeout", timeout))
 
@@ -135,12 +134,14 @@ class Context:
 
     def reply(self, *parts: Any, whole: bool = True) -> None:
         """The task ends with this message, when the method does: what `return covey.Reply(…)` says, for methods that yield."""
+        self._of_task("reply")
         self.conversation.remark(Reply(*parts, whole=whole).remark())
 
     async def receive(self, timeout: float | str | None = None) -> Message:
         """The next message to the task that answers no question. Raises `DeadlineExceeded` when none comes in time."""
         from . import errors
 
+        self._of_task("receive")
         try:
             return await asyncio.wait_for(self.conversation.wait(), _seconds(timeout))
         except asyncio.TimeoutError:
@@ -156,6 +157,7 @@ class Context:
         The same id again replaces it, or with `append` adds to it; `last` (where nothing is said: when it does not append)
         tells the readers that nothing follows.
         """
+        self._of_task("artifact")
         self.conversation.remark(artifact(id, name or (None if append else id), parts, append, not append if last is None else last))
 
     @property
@@ -171,6 +173,7 @@ class Context:
         """
         from . import _codec, _session
 
+        self._of_actor("remind")
         first, again = seconds_of("after", after), seconds_of("every", every)
         after_ms, every_ms = round((first or 0) * 1000), 0 if again is None else max(1, round(again * 1000))
         client = _session.current().client
@@ -180,6 +183,7 @@ class Context:
         """Takes a reminder back; `NotFound` when there is none of this name."""
         from . import _session
 
+        self._of_actor("forget_reminder")
         _session.bridge_call(_session.current().client.forget_reminder, self.actor_id, name)
 
     def timer(self, seconds: float | str, method: str, *args: Any) -> Any:
@@ -189,6 +193,7 @@ class Context:
         """
         from . import _codec, _session
 
+        self._of_actor("timer")
         after = seconds_of("after", seconds) or 0
         session, actor = _session.current(), self.actor_id
         payload = _codec.dump((args, {}))
@@ -197,6 +202,20 @@ class Context:
         timer.daemon = True
         timer.start()
         return timer
+
+    def _of_task(self, what: str) -> None:
+        if self.task_id is None:
+            from . import errors
+
+            text = f"ctx.{what} belongs to a task, and this is a plain call: submit it as a task (covey.submit, or over A2A)"
+            raise errors.FailedPrecondition(text)
+
+    def _of_actor(self, what: str) -> None:
+        if self._turn.actor.lends:
+            from . import errors
+
+            text = f"ctx.{what} calls methods of an actor, and a function has none: make it a method of a class with @covey.agent"
+            raise errors.FailedPrecondition(text)
 
     async def _ask(self, request: dict[str, Any]) -> AsyncIterator[Any]:
         from . import _codec, _session

@@ -1,4 +1,4 @@
-"""Whether a value fits a JSON schema: the words that forms and pydantic models use, others are let be."""
+"""Whether a value fits a JSON schema (2020-12): all its words but those in `_UNSUPPORTED`, which are refused in a schema."""
 
 from __future__ import annotations
 
@@ -37,10 +37,59 @@ _BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str, str]] = {
     "maxLength": (lambda v, b: len(v) <= b, "string", "of a length of at most"),
     "minItems": (lambda v, b: len(v) >= b, "array", "of a length of at least"),
     "maxItems": (lambda v, b: len(v) <= b, "array", "of a length of at most"),
+    "minProperties": (lambda v, b: len(v) >= b, "object", "of a size of at least"),
+    "maxProperties": (lambda v, b: len(v) <= b, "object", "of a size of at most"),
     "pattern": (lambda v, b: re.search(b, v) is not None, "string", "like"),
     # Numbers of a fraction are near their multiple: 0.3 is one of 0.1.
     "multipleOf": (lambda v, b: math.isclose(v / b, round(v / b), abs_tol=1e-9), "number", "a multiple of"),
 }
+
+
+_UNSUPPORTED = ("dependentSchemas", "unevaluatedItems", "unevaluatedProperties", "$dynamicRef")
+
+
+def _same(one: Any, other: Any) -> bool:
+    """JSON's equality: a boolean is no number."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
+    return bool(one == other)
+
+
+def _object_misfit(value: dict[str, Any], schema: dict[str, Any], fits: Callable[[Any, Any], bool], name: str) -> str | None:
+    """What is wrong with an object beside its members."""
+    missing = [key for key in schema.get("required", ()) if key not in value]
+    for key, needed in schema.get("dependentRequired", {}).items():
+        missing += [other for other in needed if key in value and other not in value]
+    if missing:
+        return f"{name} lacks {', '.join(missing)}"
+    wrong = [key for key in value if not fits(key, schema.get("propertyNames", True))]
+    return f"{name} must not have a member called {wrong[0]!r}" if wrong else None
+
+
+def _array_misfit(value: list[Any], schema: dict[str, Any], fits: Callable[[Any, Any], bool], name: str) -> str | None:
+    """What is wrong with an array beside its items."""
+    if schema.get("uniqueItems") and any(_same(one, other) for at, one in enumerate(value) for other in value[:at]):
+        return f"{name} must not have the same item twice"
+    if "contains" in schema:
+        found, least = sum(fits(item, schema["contains"]) for item in value), schema.get("minContains", 1)
+        if not least <= found <= schema.get("maxContains", found):
+            return f"{name} has {found} of the items that are looked for"
+    return None
+
+
+def _members(value: dict[str, Any], schema: dict[str, Any]) -> list[tuple[Any, Any, str]]:
+    """Members of an object with the schemas that each has to fit."""
+    known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
+    parts = []
+    for key, member in value.items():
+        own = [one for pattern, one in patterns.items() if re.search(pattern, key)]
+        own += [known[key]] if key in known else []
+        parts += [(member, one, f"`{key}`") for one in own or [schema.get("additionalProperties", True)]]
+    return parts
 
 
 def misfit(value: Any, schema: Any, root: Any = None, name: str = "it", depth: int = _DEPTH) -> str | None:
@@ -48,28 +97,37 @@ def misfit(value: Any, schema: Any, root: Any = None, name: str = "it", depth: i
     root = schema if root is None else root
     if not isinstance(schema, dict) or depth == 0:
         return f"{name} must not be there" if schema is False else None
-    if "$ref" in schema:
-        return misfit(value, _pointed_to(root, schema["$ref"]), root, name, depth - 1)
     kinds = schema.get("type")
     kinds = [kinds] if isinstance(kinds, str) else kinds
     if kinds and not any(_is(value, kind) for kind in kinds):
         return f"{name} must be of type {' or '.join(kinds)}, not {value!r}"
-    if "enum" in schema and value not in schema["enum"]:
+    if "enum" in schema and not any(_same(value, one) for one in schema["enum"]):
         return f"{name} must be one of {', '.join(map(str, schema['enum']))}, not {value!r}"
-    if "const" in schema and value != schema["const"]:
+    if "const" in schema and not _same(value, schema["const"]):
         return f"{name} must be {schema['const']!r}, not {value!r}"
-    for word, (fits, kind, text) in _BOUNDS.items():
-        if word in schema and _is(value, kind) and not fits(value, schema[word]):
+    for word, (holds, kind, text) in _BOUNDS.items():
+        if word in schema and _is(value, kind) and not holds(value, schema[word]):
             return f"{name} must be {text} {schema[word]}, not {value!r}"
+
+    def fits(part: Any, one: Any) -> bool:
+        return misfit(part, one, root, name, depth - 1) is None
+
     parts: list[tuple[Any, Any, str]] = [(value, one, name) for one in schema.get("allOf", ())]
+    if "$ref" in schema:
+        parts.append((value, _pointed_to(root, schema["$ref"]), name))
+    if "if" in schema:
+        parts.append((value, schema.get("then" if fits(value, schema["if"]) else "else", True), name))
+    why = None
     if isinstance(value, dict):
-        known = schema.get("properties", {})
-        missing = [key for key in schema.get("required", ()) if key not in value]
-        if missing:
-            return f"{name} lacks {', '.join(missing)}"
-        parts += [(value[key], known.get(key, schema.get("additionalProperties", True)), f"`{key}`") for key in value]
+        why = _object_misfit(value, schema, fits, name)
+        parts += _members(value, schema)
     elif isinstance(value, list):
-        parts += [(item, schema.get("items", True), f"item {i + 1}") for i, item in enumerate(value)]
+        why = _array_misfit(value, schema, fits, name)
+        first = schema.get("prefixItems", ())
+        all_of = [*first, *[schema.get("items", True)] * (len(value) - len(first))]
+        parts += [(item, one, f"item {i + 1}") for i, (item, one) in enumerate(zip(value, all_of, strict=False))]
+    if why is not None:
+        return why
     for part, one, called in parts:
         why = misfit(part, one, root, called, depth - 1)
         if why is not None:
@@ -78,7 +136,9 @@ def misfit(value: Any, schema: Any, root: Any = None, name: str = "it", depth: i
         reasons = [misfit(value, one, root, name, depth - 1) for one in schema.get(word, ())]
         if reasons and None not in reasons:
             return reasons[0]
-    return None
+        if word == "oneOf" and reasons.count(None) > 1:
+            return f"{name} fits more than one of the schemas of `oneOf`"
+    return f"{name} is what it must not be" if "not" in schema and fits(value, schema["not"]) else None
 
 
 def check_schema(schema: Any, path: str = "the schema", depth: int = _DEPTH) -> None:
@@ -87,6 +147,9 @@ def check_schema(schema: Any, path: str = "the schema", depth: int = _DEPTH) -> 
         return
     if not isinstance(schema, dict):
         raise TypeError(f"{path} is a JSON schema (a dict) or a pydantic model, not {schema!r}")
+    for word in _UNSUPPORTED:
+        if word in schema:
+            raise ValueError(f"`{word}` of {path} is not looked at: say it in other words")
     kinds = schema.get("type", [])
     for kind in [kinds] if not isinstance(kinds, (list, tuple)) else kinds:
         if kind not in _KINDS:
@@ -98,20 +161,22 @@ def check_schema(schema: Any, path: str = "the schema", depth: int = _DEPTH) -> 
             _check_pattern(schema.get(word, ""), path)
         elif not number or (word == "multipleOf" and bound <= 0):
             raise ValueError(f"`{word}` of {path} is a number{' above 0' if word == 'multipleOf' else ''}, not {bound!r}")
-    for word in ("properties", "$defs", "definitions"):
+    for word in ("properties", "patternProperties", "$defs", "definitions"):
         inner = schema.get(word, {})
         if not isinstance(inner, dict):
             raise TypeError(f"`{word}` of {path} is a dict of schemas, not {inner!r}")
         for name, one in inner.items():
             check_schema(one, f"{path}.{name}", depth - 1)
-    for word in ("allOf", "anyOf", "oneOf", "enum", "required"):
+            if word == "patternProperties":
+                _check_pattern(name, path)
+    for word in ("allOf", "anyOf", "oneOf", "prefixItems", "enum", "required"):
         inner = schema.get(word, [])
         if not isinstance(inner, (list, tuple)):
             raise TypeError(f"`{word}` of {path} is a list, not {inner!r}")
-        if word.endswith("Of"):
+        if word.endswith("Of") or word == "prefixItems":
             for number, one in enumerate(inner):
                 check_schema(one, f"{path}.{word}[{number}]", depth - 1)
-    for word in ("items", "additionalProperties"):
+    for word in ("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames"):
         if word in schema and not isinstance(schema[word], (list, tuple)):
             check_schema(schema[word], f"`{word}` of {path}", depth - 1)
 

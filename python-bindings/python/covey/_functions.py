@@ -17,8 +17,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from . import _agent, _bridge, _codec, _env, _session
+from ._arguments import FunctionPlaces
 from ._context import turn_current
 from ._future import Future, Stream, _refuse_loop
+from ._hints import keep_hints_of
 from ._objects import has_refs, resolve
 from ._option_checks import check_needed, check_value
 from ._options import FunctionOptions, MapOptions, RunOptions, check, listed
@@ -40,45 +42,67 @@ class Functions:
     __covey_lends__ = True
     """A function that waits for others has nothing that they could disturb: they have its place and its CPU meanwhile."""
 
-    _loaded: dict[bytes, Any] = {}
+    _loaded: dict[bytes, tuple[Any, FunctionPlaces]] = {}
 
     @classmethod
-    def _function(cls, code: bytes) -> Any:
-        function = cls._loaded.get(code)
-        if function is None:
+    def _called(cls, code: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the function gives, with the context where it takes one."""
+        known = cls._loaded.get(code)
+        if known is None:
             if len(cls._loaded) >= 1024:
                 cls._loaded.clear()
-            function = cls._loaded[code] = _codec.loads(code)
+            function = _codec.loads(code)
+            known = cls._loaded[code] = function, FunctionPlaces(function)
+        function, places = known
         turn = turn_current.get()
         if turn is not None:
             turn.label = getattr(function, "__name__", "")
-        return function
+            if places.takes:
+                args, kwargs = places.fill(args, kwargs, turn.context_of())
+        return function(*args, **kwargs)
 
     def run(self, code: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         args, kwargs = resolve(args, kwargs)
-        return self._function(code)(*args, **kwargs)
+        return self._called(code, args, kwargs)
 
     async def run_async(self, code: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if has_refs(args, kwargs):
             args, kwargs = await asyncio.to_thread(resolve, args, kwargs)
-        return await self._function(code)(*args, **kwargs)
+        return await self._called(code, args, kwargs)
 
     def items(self, code: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
         args, kwargs = resolve(args, kwargs)
-        yield from self._function(code)(*args, **kwargs)
+        yield from self._called(code, args, kwargs)
 
     async def items_async(self, code: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncIterator[Any]:
         if has_refs(args, kwargs):
             args, kwargs = await asyncio.to_thread(resolve, args, kwargs)
-        async for item in self._function(code)(*args, **kwargs):
+        async for item in self._called(code, args, kwargs):
             yield item
 
     def run_many(self, code: bytes, inputs: list[tuple[Any, ...]]) -> list[Any]:
-        function = self._function(code)
-        return [function(*resolve(args, {})[0]) for args in inputs]
+        return [self._called(code, resolve(args, {})[0], {}) for args in inputs]
 
 
 _functions: _agent.Agent[Any, Any] = _agent.Agent(Functions, {"name": "covey.function", "cpus": 1})
+
+
+_NAME_MAX = 32
+"""Letters of a function's name by which the cluster calls it."""
+
+
+def _name_of(function: Any) -> str:
+    return str(getattr(function, "__name__", ""))[:_NAME_MAX]
+
+
+def _ascii(name: str) -> str:
+    return "".join(c for c in name if c.isascii() and (c.isalnum() or c == "_"))
+
+
+def _named(method: str, function: Any) -> str:
+    """The method that runs a function, with the function's name for those who look: `run:resize`."""
+    name = _name_of(function)
+    return f"{method}:{name}" if name else method
 
 
 class TakesOne(Protocol[X_contra]):
@@ -97,7 +121,9 @@ class RemoteFunction(Generic[P, R]):
         environment = {k: options.pop(k) for k in _env.KEYS if k in options}
         self._agent = _functions
         if environment:
-            name = f"covey.function.{hashlib.sha256(repr(sorted(environment.items())).encode()).hexdigest()[:12]}"
+            digest = hashlib.sha256(repr(sorted(environment.items())).encode()).hexdigest()[:12]
+            # Of that name for people, and one for each environment.
+            name = ".".join(part for part in ("covey.function", _ascii(_name_of(function)), digest) if part)
             self._agent = _agent.Agent(Functions, {"name": name, "cpus": 1, **environment})
         self._options = {**environment, **options}
         self._ahead = options.pop("ahead", None)
@@ -115,6 +141,7 @@ class RemoteFunction(Generic[P, R]):
             self._method = "items"
         else:
             self._method = "run_async" if inspect.iscoroutinefunction(function) else "run"
+        self._method = _named(self._method, function)
         self._specs: dict[str, str] = {}
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -135,6 +162,7 @@ class RemoteFunction(Generic[P, R]):
         """The function as it travels."""
         if self._code is None:
             try:
+                keep_hints_of(self.__covey_function__)
                 self._code = _codec.dump_code(self.__covey_function__)
             except Exception as error:
                 name = getattr(self.__covey_function__, "__name__", "the function")
@@ -260,7 +288,8 @@ def task(function: Any = None, **options: Any) -> Any:
     `backoff` (the pause before that is drawn at random up to this, "100ms", which doubles), `run_timeout` or `timeout` (of each
     run from its start, what it waited not counted), `deadline` (from the call to its answer). A function may so run more than
     once; what must not belongs into an actor, or into a durable task (`covey.submit`). A function that waits for others gives
-    its CPU to them meanwhile.
+    its CPU to them meanwhile. `isolation` as of `covey.agent`.
+    A parameter annotated `covey.Context` is filled in, as of methods: `ctx.cancelled`, `ctx.llm`, ….
     """
     options = check(options, FunctionOptions)
     if function is not None:
@@ -388,6 +417,10 @@ class PoolMethod:
     def __repr__(self) -> str:
         return f"<method {self._name} of {self._pool!r}>"
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: the actors are elsewhere."""
+        raise TypeError(f"{self._name}() runs on another process: call it with .{self._name}.remote(…), or .{self._name}.map(…) for many inputs")
+
     @listed(RunOptions, retries=2)
     def options(self, **options: Unpack[RunOptions]) -> PoolMethod:
         """The same with bounds on each call, and how often a call may be run again after its actor died, or it raised one of
@@ -416,6 +449,18 @@ class _ExecutorFuture(concurrent.futures.Future[Any]):
     """A future of the standard library whose `cancel` also stops work that runs."""
 
     covey: Future[Any] | None = None
+
+    def result(self, timeout: float | None = None) -> Any:
+        self._refuse_fork()
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        self._refuse_fork()
+        return super().exception(timeout)
+
+    def _refuse_fork(self) -> None:
+        if _session.is_forked() and not self.done():
+            _session._refuse_fork()
 
     def cancel(self) -> bool:
         if self.done():
@@ -502,7 +547,7 @@ class Executor(concurrent.futures.Executor):
         session = _session.current()
         pool, code = remote._pool(session), remote.code()
         futures = [
-            self._start(session.call("pool", pool, "run_many", _session.dump_args(session, "pool", pool, ((code, chunk), {})), None, False, remote._how)) for chunk in chunks
+            self._start(session.call("pool", pool, _named("run_many", fn), _session.dump_args(session, "pool", pool, ((code, chunk), {})), None, False, remote._how)) for chunk in chunks
         ]
 
         def results() -> Iterator[Any]:
@@ -518,6 +563,9 @@ class Executor(concurrent.futures.Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """No more work is taken. With `wait`, returns when all is done."""
         self._closed = True
+        if _session.is_forked():
+            # The work is the other process's.
+            return
         with self._guard:
             left = list(self._open)
         if cancel_futures:

@@ -6,6 +6,7 @@ import asyncio
 import collections
 import contextvars
 import itertools
+import logging
 import threading
 import time
 import weakref
@@ -16,6 +17,7 @@ from . import _bridge, _codec, _context, errors
 from ._retry import parse_seconds
 from ._watch import Watch
 
+_log = logging.getLogger("covey")
 T = TypeVar("T", covariant=True)
 W = TypeVar("W", bound="Result[object]")
 _WINDOW = 128  # items between two credits; a stream runs at most 256 ahead of its reader
@@ -95,13 +97,16 @@ class Large:
 
 
 def _load(payload: Any) -> Any:
+    if type(payload) is not tuple:
+        # The bridge has read it.
+        return payload
     value = _codec.load(payload)
     return value.take(False) if type(value) is Large else value
 
 
 def _is_large(payload: Any) -> bool:
     """It may be a mere reference: reading what that is for may take a while."""
-    return payload is not None and len(payload[1]) < 1024 and b"covey._objects" in payload[1]
+    return type(payload) is tuple and len(payload[1]) < 1024 and b"covey._objects" in payload[1]
 
 
 class _Callbacks:
@@ -136,7 +141,11 @@ class _Callbacks:
             for token in self.port.wait():
                 future = self.futures.pop(token, None)
                 if future is not None:
-                    future._finish()
+                    try:
+                        future._finish()
+                    except BaseException:
+                        # This thread is everybody's.
+                        _log.exception("a callback of %r raised", future)
 
 
 if TYPE_CHECKING:
@@ -181,8 +190,6 @@ class Future(Result[T]):
             end = self._call.poll()
             if end is None:
                 _refuse_loop("Future.result()")
-                if _context.is_forked():
-                    raise errors.FailedPrecondition("this call was made before the process was forked: only the other process hears its end")
                 _waits(self)
                 gave = _gives_place(self)
                 try:
@@ -237,7 +244,9 @@ class Future(Result[T]):
         try:
             if failure is not None:
                 error = _codec.to_exception(failure)
-            elif payload is not None:
+            elif type(payload) is not tuple:
+                value = payload
+            else:
                 value = _codec.load(payload)
                 if type(value) is Large:
                     value = value.take(self._keyed)
@@ -249,7 +258,11 @@ class Future(Result[T]):
             self._value, self._error, self._known = value, error, True
             callbacks, self._callbacks = self._callbacks, None
         for callback in callbacks or ():
-            callback(self)
+            try:
+                callback(self)
+            except Exception:
+                # It is nobody's who waits; others are called all the same.
+                _log.exception("a callback of %r raised", self)
 
     def __repr__(self) -> str:
         if self._error is not None:
@@ -355,7 +368,9 @@ class Stream(Generic[T]):
         if self._taken == _WINDOW:
             self._call.credit(_WINDOW)
             self._taken = 0
-        return _load(self._items.popleft())
+        item = self._items.popleft()
+        # What is no payload is itself, and most are that.
+        return _load(item) if type(item) is tuple else item
 
     def _end(self) -> Iterator[Any]:
         """What the end itself says: an error, or the one value of a method that does not stream."""
@@ -421,12 +436,20 @@ def get(futures: Iterable[Result[T]], timeout: float | str | None = None) -> lis
 def get(futures: Any, timeout: float | str | None = None) -> Any:
     """The result of one future, or a list of the results of many, in order; also of durable tasks and refs of `covey.put`."""
     timeout = parse_seconds(timeout)
-    if isinstance(futures, (list, tuple)) or not hasattr(futures, "result"):
+    if isinstance(futures, (list, tuple)) or (not hasattr(futures, "result") and isinstance(futures, Iterable)):
         return _get_all(list(futures), timeout)
+    _check_waitable(futures)
     return futures.result(timeout)
 
 
+def _check_waitable(future: Any) -> None:
+    if not hasattr(future, "result"):
+        raise TypeError(f"only futures, tasks and references can be waited for, not {future!r}")
+
+
 def _get_all(futures: list[Any], timeout: float | None) -> list[Any]:
+    for future in futures:
+        _check_waitable(future)
     if timeout is None:
         return [f.result() for f in futures]
     end, results = time.monotonic() + timeout, []
@@ -453,48 +476,87 @@ def _begin_wait(future: Any, port: Any, token: int, watch: Watch) -> bool:
     if hasattr(future, "_wait_end"):  # a durable task
         watch.add(token, future._wait_end())
         return False
-    if not (hasattr(future, "done") and hasattr(future, "result")):
-        raise TypeError(f"only futures, tasks and references can be waited for, not {future!r}")
+    _check_waitable(future)
     if hasattr(future, "add_done_callback"):  # one of `concurrent.futures`
         future.add_done_callback(lambda _: port.push(token))
         return False
     return bool(future.done())
 
 
-def _done_in_order(futures: list[Any], timeout: float | str | None) -> Iterator[Any]:
-    """Futures as they finish; raises `DeadlineExceeded` when `timeout` was not enough for all."""
-    _refuse_loop("waiting for futures")
-    timeout = parse_seconds(timeout)
-    port, waiting, done = _bridge.Port(), {}, []
-    watch = Watch(port)
-    ours = [future for future in futures if getattr(future, "_token", None) is not None]
-    for future in ours:
-        _waits(future)
-    try:
-        for token, future in enumerate(futures):
-            if _begin_wait(future, port, token, watch):
+class _Race:
+    """Futures that are waited for together: who of them is done, as they finish."""
+
+    def __init__(self, futures: list[Any], timeout: float | str | None):
+        timeout = parse_seconds(timeout)
+        self._futures, self._timeout = futures, timeout
+        self._end = None if timeout is None else time.monotonic() + timeout
+        self._port = _bridge.Port()
+        self._watch = Watch(self._port)
+        self._waiting: dict[int, Any] = {}
+        self._ours = [future for future in futures if getattr(future, "_token", None) is not None]
+
+    def _begin(self) -> list[Any]:
+        """Those that are done already."""
+        for future in self._ours:
+            _waits(future)
+        done = []
+        for token, future in enumerate(self._futures):
+            if _begin_wait(future, self._port, token, self._watch):
                 done.append(future)
             else:
-                waiting[token] = future
-        watch.start()
-        yield from done
-        end = None if timeout is None else time.monotonic() + timeout
-        while waiting:
-            gave = bool(ours) and _gives_place(ours[0])
-            try:
-                tokens = port.wait(None if end is None else max(0.0, end - time.monotonic()))
-            finally:
-                place = _takes_place(ours[0]) if gave else None
-                if place is not None:
-                    place.result()
-            if not tokens:
-                raise errors.DeadlineExceeded(f"not all done within {_rounded(timeout)} s")
-            for token in tokens:
-                yield waiting.pop(token)
-    finally:
-        watch.stop()
-        for future in ours:
+                self._waiting[token] = future
+        self._watch.start()
+        return done
+
+    def _left(self) -> float | None:
+        return None if self._end is None else max(0.0, self._end - time.monotonic())
+
+    def _take(self, tokens: list[int]) -> list[Any]:
+        if not tokens:
+            raise errors.DeadlineExceeded(f"not all done within {_rounded(self._timeout)} s")
+        return [self._waiting.pop(token) for token in tokens]
+
+    def _leave(self) -> None:
+        self._watch.stop()
+        for future in self._ours:
             _waited(future)
+
+    def __iter__(self) -> Iterator[Any]:
+        _refuse_loop("waiting for futures")
+        try:
+            yield from self._begin()
+            while self._waiting:
+                gave = bool(self._ours) and _gives_place(self._ours[0])
+                try:
+                    tokens = self._port.wait(self._left())
+                finally:
+                    place = _takes_place(self._ours[0]) if gave else None
+                    if place is not None:
+                        place.result()
+                yield from self._take(tokens)
+        finally:
+            self._leave()
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        loop, port = asyncio.get_running_loop(), self._port
+        try:
+            for future in self._begin():
+                yield future
+            while self._waiting:
+                some = loop.create_future()
+                loop.add_reader(port.fileno(), lambda some=some: some.done() or some.set_result(None))
+                gave = bool(self._ours) and _gives_place(self._ours[0])
+                try:
+                    await asyncio.wait({some}, timeout=self._left())
+                finally:
+                    loop.remove_reader(port.fileno())
+                    place = _takes_place(self._ours[0]) if gave else None
+                    if place is not None:
+                        await asyncio.wrap_future(place)
+                for future in self._take(port.drain()):
+                    yield future
+        finally:
+            self._leave()
 
 
 def wait(futures: Iterable[W], num_returns: int = 1, timeout: float | str | None = None) -> tuple[list[W], list[W]]:
@@ -503,21 +565,57 @@ def wait(futures: Iterable[W], num_returns: int = 1, timeout: float | str | None
     Futures, durable tasks and references can be waited for, also together.
     """
     pending: list[Any] = list(futures)
-    if num_returns > len(pending):
+    if not isinstance(num_returns, int):
+        raise TypeError(f"num_returns is a whole number, not {num_returns!r}")
+    if num_returns < 0 or num_returns > len(pending):
         raise ValueError(f"num_returns={num_returns} of {len(pending)} futures")
     found: set[int] = set()
     try:
-        for future in _done_in_order(pending, timeout):
+        for future in _Race(pending, timeout) if num_returns else ():
             found.add(id(future))
             if len(found) >= num_returns:
                 break
     except errors.DeadlineExceeded:
         pass
-    done = [f for f in pending if id(f) in found or f.done()]
+    # A durable task would have to be asked for, at a head that may be away.
+    done = [f for f in pending if id(f) in found or (not hasattr(f, "_wait_end") and f.done())]
     taken = {id(f) for f in done}
     return done, [f for f in pending if id(f) not in taken]
 
 
-def as_completed(futures: Iterable[W], timeout: float | str | None = None) -> Iterator[W]:
-    """Futures and durable tasks in the order they finish."""
-    yield from _done_in_order(list(futures), timeout)
+I = TypeVar("I")
+
+
+class Once(Generic[I]):
+    """What is read once, with `for` or with `async for`."""
+
+    def __init__(self, what: str, read: Callable[[], Iterator[I]], read_async: Callable[[], AsyncIterator[I]]):
+        self._what, self._read, self._read_async = what, read, read_async
+        self._items: Iterator[I] | None = None
+        self._awaited: AsyncIterator[I] | None = None
+
+    def __iter__(self) -> Iterator[I]:
+        return self
+
+    def __next__(self) -> I:
+        _refuse_loop(self._what)
+        if self._items is None:
+            self._items = self._read()
+        return next(self._items)
+
+    def __aiter__(self) -> AsyncIterator[I]:
+        return self
+
+    async def __anext__(self) -> I:
+        if self._awaited is None:
+            self._awaited = self._read_async()
+        return await self._awaited.__anext__()
+
+
+def as_completed(futures: Iterable[W], timeout: float | str | None = None) -> Once[W]:
+    """Futures and durable tasks in the order they finish: `for future in as_completed(futures)`, or `async for`.
+
+    Raises `DeadlineExceeded` when `timeout` (seconds, or "2m", from now) was not enough for all.
+    """
+    race = _Race(list(futures), timeout)
+    return Once("waiting for futures", race.__iter__, race.__aiter__)

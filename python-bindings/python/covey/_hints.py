@@ -59,8 +59,13 @@ def keep_hints(cls: type) -> None:
     """Notes what annotations say that are texts (`from __future__ import annotations`) on methods that are about to travel: the
     names in these texts do not travel with them."""
     for _, function in inspect.getmembers(cls, inspect.isfunction):
-        if any(isinstance(said, str) for said in getattr(function, "__annotations__", {}).values()):
-            function.__covey_hints__ = hints_of(function)  # type: ignore[attr-defined]
+        keep_hints_of(function)
+
+
+def keep_hints_of(function: Any) -> None:
+    """The same for one function."""
+    if inspect.isfunction(function) and any(isinstance(said, str) for said in function.__annotations__.values()):
+        function.__covey_hints__ = hints_of(function)  # type: ignore[attr-defined]
 
 
 def hint_of(said: Any) -> Any:

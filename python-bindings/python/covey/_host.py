@@ -13,6 +13,7 @@ import collections
 import concurrent.futures
 import contextvars
 import faulthandler
+import functools
 import gc
 import inspect
 import json
@@ -25,10 +26,13 @@ import threading
 import time
 import traceback
 import types
+import weakref
+from collections.abc import Callable
 from typing import Any
 
-from . import _bridge, _codec, _context, _marks, _objects, _session, _standby, _turns, errors
-from ._arguments import from_content, from_payload, with_key
+from . import __version__, _bridge, _codec, _context, _marks, _objects, _session, _standby, _turns, errors
+from ._alone import Alone
+from ._arguments import Places, from_content, from_payload, with_key
 from ._env import Environment
 from ._content import Reply, dump_answer
 from ._hints import hints_of
@@ -50,10 +54,19 @@ def _nothing() -> None:
     """Called for the wake."""
 
 
+def _tried(function: Any, *args: Any) -> tuple[Any, BaseException | None]:
+    """What a function gives or raises. A future cannot hold a `StopIteration`: nobody would ever hear of it."""
+    try:
+        return function(*args), None
+    except BaseException as error:
+        return None, error
+
+
 class Method:
     """What there is to know about a method before it is called, found out once."""
 
-    def __init__(self, function: Any):
+    def __init__(self, attribute: str, function: Any):
+        self.attribute = attribute
         if inspect.isasyncgenfunction(function):
             self.kind = _ITEMS
         elif inspect.iscoroutinefunction(function):
@@ -62,16 +75,14 @@ class Method:
             self.kind = _SYNC_ITEMS if inspect.isgeneratorfunction(function) else _SYNC_VALUE
         self.hints = hints_of(function)
         parameters = list(inspect.signature(function).parameters.values())
-        # Where the context goes, by name; with its position where it has one.
-        positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY)]
-        self.takes = {
-            p.name: positional.index(p.name) if p.name in positional else None
-            for p in parameters
-            if p.name == "ctx" or self.hints.get(p.name) is _context.Context
-        }
+        self.places = Places(parameters, self.hints)
         named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.KEYWORD_ONLY)
-        self.wanted = [p for p in parameters if p.name not in self.takes and p.kind in named]
+        self.wanted = [p for p in parameters if p.name not in self.places.takes and p.kind in named]
         self.group = getattr(function, "__covey_group__", None)
+
+
+_METHODS_MAX = 1024
+"""Methods of one actor that are remembered, each by every name that it was called by."""
 
 
 class Group:
@@ -82,6 +93,19 @@ class Group:
         self.current: Turn | None = None
         """The turn that runs, where there is one at a time."""
         self.queue: collections.deque[Turn] = collections.deque()
+
+
+def _method_of(cls: type, attribute: str, function: Any) -> Method:
+    """The same for all objects of a class, where they have it of the class."""
+    if getattr(function, "__func__", None) is not inspect.getattr_static(cls, attribute, None):
+        return Method(attribute, function)
+    known = _methods.setdefault(cls, {})
+    if attribute not in known:
+        known[attribute] = Method(attribute, function)
+    return known[attribute]
+
+
+_methods: weakref.WeakKeyDictionary[type, dict[str, Method]] = weakref.WeakKeyDictionary()
 
 
 class Actor:
@@ -102,10 +126,14 @@ class Actor:
     def method(self, name: str) -> Method:
         known = self.methods.get(name)
         if known is None:
-            function = getattr(self.instance, name, None)
+            # `run:resize` is the method `run`, and what it runs.
+            attribute = name.partition(":")[0]
+            function = getattr(self.instance, attribute, None)
             if name.startswith("_") or not callable(function):
                 raise AttributeError(f"{type(self.instance).__name__!r} has no public method {name!r}")
-            known = self.methods[name] = Method(function)
+            if len(self.methods) >= _METHODS_MAX:
+                self.methods.clear()
+            known = self.methods[name] = _method_of(type(self.instance), attribute, function)
             self.loops = self.loops or known.kind < _SYNC_VALUE
         return known
 
@@ -132,6 +160,8 @@ class Turn:
     run_timeout = 0.0  # seconds from its start
     retry_on: tuple[str, ...] = ()  # exceptions that its caller wants to be tried again
     begun = False
+    alone = False  # processes died while they ran it: it runs with no other beside it
+    long = False  # it had its time alone, or kept one that runs alone waiting for as long as one waits
     label = ""  # what it is called in what it prints, where that is not its actor's name
 
     def __init__(self, call: int, actor: Actor, name: str, args: Any):
@@ -148,6 +178,7 @@ class Turn:
         asked: Any,
         run_timeout_ms: int,
         retry_on: list[str],
+        alone: bool,
     ) -> None:
         """What most calls do not carry."""
         if asked is not None:
@@ -155,7 +186,7 @@ class Turn:
         self.as_json, self.task_id, self.context_id, self.chain, self.traceparent = as_json, task_id, context_id, chain, traceparent
         if timeout_ms:
             self.deadline = time.monotonic() + timeout_ms / 1000
-        self.run_timeout, self.retry_on = run_timeout_ms / 1000, tuple(retry_on)
+        self.run_timeout, self.retry_on, self.alone = run_timeout_ms / 1000, tuple(retry_on), alone
 
     def context_of(self) -> _context.Context:
         """What the method may ask for; made when it first does."""
@@ -274,6 +305,7 @@ class Process:
         """A task is about to take them, or does."""
         self.makers = concurrent.futures.ThreadPoolExecutor(max_workers=32, thread_name_prefix="covey-start")
         self.threads = Threads(self._run_sync)
+        self.alone = Alone(self)
         self.tasks: set[asyncio.Task[None]] = set()
         """The loop itself holds them weakly."""
         self.unwritten = False
@@ -282,6 +314,9 @@ class Process:
         """Held while frames are taken."""
         self.retired = False
         """The worker replaces this process: nothing begins here any more, and the loop reads nothing."""
+        self.forked = False
+        """This is a process that a turn forked."""
+        os.register_at_fork(after_in_child=self._forked)
         _session.install(HostSession(self.host.client()))
         _session.after_call = self._after_call
         _context.begins_to_wait, _context.gives_place, _context.takes_place = self.waits, self.give_place, self.take_place
@@ -297,9 +332,28 @@ class Process:
                 # What a task of the user's raised to end the process ends that task: the process is not its own.
                 traceback.print_exc()
 
+    def _forked(self) -> None:
+        self.forked = True
+
+    def _leave(self, error: BaseException | None = None) -> None:
+        """In a process that a turn forked: it ends with the turn, as a program does. The loop, the connection and the answer are
+        the other process's."""
+        code: Any = 0
+        if isinstance(error, SystemExit):
+            code = error.code
+        elif error is not None:
+            code = 1
+            traceback.print_exception(error)
+        if code is not None and not isinstance(code, int):
+            print(code, file=sys.stderr)
+            code = 1
+        os._exit((code or 0) & 0xFF)
+
     # ---- the socket ----------------------------------------------------------------------------------------------
 
     def _readable(self) -> None:
+        if self.forked:
+            self._leave(RuntimeError("a process that an async method forked has no event loop: fork in a method that is not async"))
         with self.reading:
             if self.retired:
                 return
@@ -337,7 +391,7 @@ class Process:
         elif kind == "start":
             # The code comes once; actors that start beside the first one find it here.
             self.code.setdefault(frame[3], frame[4])
-            self.loop.create_task(self._start(*frame[1:4], *frame[5:]))
+            self._start(*frame[1:4], *frame[5:])
         elif kind == "snapshot":
             self.asked_for_state(frame)
         elif kind == "stop":
@@ -363,7 +417,7 @@ class Process:
 
     # ---- actors --------------------------------------------------------------------------------------------------
 
-    async def _start(self, actor: str, agent: str, digest: str, init: Any, about: tuple[str, int, str, str]) -> None:
+    def _start(self, actor: str, agent: str, digest: str, init: Any, about: Any) -> None:
         class_name, concurrency, model, owner, state, save_turns, reentrant, bounded = about
         self.bounded = self.bounded or bounded
         # What an actor makes lives for its own driver; what one without a driver makes stays until it is stopped.
@@ -372,17 +426,29 @@ class Process:
         context.run(_context.turn_owner.set, owner)
         mark = _marks.mark_of(actor, agent)
         context.run(_marks.maker.set, mark)
-        try:
-            # Loading code and making the object are the user's, and may block.
-            instance = await self.loop.run_in_executor(self.makers, context.run, self._make, actor, agent, digest, class_name, init, state)
-        except BaseException as error:
+        # Loading code and making the object are the user's, and may block.
+        make = functools.partial(context.run, self._make, actor, agent, digest, class_name, init, state)
+        self.makers.submit(self._made, make, actor, mark, concurrency, model, owner, save_turns, reentrant)
+
+    def _made(self, make: Any, actor: str, mark: str, *about: Any) -> None:
+        """On a thread: the object of an actor, told to the worker."""
+        instance, error = _tried(make)
+        if error is not None:
             self._ran_out(error)
             text = _codec.trace_of(error)
-            self.host.started(actor, ("application", f"{type(error).__name__}: {error}", _codec.dump_error(error, text)))
+            self.host.started(actor, ("application", _codec.message_of(error), _codec.dump_error(error, text)))
         else:
-            self.actors[actor] = Actor(actor, mark, instance, concurrency, model, owner, save_turns, reentrant)
+            # Calls come once it is told.
+            self.actors[actor] = Actor(actor, mark, instance, *about)
             self.host.started(actor)
-        self._write_soon()
+        self.host.flush()
+
+    async def _on_thread(self, function: Any, *args: Any) -> Any:
+        """The user's code may block, and the loop is for everyone."""
+        value, error = await self.loop.run_in_executor(self.makers, _tried, function, *args)
+        if error is not None:
+            raise error
+        return value
 
     def _make(self, actor: str, agent: str, digest: str, class_name: str, init: Any, state: Any) -> Any:
         cls = self.classes.get(digest)
@@ -414,7 +480,7 @@ class Process:
             snapshot = getattr(actor.instance, "__snapshot__", None) if actor is not None else None
             self.host.state(number, 0, _codec.dump(snapshot()) if snapshot is not None else None)
         except BaseException as error:
-            self.host.no_state(number, f"__snapshot__ raised {type(error).__name__}: {error}")
+            self.host.no_state(number, f"__snapshot__ raised {_codec.message_of(error)}")
         self.host.flush()
 
     def _stop(self, actor: str) -> None:
@@ -431,7 +497,8 @@ class Process:
         _, call, actor_id, name, args, about = frame
         actor = self.actors.get(actor_id)
         if actor is None:
-            self.host.failed(call, "actor_died", f"actor {actor_id!r} is not in this process", None)
+            # It was sent when the actor was about to go.
+            self.host.refused(call)
             self._write_soon()
             return
         turn = Turn(call, actor, name, args)
@@ -447,6 +514,8 @@ class Process:
             self._write_soon()
             return
         turn.group = group = actor.group if turn.method.group is None else actor.groups.get(turn.method.group, actor.group)
+        if turn.alone:
+            self.alone.expect(turn)
         # Calls of this actor's own turns that this one comes out of.
         own = [int(link.rsplit(".", 1)[1]) for link in turn.chain.split("\n") if link.startswith(f"{actor_id}#")] if turn.chain else ()
         with actor.lock:
@@ -539,7 +608,9 @@ class Process:
             turn.placed = False
             following = self._free(turn.group)
         if following is not None:
-            self._hand(following)
+            self.hand(following)
+        if self.alone.on:
+            self.alone.ended(turn)
 
     def come_back(self, turn: Turn) -> concurrent.futures.Future[None] | None:
         """On any thread: the turn goes on, once the future is done if there is one."""
@@ -560,7 +631,8 @@ class Process:
                 group.queue.appendleft(turn)
             return turn.coming
 
-    def _hand(self, turn: Turn) -> None:
+    def hand(self, turn: Turn) -> None:
+        """On any thread: a turn with a place begins, or goes on."""
         if threading.get_ident() == self.thread:
             self._begin(turn)
         else:
@@ -624,8 +696,8 @@ class Process:
         """In the context of the turn: what it calls knows where it comes from, and by when it must be over. `False` where it must
         not begin any more: it is answered then."""
         _context.turn_current.set(turn)
-        # In this order: who gives it up (`_cancel`, `_standby`) sees that it has begun, or this sees that it must not.
-        turn.begun = True
+        # It has said so (`Turn.begun`) before this. In this order: who gives it up (`_cancel`, `_standby`) sees that, or this sees
+        # that it must not.
         self.begun[turn.call % self.places] = turn.call
         if self.retired or turn.over:
             self._unrun(turn, turn.gone or self.retired)
@@ -673,8 +745,10 @@ class Process:
             turn.ctx.conversation.cancel()
         if coming is not None:
             coming.cancel()
-        if waiting and coming is None:
+        if (waiting and coming is None) or (self.alone.on and self.alone.leaves(turn)):
             self.turns.pop(turn.call, None)
+            if self.alone.on:
+                self.alone.ended(turn)
             self._unrun(turn, gone)
             self._write_soon()
             return
@@ -698,6 +772,9 @@ class Process:
 
     async def _run_async(self, turn: Turn) -> None:
         host, call = self.host, turn.call
+        turn.begun = True
+        if self.alone.on and self.alone.holds(turn):
+            return
         dump = dump_answer if turn.as_json else _objects.dump_answer
         try:
             if not self._enter(turn):
@@ -705,20 +782,18 @@ class Process:
             if turn.args[0] == _bridge.LENT:
                 # Mapping is quick; fetching takes time, and the loop is for everyone.
                 lent = turn.args
-                turn.args = borrow(lent, fetch=False) or await self.loop.run_in_executor(self.makers, borrow, lent)
+                turn.args = borrow(lent, fetch=False) or await self._on_thread(borrow, lent)
             args, kwargs = self._bind(turn)
             if has_refs(args, kwargs):
                 # Fetching takes time, and the loop is for everyone.
-                args, kwargs = await self.loop.run_in_executor(self.makers, resolve, args, kwargs)
-            method = getattr(turn.actor.instance, turn.name)
+                args, kwargs = await self._on_thread(resolve, args, kwargs)
+            method = getattr(turn.actor.instance, turn.method.attribute)
             if turn.method.kind == _VALUE:
-                value = self._answer(turn, await method(*args, **kwargs), dump)
-                if turn.actor.save_turns:
-                    await self.loop.run_in_executor(self.makers, self._save, turn)
-                if value is None:
-                    host.done(call)
-                else:
-                    host.value(call, *value)
+                answer = self._answer(turn, await method(*args, **kwargs), dump)
+                if answer is not None:
+                    if turn.actor.save_turns:
+                        await self._on_thread(self._save, turn)
+                    answer()
             else:
                 items, made = method(*args, **kwargs), 0
                 try:
@@ -727,13 +802,16 @@ class Process:
                             turn.more = asyncio.Event()
                             await turn.more.wait()
                         made += 1
-                        host.item(call, *dump(item))
+                        if self.forked:
+                            self._leave()
+                        if turn.as_json or not host.scalar(call, item):
+                            host.item(call, *dump(item))
                         if not self.unwritten:
                             self._write_soon()
                 finally:
                     await items.aclose()
                 if turn.actor.save_turns:
-                    await self.loop.run_in_executor(self.makers, self._save, turn)
+                    await self._on_thread(self._save, turn)
                 host.done(call)
         except asyncio.CancelledError:
             host.failed(call, "cancelled", "cancelled", None)
@@ -743,6 +821,8 @@ class Process:
             self.turns.pop(call, None)
             if not self.unwritten:
                 self._write_soon()
+            if self.alone.on:
+                self.alone.ended(turn)
             following = self._next(turn)
             if following is not None:
                 self._begin(following)
@@ -750,11 +830,17 @@ class Process:
     def _run_sync(self, turn: Turn) -> None:
         """On a thread: this turn, and those that wait behind it, as long as they are sync too."""
         while True:
+            turn.begun = True
+            if self.alone.on and self.alone.holds(turn):
+                self.host.flush()
+                return
             contextvars.copy_context().run(self._one_sync, turn)
             if turn.actor.loops:
                 # What it did for a coroutine of its actor (`event.set()`) is on the loop's list, and the loop sleeps.
                 self.loop.call_soon_threadsafe(_nothing)
             self.turns.pop(turn.call, None)
+            if self.alone.on:
+                self.alone.ended(turn)
             following = self._next(turn)
             if following is None:
                 self.host.flush()
@@ -776,15 +862,13 @@ class Process:
                 turn.args = borrow(turn.args)
             args, kwargs = self._bind(turn)
             args, kwargs = resolve(args, kwargs)
-            method = getattr(turn.actor.instance, turn.name)
+            method = getattr(turn.actor.instance, turn.method.attribute)
             if turn.method.kind == _SYNC_VALUE:
-                value = self._answer(turn, method(*args, **kwargs), dump)
-                if turn.actor.save_turns:
-                    self._save(turn)
-                if value is None:
-                    host.done(call)
-                else:
-                    host.value(call, *value)
+                answer = self._answer(turn, method(*args, **kwargs), dump)
+                if answer is not None:
+                    if turn.actor.save_turns:
+                        self._save(turn)
+                    answer()
                 return
             turn.more = threading.Event()
             items, made = method(*args, **kwargs), 0
@@ -798,7 +882,10 @@ class Process:
                         host.failed(call, "cancelled", "cancelled", None)
                         return
                     made += 1
-                    host.item(call, *dump(item))
+                    if self.forked:
+                        self._leave()
+                    if turn.as_json or not host.scalar(call, item):
+                        host.item(call, *dump(item))
                     host.flush_late()
             finally:
                 items.close()
@@ -808,12 +895,18 @@ class Process:
         except BaseException as error:
             self._failed(turn, error)
 
-    def _answer(self, turn: Turn, value: Any, dump: Any) -> Any:
-        """What a method returned; `None` where the task ends with a mere message, which the worker has then."""
+    def _answer(self, turn: Turn, value: Any, dump: Any) -> Callable[[], None] | None:
+        """Gives what tells the worker what a method returned; `None` where it is told: the usual answer, and nothing comes before it."""
+        if self.forked:
+            self._leave()
+        host, call = self.host, turn.call
         if turn.as_json and isinstance(value, Reply):
-            self.host.remark(turn.call, json.dumps(value.remark()).encode())
+            # The task ends with a mere message, and the worker has that.
+            host.remark(call, json.dumps(value.remark()).encode())
+            return functools.partial(host.done, call)
+        if not (turn.as_json or turn.actor.save_turns) and host.scalar_value(call, value):
             return None
-        return dump(value)
+        return functools.partial(host.value, call, *dump(value))
 
     def _save(self, turn: Turn) -> None:
         """The state after this turn travels before its answer, which is given once the state is on disk."""
@@ -827,12 +920,14 @@ class Process:
             os._exit(RAN_OUT)
 
     def _failed(self, turn: Turn, error: BaseException) -> None:
+        if self.forked:
+            self._leave(error)
         self._ran_out(error)
         if isinstance(error, errors.Rejected) and turn.task_id:
             self.host.remark(turn.call, json.dumps({"is": "reject", "reason": str(error)}).encode())
         text = _codec.trace_of(error)
         retry = bool(turn.retry_on) and any(_codec.class_name(cls) in turn.retry_on for cls in type(error).__mro__)
-        self.host.failed(turn.call, "application", f"{type(error).__name__}: {error}", _codec.dump_error(error, text), retry)
+        self.host.failed(turn.call, "application", _codec.message_of(error), _codec.dump_error(error, text), retry)
 
     def _bind(self, turn: Turn) -> tuple[Any, Any]:
         """Arguments for the method from whatever they travelled in, with the context put where it is asked for."""
@@ -843,15 +938,15 @@ class Process:
             args, kwargs = from_content(turn.content, method.wanted, method.hints)
         else:
             args, kwargs = from_payload(payload)
-        for name, at in method.takes.items():
-            if at is not None and len(args) > at:
-                args = (*args[:at], turn.context_of(), *args[at:])
-            else:
-                kwargs.setdefault(name, turn.context_of())
-        return args, kwargs
+        return method.places.fill(args, kwargs, turn.context_of()) if method.places.takes else (args, kwargs)
 
 
 def main() -> None:
+    wanted = os.environ.get("COVEY_VERSION")
+    other = [version for version in (__version__, _bridge.__version__) if wanted and version != wanted]
+    if other:
+        # It may speak of what the worker does not know. The worker tells those who wait the same.
+        sys.exit(f"the package `covey` is {other[0]}, the worker is {wanted}")
     # `covey stack`: all threads, by the interpreter's own hand, also when everything hangs. They go to a file that the worker
     # reads: what this process prints is shown to drivers.
     faulthandler.register(signal.SIGUSR1, file=os.open(sys.argv[3], os.O_WRONLY | os.O_APPEND), all_threads=True)

@@ -6,7 +6,7 @@ import functools
 import inspect
 import json
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from . import _session
 from ._agent import Agent, Handle, NamedAgent
@@ -59,6 +59,7 @@ def llm_agent(
     tokens: int | None = None,
     time: float | str | None = None,
     concurrency: int = 16,
+    isolation: Literal["none", "default", "strict"] | None = None,
     **sampling: Unpack[SamplingOptions],
 ) -> NamedAgent:
     """Declares a prompt around a model as an agent: `llm_agent("guide", system="Be kind.").stream("hi")`.
@@ -66,9 +67,9 @@ def llm_agent(
     `tools`: Python functions (run by actors of an agent `<name>-tools`), agent classes (all their skills), handles (the
     agent of each, by its main skill), names of agents (`"Searcher"`, `"Searcher.find"`), and `Mcp` servers. Calls of one
     answer run side by side. The budget of a turn: `steps` requests to the model (default 8; in the last one it can call no tool), `tokens` read and made, `time`
-    ("2m"). Sampling: max_tokens, temperature, top_p, … The agent's text is its name, and its name does wherever an agent is asked for.
+    ("2m"). `isolation`, as of `covey.agent`, holds for its functions and for its MCP servers that are programs. Sampling: max_tokens, temperature, top_p, … The agent's text is its name, and its name does wherever an agent is asked for.
     """
-    options = check_values({"model": model, "steps": steps, "tokens": tokens, "concurrency": concurrency})
+    options = check_values({"model": model, "steps": steps, "tokens": tokens, "concurrency": concurrency, "isolation": isolation})
     budget = {"steps": options.get("steps"), "tokens": options.get("tokens"), "ms": None}
     if (seconds := seconds_of("time", time)) is not None:
         budget["ms"] = max(1, round(seconds * 1000))
@@ -78,7 +79,7 @@ def llm_agent(
     functions = [t for t in tools if inspect.isfunction(t)]
     sources: list[dict[str, Any]] = []
     if functions:
-        made = _agent_of(f"{name}-tools", functions)
+        made = _agent_of(f"{name}-tools", functions, options.get("isolation"))
         made.register()
         sources += [{"agent": {"agent": f"{name}-tools", "skill": f.__name__, "name": f.__name__}} for f in functions]
     for tool in tools:
@@ -103,11 +104,13 @@ def llm_agent(
         "model": model,
         "concurrency": options.get("concurrency", 16),
     }
+    if "isolation" in options:
+        spec["isolation"] = options["isolation"]
     _session.bridge_call(session.client.register, json.dumps(spec), b"")
     return NamedAgent(name)
 
 
-def _agent_of(name: str, functions: list[Callable[..., Any]]) -> Agent[Any, Any]:
+def _agent_of(name: str, functions: list[Callable[..., Any]], isolation: str | None) -> Agent[Any, Any]:
     """An agent with a method for each function."""
     methods = {f.__name__: _as_method(f) for f in functions}
     if len(methods) < len(functions):
@@ -115,7 +118,7 @@ def _agent_of(name: str, functions: list[Callable[..., Any]]) -> Agent[Any, Any]
     if hidden := next((n for n in methods if n.startswith("_")), None):
         raise ValueError(f"a tool's name begins with a letter, unlike {hidden!r}")
     made = type("Tools", (), {"__doc__": f"Functions of {name.removesuffix('-tools')}.", **methods})
-    return Agent(made, {"name": name, "concurrency": 16})
+    return Agent(made, {"name": name, "concurrency": 16, "isolation": isolation})
 
 
 def _as_method(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,7 +15,6 @@ import os
 import pickle
 import queue
 import struct
-import tempfile
 import threading
 import time
 import weakref
@@ -464,8 +463,3 @@ def has_refs(args: Any, kwargs: dict[str, Any]) -> bool:
         if type(value) is Ref:
             return True
     return False
-
-
-def private_folder() -> str:
-    """A folder in memory for objects of this process alone."""
-    return tempfile.mkdtemp(prefix="covey-objects-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)

@@ -120,6 +120,17 @@ def _is_schema(value: Any) -> bool:
     return isinstance(value, Mapping) or hasattr(value, "model_json_schema")
 
 
+CARD = (
+    "version", "tags", "provider", "documentation_url", "icon_url", "input_modes", "output_modes", "any_input", "extensions", "messages",
+    "streaming", "push_notifications", "extended_card",
+)  # fmt: skip
+"""What an agent says of its card."""
+
+
+def _is_card(value: Any) -> bool:
+    return all(name in CARD for name in value)
+
+
 def _are_numbers(value: Any) -> bool:
     return all(map(_is_number, value.values()))
 
@@ -159,6 +170,7 @@ OPTIONS: dict[str, Takes] = {
     "working_dir": Takes((str, os.PathLike), "the path of a folder"),
     "pip": _TEXTS._replace(wanted="a list of packages, like ['requests>=2']"),
     "own_process": _FLAG,
+    "isolation": Takes(str, "'none', 'default' or 'strict'", lambda value: value in ("none", "default", "strict")),
     # agents and actors
     "name": _TEXT,
     "groups": Takes(Mapping, "names with how many turns each may have at once, like {'io': 4}", _maps(_is_limit)),
@@ -168,7 +180,7 @@ OPTIONS: dict[str, Takes] = {
     "reentrant": _FLAG,
     "snapshot": Takes((int, float, str), "'idle', 'turn', or a time like '30s'", _is_snapshot),
     "idle": _PAUSE,
-    "a2a": Takes(Mapping, "a dict of what its card says, like {'version': '2.0'}"),
+    "a2a": Takes(Mapping, f"a dict of {', '.join(CARD)}", _is_card),
     "get_if_exists": _FLAG,
     "detached": _FLAG,
     # functions and mapping

@@ -97,6 +97,8 @@ class FunctionOptions(PlaceOptions, RunOptions, ProcessOptions, total=False):
     schedule_timeout: float | str | None
     max_restarts: int | None
     own_process: bool | None
+    isolation: Literal["none", "default", "strict"] | None
+    """What its process is kept from, see `covey.agent`."""
 
 
 class SpecOptions(PlaceOptions, total=False):
@@ -116,6 +118,8 @@ class SpecOptions(PlaceOptions, total=False):
     pool: int | None
     """Actors that tasks may use at once."""
     own_process: bool | None
+    isolation: Literal["none", "default", "strict"] | None
+    """What its processes are kept from, beyond what their worker says: files of others (`default`), the network too (`strict`)."""
     reentrant: bool | None
     """A call out of an own turn does not wait for it."""
     snapshot: float | str | None

@@ -11,20 +11,23 @@ import pathlib
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 from . import _address, _bridge, _codec, _driver_log, _files, errors
+from ._claimed import Claimed, is_held
 from ._context import turn_current, turn_deadline
 from ._future import Future, Stream
 from ._option_checks import check_values
 from ._retry import PLAIN, How, check_left
 
 _lock = threading.Lock()
+_opening = threading.RLock()
+"""Held while a session is begun: of threads that ask at once, one begins it."""
 _current: Any = None
 _ended = False
 """The session in use was shut down, and none has taken its place."""
@@ -108,11 +111,17 @@ def call(
     return result
 
 
+_START_S = 30
+"""Seconds that a private cluster has to come up."""
+
+
 class Stores:
     """What a session knows of objects (`covey.put`)."""
 
     inside = False
     """Inside an actor's process."""
+
+    client: Any
 
     def __init__(self) -> None:
         self.store: tuple[str, str] | None = None
@@ -121,24 +130,27 @@ class Stores:
         self.all_near, self.near_asked = False, -math.inf
         self.store_paths: dict[str, str] = {}
         self.store_counts: dict[str, int] = {}
-        self._private: str | None = None
+        self._private: Claimed | None = None
         self.environment: Any = None
         """What all agents of this driver are started with, unless they say otherwise."""
         self.uploaded: set[str] = set()
         self.heard: set[str] = set()
         """Agents of others that it uses: what they print is shown too, where no driver owns the actor."""
 
-    def private_folder(self) -> str:
-        if self._private is None:
-            from ._objects import private_folder
+    def status(self) -> Any:
+        """What the cluster says of itself."""
+        return json.loads(bridge_call(self.client.status))
 
-            self._private = private_folder()
-        return self._private
+    def private_folder(self) -> str:
+        """A folder in memory for objects of this process alone."""
+        if self._private is None:
+            self._private = Claimed("covey-objects-", "/dev/shm" if os.path.isdir("/dev/shm") else None)
+        return self._private.path
 
     def drop_objects(self) -> None:
         _files.drafts.close()
         if self._private is not None:
-            shutil.rmtree(self._private, ignore_errors=True)
+            self._private.drop()
 
 
 class Session(Stores):
@@ -149,13 +161,14 @@ class Session(Stores):
         address: str,
         token: str,
         process: subprocess.Popen[bytes] | None = None,
-        home: str | None = None,
+        home: Claimed | None = None,
         log_to_driver: bool | None = None,
     ):
         super().__init__()
         self.id = uuid.uuid4().hex
         self.client = bridge_call(_bridge.Client, address, token, self.id, _tell_pending)
         self.token = token
+        self._pid = os.getpid()
         self._registered: dict[str, str] = {}
         self._losses = 0
         self._process, self._home = process, home
@@ -191,20 +204,34 @@ class Session(Stores):
 
     def tell_where(self) -> None:
         """Says how the command line finds the cluster that this driver has for itself, and leaves a note for it."""
+        assert self._home is not None
         command = "covey" if shutil.which("covey") else find_binary()
-        print(f"covey: this program has a cluster of its own; to look at it: COVEY_HOME={self._home} {command} status", file=sys.stderr, flush=True)
+        print(f"covey: this program has a cluster of its own; to look at it: COVEY_HOME={self._home.path} {command} status", file=sys.stderr, flush=True)
         folder = pathlib.Path(os.environ.get("COVEY_HOME") or pathlib.Path.home() / ".covey") / "private"
-        note = {"home": self._home, "pid": os.getpid(), "program": pathlib.Path(sys.argv[0] or "python").name}
+        note = {"home": self._home.path, "pid": os.getpid(), "program": pathlib.Path(sys.argv[0] or "python").name}
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _forget_notes(folder)
             self._note = folder / f"{os.getpid()}.json"
             self._note.write_text(json.dumps(note))
         except OSError:
             pass  # a home that cannot be written to: the line above says all
 
+    def status(self) -> Any:
+        """What the cluster says of itself. One that this program has for itself says something once its worker is there."""
+        end = time.monotonic() + _START_S
+        while True:
+            status = super().status()
+            if status["nodes"] or self._process is None or self._process.poll() is not None or time.monotonic() > end:
+                return status
+            time.sleep(0.005)
+
     def close(self) -> None:
         """Ends the connection; the cluster stops this driver's actors, and a private cluster stops whole."""
         global _current, _ended
+        if self._pid != os.getpid():
+            # All of it is the process's that this one was forked from.
+            return
         with _lock:
             if _current is self:
                 _current, _ended = None, True
@@ -223,7 +250,7 @@ class Session(Stores):
             self._note.unlink(missing_ok=True)
             self._note = None
         if self._home is not None:
-            shutil.rmtree(self._home, ignore_errors=True)
+            self._home.drop()
 
     def __repr__(self) -> str:
         return f"<session with {self.address}>"
@@ -233,6 +260,17 @@ class Session(Stores):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _forget_notes(folder: pathlib.Path) -> None:
+    """Takes away what drivers left that were killed: nobody holds the homes that they tell of."""
+    for note in folder.glob("*.json"):
+        try:
+            gone = not is_held(json.loads(note.read_text())["home"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if gone:
+            note.unlink(missing_ok=True)
 
 
 def find_binary() -> str:
@@ -272,35 +310,57 @@ def init(
     _refuse_fork()
     environment = _given(env_vars, working_dir, pip)
     offers = check_values({"cpus": cpus, "gpus": gpus, "resources": resources, "labels": labels})
-    _refuse_second("init", reinit)
-    if address or os.environ.get("COVEY_ADDRESS"):
-        options: dict[str, Any] = {"log_to_driver": log_to_driver, "env_vars": env_vars, "working_dir": working_dir, "pip": pip}
-        return connect(address, token, reinit=reinit, **options)
-    home = tempfile.mkdtemp(prefix="covey-")
-    # The pipe to its standard input closes with this process, however that ends, and the cluster with it.
-    command = [find_binary(), "up", "--port", "0", "--while-stdin"]
+    with _opening:
+        _refuse_second("init", reinit)
+        if address or os.environ.get("COVEY_ADDRESS"):
+            _not_offered(address, {"models": models, **offers})
+            options: dict[str, Any] = {"log_to_driver": log_to_driver, "env_vars": env_vars, "working_dir": working_dir, "pip": pip}
+            return connect(address, token, reinit=reinit, **options)
+        return _with(_private(models, offers, log_to_driver), environment)
+
+
+def _not_offered(address: str | None, offers: dict[str, Any]) -> None:
+    """What a worker offers is said where it is started: a cluster that runs already takes none of it."""
+    names = ", ".join(name for name, value in offers.items() if value is not None)
+    if not names:
+        return
+    where = "the address that was given" if address else "COVEY_ADDRESS"
+    told = f"{names}: only for a cluster that is started here, and {where} leads to one that runs already"
+    if address:
+        raise ValueError(told)
+    # One program is run alone and as a job.
+    warnings.warn(told, RuntimeWarning, stacklevel=3)
+
+
+def _private(models: str | None, offers: dict[str, Any], log_to_driver: bool | None) -> Session:
+    """Starts a cluster of this program's own, and a session of it."""
+    # The pipe to its standard input closes with this process, however that ends, and the cluster with it, and its folder.
+    command = [find_binary(), "up", "--port", "0", "--while-stdin", "--temporary-home"]
     for flag, value in (("--models", models), ("--cpus", offers.get("cpus")), ("--gpus", offers.get("gpus"))):
         if value is not None:
             command += [flag, str(value)]
     for flag, pairs in (("--resource", offers.get("resources")), ("--label", offers.get("labels"))):
         for name, value in (pairs or {}).items():
             command += [flag, f"{name}={value}"]
-    env = {**os.environ, "COVEY_HOME": home, "COVEY_PYTHON": sys.executable}
-    log = open(os.path.join(home, "cluster.log"), "wb")
+    home = Claimed("covey-")
+    env = {**os.environ, "COVEY_HOME": home.path, "COVEY_PYTHON": sys.executable}
+    log = open(os.path.join(home.path, "cluster.log"), "wb")
     process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
     log.close()
-    credentials = pathlib.Path(home) / "credentials.json"
-    end = time.monotonic() + 30
+    credentials = pathlib.Path(home.path) / "credentials.json"
+    end = time.monotonic() + _START_S
     while not credentials.exists():
         if process.poll() is not None or time.monotonic() > end:
-            text = (pathlib.Path(home) / "cluster.log").read_text(errors="replace")
+            text = (pathlib.Path(home.path) / "cluster.log").read_text(errors="replace")
             process.kill()
+            process.wait()
+            home.drop()
             raise errors.FailedPrecondition(f"the cluster did not start:\n{text[-2000:]}")
         time.sleep(0.005)
     found = json.loads(credentials.read_text())
     session = Session(_pinned(found), found["admin_key"], process, home, log_to_driver)
     session.tell_where()
-    return _with(session, environment)
+    return session
 
 
 def _given(env_vars: dict[str, str] | None, working_dir: str | os.PathLike[str] | None, pip: list[str] | None) -> dict[str, Any]:
@@ -353,7 +413,12 @@ def connect(
     the new session takes the place of that one, once it is connected. The other options are those of `init`.
     """
     _refuse_fork()
-    _refuse_second("connect", reinit)
+    with _opening:
+        _refuse_second("connect", reinit)
+        return _with(_connected(address, token, log_to_driver), _given(env_vars, working_dir, pip))
+
+
+def _connected(address: str | None, token: str | None, log_to_driver: bool | None) -> Session:
     if address:
         address = _address.checked(address, "address")
     elif said := os.environ.get("COVEY_ADDRESS"):
@@ -364,11 +429,18 @@ def connect(
         try:
             found = json.loads((home / "credentials.json").read_text())
         except OSError:
-            raise errors.Unauthenticated(
-                f"no credentials in {home}; start a cluster with `covey up`, or give address and token"
-            ) from None
+            raise errors.Unauthenticated(_half(address, token, home)) from None
         address, token = address or _pinned(found), token or found["admin_key"]
-    return _with(Session(address, token, log_to_driver=log_to_driver), _given(env_vars, working_dir, pip))
+    return Session(address, token, log_to_driver=log_to_driver)
+
+
+def _half(address: str | None, token: str | None, home: pathlib.Path) -> str:
+    """What is said where `address` or `token` lacks, and no file has it."""
+    if address and not token:
+        return f"there is an address and no token: give token, or set COVEY_TOKEN (`covey token --admin` prints it); no credentials in {home}"
+    if token and not address:
+        return f"there is a token and no address: give address, or set COVEY_ADDRESS (`covey token --address` prints it); no credentials in {home}"
+    return f"no credentials in {home}; start a cluster with `covey up`, or give address and token"
 
 
 def install(session: Any) -> Any:
@@ -388,7 +460,9 @@ def current() -> Session:
         return session
     if _ended:
         raise errors.FailedPrecondition("the session was shut down; covey.init() or covey.connect() begins another")
-    return init()
+    with _opening:
+        # Another thread may have begun it meanwhile.
+        return init() if _current is None else _current
 
 
 def present() -> Session:
@@ -431,8 +505,8 @@ def _forked_error() -> errors.FailedPrecondition:
 
 
 def _forked() -> None:
-    global _current, _lock
-    _lock = threading.Lock()
+    global _current, _lock, _opening
+    _lock, _opening = threading.Lock(), threading.RLock()
     if _current is not None:
         _current = Forked(_current)
 

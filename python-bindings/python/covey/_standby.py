@@ -2,12 +2,14 @@
 
 That turn may block the event loop, so a thread of its own stands by. From then on nothing begins here: what waits goes back
 unrun and runs in another process, and so does what still comes. Turns that run go on, and the states of actors are given, until
-the worker ends the process. Where code keeps the interpreter (a long call of a C extension) this thread cannot run either; the worker
+the worker ends the process. Where one turn keeps the loop, the other turns of the loop cannot go on: their calls end, and may be
+tried again elsewhere. Where code keeps the interpreter (a long call of a C extension) this thread cannot run either; the worker
 waits for its answer for a while only.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -22,6 +24,10 @@ _LOOK = 0.02
 """Seconds between two looks at the socket. A thread that waits for a verb may read it too, and keeps the frames."""
 
 
+_TURNS = 1.0
+"""A loop that does not answer for so many seconds is blocked, where a turn that was given up seconds ago blocks it."""
+
+
 def begin(process: Process) -> None:
     threading.Thread(target=_run, args=(process,), name="covey-standby", daemon=True).start()
 
@@ -31,7 +37,9 @@ def _run(process: Process) -> None:
     try:
         _retire(process)
         while True:
-            _read(process)
+            _frames, more = _read(process)
+            if not more:
+                time.sleep(_LOOK)
     except _bridge.BridgeError:
         # The worker is gone, and with it everyone who could want an answer.
         os._exit(0)
@@ -46,17 +54,52 @@ def _retire(process: Process) -> None:
     for turn in process.turns.copy().values():
         if not turn.begun:
             _refuse(process, turn)
+    process.host.flush()
+    # Calls that were given up and actors that were stopped, of which the loop has not heard.
+    unread: set[Any] = set()
+    while (read := _read(process))[0]:
+        unread.update(frame[1] for frame in read[0] if frame[0] in ("cancel", "stop"))
+    if _is_blocked(process, unread):
+        for turn in process.turns.copy().values():
+            if turn.begun and turn.task is not None and not _given_up(turn, unread):
+                _end(process, turn)
     process.host.retired()
 
 
-def _read(process: Process) -> None:
+def _given_up(turn: Turn, unread: set[Any]) -> bool:
+    return turn.over or turn.call in unread or turn.actor.id in unread
+
+
+def _is_blocked(process: Process, unread: set[Any]) -> bool:
+    """What was given up keeps the loop from all others."""
+    answers = threading.Event()
+    process.loop.call_soon_threadsafe(answers.set)
+    if answers.wait(_TURNS):
+        return False
+    task = asyncio.current_task(process.loop)
+    # A turn that has the loop, or one that could not even be told; a loop that is merely busy goes on later.
+    return any(
+        turn.begun and turn.task is not None and (turn.call in unread or (turn.task is task and _given_up(turn, unread)))
+        for turn in process.turns.copy().values()
+    )
+
+
+def _end(process: Process, turn: Turn) -> None:
+    """It waits for a loop that does not come back to it."""
+    process.turns.pop(turn.call, None)
+    text = f"its Python process is replaced: another async method blocks the event loop, so that {turn.name!r} cannot go on"
+    process.host.lost(turn.call, text)
+    if turn.task is not None:
+        process.loop.call_soon_threadsafe(turn.task.cancel)
+
+
+def _read(process: Process) -> tuple[list[Any], bool]:
     frames, more = process.receive()
     for frame in frames:
         _take(process, frame)
     if frames:
         process.host.flush()
-    if not more:
-        time.sleep(_LOOK)
+    return frames, more
 
 
 def _refuse(process: Process, turn: Turn) -> None:

@@ -47,6 +47,8 @@ class NodeStatus(TypedDict):
     labels: dict[str, str]
     models: list[ModelStatus]
     pid: int
+    no_python: NotRequired[str]
+    """Why it serves no Python agents, where it does not."""
     actors: int
     tasks_running: int
     tasks_done: int
@@ -58,8 +60,11 @@ class ActorStatus(TypedDict):
     id: str
     name: NotRequired[str]
     agent: str
+    function: NotRequired[str]
+    """Of an actor that runs functions: the one that it was made for; it runs others of the same options too."""
     state: str
     node: NotRequired[str]
+    """Where it is; of one that is dead, where it was."""
     epoch: int
     restarts: int
     why: NotRequired[str]
@@ -87,14 +92,18 @@ class Status(TypedDict):
 
 def status() -> Status:
     """Nodes, actors (a thousand; `actors()` has all), tasks, and why something waits: what `covey status --json` prints."""
-    return cast(Status, json.loads(_session.bridge_call(_session.present().client.status)))
+    return cast(Status, _session.present().status())
 
 
 def actors(agent: str = "", state: str = "", node: str = "") -> Iterator[ActorStatus]:
     """All actors in the order of their ids, or those of an agent, in a state, on a node (by id); fetched page by page."""
+    return _pages(_session.present().client, agent, state, node)
+
+
+def _pages(client: Any, agent: str, state: str, node: str) -> Iterator[ActorStatus]:
     after = ""
     while True:
-        page, after = _session.bridge_call(_session.present().client.actors, agent, state, node, after)
+        page, after = _session.bridge_call(client.actors, agent, state, node, after)
         yield from map(json.loads, page)
         if not after:
             return

@@ -19,13 +19,15 @@ from ._options import TaskOptions, check
 from ._typed import Actor
 from ._retry import RETRIES, Retry, check_left, parse_seconds, run_seconds
 from ._content import Message, content_of, contents_of, file_of, large_files_in
-from ._future import _refuse_loop
+from ._future import Once, _refuse_loop, _Suspend
 
 _PAGE = 100
 """Tasks that a listing asks for at once."""
 _STATES = ("submitted", "working", "input-required", "auth-required", "completed", "failed", "canceled", "rejected")
 _ENDS = _STATES[4:]
 _WAIT = 5.0
+_LATE = 0.1
+"""Seconds that an answer may be late."""
 """Seconds that a reader without a stream waits at the head at once."""
 
 
@@ -77,6 +79,8 @@ class Question:
     """Choices, where the answer must be one of them."""
     schema: dict[str, Any] | None
     """JSON schema of a good answer, where there is one."""
+    refused: str | None = None
+    """Why the answer before did not fit, where it is asked again; `prompt` says it too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,21 +131,36 @@ class Task(typing.Generic[R]):
 
     `task.result()` or `await task` gives what the method returned; `for item in task` or `async for` what it yields, while it is
     made.
+
+    An actor that is given the handle, as an argument of a call or of a durable task, may use it as its owner does: wait, read, answer,
+    cancel. An id alone opens nothing there but what actors submitted themselves.
     """
 
-    def __init__(self, id: str, context_id: str | None = None):
+    def __init__(self, id: str, context_id: str | None = None, _capability: str = ""):
         self.id = id
         self.context_id = context_id
+        self._capability = _capability
+        """Opens the task to whoever shows it. It travels with the handle, so that an actor that is given one may use the task."""
 
     @classmethod
     def from_id(cls, id: str) -> Task[object]:
         """The task of this id; `NotFound` when there is none of yours."""
-        info = TaskInfo.of(_session.bridge_call(_session.present().client.task, id))
-        return cls(info.id, info.context_id)
+        record, capability = _session.bridge_call(_session.present().client.task, id, "")
+        info = TaskInfo.of(record)
+        return cls(info.id, info.context_id, capability)
+
+    def __reduce__(self) -> Any:
+        if not self._capability:
+            try:
+                _, self._capability = _session.bridge_call(_session.present().client.task, self.id, "")
+            except errors.CoveyError:
+                pass  # whoever may use the task without it can do so still
+        return Task, (self.id, self.context_id, self._capability)
 
     def info(self) -> TaskInfo:
         """What is known of it now: its agent, state, times and attempts."""
-        return TaskInfo.of(_session.bridge_call(_session.current().client.task, self.id))
+        record, _ = _session.bridge_call(_session.current().client.task, self.id, self._capability)
+        return TaskInfo.of(record)
 
     def state(self) -> str:
         """A2A's words: `submitted`, `working`, `input-required`, `auth-required`, `completed`, `failed`, `canceled` or `rejected`."""
@@ -176,11 +195,22 @@ class Task(typing.Generic[R]):
 
         return wait
 
-    def _read(self, after: int, wait: float) -> tuple[list[TaskEvent], bool]:
-        """Events above `after`, at least one unless `wait` seconds pass without any; and whether there will be no more."""
-        client = _session.current().client
-        bodies, ended = _session.bridge_call(client.read_events, self.id, after, math.ceil(1000 * min(wait, _WAIT)))
-        return [TaskEvent.of(body) for body in bodies], ended
+    def _asked(self, after: int, wait: float, stands: bool) -> Any:
+        """A call that ends with events above `after`, at least one unless `wait` seconds pass without any; for `_said`. `stands`: this
+        thread is about to wait for it, and does nothing else."""
+        milliseconds = math.ceil(1000 * min(wait, _WAIT))
+        return _session.bridge_call(_session.current().client.read_events, self.id, after, milliseconds, self._capability, stands)
+
+    def _read(self, after: int, wait: float, end: float | None = None) -> tuple[list[TaskEvent], bool]:
+        """Events above `after`, and whether there will be no more. `DeadlineExceeded` where the head says nothing until `end`."""
+        asked = self._asked(after, wait, True)
+        # What the head says at the very end is heard still.
+        if not asked.wait(None if end is None else max(0.0, end - time.monotonic()) + _LATE):
+            raise self._late()
+        return _said(asked)
+
+    def _late(self) -> errors.DeadlineExceeded:
+        return errors.DeadlineExceeded(f"task {self.id} has not ended in time; it goes on")
 
     def _until(self, after: int, end: float | None) -> Iterator[TaskEvent]:
         """The log behind number `after`, to its end; `DeadlineExceeded` where that is not reached at the time `end`."""
@@ -188,8 +218,8 @@ class Task(typing.Generic[R]):
         while True:
             left = _WAIT if end is None else end - time.monotonic()
             if left <= 0:
-                raise errors.DeadlineExceeded(f"task {self.id} has not ended in time; it goes on")
-            events, ended = self._read(cursor, left)
+                raise self._late()
+            events, ended = self._read(cursor, left, end)
             for event in events:
                 cursor = event.number
                 yield event
@@ -197,8 +227,14 @@ class Task(typing.Generic[R]):
             if ended:
                 return
 
-    def events(self, after: int = 0) -> Iterator[TaskEvent]:
-        """The task's log from number `after` + 1 to its end, as it grows. Reconnects and misses nothing."""
+    def events(self, after: int = 0) -> Once[TaskEvent]:
+        """The task's log from number `after` + 1 to its end, as it grows: iterate it (`for` or `async for`) once. Reconnects and misses
+        nothing."""
+        if after < 0:
+            raise ValueError(f"events are numbered from 1 on: after={after}")
+        return Once("reading a task's events", lambda: self._events(after), lambda: self._events_async(after))
+
+    def _events(self, after: int) -> Iterator[TaskEvent]:
         if _session.current().inside:
             # An actor reads through its worker.
             yield from self._until(after, None)
@@ -215,16 +251,30 @@ class Task(typing.Generic[R]):
                         yield event
                         if event.is_end:
                             return
+                # It ended without a word: there is nothing above, or the head has gone.
+                if cursor == after and self._read(cursor, 0.001)[1]:
+                    return
             except (errors.ConnectionLost, errors.Cancelled):
                 if pause > 20:
                     raise
             time.sleep(min(pause, 2.0))
             pause *= 1.5
 
-    async def _events(self) -> AsyncIterator[TaskEvent]:
-        cursor, ended = 0, False
+    async def _events_async(self, after: int) -> AsyncIterator[TaskEvent]:
+        cursor, ended, pause = after, False, 0.05
         while not ended:
-            events, ended = await asyncio.to_thread(self._read, cursor, _WAIT)
+            try:
+                asked = self._asked(cursor, _WAIT, False)
+                while not asked.done():
+                    await _Suspend(asked)
+                events, ended = _said(asked)
+            except (errors.ConnectionLost, errors.Cancelled):
+                if pause > 20:
+                    raise
+                await asyncio.sleep(min(pause, 2.0))
+                pause *= 1.5
+                continue
+            pause = 0.05
             for event in events:
                 cursor = event.number
                 yield event
@@ -233,10 +283,11 @@ class Task(typing.Generic[R]):
     def chunks(self) -> Iterator[object]:
         """Items the method yields, while they are made; what it raises is raised behind them.
 
-        A retry after a lost worker begins them anew.
+        A retry after a lost worker begins them anew. In a coroutine: `async for item in task`.
         """
+        _refuse_loop("Task.chunks()")
         answer = _Answer(self.id)
-        for event in self.events():
+        for event in self._events(0):
             answer.take(event)
             yield from _items(event)
         answer.value()  # what went wrong is raised
@@ -247,7 +298,7 @@ class Task(typing.Generic[R]):
 
     async def __aiter__(self) -> AsyncIterator[object]:
         answer = _Answer(self.id)
-        async for event in self._events():
+        async for event in self._events_async(0):
             answer.take(event)
             for item in _items(event):
                 yield item
@@ -266,7 +317,7 @@ class Task(typing.Generic[R]):
         _refuse_loop("Task.result()")
         seconds = parse_seconds(timeout)
         answer = _Answer(self.id)
-        events = self.events() if seconds is None else self._until(0, time.monotonic() + seconds)
+        events = self._events(0) if seconds is None else self._until(0, time.monotonic() + seconds)
         for event in events:
             answer.take(event)
         return answer.value()
@@ -276,7 +327,7 @@ class Task(typing.Generic[R]):
 
     async def _result(self) -> R:
         answer = _Answer(self.id)
-        async for event in self._events():
+        async for event in self._events_async(0):
             answer.take(event)
         return answer.value()
 
@@ -291,7 +342,8 @@ class Task(typing.Generic[R]):
                 cursor, data = event.number, event.data
                 if event.type == "interrupt_raised":
                     options = [option.get("label") or option["id"] for option in data.get("options", ())]
-                    asked[data["id"]] = Question(data["id"], data["prompt"], options, data.get("response_schema"))
+                    refused = (data.get("refused") or {}).get("why")
+                    asked[data["id"]] = Question(data["id"], data["prompt"], options, data.get("response_schema"), refused)
                 elif event.type == "interrupt_resolved":
                     asked.pop(data["id"], None)
                 elif event.type == "step_reset":
@@ -302,27 +354,36 @@ class Task(typing.Generic[R]):
             if not events:
                 return next(iter(asked.values()), None)
 
-    def answer(self, *parts: Any, message_id: str = "") -> None:
+    def answer(self, part: Any, *parts: Any, message_id: str = "") -> None:
         """Answers the task's oldest question. `FailedPrecondition` where it asks nothing."""
         if self.question is None:
             raise errors.FailedPrecondition(f"task {self.id} asks nothing; `send` says something to it all the same")
-        self.send(*parts, message_id=message_id)
+        self.send(part, *parts, message_id=message_id)
 
-    def send(self, *parts: Any, message_id: str = "") -> None:
+    def send(self, part: Any, *parts: Any, message_id: str = "") -> None:
         """A message to the task while it runs: the answer to what it asks, or a word to what it does.
 
         Parts are texts, files (also in lists) and data. The same `message_id` is taken once. `FailedPrecondition` when it has
         ended.
         """
-        content = json.dumps(contents_of(parts))
-        _session.bridge_call(_session.current().client.say_task, self.id, content, message_id)
+        content = json.dumps(contents_of((part, *parts)))
+        _session.bridge_call(_session.current().client.say_task, self.id, content, message_id, self._capability)
 
     def cancel(self, reason: str = "cancelled by its owner") -> None:
         """Ends the task; `FailedPrecondition` when it has ended."""
-        _session.bridge_call(_session.current().client.cancel_task, self.id, reason)
+        _session.bridge_call(_session.current().client.cancel_task, self.id, reason, self._capability)
 
     def __repr__(self) -> str:
         return f"<task {self.id}>"
+
+
+def _said(asked: Any) -> tuple[list[TaskEvent], bool]:
+    """What `Task._asked` came to."""
+    payload, failure = asked.end()
+    if failure is not None:
+        raise _codec.to_exception(failure)
+    bodies, ended = _session.bridge_call(_bridge.events_of, payload[1])
+    return [TaskEvent.of(body) for body in bodies], ended
 
 
 class TaskStream(typing.Generic[R]):
@@ -334,14 +395,15 @@ class TaskStream(typing.Generic[R]):
         """The task itself."""
 
     def __iter__(self) -> Iterator[R]:
+        _refuse_loop("iterating a task's stream")
         reading = _Reading(self.task.id)
-        for event in self.task.events():
+        for event in self.task._events(0):
             yield from reading.take(event)
         yield from reading.last()
 
     async def __aiter__(self) -> AsyncIterator[R]:
         reading = _Reading(self.task.id)
-        async for event in self.task._events():
+        async for event in self.task._events_async(0):
             for item in reading.take(event):
                 yield item
         for item in reading.last():
@@ -520,7 +582,7 @@ def submit_call(
     made = _session.bridge_call(
         session.client.submit, name, method, json.dumps(request), context_id, message_id, timeout_ms, model
     )
-    return Task(made[0], made[1])
+    return Task(*made)
 
 
 def get_task(id: str) -> Task[object]:
@@ -532,7 +594,11 @@ def tasks(agent: str = "", state: str = "", limit: int | None = None) -> Iterato
     """Your tasks, newest first: all, or those of an agent, in a state (see `Task.state`), at most `limit`; fetched page by page."""
     if state and state not in _STATES:
         raise ValueError(f"there is no state {state!r}; there are: {', '.join(_STATES)}")
-    client, before, left = _session.present().client, "", math.inf if limit is None else limit
+    return _pages(_session.present().client, agent, state, math.inf if limit is None else limit)
+
+
+def _pages(client: Any, agent: str, state: str, left: float) -> Iterator[TaskInfo]:
+    before = ""
     while left > 0:
         asked = int(min(left, _PAGE))
         page = [TaskInfo.of(body) for body in _session.bridge_call(client.tasks, agent, state, before, asked)]

@@ -106,6 +106,9 @@ class Listener:
 
     def close(self) -> None:
         """Ends listening; the iterator ends with `ActorDied` where it is still read."""
+        if _session.is_forked():
+            # It is the other process that listens.
+            return
         self._messages.cancel()
         self._inbox.kill()
 

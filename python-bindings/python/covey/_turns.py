@@ -56,8 +56,16 @@ class Conversation:
         asked = functools.partial(self._ask, kind=kind, options=options, schema=schema, timeout=timeout)
         return Answer(self, prompt, asked, options, schema, timeout)
 
-    def _ask(self, prompt: str, kind: dict[str, Any], options: list[str] | None, schema: Any, timeout: float | None) -> tuple[str, Any]:
-        """One question; gives its id and the future of what is said."""
+    def _ask(
+        self,
+        prompt: str,
+        kind: dict[str, Any],
+        options: list[str] | None,
+        schema: Any,
+        timeout: float | None,
+        refused: dict[str, str] | None = None,
+    ) -> tuple[str, Any]:
+        """One question; gives its id and the future of what is said. `refused` is the answer that it repeats a question for."""
         if not self._task:
             raise errors.FailedPrecondition("only a task can ask: call the agent with covey.submit, or over A2A")
         answered: concurrent.futures.Future[Any] = concurrent.futures.Future()
@@ -75,6 +83,8 @@ class Conversation:
             ask["options"] = [{"id": option, "label": option, "kind": "option"} for option in options]
         if schema is not None:
             ask["schema"] = schema
+        if refused is not None:
+            ask["refused"] = refused
         if timeout is not None:
             ask["expires_at_ms"] = round((time.time() + timeout) * 1000)
         self.remark(ask)
@@ -172,17 +182,30 @@ class Answer:
         message = Message.of(said["parts"], said.get("message_id"))
         why = None
         if self._schema is not None:
-            if message.data is None:
+            is_text = message.data is None
+            if is_text:
                 try:
                     message.data = json.loads(message)
                 except ValueError:
                     message.data = str(message)
             why = misfit(message.data, self._schema)
-        elif self._options and str(message).strip() not in self._options:
+            if why is not None and is_text and misfit(str(message), self._schema) is None:
+                # A text that reads like a number: a telephone number.
+                message.data, why = str(message), None
+            wants = self._schema.get("type") if isinstance(self._schema, dict) else None
+            if why is None and wants == "integer":
+                # JSON has one kind of numbers: 3.0 is an integer there.
+                message.data = int(message.data)
+        elif self._options and str(message) not in self._options:
+            chosen = [option for option in self._options if option.strip() == str(message).strip()]
+            if chosen:
+                # As it was offered: a person typed it with spaces around, or a line's end.
+                return Message.of([{"text": chosen[0]}, *[part for part in said["parts"] if "text" not in part]], message.id)
             why = f"{str(message)!r} is none of {', '.join(map(str, self._options))}"
         if why is None:
             return message
-        self._question, self._answered = self._asked(f"{self._prompt}\n({why})")
+        refused = {"question": self._question, "why": why}
+        self._question, self._answered = self._asked(f"{self._prompt}\n({why})", refused=refused)
         return None
 
 

@@ -3,6 +3,9 @@
 A class that derives from `covey.Actor` and marks its methods by `@covey.method` has checked handles: `Reader.remote(…)` takes what
 `__init__` takes, `reader.read.remote(…)` what `read` takes, and the future or stream has the type of what it gives.
 `Reader.read.map(…)` and `Reader.read.submit(…)` are checked in the same way, see `AgentMethod`.
+
+`self`, a handle and what `with Reader.pool(2) as pool` gives have one type, the class itself: what a marked method is depends on
+whether it is taken from the class or from an instance, and on nothing else.
 """
 
 from __future__ import annotations
@@ -12,16 +15,18 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol
 
 if TYPE_CHECKING:
     from abc import ABCMeta
+    from typing import Literal
 
     from ._agent import Bound, Handle
     from ._agent_method import AgentMethod, J
-    from ._functions import Pool
+    from ._functions import Pool, TakesOne
     from ._future import Future, Stream
     from ._options import ActorOptions, CallOptions, SwarmOptions, TaskOptions, Unpack
     from ._task import Task, TaskStream
 
 P = ParamSpec("P")
 T = TypeVar("T")
+X = TypeVar("X")
 C = TypeVar("C")
 T_co = TypeVar("T_co", covariant=True)
 R_co = TypeVar("R_co", covariant=True)
@@ -33,12 +38,46 @@ class Remote(Protocol[P, T_co, R_co]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 
-class Calls(Remote[P, T_co, R_co], Protocol[P, T_co, R_co]):
+class Calls(Remote[P, T, R_co], Protocol[P, T, R_co]):
     """A method that gives one value."""
 
-    def remote(self, *args: P.args, **kwargs: P.kwargs) -> Future[T_co]: ...
+    def remote(self, *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
 
-    def options(self, **options: Unpack[CallOptions]) -> Calls[P, T_co, R_co]: ...
+    def options(self, **options: Unpack[CallOptions]) -> Calls[P, T, R_co]: ...
+
+    # The methods of a pool only.
+
+    @overload
+    def map(
+        self: TakesOne[X], inputs: Iterable[X], *, progress: bool = False, return_exceptions: Literal[False] = False
+    ) -> list[T]: ...
+    @overload
+    def map(
+        self: TakesOne[X], inputs: Iterable[X], *, progress: bool = False, return_exceptions: bool
+    ) -> list[T | Exception]: ...
+
+    @overload
+    def map_unordered(
+        self: TakesOne[X],
+        inputs: Iterable[X],
+        *,
+        with_input: Literal[False] = False,
+        progress: bool = False,
+        return_exceptions: Literal[False] = False,
+    ) -> Iterator[T]: ...
+    @overload
+    def map_unordered(
+        self: TakesOne[X],
+        inputs: Iterable[X],
+        *,
+        with_input: Literal[True],
+        progress: bool = False,
+        return_exceptions: Literal[False] = False,
+    ) -> Iterator[tuple[X, T]]: ...
+    @overload
+    def map_unordered(
+        self: TakesOne[X], inputs: Iterable[X], *, with_input: bool = False, progress: bool = False, return_exceptions: bool
+    ) -> Iterator[object]: ...
 
 
 class Streams(Remote[P, T_co, R_co], Protocol[P, T_co, R_co]):
@@ -100,6 +139,11 @@ if TYPE_CHECKING:
         @overload
         def stream(self, *args: P.args, **kwargs: P.kwargs) -> TaskStream[object]: ...
 
+    class ActorPool(Pool, Generic[C]):
+        """A pool of actors whose methods are known inside of its `with`."""
+
+        def __enter__(self) -> C: ...  # type: ignore[override]
+
     class AgentClass(ABCMeta):
         """What an agent has and its handles have not: of a metaclass, so that the agent's methods may have the same names."""
 
@@ -136,7 +180,7 @@ if TYPE_CHECKING:
         ) -> Iterator[object]:
             """Results as they come."""
 
-        def pool(cls: Callable[P, Any], actors: int, *args: P.args, **kwargs: P.kwargs) -> Pool:
+        def pool(cls: Callable[P, C], actors: int, *args: P.args, **kwargs: P.kwargs) -> ActorPool[C]:
             """So many actors behind one name."""
 
     class Actor(metaclass=AgentClass):

@@ -51,7 +51,7 @@ reveal_type(program.Reader.stream("x"))  # TaskStream[object]
 reveal_type(program.Reader.at("x"))  # Reader
 reveal_type(program.Reader.options(cpus=1).remote("long"))  # Reader
 reveal_type(program.Reader.options(cpus=1).count.map(["x"]))  # list[int]
-reveal_type(program.Reader.pool(2, "long"))  # Pool
+reveal_type(program.Reader.pool(2, "long"))  # ActorPool[Reader]
 reveal_type(program.Reader.bind("long"))  # Bound[Reader]
 reveal_type(covey.gang([program.Reader.bind("long")]))  # list[Reader]
 reveal_type(program.Reader.register())  # str
@@ -87,3 +87,13 @@ async def waits() -> None:
         reveal_type(item)  # str
     async for word in reader.words.remote("x"):
         reveal_type(word)  # str
+
+
+with program.Reader.pool(2, "long") as pool:
+    reveal_type(pool.count.remote("x"))  # Future[int]
+    reveal_type(pool.words.remote("x"))  # Stream[str]
+    reveal_type(pool.count.map(["x"]))  # list[int]
+    reveal_type(pool.count.map(["x"], return_exceptions=True))  # list[int | Exception]
+    reveal_type(pool.count.options(retries=3).map(["x"]))  # list[int]
+    reveal_type(pool.count.map_unordered(["x"]))  # Iterator[int]
+    reveal_type(pool.count.map_unordered(["x"], with_input=True))  # Iterator[tuple[str, int]]

@@ -87,3 +87,16 @@ covey.current().adress  # wrong
 covey.agent(memory=[1])  # wrong
 covey.Executor().submit(len, 3)  # wrong
 covey.Executor(cpu=1)  # wrong
+with program.Reader.pool(2, "long") as pool:
+    pool.counts.remote("x")  # wrong
+    pool.count.remote(5)  # wrong
+    pool.count.map([5])  # wrong
+    pool.count.map_unordered([5])  # wrong
+    pool.count.map(["x"], ordered=True)  # wrong
+    pool.count.options(retry=1)  # wrong
+    pool.words.map(["x"])  # wrong
+    one: str = pool.count.remote("x").result()  # wrong
+called: str = reader.name("x")  # no error: a handle has the type of `self`, see docs/agents.md
+reader.name("x").result()  # wrong
+counted: int = reader.count("x")  # wrong
+reader.count.map(["x"])  # no error: and of a pool

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use covey_domain::{Error, ErrorKind, agent::McpServer};
+use covey_domain::{Error, ErrorKind, Isolation, agent::McpServer};
 use rmcp::{
     RoleClient, ServiceExt as _,
     model::{CallToolRequestParams, ContentBlock},
@@ -34,6 +34,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(300);
 pub(super) struct Server {
     config: McpServer,
     launcher: Arc<Launcher>,
+    isolation: Option<Isolation>,
     running: Mutex<Option<RunningService<RoleClient, ()>>>,
 }
 
@@ -41,8 +42,8 @@ pub(super) struct Server {
 type Offered = (String, String, Value);
 
 impl Server {
-    pub fn new(config: McpServer, launcher: Arc<Launcher>) -> Self {
-        Self { config, launcher, running: Mutex::default() }
+    pub fn new(config: McpServer, launcher: Arc<Launcher>, isolation: Option<Isolation>) -> Self {
+        Self { config, launcher, isolation, running: Mutex::default() }
     }
 
     fn name(&self) -> String {
@@ -64,7 +65,8 @@ impl Server {
                 let own =
                     program.is_absolute().then(|| home_of(program).or_else(|| program.parent().map(Path::to_owned)));
                 let read: Vec<PathBuf> = own.flatten().into_iter().collect();
-                let mut command = self.launcher.command(program, &Launch { read: &read, ..Launch::default() });
+                let launch = Launch { read: &read, isolation: self.isolation, ..Launch::default() };
+                let mut command = self.launcher.command(program, &launch);
                 command.args(arguments).envs(&self.config.env);
                 let (process, _) = TokioChildProcess::builder(command)
                     .stderr(Stdio::null())

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use covey_domain::{Error, agent::ToolSource, infer::CallDelta};
+use covey_domain::{Error, Isolation, agent::ToolSource, infer::CallDelta};
 use serde_json::{Map, Value, json};
 
 use super::{agents::AgentTool, mcp::Server};
@@ -29,6 +29,7 @@ impl Tools {
         sources: &[ToolSource],
         outward: &Arc<dyn Outward>,
         launcher: &Arc<Launcher>,
+        isolation: Option<Isolation>,
     ) -> Result<Self, Error> {
         let mut tools = Self { declared: Vec::new(), known: BTreeMap::new() };
         let mut agents = None;
@@ -51,7 +52,7 @@ impl Tools {
                     tools.add(name, about, schema, Tool::Agent(tool))?;
                 }
                 ToolSource::Mcp(config) => {
-                    let server = Arc::new(Server::new(config.clone(), launcher.clone()));
+                    let server = Arc::new(Server::new(config.clone(), launcher.clone(), isolation));
                     for (name, about, schema) in server.tools().await? {
                         if !config.only.is_empty() && !config.only.contains(&name) {
                             continue;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use covey_domain::{ActorId, Error, ErrorKind, caps, task::TaskInput};
+use covey_domain::{ActorId, Error, ErrorKind, agent::known_as, caps, task::TaskInput};
 use covey_proto::v1::{self, Payload, host_frame::Body};
 use tokio::sync::oneshot;
 
@@ -59,7 +59,7 @@ impl PythonActor {
 
     /// Hands a turn to the process, which keeps to the actor's order and concurrency.
     pub fn accept(&self, turn: Turn) {
-        let Turn { invocation, sink, control, deadline, run_timeout, retry_on, over } = turn;
+        let Turn { invocation, sink, control, deadline, run_timeout, retry_on, alone, over } = turn;
         if self.running.calls.fetch_add(1, Ordering::AcqRel) >= caps::MAILBOX_DEPTH_MAX as u64 {
             self.running.down();
             drop(over);
@@ -67,7 +67,7 @@ impl PythonActor {
                 .end(Err(Error::new(ErrorKind::Overloaded, "the actor's mailbox is full").executed(Some(false))));
         }
         let call = self.host.next_call.fetch_add(1, Ordering::Relaxed);
-        let method = invocation.method.clone();
+        let method = known_as(&invocation.method).to_owned();
         let mut about = v1::HostCall {
             call,
             actor: self.actor.to_string(),
@@ -79,6 +79,7 @@ impl PythonActor {
             timeout_ms: deadline.map_or(0, |at| at.duration_since(tokio::time::Instant::now()).as_millis() as u64),
             run_timeout_ms: run_timeout.map_or(0, |limit| limit.as_millis() as u64),
             retry_on,
+            alone,
             ..v1::HostCall::default()
         };
         if let Some(task) = invocation.task {

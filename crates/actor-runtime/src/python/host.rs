@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use covey_domain::{
-    ActorId, Error, ErrorKind, agent::PythonEnv, caps, error::RUNNING, infer::InferRequest, task::Said,
+    ActorId, Error, ErrorKind, Isolation, agent::PythonEnv, caps, error::RUNNING, infer::InferRequest, task::Said,
 };
 use covey_proto::v1::{
     self, CallFrame, HostBatch, HostFrame, Payload, call_frame::Body as Call, call_open, host_frame::Body,
@@ -45,6 +45,7 @@ const PROCESS_MESSAGE_MAX: u32 = 1 << 30;
 pub(super) struct HostParts {
     pub number: HostNumber,
     pub env: PythonEnv,
+    pub level: Isolation,
     /// What it prints.
     pub output: Arc<Output>,
     pub pid: u32,
@@ -68,6 +69,8 @@ pub(super) struct Host {
     /// For actors of this agent alone, because a process that had some of them died under them.
     pub agent: OnceLock<String>,
     pub env: PythonEnv,
+    /// How much it is kept from.
+    pub level: Isolation,
     pub output: Arc<Output>,
     pub pid: u32,
     pub memory: Memory,
@@ -153,13 +156,14 @@ fn check_answer(what: &str, value: &Payload, is_task: bool) -> Result<(), Error>
 
 impl Host {
     pub fn new(parts: HostParts) -> Arc<Self> {
-        let HostParts { number, env, output, pid, begun, stacks, standby, frames, lane, outward, news } = parts;
+        let HostParts { number, env, level, output, pid, begun, stacks, standby, frames, lane, outward, news } = parts;
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             number,
             own: AtomicBool::new(false),
             agent: OnceLock::new(),
             env,
+            level,
             output,
             pid,
             memory: Memory::default(),
@@ -172,7 +176,7 @@ impl Host {
             retired: OnceLock::new(),
             unwanted: CancellationToken::new(),
             code: Code::default(),
-            asker: Asker::default(),
+            asker: Asker::new(level),
             lane,
             outward,
             news,
@@ -225,7 +229,11 @@ impl Host {
     }
 
     /// Makes an object in it, at the place it promised.
-    pub async fn start(&self, start: v1::HostStart, version: &str) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// Its constructor has raised, its process has died, or the constructor has not returned `within`: then the process is
+    /// replaced, since nothing ends a constructor from outside.
+    pub async fn start(&self, start: v1::HostStart, within: Duration, version: &str) -> Result<(), Error> {
         let actor = ActorId::from(start.actor.as_str());
         let (tx, rx) = oneshot::channel();
         match self.live.lock().as_mut() {
@@ -238,10 +246,14 @@ impl Host {
         if self.retired.get().is_some() {
             self.start_nothing();
         }
-        let result = rx.await.unwrap_or_else(|_| Err(self.died()));
+        let result = match tokio::time::timeout(within, rx).await {
+            Ok(told) => told.unwrap_or_else(|_| Err(self.died())),
+            Err(_) => Err(self.hangs(&actor, within)),
+        };
         if let Err(error) = &result {
             if let Some(live) = self.live.lock().as_mut() {
                 live.actors.remove(&actor);
+                live.starting.remove(&actor);
             }
             self.asker.stopped(&actor);
             self.output.leave(&actor);
@@ -363,11 +375,14 @@ impl Host {
             }
             Body::Out(frame) => self.out(frame, models),
             Body::Verb(verb) => {
-                if let Err(error) = self.asker.check(&verb.name, &verb.body) {
-                    let failure = Some(error.into());
-                    return self.send(Body::Reply(v1::HostReply { id: verb.id, body: Bytes::new(), failure }));
-                }
-                let (host, reply) = (self.me.clone(), self.outward.verb(verb.name.clone(), verb.body));
+                let asked = match self.asker.check(&verb.name, &verb.body) {
+                    Ok(asked) => asked,
+                    Err(error) => {
+                        let failure = Some(error.into());
+                        return self.send(Body::Reply(v1::HostReply { id: verb.id, body: Bytes::new(), failure }));
+                    }
+                };
+                let (host, reply) = (self.me.clone(), self.outward.verb(verb.name.clone(), asked));
                 tokio::spawn(async move {
                     let (body, failure) = match reply.await {
                         Ok(body) => (asks::shown(&verb.name, body), None),
@@ -407,12 +422,10 @@ impl Host {
         let guard = self.live.lock();
         let Some(running) = guard.as_ref().and_then(|live| live.calls.get(&told.call)) else { return };
         let size = covey_proto::check_bytes("what an agent says beside its answer", told.remark.len());
-        match size.and_then(|()| covey_proto::from_json("a remark", &told.remark)) {
-            Ok(remark) => running.sink.remark(remark),
-            Err(error) => {
-                drop(guard);
-                self.give_up(told.call, error);
-            }
+        let read = size.and_then(|()| covey_proto::from_json("a remark", &told.remark));
+        if let Err(error) = read.and_then(|remark| running.sink.remark(remark)) {
+            drop(guard);
+            self.give_up(told.call, error);
         }
     }
 
@@ -431,9 +444,15 @@ impl Host {
             Ok(value)
         });
         if let Err(error) = &result {
-            // It waited behind others, and its actor went before its turn came.
+            // It waited behind others, and its actor went before its turn came; or it waits for a loop that is blocked.
             if error.kind == ErrorKind::ActorDied {
-                return running.lost(error.clone());
+                let (actor, why) = (running.actor.clone(), error.message.clone());
+                running.lost(error.clone());
+                if is_task && error.executed.is_none() {
+                    // The head gives it to another actor once this one is gone.
+                    let _ = self.news.send(News::Lost { host: self.number, actor, why });
+                }
+                return;
             }
             if running.stopping && error.kind == ErrorKind::Cancelled {
                 return running.lost(stopped());
@@ -443,16 +462,18 @@ impl Host {
             None => running.end(result),
             // The answer is given once what it did is on disk.
             Some(state) => drop(tokio::spawn(async move {
-                let saved = running.saver.save(Some(state)).await;
-                running.end(saved.and(result));
+                match running.saver.save(Some(state)).await {
+                    Err(error) if error.kind == ErrorKind::ActorDied => running.lost(error),
+                    saved => running.end(saved.and(result)),
+                }
             })),
         }
     }
 
     /// A call of a running method: to a model, which may be here, or to another actor.
-    fn out(&self, frame: CallFrame, models: &Arc<Models>) {
+    fn out(&self, mut frame: CallFrame, models: &Arc<Models>) {
         let id = frame.id;
-        match &frame.body {
+        match &mut frame.body {
             Some(Call::Open(open)) if matches!(open.target, Some(call_open::Target::Model(_))) => {
                 let request = covey_proto::from_json("the model request", &open.args.clone().unwrap_or_default().body)
                     .map(|request| asks::ranked(request, self.number));
@@ -463,7 +484,10 @@ impl Host {
             }
             Some(Call::Open(v1::CallOpen { target: Some(call_open::Target::Pool(spec)), .. })) => {
                 match self.asker.check_pool(spec) {
-                    Ok(()) => drop(self.lane.send(frame)),
+                    Ok(asked) => {
+                        *spec = asked;
+                        let _ = self.lane.send(frame);
+                    }
                     Err(error) => self.back(id, Call::End(covey_proto::failure(error.executed(Some(false))))),
                 }
             }

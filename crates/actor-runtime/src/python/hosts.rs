@@ -14,7 +14,7 @@ use std::{
 };
 
 use covey_domain::{
-    ActorId, Error,
+    ActorId, Error, Isolation,
     agent::{PythonAgent, PythonEnv},
     caps,
 };
@@ -86,13 +86,17 @@ enum Spare {
 #[derive(Clone, PartialEq)]
 struct Kind {
     env: PythonEnv,
+    level: Isolation,
     /// Kept apart from other agents.
     agent: Option<String>,
 }
 
 impl Host {
     fn is_of(&self, kind: &Kind) -> bool {
-        !self.own.load(Ordering::Relaxed) && self.env == kind.env && self.agent.get() == kind.agent.as_ref()
+        !self.own.load(Ordering::Relaxed)
+            && self.level == kind.level
+            && self.env == kind.env
+            && self.agent.get() == kind.agent.as_ref()
     }
 }
 
@@ -177,6 +181,14 @@ impl Lives {
     }
 }
 
+/// What an agent says of the start of its actors.
+pub(crate) struct StartTerms {
+    /// How long a constructor may take.
+    pub within: Duration,
+    /// What its process is kept from at least; `None` = what the worker says.
+    pub isolation: Option<Isolation>,
+}
+
 impl Hosts {
     pub fn new(config: HostsConfig) -> Self {
         crate::output::clean(&config.logs);
@@ -212,19 +224,22 @@ impl Hosts {
         }
     }
 
-    /// Makes an object of a class in some process. `archive` is its working folder as a zip, where it is not unpacked yet.
+    /// Makes an object of a class in some process, whose constructor is to return within the time of its terms. `archive` is its working folder as
+    /// a zip, where it is not unpacked yet.
     pub async fn start(
         self: &Arc<Self>,
         start: v1::HostStart,
         agent: &PythonAgent,
+        StartTerms { within, isolation }: StartTerms,
         archive: &[u8],
         progress: &Progress,
         saver: Saver,
     ) -> Result<Arc<PythonActor>, Error> {
-        let host = self.host(&start, agent, archive, progress).await?;
+        let level = self.launcher.level(isolation);
+        let host = self.host(&start, agent, level, archive, progress).await?;
         let actor = ActorId::from(start.actor.as_str());
         self.past.lock().get_or_insert(actor.clone()).begin(host.output.path().to_owned());
-        host.start(start, self.python.version.as_str()).await?;
+        host.start(start, within, self.python.version.as_str()).await?;
         Ok(Arc::new(PythonActor::new(actor, host, saver)))
     }
 
@@ -280,6 +295,7 @@ impl Hosts {
         self: &Arc<Self>,
         start: &v1::HostStart,
         agent: &PythonAgent,
+        level: Isolation,
         dir: &[u8],
         progress: &Progress,
     ) -> Result<Arc<Host>, Error> {
@@ -298,7 +314,7 @@ impl Hosts {
             let (mut coming, spare) = {
                 let mut state = self.state.lock();
                 let apart = state.is_suspect(&start.agent).then(|| start.agent.clone());
-                let kind = Kind { env: agent.env.clone(), agent: apart };
+                let kind = Kind { env: agent.env.clone(), level, agent: apart };
                 // Those of a suspect are spread, so that what ends a process ends few beside it.
                 let most = if kind.agent.is_some() { self.shared_max.max(SUSPECT_PROCESSES) } else { self.shared_max };
                 match state.choose(&kind, own, most) {
@@ -310,7 +326,8 @@ impl Hosts {
                     }
                     Choice::Wait => (None, None),
                     Choice::New => {
-                        let spare = if prepared.is_none() { state.take_spare() } else { None };
+                        let as_spare = prepared.is_none() && level == self.launcher.level(None);
+                        let spare = if as_spare { state.take_spare() } else { None };
                         let shared = (!own).then_some(kind);
                         state.coming.extend(shared.clone());
                         (Some(Coming { hosts: self, kind: shared }), spare)
@@ -323,7 +340,7 @@ impl Hosts {
             };
             let host = match spare {
                 Some(host) => host,
-                None => self.spawn(self.number(), &agent.env, prepared.clone()).await?,
+                None => self.spawn(self.number(), &agent.env, level, prepared.clone()).await?,
             };
             host.own.store(own, Ordering::Relaxed);
             if let Some(agent) = coming.kind.as_ref().and_then(|kind| kind.agent.clone()) {
@@ -356,7 +373,7 @@ impl Hosts {
         }
         let hosts = self.clone();
         tokio::spawn(async move {
-            let made = hosts.spawn(hosts.number(), &PythonEnv::default(), None).await;
+            let made = hosts.spawn(hosts.number(), &PythonEnv::default(), hosts.launcher.level(None), None).await;
             let made = made.inspect_err(|error| tracing::warn!(%error, "no spare Python process"));
             hosts.state.lock().spare = made.map_or(Spare::None, Spare::There);
         });

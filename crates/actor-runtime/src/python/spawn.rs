@@ -1,13 +1,14 @@
 //! Starts a process and watches over it until it has ended.
 
 use std::{
+    collections::HashSet,
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
     time::Duration,
 };
 
-use covey_domain::{Error, agent::PythonEnv};
+use covey_domain::{Error, ErrorKind, Isolation, agent::PythonEnv};
 use covey_proto::v1::{HostBatch, HostFrame, host_frame::Body};
 use prost::Message as _;
 use tokio::{
@@ -23,6 +24,7 @@ use tokio::{
 use super::{
     HostNumber, News,
     begun::Begun,
+    find,
     host::{Host, HostParts},
     hosts::Hosts,
     stack::Stacks,
@@ -46,6 +48,7 @@ impl Hosts {
         &self,
         number: HostNumber,
         env: &PythonEnv,
+        level: Isolation,
         prepared: Option<Prepared>,
     ) -> Result<Arc<Host>, Error> {
         let socket = self.folder.join(format!("host-{number}.sock"));
@@ -57,8 +60,9 @@ impl Hosts {
         let begun = Begun::create(&table.0).map_err(|e| failed("make its table of calls", &e))?;
         let told = Temporary(self.folder.join(format!("host-{number}.stacks")));
         let stacks = Stacks::create(&told.0).map_err(|e| failed("make the file for its stacks", &e))?;
-        let mut command = self.command(prepared, [&table.0, &told.0]);
-        command.args([&socket, &table.0, &told.0]);
+        let files = [&table.0, &told.0];
+        let mut command = self.command(prepared.clone(), level, files);
+        command.args(["-m", "covey._host"]).args([&socket, &table.0, &told.0]);
         let mut child = command.spawn().map_err(|e| failed("start Python", &e))?;
         let pid = child.id().unwrap_or(0);
         let log = self.logs.join(format!("python-{pid}.log"));
@@ -76,6 +80,12 @@ impl Hosts {
             status = child.wait() => {
                 let status = status.map_or_else(|e| e.to_string(), |s| s.to_string());
                 let _ = std::fs::remove_file(&socket);
+                // Another try would end as this one did.
+                if let Some(misfit) = find::misfit_of(self.command(prepared, level, files)).await {
+                    return Err(Error::new(ErrorKind::FailedPrecondition, misfit).hint(
+                        "install the worker's version, or start the worker again where the package was changed",
+                    ));
+                }
                 return Err(failed("start Python", &format!("it ended at once ({status}); {}", last_words(output.path()))));
             }
         };
@@ -100,6 +110,7 @@ impl Hosts {
         let host = Host::new(HostParts {
             number,
             env: env.clone(),
+            level,
             output: output.clone(),
             pid,
             begun,
@@ -118,18 +129,14 @@ impl Hosts {
     }
 
     /// With the files that it writes to.
-    fn command(&self, prepared: Option<Prepared>, files: [&PathBuf; 2]) -> Command {
+    fn command(&self, prepared: Option<Prepared>, level: Isolation, files: [&PathBuf; 2]) -> Command {
         let python = prepared.as_ref().map_or(&self.python.path, |prepared| &prepared.python);
         let folder = prepared.iter().filter_map(|prepared| prepared.folder.clone());
         let own: Vec<PathBuf> = folder.chain(files.into_iter().cloned()).collect();
         let read: Vec<PathBuf> = home_of(python).into_iter().collect();
-        let mut command = self.launcher.command(python, &Launch { read: &read, write: &own, ..Launch::default() });
-        command
-            .args(["-m", "covey._host"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
+        let launch = Launch { read: &read, write: &own, isolation: Some(level), ..Launch::default() };
+        let mut command = self.launcher.command(python, &launch);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         command.envs(self.environment.iter().cloned());
         if let Some(Prepared { folder, variables, .. }) = prepared {
             command.envs(variables);
@@ -217,7 +224,13 @@ async fn watch(host: Arc<Host>, mut child: Child, mut reading: tokio::task::Join
     };
     tracing::warn!(pid = host.pid, why, "python process ended");
     let (actors, agents) = host.bury(&why);
-    let _ = host.news.send(News::Died { host: host.number, actors, agents, why });
+    let beside = actors.len() > 1 || host.agent.get().is_some();
+    let _ = host.news.send(News::Died {
+        host: host.number,
+        actors,
+        suspects: if beside { agents } else { HashSet::new() },
+        why,
+    });
 }
 
 /// The read half, named here so that [`Host::read`] says what it takes.

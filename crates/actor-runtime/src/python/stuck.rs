@@ -1,4 +1,4 @@
-//! Turns that go on after they were given up: cancelled, or over their run timeout.
+//! Turns that go on after they were given up: cancelled, or over their run timeout. And constructors that do not return.
 //!
 //! ```text
 //! given up ──100 ms──▶ answered as stuck, the head is told ──5 s──▶ the process is replaced
@@ -8,7 +8,7 @@
 //! A method on a thread cannot be ended from outside, and one that blocks the process's loop hears nothing. So nothing
 //! new is sent behind such a turn, and after a grace the process goes: its stack is in the log, the actor starts again, the
 //! others finish the turns that run and move with their state. What has not begun comes back unrun and runs elsewhere, also
-//! when the loop is blocked: a thread of the process does that (`covey._standby`). A process in which no thread can run
+//! when the loop is blocked: a thread of the process does that (`covey._standby`), and ends what waits for that loop. A process in which no thread can run
 //! is ended at once. Only a turn that has begun counts, by the table of calls ([`super::begun`]) or by the process's word; what
 //! waits in a process that is merely busy is no reason to end it.
 
@@ -189,6 +189,19 @@ impl Host {
         }
     }
 
+    /// An actor's constructor (or its `__restore__`) has not returned; its process is replaced.
+    pub(super) fn hangs(&self, actor: &ActorId, within: Duration) -> Error {
+        let why = format!("the constructor of actor `{actor}` has not returned within {}", seconds(within));
+        let (host, actor, reason) = (self.weak(), actor.clone(), why.clone());
+        tokio::spawn(async move {
+            if let Some(host) = host.upgrade() {
+                host.replace(&actor, reason).await;
+            }
+        });
+        let hint = "`covey logs` has its stack; give a constructor that takes long a longer `schedule_timeout`";
+        Error::new(ErrorKind::Unschedulable, why).hint(hint).executed(Some(false))
+    }
+
     /// The process goes because of an actor: nothing new comes, nothing more begins, its actors leave, then it is ended.
     async fn replace(&self, actor: &ActorId, why: String) {
         if self.retired.set(why.clone()).is_err() {
@@ -207,6 +220,7 @@ impl Host {
         let _ = self.news.send(News::Replaced { host: self.number, stuck, others, why });
         self.start_nothing();
         if self.retire().await {
+            tracing::info!(pid = self.pid, "the process begins nothing more");
             let _ = tokio::time::timeout(REPLACE, self.emptied()).await;
         } else {
             tracing::warn!(pid = self.pid, "the process does not answer and is ended with all that is in it");

@@ -7,6 +7,7 @@ use std::{
 
 use covey_domain::{
     ActorId, Error, ErrorKind,
+    agent::known_as,
     infer::{InferRequest, ModelOrder},
 };
 use covey_proto::{
@@ -109,7 +110,7 @@ impl LaneInner {
                 let limit = cell.as_ref().and_then(|c| c.spec.timeout_ms);
                 if let (true, Some(cell)) = (covey_trace::is_on(), &cell) {
                     let about = [("covey.agent", cell.spec.name.as_str()), ("covey.actor", actor.as_str())];
-                    span = Span::begin(Kind::Turn, &open.method, &open.traceparent, &about);
+                    span = Span::begin(Kind::Turn, known_as(&open.method), &open.traceparent, &about);
                 }
                 let memo = match cell {
                     Some(cell) if !open.key.is_empty() => {
@@ -154,6 +155,7 @@ impl LaneInner {
             deadline: deadline(open.timeout_ms),
             run_timeout: least(open.run_timeout_ms, limit),
             retry_on: open.retry.map(|retry| retry.on).unwrap_or_default(),
+            alone: open.alone,
             over,
         };
         match actor {

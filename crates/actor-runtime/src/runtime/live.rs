@@ -63,7 +63,7 @@ impl Message<Turn> for LiveActor {
 
 /// Runs a turn to its end, or until it is cancelled or late.
 pub(super) async fn run(behavior: &dyn Behavior, turn: Turn) {
-    let Turn { invocation, sink, control, deadline, run_timeout, retry_on: _, over } = turn;
+    let Turn { invocation, sink, control, deadline, run_timeout, retry_on: _, alone: _, over } = turn;
     let until = |at: Option<tokio::time::Instant>| async move {
         match at {
             Some(at) => tokio::time::sleep_until(at).await,

@@ -11,9 +11,9 @@ use crate::python::{HostNumber, News};
 impl Inner {
     pub(super) fn of_process(self: &Arc<Self>, news: News) {
         match news {
-            News::Died { host, actors, agents, why } => {
-                if let Some(hosts) = self.hosts.as_ref().filter(|_| actors.len() > 1) {
-                    hosts.suspect(agents);
+            News::Died { host, actors, suspects, why } => {
+                if let Some(hosts) = &self.hosts {
+                    hosts.suspect(suspects);
                 }
                 for actor in actors {
                     if self.is_in(&actor, host) {
@@ -26,22 +26,28 @@ impl Inner {
                 drop(told);
             }
             News::Free { host, actor } => self.say(&actor, host, State::Live, ""),
+            News::Lost { host, actor, why } => self.gives_up(&actor, host, &why),
             News::Waits { host, actor, waits } => {
                 self.say(&actor, host, if waits { State::Waiting } else { State::Live }, "");
             }
             News::Replaced { host, stuck, others, why } => {
                 for actor in stuck {
-                    if self.is_in(&actor, host)
-                        && let Some(cell) = self.lost(&actor, &why)
-                    {
-                        // What waits behind the stuck turn comes back unrun, and its callers look again.
-                        cell.inside.stopped();
-                    }
+                    // What waits behind the stuck turn comes back unrun, and its callers look again.
+                    self.gives_up(&actor, host, &why);
                 }
                 for actor in others {
                     self.say(&actor, host, State::Leaving, &why);
                 }
             }
+        }
+    }
+
+    /// The actor ends, in a process that goes on for now.
+    fn gives_up(&self, actor: &ActorId, host: HostNumber, why: &str) {
+        if self.is_in(actor, host)
+            && let Some(cell) = self.lost(actor, why)
+        {
+            cell.inside.stopped();
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use covey_domain::{ActorId, Error, TaskId, task::TaskInput};
 use covey_proto::{
-    from_json,
+    from_heads_json, from_json,
     v1::{self, Codec, Payload},
 };
 
@@ -23,7 +23,7 @@ impl Runtime {
         let (task, attempt, actor) = (TaskId::from(run.task.as_str()), run.attempt, ActorId::from(run.actor.as_str()));
         let control = Control::new();
         let sink = Sink::task(self.inner.reports.clone(), task.clone(), attempt, control.clone());
-        let input: TaskInput = match from_json("the task's input", &run.input) {
+        let input: TaskInput = match from_heads_json("the task's input", &run.input) {
             Ok(input) => input,
             Err(error) => return sink.end(Err(error)),
         };
@@ -74,6 +74,8 @@ impl Runtime {
             deadline: deadline(run.timeout_ms),
             run_timeout,
             retry_on,
+            // The head gives its actor no other task; what else is in its process goes on.
+            alone: false,
             over: Over(Some(Box::new(move || {
                 inner.tasks.lock().remove(&key);
             }))),

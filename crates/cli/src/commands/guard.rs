@@ -27,17 +27,24 @@ pub(crate) fn run(args: &Args) -> ! {
     if args.with_parent {
         let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     }
+    let mut command = std::process::Command::new(&args.command[0]);
+    command.args(&args.command[1..]);
     if let Some(policy) = &args.policy {
         let policy = serde_json::from_str(policy).map_err(|e| e.to_string());
-        if let Err(error) = policy.and_then(|policy| covey_sandbox::enter(&policy)) {
-            errln!(
-                "error: failed to isolate `{}`: {error}; `covey doctor` says what this machine can do",
-                args.command[0]
-            );
-            std::process::exit(126);
+        match policy.and_then(|policy| covey_sandbox::enter(&policy)) {
+            Ok(temporary) => {
+                command.envs(temporary.map(|folder| ("TMPDIR", folder)));
+            }
+            Err(error) => {
+                errln!(
+                    "error: failed to isolate `{}`: {error}; `covey doctor` says what this machine can do",
+                    args.command[0]
+                );
+                std::process::exit(126);
+            }
         }
     }
-    let error = std::process::Command::new(&args.command[0]).args(&args.command[1..]).exec();
+    let error = command.exec();
     errln!("error: failed to run `{}`: {error}", args.command[0]);
     // As a shell says it.
     std::process::exit(127)

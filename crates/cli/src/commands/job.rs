@@ -10,14 +10,13 @@ use std::{
 use covey_actor_runtime::JobSpec;
 use covey_client::{Client, NewTask};
 use covey_domain::{
-    Digest, Error, ErrorKind, TaskId, TaskRecord,
+    Digest, Error, ErrorKind, Isolation, TaskId, TaskRecord,
+    agent::{is_job, job_agent},
     event::{Content, Delta, Outcome, TaskEvent},
     task::TaskInput,
 };
 use futures::StreamExt as _;
 
-/// The agent that runs jobs.
-const AGENT: &str = "covey.job";
 /// Folders that are not shipped.
 const SKIPPED: [&str; 11] = [
     ".git",
@@ -59,6 +58,10 @@ pub(crate) struct Submit {
     /// A package that pip installs for it; may be given again
     #[arg(long)]
     pip: Vec<String>,
+    /// What its processes are kept from, beyond what the worker says: none, default (files of others, other processes), strict
+    /// (the network too, and with it the cluster)
+    #[arg(long)]
+    isolation: Option<Isolation>,
     /// Times it is run again when its worker is lost
     #[arg(long, default_value_t = 0)]
     retries: u32,
@@ -133,7 +136,7 @@ async fn job(client: &Client, id: &str) -> Result<TaskRecord, Error> {
     let missing = || Error::not_found("job", id).hint("`covey job ls` lists them");
     let record =
         client.task(&id.into()).await.map_err(|e| if e.kind == ErrorKind::NotFound { missing() } else { e })?;
-    if record.agent.as_str() == AGENT { Ok(record) } else { Err(missing()) }
+    if is_job(record.agent.as_str()) { Ok(record) } else { Err(missing()) }
 }
 
 async fn submit(client: &Client, args: Submit) -> Result<(), Error> {
@@ -152,7 +155,7 @@ async fn submit(client: &Client, args: Submit) -> Result<(), Error> {
     }
     let spec = JobSpec { command: args.command, env, dir, pip: args.pip, retries: args.retries };
     let task = NewTask {
-        agent: AGENT.to_owned(),
+        agent: job_agent(args.isolation),
         skill: "run".to_owned(),
         input: TaskInput {
             content: vec![Content::Text(shown)],
@@ -180,7 +183,14 @@ async fn submit(client: &Client, args: Submit) -> Result<(), Error> {
 }
 
 async fn list(client: &Client, args: &Ls) -> Result<(), Error> {
-    let jobs = client.tasks(AGENT, args.state.as_deref().unwrap_or_default(), "", args.limit).await?;
+    let state = args.state.as_deref().unwrap_or_default();
+    let mut jobs = Vec::new();
+    for isolation in Isolation::ALL.into_iter().map(Some).chain([None]) {
+        jobs.extend(client.tasks(&job_agent(isolation), state, "", args.limit).await?);
+    }
+    // Newest first, as each of the lists is.
+    jobs.sort_by(|one, other| (other.created_ms, &other.id).cmp(&(one.created_ms, &one.id)));
+    jobs.truncate(args.limit as usize);
     if args.json {
         return super::status::print_json(&jobs);
     }
@@ -198,7 +208,7 @@ async fn logs(client: &Client, id: &TaskId, follow: bool) -> Result<(), Error> {
     // Of one that runs, what there is now; the events of one that is over end by themselves.
     let over = follow || client.task(id).await?.state.is_terminal();
     let last = if over { u64::MAX } else { client.last_event(id).await? };
-    let mut events = Box::pin(client.subscribe(id, 0).await?);
+    let mut events = Box::pin(client.follow(id, 0));
     while last > 0
         && let Some(envelope) = events.next().await
     {

@@ -75,7 +75,19 @@ pub(crate) async fn run(command: Command) -> Result<(), Error> {
         }
         Command::Rm { caller } => client.remove_key(&caller).await?,
         Command::Rotate { what } => match client.rotate_key(&what).await?.as_str() {
-            "" => errln!("(workers are given new credentials as they come back)"),
+            "" => {
+                errln!(
+                    "(workers come back with the join token that they were started with, and are given new credentials;"
+                );
+                errln!(" one whose token was rotated since, or was for one use, ends: start it again with a new one)");
+            }
+            key if what == "join" => {
+                outln!("{key}");
+                errln!(
+                    "(workers that are connected go on; each that is to come back after `covey key rotate workers` must be"
+                );
+                errln!(" started again with this token first)");
+            }
             key => outln!("{key}"),
         },
     }

@@ -67,6 +67,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
             node.tasks_done,
             node.pid
         );
+        if !node.no_python.is_empty() {
+            outln!("  no Python agents: {}", node.no_python);
+        }
         for model in &node.models {
             outln!(
                 "  model {} ({}, {}{})",
@@ -79,7 +82,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
     }
     let names = node_names(&status);
     for actor in status.actors.iter().filter(|a| a.state != "dead") {
-        outln!("actor {}", line(actor, &names));
+        // Of one that runs well it would say why it was started again.
+        let why = actor.why.as_deref().filter(|_| matches!(actor.state.as_str(), "stuck" | "moving"));
+        outln!("actor {}{}", line(actor, &names), why.map(|why| format!(" · {why}")).unwrap_or_default());
     }
     let shown = status.actors.len() as u64;
     let all: u64 = status.actor_counts.values().sum();
@@ -99,12 +104,12 @@ fn node_names(status: &ClusterStatus) -> BTreeMap<NodeId, String> {
     status.nodes.iter().map(|node| (node.id.clone(), node.name.clone())).collect()
 }
 
-/// An actor in a line: what it is called, and on which node it is.
+/// An actor in a line: what it is called, and on which node it is, or was.
 fn line(actor: &ActorStatus, names: &BTreeMap<NodeId, String>) -> String {
     let name = actor.name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
     let node = actor.node.as_ref().map(|node| names.get(node).map_or_else(|| node.to_string(), Clone::clone));
     let node = node.map(|node| format!(" · node {node}")).unwrap_or_default();
-    format!("{}{name} · {} · {}{node} · restarts {}", actor.id, actor.agent, actor.state, actor.restarts)
+    format!("{}{name} · {} · {}{node} · restarts {}", actor.id, actor.shown_agent(), actor.state, actor.restarts)
 }
 
 pub(crate) async fn agents(args: AgentsArgs) -> Result<(), Error> {

@@ -1,15 +1,24 @@
 //! `covey submit` and `covey answer`.
 
-use std::io::{BufRead as _, IsTerminal as _};
+use std::{
+    convert::Infallible,
+    io::{BufRead as _, IsTerminal as _},
+    time::Duration,
+};
 
 use covey_client::{Client, NewTask};
 use covey_domain::{
-    Error, ErrorKind, TaskId,
-    event::{Choice, Content, Delta, InterruptKind, Outcome, TaskEvent},
+    Error, ErrorKind, TaskId, TaskState,
+    event::{Content, Delta, Outcome, TaskEvent},
     log::Answer,
     task::TaskInput,
 };
 use futures::StreamExt as _;
+
+use super::question::Question;
+
+/// How often it is looked why a task has not begun.
+const WAITS_LOOK: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args)]
 #[command(
@@ -57,14 +66,15 @@ pub(crate) async fn answer(args: AnswerArgs) -> Result<(), Error> {
     let client = Client::connect_default().await?;
     let task = TaskId::from(args.task);
     let after = client.last_event(&task).await?;
-    client.say(&task, &[Content::Text(args.message)], &args.message_id).await?;
-    if args.detach { Ok(()) } else { show(&client, &task, after).await }
+    let parts = [Content::Text(args.message)];
+    client.say(&task, &parts, &args.message_id).await?;
+    if args.detach { Ok(()) } else { follow(&client, &task, after, Some(&parts)).await }
 }
 
 pub(crate) async fn run(args: Args) -> Result<(), Error> {
     let client = Client::connect_default().await?;
     let task = NewTask {
-        agent: args.agent,
+        agent: args.agent.clone(),
         skill: args.skill.unwrap_or_default(),
         input: TaskInput { content: vec![Content::Text(args.message)], ..Default::default() },
         context: args.context.unwrap_or_default(),
@@ -81,6 +91,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
     let id = TaskId::from(made.task.as_str());
     tokio::select! {
         result = show(&client, &id, 0) => result,
+        never = say_why_it_waits(&client, &id, &args.agent) => match never {},
         _ = tokio::signal::ctrl_c() => {
             client.cancel_task(&id, "interrupted at the terminal").await?;
             Err(Error::new(ErrorKind::Cancelled, "cancelled"))
@@ -88,10 +99,35 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
     }
 }
 
+/// As long as a task has not begun, whoever looks on is told why, of each reason once.
+async fn say_why_it_waits(client: &Client, id: &TaskId, agent: &str) -> Infallible {
+    let (theirs, mut said) = (format!(" tasks of {agent}"), String::new());
+    loop {
+        tokio::time::sleep(WAITS_LOOK).await;
+        // What fails here fails for the one who follows the task, too.
+        match client.task(id).await {
+            Ok(task) if task.state == TaskState::Submitted => {}
+            _ => return std::future::pending().await,
+        }
+        let Ok(status) = client.status().await else { continue };
+        let why = status.pending.into_iter().find(|pending| pending.what.ends_with(&theirs)).map(|pending| pending.why);
+        if let Some(why) = why.filter(|why| *why != said) {
+            errln!("(waits: {why})");
+            said = why;
+        }
+    }
+}
+
 /// Prints the answer while it is made, from event `after` on. What the task asks is asked at the terminal.
 pub(crate) async fn show(client: &Client, id: &TaskId, after: u64) -> Result<(), Error> {
-    let mut events = Box::pin(client.subscribe(id, after).await?);
-    let mut answer = Answer::default();
+    follow(client, id, after, None).await
+}
+
+/// The same after something was `said` to the task. Where that answered a question and did not fit, and nobody is at the
+/// terminal to say something else, it ends with the reason.
+async fn follow(client: &Client, id: &TaskId, after: u64, said: Option<&[Content]>) -> Result<(), Error> {
+    let mut events = Box::pin(client.follow(id, after));
+    let (mut answer, mut answered) = (Answer::default(), None);
     while let Some(envelope) = events.next().await {
         let event = envelope?.event;
         answer.push(&event);
@@ -102,9 +138,18 @@ pub(crate) async fn show(client: &Client, id: &TaskId, after: u64) -> Result<(),
             }
             TaskEvent::PartDelta { delta: Delta::Data(value), .. } => outln!("{value}"),
             TaskEvent::StepReset { .. } => errln!("\n(the worker was lost; trying again)"),
-            TaskEvent::InterruptRaised { kind, prompt, options, .. } => {
-                ask(kind, prompt, options);
-                match std::io::stdin().is_terminal() {
+            TaskEvent::Steered { parts, answers: Some(question), .. } if said == Some(parts.as_slice()) => {
+                answered = Some(question.clone());
+            }
+            TaskEvent::InterruptRaised { refused, .. } => {
+                let question = Question::of(&event);
+                let at_terminal = std::io::stdin().is_terminal();
+                let ours = refused.as_ref().filter(|refused| answered.as_ref() == Some(&refused.question));
+                if let (Some(refused), false) = (ours, at_terminal) {
+                    return Err(not_taken(id, &refused.why, question.and_then(|question| question.takes())));
+                }
+                question.iter().for_each(ask);
+                match at_terminal {
                     true => tell(client.clone(), id.clone()),
                     false => errln!("(answer with `covey answer {id} TEXT`)"),
                 }
@@ -131,18 +176,20 @@ pub(crate) async fn show(client: &Client, id: &TaskId, after: u64) -> Result<(),
     }
 }
 
+/// The task asks the same again.
+fn not_taken(id: &TaskId, why: &str, takes: Option<String>) -> Error {
+    let takes = takes.map(|takes| format!("it takes {takes}; ")).unwrap_or_default();
+    Error::invalid(format!("the answer was refused: {why}"))
+        .hint(format!("{takes}the task still waits: `covey answer {id} TEXT`"))
+}
+
 /// Shows a question, beside the answer.
-fn ask(kind: &InterruptKind, prompt: &str, options: &[Choice]) {
-    errln!("\n? {prompt}");
-    if let InterruptKind::Auth { url: Some(url) } = kind {
-        errln!("  {url}");
+fn ask(question: &Question) {
+    errln!("\n? {}", question.words());
+    if let Some(refused) = &question.refused {
+        errln!("  (refused: {})", refused.why);
     }
-    for option in options {
-        match option.id == option.label {
-            true => errln!("  {}", option.id),
-            false => errln!("  {} · {}", option.id, option.label),
-        }
-    }
+    question.details().iter().for_each(|detail| errln!("  {detail}"));
 }
 
 /// Takes a line from the terminal to the task.

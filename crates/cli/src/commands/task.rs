@@ -8,6 +8,8 @@ use covey_domain::{
 };
 use futures::StreamExt as _;
 
+use super::question::Question;
+
 /// Characters of a request that a listing shows.
 const SHOWN_MAX: usize = 60;
 
@@ -119,10 +121,10 @@ async fn show(client: &Client, args: &Show) -> Result<(), Error> {
         line(&task);
         outln!("asked by {} over {} · attempt {} · context {}", task.caller, task.protocol, task.attempt, task.context);
     }
-    let (mut answer, mut asked) = (Answer::default(), Vec::new());
+    let (mut answer, mut asked) = (Answer::default(), Vec::<Question>::new());
     // Of one that goes on, what there is now; the events of one that is over end by themselves.
     let last = if task.state.is_terminal() { u64::MAX } else { client.last_event(&task.id).await? };
-    let mut events = Box::pin(client.subscribe(&task.id, 0).await?);
+    let mut events = Box::pin(client.follow(&task.id, 0));
     while last > 0
         && let Some(envelope) = events.next().await
     {
@@ -131,8 +133,8 @@ async fn show(client: &Client, args: &Show) -> Result<(), Error> {
             outln!("{}", serde_json::to_string(&envelope).map_err(|e| Error::internal(e.to_string()))?);
         }
         match &envelope.event {
-            TaskEvent::InterruptRaised { id, prompt, .. } => asked.push((id.clone(), prompt.clone())),
-            TaskEvent::InterruptResolved { id, .. } => asked.retain(|(known, _)| known != id),
+            TaskEvent::InterruptRaised { .. } => asked.extend(Question::of(&envelope.event)),
+            TaskEvent::InterruptResolved { id, .. } => asked.retain(|question| question.id != *id),
             TaskEvent::StepReset { .. } => asked.clear(),
             _ => {}
         }
@@ -150,8 +152,13 @@ async fn show(client: &Client, args: &Show) -> Result<(), Error> {
         outln!("waits: {why}");
     }
     if !task.state.is_terminal() {
-        for (_, prompt) in &asked {
-            outln!("asks: {prompt}\n  (answer with `covey answer {} TEXT`)", task.id);
+        for question in &asked {
+            outln!("asks: {}", question.words());
+            question.details().iter().for_each(|detail| outln!("  {detail}"));
+            if let Some(refused) = &question.refused {
+                outln!("  the answer before was refused: {}", refused.why);
+            }
+            outln!("  (answer with `covey answer {} TEXT`)", task.id);
         }
     }
     match &answer.outcome {

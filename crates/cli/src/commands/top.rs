@@ -42,7 +42,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
         }
         let picture = picture(&status, &usage, &rates, client.address());
         if !live {
-            out!("{picture}");
+            outln!("{}", picture.trim_end_matches('\n'));
             return Ok(());
         }
         show(&picture);
@@ -75,7 +75,7 @@ fn show(picture: &str) {
     let (lines, columns) = rustix::termios::tcgetwinsize(std::io::stdout())
         .map_or(SIZE, |size| (usize::from(size.ws_row).max(2), usize::from(size.ws_col).max(20)));
     let mut out = String::from("\x1b[H");
-    for line in picture.lines().take(lines - 1) {
+    for line in crate::out::plain(picture).lines().take(lines - 1) {
         let cut: String = line.chars().take(columns).collect();
         let _ = write!(out, "{cut}\x1b[K\r\n");
     }

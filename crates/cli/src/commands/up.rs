@@ -2,8 +2,12 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,7 +16,8 @@ use covey_domain::Error;
 use covey_head_node::{HeadNode, IpNet};
 use covey_mesh::Relay;
 use covey_node::{
-    Identity, credentials,
+    Identity, claimed, credentials, home,
+    listen::Host,
     tls::{MeshEntry, PinnedAddress},
 };
 use covey_worker_node::Port;
@@ -22,9 +27,9 @@ use crate::agent_file;
 
 #[derive(clap::Args)]
 pub(crate) struct HeadArgs {
-    /// Address to listen on
+    /// Address to listen on, or a name of this machine; of a name's addresses the first IPv4 one is taken, else the first
     #[arg(long, default_value = "127.0.0.1")]
-    host: IpAddr,
+    host: Host,
     /// Port for gRPC and HTTP; 0 takes a free one
     #[arg(long, short, default_value_t = covey_node::DEFAULT_PORT)]
     port: u16,
@@ -135,9 +140,9 @@ pub(crate) struct WorkerArgs {
     /// TOML file with [[upstream]] tables: name, url, model, and api_key_env, api_key_file or api_key (`secret://NAME`)
     #[arg(long)]
     upstreams: Option<PathBuf>,
-    /// Address and port for callers [default: a free port on loopback when the head is there, on this machine's address
+    /// Address (or name, as for a head's --host) and port for callers [default: a free port on loopback when the head is there, on this machine's address
     /// when the head speaks TLS]
-    #[arg(long)]
+    #[arg(long, value_name = "HOST:PORT", value_parser = covey_node::listen::address)]
     listen: Option<SocketAddr>,
     /// Have no port of its own: callers come through the head
     #[arg(long, conflicts_with = "listen")]
@@ -158,7 +163,7 @@ pub(crate) struct WorkerArgs {
     /// A variable of this process's environment that they have too, like OPENAI_API_KEY; may be given again
     #[arg(long, value_name = "NAME")]
     pass_env: Vec<String>,
-    /// Python interpreter for Python agents [default: $COVEY_PYTHON, the active venv, python3]
+    /// Python interpreter for Python agents [default: $COVEY_PYTHON, the active venv, the venv it is in, python3]
     #[arg(long)]
     python: Option<PathBuf>,
 }
@@ -173,6 +178,9 @@ pub(crate) struct Args {
     /// Stop when standard input closes: the cluster goes with the program that started it
     #[arg(long)]
     while_stdin: bool,
+    /// Where that ends it, its home folder goes, too: it was made for this cluster
+    #[arg(long, hide = true, requires = "while_stdin")]
+    temporary_home: bool,
 }
 
 #[derive(clap::Args)]
@@ -237,13 +245,14 @@ pub(crate) fn model_folders() -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> =
         std::env::var_os("COVEY_MODELS").map(|v| std::env::split_paths(&v).collect()).unwrap_or_default();
     folders.push(PathBuf::from("models"));
-    folders.push(covey_node::home::root().join("models"));
+    folders.push(home::root().join("models"));
     folders.extend(crate::tiny_model::folder());
     folders
 }
 
 fn head_config(args: HeadArgs) -> Result<covey_head_node::Config, Error> {
-    let mut config = covey_head_node::Config::new(SocketAddr::new(args.host, args.port));
+    let mut config = covey_head_node::Config::new(SocketAddr::new(args.host.ip, args.port));
+    config.name = args.host.name;
     if let Some(data) = args.data {
         config.data = data;
     }
@@ -329,7 +338,7 @@ fn announce(head: &HeadNode) {
     outln!("covey head on {address}");
     outln!("  A2A card      {scheme}://{address}/.well-known/agent-card.json");
     outln!("  OpenAI API    {scheme}://{address}/v1");
-    outln!("  credentials   {}", covey_node::home::root().join("credentials.json").display());
+    outln!("  credentials   {}", home::root().join("credentials.json").display());
     outln!("  add a worker  covey token | covey worker --join -");
     if !head.is_reachable {
         errln!("warning: this machine has no route to a network: others are told `{address}`, which is themselves");
@@ -339,7 +348,7 @@ fn announce(head: &HeadNode) {
 
 /// A head on loopback has nobody to bring together.
 fn is_meshed(args: &HeadArgs) -> bool {
-    !args.no_mesh && !args.host.is_loopback()
+    !args.no_mesh && !args.host.ip.is_loopback()
 }
 
 /// A head, with the mesh on its port.
@@ -364,6 +373,8 @@ async fn start_head(args: HeadArgs, shutdown: &CancellationToken) -> Result<Head
 
 /// Head and worker in one process.
 pub(crate) async fn up(args: Args) -> Result<(), Error> {
+    // Nobody takes it away while this process runs, also when who made it is over.
+    let _claim = if args.temporary_home { claimed::join(&home::root()) } else { None };
     let shutdown = covey_node::shutdown_on_signal();
     let meshed = is_meshed(&args.head);
     let data = args.head.data.clone();
@@ -374,20 +385,26 @@ pub(crate) async fn up(args: Args) -> Result<(), Error> {
         config.port = Port::At(SocketAddr::new(head.address.ip(), 0));
     }
     config.mesh = meshed;
-    config.launch.hide.extend(data);
+    config.launch.hide.extend(data.map(|data| std::path::absolute(&data).unwrap_or(data)));
     announce(&head);
     covey_node::systemd::ready();
+    let orphaned = Arc::new(AtomicBool::new(false));
     if args.while_stdin {
-        let gone = shutdown.clone();
+        let (gone, orphaned) = (shutdown.clone(), orphaned.clone());
         // A thread, not a task: a blocked read of standard input would hold up the runtime's end.
         std::thread::spawn(move || {
             let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            orphaned.store(true, Ordering::Relaxed);
             gone.cancel();
         });
     }
     let result = covey_worker_node::run(config, shutdown.clone()).await;
     shutdown.cancel();
     head.stopped().await;
+    if args.temporary_home && orphaned.load(Ordering::Relaxed) {
+        // What is still on its way to the disk may make a file meanwhile; then another look finds it.
+        let _ = std::fs::remove_dir_all(home::root()).or_else(|_| std::fs::remove_dir_all(home::root()));
+    }
     result
 }
 

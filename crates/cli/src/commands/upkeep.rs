@@ -103,7 +103,10 @@ fn audit(path: &Path, report: &mut upkeep::Report) -> Result<(), Error> {
         Ok(Ok(count)) => report.about.push(format!("audit log: {count} records in one chain")),
         Ok(Err(broken)) => report.errors.push(format!("{broken} (`{}`)", path.display())),
         // A head of an earlier version kept none.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let text = "which a head begins when it starts: right after a restore, else it was removed";
+            report.warnings.push(format!("there is no `{}`, {text}", path.display()));
+        }
         Err(error) => return Err(failed("read the audit log", &error)),
     }
     Ok(())

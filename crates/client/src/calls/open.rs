@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
-use covey_domain::{ActorId, Error, Retry};
-use covey_proto::v1::{CallOpen, Payload};
+use covey_domain::{ActorId, Error, Retry, agent::known_as, caps};
+use covey_proto::v1::{CallFrame, CallOpen, Payload, call_frame::Body};
 use covey_trace::Span;
 use parking_lot::Mutex;
 
@@ -112,9 +112,9 @@ impl OpenCalls {
         self.shard(id).lock().get(&id).and_then(|open| open.actor.clone())
     }
 
-    /// Tells an item to a call's handler; gives the call when its end came meanwhile. The items of one call are told by one
-    /// task, that of its lane.
-    pub fn item(&self, id: u64, item: Payload) -> Option<(Open, End)> {
+    /// Tells an item to a call's handler, and those that follow it in `frames`; gives the call when its end came meanwhile. The
+    /// items of one call are told by one task, that of its lane.
+    pub fn items(&self, id: u64, first: Payload, frames: &mut std::vec::IntoIter<CallFrame>) -> Option<(Open, End)> {
         let mut handler = {
             let mut shard = self.shard(id).lock();
             let open = shard.get_mut(&id)?;
@@ -122,7 +122,12 @@ impl OpenCalls {
             open.again = None;
             open.handler.take()?
         };
-        handler(id, CallEvent::Item(item));
+        handler(id, CallEvent::Item(first));
+        while matches!(frames.as_slice(), [CallFrame { id: of, body: Some(Body::Item(_)) }, ..] if *of == id)
+            && let Some(CallFrame { body: Some(Body::Item(item)), .. }) = frames.next()
+        {
+            handler(id, CallEvent::Item(item));
+        }
         let mut shard = self.shard(id).lock();
         let open = shard.get_mut(&id)?;
         open.handler = Some(handler);
@@ -152,10 +157,11 @@ impl OpenCalls {
     pub fn retry(&self, id: u64) -> bool {
         let mut shard = self.shard(id).lock();
         match shard.get_mut(&id) {
-            Some(Open { retries, placed, again: Some(again), .. }) if *retries > 0 => {
+            Some(Open { retries, placed, killed, again: Some(again), .. }) if *retries > 0 => {
                 *retries -= 1;
                 *placed = 0;
                 again.tried = 0;
+                again.alone = alone(*killed, *retries);
                 true
             }
             _ => false,
@@ -182,7 +188,7 @@ impl OpenCalls {
         open.killed += 1;
         let frame = open.again.as_ref()?;
         let bytes = frame.args.as_ref().map_or(0, covey_proto::size_of);
-        Some((open.killed, open.actor.clone()?, frame.method.clone(), bytes as u64))
+        Some((open.killed, open.actor.clone()?, known_as(&frame.method).to_owned(), bytes as u64))
     }
 
     /// Calls that went over `lane`, oldest first, and whether each may be sent again.
@@ -231,6 +237,12 @@ impl OpenCalls {
     }
 }
 
+/// Processes died under a call time after time, or it has no other try. It may be why, or may have run beside what is: that is
+/// told apart when nothing runs beside it.
+pub(crate) fn alone(killed: u32, retries_left: u32) -> bool {
+    killed >= caps::ALONE_AFTER || (killed > 0 && retries_left == 0)
+}
+
 /// A pause of `retry`, drawn at random.
 pub(crate) fn pause(retry: &Retry, tried: u32) -> Duration {
     // The standard library's own source of numbers that nobody can foresee.
@@ -242,6 +254,31 @@ mod tests {
     use std::sync::{Barrier, mpsc};
 
     use super::*;
+
+    /// Items of calls with these ids come, in one message.
+    fn items(calls: &OpenCalls, ids: &[u64]) -> Option<(Open, End)> {
+        let item = |id: &u64| CallFrame { id: *id, body: Some(Body::Item(Payload::default())) };
+        let mut frames = ids.iter().map(item).collect::<Vec<_>>().into_iter();
+        let mut ended = None;
+        while let Some(CallFrame { id, body: Some(Body::Item(first)) }) = frames.next() {
+            ended = calls.items(id, first, &mut frames).or(ended);
+        }
+        ended
+    }
+
+    #[test]
+    fn items_of_several_calls_in_one_message_each_reach_their_own() {
+        let (calls, told) = (OpenCalls::default(), Arc::new(Mutex::new(Vec::new())));
+        for id in [1, 2, 1 + SHARDS as u64] {
+            let told = told.clone();
+            calls.insert(id, Open::new(Box::new(move |id, _| told.lock().push(id))));
+        }
+        let sent = [1, 1, 2, 1, 17, 17, 17, 2];
+        assert!(items(&calls, &sent).is_none());
+        assert_eq!(*told.lock(), sent);
+        assert!(items(&calls, &[3, 3, 1]).is_none(), "what is over is told to nobody");
+        assert_eq!(told.lock().len(), sent.len() + 1);
+    }
 
     /// A pool's handler takes the pool's lock, which the pool holds while it opens calls.
     #[test]
@@ -256,13 +293,32 @@ mod tests {
         calls.insert(1, Open::new(handler));
         std::thread::scope(|scope| {
             let held = own.lock();
-            scope.spawn(|| calls.item(1, Payload::default()));
+            scope.spawn(|| calls.items(1, Payload::default(), &mut Vec::new().into_iter()));
             inside.wait();
             // The same table.
             calls.insert(1 + SHARDS as u64, Open::new(Box::new(|_, _| {})));
             drop(held);
         });
         assert_eq!(*own.lock(), 1);
+    }
+
+    #[test]
+    fn what_was_lost_twice_or_has_its_last_try_is_sent_to_run_alone() {
+        let sent = |retries, killed: &[bool]| {
+            let calls = OpenCalls::default();
+            let (actor, again) = (Some("a".into()), Some(CallOpen::default()));
+            calls.insert(1, Open { actor, again, retries, ..Open::new(Box::new(|_, _| {})) });
+            let each = killed.iter().map(|killed| {
+                killed.then(|| calls.killed(1));
+                calls.retry(1).then(|| calls.again(1, 16).unwrap().1.alone)
+            });
+            each.collect::<Vec<_>>()
+        };
+        assert_eq!(sent(3, &[true, true, true]), [Some(false), Some(true), Some(true)]);
+        assert_eq!(sent(1, &[true, true]), [Some(true), None]);
+        // A worker that is gone says nothing against the call.
+        assert_eq!(sent(2, &[false, false, false]), [Some(false), Some(false), None]);
+        assert_eq!(sent(9, &[true, false, false, true]), [Some(false), Some(false), Some(false), Some(true)]);
     }
 
     #[test]
@@ -277,10 +333,10 @@ mod tests {
             tx.send(matches!(event, CallEvent::End(_))).unwrap();
         });
         calls.insert(1, Open::new(handler));
-        let (mut open, end) = calls.item(1, Payload::default()).expect("its end came");
+        let (mut open, end) = items(&calls, &[1]).expect("its end came");
         assert!(!calls.contains(1));
         open.handler.take().unwrap()(1, CallEvent::End(end));
         assert_eq!(rx.iter().take(2).collect::<Vec<_>>(), [false, true]);
-        assert!(calls.end(1, Ok(None)).is_none() && calls.item(1, Payload::default()).is_none());
+        assert!(calls.end(1, Ok(None)).is_none() && items(&calls, &[1]).is_none());
     }
 }

@@ -1,12 +1,15 @@
 //! Where actors are, as far as this caller knows, and what waits for them.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     time::{Duration, Instant},
 };
 
 use covey_domain::{ActorId, Error, NodeId};
-use covey_proto::v1::{At, CallFrame, CallOpen, Locate, WorkerPort, call_frame::Body};
+use covey_proto::{
+    CallQueue,
+    v1::{At, CallFrame, CallOpen, Locate, WorkerPort, call_frame::Body},
+};
 
 use super::{Inner, lane, topics::Topic};
 use crate::retry::head_away;
@@ -22,12 +25,12 @@ pub(super) enum Place {
         /// Whoever is told has heard this reason already.
         told: bool,
         left: Option<lane::Sender>,
-        queue: BTreeMap<u64, CallOpen>,
+        queue: CallQueue,
     },
     /// On a worker.
     At { at: At, lane: lane::Sender },
     /// About to be on another one, once the fence is back.
-    Moving { fence: u64, to: At, queue: BTreeMap<u64, CallOpen> },
+    Moving { fence: u64, to: At, queue: CallQueue },
     /// Over.
     Gone(Error),
 }
@@ -205,19 +208,13 @@ impl State {
             }
             Some(Place::At { lane, .. }) => {
                 let left = Some(lane.clone());
-                self.waits(actor, reason, left, BTreeMap::new())
+                self.waits(actor, reason, left, CallQueue::default())
             }
-            Some(Place::Gone(_)) | None => self.waits(actor, reason, None, BTreeMap::new()),
+            Some(Place::Gone(_)) | None => self.waits(actor, reason, None, CallQueue::default()),
         }
     }
 
-    fn waits(
-        &mut self,
-        actor: &ActorId,
-        reason: &str,
-        left: Option<lane::Sender>,
-        queue: BTreeMap<u64, CallOpen>,
-    ) -> bool {
+    fn waits(&mut self, actor: &ActorId, reason: &str, left: Option<lane::Sender>, queue: CallQueue) -> bool {
         let (since, why) = (Instant::now(), reason.to_owned());
         let waiting = Place::Waiting { since, why, told: false, left, queue };
         self.places.insert(actor.clone(), waiting);
@@ -251,7 +248,7 @@ impl State {
     }
 
     /// The actor is somewhere; gives what waited for it, oldest first.
-    pub fn settle(&mut self, actor: &ActorId, at: At, lane: lane::Sender) -> BTreeMap<u64, CallOpen> {
+    pub fn settle(&mut self, actor: &ActorId, at: At, lane: lane::Sender) -> CallQueue {
         self.stale.remove(actor);
         if self.places.len() > PLACES_MAX {
             // The same lane leads to the same worker when the place is asked for again, so order is kept.
@@ -259,7 +256,7 @@ impl State {
         }
         match self.places.insert(actor.clone(), Place::At { at, lane }) {
             Some(Place::Waiting { queue, .. } | Place::Moving { queue, .. }) => queue,
-            Some(Place::At { .. } | Place::Gone(_)) | None => BTreeMap::new(),
+            Some(Place::At { .. } | Place::Gone(_)) | None => CallQueue::default(),
         }
     }
 
@@ -267,7 +264,7 @@ impl State {
     pub fn fence(&mut self, actor: &ActorId, fence: u64, to: At, lane: lane::Sender) {
         let queue = match self.places.remove(actor) {
             Some(Place::Waiting { queue, .. } | Place::Moving { queue, .. }) => queue,
-            Some(Place::At { .. } | Place::Gone(_)) | None => BTreeMap::new(),
+            Some(Place::At { .. } | Place::Gone(_)) | None => CallQueue::default(),
         };
         self.places.insert(actor.clone(), Place::Moving { fence, to, queue });
         self.fences.insert(fence, (actor.clone(), lane));
@@ -297,7 +294,7 @@ impl State {
         };
         match old {
             Some(Place::Waiting { queue, .. } | Place::Moving { queue, .. }) => {
-                queue.into_keys().map(|id| (id, error.clone())).collect()
+                queue.into_calls().map(|id| (id, error.clone())).collect()
             }
             Some(Place::At { .. } | Place::Gone(_)) | None => Vec::new(),
         }
@@ -306,7 +303,7 @@ impl State {
     /// Takes a call out of the queue it waits in.
     pub fn unqueue(&mut self, actor: &ActorId, id: u64) -> bool {
         match self.places.get_mut(actor) {
-            Some(Place::Waiting { queue, .. } | Place::Moving { queue, .. }) => queue.remove(&id).is_some(),
+            Some(Place::Waiting { queue, .. } | Place::Moving { queue, .. }) => queue.remove(id),
             Some(Place::At { .. } | Place::Gone(_)) | None => false,
         }
     }

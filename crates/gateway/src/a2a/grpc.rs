@@ -3,20 +3,45 @@
 
 use std::sync::Arc;
 
+use axum::{body::to_bytes, extract::Request as HttpRequest, middleware::Next, response::Response as HttpResponse};
 use covey_a2a::{
     Error, old_proto,
     v1::{self, a2a_service_server::A2aService},
     v03::{self, a2a_service_server::A2aService as OldService},
 };
+use covey_domain::caps;
 use futures::{StreamExt as _, stream::BoxStream};
 use tonic::{Request, Response, Status};
 
 use super::{
-    Hub, named,
+    Hub,
+    answers::Held,
+    named,
     ops::{Ask, Events},
     wrong,
 };
 use crate::Caller;
+
+/// A request in gRPC's frame: whether it is compressed, how long it is.
+const FRAME: usize = 5;
+
+/// Refuses a message of so many values that it must not be decoded.
+pub(super) async fn weigh(request: HttpRequest, next: Next) -> HttpResponse {
+    let path = request.uri().path();
+    if !(path.ends_with("/SendMessage") || path.ends_with("/SendStreamingMessage")) {
+        return next.run(request).await;
+    }
+    let check = if path.starts_with("/lf.") { covey_a2a::weigh::check } else { covey_a2a::weigh::check_old };
+    let (head, body) = request.into_parts();
+    let Ok(whole) = to_bytes(body, FRAME + caps::MESSAGE_BYTES_MAX).await else {
+        let most = caps::MESSAGE_BYTES_MAX >> 20;
+        return Status::out_of_range(format!("the request has more than {most} MiB, or broke off")).into_http();
+    };
+    if let Err(error) = check(whole.get(FRAME..).unwrap_or_default()) {
+        return Status::from(super::ops::failed(error)).into_http();
+    }
+    next.run(HttpRequest::from_parts(head, whole.into())).await
+}
 
 #[derive(Clone)]
 pub(super) struct Grpc {
@@ -43,6 +68,13 @@ impl Grpc {
     }
 }
 
+/// An answer with the room that it has, see [`super::answers`].
+fn answer<T>(ask: &Ask, message: T) -> Response<T> {
+    let mut response = Response::new(message);
+    Held::put(&ask.held, response.extensions_mut());
+    response
+}
+
 type OldStream = BoxStream<'static, Result<v03::StreamResponse, Status>>;
 
 fn old_stream(events: Events) -> Response<OldStream> {
@@ -61,7 +93,7 @@ impl OldService for Grpc {
     ) -> Result<Response<v03::SendMessageResponse>, Status> {
         let ask = self.old_ask(&request).await?;
         let sent = ask.send(wrong(old_proto::send_in(request.into_inner()))?, true).await?;
-        Ok(Response::new(old_proto::sent(sent)))
+        Ok(answer(&ask, old_proto::sent(sent)))
     }
 
     async fn send_streaming_message(
@@ -78,13 +110,13 @@ impl OldService for Grpc {
         let history_length = Some(history_length).filter(|n| *n != 0);
         let id = wrong(old_proto::task_in(&name))?.to_owned();
         let task = ask.get(&v1::GetTaskRequest { tenant: String::new(), id, history_length }).await?;
-        Ok(Response::new(old_proto::task(task)))
+        Ok(answer(&ask, old_proto::task(task)))
     }
 
     async fn cancel_task(&self, request: Request<v03::CancelTaskRequest>) -> Result<Response<v03::Task>, Status> {
         let ask = self.old_ask(&request).await?;
         let task = ask.cancel(wrong(old_proto::task_in(&request.get_ref().name))?).await?;
-        Ok(Response::new(old_proto::task(task)))
+        Ok(answer(&ask, old_proto::task(task)))
     }
 
     async fn task_subscription(
@@ -161,7 +193,8 @@ impl A2aService for Grpc {
         request: Request<v1::SendMessageRequest>,
     ) -> Result<Response<v1::SendMessageResponse>, Status> {
         let ask = self.ask(&request, &request.get_ref().tenant).await?;
-        Ok(Response::new(ask.send(request.into_inner(), false).await?))
+        let sent = ask.send(request.into_inner(), false).await?;
+        Ok(answer(&ask, sent))
     }
 
     async fn send_streaming_message(
@@ -174,7 +207,8 @@ impl A2aService for Grpc {
 
     async fn get_task(&self, request: Request<v1::GetTaskRequest>) -> Result<Response<v1::Task>, Status> {
         let ask = self.ask(&request, &request.get_ref().tenant).await?;
-        Ok(Response::new(ask.get(request.get_ref()).await?))
+        let task = ask.get(request.get_ref()).await?;
+        Ok(answer(&ask, task))
     }
 
     async fn list_tasks(
@@ -182,12 +216,14 @@ impl A2aService for Grpc {
         request: Request<v1::ListTasksRequest>,
     ) -> Result<Response<v1::ListTasksResponse>, Status> {
         let ask = self.ask(&request, &request.get_ref().tenant).await?;
-        Ok(Response::new(ask.list(request.into_inner()).await?))
+        let page = ask.list(request.into_inner()).await?;
+        Ok(answer(&ask, page))
     }
 
     async fn cancel_task(&self, request: Request<v1::CancelTaskRequest>) -> Result<Response<v1::Task>, Status> {
         let ask = self.ask(&request, &request.get_ref().tenant).await?;
-        Ok(Response::new(ask.cancel(&request.get_ref().id).await?))
+        let task = ask.cancel(&request.get_ref().id).await?;
+        Ok(answer(&ask, task))
     }
 
     async fn subscribe_to_task(

@@ -1,7 +1,7 @@
 //! The operations, in 1.0's types: what all bindings of both versions call, and the one place that looks at who asks and for
 //! which agent.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use covey_a2a::{
     Error, Fields, Kind, Timestamp,
@@ -13,10 +13,12 @@ use covey_domain::{
     task::TaskInput,
 };
 use futures::{StreamExt as _, stream::BoxStream};
-use v1::{part::Content as Held, send_message_response::Payload as Sent, stream_response::Payload};
+use prost::Message as _;
+use v1::{part::Content as Source, send_message_response::Payload as Sent, stream_response::Payload};
 
 use super::{
     Hub,
+    answers::Held,
     bookmarks::Bookmarks,
     card::{self, Place},
     project::Projection,
@@ -46,6 +48,8 @@ pub(super) struct Ask {
     pub extensions: Vec<String>,
     /// W3C trace context of the request.
     pub traceparent: Option<String>,
+    /// The room that its answer has, once that is made: for the extensions of the response.
+    pub held: Arc<OnceLock<Held>>,
 }
 
 /// A place between two events of a stream: behind entry `seq` of the log and behind `more` events of the next one.
@@ -91,7 +95,7 @@ pub(super) struct Told {
     /// Whether no other follows.
     pub last: bool,
     /// At the end of a task: the message that is the whole answer, where there is one.
-    reply: Option<Box<v1::Message>>,
+    pub reply: Option<Box<v1::Message>>,
 }
 
 /// Events up to the end of the task or turn; an error where the log could not be read on.
@@ -232,9 +236,23 @@ impl Ask {
         if let Some(reply) = projection.reply().filter(|_| self.agent.a2a.messages) {
             let mut reply = reply.clone();
             self.hub.links.message(&self.place.root, &mut reply);
+            self.keep(self.hub.answers.made(&self.caller.id).given(reply.encoded_len()).await);
             return Ok(v1::SendMessageResponse { payload: Some(Sent::Message(reply)) });
         }
-        Ok(v1::SendMessageResponse { payload: Some(Sent::Task(self.shown(projection, history))) })
+        Ok(v1::SendMessageResponse { payload: Some(Sent::Task(self.given(projection, history).await)) })
+    }
+
+    /// The answer that is made has this room until it is written.
+    fn keep(&self, held: Held) {
+        // One request has one answer.
+        let _ = self.held.set(held);
+    }
+
+    /// The answer to what has been done, which waits as long as it must for room.
+    async fn given(&self, projection: Projection, history: Option<usize>) -> v1::Task {
+        let task = self.shown(projection, history);
+        self.keep(self.hub.answers.made(&self.caller.id).given(task.encoded_len()).await);
+        task
     }
 
     /// Sends a message; the turn streams back.
@@ -254,9 +272,12 @@ impl Ask {
     /// A task as it stands.
     pub async fn get(&self, request: &v1::GetTaskRequest) -> Result<v1::Task, Error> {
         let history = history(request.history_length)?;
+        let making = self.hub.answers.make(&self.caller.id).await?;
         let (record, last) = self.find(&request.id).await?;
         let projection = self.replay(&record, last.map_or(Until::End, Until::Seq)).await?;
-        Ok(self.shown(projection, history))
+        let task = self.shown(projection, history);
+        self.keep(making.sized(task.encoded_len()).await?);
+        Ok(task)
     }
 
     /// A task for the outside, with links to its large files.
@@ -288,6 +309,7 @@ impl Ask {
             before,
             limit: page_size as u32,
         };
+        let making = self.hub.answers.make(&self.caller.id).await?;
         let (records, all) = self.hub.cluster.tasks(&self.caller.id, &query).await.map_err(failed)?;
         let next = records.last().filter(|_| records.len() == page_size as usize);
         let next_page_token = next.map_or(String::new(), |last| format!("{}-{}", last.changed_ms, last.id));
@@ -302,7 +324,10 @@ impl Ask {
             };
             tasks.push(self.shown(projection, history));
         }
-        Ok(v1::ListTasksResponse { tasks, next_page_token, page_size, total_size: all.min(i32::MAX as u64) as i32 })
+        let total_size = all.min(i32::MAX as u64) as i32;
+        let page = v1::ListTasksResponse { tasks, next_page_token, page_size, total_size };
+        self.keep(making.sized(page.encoded_len()).await?);
+        Ok(page)
     }
 
     /// How far the log of a task goes now.
@@ -322,7 +347,7 @@ impl Ask {
             }
             _ => no_task(error, id),
         })?;
-        Ok(self.shown(self.replay(&record, Until::End).await?, None))
+        Ok(self.given(self.replay(&record, Until::End).await?, None).await)
     }
 
     /// What happens in a task from now on, or from where the reader was.
@@ -575,7 +600,7 @@ fn message_first(mut events: Events) -> Events {
 /// Parts of a message as content.
 fn contents(parts: Vec<v1::Part>) -> Result<Vec<Content>, Error> {
     let each = parts.into_iter().map(|part| match &part.content {
-        Some(Held::Url(url)) if url.is_empty() => Err(Error::field("message.parts", "has a file without an address")),
+        Some(Source::Url(url)) if url.is_empty() => Err(Error::field("message.parts", "has a file without an address")),
         _ => content::content(part).ok_or_else(|| Error::field("message.parts", "has a part without content")),
     });
     each.collect()

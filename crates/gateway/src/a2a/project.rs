@@ -497,6 +497,7 @@ mod tests {
             options: vec![],
             response_schema: None,
             expires_at_ms: None,
+            refused: None,
         });
         events.push(TaskEvent::Status { state: Phase::Waiting, message: None });
         let decision = Decision::Accept { payload: json!("the red one"), always: false };
@@ -554,6 +555,7 @@ mod tests {
             options: vec![],
             response_schema: None,
             expires_at_ms: None,
+            refused: None,
         });
         events.push(TaskEvent::Status { state: Phase::Waiting, message: None });
         let (told, mut projection) = told_of(events);

@@ -41,7 +41,7 @@ impl Call<'_> {
             Ok(()) => self.answer(path, old).await,
             Err(error) => Err(error),
         };
-        let active = self.ask.active_extensions();
+        let (active, background) = (self.ask.active_extensions(), self.ask.hub.background.clone());
         let response = match answer {
             Ok(Answer::Whole(body)) => ([(header::CONTENT_TYPE, kind)], body).into_response(),
             Ok(Answer::Stream(events)) => {
@@ -55,7 +55,7 @@ impl Call<'_> {
                 let fail = |error: &Error, piece: &mut Vec<u8>| {
                     let _ = write!(piece, "event: error\ndata: {}", error.http_body());
                 };
-                stream(events, write, fail)
+                stream(&background, events, write, fail)
             }
             Err(error) => {
                 let status = StatusCode::from_u16(error.kind.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -65,7 +65,9 @@ impl Call<'_> {
                 response
             }
         };
-        super::activated(response, &active)
+        let mut response = super::activated(response, &active);
+        super::answers::Held::put(&self.ask.held, response.extensions_mut());
+        response
     }
 
     /// What the client speaks: the media type of the specification where it names that, else plain JSON.
@@ -188,6 +190,7 @@ impl Call<'_> {
         if self.body.is_empty() {
             return Ok(T::default());
         }
+        covey_domain::json::check("the request", self.body).map_err(super::ops::failed)?;
         serde_json::from_slice(self.body).map_err(|why| {
             let kind = if why.is_data() { Kind::InvalidParams } else { Kind::Parse };
             Error::new(kind, format!("failed to read the request: {why}"))

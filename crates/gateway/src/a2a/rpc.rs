@@ -44,6 +44,9 @@ pub(super) async fn serve(ask: Ask, headers: &HeaderMap, body: &Bytes) -> Respon
         let error = Error::new(Kind::ContentTypeNotSupported, "JSON-RPC is application/json");
         return refused(&Value::Null, Version::V1, &error);
     }
+    if let Err(error) = covey_domain::json::check("the request", body) {
+        return refused(&Value::Null, Version::V1, &super::ops::failed(error));
+    }
     let Request { jsonrpc, id, method, params } = match serde_json::from_slice(body) {
         Ok(request) => request,
         Err(_) => return no_request(body),
@@ -60,7 +63,7 @@ pub(super) async fn serve(ask: Ask, headers: &HeaderMap, body: &Bytes) -> Respon
         Ok(ask) => ask,
         Err(error) => return refused(&id, version, &error),
     };
-    let active = ask.active_extensions();
+    let (active, background, held) = (ask.active_extensions(), ask.hub.background.clone(), ask.held.clone());
     if !(params == "null" || params.starts_with('{')) {
         return refused(&id, version, &Error::new(Kind::InvalidParams, "`params` must be an object"));
     }
@@ -82,11 +85,13 @@ pub(super) async fn serve(ask: Ask, headers: &HeaderMap, body: &Bytes) -> Respon
             let fail = move |error: &Error, piece: &mut Vec<u8>| {
                 let _ = write!(piece, "data: {}", body_of(&id, version, error));
             };
-            stream(events, write, fail)
+            stream(&background, events, write, fail)
         }
         Err(error) => refused(&id, version, &error),
     };
-    super::activated(response, &active)
+    let mut response = super::activated(response, &active);
+    super::answers::Held::put(&held, response.extensions_mut());
+    response
 }
 
 /// What is no request: no JSON, or JSON of something else. Several at once are not of A2A.

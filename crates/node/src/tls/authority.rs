@@ -1,6 +1,11 @@
 //! The cluster's own certificate authority: made at the head's first start, kept beside its store.
 
-use std::{fs, io, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use covey_domain::{Error, ErrorKind, NodeId};
 use libp2p_identity::{PublicKey, ed25519};
@@ -26,6 +31,8 @@ pub const NODE_CERTIFICATE_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 const HEAD_CERTIFICATE_TTL: Duration = Duration::from_secs(90 * 24 * 3600);
 /// How long the authority itself is good.
 const AUTHORITY_TTL: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
+/// How often it is looked whether a certificate has to be renewed.
+pub const RENEWAL_LOOK: Duration = Duration::from_secs(10);
 /// Certificates are good from a little before now: clocks differ.
 const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 
@@ -156,11 +163,19 @@ impl Authority {
         certificate.set(self.for_head(&names)?);
         let (authority, kept) = (self.clone(), Arc::downgrade(&certificate));
         tokio::spawn(async move {
+            let mut made = SystemTime::now();
             loop {
-                tokio::time::sleep(HEAD_CERTIFICATE_TTL / 2).await;
+                tokio::time::sleep(RENEWAL_LOOK).await;
                 let Some(kept) = kept.upgrade() else { return };
+                // By the clock that the certificate names: a machine that slept, or was kept as a snapshot, wakes months later.
+                if SystemTime::now().duration_since(made).is_ok_and(|age| age < HEAD_CERTIFICATE_TTL / 2) {
+                    continue;
+                }
                 match authority.for_head(&names) {
-                    Ok(fresh) => kept.set(fresh),
+                    Ok(fresh) => {
+                        kept.set(fresh);
+                        made = SystemTime::now();
+                    }
                     Err(error) => tracing::error!(%error, "the head's certificate was not renewed"),
                 }
             }

@@ -24,12 +24,15 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::stalled;
+use super::{offences::source_of, stalled};
 
 /// A client that takes nothing of what it is sent for so long is cut off. Streams of tasks go on where they were.
 pub(super) const STALLED: Duration = Duration::from_secs(30);
 /// Bytes of an answer that are handed out at once. Of a stream whose reader takes nothing so much is held behind its back.
 const PIECE: usize = 64 << 10;
+/// Bytes of an answer that are handed out before others have the thread: a body that is there, and a client that takes it, would keep
+/// it for megabytes.
+const BURST: usize = 4 * PIECE;
 
 /// Connections of one port.
 #[derive(Debug)]
@@ -42,7 +45,7 @@ pub(super) struct Connections {
 /// One connection's place among them.
 pub(super) struct Place {
     among: Arc<Connections>,
-    /// Addresses of this machine share one, so that a proxy here is not held to what one client may have.
+    /// None for a proxy here: it is not held to what one client may have.
     address: Option<IpAddr>,
 }
 
@@ -58,7 +61,7 @@ impl Connections {
 
     /// A place for one more; `None`: there are too many, of all or of this address.
     pub fn enter(self: &Arc<Self>, from: IpAddr) -> Option<Place> {
-        let address = (!from.to_canonical().is_loopback()).then_some(from);
+        let address = source_of(from);
         if self.all.fetch_add(1, Ordering::Relaxed) >= self.all_max {
             self.all.fetch_sub(1, Ordering::Relaxed);
             return None;
@@ -138,13 +141,15 @@ pub struct Counted<B> {
     body: B,
     /// Of a piece that was larger.
     rest: Bytes,
+    /// Handed out since others had the thread.
+    burst: usize,
     _request: Request,
 }
 
 impl<B> Counted<B> {
     pub(super) fn new(body: B, request: Request) -> Self {
         stalled::offered();
-        Self { body, rest: Bytes::new(), _request: request }
+        Self { body, rest: Bytes::new(), burst: 0, _request: request }
     }
 }
 
@@ -170,9 +175,19 @@ impl<B: Body + Unpin> Body for Counted<B> {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         stalled::asked();
+        if self.burst >= BURST {
+            self.burst = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let next = self.next(cx);
-        if next.is_ready() {
-            stalled::offered();
+        match &next {
+            Poll::Ready(piece) => {
+                stalled::offered();
+                let piece = piece.as_ref().and_then(|piece| piece.as_ref().ok()?.data_ref());
+                self.burst += piece.map_or(0, Bytes::len);
+            }
+            Poll::Pending => self.burst = 0,
         }
         next
     }
@@ -319,5 +334,40 @@ mod tests {
         assert!(held.is_err(), "one is open");
         drop(open);
         requests.idle(long, short).await;
+    }
+
+    /// A body in one piece.
+    struct Whole(Option<Bytes>);
+
+    impl Body for Whole {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_there_lets_others_have_the_thread() {
+        let (bytes, most) = (4 << 20, BURST + PIECE);
+        let mut body = Counted::new(Whole(Some(vec![7; bytes].into())), Requests::new().begin());
+        let (mut burst, mut all) = (0, 0);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        loop {
+            match Pin::new(&mut body).poll_frame(&mut cx) {
+                Poll::Pending => burst = 0,
+                Poll::Ready(None) => break,
+                Poll::Ready(Some(piece)) => {
+                    let piece = piece.unwrap().into_data().unwrap().len();
+                    (burst, all) = (burst + piece, all + piece);
+                    assert!(burst <= most, "{burst} at once");
+                }
+            }
+        }
+        assert_eq!(all, bytes);
     }
 }

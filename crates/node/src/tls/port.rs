@@ -20,6 +20,7 @@ use rustls::{ServerConfig, pki_types::CertificateDer};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    time::Instant,
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -27,6 +28,7 @@ use tower::{Service, ServiceExt as _};
 
 use super::{
     limits::{Connections, Counted, Paced, Requests, STALLED},
+    offences::{Offences, is_violation, source_of},
     stalled::Streams,
     tunnel::MeshEntry,
 };
@@ -80,6 +82,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let (tracker, connections) = (TaskTracker::new(), Connections::new());
+    let offences = Arc::new(Offences::default());
     loop {
         let (stream, from) = tokio::select! {
             () = shutdown.cancelled() => break,
@@ -93,6 +96,11 @@ where
                 }
             },
         };
+        let source = source_of(from.ip());
+        if source.is_some_and(|source| offences.bars(source, Instant::now())) {
+            refused(from, "its connections broke the protocol");
+            continue;
+        }
         let Some(place) = connections.enter(from.ip()) else {
             refused(from, "there are too many connections");
             continue;
@@ -104,11 +112,12 @@ where
             request.extensions_mut().insert(from_ip);
             request
         });
+        let offences = offences.clone();
         tracker.spawn(async move {
             let _place = place;
-            match tokio::time::timeout(HEADER_TIMEOUT, open(stream, &port)).await {
-                Ok(Ok(Opened::Plain(stream))) => serve_stream(stream, port, app, stop).await,
-                Ok(Ok(Opened::Mesh)) => {}
+            let ended = match tokio::time::timeout(HEADER_TIMEOUT, open(stream, &port)).await {
+                Ok(Ok(Opened::Plain(stream))) => serve_with(stream, port, app, stop, STALLED).await,
+                Ok(Ok(Opened::Mesh)) => Ended::Well,
                 Ok(Ok(Opened::Tls(stream))) => {
                     let shown = stream.get_ref().1.peer_certificates().and_then(|c| c.first());
                     let peer = TlsPeer(shown.map(|c| c.clone().into_owned()));
@@ -118,10 +127,13 @@ where
                         request.extensions_mut().insert(peer.clone());
                         request
                     });
-                    serve_stream(stream, port, app, stop).await;
+                    serve_with(stream, port, app, stop, STALLED).await
                 }
                 Ok(Err(why)) => refused(from, &why),
                 Err(_) => refused(from, "nothing was said"),
+            };
+            if let (Ended::Offending, Some(source)) = (ended, source) {
+                offences.count(source, Instant::now());
             }
         });
     }
@@ -129,8 +141,18 @@ where
     let _ = tokio::time::timeout(DRAIN, tracker.wait()).await;
 }
 
-fn refused(from: SocketAddr, why: &str) {
+fn refused(from: SocketAddr, why: &str) -> Ended {
     tracing::debug!(%from, why, "a connection was refused");
+    Ended::Well
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// In any way but that.
+    Well,
+    /// By what its client sent, which is not HTTP.
+    Offending,
 }
 
 enum Opened {
@@ -188,11 +210,11 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    serve_with(stream, port, app, stop, STALLED).await;
+    let _ = serve_with(stream, port, app, stop, STALLED).await;
 }
 
 /// The same, for readers who may take nothing for so long.
-async fn serve_with<I, S, B>(mut stream: I, port: Port, app: S, stop: CancellationToken, patience: Duration)
+async fn serve_with<I, S, B>(mut stream: I, port: Port, app: S, stop: CancellationToken, patience: Duration) -> Ended
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
@@ -202,10 +224,10 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let began = tokio::select! {
-        () = stop.cancelled() => return,
+        () = stop.cancelled() => return Ended::Well,
         began = tokio::time::timeout(HEADER_TIMEOUT, begin(&mut stream)) => began,
     };
-    let Ok(Ok((is_http2, first))) = began else { return };
+    let Ok(Ok((is_http2, first))) = began else { return Ended::Well };
     let stream = TokioIo::new(Paced::new(stream, first));
     let requests = Requests::new();
     let count = requests.clone();
@@ -223,18 +245,23 @@ where
         .initial_stream_window_size(port.windows.0)
         .initial_connection_window_size(port.windows.1)
         .max_header_list_size(caps::HEADER_BYTES_MAX as u32)
-        .max_concurrent_streams(caps::HTTP2_STREAMS_MAX);
+        .max_concurrent_streams(caps::HTTP2_STREAMS_MAX)
+        .max_local_error_reset_streams(caps::HTTP2_RESETS_MAX);
     let server = if is_http2 { server.http2_only() } else { server.http1_only() };
     let connection = server.serve_connection_with_upgrades(stream, TowerToHyperService::new(app));
     tokio::pin!(connection);
     tokio::select! {
-        _ = connection.as_mut() => return,
+        ended = connection.as_mut() => return match ended {
+            Err(error) if is_violation(&*error) => Ended::Offending,
+            _ => Ended::Well,
+        },
         // HTTP/1 has its own clock between two requests.
         () = requests.idle(HEADER_TIMEOUT, IDLE), if is_http2 => {}
         () = stop.cancelled() => {}
     }
     connection.as_mut().graceful_shutdown();
     let _ = tokio::time::timeout(DRAIN, connection).await;
+    Ended::Well
 }
 
 #[cfg(test)]
@@ -304,5 +331,44 @@ mod tests {
             let bytes = pieces.0 as usize * pieces.1;
             assert_eq!(got(16 << 10, pieces, true).await, Ok(bytes), "{pieces:?}");
         }
+    }
+
+    /// Says something to a port from an address, so many times on a connection each; gives how often the answer was a `200`.
+    async fn answered(port: std::net::SocketAddr, from: &str, said: &[u8], times: usize) -> usize {
+        let mut answered = 0;
+        for _ in 0..times {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+            let Ok(mut stream) = socket.connect(port).await else { continue };
+            let mut answer = Vec::new();
+            let _ = stream.write_all(said).await;
+            let _ = stream.read_to_end(&mut answer).await;
+            answered += usize::from(answer.starts_with(b"HTTP/1.1 200"));
+        }
+        answered
+    }
+
+    #[tokio::test]
+    async fn an_address_that_breaks_the_protocol_again_and_again_is_closed_to_and_others_are_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let port = Port { tls: None, plaintext: true, mesh: None, windows: (1 << 20, 1 << 20) };
+        let app = tower::service_fn(|_: Request<Incoming>| async { Ok::<_, Infallible>(Response::new(Pieces(1, 2))) });
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(serve(listener, port, app, stop.clone()));
+        let ask = b"GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
+        // Frames of HTTP/2 that are none, and a head of HTTP/1 that is none.
+        let frames = [PREFACE, &[0, 0, 0, 4, 0, 0, 0, 0, 0], &[0xff; 64]].concat();
+        for (from, wrong) in [("127.0.0.2", &frames[..]), ("127.0.0.3", b"GET / HTTP/9.9\r\n\r\n")] {
+            assert_eq!(answered(address, from, wrong, 10).await, 0);
+            assert_eq!(answered(address, from, ask, 1).await, 1, "{from}: some are forgiven");
+            assert_eq!(answered(address, from, wrong, 60).await, 0);
+            assert_eq!(answered(address, from, ask, 1).await, 0, "{from}: it goes on");
+        }
+        assert_eq!(answered(address, "127.0.0.4", ask, 60).await, 60, "another is not barred");
+        answered(address, "127.0.0.1", &frames, 60).await;
+        assert_eq!(answered(address, "127.0.0.1", ask, 1).await, 1, "nor is a proxy here");
+        stop.cancel();
+        serving.await.unwrap();
     }
 }

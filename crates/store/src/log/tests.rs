@@ -3,11 +3,21 @@
 use covey_domain::NodeId;
 
 use super::*;
+use crate::Batch;
 
 const STORE: u64 = 7;
 
-fn batch(number: u64) -> Batch {
-    Batch { cursors: vec![(NodeId::from("n"), 1, number)], ..Batch::default() }
+fn of(number: u64, cursors: usize) -> Json {
+    Batch { cursors: vec![(NodeId::from("n"), 1, number); cursors], ..Batch::default() }.encode().unwrap()
+}
+
+fn batch(number: u64) -> Json {
+    of(number, 1)
+}
+
+/// More than a megabyte.
+fn large(number: u64) -> Json {
+    of(number, 60_000)
 }
 
 fn numbers(records: &[Record]) -> Vec<u64> {
@@ -18,14 +28,14 @@ fn numbers(records: &[Record]) -> Vec<u64> {
 
 fn write(log: &mut Log, numbers: std::ops::RangeInclusive<u64>) {
     for number in numbers {
-        assert_eq!(log.write(&batch(number), &Watermark::default()).unwrap().0, number);
+        assert_eq!(log.write(&batch(number), &Watermark::default()).unwrap(), number);
     }
 }
 
 fn sync(log: &mut Log) {
     let (file, number) = log.unsynced();
     file.sync_data().unwrap();
-    log.mark(number).unwrap();
+    log.mark(number, &Watermark::default()).unwrap();
 }
 
 /// The bytes of the first file, for tests to hurt.
@@ -142,7 +152,6 @@ fn a_file_is_used_again_only_when_the_tables_have_all_of_it() {
     let path = dir.path().join("db");
     let watermark = Watermark::default();
     let mut log = Log::create(&path, STORE, 0).unwrap();
-    let large = |number| Batch { cursors: vec![(NodeId::from("n"), 1, number); 60_000], ..Batch::default() };
     while log.active == 0 {
         log.write(&large(log.number + 1), &watermark).unwrap();
     }
@@ -173,4 +182,61 @@ fn a_file_is_used_again_only_when_the_tables_have_all_of_it() {
     hurt[at] ^= 1;
     std::fs::write(&paths(&path)[1], &hurt).unwrap();
     assert!(matches!(Log::open(&path, STORE, turned - 1), Err(Error::Damaged { at, .. }) if at == AREA as u64));
+}
+
+#[test]
+fn a_long_file_is_left_without_an_fsync_once_nothing_is_unsynced() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let watermark = Watermark::default();
+    let mut log = Log::create(&path, STORE, 0).unwrap();
+    let fill = |log: &mut Log, until: u64| {
+        while log.length() < until {
+            log.write(&large(log.number + 1), &watermark).unwrap();
+        }
+    };
+    fill(&mut log, ROTATE_AT);
+    let (file, number) = log.unsynced();
+    file.sync_data().unwrap();
+    log.write(&batch(number + 1), &watermark).unwrap();
+    log.mark(number, &watermark).unwrap();
+    assert_eq!(log.active, 0, "the last one is unsynced");
+    log.mark(number + 1, &watermark).unwrap();
+    let turned = number + 1;
+    assert_eq!((log.active, watermark.wanted.load(Ordering::Relaxed)), (1, turned), "the mark is the turn");
+    // The machine dies: of the file that is new now nothing was synced, its header neither.
+    let ready = Header { store: STORE, cycle: log.files[1].cycle, first: 0 };
+    write(&mut log, turned + 1..=turned + 2);
+    drop(log);
+    let begun = std::fs::read(&paths(&path)[1]).unwrap();
+    let mut lost = begun.clone();
+    lost[..AREA].copy_from_slice(&ready.bytes());
+    std::fs::write(&paths(&path)[1], &lost).unwrap();
+    assert_eq!(numbers(&inspect(&path, STORE, 0).unwrap().1.records), (1..=turned).collect::<Vec<_>>());
+    // Its header alone was written.
+    lost[..AREA].copy_from_slice(&begun[..AREA]);
+    lost[AREA..].fill(0);
+    std::fs::write(&paths(&path)[1], &lost).unwrap();
+    assert_eq!(numbers(&inspect(&path, STORE, 0).unwrap().1.records), (1..=turned).collect::<Vec<_>>());
+    std::fs::write(&paths(&path)[1], &begun).unwrap();
+
+    // Back again: it is made ready once the tables have all of it, and once only.
+    let (mut log, found) = Log::open(&path, STORE, 0).unwrap();
+    assert_eq!(numbers(&found).len() as u64, turned + 2);
+    fill(&mut log, ROTATE_AT);
+    assert!(log.make_ready(&watermark).unwrap().is_none(), "the tables lack it");
+    watermark.tables.store(turned, Ordering::Relaxed);
+    let other = log.make_ready(&watermark).unwrap().expect("it is free");
+    assert!(log.make_ready(&watermark).unwrap().is_none(), "somebody syncs it");
+    let last = log.number;
+    log.mark(last, &watermark).unwrap();
+    assert_eq!(log.active, 1, "it is not on disk yet");
+    other.sync_data().unwrap();
+    log.made_ready();
+    log.mark(last, &watermark).unwrap();
+    write(&mut log, last + 1..=last + 1);
+    assert_eq!(log.active, 0);
+    drop(log);
+    let found = numbers(&Log::open(&path, STORE, turned).unwrap().1);
+    assert_eq!(found, (turned + 1..=last + 1).collect::<Vec<_>>());
 }

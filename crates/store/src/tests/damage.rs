@@ -268,3 +268,56 @@ async fn pages_are_sound_while_they_are_written_read_and_brought_over() {
     let report = upkeep::examine(&path).await.unwrap();
     assert!(!is_named(&report) && !report.errors.iter().any(|error| error.contains("SQLite")), "{report:?}");
 }
+
+/// The tables come back without what was in their `-wal`, or as an empty file: what the log holds is read again, or the start is
+/// refused and the log is as it was. A store whose head ended before it had a log is begun anew.
+#[tokio::test]
+async fn tables_that_lost_what_they_had_do_not_cost_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    std::fs::create_dir(&from).unwrap();
+    let store = Store::open(&from.join("covey.db")).await.unwrap();
+    store.begin().await.unwrap();
+    for n in 0..TASKS {
+        let id = format!("t{n}");
+        commit(&store, Batch { made: vec![record(&id, TaskState::Working)], ..Batch::default() });
+    }
+    store.memtable.flush().await;
+    let path = to.join("covey.db");
+    for lost in ["-wal", ""] {
+        let _ = std::fs::remove_dir_all(&to);
+        std::fs::create_dir(&to).unwrap();
+        for file in std::fs::read_dir(&from).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+        std::fs::remove_file(beside(&path, "-shm")).unwrap();
+        std::fs::remove_file(beside(&path, "-wal")).unwrap();
+        if lost.is_empty() {
+            std::fs::write(&path, []).unwrap();
+        }
+        let logs = || crate::log::paths(&path).map(|log| std::fs::read(log).unwrap());
+        let before = logs();
+        match Store::open(&path).await {
+            Ok(store) => {
+                assert_eq!(lost, "-wal");
+                store.begin().await.unwrap();
+                assert_eq!(store.tasks(TaskFilter::default(), "", 99).await.unwrap().len() as u64, TASKS);
+            }
+            Err(error) => {
+                assert_eq!(lost, "", "{error}");
+                assert!(matches!(&error, Error::Orphan { .. }), "{error}");
+                assert!(logs() == before, "what could be read again is there still");
+                // Nor the next start: the tables that the first one left know of no log either.
+                assert!(matches!(Store::open(&path).await, Err(Error::Orphan { .. })));
+                let found = upkeep::examine(&path).await.unwrap();
+                assert!(found.errors.iter().any(|said| said.contains("know of no log")), "{:?}", found.errors);
+            }
+        }
+    }
+    // A log without records is one that was just made.
+    let path = dir.path().join("new.db");
+    drop(crate::log::Log::create(&path, 7, 0).unwrap());
+    std::fs::write(&path, []).unwrap();
+    Store::open(&path).await.unwrap();
+}

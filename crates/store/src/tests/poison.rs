@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use covey_domain::{
     Error as DomainError, ErrorKind,
-    event::{Choice, Decision, Delta, InterruptKind, Outcome, PartKind, ToolOutcome},
+    event::{Choice, Decision, Delta, InterruptKind, Outcome, PartKind, Refusal, ToolOutcome},
     infer::Usage,
 };
 use proptest::prelude::*;
@@ -107,6 +107,7 @@ fn events_with() -> impl Strategy<Value = TaskEvent> {
             options: vec![Choice { id: "1".into(), label: String::new(), kind: String::new() }],
             response_schema: Some(value),
             expires_at_ms: Some(u64::MAX),
+            refused: Some(Refusal { question: "h".into(), why: "no".into() }),
         }),
         value().prop_map(|value| TaskEvent::InterruptRaised {
             id: "i".into(),
@@ -115,6 +116,7 @@ fn events_with() -> impl Strategy<Value = TaskEvent> {
             options: vec![],
             response_schema: None,
             expires_at_ms: None,
+            refused: None,
         }),
         value().prop_map(|payload| TaskEvent::InterruptResolved {
             id: "i".into(),
@@ -224,4 +226,17 @@ fn a_batch_that_cannot_be_read_gives_what_of_it_can() {
     assert_eq!(read.made[1].input, Arc::default(), "it is known, without what it was asked with");
     assert_eq!(read.events.iter().map(|e| (e.task.as_str(), e.seq)).collect::<Vec<_>>(), [("good", 1), ("good", 2)]);
     assert_eq!((read.cursors, read.states, read.tasks), (batch.cursors, batch.states, batch.tasks));
+}
+
+/// Of a batch with something of every kind only what cannot be read is missing.
+#[test]
+fn a_record_that_cannot_be_read_costs_nothing_of_other_kinds() {
+    let deep = (0..200).fold(json!(1), |inner, _| json!([inner]));
+    let input = TaskInput { content: vec![Content::Data(deep)], ..TaskInput::default() };
+    let made = vec![Arc::new(TaskRecord { input: Arc::new(input), ..(*record("bad", TaskState::Working)).clone() })];
+    let batch = Batch { made, term: Some(3), ..full() };
+    let (read, broken) = Batch::decode_or_salvage(batch.encode().unwrap().text.as_bytes());
+    assert_eq!(broken.len(), 1, "{broken:?}");
+    // A batch is written without its tasks and events.
+    assert_eq!(serde_json::to_value(&read).unwrap(), serde_json::to_value(&batch).unwrap());
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::*;
 
 /// A copy of a store that a program of an older schema version left when it was killed.
-fn fixture(name: &str) -> (tempfile::TempDir, PathBuf) {
+pub(super) fn fixture(name: &str) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
     for file in ["covey.db", "covey.db-log0", "covey.db-log1", "covey.db-wal"] {
@@ -69,7 +69,7 @@ async fn a_task_that_the_version_before_took_and_cannot_read_costs_itself() {
 }
 
 /// What a program of version 8 left, part of it in the write-ahead log: its tables are written anew with sums.
-async fn is_raised(path: &Path) {
+pub(super) async fn is_raised(path: &Path) {
     let store = Store::open(path).await.unwrap();
     let snapshot = store.begin().await.unwrap();
     assert_eq!(ids(&snapshot), ["t4", "t5"]);
@@ -125,4 +125,30 @@ async fn tables_that_cannot_be_given_sums_are_used_as_they_are() {
     assert!(report.warnings.iter().any(|warning| warning.contains("no sums")), "{report:?}");
     std::fs::remove_dir(&blocked).unwrap();
     is_raised(&path).await;
+}
+
+/// What a program of version 9 left: it knew no links, no gangs that wait, and kept no dead letters.
+#[tokio::test]
+async fn a_store_that_knew_no_links_keeps_them_from_now_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("covey.db");
+    let store = Store::open(&path).await.unwrap();
+    commit(&store, Batch { made: vec![record("t", TaskState::Working)], ..Batch::default() });
+    store.memtable.flush().await;
+    drop(store);
+    let mut db = tables(&path).await;
+    let back =
+        "DROP TABLE links; DROP TABLE gangs; DROP TABLE dead_letters; UPDATE meta SET value = 9 WHERE key = 'schema'";
+    sqlx::raw_sql(back).execute(&mut db).await.unwrap();
+    drop(db);
+    let store = Store::open(&path).await.unwrap();
+    assert_eq!(ids(&store.begin().await.unwrap()), ["t"]);
+    commit(&store, Batch { links: vec![("x".into(), "y".into(), true)], ..Batch::default() });
+    drop(store);
+    let store = Store::open(&path).await.unwrap();
+    assert_eq!(store.begin().await.unwrap().links.links, [("x".into(), "y".into())]);
+    let mut db = tables(&path).await;
+    let version: i64 =
+        sqlx::query_scalar("SELECT value FROM meta WHERE key = 'schema'").fetch_one(&mut db).await.unwrap();
+    assert_eq!(version, schema::VERSION);
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import joblib
@@ -10,7 +9,6 @@ from joblib._parallel_backends import AutoBatchingMixin
 from joblib.parallel import ParallelBackendBase
 
 from .. import _functions, _session
-from .._session import bridge_call
 
 
 def _run(batch: Any) -> Any:
@@ -37,7 +35,7 @@ class CoveyBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
             n_jobs = -1
         if n_jobs > 0:
             return n_jobs
-        nodes = json.loads(bridge_call(_session.current().client.status))["nodes"]
+        nodes = _session.current().status()["nodes"]
         live = [node for node in nodes if node["state"] == "live"]
         return max(1, sum(node["total"]["cpu_milli"] for node in live) // 1000 + 1 + n_jobs)
 

@@ -27,10 +27,14 @@ fn isolation(found: Support) -> Vec<Finding> {
     };
     let spaces = match found.namespaces {
         true => Good(
-            "namespaces: a network of its own for `strict`, secrets masked below folders that agents may read".into(),
+            "namespaces: a network of its own for `strict`; COVEY_HOME is covered where agents may read around it".into(),
         ),
         false => {
-            Less("namespaces: not allowed to this user: `strict` starts nothing; keep COVEY_HOME out of /tmp".into())
+            Less(
+                "namespaces: not allowed to this user: `strict` starts nothing; with COVEY_HOME in /tmp agents have no /tmp, but a \
+                 folder of their worker's"
+                    .into(),
+            )
         }
     };
     let mut all = vec![files, spaces];

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from typing import Any
@@ -113,7 +112,7 @@ def shutdown(*_: Any) -> None:
 
 def nodes() -> list[dict[str, Any]]:
     """Workers, in the shape of Ray's list."""
-    status = json.loads(_session.bridge_call(_session.current().client.status))
+    status = _session.current().status()
     return [
         {
             "NodeID": n["id"], "Alive": n["state"] == "live", "NodeName": n["name"], "NodeManagerAddress": "127.0.0.1", "NodeManagerHostname": n["name"],
@@ -142,7 +141,7 @@ def available_resources() -> dict[str, float]:
 
 def _sum(which: str) -> dict[str, float]:
     total: dict[str, float] = {}
-    for node in json.loads(_session.bridge_call(_session.current().client.status))["nodes"]:
+    for node in _session.current().status()["nodes"]:
         if node["state"] == "live":
             for key, value in _amounts(node[which]).items():
                 total[key] = total.get(key, 0) + value

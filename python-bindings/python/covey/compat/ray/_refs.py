@@ -565,6 +565,8 @@ def wait(refs: Any, *, num_returns: int = 1, timeout: float | None = None, fetch
     for ref in refs:
         if not isinstance(ref, (ObjectRef, ObjectRefGenerator)):
             raise TypeError(f"wait() takes a list of ObjectRefs, not one with {type(ref).__name__}")
+    if not refs:
+        return [], []
     if len(set(map(id, refs))) != len(refs):
         raise ValueError("wait needs a list of unique ObjectRefs")
     if num_returns <= 0 or num_returns > len(refs):
