@@ -19,7 +19,7 @@ use covey_domain::{
     log::Writer,
     status::{ClusterStatus, ModelStatus},
 };
-use covey_gateway::{ArtifactBody, Caller, Cluster, FoundTask, SayTask, Settings, Signer, SubmitTask, TaskQuery};
+use covey_gateway::{ArtifactBody, Caller, Cluster, FoundTask, ListedTasks, SayTask, Settings, Signer, SubmitTask, TaskQuery};
 use futures::{
     FutureExt as _, StreamExt as _,
     future::BoxFuture,
@@ -129,11 +129,11 @@ impl Cluster for Desk {
         &'a self,
         _: &'a CallerId,
         query: &'a TaskQuery,
-    ) -> BoxFuture<'a, Result<(Vec<TaskRecord>, u64), Error>> {
+    ) -> BoxFuture<'a, Result<ListedTasks, Error>> {
         let tasks = self.tasks.lock();
-        let page = tasks.values().take(query.limit as usize).map(|(record, _)| (**record).clone()).collect();
+        let records = tasks.values().take(query.limit as usize).map(|(record, _)| (**record).clone()).collect();
         let all = tasks.len() as u64;
-        async move { Ok((page, all)) }.boxed()
+        async move { Ok(ListedTasks { records, next: None, all }) }.boxed()
     }
 
     fn cancel<'a>(

@@ -128,6 +128,14 @@ impl Callers {
         all
     }
 
+    /// It is one whose key is gone at the next look too.
+    fn not_over(&self, caller: &CallerId) {
+        let mut gone = self.gone.lock();
+        if !gone[0].contains(caller) {
+            gone[0].push(caller.clone());
+        }
+    }
+
     fn cut(&self, name: &str) {
         if let Some(cut) = self.cuts.lock().remove(name) {
             cut.cancel();
@@ -181,28 +189,37 @@ pub(crate) async fn watch(shared: Shared) {
     }
 }
 
-/// Ends the tasks of a caller whose key opens nothing any more. Its webhooks find out by themselves.
+/// Ends the tasks of a caller whose key opens nothing any more. Its webhooks find out by themselves. What the store has no room to keep
+/// now is tried again.
 pub(crate) async fn end(shared: &Shared, caller: &CallerId) {
+    if let Err(error) = end_all(shared, caller).await {
+        tracing::debug!(%error, %caller, "tasks of a caller without a key could not be ended yet");
+        shared.callers.not_over(caller);
+    }
+}
+
+async fn end_all(shared: &Shared, caller: &CallerId) -> Result<(), Error> {
     let unfinished = [TaskState::Submitted, TaskState::Working, TaskState::InputRequired, TaskState::AuthRequired];
     for state in unfinished {
         let filter = TaskFilter { state: state.name(), caller: caller.as_str(), ..TaskFilter::default() };
         let mut before = String::new();
         loop {
-            let page = match shared.store.tasks(filter, &before, PAGE).await {
-                Ok(page) => page,
-                Err(error) => return tracing::error!(%error, "tasks of a caller without a key were not found"),
-            };
-            for task in &page {
+            let page = shared.store.tasks(filter, &before, PAGE).await.map_err(|e| Error::internal(e.to_string()))?;
+            for task in &page.records {
                 let why = "the caller's key was taken back".to_owned();
-                // One that has ended meanwhile is what is wanted.
-                let _ = shared.owner.ask(|tx| Input::CancelTask(task.id.clone(), OWNER.to_owned(), why, tx)).await;
+                match shared.owner.ask(|tx| Input::CancelTask(task.id.clone(), OWNER.to_owned(), why, tx)).await? {
+                    Err(error) if matches!(error.kind, ErrorKind::StorageFull | ErrorKind::Overloaded) => {
+                        return Err(error);
+                    }
+                    // One that has ended meanwhile is what is wanted.
+                    Ok(_) | Err(_) => {}
+                }
             }
-            match page.last() {
-                Some(last) if page.len() == PAGE as usize => before = last.id.to_string(),
-                _ => break,
-            }
+            let Some((_, last)) = page.next else { break };
+            before = last.to_string();
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -466,9 +466,10 @@ impl Covey for ClientService {
             other: callers::seen_too(&caller),
             ..TaskFilter::default()
         };
-        let records = self.cluster.shared.store.tasks(filter, &request.before, limit).await;
-        let records = records.map_err(|e| to_status(&Error::internal(e.to_string())))?;
-        Ok(Response::new(v1::ListTasksReply { records: records.iter().map(to_json).collect() }))
+        let page = self.cluster.shared.store.tasks(filter, &request.before, limit).await;
+        let page = page.map_err(|e| to_status(&Error::internal(e.to_string())))?;
+        let next = page.next.map_or(String::new(), |(_, task)| task.to_string());
+        Ok(Response::new(v1::ListTasksReply { records: page.records.iter().map(to_json).collect(), next }))
     }
 
     async fn cancel_task(&self, request: Request<v1::CancelTaskRequest>) -> Result<Response<v1::TaskReply>, Status> {

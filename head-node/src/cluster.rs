@@ -11,7 +11,7 @@ use covey_domain::{
     secret,
     status::{ClusterStatus, ModelStatus},
 };
-use covey_gateway::{ArtifactBody, Cluster, FoundTask, SayTask, SubmitTask, TaskQuery};
+use covey_gateway::{ArtifactBody, Cluster, FoundTask, ListedTasks, SayTask, SubmitTask, TaskQuery};
 use covey_proto::{
     payload_json,
     v1::{CallCancel, CallFrame, CallOpen, call_end, call_frame::Body, call_open::Target},
@@ -94,10 +94,10 @@ impl ClusterPort {
             caller: caller.as_str(),
             ..TaskFilter::default()
         };
-        let mut turns = store.tasks(filter, "", HISTORY_TURNS_MAX).await.map_err(failed)?;
-        turns.reverse();
+        // The latest, and of large ones only so many as a page takes.
+        let turns = store.tasks(filter, "", HISTORY_TURNS_MAX).await.map_err(failed)?.records;
         let mut messages = Vec::new();
-        for turn in turns {
+        for turn in turns.into_iter().rev() {
             let mut answer = Answer::default();
             let mut after = 0;
             loop {
@@ -213,11 +213,7 @@ impl Cluster for ClusterPort {
         .boxed()
     }
 
-    fn tasks<'a>(
-        &'a self,
-        caller: &'a CallerId,
-        query: &'a TaskQuery,
-    ) -> BoxFuture<'a, Result<(Vec<TaskRecord>, u64), Error>> {
+    fn tasks<'a>(&'a self, caller: &'a CallerId, query: &'a TaskQuery) -> BoxFuture<'a, Result<ListedTasks, Error>> {
         async move {
             let filter = TaskFilter {
                 agent: query.agent.as_ref().map_or("", |a| a.as_str()),
@@ -228,7 +224,8 @@ impl Cluster for ClusterPort {
             };
             let before = query.before.as_ref().map(|(at, task)| (*at, task.as_str()));
             let found = self.shared.store.changed(filter, query.since_ms, before, query.limit).await;
-            found.map_err(|e| Error::internal(format!("failed to list tasks: {e}")))
+            let (page, all) = found.map_err(|e| Error::internal(format!("failed to list tasks: {e}")))?;
+            Ok(ListedTasks { records: page.records, next: page.next, all })
         }
         .boxed()
     }

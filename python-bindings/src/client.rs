@@ -306,11 +306,19 @@ impl Client {
         Ok((reply.actors.iter().map(|actor| text(actor)).collect(), reply.next))
     }
 
-    /// Records as JSON, newest first, from below the task `before` where there is one.
-    fn tasks(&self, py: Python<'_>, agent: String, state: String, before: String, limit: u32) -> PyResult<Vec<String>> {
+    /// A page of records as JSON, newest first, from below the task `before` where there is one; and what `before` is of the next
+    /// page, empty where there is none.
+    fn tasks(
+        &self,
+        py: Python<'_>,
+        agent: String,
+        state: String,
+        before: String,
+        limit: u32,
+    ) -> PyResult<(Vec<String>, String)> {
         let request = v1::ListTasksRequest { agent, state, limit, before };
         let reply: v1::ListTasksReply = self.backend(py)?.rpc(py, "ListTasks", &request)?;
-        Ok(reply.records.iter().map(|record| text(record)).collect())
+        Ok((reply.records.iter().map(|record| text(record)).collect(), reply.next))
     }
 
     fn cancel_task(&self, py: Python<'_>, id: String, reason: String, capability: String) -> PyResult<()> {

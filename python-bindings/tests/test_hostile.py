@@ -13,6 +13,8 @@ import httpx
 import pytest
 from conftest import Nodes, eventually
 
+import covey
+
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory):
@@ -261,25 +263,30 @@ def test_the_second_signal_stops_at_once(tmp_path):
         nodes.stop()
 
 
-def test_answers_that_nobody_reads_have_so_much_room_and_no_more(house):
-    """A caller asks for a large task by many connections and reads nothing; the head's memory and others do not feel it."""
-    task = ask(house, "x" * (7 << 20), returnImmediately=True)["id"]
-    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "GetTask", "params": {"id": task}})
-    request = (
-        f"POST /a2a/echo HTTP/1.1\r\nHost: {house.keys['address']}\r\n{bearer(house)}A2A-Version: 1.0\r\n"
+def peak(nodes):
+    """MiB of memory that the head has had at most."""
+    status = pathlib.Path(f"/proc/{nodes.running['head'].pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) >> 10
+
+
+def written(nodes, method, params):
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+    return (
+        f"POST /a2a/echo HTTP/1.1\r\nHost: {nodes.keys['address']}\r\n{bearer(nodes)}A2A-Version: 1.0\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
     ).encode()
 
-    def peak():
-        status = pathlib.Path(f"/proc/{house.running['head'].pid}/status").read_text()
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) >> 10
 
-    before = peak()
+def test_answers_that_nobody_reads_have_so_much_room_and_no_more(house):
+    """A caller asks for a large task by many connections and reads nothing; the head's memory and others do not feel it."""
+    task = ask(house, "x" * (7 << 20), returnImmediately=True)["id"]
+    before = peak(house)
+    request = written(house, "GetTask", {"id": task})
     made = [dial(house, request, small=True) for _ in range(150)]
     # All that are refused are told so, and at once those that find room are answered as far as the kernel takes it.
     eventually(lambda: len(select.select(made, [], [], 0)[0]) == len(made), 60)
     # 150 × 7 MiB would be 1 GB, each several times over while it is made.
-    assert peak() - before < 500, (before, peak())
+    assert peak(house) - before < 500, (before, peak(house))
     told = [one.recv(300) for one in made]
     assert sum(b'"error"' in text for text in told) > 100, told[:3]
     for one in made:
@@ -287,6 +294,54 @@ def test_answers_that_nobody_reads_have_so_much_room_and_no_more(house):
     eventually(lambda: "x" * 100 in rpc(house, "GetTask", {"id": task}).text)
     # Larger than most of the room, and read.
     assert len(rpc(house, "GetTask", {"id": task}).content) > 7 << 20
+
+
+def test_who_waits_for_an_answer_to_a_message_holds_no_answer(house):
+    """The same of messages that were taken before: their answers wait for those before them to be read, and have no memory until then."""
+    message = {"messageId": uuid.uuid4().hex, "role": "ROLE_USER", "parts": [{"text": "x" * (7 << 20)}]}
+    assert "result" in rpc(house, "SendMessage", {"message": message}).json()
+    message["parts"] = [{"text": "the same"}]
+    before = peak(house)
+    request = written(house, "SendMessage", {"message": message})
+    waiting = [dial(house, request, small=True) for _ in range(60)]
+    read = 0
+    while waiting:
+        ready = select.select(waiting, [], [], 60)[0]
+        assert ready, (read, len(waiting))
+        for one in ready:
+            one.settimeout(60)
+            text, more = bytearray(), one.recv(1 << 20)
+            length = None
+            while more:
+                text += more
+                if length is None and b"\r\n\r\n" in text:
+                    head = bytes(text).partition(b"\r\n\r\n")[0]
+                    length = len(head) + 4 + int(re.search(rb"content-length: (\d+)", head)[1])
+                if length is not None and len(text) >= length:
+                    break
+                more = one.recv(1 << 20)
+            assert b"TASK_STATE_COMPLETED" in text and text.count(b"x" * 1000) >= 14 << 10
+            waiting.remove(one)
+            one.close()
+            read += 1
+    assert peak(house) - before < 700, (before, peak(house))
+
+
+def test_a_page_of_large_tasks_ends_early(house):
+    ids = {ask(house, f"{n} " + "x" * (5 << 20))["id"] for n in range(6)}
+    before, found, token, pages = peak(house), [], "", 0
+    while True:
+        page = rpc(house, "ListTasks", {"includeArtifacts": True, "pageToken": token}).json()["result"]
+        assert len(json.dumps(page)) < 30 << 20
+        found += [task["id"] for task in page["tasks"]]
+        token, pages = page["nextPageToken"], pages + 1
+        if not token:
+            break
+    assert ids <= set(found) and len(found) == len(set(found)) == page["totalSize"] and pages > 5
+    plain = rpc(house, "ListTasks", {}).json()["result"]
+    assert plain["nextPageToken"] and 1 < len(plain["tasks"]) < 6
+    assert ids <= {task.id for task in covey.tasks(agent="echo", limit=50)}
+    assert peak(house) - before < 400, (before, peak(house))
 
 
 def rpc(nodes, method, params):

@@ -1,5 +1,6 @@
 """Drivers live long: the head dies and comes back, the network breaks, and a session goes on."""
 
+import asyncio
 import json
 import os
 import pathlib
@@ -660,3 +661,30 @@ with covey.init(cpus=2) as session:
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVEY_")}
     ran = subprocess.run([sys.executable, program], env=env, capture_output=True, text=True, timeout=90)
     assert ran.stdout == "5 True 1\n", (ran.stdout, ran.stderr)
+
+
+@agent
+class Tidy:
+    async def run(self, path):
+        try:
+            pathlib.Path(path + ".begun").touch()
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(0.05)
+            pathlib.Path(path).touch()
+
+
+def test_a_worker_that_stops_while_the_head_is_away_lets_turns_end(nodes, tmp_path):
+    nodes.head()
+    nodes.worker("w1")
+    nodes.connect()
+    nodes.live(1)
+    path = tmp_path / "ended"
+    future = Tidy.remote().run.remote(str(path))
+    eventually((tmp_path / "ended.begun").exists)
+    nodes.kill9("head")
+    worker = nodes.running.pop("w1")
+    worker.terminate()
+    assert worker.wait(20) == 0
+    assert path.exists()
+    future.cancel()

@@ -171,7 +171,7 @@ impl Door {
         loop {
             tokio::time::sleep(RENEWAL_LOOK).await;
             let renewed = match self.left_s() {
-                0 => self.enroll_again().await,
+                0 => self.enroll_again().await.map_err(about_token),
                 left if left < half => self.enroll(&self.credential()).await,
                 _ => continue,
             };
@@ -191,9 +191,14 @@ fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
-/// A refusal that says nothing of what to do is about the token.
+/// A refusal that says nothing of what to do is about the token. So is one of a credential: a worker has no other to show.
 pub(crate) fn about_token(error: Error) -> Error {
-    if error.hint.is_some() { error } else { error.hint("`covey token` on the head's machine prints a join token") }
+    if error.hint.is_some() && error.kind != ErrorKind::Unauthenticated {
+        return error;
+    }
+    error.hint(
+        "`covey token` on the head's machine prints the join token, `covey token --once` makes one for a single node",
+    )
 }
 
 /// Asking again is no use.

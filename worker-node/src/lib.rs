@@ -246,7 +246,8 @@ pub async fn run(config: Config, asked: CancellationToken) -> Result<(), Error> 
     // As a task of its own: whoever waits for it may be on a thread that takes long to wake.
     let link = link::Link::new(door, facts, runtime.clone(), models, rx, shared_lease).run(shutdown);
     let result = tokio::spawn(link).await.unwrap_or_else(|e| Err(Error::internal(format!("the link ended: {e}"))));
-    runtime.stop_everything().await;
+    // Also where the link had ended before this worker was told to stop, as it does when a head stops in this very process.
+    runtime.leave().await;
     objects.clear();
     let _ = std::fs::remove_dir_all(folder);
     let _ = std::fs::remove_dir_all(lease_folder);

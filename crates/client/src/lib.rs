@@ -372,10 +372,21 @@ impl Client {
 
     /// Tasks, newest first, up to `limit`, from below the task `before`; empty filters take all.
     pub async fn tasks(&self, agent: &str, state: &str, before: &str, limit: u32) -> Result<Vec<TaskRecord>, Error> {
-        let request =
-            v1::ListTasksRequest { agent: agent.to_owned(), state: state.to_owned(), limit, before: before.to_owned() };
-        let reply = self.verb::<v1::ListTasksReply>("ListTasks", &request).await?;
-        reply.records.iter().map(|r| from_heads_json("a task", r)).collect()
+        let (agent, state) = (agent.to_owned(), state.to_owned());
+        let mut request = v1::ListTasksRequest { agent, state, limit, before: before.to_owned() };
+        let mut tasks = Vec::new();
+        while request.limit > 0 {
+            let reply = self.verb::<v1::ListTasksReply>("ListTasks", &request).await?;
+            for record in &reply.records {
+                tasks.push(from_heads_json("a task", record)?);
+            }
+            request.limit = limit.saturating_sub(tasks.len() as u32);
+            request.before = reply.next;
+            if request.before.is_empty() {
+                break;
+            }
+        }
+        Ok(tasks)
     }
 
     /// Actors in the order of their ids, fetched page by page as they are read.

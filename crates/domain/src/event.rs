@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::{
     AgentName, ArtifactId, ContextId, Digest, Error, ExchangeId, InterruptId, MessageId, Millis, ModelName, PartId,
-    SubRunId, TaskId, ToolCallId, depth, infer::Usage,
+    SubRunId, TaskId, ToolCallId, depth, infer::Usage, json,
 };
 
 /// One entry of a task's log.
@@ -639,19 +639,9 @@ impl Content {
     pub fn weight(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
-            Self::Data(value) => weight_of(value),
+            Self::Data(value) => json::weight(value),
             Self::File { source, .. } => source.weight(),
         }
-    }
-}
-
-fn weight_of(value: &Value) -> usize {
-    let own = size_of::<Value>();
-    own + match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
-        Value::String(text) => text.len(),
-        Value::Array(items) => items.iter().map(weight_of).sum(),
-        Value::Object(members) => members.iter().map(|(name, value)| name.len() + own + weight_of(value)).sum(),
     }
 }
 
@@ -773,9 +763,9 @@ impl TaskEvent {
         let own = 256;
         own + match self {
             Self::PartDelta { delta: Delta::Text(text) | Delta::Bytes(text), .. } => text.len(),
-            Self::PartDelta { delta: Delta::Data(value), .. } => weight_of(value),
+            Self::PartDelta { delta: Delta::Data(value), .. } => json::weight(value),
             Self::ArtifactChunk { parts, .. } | Self::Steered { parts, .. } => parts.iter().map(Content::weight).sum(),
-            Self::Finished { outcome: Outcome::Completed { result: Some(result), .. }, .. } => weight_of(result),
+            Self::Finished { outcome: Outcome::Completed { result: Some(result), .. }, .. } => json::weight(result),
             _ => 0,
         }
     }

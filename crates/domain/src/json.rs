@@ -39,6 +39,16 @@ pub fn weigh(text: &[u8]) -> usize {
     total
 }
 
+/// About how many bytes of memory a tree of values takes.
+pub fn weight(value: &Value) -> usize {
+    ITEM + match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(weight).sum(),
+        Value::Object(members) => members.iter().map(|(name, value)| name.len() + ITEM + weight(value)).sum(),
+    }
+}
+
 /// Refuses text that would take more than [`caps::JSON_MEMORY_MAX`] when it is read; `what` names it.
 pub fn check(what: &str, text: &[u8]) -> Result<(), Error> {
     if text.len() > SHORT && weigh(text) > caps::JSON_MEMORY_MAX { Err(too_much(what)) } else { Ok(()) }

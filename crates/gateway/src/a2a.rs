@@ -14,6 +14,7 @@ mod push;
 mod rest;
 mod rpc;
 mod shares;
+mod weight;
 
 use std::{collections::HashMap, convert::Infallible, io::Write as _, sync::Arc, time::Duration};
 
@@ -347,6 +348,22 @@ enum Answer {
 fn whole(value: &impl serde::Serialize) -> Result<Answer, Error> {
     let text = serde_json::to_string(value);
     text.map(Answer::Whole).map_err(|e| Error::new(Kind::Internal, format!("failed to write the answer: {e}")))
+}
+
+/// The same with its size, for who gives it room.
+fn sized(value: &impl serde::Serialize) -> answers::Written<Answer> {
+    whole(value).map(Answer::sized)
+}
+
+impl Answer {
+    fn sized(self) -> (Self, usize) {
+        let bytes = match &self {
+            Self::Whole(text) => text.len(),
+            // It has what its reader takes.
+            Self::Stream(_) => 0,
+        };
+        (self, bytes)
+    }
 }
 
 /// A page of tasks. What stands there by default is told all the same: clients read it to know that they are done.

@@ -9,7 +9,7 @@ mod port;
 mod sign;
 
 pub use ipnet::IpNet;
-pub use port::{Answered, ArtifactBody, Cluster, FoundTask, SayTask, SubmitTask, TaskQuery};
+pub use port::{Answered, ArtifactBody, Cluster, FoundTask, ListedTasks, SayTask, SubmitTask, TaskQuery};
 pub use sign::Signer;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};

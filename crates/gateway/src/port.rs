@@ -82,6 +82,16 @@ pub struct TaskQuery {
     pub limit: u32,
 }
 
+/// A page of tasks: fewer than were asked for where they are large.
+pub struct ListedTasks {
+    /// The tasks.
+    pub records: Vec<TaskRecord>,
+    /// Where the page ends, as [`TaskQuery::before`] has it; `None` where no other can follow.
+    pub next: Option<(u64, TaskId)>,
+    /// How many there are in all.
+    pub all: u64,
+}
+
 /// A file of the artifact store.
 pub enum ArtifactBody {
     /// Its bytes, as they are read.
@@ -105,12 +115,8 @@ pub trait Cluster: Send + Sync + 'static {
     fn say(&self, say: SayTask) -> BoxFuture<'_, Result<(Arc<TaskRecord>, u64), Error>>;
     /// A task of this caller, and the number of its last event while it runs; another's is "not found".
     fn task<'a>(&'a self, caller: &'a CallerId, id: &'a TaskId) -> BoxFuture<'a, Result<FoundTask, Error>>;
-    /// Tasks of this caller by the last change of their status, newest first, and how many there are in all.
-    fn tasks<'a>(
-        &'a self,
-        caller: &'a CallerId,
-        query: &'a TaskQuery,
-    ) -> BoxFuture<'a, Result<(Vec<TaskRecord>, u64), Error>>;
+    /// Tasks of this caller by the last change of their status, newest first.
+    fn tasks<'a>(&'a self, caller: &'a CallerId, query: &'a TaskQuery) -> BoxFuture<'a, Result<ListedTasks, Error>>;
     /// Ends a task of this caller.
     fn cancel<'a>(
         &'a self,

@@ -50,7 +50,7 @@ use tokio::sync::{Mutex, watch};
 
 pub use batch::{Batch, Blob, DetachedActor, StateChange, StoredMember, StoredReminder, TaskChange, Written};
 pub use links::StoredLinks;
-pub use read::TaskFilter;
+pub use read::{TaskFilter, TaskPage};
 pub use retain::{Forgotten, Retention};
 pub use salvage::Broken;
 pub use sessions::{SessionActor, StoredSessions};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use covey_domain::{ActorId, Envelope, TaskId, TaskRecord, caps};
-use futures::TryStreamExt as _;
+use futures::{Stream, TryStreamExt as _};
 use sqlx::{Row as _, sqlite::SqliteRow};
 
 use crate::{
@@ -27,13 +27,35 @@ pub struct TaskFilter<'a> {
     pub other: &'a str,
 }
 
-/// Records of a listing. One that cannot be read costs itself, not the listing.
-fn readable(rows: &[SqliteRow]) -> Vec<TaskRecord> {
-    let read = |row| {
-        record_of(row)
-            .map_err(|error| tracing::error!(%error, "a task in the tables cannot be read; `covey doctor` names it"))
-    };
-    rows.iter().filter_map(|row| read(row).ok()).collect()
+/// Records of a listing, as many as were asked for or as [`caps::LIST_PAGE_BYTES_MAX`] lets in.
+#[derive(Debug, Default)]
+pub struct TaskPage {
+    /// Those that can be read. One that cannot costs itself, not the listing.
+    pub records: Vec<TaskRecord>,
+    /// The last task of the page, and the time by which it is listed; `None` where no other can follow.
+    pub next: Option<(u64, TaskId)>,
+}
+
+/// Columns of a listing: those of [`record_of`], then the task and the time by which it is listed.
+async fn page_of(
+    mut rows: impl Stream<Item = Result<SqliteRow, sqlx::Error>> + Unpin,
+    limit: u32,
+) -> Result<TaskPage, Error> {
+    let (mut page, mut count, mut bytes) = (TaskPage::default(), 0, 0);
+    // Row by row: a row may have as much as a message.
+    while let Some(row) = rows.try_next().await? {
+        bytes += row.get::<&str, _>(0).len();
+        count += 1;
+        match record_of(&row) {
+            Ok(record) => page.records.push(record),
+            Err(error) => tracing::error!(%error, "a task in the tables cannot be read; `covey doctor` names it"),
+        }
+        if count == limit || bytes >= caps::LIST_PAGE_BYTES_MAX {
+            page.next = Some((row.get::<i64, _>("at") as u64, row.get::<String, _>("id").into()));
+            break;
+        }
+    }
+    Ok(page)
 }
 
 impl Store {
@@ -99,24 +121,24 @@ impl Store {
     }
 
     /// Records, newest first, from below the task `before` where it is not empty.
-    pub async fn tasks(&self, filter: TaskFilter<'_>, before: &str, limit: u32) -> Result<Vec<TaskRecord>, Error> {
+    pub async fn tasks(&self, filter: TaskFilter<'_>, before: &str, limit: u32) -> Result<TaskPage, Error> {
         self.memtable.flush().await;
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "SELECT {RECORD} FROM tasks WHERE (?1 = '' OR agent = ?1) AND (?2 = '' OR context = ?2) AND (?3 = '' OR state = ?3)
+        let sql = format!(
+            "SELECT {RECORD}, id, created_ms AS at FROM tasks WHERE (?1 = '' OR agent = ?1) AND (?2 = '' OR context = ?2) AND (?3 = '' OR state = ?3)
              AND (?4 = '' OR caller = ?4 OR (?7 <> '' AND caller = ?7))
              AND (?5 = '' OR (created_ms, id) < (SELECT created_ms, id FROM tasks WHERE id = ?5))
              ORDER BY created_ms DESC, id DESC LIMIT ?6",
-        )))
-        .bind(filter.agent)
-        .bind(filter.context)
-        .bind(filter.state)
-        .bind(filter.caller)
-        .bind(before)
-        .bind(i64::from(limit))
-        .bind(filter.other)
-        .fetch_all(&self.lister)
-        .await?;
-        Ok(readable(&rows))
+        );
+        let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(filter.agent)
+            .bind(filter.context)
+            .bind(filter.state)
+            .bind(filter.caller)
+            .bind(before)
+            .bind(i64::from(limit))
+            .bind(filter.other)
+            .fetch(&self.lister);
+        page_of(rows, limit).await
     }
 
     /// Records by the last change of their status, newest first, of a caller's tasks that changed at `since_ms` or later;
@@ -127,7 +149,7 @@ impl Store {
         since_ms: u64,
         before: Option<(u64, &str)>,
         limit: u32,
-    ) -> Result<(Vec<TaskRecord>, u64), Error> {
+    ) -> Result<(TaskPage, u64), Error> {
         self.memtable.flush().await;
         let matching =
             "caller = ?1 AND (?2 = '' OR agent = ?2) AND (?3 = '' OR context = ?3) AND (?4 = '' OR state = ?4)
@@ -135,7 +157,7 @@ impl Store {
         let count = format!("SELECT count(*) FROM tasks WHERE {matching}");
         let count = sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(count));
         let page = format!(
-            "SELECT {RECORD} FROM tasks WHERE {matching} AND (changed_ms, id) < (?6, ?7)
+            "SELECT {RECORD}, id, changed_ms AS at FROM tasks WHERE {matching} AND (changed_ms, id) < (?6, ?7)
              ORDER BY changed_ms DESC, id DESC LIMIT ?8"
         );
         let page = sqlx::query(sqlx::AssertSqlSafe(page));
@@ -149,7 +171,7 @@ impl Store {
             .fetch_one(&self.lister)
             .await?;
         if all == 0 {
-            return Ok((Vec::new(), 0));
+            return Ok((TaskPage::default(), 0));
         }
         let (at, task) = before.map_or((i64::MAX, ""), |(at, task)| (at as i64, task));
         let rows = page
@@ -161,8 +183,7 @@ impl Store {
             .bind(at)
             .bind(task)
             .bind(i64::from(limit))
-            .fetch_all(&self.lister)
-            .await?;
-        Ok((readable(&rows), all as u64))
+            .fetch(&self.lister);
+        Ok((page_of(rows, limit).await?, all as u64))
     }
 }

@@ -9,6 +9,7 @@ mod usage;
 use covey_domain::{
     DeadLetter, Error as Ended, Gang, Hook, HookState, TaskEvent, TaskRecord, TaskState,
     agent::GangStrategy,
+    caps,
     event::{Content, Delta, MediaSource, Phase},
     task::TaskInput,
 };
@@ -177,7 +178,7 @@ async fn a_task_that_begins_and_ends_between_two_groups_is_one_row() {
     }
     // Who lists waits for the tables.
     let done = TaskFilter { state: "completed", ..TaskFilter::default() };
-    assert_eq!(store.tasks(done, "", 99).await.unwrap().len(), 50);
+    assert_eq!(store.tasks(done, "", 99).await.unwrap().records.len(), 50);
     assert_eq!(count(&store, "events").await, 50);
 }
 
@@ -316,14 +317,48 @@ async fn tasks_are_listed_by_their_last_change_page_by_page() {
     let tasks = vec![TaskChange::of(&at("d", 1))];
     commit(&store, Batch { made, tasks, ..Batch::default() });
     let mine = TaskFilter { caller: "me", ..TaskFilter::default() };
-    let ids = |tasks: &[TaskRecord]| tasks.iter().map(|t| t.id.to_string()).collect::<Vec<_>>();
+    let ids = |page: &TaskPage| page.records.iter().map(|t| t.id.to_string()).collect::<Vec<_>>();
     let (page, all) = store.changed(mine, 0, None, 2).await.unwrap();
     assert_eq!((ids(&page), all), (vec!["c".to_owned(), "b".to_owned()], 4));
-    let (page, _) = store.changed(mine, 0, Some((9, "b")), 2).await.unwrap();
-    assert_eq!(ids(&page), ["a", "d"]);
+    assert_eq!(page.next, Some((9, "b".into())));
+    let (page, _) = store.changed(mine, 0, Some((9, "b")), 9).await.unwrap();
+    assert_eq!((ids(&page), page.next), (vec!["a".to_owned(), "d".to_owned()], None));
     let (page, all) = store.changed(mine, 5, None, 9).await.unwrap();
-    assert_eq!((page.len(), all), (3, 3));
+    assert_eq!((page.records.len(), all), (3, 3));
     assert_eq!(store.changed(TaskFilter { caller: "you", ..mine }, 0, None, 9).await.unwrap().1, 0);
+}
+
+#[tokio::test]
+async fn a_page_of_large_tasks_ends_early_and_says_where_the_next_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("covey.db")).await.unwrap();
+    store.begin().await.unwrap();
+    let large = |n: u64| {
+        let mut task = (*record(&format!("t{n}"), TaskState::Working)).clone();
+        let content = vec![Content::Text("x".repeat(caps::LIST_PAGE_BYTES_MAX / 2))];
+        task.input = Arc::new(TaskInput { content, ..TaskInput::default() });
+        (task.created_ms, task.changed_ms) = (n, n);
+        Arc::new(task)
+    };
+    for n in 0..5 {
+        commit(&store, Batch { made: vec![large(n)], ..Batch::default() });
+    }
+    let mine = TaskFilter { caller: "me", ..TaskFilter::default() };
+    let (mut created, mut changed, mut sizes) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut before, mut at) = (String::new(), None);
+    for _ in 0..3 {
+        let page = store.tasks(mine, &before, 99).await.unwrap();
+        sizes.push(page.records.len());
+        created.extend(page.records.iter().map(|t| t.created_ms));
+        before = page.next.map_or(String::new(), |(_, task)| task.to_string());
+        let at_id = at.as_ref().map(|(ms, task): &(u64, TaskId)| (*ms, task.as_str()));
+        let (page, all) = store.changed(mine, 0, at_id, 99).await.unwrap();
+        assert_eq!(all, 5);
+        changed.extend(page.records.iter().map(|t| t.changed_ms));
+        at = page.next;
+    }
+    assert_eq!((sizes, before, at), (vec![2, 2, 1], String::new(), None));
+    assert_eq!((created, changed), (vec![4, 3, 2, 1, 0], vec![4, 3, 2, 1, 0]));
 }
 
 #[tokio::test]

@@ -2239,8 +2239,12 @@ pub struct ListTasksRequest {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListTasksReply {
+    /// fewer than the limit where they are large
     #[prost(bytes = "bytes", repeated, tag = "1")]
     pub records: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// what `before` is for the next page; empty = this is the last
+    #[prost(string, tag = "2")]
+    pub next: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CancelTaskRequest {

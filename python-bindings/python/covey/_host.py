@@ -154,6 +154,7 @@ class Turn:
     more: Any = None
     over = False
     gone = False  # over because its actor is gone
+    told = False  # its coroutine was cancelled
     waits: frozenset[int] = frozenset()  # tokens of the calls it waits for
     placed = True  # it is counted in its group
     coming: concurrent.futures.Future[None] | None = None  # it was away, and waits for a place
@@ -761,7 +762,10 @@ class Process:
             self._write_soon()
             return
         if turn.task is not None:  # where it has none, it is cancelled before it begins
-            turn.task.cancel()
+            # Once: what it awaits in its `finally` is not cut off, also where its caller leaves and its actor stops then.
+            if not turn.told:
+                turn.told = True
+                turn.task.cancel()
         elif turn.more is not None:
             turn.more.set()
 

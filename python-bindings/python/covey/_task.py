@@ -601,8 +601,8 @@ def _pages(client: Any, agent: str, state: str, left: float) -> Iterator[TaskInf
     before = ""
     while left > 0:
         asked = int(min(left, _PAGE))
-        page = [TaskInfo.of(body) for body in _session.bridge_call(client.tasks, agent, state, before, asked)]
-        yield from page
-        if len(page) < asked:
+        page, before = _session.bridge_call(client.tasks, agent, state, before, asked)
+        yield from map(TaskInfo.of, page)
+        if not before:
             return
-        left, before = left - len(page), page[-1].id
+        left -= len(page)

@@ -1,8 +1,8 @@
 //! Whole answers that one caller has not taken yet.
 //!
 //! A reader that does not read holds the answer that it asked for in memory, and one caller may have thousands of connections. So
-//! each caller has room for so many bytes of answers; what finds none waits a while and is refused then. What an answer will have
-//! is known only once it is made: few of one caller's are made at once.
+//! each caller has room for so many bytes of answers. What an answer will have is known only once it is made: few of one caller's
+//! are made at once, and one that finds no room is dropped and made again once it has some. So who waits holds nothing.
 
 use std::{
     collections::HashMap,
@@ -21,48 +21,47 @@ use covey_a2a::{Error, Kind};
 use covey_domain::{CallerId, caps};
 use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout_at},
+};
 
-/// An answer waits so long for room that others of its caller have.
+/// What only reads waits so long for its turn and for room that others of its caller have.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// What tells how something ended waits longer: it has been done.
+const PATIENCE_DONE: Duration = Duration::from_secs(60);
 /// Room is counted in these, bytes.
 const UNIT: usize = 1 << 10;
 /// From so many callers on, those that have nothing are forgotten.
 const CALLERS_MANY: usize = 64;
+
+/// An answer as a binding writes it, and how many bytes it holds until it is read.
+pub(super) type Written<T> = Result<(T, usize), Error>;
 
 /// Answers by caller.
 #[derive(Clone, Debug)]
 pub(super) struct Answers {
     callers: Arc<Mutex<HashMap<CallerId, Arc<Room>>>>,
     patience: Duration,
+    patience_done: Duration,
 }
 
 impl Default for Answers {
     fn default() -> Self {
-        Self { callers: Arc::default(), patience: PATIENCE }
+        Self { callers: Arc::default(), patience: PATIENCE, patience_done: PATIENCE_DONE }
     }
 }
 
 /// What one caller may have.
 #[derive(Debug)]
 struct Room {
-    making: Arc<Semaphore>,
+    turns: Arc<Semaphore>,
     units: Arc<Semaphore>,
 }
 
 /// Room of one answer, until all of it is written. Clones share it.
 #[derive(Clone, Debug)]
-pub(super) struct Held(
-    #[expect(dead_code, reason = "it is there to be dropped")] Arc<(OwnedSemaphorePermit, Arc<Room>)>,
-);
-
-/// An answer that is being made.
-#[derive(Debug)]
-pub(super) struct Making {
-    room: Arc<Room>,
-    patience: Duration,
-    _turn: Option<OwnedSemaphorePermit>,
-}
+pub(super) struct Held(Arc<(OwnedSemaphorePermit, Arc<Room>)>);
 
 impl Answers {
     fn room(&self, caller: &CallerId) -> Arc<Room> {
@@ -71,41 +70,70 @@ impl Answers {
             callers.retain(|_, room| Arc::strong_count(room) > 1);
         }
         let new = || {
-            let (making, units) = (caps::CALLER_ANSWERS_MADE_MAX, caps::CALLER_ANSWER_BYTES_MAX / UNIT);
-            Arc::new(Room { making: Arc::new(Semaphore::new(making)), units: Arc::new(Semaphore::new(units)) })
+            let (turns, units) = (caps::CALLER_ANSWERS_MADE_MAX, caps::CALLER_ANSWER_BYTES_MAX / UNIT);
+            Arc::new(Room { turns: Arc::new(Semaphore::new(turns)), units: Arc::new(Semaphore::new(units)) })
         };
         callers.entry(caller.clone()).or_insert_with(new).clone()
     }
 
-    /// The turn of an answer that is made from what is there.
-    pub async fn make(&self, caller: &CallerId) -> Result<Making, Error> {
-        let room = self.room(caller);
-        let turn = tokio::time::timeout(self.patience, room.making.clone().acquire_owned()).await;
-        // The semaphore is never closed.
-        Ok(Making { _turn: turn.map_err(|_| none_left())?.ok(), patience: self.patience, room })
+    /// Room for an answer that is made already, where there is some now.
+    pub fn at_once(&self, caller: &CallerId, bytes: usize) -> Option<Held> {
+        self.room(caller).at_once(bytes)
     }
 
-    /// One whose work is done, and that has to be given.
-    pub fn made(&self, caller: &CallerId) -> Making {
-        Making { room: self.room(caller), patience: self.patience, _turn: None }
+    /// The answer to what only reads: refused where its caller does not read others for a while.
+    pub async fn read<T, F>(&self, caller: &CallerId, make: impl FnMut() -> F) -> Result<(T, Held), Error>
+    where
+        F: Future<Output = Written<T>>,
+    {
+        self.made(caller, self.patience, make).await
+    }
+
+    /// The answer to what has been done, which waits longer.
+    pub async fn done<T, F>(&self, caller: &CallerId, make: impl FnMut() -> F) -> Result<(T, Held), Error>
+    where
+        F: Future<Output = Written<T>>,
+    {
+        self.made(caller, self.patience_done, make).await
+    }
+
+    /// Makes an answer when it is its turn, and as often as it needs to have room once it is made.
+    async fn made<T, F>(
+        &self,
+        caller: &CallerId,
+        patience: Duration,
+        mut make: impl FnMut() -> F,
+    ) -> Result<(T, Held), Error>
+    where
+        F: Future<Output = Written<T>>,
+    {
+        let (room, until) = (self.room(caller), Instant::now() + patience);
+        let mut held: Option<Held> = None;
+        loop {
+            let turn = timeout_at(until, room.turns.clone().acquire_owned()).await.map_err(|_| none_left())?;
+            let (answer, bytes) = make().await?;
+            if let Some(held) = held.take().filter(|held| held.has(bytes)).or_else(|| room.at_once(bytes)) {
+                return Ok((answer, held));
+            }
+            drop((answer, turn));
+            let units = room.units.clone().acquire_many_owned(units(bytes));
+            // The semaphore is never closed.
+            let Ok(permit) = timeout_at(until, units).await.map_err(|_| none_left())? else { return Err(none_left()) };
+            held = Some(Held(Arc::new((permit, room.clone()))));
+        }
     }
 }
 
-impl Making {
-    /// Room for so many bytes.
-    pub async fn sized(self, bytes: usize) -> Result<Held, Error> {
-        tokio::time::timeout(self.patience, self.given(bytes)).await.map_err(|_| none_left())
+impl Room {
+    fn at_once(self: &Arc<Self>, bytes: usize) -> Option<Held> {
+        let permit = self.units.clone().try_acquire_many_owned(units(bytes)).ok()?;
+        Some(Held(Arc::new((permit, self.clone()))))
     }
+}
 
-    /// The same, however long it takes.
-    pub async fn given(self, bytes: usize) -> Held {
-        let units = (bytes / UNIT).min(caps::CALLER_ANSWER_BYTES_MAX / UNIT) as u32;
-        match self.room.units.clone().acquire_many_owned(units).await {
-            Ok(room) => Held(Arc::new((room, self.room))),
-            // The semaphore is never closed.
-            Err(_) => std::future::pending().await,
-        }
-    }
+/// What an answer of so many bytes has; one that is larger than all the room has all of it.
+fn units(bytes: usize) -> u32 {
+    (bytes / UNIT).min(caps::CALLER_ANSWER_BYTES_MAX / UNIT) as u32
 }
 
 fn none_left() -> Error {
@@ -114,6 +142,11 @@ fn none_left() -> Error {
 }
 
 impl Held {
+    /// Whether so many bytes find room in it.
+    fn has(&self, bytes: usize) -> bool {
+        self.0.0.num_permits() >= units(bytes) as usize
+    }
+
     /// Puts the room of an answer, where it has some, to where [`hold`] finds it.
     pub fn put(held: &OnceLock<Self>, extensions: &mut Extensions) {
         if let Some(held) = held.get() {
@@ -169,6 +202,8 @@ impl HttpBody for Holding {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use axum::response::IntoResponse as _;
 
     use super::*;
@@ -179,34 +214,81 @@ mod tests {
         Answers { patience: Duration::from_millis(20), ..Answers::default() }
     }
 
+    /// Room for an answer of so many bytes.
+    async fn sized(answers: &Answers, caller: &CallerId, bytes: usize) -> Result<Held, Error> {
+        answers.read(caller, async || Ok(((), bytes))).await.map(|((), held)| held)
+    }
+
     #[tokio::test]
     async fn who_does_not_read_gets_so_much_and_others_as_much() {
         let (answers, loud, quiet) = (hasty(), CallerId::from("loud"), CallerId::from("quiet"));
         let mut response = "x".repeat(10).into_response();
-        response.extensions_mut().insert(answers.make(&loud).await.unwrap().sized(MOST / 2).await.unwrap());
+        response.extensions_mut().insert(sized(&answers, &loud, MOST / 2).await.unwrap());
         let mut body = hold(response).into_body();
-        let more = answers.make(&loud).await.unwrap().sized(MOST / 2).await.unwrap();
-        let refused = answers.make(&loud).await.unwrap().sized(MOST).await;
-        assert_eq!(refused.unwrap_err().kind, Kind::Exhausted);
-        answers.make(&quiet).await.unwrap().sized(2 * MOST).await.unwrap();
+        let more = sized(&answers, &loud, MOST / 2).await.unwrap();
+        assert_eq!(sized(&answers, &loud, MOST).await.unwrap_err().kind, Kind::Exhausted);
+        sized(&answers, &quiet, 2 * MOST).await.unwrap();
         // The body is read, and its piece is still to be written.
         let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.unwrap().unwrap();
         drop((body, more));
-        assert!(answers.make(&loud).await.unwrap().sized(MOST).await.is_err());
+        assert!(sized(&answers, &loud, MOST).await.is_err());
         drop(frame);
-        answers.make(&loud).await.unwrap().sized(3 * MOST).await.unwrap();
+        sized(&answers, &loud, 3 * MOST).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_room_holds_nothing_and_makes_its_answer_again() {
+        let (answers, caller) = (Answers::default(), CallerId::from("one"));
+        let all = sized(&answers, &caller, MOST).await.unwrap();
+        let (made, there) = (Arc::new(AtomicUsize::new(0)), Arc::new(()));
+        let waiting: Vec<_> = (0..100)
+            .map(|_| {
+                let (answers, caller, made, there) = (answers.clone(), caller.clone(), made.clone(), there.clone());
+                tokio::spawn(async move {
+                    let make = async || {
+                        made.fetch_add(1, Ordering::Relaxed);
+                        Ok((there.clone(), MOST / 100))
+                    };
+                    answers.done(&caller, make).await.map(|(answer, held)| drop((answer, held)))
+                })
+            })
+            .collect();
+        while made.load(Ordering::Relaxed) < 100 {
+            tokio::task::yield_now().await;
+        }
+        tokio::task::yield_now().await;
+        assert_eq!(Arc::strong_count(&there), 101, "each has its own, and none an answer");
+        drop(all);
+        for one in waiting {
+            one.await.unwrap().unwrap();
+        }
+        assert_eq!(made.load(Ordering::Relaxed), 200);
     }
 
     #[tokio::test]
     async fn few_are_made_at_once() {
         let (answers, caller) = (hasty(), CallerId::from("one"));
-        let mut making = Vec::new();
-        for _ in 0..caps::CALLER_ANSWERS_MADE_MAX {
-            making.push(answers.make(&caller).await.unwrap());
+        let (making, go) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let all: Vec<_> = (0..=caps::CALLER_ANSWERS_MADE_MAX)
+            .map(|_| {
+                let (answers, caller, making, go) = (answers.clone(), caller.clone(), making.clone(), go.clone());
+                tokio::spawn(async move {
+                    let make = async || {
+                        making.add_permits(1);
+                        go.acquire().await.unwrap().forget();
+                        Ok(((), 1))
+                    };
+                    answers.read(&caller, make).await.map(drop).map_err(|error| error.kind)
+                })
+            })
+            .collect();
+        making.acquire_many(caps::CALLER_ANSWERS_MADE_MAX as u32).await.unwrap().forget();
+        let (ended, _, others) = futures::future::select_all(all).await;
+        assert_eq!(ended.unwrap().unwrap_err(), Kind::Exhausted);
+        go.add_permits(others.len());
+        for one in others {
+            one.await.unwrap().unwrap();
         }
-        assert_eq!(answers.make(&caller).await.unwrap_err().kind, Kind::Exhausted);
-        answers.made(&caller).given(1).await;
-        making.pop();
-        answers.make(&caller).await.unwrap();
+        assert!(making.try_acquire().is_err());
     }
 }

@@ -15,10 +15,10 @@ use tonic::{Request, Response, Status};
 
 use super::{
     Hub,
-    answers::Held,
+    answers::{Held, Written},
     named,
     ops::{Ask, Events},
-    wrong,
+    weight, wrong,
 };
 use crate::Caller;
 
@@ -68,6 +68,18 @@ impl Grpc {
     }
 }
 
+/// A task as it is written, see [`Written`].
+fn task(task: v1::Task) -> Written<v1::Task> {
+    let bytes = weight::of_task(&task);
+    Ok((task, bytes))
+}
+
+/// The same of 0.3.
+fn old_task(task: v1::Task) -> Written<v03::Task> {
+    let bytes = weight::of_task(&task);
+    Ok((old_proto::task(task), bytes))
+}
+
 /// An answer with the room that it has, see [`super::answers`].
 fn answer<T>(ask: &Ask, message: T) -> Response<T> {
     let mut response = Response::new(message);
@@ -92,8 +104,12 @@ impl OldService for Grpc {
         request: Request<v03::SendMessageRequest>,
     ) -> Result<Response<v03::SendMessageResponse>, Status> {
         let ask = self.old_ask(&request).await?;
-        let sent = ask.send(wrong(old_proto::send_in(request.into_inner()))?, true).await?;
-        Ok(answer(&ask, old_proto::sent(sent)))
+        let write = |sent| {
+            let bytes = weight::of_sent(&sent);
+            Ok((old_proto::sent(sent), bytes))
+        };
+        let sent = ask.send(wrong(old_proto::send_in(request.into_inner()))?, true, write).await?;
+        Ok(answer(&ask, sent))
     }
 
     async fn send_streaming_message(
@@ -109,14 +125,14 @@ impl OldService for Grpc {
         let v03::GetTaskRequest { name, history_length } = request.into_inner();
         let history_length = Some(history_length).filter(|n| *n != 0);
         let id = wrong(old_proto::task_in(&name))?.to_owned();
-        let task = ask.get(&v1::GetTaskRequest { tenant: String::new(), id, history_length }).await?;
-        Ok(answer(&ask, old_proto::task(task)))
+        let request = v1::GetTaskRequest { tenant: String::new(), id, history_length };
+        Ok(answer(&ask, ask.get(&request, old_task).await?))
     }
 
     async fn cancel_task(&self, request: Request<v03::CancelTaskRequest>) -> Result<Response<v03::Task>, Status> {
         let ask = self.old_ask(&request).await?;
-        let task = ask.cancel(wrong(old_proto::task_in(&request.get_ref().name))?).await?;
-        Ok(answer(&ask, old_proto::task(task)))
+        let id = wrong(old_proto::task_in(&request.get_ref().name))?;
+        Ok(answer(&ask, ask.cancel(id, old_task).await?))
     }
 
     async fn task_subscription(
@@ -193,8 +209,11 @@ impl A2aService for Grpc {
         request: Request<v1::SendMessageRequest>,
     ) -> Result<Response<v1::SendMessageResponse>, Status> {
         let ask = self.ask(&request, &request.get_ref().tenant).await?;
-        let sent = ask.send(request.into_inner(), false).await?;
-        Ok(answer(&ask, sent))
+        let write = |sent| {
+            let bytes = weight::of_sent(&sent);
+            Ok((sent, bytes))
+        };
+        Ok(answer(&ask, ask.send(request.into_inner(), false, write).await?))
     }
 
     async fn send_streaming_message(
@@ -207,8 +226,7 @@ impl A2aService for Grpc {
 
     async fn get_task(&self, request: Request<v1::GetTaskRequest>) -> Result<Response<v1::Task>, Status> {
         let ask = self.ask(&request, &request.get_ref().tenant).await?;
-        let task = ask.get(request.get_ref()).await?;
-        Ok(answer(&ask, task))
+        Ok(answer(&ask, ask.get(request.get_ref(), task).await?))
     }
 
     async fn list_tasks(
@@ -216,14 +234,16 @@ impl A2aService for Grpc {
         request: Request<v1::ListTasksRequest>,
     ) -> Result<Response<v1::ListTasksResponse>, Status> {
         let ask = self.ask(&request, &request.get_ref().tenant).await?;
-        let page = ask.list(request.into_inner()).await?;
-        Ok(answer(&ask, page))
+        let write = |page| {
+            let bytes = weight::of_page(&page);
+            Ok((page, bytes))
+        };
+        Ok(answer(&ask, ask.list(request.into_inner(), write).await?))
     }
 
     async fn cancel_task(&self, request: Request<v1::CancelTaskRequest>) -> Result<Response<v1::Task>, Status> {
         let ask = self.ask(&request, &request.get_ref().tenant).await?;
-        let task = ask.cancel(&request.get_ref().id).await?;
-        Ok(answer(&ask, task))
+        Ok(answer(&ask, ask.cancel(&request.get_ref().id, task).await?))
     }
 
     async fn subscribe_to_task(

@@ -9,21 +9,21 @@ use covey_a2a::{
     content, v1,
 };
 use covey_domain::{
-    AgentSpec, Envelope, ErrorKind, TaskId, TaskRecord, TaskState, agent::Extension, event::Content, infer::Sampling,
-    task::TaskInput,
+    AgentSpec, Envelope, ErrorKind, TaskId, TaskRecord, TaskState, agent::Extension, caps, event::Content,
+    infer::Sampling, task::TaskInput,
 };
 use futures::{StreamExt as _, stream::BoxStream};
-use prost::Message as _;
 use v1::{part::Content as Source, send_message_response::Payload as Sent, stream_response::Payload};
 
 use super::{
     Hub,
-    answers::Held,
+    answers::{Held, Written},
     bookmarks::Bookmarks,
     card::{self, Place},
     project::Projection,
+    weight,
 };
-use crate::{Answered, Caller, FoundTask, SayTask, SubmitTask, TaskQuery};
+use crate::{Answered, Caller, FoundTask, ListedTasks, SayTask, SubmitTask, TaskQuery};
 
 /// What a message says under [`EXTENSION_MODEL`].
 #[derive(serde::Deserialize)]
@@ -224,35 +224,87 @@ impl Ask {
         Ok(Taken { record, at: 1 })
     }
 
-    /// Sends a message; waits for the end of the turn unless that is not wanted.
-    pub async fn send(&self, request: v1::SendMessageRequest, old: bool) -> Result<v1::SendMessageResponse, Error> {
+    /// Sends a message; waits for the end of the turn unless that is not wanted. `write` makes the answer of what is sent back.
+    pub async fn send<T>(
+        &self,
+        request: v1::SendMessageRequest,
+        old: bool,
+        write: impl Fn(v1::SendMessageResponse) -> Written<T>,
+    ) -> Result<T, Error> {
         let said = request.configuration.clone().unwrap_or_default();
         let history = history(said.history_length)?;
         // Whoever waits for the end is told of nothing before it.
         let answered = if said.return_immediately { Answered::Durable } else { Answered::Early };
         let Taken { record, at } = self.take(request, old, answered).await?;
         let until = if said.return_immediately { Until::Seq(at) } else { Until::Over(at) };
-        let projection = self.replay(&record, until).await?;
-        if let Some(reply) = projection.reply().filter(|_| self.agent.a2a.messages) {
-            let mut reply = reply.clone();
-            self.hub.links.message(&self.place.root, &mut reply);
-            self.keep(self.hub.answers.made(&self.caller.id).given(reply.encoded_len()).await);
-            return Ok(v1::SendMessageResponse { payload: Some(Sent::Message(reply)) });
-        }
-        Ok(v1::SendMessageResponse { payload: Some(Sent::Task(self.given(projection, history).await)) })
+        let write = |projection: Projection| {
+            let payload = match projection.reply().filter(|_| self.agent.a2a.messages) {
+                Some(reply) => {
+                    let mut reply = reply.clone();
+                    self.hub.links.message(&self.place.root, &mut reply);
+                    Sent::Message(reply)
+                }
+                None => Sent::Task(self.shown(projection, history)),
+            };
+            write(v1::SendMessageResponse { payload: Some(payload) })
+        };
+        self.done(record, until, write).await
     }
 
     /// The answer that is made has this room until it is written.
-    fn keep(&self, held: Held) {
+    fn keep<T>(&self, (answer, held): (T, Held)) -> T {
         // One request has one answer.
         let _ = self.held.set(held);
+        answer
     }
 
-    /// The answer to what has been done, which waits as long as it must for room.
-    async fn given(&self, projection: Projection, history: Option<usize>) -> v1::Task {
-        let task = self.shown(projection, history);
-        self.keep(self.hub.answers.made(&self.caller.id).given(task.encoded_len()).await);
-        task
+    /// The answer to what has been done, once the task is so far. A small one is made of what is read on the way; a large one, and
+    /// one that finds no room, when it is its turn: until then it holds nothing.
+    async fn done<T>(
+        &self,
+        record: Arc<TaskRecord>,
+        until: Until,
+        write: impl Fn(Projection) -> Written<T>,
+    ) -> Result<T, Error> {
+        let id = record.id.clone();
+        let (projection, seq) = self.reach(record, until).await?;
+        if let Some(projection) = projection {
+            let (answer, bytes) = write(projection)?;
+            if let Some(held) = self.hub.answers.at_once(&self.caller.id, bytes) {
+                return Ok(self.keep((answer, held)));
+            }
+        }
+        let make = || async {
+            let (record, _) = self.find(id.as_str()).await?;
+            write(self.replay(&record, Until::Seq(seq)).await?)
+        };
+        let made = self.hub.answers.done(&self.caller.id, make).await;
+        made.map(|made| self.keep(made)).map_err(|error| match error.kind {
+            Kind::Exhausted => {
+                let why = format!("{}; the message was taken: GetTask tells what became of it", error.message);
+                Error::new(Kind::Exhausted, why).about("taskId", id.as_str())
+            }
+            _ => error,
+        })
+    }
+
+    /// Reads a log as far as is said: what the task is then, where that is small, and how far that was.
+    async fn reach(&self, record: Arc<TaskRecord>, until: Until) -> Result<(Option<Projection>, u64), Error> {
+        let (id, mut weight) = (record.id.clone(), record.input.weight());
+        let mut projection = Projection::new(record);
+        projection.only_fold();
+        let mut events = self.hub.cluster.events(id.clone(), 0);
+        while !until.is_reached(&projection) {
+            let Some(event) = events.next().await else { break };
+            let event = event.map_err(|e| failed(e).about("taskId", id.as_str()))?;
+            weight += event.event.weight();
+            if weight > SMALL {
+                projection.forget();
+            }
+            projection.push(&event);
+        }
+        let seq = projection.seq();
+        Ok((Some(projection).filter(|_| weight <= SMALL), seq))
     }
 
     /// Sends a message; the turn streams back.
@@ -270,14 +322,18 @@ impl Ask {
     }
 
     /// A task as it stands.
-    pub async fn get(&self, request: &v1::GetTaskRequest) -> Result<v1::Task, Error> {
+    pub async fn get<T>(
+        &self,
+        request: &v1::GetTaskRequest,
+        write: impl Fn(v1::Task) -> Written<T>,
+    ) -> Result<T, Error> {
         let history = history(request.history_length)?;
-        let making = self.hub.answers.make(&self.caller.id).await?;
-        let (record, last) = self.find(&request.id).await?;
-        let projection = self.replay(&record, last.map_or(Until::End, Until::Seq)).await?;
-        let task = self.shown(projection, history);
-        self.keep(making.sized(task.encoded_len()).await?);
-        Ok(task)
+        let make = || async {
+            let (record, last) = self.find(&request.id).await?;
+            let projection = self.replay(&record, last.map_or(Until::End, Until::Seq)).await?;
+            write(self.shown(projection, history))
+        };
+        Ok(self.keep(self.hub.answers.read(&self.caller.id, make).await?))
     }
 
     /// A task for the outside, with links to its large files.
@@ -287,8 +343,12 @@ impl Ask {
         task
     }
 
-    /// The caller's tasks with this agent, newest change first.
-    pub async fn list(&self, request: v1::ListTasksRequest) -> Result<v1::ListTasksResponse, Error> {
+    /// The caller's tasks with this agent, newest change first. A page ends early where it is large.
+    pub async fn list<T>(
+        &self,
+        request: v1::ListTasksRequest,
+        write: impl Fn(v1::ListTasksResponse) -> Written<T>,
+    ) -> Result<T, Error> {
         let history = history(request.history_length)?;
         let page_size = request.page_size.unwrap_or(PAGE_DEFAULT);
         if !(1..=PAGE_MAX).contains(&page_size) {
@@ -309,25 +369,34 @@ impl Ask {
             before,
             limit: page_size as u32,
         };
-        let making = self.hub.answers.make(&self.caller.id).await?;
-        let (records, all) = self.hub.cluster.tasks(&self.caller.id, &query).await.map_err(failed)?;
-        let next = records.last().filter(|_| records.len() == page_size as usize);
-        let next_page_token = next.map_or(String::new(), |last| format!("{}-{}", last.changed_ms, last.id));
-        let mut tasks = Vec::with_capacity(records.len());
-        for record in records {
-            let record = Arc::new(record);
-            // What the record does not have is in the log, which is read for those who ask for it.
-            let projection = if request.include_artifacts == Some(true) {
-                self.replay(&record, self.last(&record).await?).await?
-            } else {
-                Projection::of_record(record)
-            };
-            tasks.push(self.shown(projection, history));
-        }
-        let total_size = all.min(i32::MAX as u64) as i32;
-        let page = v1::ListTasksResponse { tasks, next_page_token, page_size, total_size };
-        self.keep(making.sized(page.encoded_len()).await?);
-        Ok(page)
+        let with_artifacts = request.include_artifacts == Some(true);
+        let make = || async {
+            let ListedTasks { records, mut next, all } =
+                self.hub.cluster.tasks(&self.caller.id, &query).await.map_err(failed)?;
+            let mut tasks = Vec::with_capacity(records.len());
+            let (mut records, mut bytes) = (records.into_iter(), 0);
+            while let Some(record) = records.next() {
+                let place = (record.changed_ms, record.id.clone());
+                let record = Arc::new(record);
+                // What the record does not have is in the log, which is read for those who ask for it.
+                let projection = if with_artifacts {
+                    self.replay(&record, self.last(&record).await?).await?
+                } else {
+                    Projection::of_record(record)
+                };
+                let task = self.shown(projection, history);
+                bytes += weight::of_task(&task);
+                tasks.push(task);
+                if bytes >= caps::LIST_PAGE_BYTES_MAX && records.len() > 0 {
+                    next = Some(place);
+                    break;
+                }
+            }
+            let next_page_token = next.map_or(String::new(), |(at, task)| format!("{at}-{task}"));
+            let total_size = all.min(i32::MAX as u64) as i32;
+            write(v1::ListTasksResponse { tasks, next_page_token, page_size, total_size })
+        };
+        Ok(self.keep(self.hub.answers.read(&self.caller.id, make).await?))
     }
 
     /// How far the log of a task goes now.
@@ -337,7 +406,7 @@ impl Ask {
     }
 
     /// Stops a task.
-    pub async fn cancel(&self, id: &str) -> Result<v1::Task, Error> {
+    pub async fn cancel<T>(&self, id: &str, write: impl Fn(v1::Task) -> Written<T>) -> Result<T, Error> {
         let (record, _) = self.find(id).await?;
         let stopped = self.hub.cluster.cancel(&self.caller.id, &record.id, "cancelled by the client").await;
         stopped.map_err(|error| match error.kind {
@@ -347,7 +416,7 @@ impl Ask {
             }
             _ => no_task(error, id),
         })?;
-        Ok(self.given(self.replay(&record, Until::End).await?, None).await)
+        self.done(record, Until::End, |projection| write(self.shown(projection, None))).await
     }
 
     /// What happens in a task from now on, or from where the reader was.
@@ -490,15 +559,7 @@ impl Ask {
         let mut projection = Projection::new(record.clone());
         projection.only_fold();
         let mut events = self.hub.cluster.events(record.id.clone(), 0);
-        loop {
-            let there = match until {
-                Until::Seq(seq) => projection.seq() >= seq,
-                Until::Over(at) => projection.seq() >= at && is_over(projection.shown()),
-                Until::End => false,
-            };
-            if there {
-                break;
-            }
+        while !until.is_reached(&projection) {
             let Some(event) = events.next().await else { break };
             projection.push(&*event.map_err(|e| failed(e).about("taskId", record.id.as_str()))?);
         }
@@ -606,6 +667,8 @@ fn contents(parts: Vec<v1::Part>) -> Result<Vec<Content>, Error> {
     each.collect()
 }
 
+/// An answer that is made while its task goes on has at most so much, bytes.
+const SMALL: usize = 64 << 10;
 /// Tasks of a page where nothing is said, and at most.
 const PAGE_DEFAULT: i32 = 50;
 const PAGE_MAX: i32 = 100;
@@ -619,6 +682,16 @@ enum Until {
     Over(u64),
     /// Up to the end of the task.
     End,
+}
+
+impl Until {
+    fn is_reached(self, projection: &Projection) -> bool {
+        match self {
+            Self::Seq(seq) => projection.seq() >= seq,
+            Self::Over(at) => projection.seq() >= at && is_over(projection.shown()),
+            Self::End => false,
+        }
+    }
 }
 
 fn history(length: Option<i32>) -> Result<Option<usize>, Error> {

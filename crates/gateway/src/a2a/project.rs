@@ -158,6 +158,12 @@ impl Projection {
         self.task.artifacts = Vec::new();
     }
 
+    /// From here on neither is made: what is left is where the task stands.
+    pub fn forget(&mut self) {
+        (self.folds, self.tells) = (false, false);
+        (self.task.artifacts, self.task.history) = (Vec::new(), Vec::new());
+    }
+
     /// From here on the task is put together and no events are told.
     pub fn only_fold(&mut self) {
         self.tells = false;

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use super::{
     Answer, configs, listed,
     ops::{Ask, Told},
-    stream, whole, wrong,
+    sized, stream, whole, wrong,
 };
 
 /// A request below an agent's address.
@@ -84,25 +84,25 @@ impl Call<'_> {
         let (get, post) = (self.method == Method::GET, self.method == Method::POST);
         let parts: Vec<&str> = path.trim_end_matches('/').split('/').collect();
         let send = || if old { wrong(old_proto::send_in(self.read()?)) } else { self.read() };
-        let task = |task: v1::Task| if old { whole(&old_proto::task(task)) } else { whole(&task) };
+        let task = |task: v1::Task| if old { sized(&old_proto::task(task)) } else { sized(&task) };
         match parts[..] {
             ["message:send"] if post => {
-                let sent = self.ask.send(send()?, old).await?;
-                if old { whole(&old_proto::sent(sent)) } else { whole(&sent) }
+                let write = |sent| if old { sized(&old_proto::sent(sent)) } else { sized(&sent) };
+                self.ask.send(send()?, old, write).await
             }
             ["message:stream"] if post => Ok(Answer::Stream(self.ask.stream(send()?, old).await?)),
             ["tasks", named] => match named.rsplit_once(':') {
-                Some((id, "cancel")) if post => task(self.ask.cancel(id).await?),
+                Some((id, "cancel")) if post => self.ask.cancel(id, task).await,
                 // The proto file says GET, the specification's text POST.
                 Some((id, "subscribe")) if get || post => Ok(Answer::Stream(self.ask.subscribe(id).await?)),
                 None if get => {
                     let history_length = self.number("historyLength")?;
                     let request = v1::GetTaskRequest { tenant: String::new(), id: named.to_owned(), history_length };
-                    task(self.ask.get(&request).await?)
+                    self.ask.get(&request, task).await
                 }
                 _ => Err(self.unknown()),
             },
-            ["tasks"] if get && !old => Ok(listed(&self.ask.list(self.list()?).await?)),
+            ["tasks"] if get && !old => self.ask.list(self.list()?, |page| Ok(listed(&page).sized())).await,
             ["tasks", task, "pushNotificationConfigs", ref rest @ ..] => self.push(task, rest, old).await,
             ["extendedAgentCard"] if get && !old => whole(&self.ask.extended_card()?),
             ["card"] if get && old => {

@@ -15,7 +15,7 @@ use serde_json::{Value, json, value::RawValue};
 use super::{
     Answer, configs, listed, named,
     ops::{Ask, Told},
-    stream, whole, wrong,
+    sized, stream, whole, wrong,
 };
 
 /// A protocol version that is served.
@@ -134,11 +134,11 @@ fn is_json(headers: &HeaderMap) -> bool {
 
 async fn dispatch(ask: Ask, method: &str, params: &str) -> Result<Answer, Error> {
     Ok(match method {
-        "SendMessage" => whole(&ask.send(read(params)?, false).await?)?,
+        "SendMessage" => ask.send(read(params)?, false, |sent| sized(&sent)).await?,
         "SendStreamingMessage" => Answer::Stream(ask.stream(read(params)?, false).await?),
-        "GetTask" => whole(&ask.get(&read(params)?).await?)?,
-        "ListTasks" => listed(&ask.list(read(params)?).await?),
-        "CancelTask" => whole(&ask.cancel(&read::<v1::CancelTaskRequest>(params)?.id).await?)?,
+        "GetTask" => ask.get(&read(params)?, |task| sized(&task)).await?,
+        "ListTasks" => ask.list(read(params)?, |page| Ok(listed(&page).sized())).await?,
+        "CancelTask" => ask.cancel(&read::<v1::CancelTaskRequest>(params)?.id, |task| sized(&task)).await?,
         "SubscribeToTask" => Answer::Stream(ask.subscribe(&read::<v1::SubscribeToTaskRequest>(params)?.id).await?),
         "CreateTaskPushNotificationConfig" => whole(&ask.push_create(read(params)?, false).await?)?,
         "GetTaskPushNotificationConfig" => {
@@ -155,10 +155,10 @@ async fn dispatch(ask: Ask, method: &str, params: &str) -> Result<Answer, Error>
             Answer::Whole("{}".into())
         }
         "GetExtendedAgentCard" => whole(&ask.extended_card()?)?,
-        "message/send" => Answer::Whole(old::sent(&ask.send(old_in(params, old::send_in)?, true).await?).to_string()),
+        "message/send" => ask.send(old_in(params, old::send_in)?, true, |sent| sized(&old::sent(&sent))).await?,
         "message/stream" => Answer::Stream(ask.stream(old_in(params, old::send_in)?, true).await?),
-        "tasks/get" => Answer::Whole(old::task(&ask.get(&old_in(params, old::get_in)?).await?).to_string()),
-        "tasks/cancel" => Answer::Whole(old::task(&ask.cancel(&old_in(params, old::task_in)?).await?).to_string()),
+        "tasks/get" => ask.get(&old_in(params, old::get_in)?, |task| sized(&old::task(&task))).await?,
+        "tasks/cancel" => ask.cancel(&old_in(params, old::task_in)?, |task| sized(&old::task(&task))).await?,
         "tasks/resubscribe" => Answer::Stream(ask.subscribe(&old_in(params, old::task_in)?).await?),
         "tasks/pushNotificationConfig/set" => {
             let made = ask.push_create(old_in(params, old::push_in)?, true).await?;

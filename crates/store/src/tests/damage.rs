@@ -49,7 +49,7 @@ async fn everything(path: &Path) -> Result<String, Error> {
     let snapshot = store.begin().await?;
     let mut all = format!("{:?} {:?} {:?} ", snapshot.tasks, snapshot.cursors, snapshot.ended);
     let page = store.tasks(TaskFilter::default(), "", 99).await?;
-    all += &format!("{} {page:?}", page.len());
+    all += &format!("{} {page:?}", page.records.len());
     for n in 0..TASKS {
         let task = TaskId::from(format!("t{n}"));
         all += &format!("{:?}", store.task(&task).await?);
@@ -302,7 +302,7 @@ async fn tables_that_lost_what_they_had_do_not_cost_the_log() {
             Ok(store) => {
                 assert_eq!(lost, "-wal");
                 store.begin().await.unwrap();
-                assert_eq!(store.tasks(TaskFilter::default(), "", 99).await.unwrap().len() as u64, TASKS);
+                assert_eq!(store.tasks(TaskFilter::default(), "", 99).await.unwrap().records.len() as u64, TASKS);
             }
             Err(error) => {
                 assert_eq!(lost, "", "{error}");
