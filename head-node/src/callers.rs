@@ -205,6 +205,9 @@ async fn end_all(shared: &Shared, caller: &CallerId) -> Result<(), Error> {
         let mut before = String::new();
         loop {
             let page = shared.store.tasks(filter, &before, PAGE).await.map_err(|e| Error::internal(e.to_string()))?;
+            if page.lacks {
+                return Err(Error::new(ErrorKind::StorageFull, "the tables have no room for all tasks yet"));
+            }
             for task in &page.records {
                 let why = "the caller's key was taken back".to_owned();
                 match shared.owner.ask(|tx| Input::CancelTask(task.id.clone(), OWNER.to_owned(), why, tx)).await? {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use covey_client::{Calls, Client as RustClient, NewCall, Pools};
+use covey_client::{CallEvent, Calls, Client as RustClient, NewCall, Pools};
 use covey_domain::Error;
 use parking_lot::Mutex;
 use prost::Message;
@@ -45,6 +45,25 @@ pub(crate) fn wait<T: Send + 'static>(
             Err(mpsc::RecvTimeoutError::Disconnected) => {
                 return Ok(Err(Error::unavailable("the client was closed")));
             }
+        }
+    }
+}
+
+/// A slot that has an end in any case: work that is dropped with its runtime gives none.
+struct Ends(Option<Arc<Slot>>);
+
+impl Ends {
+    fn with(mut self, end: CallEvent) {
+        if let Some(slot) = self.0.take() {
+            slot.push(end);
+        }
+    }
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        if let Some(slot) = self.0.take() {
+            slot.push(raw_end(Err(Error::unavailable("the session was closed"))));
         }
     }
 }
@@ -91,8 +110,8 @@ impl Backend {
         let body = Bytes::from(request.encode_to_vec());
         match self {
             Self::Driver { client, runtime, .. } => {
-                let client = client.clone();
-                runtime.spawn(async move { slot.push(raw_end(client.raw(method, body).await)) });
+                let (client, ends) = (client.clone(), Ends(Some(slot)));
+                runtime.spawn(async move { ends.with(raw_end(client.raw(method, body).await)) });
             }
             // Nobody else would read the reply.
             Self::Host(host) if stands && host.is_reader() => slot.push(raw_end(host.verb(py, method, body))),

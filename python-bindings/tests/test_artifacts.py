@@ -206,7 +206,7 @@ def test_what_an_agent_does_not_take_is_refused(cluster, web):
 
 
 @pytest.mark.parametrize("size", [5 << 20, 9 << 20])
-def test_a_changed_byte_is_not_given_as_the_file(cluster, web, size):
+def test_a_changed_byte_is_not_given_as_the_file(cluster, web, size, tmp_path):
     """The head compares what it reads whole, a driver what it gets in pieces."""
     body = os.urandom(size)
     task = send(web, made(Copier).register(), {"text": "copy"}, raw(body=body))
@@ -220,5 +220,12 @@ def test_a_changed_byte_is_not_given_as_the_file(cluster, web, size):
         httpx.get(part["url"])
     with pytest.raises(covey.errors.InternalError, match="is damaged"):
         file.read()
+    saved = tmp_path / "saved"
+    saved.write_text("before")
+    with pytest.raises(covey.errors.InternalError, match="is damaged"):
+        file.save(saved)
+    assert saved.read_text() == "before" and list(tmp_path.iterdir()) == [saved]
     at.write_bytes(body)
+    file.save(saved)
+    assert saved.read_bytes() == body and list(tmp_path.iterdir()) == [saved]
     assert httpx.get(part["url"]).content == body and file.read() == body

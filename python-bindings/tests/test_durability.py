@@ -3,10 +3,12 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
 import threading
+import time
 
 import httpx
 import pytest
@@ -268,6 +270,28 @@ def test_a_task_is_stopped_though_the_disk_is_full(nodes, disk):
     eventually(lambda: (nodes.folder / "stopped").exists())
     disk.empty()
     eventually(lambda: task.state() == "canceled")
+
+
+def test_tasks_of_a_key_that_ends_while_the_disk_is_full_end_when_there_is_room(nodes, disk):
+    nodes.inside["head"] = disk.inside
+    nodes.head("--data", str(disk.at))
+    made = nodes.cli("key", "add", "alice", "--for", "8s")
+    assert made.returncode == 0, made.stderr
+    alice = {"Authorization": f"Bearer {re.search('cvk_[A-Za-z0-9_-]+', made.stdout)[0]}", "A2A-Version": "1.0"}
+    with client(nodes) as web:
+        body = {"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {**message("alice"), "configuration": {"returnImmediately": True}}}
+        task = web.post("/a2a/echo", json=body, headers=alice).json()["result"]["task"]["id"]
+        disk.fill()
+        n = 0
+        while send(web, n, {"text": "x" * 200_000}).status_code == 200:
+            n += 1
+            assert n < 200
+        eventually(lambda: web.get(f"/a2a/echo/tasks/{task}", headers=alice).status_code == 401)
+        assert covey_status(nodes)["tasks"] == {"submitted": n + 1}
+        # What it was refused once is not forgotten: several looks lie behind us.
+        time.sleep(3)
+        disk.empty()
+        eventually(lambda: covey_status(nodes)["tasks"] == {"submitted": n})
 
 
 def test_what_a_task_says_while_the_disk_is_full_is_there_for_good(nodes, disk):

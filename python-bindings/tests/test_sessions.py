@@ -565,6 +565,54 @@ def test_what_is_under_way_ends_with_its_session(nodes):
         assert covey.wait(begun, num_returns=len(begun), timeout=5)[0] == begun
 
 
+def test_waits_for_a_task_end_with_their_session_and_do_not_say_that_it_is_done(nodes):
+    nodes.head()
+    nodes.worker("w1", "--cpus", "1")
+    nodes.connect()
+    nodes.live(1)
+
+    @covey.agent
+    class Sleeps:
+        async def sleep(self) -> None:
+            await asyncio.sleep(60)
+
+    task = covey.submit(Sleeps, "sleep")
+    eventually(lambda: task.state() == "working")
+
+    async def awaited():
+        return await task
+
+    ways = {
+        "result": lambda: task.result(),
+        "result in time": lambda: task.result(timeout=40),
+        "await": lambda: asyncio.run(awaited()),
+        "wait": lambda: covey.wait([task]),
+        "wait in time": lambda: covey.wait([task], timeout=40),
+        "as_completed": lambda: list(covey.as_completed([task])),
+        "events": lambda: list(task.events()),
+        "items": lambda: list(task),
+    }
+    ended = {}
+
+    def waits(way):
+        try:
+            ended[way] = ways[way]()
+        except BaseException as error:
+            ended[way] = error
+
+    threads = [threading.Thread(target=waits, args=(way,), daemon=True) for way in ways]
+    for thread in threads:
+        thread.start()
+    time.sleep(1)
+    assert not ended
+    covey.shutdown()
+    eventually(lambda: len(ended) == len(ways))
+    nodes.connect()
+    assert task.state() == "working"
+    task.cancel()
+    assert {way: how for way, how in ended.items() if not isinstance(how, covey.ConnectionLost | covey.errors.FailedPrecondition)} == {}
+
+
 def test_of_threads_that_begin_at_once_one_begins_the_session(tmp_path):
     program = tmp_path / "threads.py"
     program.write_text(

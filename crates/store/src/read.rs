@@ -34,6 +34,8 @@ pub struct TaskPage {
     pub records: Vec<TaskRecord>,
     /// The last task of the page, and the time by which it is listed; `None` where no other can follow.
     pub next: Option<(u64, TaskId)>,
+    /// Whether tasks are missing that are in the log and, while the tables have no room, not in them yet.
+    pub lacks: bool,
 }
 
 /// Columns of a listing: those of [`record_of`], then the task and the time by which it is listed.
@@ -122,7 +124,7 @@ impl Store {
 
     /// Records, newest first, from below the task `before` where it is not empty.
     pub async fn tasks(&self, filter: TaskFilter<'_>, before: &str, limit: u32) -> Result<TaskPage, Error> {
-        self.memtable.flush().await;
+        let lacks = !self.memtable.flush().await;
         let sql = format!(
             "SELECT {RECORD}, id, created_ms AS at FROM tasks WHERE (?1 = '' OR agent = ?1) AND (?2 = '' OR context = ?2) AND (?3 = '' OR state = ?3)
              AND (?4 = '' OR caller = ?4 OR (?7 <> '' AND caller = ?7))
@@ -138,7 +140,7 @@ impl Store {
             .bind(i64::from(limit))
             .bind(filter.other)
             .fetch(&self.lister);
-        page_of(rows, limit).await
+        Ok(TaskPage { lacks, ..page_of(rows, limit).await? })
     }
 
     /// Records by the last change of their status, newest first, of a caller's tasks that changed at `since_ms` or later;
@@ -150,7 +152,7 @@ impl Store {
         before: Option<(u64, &str)>,
         limit: u32,
     ) -> Result<(TaskPage, u64), Error> {
-        self.memtable.flush().await;
+        let lacks = !self.memtable.flush().await;
         let matching =
             "caller = ?1 AND (?2 = '' OR agent = ?2) AND (?3 = '' OR context = ?3) AND (?4 = '' OR state = ?4)
             AND changed_ms >= ?5";
@@ -171,7 +173,7 @@ impl Store {
             .fetch_one(&self.lister)
             .await?;
         if all == 0 {
-            return Ok((TaskPage::default(), 0));
+            return Ok((TaskPage { lacks, ..TaskPage::default() }, 0));
         }
         let (at, task) = before.map_or((i64::MAX, ""), |(at, task)| (at as i64, task));
         let rows = page
@@ -184,6 +186,6 @@ impl Store {
             .bind(task)
             .bind(i64::from(limit))
             .fetch(&self.lister);
-        Ok((page_of(rows, limit).await?, all as u64))
+        Ok((TaskPage { lacks, ..page_of(rows, limit).await? }, all as u64))
     }
 }

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import io
 import json
 import mimetypes
 import os
+import shutil
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
@@ -98,10 +101,25 @@ class File:
                 yield piece
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes it to a path, piece by piece."""
-        with open(path, "wb") as file:
-            for piece in self.chunks():
-                file.write(piece)
+        """Writes it to a path, piece by piece. What was there stays until all of it is written; nothing is left of a file that ends early."""
+        path = os.path.realpath(path)
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe, a device
+            part = path
+        else:
+            part = f"{path}.{os.getpid()}-{threading.get_ident()}.part"
+        try:
+            with open(part, "wb") as file:
+                for piece in self.chunks():
+                    file.write(piece)
+            if part != path:
+                if os.path.exists(path):
+                    shutil.copymode(path, part)
+                os.replace(part, path)
+        except BaseException:
+            if part != path:
+                with contextlib.suppress(OSError):
+                    os.unlink(part)
+            raise
 
     def _open(self) -> BinaryIO:
         if self._data is None and self._path is not None:

@@ -514,6 +514,11 @@ class _Race:
     def _take(self, tokens: list[int]) -> list[Any]:
         if not tokens:
             raise errors.DeadlineExceeded(f"not all done within {_rounded(self._timeout)} s")
+        for token in tokens:
+            error = self._watch.failed.get(token)
+            # Nobody knows whether it has ended: the session was closed, or the head does not come back. One that is not there is done with.
+            if error is not None and not isinstance(error, errors.NotFound):
+                raise error
         return [self._waiting.pop(token) for token in tokens]
 
     def _leave(self) -> None:

@@ -24,9 +24,11 @@ class Watch:
         self._port = port
         self._things: queue.SimpleQueue[tuple[int, Callable[[float], bool]]] = queue.SimpleQueue()
         self._over = threading.Event()
+        self.failed: dict[int, Exception] = {}
+        """Tokens of things that cannot be looked at any more, and why."""
 
     def add(self, token: int, wait_end: Callable[[float], bool]) -> None:
-        """`wait_end(seconds)` waits so long and says whether it has ended; what it raises is an end too."""
+        """`wait_end(seconds)` waits so long and says whether it has ended; what it raises is in `failed` when the token comes."""
         self._things.put((token, wait_end))
 
     def start(self) -> None:
@@ -51,8 +53,8 @@ class Watch:
             seconds = _LOOK if others == 0 else max(_LOOK_LEAST, _ROUND * threads / (threads + others))
             try:
                 ended = wait_end(seconds)
-            except Exception:
-                ended = True
+            except Exception as error:
+                self.failed[token], ended = error, True
             if ended:
                 self._port.push(token)
             else:

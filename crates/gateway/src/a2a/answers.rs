@@ -32,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PATIENCE_DONE: Duration = Duration::from_secs(60);
 /// Room is counted in these, bytes.
 const UNIT: usize = 1 << 10;
+/// What is made from more than this is large, bytes: one such answer of a caller is made at a time.
+const LARGE: usize = 256 << 10;
 /// From so many callers on, those that have nothing are forgotten.
 const CALLERS_MANY: usize = 64;
 
@@ -56,7 +58,27 @@ impl Default for Answers {
 #[derive(Debug)]
 struct Room {
     turns: Arc<Semaphore>,
+    large: Arc<Semaphore>,
     units: Arc<Semaphore>,
+}
+
+/// The turn of an answer that is being made.
+#[derive(Debug)]
+pub(super) struct Turn {
+    room: Arc<Room>,
+    until: Instant,
+    large: Option<OwnedSemaphorePermit>,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Turn {
+    /// What it is made from has so many bytes by now; what is large waits for others that are.
+    pub async fn weighs(&mut self, bytes: usize) -> Result<(), Error> {
+        if bytes > LARGE && self.large.is_none() {
+            self.large = Some(self.room.acquire(&self.room.large, 1, self.until).await?);
+        }
+        Ok(())
+    }
 }
 
 /// Room of one answer, until all of it is written. Clones share it.
@@ -70,8 +92,9 @@ impl Answers {
             callers.retain(|_, room| Arc::strong_count(room) > 1);
         }
         let new = || {
+            let of = |permits| Arc::new(Semaphore::new(permits));
             let (turns, units) = (caps::CALLER_ANSWERS_MADE_MAX, caps::CALLER_ANSWER_BYTES_MAX / UNIT);
-            Arc::new(Room { turns: Arc::new(Semaphore::new(turns)), units: Arc::new(Semaphore::new(units)) })
+            Arc::new(Room { turns: of(turns), large: of(1), units: of(units) })
         };
         callers.entry(caller.clone()).or_insert_with(new).clone()
     }
@@ -82,7 +105,7 @@ impl Answers {
     }
 
     /// The answer to what only reads: refused where its caller does not read others for a while.
-    pub async fn read<T, F>(&self, caller: &CallerId, make: impl FnMut() -> F) -> Result<(T, Held), Error>
+    pub async fn read<T, F>(&self, caller: &CallerId, make: impl FnMut(Turn) -> F) -> Result<(T, Held), Error>
     where
         F: Future<Output = Written<T>>,
     {
@@ -90,7 +113,7 @@ impl Answers {
     }
 
     /// The answer to what has been done, which waits longer.
-    pub async fn done<T, F>(&self, caller: &CallerId, make: impl FnMut() -> F) -> Result<(T, Held), Error>
+    pub async fn done<T, F>(&self, caller: &CallerId, make: impl FnMut(Turn) -> F) -> Result<(T, Held), Error>
     where
         F: Future<Output = Written<T>>,
     {
@@ -102,7 +125,7 @@ impl Answers {
         &self,
         caller: &CallerId,
         patience: Duration,
-        mut make: impl FnMut() -> F,
+        mut make: impl FnMut(Turn) -> F,
     ) -> Result<(T, Held), Error>
     where
         F: Future<Output = Written<T>>,
@@ -110,21 +133,24 @@ impl Answers {
         let (room, until) = (self.room(caller), Instant::now() + patience);
         let mut held: Option<Held> = None;
         loop {
-            let turn = timeout_at(until, room.turns.clone().acquire_owned()).await.map_err(|_| none_left())?;
-            let (answer, bytes) = make().await?;
+            let turn = room.acquire(&room.turns, 1, until).await?;
+            let (answer, bytes) = make(Turn { room: room.clone(), until, large: None, _turn: turn }).await?;
             if let Some(held) = held.take().filter(|held| held.has(bytes)).or_else(|| room.at_once(bytes)) {
                 return Ok((answer, held));
             }
-            drop((answer, turn));
-            let units = room.units.clone().acquire_many_owned(units(bytes));
-            // The semaphore is never closed.
-            let Ok(permit) = timeout_at(until, units).await.map_err(|_| none_left())? else { return Err(none_left()) };
-            held = Some(Held(Arc::new((permit, room.clone()))));
+            drop(answer);
+            held = Some(Held(Arc::new((room.acquire(&room.units, units(bytes), until).await?, room.clone()))));
         }
     }
 }
 
 impl Room {
+    async fn acquire(&self, of: &Arc<Semaphore>, count: u32, until: Instant) -> Result<OwnedSemaphorePermit, Error> {
+        let permit = timeout_at(until, of.clone().acquire_many_owned(count)).await;
+        // None of them is ever closed.
+        permit.ok().and_then(Result::ok).ok_or_else(none_left)
+    }
+
     fn at_once(self: &Arc<Self>, bytes: usize) -> Option<Held> {
         let permit = self.units.clone().try_acquire_many_owned(units(bytes)).ok()?;
         Some(Held(Arc::new((permit, self.clone()))))
@@ -216,7 +242,7 @@ mod tests {
 
     /// Room for an answer of so many bytes.
     async fn sized(answers: &Answers, caller: &CallerId, bytes: usize) -> Result<Held, Error> {
-        answers.read(caller, async || Ok(((), bytes))).await.map(|((), held)| held)
+        answers.read(caller, async |_| Ok(((), bytes))).await.map(|((), held)| held)
     }
 
     #[tokio::test]
@@ -245,7 +271,7 @@ mod tests {
             .map(|_| {
                 let (answers, caller, made, there) = (answers.clone(), caller.clone(), made.clone(), there.clone());
                 tokio::spawn(async move {
-                    let make = async || {
+                    let make = async |_| {
                         made.fetch_add(1, Ordering::Relaxed);
                         Ok((there.clone(), MOST / 100))
                     };
@@ -273,7 +299,7 @@ mod tests {
             .map(|_| {
                 let (answers, caller, making, go) = (answers.clone(), caller.clone(), making.clone(), go.clone());
                 tokio::spawn(async move {
-                    let make = async || {
+                    let make = async |_| {
                         making.add_permits(1);
                         go.acquire().await.unwrap().forget();
                         Ok(((), 1))
@@ -290,5 +316,25 @@ mod tests {
             one.await.unwrap().unwrap();
         }
         assert!(making.try_acquire().is_err());
+    }
+
+    #[tokio::test]
+    async fn of_large_ones_one_is_made_at_a_time_and_small_ones_pass() {
+        let (answers, caller) = (hasty(), CallerId::from("one"));
+        let make = async |mut turn: Turn| {
+            turn.weighs(LARGE + 1).await?;
+            let other =
+                answers.read(&caller, async |mut turn: Turn| turn.weighs(2 * LARGE).await.map(|()| ((), 1))).await;
+            assert_eq!(other.unwrap_err().kind, Kind::Exhausted);
+            answers.read(&caller, async |mut turn: Turn| turn.weighs(LARGE).await.map(|()| ((), 1))).await?;
+            Ok(((), 1))
+        };
+        // The one whose turn it is keeps its place, however often it is weighed.
+        answers.done(&caller, make).await.unwrap();
+        let again = async |mut turn: Turn| {
+            turn.weighs(LARGE + 1).await?;
+            turn.weighs(2 * LARGE).await.map(|()| ((), 1))
+        };
+        answers.read(&caller, again).await.unwrap();
     }
 }

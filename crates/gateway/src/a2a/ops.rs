@@ -17,7 +17,7 @@ use v1::{part::Content as Source, send_message_response::Payload as Sent, stream
 
 use super::{
     Hub,
-    answers::{Held, Written},
+    answers::{Held, Turn, Written},
     bookmarks::Bookmarks,
     card::{self, Place},
     project::Projection,
@@ -267,16 +267,24 @@ impl Ask {
         write: impl Fn(Projection) -> Written<T>,
     ) -> Result<T, Error> {
         let id = record.id.clone();
-        let (projection, seq) = self.reach(record, until).await?;
-        if let Some(projection) = projection {
-            let (answer, bytes) = write(projection)?;
-            if let Some(held) = self.hub.answers.at_once(&self.caller.id, bytes) {
-                return Ok(self.keep((answer, held)));
+        let mut until = until;
+        if record.state.is_terminal() {
+            // Each who asks has a record of its own.
+            drop(record);
+        } else {
+            let (projection, seq) = self.reach(record, until).await?;
+            if let Some(projection) = projection {
+                let (answer, bytes) = write(projection)?;
+                if let Some(held) = self.hub.answers.at_once(&self.caller.id, bytes) {
+                    return Ok(self.keep((answer, held)));
+                }
             }
+            until = Until::Seq(seq);
         }
-        let make = || async {
-            let (record, _) = self.find(id.as_str()).await?;
-            write(self.replay(&record, Until::Seq(seq)).await?)
+        let (task, write) = (id.as_str(), &write);
+        let make = move |mut turn: Turn| async move {
+            let (record, _) = self.find(task).await?;
+            write(self.replay(&record, until, &mut turn).await?)
         };
         let made = self.hub.answers.done(&self.caller.id, make).await;
         made.map(|made| self.keep(made)).map_err(|error| match error.kind {
@@ -293,6 +301,9 @@ impl Ask {
         let (id, mut weight) = (record.id.clone(), record.input.weight());
         let mut projection = Projection::new(record);
         projection.only_fold();
+        if weight > SMALL {
+            projection.forget();
+        }
         let mut events = self.hub.cluster.events(id.clone(), 0);
         while !until.is_reached(&projection) {
             let Some(event) = events.next().await else { break };
@@ -328,9 +339,10 @@ impl Ask {
         write: impl Fn(v1::Task) -> Written<T>,
     ) -> Result<T, Error> {
         let history = history(request.history_length)?;
-        let make = || async {
+        let write = &write;
+        let make = move |mut turn: Turn| async move {
             let (record, last) = self.find(&request.id).await?;
-            let projection = self.replay(&record, last.map_or(Until::End, Until::Seq)).await?;
+            let projection = self.replay(&record, last.map_or(Until::End, Until::Seq), &mut turn).await?;
             write(self.shown(projection, history))
         };
         Ok(self.keep(self.hub.answers.read(&self.caller.id, make).await?))
@@ -370,9 +382,10 @@ impl Ask {
             limit: page_size as u32,
         };
         let with_artifacts = request.include_artifacts == Some(true);
-        let make = || async {
+        let (query, write) = (&query, &write);
+        let make = move |mut turn: Turn| async move {
             let ListedTasks { records, mut next, all } =
-                self.hub.cluster.tasks(&self.caller.id, &query).await.map_err(failed)?;
+                self.hub.cluster.tasks(&self.caller.id, query).await.map_err(failed)?;
             let mut tasks = Vec::with_capacity(records.len());
             let (mut records, mut bytes) = (records.into_iter(), 0);
             while let Some(record) = records.next() {
@@ -380,12 +393,13 @@ impl Ask {
                 let record = Arc::new(record);
                 // What the record does not have is in the log, which is read for those who ask for it.
                 let projection = if with_artifacts {
-                    self.replay(&record, self.last(&record).await?).await?
+                    self.replay(&record, self.last(&record).await?, &mut turn).await?
                 } else {
                     Projection::of_record(record)
                 };
                 let task = self.shown(projection, history);
                 bytes += weight::of_task(&task);
+                turn.weighs(bytes).await?;
                 tasks.push(task);
                 if bytes >= caps::LIST_PAGE_BYTES_MAX && records.len() > 0 {
                     next = Some(place);
@@ -555,13 +569,18 @@ impl Ask {
         Ok(found)
     }
 
-    async fn replay(&self, record: &Arc<TaskRecord>, until: Until) -> Result<Projection, Error> {
+    async fn replay(&self, record: &Arc<TaskRecord>, until: Until, turn: &mut Turn) -> Result<Projection, Error> {
+        let mut weight = record.input.weight();
+        turn.weighs(weight).await?;
         let mut projection = Projection::new(record.clone());
         projection.only_fold();
         let mut events = self.hub.cluster.events(record.id.clone(), 0);
         while !until.is_reached(&projection) {
             let Some(event) = events.next().await else { break };
-            projection.push(&*event.map_err(|e| failed(e).about("taskId", record.id.as_str()))?);
+            let event = event.map_err(|e| failed(e).about("taskId", record.id.as_str()))?;
+            weight += event.event.weight();
+            turn.weighs(weight).await?;
+            projection.push(&event);
         }
         Ok(projection)
     }
