@@ -291,7 +291,7 @@ def test_tasks_of_a_key_that_ends_while_the_disk_is_full_end_when_there_is_room(
         # What it was refused once is not forgotten: several looks lie behind us.
         time.sleep(3)
         disk.empty()
-        eventually(lambda: covey_status(nodes)["tasks"] == {"submitted": n})
+        eventually(lambda: covey_status(nodes)["tasks"] == {"submitted": n, "canceled": 1})
 
 
 def test_what_a_task_says_while_the_disk_is_full_is_there_for_good(nodes, disk):
