@@ -314,7 +314,7 @@ def test_a_driver_takes_them_in_a_loop_of_its_own(cluster, gate):
 
 
 def test_what_is_no_future_is_named(cluster):
-    for wrong in (1, [1], [wait_for.remote("/"), "x"]):
+    for wrong in (1, "", b"", {}, [1], [wait_for.remote("/"), "x"]):
         with pytest.raises(TypeError, match="only futures, tasks and references can be waited for, not"):
             covey.get(wrong)
 

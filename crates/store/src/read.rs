@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use covey_domain::{ActorId, Envelope, TaskId, TaskRecord, caps};
+use covey_domain::{ActorId, Envelope, TaskId, TaskRecord, caps, json};
 use futures::{Stream, TryStreamExt as _};
 use sqlx::{Row as _, sqlite::SqliteRow};
 
@@ -46,7 +46,8 @@ async fn page_of(
     let (mut page, mut count, mut bytes) = (TaskPage::default(), 0, 0);
     // Row by row: a row may have as much as a message.
     while let Some(row) = rows.try_next().await? {
-        bytes += row.get::<&str, _>(0).len();
+        let body = row.get::<&str, _>(0);
+        bytes += body.len() + json::weigh(body.as_bytes());
         count += 1;
         match record_of(&row) {
             Ok(record) => page.records.push(record),

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 from . import _bridge, _codec, _context, errors
@@ -429,6 +429,10 @@ class _Suspend:
         return _wait_for(self.call)
 
 
+_NO_LIST = (str, bytes, bytearray, Mapping)
+"""What can be gone through, and is nothing to wait for."""
+
+
 @overload
 def get(futures: Result[T], timeout: float | str | None = None) -> T: ...
 @overload
@@ -436,7 +440,7 @@ def get(futures: Iterable[Result[T]], timeout: float | str | None = None) -> lis
 def get(futures: Any, timeout: float | str | None = None) -> Any:
     """The result of one future, or a list of the results of many, in order; also of durable tasks and refs of `covey.put`."""
     timeout = parse_seconds(timeout)
-    if isinstance(futures, (list, tuple)) or (not hasattr(futures, "result") and isinstance(futures, Iterable)):
+    if isinstance(futures, (list, tuple)) or not (hasattr(futures, "result") or isinstance(futures, _NO_LIST)) and isinstance(futures, Iterable):
         return _get_all(list(futures), timeout)
     _check_waitable(futures)
     return futures.result(timeout)
@@ -567,7 +571,8 @@ class _Race:
 def wait(futures: Iterable[W], num_returns: int = 1, timeout: float | str | None = None) -> tuple[list[W], list[W]]:
     """(done, not done) once `num_returns` are done or `timeout` (seconds, or "2m") has passed; order is kept.
 
-    Futures, durable tasks and references can be waited for, also together.
+    Futures, durable tasks and references can be waited for, also together. Where nobody can tell whether a durable task has ended, since
+    the session was closed or the head does not come back, it raises why.
     """
     pending: list[Any] = list(futures)
     if not isinstance(num_returns, int):

@@ -72,9 +72,14 @@ pub(super) struct Turn {
 }
 
 impl Turn {
+    /// Whether what has so many bytes may be held now.
+    pub fn holds(&self, bytes: usize) -> bool {
+        bytes <= LARGE || self.large.is_some()
+    }
+
     /// What it is made from has so many bytes by now; what is large waits for others that are.
     pub async fn weighs(&mut self, bytes: usize) -> Result<(), Error> {
-        if bytes > LARGE && self.large.is_none() {
+        if !self.holds(bytes) {
             self.large = Some(self.room.acquire(&self.room.large, 1, self.until).await?);
         }
         Ok(())

@@ -283,7 +283,7 @@ impl Ask {
         }
         let (task, write) = (id.as_str(), &write);
         let make = move |mut turn: Turn| async move {
-            let (record, _) = self.find(task).await?;
+            let (record, _) = self.find_in(&mut turn, task).await?;
             write(self.replay(&record, until, &mut turn).await?)
         };
         let made = self.hub.answers.done(&self.caller.id, make).await;
@@ -341,7 +341,7 @@ impl Ask {
         let history = history(request.history_length)?;
         let write = &write;
         let make = move |mut turn: Turn| async move {
-            let (record, last) = self.find(&request.id).await?;
+            let (record, last) = self.find_in(&mut turn, &request.id).await?;
             let projection = self.replay(&record, last.map_or(Until::End, Until::Seq), &mut turn).await?;
             write(self.shown(projection, history))
         };
@@ -567,6 +567,18 @@ impl Ask {
             return Err(Error::no_task(id));
         }
         Ok(found)
+    }
+
+    /// The same for an answer that is made: a large one is not held while it waits for others that are large.
+    async fn find_in(&self, turn: &mut Turn, id: &str) -> Result<FoundTask, Error> {
+        let found = self.find(id).await?;
+        let weight = found.0.input.weight();
+        if turn.holds(weight) {
+            return Ok(found);
+        }
+        drop(found);
+        turn.weighs(weight).await?;
+        self.find(id).await
     }
 
     async fn replay(&self, record: &Arc<TaskRecord>, until: Until, turn: &mut Turn) -> Result<Projection, Error> {
