@@ -38,6 +38,7 @@ pub(crate) const ROUTES: &[Row] = &[
     row("/a2a/{agent}", "----ooo"),
     row("/a2a/{agent}/", "----ooo"),
     row("/a2a/{agent}/{*rest}", "----ooo"),
+    row("/v1/tasks/{id}/events", "----ooo"),
     row("/v1/push-notifications", "----ooo"),
     row("/v1/push-notifications/{task}/{id}/replay", "----ooo"),
     row("/lf.a2a.v1.A2AService/{method}", "----ooo"),

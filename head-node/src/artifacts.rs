@@ -162,7 +162,7 @@ impl Files {
                     // Its task does not name it yet.
                     self.store.keep_artifact(digest, *bytes).await.map_err(unread)?;
                 }
-                MediaSource::Inline(_) | MediaSource::Url(_) | MediaSource::ProviderFile(_) => {}
+                MediaSource::Inline(_) | MediaSource::Url(_) => {}
             }
         }
         Ok(())

@@ -23,7 +23,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use covey_client::{CallEvent, NewCall, Target};
 use covey_domain::{Error, ErrorKind, caps};
 use covey_proto::v1::{
-    CallCancel, CallFrame, CallOpen, HostBatch, HostBegan, HostEnd, HostFrame, HostItem, HostRemark, HostStarted,
+    CallCancel, CallFrame, CallOpen, HostBatch, HostBegan, HostEnd, HostEvent, HostFrame, HostItem, HostStarted,
     HostState, HostVerb, HostWaits, Payload, call_frame::Body as Step, call_open, host_frame::Body,
 };
 use parking_lot::{Condvar, Mutex};
@@ -489,9 +489,9 @@ impl Host {
         true
     }
 
-    /// What a task's turn says beside its answer: a domain `Remark` as JSON.
-    fn remark(&self, call: u64, remark: &[u8]) {
-        self.link.queue(Body::Remark(HostRemark { call, remark: Bytes::copy_from_slice(remark) }));
+    /// What a turn of a task writes into its log beside its answer: a domain `TaskEvent` as JSON.
+    fn event(&self, call: u64, event: &[u8]) {
+        self.link.queue(Body::Event(HostEvent { call, event: Bytes::copy_from_slice(event) }));
     }
 
     fn value(&self, call: u64, codec: i32, body: &[u8], buffers: Vec<Vec<u8>>) {

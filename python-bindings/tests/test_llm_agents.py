@@ -69,8 +69,14 @@ class Answer(http.server.BaseHTTPRequestHandler):
         if isinstance(said, str):
             deltas, finish = [{"content": said[:3]}, {"content": said[3:]}], "stop"
         else:
+            thoughts, said = (said["think"], said["calls"]) if isinstance(said, dict) else ([], said)
             calls = [{"index": i, "id": f"c{i}", "type": "function", "function": {"name": n, "arguments": json.dumps(a)}} for i, (n, a) in enumerate(said)]
-            deltas, finish = [{"tool_calls": calls}], "tool_calls"
+            deltas, finish = [*({"reasoning_content": thought} for thought in thoughts), {"tool_calls": calls}], "tool_calls"
+            if thoughts:
+                # As models write them: the arguments grow.
+                whole = calls[0]["function"]["arguments"]
+                calls[0]["function"]["arguments"] = whole[:4]
+                deltas.append({"tool_calls": [{"index": 0, "function": {"arguments": whole[4:]}}]})
         chunks = [{"choices": [{"index": 0, "delta": d, "finish_reason": None}]} for d in deltas]
         chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": finish}], "usage": {"prompt_tokens": 30, "completion_tokens": 10}})
         self.send_response(200)

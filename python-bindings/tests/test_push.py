@@ -283,7 +283,7 @@ async def test_cards_are_signed_and_the_sdk_finds_them_good(cluster, web, extend
         verify(card)
         assert (card.version, card.provider.organization, card.skills[0].tags) == ("3.2", "Köhler & Söhne", ["größe"])
         known = [e.uri for e in card.capabilities.extensions]
-        assert known == ["urn:covey:a2a:once:v1", *(["urn:covey:a2a:skills:v1"] if extended else [])]
+        assert known == ["urn:covey:a2a:once:v1", "urn:covey:a2a:events:v1", *(["urn:covey:a2a:skills:v1"] if extended else [])]
         card.description = "another"
         with pytest.raises(InvalidSignaturesError):
             verify(card)

@@ -9,6 +9,9 @@ pub const EXTENSION_MODEL: &str = "urn:covey:a2a:model:v1";
 /// The extension of servers to which a message can be sent again: the same message id joins the task that it made.
 pub const EXTENSION_ONCE: &str = "urn:covey:a2a:once:v1";
 
+/// The extension by which a reader gets what A2A has no form for: entries of the task's log, in the metadata of updates.
+pub const EXTENSION_EVENTS: &str = "urn:covey:a2a:events:v1";
+
 /// Whether the card has an extension.
 pub fn has(card: &v1::AgentCard, uri: &str) -> bool {
     card.capabilities.iter().flat_map(|c| &c.extensions).any(|e| e.uri == uri)

@@ -63,10 +63,8 @@ pub fn part(content: &Content) -> v1::Part {
                 ),
                 MediaSource::Stored { digest, .. } => Held::Url(format!("{STORED}{digest}")),
                 // Only what is in the store gets a link to it.
-                MediaSource::Url(url) | MediaSource::ProviderFile(url) if url.starts_with(STORED) => {
-                    Held::Url("about:blank".to_owned())
-                }
-                MediaSource::Url(url) | MediaSource::ProviderFile(url) => Held::Url(url.clone()),
+                MediaSource::Url(url) if url.starts_with(STORED) => Held::Url("about:blank".to_owned()),
+                MediaSource::Url(url) => Held::Url(url.clone()),
             };
             let filename = name.clone().unwrap_or_default();
             v1::Part { content: Some(held), media_type: mime.clone(), filename, metadata: None }

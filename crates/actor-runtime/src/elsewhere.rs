@@ -18,10 +18,10 @@ use covey_a2a::{
 };
 use covey_a2a_client::{Agent, Options, Talk, state_of};
 use covey_domain::{
-    Error, ErrorKind, InterruptId, TaskState,
+    Error, ErrorKind, InterruptId, TaskEvent, TaskState,
     agent::{Foreign, Pass},
-    event::{Content, InterruptKind},
-    task::{Remark, Said, text_of},
+    event::{Content, InterruptKind, Outcome, Phase, REPLY},
+    task::{Said, text_of},
 };
 use covey_proto::{
     from_json, payload_json, to_json,
@@ -110,7 +110,7 @@ impl Asked {
     }
 
     /// The question as it is asked here.
-    fn remark(self, id: InterruptId) -> Remark {
+    fn raised(self, id: InterruptId) -> TaskEvent {
         let Self { login, prompt, about: About { options, schema, url, value } } = self;
         let kind = match (login, &schema, url) {
             (true, _, url) => InterruptKind::Auth { url },
@@ -118,7 +118,15 @@ impl Asked {
             (false, None, Some(url)) => InterruptKind::Url { url },
             (false, None, None) => InterruptKind::Custom { value: value.unwrap_or_default() },
         };
-        Remark::Ask { id, kind, prompt, options, schema, expires_at_ms: None, refused: None }
+        TaskEvent::InterruptRaised {
+            id,
+            kind,
+            prompt,
+            options,
+            response_schema: schema,
+            expires_at_ms: None,
+            refused: None,
+        }
     }
 }
 
@@ -315,7 +323,7 @@ impl Behavior for Elsewhere {
                     }
                     (End::Failed(error), _) => return Err(error),
                     (End::Rejected(reason), Some(_)) => {
-                        sink.remark(Remark::Reject { reason })?;
+                        sink.emit(ends(Outcome::Rejected { reason }))?;
                         return Ok(None);
                     }
                     (End::Rejected(reason), None) => {
@@ -340,6 +348,11 @@ impl Behavior for Elsewhere {
     }
 }
 
+/// How the task ends here.
+fn ends(outcome: Outcome) -> TaskEvent {
+    TaskEvent::Finished { outcome, usage: BTreeMap::new() }
+}
+
 /// Asks here what is asked there.
 async fn ask(
     sink: &Sink,
@@ -352,7 +365,7 @@ async fn ask(
     if let Some(at) = early.iter().position(is_its_answer) {
         return Ok(early.remove(at));
     }
-    sink.remark(asks.remark(question.clone()))?;
+    sink.emit(asks.raised(question.clone()))?;
     loop {
         let said = inbox.wait().await;
         match &said.answers {
@@ -469,7 +482,7 @@ impl Answer {
         let name = Some(artifact.name).filter(|name| !name.is_empty());
         let name = self.names.entry(id.clone()).or_insert(name).clone();
         let parts = self.contents(artifact.parts).await?;
-        sink.remark(Remark::Artifact { id, name, parts, append, last })
+        sink.emit(TaskEvent::ArtifactChunk { artifact: id.into(), name, parts, append, last })
     }
 
     /// What a status means for the turn, where it ends it.
@@ -481,7 +494,7 @@ impl Answer {
         Ok(match state {
             TaskState::Submitted | TaskState::Working => {
                 if !text.is_empty() {
-                    sink.remark(Remark::Status { message: text })?;
+                    sink.emit(TaskEvent::Status { state: Phase::Working, message: Some(text) })?;
                 }
                 None
             }
@@ -490,7 +503,8 @@ impl Answer {
                 if !self.begun {
                     self.say(sink, parts).await?;
                 } else if !said.is_empty() && sink.is_task() {
-                    sink.remark(Remark::Reply { parts: said, whole: false })?;
+                    let result = serde_json::to_value(said).ok();
+                    sink.emit(ends(Outcome::Completed { finish: REPLY.into(), result }))?;
                 }
                 Some(End::Done)
             }

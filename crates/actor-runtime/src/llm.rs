@@ -1,13 +1,21 @@
 //! A prompt around a model, and the tools it may call.
 //!
 //! The model answers; where it calls tools they run side by side, what they say goes back to it, and it answers again,
-//! until it calls none or its budget is at its end.
+//! until it calls none or its budget is at its end. All of it is in the task's log as it happens: thoughts, text, each tool
+//! call with its arguments as they grow, its progress and its outcome, and the tokens of each request.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use covey_domain::{
-    ActorId, Error, ErrorKind, Isolation, ModelName,
+    ActorId, Error, ErrorKind, Isolation, ModelName, TaskEvent,
     agent::LlmAgent,
+    event::{ToolExec, ToolOutcome},
     infer::{CallDelta, Chat, ChatMessage, InferEvent, InferRequest, Terms, ToolChoice, Usage, Work},
     task::text_of,
 };
@@ -21,7 +29,7 @@ mod agents;
 mod mcp;
 mod tools;
 
-use tools::Tools;
+use tools::{Said, Tools};
 
 /// Requests to the model in one turn, where nothing is said.
 const STEPS: u32 = 8;
@@ -52,6 +60,87 @@ struct Answer {
     usage: Usage,
 }
 
+/// A turn's log, and the numbers of its tool calls.
+struct Log<'a> {
+    sink: &'a Sink,
+    calls: AtomicU32,
+}
+
+/// A tool call that runs, in its turn's log.
+#[derive(Clone, Copy)]
+pub(crate) struct CallLog<'a> {
+    sink: &'a Sink,
+    /// Within the turn.
+    id: &'a str,
+}
+
+impl Log<'_> {
+    /// Writes an event once the head is near enough behind.
+    async fn write(&self, event: TaskEvent) -> Result<(), Error> {
+        self.sink.room().await;
+        self.sink.emit(event)
+    }
+
+    /// More of the tool calls of an answer. `ids` are those of its calls, by their place in it.
+    async fn calls(&self, ids: &mut Vec<(u32, String)>, more: &[CallDelta]) -> Result<(), Error> {
+        for piece in more {
+            let id = match ids.iter().find(|(index, _)| *index == piece.index) {
+                Some((_, id)) => id.clone(),
+                None => {
+                    let id = (self.calls.fetch_add(1, Ordering::Relaxed) + 1).to_string();
+                    ids.push((piece.index, id.clone()));
+                    self.write(TaskEvent::ToolCallOpened {
+                        call: id.as_str().into(),
+                        name: piece.name.clone(),
+                        title: None,
+                        exec: ToolExec::Server,
+                        message: String::new().into(),
+                        provider_call: Some(piece.id.clone()).filter(|id| !id.is_empty()),
+                    })
+                    .await?;
+                    id
+                }
+            };
+            if !piece.arguments.is_empty() {
+                let text = piece.arguments.clone();
+                self.write(TaskEvent::ToolCallArgsDelta { call: id.into(), text }).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl CallLog<'_> {
+    /// A piece of what a tool says before it is done.
+    async fn progress(self, content: serde_json::Value) -> Result<(), Error> {
+        self.sink.room().await;
+        let (call, status) = (self.id.into(), "answering".to_owned());
+        self.sink.emit(TaskEvent::ToolCallProgress { call, status, content: Some(content), progress: None })
+    }
+
+    /// Another agent does the work of the call.
+    fn delegated(self, agent: &str, skill: &str) -> Result<(), Error> {
+        let via = format!("tool:{}", self.id);
+        let (sub, name, agent) = (self.id.into(), skill.to_owned(), agent.into());
+        self.sink.emit(TaskEvent::SubRunStarted { sub, name, agent, via, parent: None })
+    }
+
+    fn returned(self, done: bool) -> Result<(), Error> {
+        let outcome = if done { "success" } else { "error" }.to_owned();
+        self.sink.emit(TaskEvent::SubRunFinished { sub: self.id.into(), outcome })
+    }
+
+    fn done(self, said: &Result<Said, Error>) -> Result<(), Error> {
+        let outcome = match said {
+            Ok(said) => ToolOutcome::Ok { content: said.content.clone(), structured: said.structured.clone() },
+            Err(error) => ToolOutcome::Error { message: error.message.clone() },
+        };
+        // The log mints the id of the result.
+        let (call, message) = (self.id.into(), String::new().into());
+        self.sink.emit(TaskEvent::ToolCallDone { call, outcome, message })
+    }
+}
+
 impl Behavior for Llm {
     fn turn<'a>(&'a self, invocation: Invocation, sink: &'a Sink) -> BoxFuture<'a, Result<Option<Payload>, Error>> {
         Box::pin(async move {
@@ -77,6 +166,7 @@ impl Behavior for Llm {
                 chain => format!("{chain}\n{}", self.actor),
             };
             let steps = budget.steps.unwrap_or(STEPS).max(1);
+            let log = Log { sink, calls: AtomicU32::new(0) };
             let mut tokens = 0;
             for step in 1..=steps {
                 messages.extend(heard(&invocation));
@@ -89,7 +179,7 @@ impl Behavior for Llm {
                     ..Chat::default()
                 };
                 let caller = invocation.task.as_ref().map_or("", |task| &task.caller);
-                let answer = within(until, self.ask(&model, caller, chat, sink)).await?;
+                let (answer, ids) = within(until, self.ask(&model, caller, chat, &log)).await?;
                 tokens += answer.usage.input + answer.usage.output;
                 if answer.calls.is_empty() {
                     // Who said something meanwhile has not been answered yet.
@@ -107,13 +197,16 @@ impl Behavior for Llm {
                     return Err(Error::new(ErrorKind::FailedPrecondition, why));
                 }
                 messages.push(ChatMessage::calling(answer.text, &answer.calls));
-                let results = answer.calls.into_iter().map(|call| async {
-                    let said = tools.call(&call, &chain, &sink.traceparent()).await;
-                    // The model may do something about it.
-                    ChatMessage::of_tool(call.id, said.unwrap_or_else(|error| format!("error: {}", error.message)))
-                });
+                let traceparent = sink.traceparent();
+                let results: Vec<_> = answer
+                    .calls
+                    .into_iter()
+                    .zip(ids)
+                    .map(|(call, (_, id))| run(tools, sink, call, id, &chain, &traceparent))
+                    .collect();
                 let results = futures::stream::iter(results).buffered(CALLS_AT_ONCE).collect::<Vec<_>>();
-                messages.extend(within(until, async { Ok(results.await) }).await?);
+                let results = within(until, async { Ok(results.await) }).await?;
+                messages.extend(results.into_iter().collect::<Result<Vec<_>, Error>>()?);
             }
             Ok(None)
         })
@@ -128,7 +221,15 @@ impl Llm {
 
     /// `caller` is for whom: turns are fair between callers, and beginnings of prompts are shared among the tasks of one. What
     /// actors ask of the agent has the agent's own share.
-    async fn ask(&self, model: &ModelName, caller: &str, chat: Chat, sink: &Sink) -> Result<Answer, Error> {
+    /// Gives the answer, and the ids of its tool calls within the turn.
+    async fn ask(
+        &self,
+        model: &ModelName,
+        caller: &str,
+        chat: Chat,
+        log: &Log<'_>,
+    ) -> Result<(Answer, Vec<(u32, String)>), Error> {
+        let sink = log.sink;
         let mut span = crate::models::span(model.as_str(), &sink.traceparent());
         let mut events = self.models.infer(InferRequest {
             model: model.clone(),
@@ -136,16 +237,21 @@ impl Llm {
             terms: self.terms(caller),
             made: Vec::new(),
         });
-        let mut answer = Answer::default();
+        let (mut answer, mut ids) = (Answer::default(), Vec::new());
         while let Some(event) = events.next().await {
             let event = event.inspect_err(|error| span.fail(error))?;
             crate::models::count(&mut span, &event);
             match event {
                 InferEvent::Delta(delta) => {
+                    if !delta.reasoning.is_empty() {
+                        let part = String::new().into();
+                        log.write(TaskEvent::ThoughtDelta { part, text: delta.reasoning }).await?;
+                    }
                     if !delta.text.is_empty() {
                         sink.text(&delta.text).await;
                         answer.text.push_str(&delta.text);
                     }
+                    log.calls(&mut ids, &delta.calls).await?;
                     CallDelta::gather(&mut answer.calls, delta.calls);
                 }
                 InferEvent::Done { usage, .. } => {
@@ -159,8 +265,30 @@ impl Llm {
                 }
             }
         }
-        Ok(answer)
+        for (call, (_, id)) in answer.calls.iter().zip(&ids) {
+            let args = serde_json::from_str(&call.arguments).ok();
+            let (call, args_text) = (id.as_str().into(), call.arguments.clone());
+            log.write(TaskEvent::ToolCallReady { call, args_text, args }).await?;
+        }
+        Ok((answer, ids))
     }
+}
+
+/// Runs a tool call, which the turn calls `id`, and gives what the model is told of it.
+async fn run(
+    tools: &Tools,
+    sink: &Sink,
+    call: CallDelta,
+    id: String,
+    chain: &str,
+    traceparent: &str,
+) -> Result<ChatMessage, Error> {
+    let log = CallLog { sink, id: &id };
+    let said = tools.call(&call, log, chain, traceparent).await;
+    log.done(&said)?;
+    // The model may do something about a failure.
+    let text = said.map_or_else(|error| format!("error: {}", error.message), |said| said.text);
+    Ok(ChatMessage::of_tool(call.id, text))
 }
 
 /// What was said to the task since it was looked at last.

@@ -11,10 +11,10 @@ use std::{
 
 use covey_domain::{
     Error, ErrorKind, InterruptId, ModelName, TaskEvent, TaskId, caps,
-    event::{Content, Decision, MESSAGE, Outcome, Phase, REPLY},
+    event::{Content, Decision, InterruptKind, Outcome, Phase, is_message},
     infer::Usage,
     log::Writer,
-    task::{Remark, Said},
+    task::Said,
 };
 use covey_proto::{
     call_end, failure, from_json, payload_json,
@@ -30,6 +30,9 @@ use crate::{
     behavior::Invocation,
     runtime::Report,
 };
+
+/// The provider of models that this cluster serves itself, in [`TaskEvent::Usage`].
+const LOCAL: &str = "covey";
 
 /// Where an answer goes. Whatever happens, it ends once: a sink that is dropped unended reports the actor's death.
 pub struct Sink {
@@ -385,50 +388,26 @@ impl Sink {
         }
     }
 
-    /// What a turn says beside its answer; a turn of no task says it to nobody.
+    /// Waits while the head is [`caps::TASK_AHEAD_BYTES_MAX`] of the task's log behind.
+    pub async fn room(&self) {
+        if let Target::Task(log) = &self.target {
+            log.control.backlog.room().await;
+        }
+    }
+
+    /// Writes an event of the turn into its task's log, in the turn's own names: a tool call, a piece of delegated work and an
+    /// artifact have an id within the turn, thoughts and results name no part and no message, and [`TaskEvent::Finished`] says
+    /// how the task ends once the turn does. A turn of no task has no log: there it does nothing.
     ///
     /// # Errors
-    /// The task's log cannot keep it. The turn is to end with this error: it may wait for an answer to what nobody was asked.
-    pub fn remark(&self, remark: Remark) -> Result<(), Error> {
+    /// The event is not a turn's to write, or the log cannot keep it. The turn is to end with this error: it may wait for an answer
+    /// to what nobody was asked.
+    pub fn emit(&self, event: TaskEvent) -> Result<(), Error> {
         let Target::Task(log) = &self.target else { return Ok(()) };
-        let TaskLog { task, control, ending, .. } = &**log;
-        let inbox = &control.inbox;
-        let events = match remark {
-            Remark::Status { message } => {
-                let state = if inbox.0.lock().asked.is_empty() { Phase::Working } else { Phase::Waiting };
-                vec![TaskEvent::Status { state, message: Some(message) }]
-            }
-            Remark::Ask { id, kind, prompt, options, schema, expires_at_ms, refused } => {
-                let asked = id.clone();
-                let response_schema = schema;
-                let raised =
-                    TaskEvent::InterruptRaised { id, kind, prompt, options, response_schema, expires_at_ms, refused };
-                raised.check()?;
-                inbox.0.lock().asked.push(asked);
-                vec![raised, TaskEvent::Status { state: Phase::Waiting, message: None }]
-            }
-            Remark::Lapsed { id } => {
-                let mut heard = inbox.0.lock();
-                heard.asked.retain(|asked| *asked != id);
-                let state = if heard.asked.is_empty() { Phase::Working } else { Phase::Waiting };
-                vec![
-                    TaskEvent::InterruptResolved { id, decision: Decision::Expired, by: "time".into() },
-                    TaskEvent::Status { state, message: None },
-                ]
-            }
-            Remark::Artifact { id, name, parts, append, last } => {
-                vec![TaskEvent::ArtifactChunk { artifact: format!("{task}-{id}").into(), name, parts, append, last }]
-            }
-            Remark::Reply { parts, whole } => {
-                let (finish, result) = (if whole { MESSAGE } else { REPLY }, serde_json::to_value(parts).ok());
-                *ending.lock() = Some(Outcome::Completed { finish: finish.into(), result });
-                Vec::new()
-            }
-            Remark::Reject { reason } => {
-                *ending.lock() = Some(Outcome::Rejected { reason });
-                Vec::new()
-            }
-        };
+        if let TaskEvent::Usage { model, usage, .. } = &event {
+            self.count(model, *usage);
+        }
+        let events = log.entries(event)?;
         events.iter().try_for_each(TaskEvent::check)?;
         self.events(events);
         Ok(())
@@ -437,17 +416,27 @@ impl Sink {
     /// Forgets the answer so far: it begins anew. Only a task's log can.
     pub(crate) fn begin_anew(&self) -> bool {
         let Target::Task(log) = &self.target else { return false };
-        *log.writer.lock() = Some(Writer::new(log.task.clone(), log.attempt));
-        self.events(vec![TaskEvent::StepReset { step: log.attempt }]);
+        let events = log.writer.lock().as_mut().map(Writer::begin_anew).unwrap_or_default();
+        self.events(events);
         true
     }
 
-    /// Tokens used on the way.
+    /// Tokens that a model of this cluster read and made for the turn.
     pub fn used(&self, model: &ModelName, usage: Usage) {
+        match &self.target {
+            Target::Call { .. } => self.count(model, usage),
+            // An entry of counts fits every log.
+            Target::Task(_) => {
+                drop(self.emit(TaskEvent::Usage { provider: LOCAL.into(), model: model.clone(), usage }))
+            }
+        }
+    }
+
+    fn count(&self, model: &ModelName, usage: Usage) {
         let mut all = self.usage.lock();
         let sum = all.entry(model.clone()).or_default();
-        sum.input += usage.input;
-        sum.output += usage.output;
+        sum.input = sum.input.saturating_add(usage.input);
+        sum.output = sum.output.saturating_add(usage.output);
     }
 
     /// The actor is gone, before it answered or before it began. A caller is told so. A task is not over: the head hears
@@ -538,6 +527,103 @@ impl Sink {
 }
 
 impl TaskLog {
+    /// The entries that an event of the turn makes, with the ids of the log. Nothing once the turn has ended.
+    fn entries(&self, event: TaskEvent) -> Result<Vec<TaskEvent>, Error> {
+        let mut writer = self.writer.lock();
+        let Some(writer) = writer.as_mut() else { return Ok(Vec::new()) };
+        let inbox = &self.control.inbox;
+        Ok(match event {
+            TaskEvent::Status { message, .. } => {
+                let state = if inbox.0.lock().asked.is_empty() { Phase::Working } else { Phase::Waiting };
+                vec![TaskEvent::Status { state, message }]
+            }
+            TaskEvent::InterruptRaised { id, kind, prompt, options, response_schema, expires_at_ms, refused } => {
+                let kind = match kind {
+                    InterruptKind::Approval { call } => InterruptKind::Approval { call: writer.call_id(call.as_str()) },
+                    other => other,
+                };
+                let asked = id.clone();
+                let raised =
+                    TaskEvent::InterruptRaised { id, kind, prompt, options, response_schema, expires_at_ms, refused };
+                raised.check()?;
+                inbox.0.lock().asked.push(asked);
+                vec![raised, TaskEvent::Status { state: Phase::Waiting, message: None }]
+            }
+            // Nobody answered in time; what was answered is told by the head.
+            TaskEvent::InterruptResolved { id, decision: Decision::Expired, .. } => {
+                let mut heard = inbox.0.lock();
+                heard.asked.retain(|asked| *asked != id);
+                let state = if heard.asked.is_empty() { Phase::Working } else { Phase::Waiting };
+                vec![
+                    TaskEvent::InterruptResolved { id, decision: Decision::Expired, by: "time".into() },
+                    TaskEvent::Status { state, message: None },
+                ]
+            }
+            TaskEvent::ThoughtDelta { text, .. } => writer.thought(&text),
+            TaskEvent::ToolCallOpened { call, name, title, exec, provider_call, .. } => {
+                writer.call(call.as_str(), name, title, exec, provider_call)
+            }
+            TaskEvent::ToolCallArgsDelta { call, text } => {
+                vec![TaskEvent::ToolCallArgsDelta { call: writer.call_id(call.as_str()), text }]
+            }
+            TaskEvent::ToolCallReady { call, args_text, args } => {
+                vec![TaskEvent::ToolCallReady { call: writer.call_id(call.as_str()), args_text, args }]
+            }
+            TaskEvent::ToolCallProgress { call, status, content, progress } => {
+                vec![TaskEvent::ToolCallProgress { call: writer.call_id(call.as_str()), status, content, progress }]
+            }
+            TaskEvent::ToolCallDone { call, outcome, .. } => writer.call_done(call.as_str(), outcome),
+            TaskEvent::SubRunStarted { sub, name, agent, via, .. } => {
+                let via = match via.strip_prefix("tool:") {
+                    Some(call) => format!("tool:{}", writer.call_id(call)),
+                    None => via,
+                };
+                writer.sub(sub.as_str(), name, agent, via)
+            }
+            TaskEvent::SubRunFinished { sub, outcome } => writer.sub_done(sub.as_str(), outcome),
+            TaskEvent::ArtifactChunk { artifact, name, parts, append, last } => {
+                let artifact = format!("{}-{artifact}", self.task).into();
+                vec![TaskEvent::ArtifactChunk { artifact, name, parts, append, last }]
+            }
+            TaskEvent::Finished { outcome, .. } => {
+                let is_last_word = match &outcome {
+                    Outcome::Completed { finish, result } => is_message(finish) && result.is_some(),
+                    Outcome::Rejected { .. } => true,
+                    Outcome::Cancelled { .. } | Outcome::Failed { .. } => false,
+                };
+                if !is_last_word {
+                    return Err(Error::invalid(
+                        "a turn ends with what it returns or raises, a message, or a rejection",
+                    ));
+                }
+                *self.ending.lock() = Some(outcome);
+                Vec::new()
+            }
+            event @ (TaskEvent::StateSnapshot { .. }
+            | TaskEvent::StateDelta { .. }
+            | TaskEvent::UiSurface { .. }
+            | TaskEvent::PlanUpdated { .. }
+            | TaskEvent::SourceCited { .. }
+            | TaskEvent::Usage { .. }
+            | TaskEvent::Custom { .. }) => vec![event],
+            // The answer goes another way, and the rest is the head's to write.
+            event @ (TaskEvent::Started { .. }
+            | TaskEvent::StepStarted { .. }
+            | TaskEvent::StepFinished { .. }
+            | TaskEvent::StepReset { .. }
+            | TaskEvent::MessageOpened { .. }
+            | TaskEvent::MessageClosed { .. }
+            | TaskEvent::PartOpened { .. }
+            | TaskEvent::PartDelta { .. }
+            | TaskEvent::PartClosed { .. }
+            | TaskEvent::Media { .. }
+            | TaskEvent::InterruptResolved { .. }
+            | TaskEvent::Steered { .. }) => {
+                return Err(Error::invalid(format!("`{}` is not an event that a turn may write", event.kind())));
+            }
+        })
+    }
+
     /// The turn said what the log cannot keep; the first such thing is why the task fails.
     fn breaks(&self, error: Error) {
         self.broken.lock().get_or_insert(error);

@@ -2,8 +2,9 @@
 //! then, and a server goes on without. `print!` and `println!` would panic, so nothing here uses them.
 
 use std::{
+    borrow::Cow,
     fmt::Arguments,
-    io::{ErrorKind, Write as _},
+    io::{ErrorKind, IsTerminal as _, Write as _},
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -17,6 +18,13 @@ pub(crate) fn serves() {
 /// Writes to standard output, at once where it is a whole line.
 pub(crate) fn write(text: Arguments<'_>) {
     done(std::io::stdout().lock().write_fmt(text));
+}
+
+/// Writes text of an agent's answer, which leaves at once: as it is to a file or a program, and so that it does nothing to a terminal.
+pub(crate) fn answer(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let shown = if out.is_terminal() { Cow::Owned(plain(text)) } else { Cow::Borrowed(text) };
+    done(out.write_all(shown.as_bytes()).and_then(|()| out.flush()));
 }
 
 /// Writes bytes to standard output; they leave at once.

@@ -583,7 +583,7 @@ impl Head {
         let reason = match &outcome {
             Outcome::Cancelled { reason, .. } | Outcome::Rejected { reason } => reason.clone(),
             Outcome::Failed { error } => error.message.clone(),
-            Outcome::Completed { .. } | Outcome::Interrupted { .. } => String::new(),
+            Outcome::Completed { .. } => String::new(),
         };
         let (attempt, actor) = (task.record.attempt, task.actor.clone());
         let mut events = task.open.closers(false);

@@ -30,7 +30,7 @@ pub const CALLER_TASK_BYTES_MAX: usize = 256 << 20;
 pub const TASK_BYTES_MAX: usize = 1 << 30;
 /// Streams that one caller reads at once.
 pub const CALLER_STREAMS_MAX: usize = 1_000;
-/// Bytes of the tasks of one page of a list, which ends with the task that has more.
+/// Bytes of memory that the tasks of one page of a list take about; the page ends with the task that takes it above.
 pub const LIST_PAGE_BYTES_MAX: usize = 8 << 20;
 /// Bytes that the tasks were asked with whose beginnings one caller's streams show at once, one such task aside: a reader that
 /// does not read holds them.

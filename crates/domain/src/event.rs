@@ -1,8 +1,8 @@
 //! The only vocabulary of what happens in a task: a superset of what any agent protocol can say.
 //!
 //! The log of a task is a sequence of [`Envelope`]s numbered from 1 without gaps. Every protocol is a projection of
-//! a prefix of it, so ids that clients see (messages, parts, calls) are minted here and never in an adapter. Kinds
-//! that nothing produces yet have their final shape already.
+//! a prefix of it, so ids that clients see (messages, parts, calls) are minted here and never in an adapter. Every kind of
+//! event has a producer and a consumer: `docs/protocols.md` names both, and a test holds the page to this enum.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    AgentName, ArtifactId, ContextId, Digest, Error, ExchangeId, InterruptId, MessageId, Millis, ModelName, PartId,
-    SubRunId, TaskId, ToolCallId, depth, infer::Usage, json,
+    AgentName, ArtifactId, ContextId, Digest, Error, InterruptId, MessageId, Millis, ModelName, PartId, SubRunId,
+    TaskId, ToolCallId, depth, infer::Usage, json,
 };
 
 /// One entry of a task's log.
@@ -56,19 +56,6 @@ pub enum TaskEvent {
         /// Interrupts this start answers.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         resumes: Vec<InterruptId>,
-    },
-    /// A protocol request began to feed the task.
-    ExchangeOpened {
-        /// Ours.
-        id: ExchangeId,
-        /// The protocol's own id of it (run id, JSON-RPC id, response id).
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        external: Option<String>,
-    },
-    /// The request is answered; the task may go on.
-    ExchangeClosed {
-        /// Ours.
-        id: ExchangeId,
     },
     /// Progress of the task as a whole.
     Status {
@@ -135,6 +122,13 @@ pub enum TaskEvent {
         /// More.
         delta: Delta,
     },
+    /// More of a part of thoughts. It is another event than [`TaskEvent::PartDelta`], so that nobody takes it for a piece of the answer.
+    ThoughtDelta {
+        /// Which part.
+        part: PartId,
+        /// More text.
+        text: String,
+    },
     /// The part is complete.
     PartClosed {
         /// Which part.
@@ -158,17 +152,6 @@ pub enum TaskEvent {
         /// File name.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<String>,
-    },
-    /// A provider's sealed reasoning, to be passed back untouched.
-    ReasoningOpaque {
-        /// The message or call it belongs to.
-        entity: String,
-        /// Provider's id.
-        id: String,
-        /// Provider's name.
-        provider: String,
-        /// The seal.
-        blob: String,
     },
     /// A tool call began.
     ToolCallOpened {
@@ -217,13 +200,13 @@ pub enum TaskEvent {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         progress: Option<(u64, u64)>,
     },
-    /// The tool's answer; exactly one per call that was ready.
+    /// The outcome of a tool call; exactly one for each call that was opened.
     ToolCallDone {
         /// Which call.
         call: ToolCallId,
         /// How it went.
         outcome: ToolOutcome,
-        /// The message that carries the result.
+        /// Id of the result, for protocols in which it is a message of its own.
         message: MessageId,
     },
     /// The task waits for somebody.
@@ -265,11 +248,6 @@ pub enum TaskEvent {
     StateDelta {
         /// RFC 6902.
         patch: Value,
-    },
-    /// All messages, whole.
-    MessagesSnapshot {
-        /// Messages.
-        messages: Vec<Value>,
     },
     /// A piece of something produced beside the answer.
     ArtifactChunk {
@@ -334,11 +312,6 @@ pub enum TaskEvent {
         /// How many.
         usage: Usage,
     },
-    /// Options changed in mid-task.
-    ConfigChanged {
-        /// All options now.
-        options: BTreeMap<String, Value>,
-    },
     /// A message of the user was taken in mid-task.
     Steered {
         /// What was said.
@@ -351,13 +324,6 @@ pub enum TaskEvent {
         /// The question it answers, if one was open.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         answers: Option<InterruptId>,
-    },
-    /// A word to people.
-    Notice {
-        /// `info`, `warning` or `error`.
-        level: String,
-        /// In words.
-        text: String,
     },
     /// An agent's own kind of event.
     Custom {
@@ -386,8 +352,6 @@ pub enum Phase {
     Working,
     /// Waiting for an answer from outside.
     Waiting,
-    /// Held by request.
-    Paused,
 }
 
 /// Who speaks.
@@ -419,11 +383,6 @@ pub enum PartKind {
     Text,
     /// The model's thinking.
     Reasoning,
-    /// Bytes of a media type.
-    Media {
-        /// Media type.
-        mime: String,
-    },
     /// JSON of a named shape; its deltas are whole values.
     Data {
         /// Name of the shape.
@@ -439,8 +398,16 @@ pub enum Delta {
     Text(String),
     /// A JSON value.
     Data(Value),
-    /// Bytes, base64.
-    Bytes(String),
+}
+
+impl Delta {
+    /// Bytes of text in it; data has none of its own.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Text(text) => text.len() as u64,
+            Self::Data(_) => 0,
+        }
+    }
 }
 
 /// Where media are.
@@ -451,8 +418,6 @@ pub enum MediaSource {
     Inline(String),
     /// A link.
     Url(String),
-    /// A provider's handle.
-    ProviderFile(String),
     /// In the artifact store: too large for the log.
     Stored {
         /// SHA-256 of its bytes.
@@ -466,7 +431,7 @@ impl MediaSource {
     /// About how many bytes of memory it takes.
     pub fn weight(&self) -> usize {
         match self {
-            Self::Inline(text) | Self::Url(text) | Self::ProviderFile(text) => text.len(),
+            Self::Inline(text) | Self::Url(text) => text.len(),
             Self::Stored { digest, .. } => digest.as_str().len(),
         }
     }
@@ -483,7 +448,7 @@ impl MediaSource {
     pub fn stored(&self) -> Option<&Digest> {
         match self {
             Self::Stored { digest, .. } => Some(digest),
-            Self::Inline(_) | Self::Url(_) | Self::ProviderFile(_) => None,
+            Self::Inline(_) | Self::Url(_) => None,
         }
     }
 }
@@ -668,11 +633,6 @@ pub enum Outcome {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         result: Option<Value>,
     },
-    /// It waits for answers and holds nothing meanwhile.
-    Interrupted {
-        /// For these.
-        ids: Vec<InterruptId>,
-    },
     /// Somebody stopped it.
     Cancelled {
         /// Who.
@@ -690,6 +650,11 @@ pub enum Outcome {
         /// How.
         error: Error,
     },
+}
+
+/// About how many bytes of memory some content takes.
+fn weight_of(parts: &[Content]) -> usize {
+    parts.iter().map(Content::weight).sum()
 }
 
 impl TaskEvent {
@@ -737,6 +702,43 @@ impl TaskEvent {
         }
     }
 
+    /// The kind of event, as its JSON has it under `type`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Started { .. } => "started",
+            Self::Status { .. } => "status",
+            Self::StepStarted { .. } => "step_started",
+            Self::StepFinished { .. } => "step_finished",
+            Self::StepReset { .. } => "step_reset",
+            Self::MessageOpened { .. } => "message_opened",
+            Self::MessageClosed { .. } => "message_closed",
+            Self::PartOpened { .. } => "part_opened",
+            Self::PartDelta { .. } => "part_delta",
+            Self::ThoughtDelta { .. } => "thought_delta",
+            Self::PartClosed { .. } => "part_closed",
+            Self::Media { .. } => "media",
+            Self::ToolCallOpened { .. } => "tool_call_opened",
+            Self::ToolCallArgsDelta { .. } => "tool_call_args_delta",
+            Self::ToolCallReady { .. } => "tool_call_ready",
+            Self::ToolCallProgress { .. } => "tool_call_progress",
+            Self::ToolCallDone { .. } => "tool_call_done",
+            Self::InterruptRaised { .. } => "interrupt_raised",
+            Self::InterruptResolved { .. } => "interrupt_resolved",
+            Self::StateSnapshot { .. } => "state_snapshot",
+            Self::StateDelta { .. } => "state_delta",
+            Self::ArtifactChunk { .. } => "artifact_chunk",
+            Self::UiSurface { .. } => "ui_surface",
+            Self::PlanUpdated { .. } => "plan_updated",
+            Self::SourceCited { .. } => "source_cited",
+            Self::SubRunStarted { .. } => "sub_run_started",
+            Self::SubRunFinished { .. } => "sub_run_finished",
+            Self::Usage { .. } => "usage",
+            Self::Steered { .. } => "steered",
+            Self::Custom { .. } => "custom",
+            Self::Finished { .. } => "finished",
+        }
+    }
+
     /// Refuses what could be written and not read back.
     pub fn check(&self) -> Result<(), Error> {
         let around = match self {
@@ -754,7 +756,7 @@ impl TaskEvent {
 
     /// Nothing may follow it.
     pub fn is_terminal(&self) -> bool {
-        matches!(self, Self::Finished { outcome, .. } if !matches!(outcome, Outcome::Interrupted { .. }))
+        matches!(self, Self::Finished { .. })
     }
 
     /// About how many bytes of memory it takes on its way.
@@ -762,11 +764,44 @@ impl TaskEvent {
         // The event itself, and its JSON beside what is counted here.
         let own = 256;
         own + match self {
-            Self::PartDelta { delta: Delta::Text(text) | Delta::Bytes(text), .. } => text.len(),
+            Self::PartDelta { delta: Delta::Text(text), .. }
+            | Self::ThoughtDelta { text, .. }
+            | Self::ToolCallArgsDelta { text, .. } => text.len(),
             Self::PartDelta { delta: Delta::Data(value), .. } => json::weight(value),
-            Self::ArtifactChunk { parts, .. } | Self::Steered { parts, .. } => parts.iter().map(Content::weight).sum(),
+            Self::ArtifactChunk { parts, .. } | Self::Steered { parts, .. } => weight_of(parts),
+            Self::Media { source, .. } => source.weight(),
+            Self::ToolCallReady { args_text, args, .. } => args_text.len() + args.as_ref().map_or(0, json::weight),
+            Self::ToolCallProgress { status, content, .. } => status.len() + content.as_ref().map_or(0, json::weight),
+            Self::ToolCallDone { outcome: ToolOutcome::Ok { content, structured }, .. } => {
+                weight_of(content) + structured.as_ref().map_or(0, json::weight)
+            }
+            Self::ToolCallDone { outcome: ToolOutcome::Error { message: text }, .. }
+            | Self::ToolCallDone { outcome: ToolOutcome::Denied { reason: text }, .. }
+            | Self::Status { message: Some(text), .. }
+            | Self::InterruptRaised { prompt: text, .. } => text.len(),
+            Self::StateSnapshot { value }
+            | Self::StateDelta { patch: value }
+            | Self::UiSurface { content: value, .. }
+            | Self::SourceCited { content: value, .. }
+            | Self::Custom { value, .. } => json::weight(value),
+            Self::PlanUpdated { entries } => entries.iter().map(|entry| own + entry.text.len()).sum(),
             Self::Finished { outcome: Outcome::Completed { result: Some(result), .. }, .. } => json::weight(result),
-            _ => 0,
+            // Names, numbers, ids.
+            Self::Started { .. }
+            | Self::Status { message: None, .. }
+            | Self::StepStarted { .. }
+            | Self::StepFinished { .. }
+            | Self::StepReset { .. }
+            | Self::MessageOpened { .. }
+            | Self::MessageClosed { .. }
+            | Self::PartOpened { .. }
+            | Self::PartClosed { .. }
+            | Self::ToolCallOpened { .. }
+            | Self::InterruptResolved { .. }
+            | Self::SubRunStarted { .. }
+            | Self::SubRunFinished { .. }
+            | Self::Usage { .. }
+            | Self::Finished { .. } => 0,
         }
     }
 
@@ -775,7 +810,9 @@ impl TaskEvent {
         let of = |parts: &[Content]| parts.iter().filter_map(Content::stored).cloned().collect();
         match self {
             Self::Media { source, .. } => source.stored().cloned().into_iter().collect(),
-            Self::ArtifactChunk { parts, .. } | Self::Steered { parts, .. } => of(parts),
+            Self::ArtifactChunk { parts, .. }
+            | Self::Steered { parts, .. }
+            | Self::ToolCallDone { outcome: ToolOutcome::Ok { content: parts, .. }, .. } => of(parts),
             Self::Finished { outcome: Outcome::Completed { finish, result: Some(result) }, .. }
                 if is_message(finish) =>
             {
@@ -789,6 +826,25 @@ impl TaskEvent {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_kind_of_event_is_named_with_its_producer_and_consumer() {
+        // serde knows all variants, and says so.
+        let error = serde_json::from_str::<TaskEvent>(r#"{"type":"?"}"#).unwrap_err().to_string();
+        let (_, list) = error.split_once("expected one of ").unwrap();
+        let (list, _) = list.split_once(" at line").unwrap_or((list, ""));
+        let kinds: Vec<_> = list.split(", ").map(|kind| kind.trim_matches('`').to_owned()).collect();
+        let page = include_str!("../../../docs/protocols.md");
+        let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+        let named: Vec<_> = rows
+            .filter(|(_, rest)| {
+                let mut cells = rest.split('|').skip(1).map(str::trim);
+                cells.by_ref().take(2).all(|cell| !cell.is_empty())
+            })
+            .map(|(kind, _)| kind.to_owned())
+            .collect();
+        assert_eq!(named, kinds, "each kind has a row with a producer and a consumer, in the enum's order");
+    }
 
     #[test]
     fn an_event_is_read_as_it_was_written() {

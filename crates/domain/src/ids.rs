@@ -81,8 +81,6 @@ id! {
     SubRunId;
     /// Something a task produced beside its answer.
     ArtifactId;
-    /// One protocol request that fed a task.
-    ExchangeId;
     /// SHA-256 of bytes, in hex: code blobs, inputs, artifacts.
     Digest;
 }

@@ -7,8 +7,10 @@
 use serde_json::Value;
 
 use crate::{
-    InterruptId, MessageId, PartId, SubRunId, TaskId,
-    event::{Channel, Content, Delta, MediaSource, Outcome, PartKind, Role, TaskEvent, is_message},
+    InterruptId, MessageId, PartId, SubRunId, TaskId, ToolCallId,
+    event::{
+        Channel, Content, Delta, MediaSource, Outcome, PartKind, Role, TaskEvent, ToolExec, ToolOutcome, is_message,
+    },
     task::{Said, text_of},
 };
 
@@ -24,7 +26,22 @@ enum Open {
     Step(u32),
     Message(MessageId),
     Part(PartId, u64),
+    Call(ToolCallId),
     Sub(SubRunId),
+}
+
+/// The outcome of a tool call that its turn left open.
+fn abandoned(call: &ToolCallId) -> TaskEvent {
+    TaskEvent::ToolCallDone {
+        call: call.clone(),
+        outcome: ToolOutcome::Error { message: "its turn ended before it did".into() },
+        message: result_of(call),
+    }
+}
+
+/// Id of the message that carries the result of a tool call.
+fn result_of(call: &ToolCallId) -> MessageId {
+    MessageId::from(format!("{call}-result"))
 }
 
 /// Why an event does not fit the log it is offered to.
@@ -61,20 +78,19 @@ impl OpenParts {
                 self.require(|o| matches!(o, Open::Message(m) if m == message), message)?;
                 self.open(Open::Part(part.clone(), 0))
             }
-            TaskEvent::PartDelta { part, delta } => {
-                let added = match delta {
-                    Delta::Text(text) | Delta::Bytes(text) => text.len() as u64,
-                    Delta::Data(_) => 0,
-                };
-                match self.stack.iter_mut().rev().find(|o| matches!(o, Open::Part(p, _) if p == part)) {
-                    Some(Open::Part(_, len)) => {
-                        *len += added;
-                        Ok(())
-                    }
-                    _ => Err(Misfit::NotOpen(part.to_string())),
-                }
-            }
+            TaskEvent::PartDelta { part, delta } => self.grow(part, delta.len()),
+            TaskEvent::ThoughtDelta { part, text } => self.grow(part, text.len() as u64),
             TaskEvent::PartClosed { part, .. } => self.close(|o| matches!(o, Open::Part(p, _) if p == part), part),
+            TaskEvent::ToolCallOpened { call, message, .. } => {
+                self.require(|o| matches!(o, Open::Message(m) if m == message), message)?;
+                self.open(Open::Call(call.clone()))
+            }
+            TaskEvent::ToolCallArgsDelta { call, .. }
+            | TaskEvent::ToolCallReady { call, .. }
+            | TaskEvent::ToolCallProgress { call, .. } => {
+                self.require(|o| matches!(o, Open::Call(c) if c == call), call)
+            }
+            TaskEvent::ToolCallDone { call, .. } => self.close(|o| matches!(o, Open::Call(c) if c == call), call),
             TaskEvent::SubRunStarted { sub, .. } => self.open(Open::Sub(sub.clone())),
             TaskEvent::SubRunFinished { sub, .. } => self.close(|o| matches!(o, Open::Sub(s) if s == sub), sub),
             TaskEvent::Finished { .. } => match self.stack.last() {
@@ -84,7 +100,21 @@ impl OpenParts {
                     Ok(())
                 }
             },
-            _ => Ok(()),
+            TaskEvent::Started { .. }
+            | TaskEvent::Status { .. }
+            | TaskEvent::StepReset { .. }
+            | TaskEvent::Media { .. }
+            | TaskEvent::InterruptRaised { .. }
+            | TaskEvent::InterruptResolved { .. }
+            | TaskEvent::StateSnapshot { .. }
+            | TaskEvent::StateDelta { .. }
+            | TaskEvent::ArtifactChunk { .. }
+            | TaskEvent::UiSurface { .. }
+            | TaskEvent::PlanUpdated { .. }
+            | TaskEvent::SourceCited { .. }
+            | TaskEvent::Usage { .. }
+            | TaskEvent::Steered { .. }
+            | TaskEvent::Custom { .. } => Ok(()),
         }
     }
 
@@ -100,6 +130,7 @@ impl OpenParts {
                 Open::Part(part, len) => {
                     Some(TaskEvent::PartClosed { part: part.clone(), len: *len, citations: Vec::new() })
                 }
+                Open::Call(call) => Some(abandoned(call)),
                 Open::Sub(sub) => Some(TaskEvent::SubRunFinished { sub: sub.clone(), outcome: "error".into() }),
             })
             .collect()
@@ -120,6 +151,16 @@ impl OpenParts {
         }
         self.stack.push(open);
         Ok(())
+    }
+
+    fn grow(&mut self, part: &PartId, added: u64) -> Result<(), Misfit> {
+        match self.stack.iter_mut().rev().find(|o| matches!(o, Open::Part(p, _) if p == part)) {
+            Some(Open::Part(_, len)) => {
+                *len += added;
+                Ok(())
+            }
+            _ => Err(Misfit::NotOpen(part.to_string())),
+        }
     }
 
     fn require(&self, is: impl Fn(&Open) -> bool, name: impl ToString) -> Result<(), Misfit> {
@@ -204,7 +245,7 @@ impl Answer {
                     self.text.push_str(text);
                 }
                 Delta::Data(value) => self.data.push(value.clone()),
-                Delta::Text(_) | Delta::Bytes(_) => {}
+                Delta::Text(_) => {}
             },
             TaskEvent::Media { mime, name, .. } => self.files.push(name.clone().unwrap_or_else(|| mime.clone())),
             TaskEvent::StepReset { .. } => *self = Self::default(),
@@ -244,21 +285,105 @@ impl Answer {
 
 /// Writes the events of one attempt of a task: opens lazily, closes in order, mints ids from the task's own.
 ///
-/// Ids are `<task>-m<attempt>` for the message and `<task>-p<attempt>.<n>` for its parts, so the same events always
-/// carry the same ids.
+/// Ids are `<task>-m<attempt>` for the message, `<task>-p<attempt>.<n>` for its parts, and `<task>-c<attempt>.<id>` and
+/// `<task>-s<attempt>.<id>` for tool calls and delegated work, so the same events always carry the same ids.
 #[derive(Debug)]
 pub struct Writer {
     task: TaskId,
     step: u32,
+    /// How often the attempt began anew.
+    again: u32,
     message: Option<MessageId>,
     part: Option<(PartId, PartKind, u64)>,
     parts: u32,
+    /// Tool calls and delegated work that have not ended, in the order they began.
+    open: Vec<Work>,
+}
+
+#[derive(Debug, PartialEq)]
+enum Work {
+    Call(ToolCallId),
+    Sub(SubRunId),
 }
 
 impl Writer {
     /// A writer for attempt `step` of `task`; the head has written the step's start already.
     pub fn new(task: TaskId, step: u32) -> Self {
-        Self { task, step, message: None, part: None, parts: 0 }
+        Self { task, step, again: 0, message: None, part: None, parts: 0, open: Vec::new() }
+    }
+
+    /// Id in the log of what a turn calls `id`; `kind` is `c` for a tool call, `s` for delegated work.
+    fn id(&self, kind: char, id: &str) -> String {
+        format!("{}-{kind}{}.{id}", self.task, self.step)
+    }
+
+    /// Id in the log of the tool call that the turn calls `id`.
+    pub fn call_id(&self, id: &str) -> ToolCallId {
+        self.id('c', id).into()
+    }
+
+    /// Id in the log of the delegated work that the turn calls `id`.
+    pub fn sub_id(&self, id: &str) -> SubRunId {
+        self.id('s', id).into()
+    }
+
+    /// Events that add to the thoughts behind the answer.
+    pub fn thought(&mut self, text: &str) -> Vec<TaskEvent> {
+        if text.is_empty() {
+            return Vec::new();
+        }
+        let (mut events, part) = self.part(PartKind::Reasoning, text.len() as u64);
+        events.push(TaskEvent::ThoughtDelta { part, text: text.to_owned() });
+        events
+    }
+
+    /// Events that begin a tool call, which the turn calls `id`. Text behind it is a part of its own.
+    pub fn call(
+        &mut self,
+        id: &str,
+        name: String,
+        title: Option<String>,
+        exec: ToolExec,
+        provider_call: Option<String>,
+    ) -> Vec<TaskEvent> {
+        let mut events = Vec::new();
+        let message = self.message(&mut events);
+        self.close_part(&mut events);
+        let call = self.call_id(id);
+        self.open.push(Work::Call(call.clone()));
+        events.push(TaskEvent::ToolCallOpened { call, name, title, exec, message, provider_call });
+        events
+    }
+
+    /// Events that end a tool call.
+    pub fn call_done(&mut self, id: &str, outcome: ToolOutcome) -> Vec<TaskEvent> {
+        let call = self.call_id(id);
+        let message = result_of(&call);
+        self.open.retain(|open| *open != Work::Call(call.clone()));
+        vec![TaskEvent::ToolCallDone { call, outcome, message }]
+    }
+
+    /// Events that begin delegated work, which the turn calls `id`: `via` says how it is reached.
+    pub fn sub(&mut self, id: &str, name: String, agent: crate::AgentName, via: String) -> Vec<TaskEvent> {
+        let sub = self.sub_id(id);
+        self.open.push(Work::Sub(sub.clone()));
+        vec![TaskEvent::SubRunStarted { sub, name, agent, via, parent: None }]
+    }
+
+    /// Events that end delegated work.
+    pub fn sub_done(&mut self, id: &str, outcome: String) -> Vec<TaskEvent> {
+        let sub = self.sub_id(id);
+        self.open.retain(|open| *open != Work::Sub(sub.clone()));
+        vec![TaskEvent::SubRunFinished { sub, outcome }]
+    }
+
+    /// Events after which readers forget what the attempt said: it begins anew.
+    pub fn begin_anew(&mut self) -> Vec<TaskEvent> {
+        let mut events = Vec::new();
+        self.close(&mut events);
+        self.again += 1;
+        events.push(TaskEvent::StepReset { step: self.step });
+        events
     }
 
     /// Events that add text to the answer.
@@ -266,12 +391,12 @@ impl Writer {
         if text.is_empty() {
             return Vec::new();
         }
-        self.delta(PartKind::Text, Delta::Text(text.to_owned()), text.len() as u64)
+        self.delta(PartKind::Text, Delta::Text(text.to_owned()))
     }
 
     /// Events that add a JSON value to the answer, as a part of its own.
     pub fn data(&mut self, value: Value) -> Vec<TaskEvent> {
-        self.delta(PartKind::Data { name: "yield".into() }, Delta::Data(value), 0)
+        self.delta(PartKind::Data { name: "yield".into() }, Delta::Data(value))
     }
 
     /// Events that add a file to the answer.
@@ -300,29 +425,45 @@ impl Writer {
         usage: std::collections::BTreeMap<crate::ModelName, crate::infer::Usage>,
     ) -> Vec<TaskEvent> {
         let mut events = Vec::new();
-        self.close_part(&mut events);
-        if let Some(message) = self.message.take() {
-            events.push(TaskEvent::MessageClosed { message });
-        }
+        self.close(&mut events);
         events.push(TaskEvent::StepFinished { step: self.step, finish: None, usage: None });
         events.push(TaskEvent::Finished { outcome, usage });
         events
     }
 
-    fn delta(&mut self, kind: PartKind, delta: Delta, len: u64) -> Vec<TaskEvent> {
+    /// Closes all that is open but the step.
+    fn close(&mut self, events: &mut Vec<TaskEvent>) {
+        self.close_part(events);
+        events.extend(self.open.drain(..).rev().map(|open| match open {
+            Work::Call(call) => abandoned(&call),
+            Work::Sub(sub) => TaskEvent::SubRunFinished { sub, outcome: "error".into() },
+        }));
+        if let Some(message) = self.message.take() {
+            events.push(TaskEvent::MessageClosed { message });
+        }
+    }
+
+    fn delta(&mut self, kind: PartKind, delta: Delta) -> Vec<TaskEvent> {
+        let (mut events, part) = self.part(kind, delta.len());
+        events.push(TaskEvent::PartDelta { part, delta });
+        events
+    }
+
+    /// The open part of this kind, which grows by `added` bytes, and the events that open it.
+    fn part(&mut self, kind: PartKind, added: u64) -> (Vec<TaskEvent>, PartId) {
         let mut events = Vec::new();
         let message = self.message(&mut events);
-        if !matches!(&self.part, Some((_, open, _)) if *open == kind) {
-            self.close_part(&mut events);
-            let part = self.next_part();
-            events.push(TaskEvent::PartOpened { message, part: part.clone(), kind: kind.clone() });
-            self.part = Some((part, kind, 0));
+        if let Some((part, open, total)) = &mut self.part
+            && *open == kind
+        {
+            *total += added;
+            return (events, part.clone());
         }
-        if let Some((part, _, total)) = &mut self.part {
-            *total += len;
-            events.push(TaskEvent::PartDelta { part: part.clone(), delta });
-        }
-        events
+        self.close_part(&mut events);
+        let part = self.next_part();
+        events.push(TaskEvent::PartOpened { message, part: part.clone(), kind: kind.clone() });
+        self.part = Some((part.clone(), kind, added));
+        (events, part)
     }
 
     /// The message of the answer, opened when there is first something to put into it.
@@ -330,7 +471,10 @@ impl Writer {
         if let Some(message) = &self.message {
             return message.clone();
         }
-        let message = MessageId::from(format!("{}-m{}", self.task, self.step));
+        let message = MessageId::from(match self.again {
+            0 => format!("{}-m{}", self.task, self.step),
+            again => format!("{}-m{}.{again}", self.task, self.step),
+        });
         events.push(TaskEvent::MessageOpened {
             message: message.clone(),
             role: Role::Assistant,
@@ -419,6 +563,42 @@ mod tests {
         assert!(matches!(open.push(&end), Err(Misfit::StillOpen(_))));
         open.push(&open.closers(false)[0].clone()).unwrap();
         open.push(&end).unwrap();
+    }
+
+    #[test]
+    fn what_a_turn_leaves_open_is_closed_at_its_end_and_when_it_begins_anew() {
+        let mut writer = Writer::new("t1".into(), 1);
+        let (mut open, mut answer) = (OpenParts::default(), Answer::default());
+        let mut events = vec![TaskEvent::StepStarted { step: 1, name: "attempt".into() }];
+        events.extend(writer.thought("hm"));
+        events.extend(writer.text("first "));
+        events.extend(writer.call("1", "search".into(), None, ToolExec::Server, None));
+        events.extend(writer.sub("1", "search".into(), "finder".into(), "tool".into()));
+        events.extend(writer.begin_anew());
+        events.extend(writer.text("again"));
+        events.extend(writer.call("2", "search".into(), None, ToolExec::Server, None));
+        events.extend(writer.call_done("2", ToolOutcome::Ok { content: vec![], structured: None }));
+        events.extend(writer.call("3", "search".into(), None, ToolExec::Server, None));
+        events.extend(writer.finish(finished(), Default::default()));
+        let mut done = Vec::new();
+        for event in &events {
+            open.push(event).unwrap();
+            answer.push(event);
+            if let TaskEvent::ToolCallDone { call, outcome, .. } = event {
+                done.push((call.as_str(), matches!(outcome, ToolOutcome::Ok { .. })));
+            }
+        }
+        assert_eq!(answer.text, "again");
+        assert_eq!(done, [("t1-c1.1", false), ("t1-c1.2", true), ("t1-c1.3", false)]);
+        // The head closes the same where a worker is lost.
+        let mut open = OpenParts::default();
+        events[..9].iter().for_each(|event| open.push(event).unwrap());
+        let closers = open.closers(true);
+        assert!(closers.iter().any(|event| matches!(event, TaskEvent::ToolCallDone { .. })));
+        assert_eq!(
+            open.push(&TaskEvent::ToolCallReady { call: "x".into(), args_text: String::new(), args: None }),
+            Err(Misfit::NotOpen("x".into()))
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AgentName, CallerId, ContextId, Error, InterruptId, Millis, ModelName, TaskId, depth,
-    event::{Choice, Content, InterruptKind, Outcome, Phase, Refusal, TaskEvent},
+    event::{Content, InterruptKind, Outcome, Phase, TaskEvent},
 };
 
 /// A2A's life cycle.
@@ -55,10 +55,9 @@ impl TaskState {
             TaskEvent::InterruptRaised { kind: InterruptKind::Auth { .. }, .. } => Self::AuthRequired,
             TaskEvent::InterruptRaised { .. } => Self::InputRequired,
             TaskEvent::Status { state: Phase::Waiting, .. } if self == Self::AuthRequired => self,
-            TaskEvent::Status { state: Phase::Waiting | Phase::Paused, .. } => Self::InputRequired,
+            TaskEvent::Status { state: Phase::Waiting, .. } => Self::InputRequired,
             TaskEvent::Finished { outcome, .. } => match outcome {
                 Outcome::Completed { .. } => Self::Completed,
-                Outcome::Interrupted { .. } => Self::InputRequired,
                 Outcome::Cancelled { .. } => Self::Canceled,
                 Outcome::Rejected { .. } => Self::Rejected,
                 Outcome::Failed { .. } => Self::Failed,
@@ -202,70 +201,4 @@ pub struct Said {
     pub message_id: Option<String>,
     /// What was said.
     pub parts: Vec<Content>,
-}
-
-/// What a running turn says beside its answer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "is", rename_all = "snake_case")]
-pub enum Remark {
-    /// How far it is, in words.
-    Status {
-        /// In words.
-        message: String,
-    },
-    /// It waits for somebody.
-    Ask {
-        /// Its id: the same for the same question of a run after a lost one.
-        id: InterruptId,
-        /// What is asked.
-        kind: InterruptKind,
-        /// In words.
-        prompt: String,
-        /// Choices.
-        #[serde(default)]
-        options: Vec<Choice>,
-        /// Schema of a good answer.
-        #[serde(default)]
-        schema: Option<serde_json::Value>,
-        /// When the question lapses.
-        #[serde(default)]
-        expires_at_ms: Option<Millis>,
-        /// It is asked again because this answer to it did not fit.
-        #[serde(default)]
-        refused: Option<Refusal>,
-    },
-    /// Nobody answered in time.
-    Lapsed {
-        /// Which question.
-        id: InterruptId,
-    },
-    /// A piece of something produced beside the answer.
-    Artifact {
-        /// Which one, within the task.
-        id: String,
-        /// File name.
-        #[serde(default)]
-        name: Option<String>,
-        /// The piece.
-        parts: Vec<Content>,
-        /// Adds to the artifact instead of replacing it.
-        #[serde(default)]
-        append: bool,
-        /// Seals it.
-        #[serde(default)]
-        last: bool,
-    },
-    /// A message that the turn ends with.
-    Reply {
-        /// What it says.
-        parts: Vec<Content>,
-        /// It is the whole answer: clients may get it instead of the task.
-        #[serde(default)]
-        whole: bool,
-    },
-    /// The turn will not do what was asked; its end says so.
-    Reject {
-        /// Why.
-        reason: String,
-    },
 }

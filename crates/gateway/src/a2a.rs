@@ -13,16 +13,15 @@ mod project;
 mod push;
 mod rest;
 mod rpc;
-mod shares;
 mod weight;
 
-use std::{collections::HashMap, convert::Infallible, io::Write as _, sync::Arc, time::Duration};
+use std::{collections::HashMap, io::Write as _, sync::Arc};
 
 use axum::{
     Extension, Json, Router,
-    body::{Body, Bytes},
+    body::Bytes,
     extract::{Path, Query, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     middleware::{from_fn, map_response},
     response::{IntoResponse as _, Response},
     routing::{any, any_service, get, post},
@@ -33,12 +32,10 @@ use covey_a2a::{
     v03::a2a_service_server as old,
 };
 use covey_domain::{AgentSpec, HookState, TaskId, caps};
-use futures::{FutureExt as _, StreamExt as _, stream::Fuse};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
-use tokio_util::task::AbortOnDropHandle;
 
-use crate::{Caller, Cluster, Settings, Signer, artifacts::Links};
+use crate::{Caller, Cluster, Settings, Signer, artifacts::Links, shares::Shares, sse};
 use ops::{Ask, Events, Told};
 
 /// What all bindings share.
@@ -51,7 +48,7 @@ struct Hub {
     origins: Vec<String>,
     known: card::Known,
     bookmarks: bookmarks::Bookmarks,
-    shares: shares::Shares,
+    shares: Shares,
     answers: answers::Answers,
     /// Where readers that are behind are served.
     background: Handle,
@@ -60,12 +57,12 @@ struct Hub {
 type Port = State<Arc<Hub>>;
 
 /// Routes of all agents and of the default one.
-pub fn router(cluster: Arc<dyn Cluster>, settings: &Settings) -> Router {
+pub(crate) fn router(cluster: Arc<dyn Cluster>, shares: Shares, settings: &Settings) -> Router {
     let pusher = push::Pusher::start(&cluster, settings);
     let links = Links::new(settings);
     let origins = settings.origins.iter().chain([&settings.root]).cloned().collect();
     let (signer, known) = (settings.signer.clone(), card::Known::default());
-    let (bookmarks, shares, answers) = Default::default();
+    let (bookmarks, answers) = Default::default();
     let background = settings.background.clone();
     let hub = Arc::new(Hub { links, cluster, pusher, signer, origins, known, bookmarks, shares, answers, background });
     let service = grpc::Grpc { hub: hub.clone() };
@@ -391,39 +388,14 @@ fn wrong<T>(read: Result<T, covey_a2a::old::Wrong>) -> Result<T, Error> {
     read.map_err(|why| Error::new(Kind::InvalidParams, why))
 }
 
-/// Events that are there already go in one piece up to about this size, bytes: a reader that is behind costs fewer writes.
-const PIECE: usize = 16 << 10;
-/// A stream that is silent for so long says that it is there.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
-
-/// The next piece of a stream: all events that are there, up to about [`PIECE`]. `None`: none came within [`KEEP_ALIVE`]. An
-/// empty one: there are none any more.
-async fn next_piece<P>(events: &mut Fuse<Events>, put: &P) -> Option<Vec<u8>>
-where
-    P: Fn(Result<Told, Error>, &mut Vec<u8>),
-{
-    let first = tokio::time::timeout(KEEP_ALIVE, events.next()).await.ok()?;
-    let Some(first) = first else { return Some(Vec::new()) };
-    let mut piece = Vec::with_capacity(512);
-    put(first, &mut piece);
-    while piece.len() < PIECE
-        && let Some(Some(more)) = events.next().now_or_never()
-    {
-        put(more, &mut piece);
-    }
-    Some(piece)
-}
-
 /// A stream of events as `write` has them, as JSON in one line, each with its place in the log, so that `Last-Event-ID` goes
-/// on behind it. One that breaks off ends with what `fail` makes of it. Proxies neither hold it back nor take it for dead. While a
-/// reader is behind, its pieces are made in the background: two hundred who begin at once do not stand before others.
+/// on behind it. One that breaks off ends with what `fail` makes of it.
 fn stream(
     background: &Handle,
     events: Events,
     write: impl Fn(Told, &mut Vec<u8>) + Send + Sync + 'static,
     fail: impl Fn(&Error, &mut Vec<u8>) + Send + Sync + 'static,
 ) -> Response {
-    let (background, mut events) = (background.clone(), events.fuse());
     let put = move |told: Result<Told, Error>, piece: &mut Vec<u8>| {
         match told {
             Ok(told) => {
@@ -440,86 +412,5 @@ fn stream(
         }
         piece.extend(b"\n\n");
     };
-    let put = Arc::new(put);
-    let pieces = async_stream::stream! {
-        let mut is_behind = false;
-        loop {
-            let piece = if is_behind {
-                let put = put.clone();
-                let made = background.spawn(async move {
-                    let piece = next_piece(&mut events, &*put).await;
-                    (events, piece)
-                });
-                // It ends with its reader.
-                match AbortOnDropHandle::new(made).await {
-                    Ok((rest, piece)) => {
-                        events = rest;
-                        piece
-                    }
-                    // The process ends, or the writing panicked: the reader comes back.
-                    Err(_) => return,
-                }
-            } else {
-                next_piece(&mut events, &*put).await
-            };
-            let Some(piece) = piece else {
-                is_behind = false;
-                yield Ok::<_, Infallible>(Bytes::from_static(b": keep-alive\n\n"));
-                continue;
-            };
-            if piece.is_empty() {
-                return;
-            }
-            is_behind = piece.len() >= PIECE;
-            yield Ok(piece.into());
-        }
-    };
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
-    ];
-    (headers, Body::from_stream(pieces)).into_response()
-}
-
-#[cfg(test)]
-mod tests {
-    use futures::stream;
-
-    use super::*;
-
-    fn told(_: u64) -> Result<Told, Error> {
-        Ok(Told { cursor: ops::Cursor::default(), event: Box::default(), last: false, reply: None })
-    }
-
-    #[tokio::test]
-    async fn pieces_are_made_in_the_background_while_a_reader_is_behind() {
-        let mut background = tokio::runtime::Builder::new_multi_thread();
-        let background = background.worker_threads(1).thread_name("long").enable_all().build().unwrap();
-        let (more, live) = tokio::sync::mpsc::channel(1);
-        let live = stream::unfold(live, |mut live| async { Some((live.recv().await?, live)) });
-        // Seven pieces are there.
-        let events: Events = stream::iter(0..100).map(told).chain(live).boxed();
-        let write = |_: Told, piece: &mut Vec<u8>| {
-            let long = std::thread::current().name() == Some("long");
-            piece.extend([if long { b'L' } else { b'S' }; 1 << 10]);
-        };
-        let fail = |_: &Error, _: &mut Vec<u8>| {};
-        let mut pieces = super::stream(background.handle(), events, write, fail).into_body().into_data_stream();
-        let mut made = String::new();
-        let mut bytes = 0;
-        while bytes < 100 << 10 {
-            let piece = pieces.next().await.unwrap().unwrap();
-            let (short, long) = (piece.contains(&b'S'), piece.contains(&b'L'));
-            assert!(short != long, "by one thread");
-            made.push(if long { 'L' } else { 'S' });
-            bytes += piece.len();
-        }
-        assert_eq!(made, "SLLLLLL");
-        more.send(told(0)).await.unwrap();
-        assert!(pieces.next().await.unwrap().unwrap().contains(&b'S'), "it has caught up");
-        drop(more);
-        assert!(pieces.next().await.is_none());
-        background.shutdown_background();
-    }
+    sse::stream(background, events, put)
 }

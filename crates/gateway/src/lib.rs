@@ -4,9 +4,12 @@
 pub mod a2a;
 mod admission;
 mod artifacts;
+mod events;
 pub mod openai;
 mod port;
+mod shares;
 mod sign;
+mod sse;
 
 pub use ipnet::IpNet;
 pub use port::{Answered, ArtifactBody, Cluster, FoundTask, ListedTasks, SayTask, SubmitTask, TaskQuery};
@@ -73,9 +76,11 @@ pub struct Settings {
 /// All routes of all protocols. Goes on with the webhooks of earlier days, so it must run on a tokio runtime.
 pub fn router(cluster: Arc<dyn Cluster>, settings: &Settings) -> Router {
     let admission = admission::Admission::new(settings.background.clone());
+    let shares = shares::Shares::default();
     Router::new()
-        .merge(admission.over(a2a::router(cluster.clone(), settings), a2a::overloaded))
-        .merge(admission.over(openai::router(cluster), openai::overloaded))
+        .merge(admission.over(a2a::router(cluster.clone(), shares.clone(), settings), a2a::overloaded))
+        .merge(admission.over(openai::router(cluster.clone()), openai::overloaded))
+        .merge(events::router(cluster, shares, settings))
         .layer(DefaultBodyLimit::max(caps::MESSAGE_BYTES_MAX))
 }
 

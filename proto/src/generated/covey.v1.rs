@@ -5515,7 +5515,7 @@ pub mod host_frame {
         #[prost(message, tag = "16")]
         Verb(super::HostVerb),
         #[prost(message, tag = "21")]
-        Remark(super::HostRemark),
+        Event(super::HostEvent),
         #[prost(message, tag = "22")]
         Began(super::HostBegan),
         #[prost(message, tag = "23")]
@@ -5667,13 +5667,13 @@ pub struct HostSay {
     #[prost(bytes = "bytes", tag = "2")]
     pub said: ::prost::bytes::Bytes,
 }
-/// What the task of a call says beside its answer: domain Remark as JSON.
+/// What a turn of a task writes into its log beside its answer: domain TaskEvent as JSON, with ids of the turn's own.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct HostRemark {
+pub struct HostEvent {
     #[prost(uint64, tag = "1")]
     pub call: u64,
     #[prost(bytes = "bytes", tag = "2")]
-    pub remark: ::prost::bytes::Bytes,
+    pub event: ::prost::bytes::Bytes,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HostCancel {

@@ -30,6 +30,7 @@ from ._status import Status, actors, status
 from ._task import Question, Task, TaskEvent, TaskInfo, TaskStream, get_task, submit, tasks
 from ._topics import Topic, topic, topics
 from ._typed import Actor
+from ._work import Approval, ToolCall
 from .errors import (
     ActorDied,
     Cancelled,
@@ -47,10 +48,10 @@ from .llm import embed
 __version__ = "0.1.0"
 
 __all__ = [
-    "Actor", "ActorDied", "Agent", "AgentMethod", "Cancelled", "ConnectionLost", "Context", "CoveyError",
+    "Actor", "ActorDied", "Agent", "AgentMethod", "Approval", "Cancelled", "ConnectionLost", "Context", "CoveyError",
     "DeadlineExceeded", "Executor", "File", "Future", "Handle", "Mcp", "Message", "NamedAgent", "Overloaded", "Pool",
     "Question", "Ref", "Rejected", "RemoteFunction", "Reply", "Session", "Status", "StorageFull", "Stream", "Task",
-    "TaskEvent", "TaskInfo", "TaskStream", "Topic", "Unauthenticated", "Unschedulable", "actor_id", "actors", "agent", "agents",
+    "TaskEvent", "TaskInfo", "TaskStream", "ToolCall", "Topic", "Unauthenticated", "Unschedulable", "actor_id", "actors", "agent", "agents",
     "as_completed", "connect", "connect_a2a", "current", "current_context", "deadline", "embed", "errors", "gang",
     "get", "get_actor", "get_task", "given", "init", "llm", "llm_agent", "method", "put", "remote_agent", "shutdown",
     "status", "submit", "task", "tasks", "topic", "topics", "wait",

@@ -223,9 +223,10 @@ class Reply:
             raise TypeError("Reply takes at least one part: a text, a file or data")
         self.parts, self.whole = parts, whole
 
-    def remark(self) -> dict[str, Any]:
-        """What the worker is told."""
-        return {"is": "reply", "parts": [content_of(part) for part in self.parts], "whole": self.whole}
+    def event(self) -> dict[str, Any]:
+        """The event of a task that ends with it."""
+        result = [content_of(part) for part in self.parts]
+        return {"type": "finished", "outcome": {"is": "completed", "finish": "message" if self.whole else "reply", "result": result}}
 
 
 def file_of(part: Content) -> File:

@@ -9,14 +9,16 @@ import json
 import struct
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from . import _plain
 from ._content import Message, Reply
 from ._fits import check_schema
 from ._option_checks import check_values, near, seconds_of
 from ._turns import Answer, Conversation, artifact
+from ._work import CHOICES, Permission, State, ToolCall, misdecided, plan
 
 if TYPE_CHECKING:
     from ._options import ChatOptions, Unpack
@@ -79,6 +81,9 @@ class Context:
         """Tokens that models read and made for this turn so far."""
         self.llm = ContextLlm(self)
         self.conversation = Conversation(turn, task_id)
+        self.state = State(self.conversation)
+        """A value that readers of the task see as it changes."""
+        self._tools = 0
 
     @property
     def cancelled(self) -> bool:
@@ -97,7 +102,59 @@ class Context:
 
     def status(self, message: str) -> None:
         """Tells the readers of the task how far it is. A plain call has none: there it does nothing."""
-        self.conversation.remark({"is": "status", "message": message})
+        self.conversation.emit({"type": "status", "state": "working", "message": message})
+
+    def think(self, text: str) -> None:
+        """More of what the turn thinks: readers see it apart from the answer. A plain call has none."""
+        if text:
+            self.conversation.emit({"type": "thought_delta", "part": "", "text": str(text)})
+
+    def tool(self, name: str, arguments: Mapping[str, Any] | None = None, *, title: str | None = None) -> ToolCall:
+        """A tool that the turn uses, for whoever looks on: `with ctx.tool("search", {"q": q}) as call: call.done(search(q))`.
+
+        Without `arguments` they are made piece by piece (`call.argument(…)`). `title` is for people. It runs nothing itself.
+        """
+        self._tools += 1
+        return ToolCall(self.conversation, str(self._tools), name, arguments, title)
+
+    def approve(
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        prompt: str | None = None,
+        title: str | None = None,
+        timeout: float | str | None = None,
+    ) -> Permission:
+        """Asks whether a tool may be used: `if await ctx.approve("delete", {"path": p}): …`.
+
+        The answer is an `Approval`: true or false, with the `arguments` as they were approved, and the `call`, to be ended as one of
+        `ctx.tool`. The task is "input-required" until somebody says "approve" or "deny" (also "deny: the reason"), or sends data:
+        `{"approved": true, "arguments": {…}, "reason": "…"}`. After `timeout` it raises `DeadlineExceeded`, and the call is denied.
+        """
+        self._of_task("approve")
+        # An answer may have been given to a run before: then it is found, and nobody is asked again.
+        call = self.tool(name, dict(arguments or {}), title=title)
+        words = prompt or f"may `{name}` be used?"
+        answer = self.conversation.approve(words, call.id, CHOICES, misdecided, seconds_of("timeout", timeout))
+        return Permission(answer, call, dict(arguments or {}))
+
+    def plan(self, entries: Iterable[str | Mapping[str, Any]]) -> None:
+        """The plan of the turn, whole: texts, or dicts with `text`, `status` (pending, in_progress or completed), `priority` (high, medium
+        or low) and `id`. Each call replaces the plan before."""
+        self.conversation.emit(plan(entries))
+
+    def ui(self, content: Any, *, surface: str = "main") -> None:
+        """Something to draw, as its protocol says: an MCP UI resource, A2UI messages. The same `surface` again replaces it."""
+        self.conversation.emit({"type": "ui_surface", "surface": surface, "content": _plain.load(content)})
+
+    def cite(self, source: str, content: Any = None) -> None:
+        """A source that was used, by its id or address, and what is known of it (title, quotation)."""
+        self.conversation.emit({"type": "source_cited", "source": source, "content": _plain.load(content)})
+
+    def custom(self, name: str, value: Any = None) -> None:
+        """An event of the agent's own kind."""
+        self.conversation.emit({"type": "custom", "name": name, "value": _plain.load(value)})
 
     def ask(
         self,
@@ -135,7 +192,7 @@ class Context:
     def reply(self, *parts: Any, whole: bool = True) -> None:
         """The task ends with this message, when the method does: what `return covey.Reply(…)` says, for methods that yield."""
         self._of_task("reply")
-        self.conversation.remark(Reply(*parts, whole=whole).remark())
+        self.conversation.emit(Reply(*parts, whole=whole).event())
 
     async def receive(self, timeout: float | str | None = None) -> Message:
         """The next message to the task that answers no question. Raises `DeadlineExceeded` when none comes in time."""
@@ -158,7 +215,7 @@ class Context:
         tells the readers that nothing follows.
         """
         self._of_task("artifact")
-        self.conversation.remark(artifact(id, name or (None if append else id), parts, append, not append if last is None else last))
+        self.conversation.emit(artifact(id, name or (None if append else id), parts, append, not append if last is None else last))
 
     @property
     def actor_id(self) -> str:
@@ -224,6 +281,8 @@ class Context:
             if isinstance(event, dict) and event["is"] == "done":
                 for key in self.tokens:
                     self.tokens[key] += event["usage"][key]
+                usage = {key: event["usage"][key] for key in self.tokens}
+                self.conversation.emit({"type": "usage", "provider": "covey", "model": request["model"], "usage": usage})
             yield event
 
     async def rank(self, query: str, texts: list[str], model: str) -> list[float]:

@@ -593,9 +593,9 @@ class Process:
                 actor.lent = False
                 self.host.waits(actor.id, False)
 
-    def remark(self, turn: Turn, remark: bytes) -> None:
-        """On any thread: what the task of a turn says beside its answer."""
-        self.host.remark(turn.call, remark)
+    def emit(self, turn: Turn, event: bytes) -> None:
+        """On any thread: writes an event of a turn into its task's log."""
+        self.host.event(turn.call, event)
         if threading.get_ident() == self.thread:
             self._write_soon()
         else:
@@ -906,7 +906,7 @@ class Process:
         host, call = self.host, turn.call
         if turn.as_json and isinstance(value, Reply):
             # The task ends with a mere message, and the worker has that.
-            host.remark(call, json.dumps(value.remark()).encode())
+            host.event(call, json.dumps(value.event()).encode())
             return functools.partial(host.done, call)
         if not (turn.as_json or turn.actor.save_turns) and host.scalar_value(call, value):
             return None
@@ -928,7 +928,8 @@ class Process:
             self._leave(error)
         self._ran_out(error)
         if isinstance(error, errors.Rejected) and turn.task_id:
-            self.host.remark(turn.call, json.dumps({"is": "reject", "reason": str(error)}).encode())
+            rejected = {"type": "finished", "outcome": {"is": "rejected", "reason": str(error)}}
+            self.host.event(turn.call, json.dumps(rejected).encode())
         text = _codec.trace_of(error)
         retry = bool(turn.retry_on) and any(_codec.class_name(cls) in turn.retry_on for cls in type(error).__mro__)
         self.host.failed(turn.call, "application", _codec.message_of(error), _codec.dump_error(error, text), retry)

@@ -9,7 +9,7 @@ import functools
 import json
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 from . import errors
@@ -33,10 +33,10 @@ class Conversation:
         self._said: collections.deque[Message] = collections.deque()
         self._news: concurrent.futures.Future[None] | None = None
 
-    def remark(self, remark: dict[str, Any]) -> None:
-        """Tells the worker; without a task nobody listens."""
+    def emit(self, event: dict[str, Any]) -> None:
+        """Writes an event into the task's log, with ids of the turn's own; a plain call has none."""
         if self._task:
-            host.remark(self._turn, json.dumps(remark).encode())
+            host.emit(self._turn, json.dumps(event).encode())
 
     def hear(self, said: dict[str, Any]) -> None:
         """A message has come."""
@@ -53,14 +53,23 @@ class Conversation:
 
     def ask(self, prompt: str, kind: dict[str, Any], options: list[str] | None, schema: Any, timeout: float | None) -> Answer:
         """Asks; the answer to come asks again as long as what is said does not fit."""
-        asked = functools.partial(self._ask, kind=kind, options=options, schema=schema, timeout=timeout)
+        choices = [{"id": option, "label": option, "kind": "option"} for option in options or ()]
+        asked = functools.partial(self._ask, kind=kind, choices=choices, schema=schema, timeout=timeout)
         return Answer(self, prompt, asked, options, schema, timeout)
+
+    def approve(
+        self, prompt: str, call: str, choices: list[dict[str, str]], misfit: Callable[[Message], str | None], timeout: float | None
+    ) -> Answer:
+        """Asks whether a tool call may run; `misfit` says why an answer decides nothing."""
+        kind = {"is": "approval", "call": call}
+        asked = functools.partial(self._ask, kind=kind, choices=choices, schema=None, timeout=timeout)
+        return Answer(self, prompt, asked, None, None, timeout, misfit)
 
     def _ask(
         self,
         prompt: str,
         kind: dict[str, Any],
-        options: list[str] | None,
+        choices: list[dict[str, str]],
         schema: Any,
         timeout: float | None,
         refused: dict[str, str] | None = None,
@@ -78,22 +87,22 @@ class Conversation:
                 answered.set_result(known)
                 return question, answered
             self._waiting[question] = answered
-        ask: dict[str, Any] = {"is": "ask", "id": question, "kind": kind, "prompt": prompt}
-        if options:
-            ask["options"] = [{"id": option, "label": option, "kind": "option"} for option in options]
+        ask: dict[str, Any] = {"type": "interrupt_raised", "id": question, "kind": kind, "prompt": prompt}
+        if choices:
+            ask["options"] = choices
         if schema is not None:
-            ask["schema"] = schema
+            ask["response_schema"] = schema
         if refused is not None:
             ask["refused"] = refused
         if timeout is not None:
             ask["expires_at_ms"] = round((time.time() + timeout) * 1000)
-        self.remark(ask)
+        self.emit(ask)
         return question, answered
 
     def lapse(self, question: str) -> None:
         with self._lock:
             self._waiting.pop(question, None)
-        self.remark({"is": "lapsed", "id": question})
+        self.emit({"type": "interrupt_resolved", "id": question, "decision": {"is": "expired"}, "by": "time"})
 
     def next(self) -> Message | None:
         with self._lock:
@@ -121,8 +130,18 @@ class Answer:
     While it waits its turn is given to others: the actor may run them between the question and the answer.
     """
 
-    def __init__(self, talk: Conversation, prompt: str, asked: Any, options: list[str] | None, schema: Any, timeout: float | None):
+    def __init__(
+        self,
+        talk: Conversation,
+        prompt: str,
+        asked: Any,
+        options: list[str] | None,
+        schema: Any,
+        timeout: float | None,
+        misfit: Callable[[Message], str | None] | None = None,
+    ):
         self._talk, self._prompt, self._asked, self._options, self._schema, self._timeout = talk, prompt, asked, options, schema, timeout
+        self._misfit = misfit
         self._question, self._answered = asked(prompt)
 
     def __await__(self) -> Generator[Any, None, Message]:
@@ -180,7 +199,7 @@ class Answer:
         """The answer, or `None` where it does not fit what was asked: then it is asked again, with the reason."""
         said = self._answered.result()
         message = Message.of(said["parts"], said.get("message_id"))
-        why = None
+        why = self._misfit(message) if self._misfit is not None else None
         if self._schema is not None:
             is_text = message.data is None
             if is_text:
@@ -210,6 +229,6 @@ class Answer:
 
 
 def artifact(id: str, name: str | None, parts: tuple[Any, ...], append: bool, last: bool) -> dict[str, Any]:
-    """A piece of an artifact as a remark."""
+    """The event of a piece of an artifact."""
     content: list[Content] = [content_of(part) for part in parts]
-    return {"is": "artifact", "id": id, "name": name, "parts": content, "append": append, "last": last}
+    return {"type": "artifact_chunk", "artifact": id, "name": name, "parts": content, "append": append, "last": last}

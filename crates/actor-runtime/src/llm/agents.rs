@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use covey_domain::{AgentSpec, Error, ErrorKind};
+use covey_domain::{AgentSpec, Error, ErrorKind, event::Content};
 use covey_proto::{
     from_json, payload_json,
     v1::{CallCancel, CallFrame, CallOpen, Codec, ListAgentsReply, Payload, call_frame::Body, call_open::Target},
@@ -12,6 +12,7 @@ use prost::Message as _;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
+use super::{CallLog, tools::Said};
 use crate::Outward;
 
 /// All agents of the cluster.
@@ -24,6 +25,7 @@ pub(super) async fn list(outward: &dyn Outward) -> Result<Vec<AgentSpec>, Error>
 
 /// A skill of an agent.
 pub(super) struct AgentTool {
+    agent: String,
     pool: String,
     skill: String,
     outward: Arc<dyn Outward>,
@@ -34,11 +36,31 @@ impl AgentTool {
         // The actors live as long as this worker, or until there is nothing to do.
         let session = outward.session();
         let pool = json!({"agent": agent, "session": session, "concurrency": 1, "id": "tools"}).to_string();
-        Self { pool, skill: skill.to_owned(), outward }
+        Self { agent: agent.to_owned(), pool, skill: skill.to_owned(), outward }
     }
 
-    /// What the agent says; a stream as a whole.
-    pub async fn call(&self, arguments: Map<String, Value>, chain: &str, traceparent: &str) -> Result<String, Error> {
+    /// What the agent says; a stream as a whole, and its items in the log as they come.
+    pub async fn call(
+        &self,
+        arguments: Map<String, Value>,
+        log: CallLog<'_>,
+        chain: &str,
+        traceparent: &str,
+    ) -> Result<Said, Error> {
+        log.delegated(&self.agent, &self.skill)?;
+        let said = self.ask(arguments, log, chain, traceparent).await;
+        log.returned(said.is_ok())?;
+        let text = said?;
+        Ok(Said { content: vec![Content::Text(text.clone())], text, structured: None })
+    }
+
+    async fn ask(
+        &self,
+        arguments: Map<String, Value>,
+        log: CallLog<'_>,
+        chain: &str,
+        traceparent: &str,
+    ) -> Result<String, Error> {
         /// Cancels a call that nobody waits for.
         struct Leave(mpsc::UnboundedSender<CallFrame>);
         impl Drop for Leave {
@@ -64,7 +86,7 @@ impl AgentTool {
         while let Some(frame) = answers.recv().await {
             match frame.body {
                 Some(Body::Item(item)) => {
-                    add(&mut said, &item)?;
+                    log.progress(add(&mut said, &item)?).await?;
                     let _ = lane.0.send(CallFrame { id: 1, body: Some(Body::Credit(1)) });
                 }
                 Some(Body::End(end)) => {
@@ -81,13 +103,14 @@ impl AgentTool {
 }
 
 /// Text as it is, other values as JSON.
-fn add(said: &mut String, value: &Payload) -> Result<(), Error> {
+fn add(said: &mut String, value: &Payload) -> Result<Value, Error> {
     if value.codec() != Codec::Json {
         return Err(Error::new(ErrorKind::FailedPrecondition, "the agent's answer is no JSON"));
     }
-    match from_json("an answer", &value.body)? {
-        Value::String(text) => said.push_str(&text),
+    let value: Value = from_json("an answer", &value.body)?;
+    match &value {
+        Value::String(text) => said.push_str(text),
         other => said.push_str(&other.to_string()),
     }
-    Ok(())
+    Ok(value)
 }

@@ -8,7 +8,11 @@ use std::{
     time::Duration,
 };
 
-use covey_domain::{Error, ErrorKind, Isolation, agent::McpServer};
+use covey_domain::{
+    Error, ErrorKind, Isolation,
+    agent::McpServer,
+    event::{Content, MediaSource},
+};
 use rmcp::{
     RoleClient, ServiceExt as _,
     model::{CallToolRequestParams, ContentBlock},
@@ -20,8 +24,11 @@ use rmcp::{
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
+use super::tools::Said;
 use crate::{
+    Outward,
     envs::home_of,
+    files,
     launch::{Launch, Launcher},
 };
 
@@ -34,6 +41,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(300);
 pub(super) struct Server {
     config: McpServer,
     launcher: Arc<Launcher>,
+    /// Where large files of its answers go.
+    outward: Arc<dyn Outward>,
     isolation: Option<Isolation>,
     running: Mutex<Option<RunningService<RoleClient, ()>>>,
 }
@@ -42,8 +51,13 @@ pub(super) struct Server {
 type Offered = (String, String, Value);
 
 impl Server {
-    pub fn new(config: McpServer, launcher: Arc<Launcher>, isolation: Option<Isolation>) -> Self {
-        Self { config, launcher, isolation, running: Mutex::default() }
+    pub fn new(
+        config: McpServer,
+        launcher: Arc<Launcher>,
+        outward: Arc<dyn Outward>,
+        isolation: Option<Isolation>,
+    ) -> Self {
+        Self { config, launcher, outward, isolation, running: Mutex::default() }
     }
 
     fn name(&self) -> String {
@@ -119,29 +133,36 @@ impl Server {
         Ok(offered.collect())
     }
 
-    /// What a tool says: its texts, or its structured answer as JSON where it has none.
-    pub async fn call(&self, name: &str, arguments: Map<String, Value>) -> Result<String, Error> {
+    /// What a tool says: its texts, or its structured answer as JSON where it has none; pictures and sounds are in the log alone.
+    pub async fn call(&self, name: &str, arguments: Map<String, Value>) -> Result<Said, Error> {
         let params = CallToolRequestParams::new(name.to_owned()).with_arguments(arguments);
         let (peer, failed) = (self.peer().await?, "did not answer");
         let time = self.config.timeout_ms.map_or(CALL_TIMEOUT, Duration::from_millis);
         // A call that is dropped is cancelled at the server.
         let result = self.within(time, failed, peer.call_tool(params)).await?.map_err(|e| self.failed(failed, e))?;
-        let mut texts: Vec<String> = Vec::new();
+        let (mut texts, mut content) = (Vec::<String>::new(), Vec::new());
+        let file = |mime, data| Content::File { mime, name: None, source: MediaSource::Inline(data) };
         for block in result.content {
-            texts.push(match block {
-                ContentBlock::Text(text) => text.text,
-                ContentBlock::Image(_) => "[an image]".to_owned(),
-                ContentBlock::Audio(_) => "[a sound]".to_owned(),
-                other => serde_json::to_string(&other).unwrap_or_default(),
-            });
+            let (text, kept) = match block {
+                ContentBlock::Text(text) => (text.text.clone(), Content::Text(text.text)),
+                ContentBlock::Image(image) => ("[an image]".to_owned(), file(image.mime_type, image.data)),
+                ContentBlock::Audio(sound) => ("[a sound]".to_owned(), file(sound.mime_type, sound.data)),
+                other => {
+                    let value = serde_json::to_value(&other).unwrap_or_default();
+                    (value.to_string(), Content::Data(value))
+                }
+            };
+            texts.push(text);
+            content.push(kept);
         }
+        let structured = result.structured_content;
         if texts.is_empty() {
-            texts.extend(result.structured_content.map(|value| value.to_string()));
+            texts.extend(structured.as_ref().map(Value::to_string));
         }
-        let said = texts.join("\n");
+        let text = texts.join("\n");
         if result.is_error == Some(true) {
-            return Err(Error::new(ErrorKind::Application, said));
+            return Err(Error::new(ErrorKind::Application, text));
         }
-        Ok(said)
+        Ok(Said { text, content: files::stored(&*self.outward, content).await?, structured })
     }
 }

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use covey_domain::{Error, Isolation, agent::ToolSource, infer::CallDelta};
+use covey_domain::{Error, Isolation, agent::ToolSource, event::Content, infer::CallDelta};
 use serde_json::{Map, Value, json};
 
-use super::{agents::AgentTool, mcp::Server};
+use super::{CallLog, agents::AgentTool, mcp::Server};
 use crate::{Outward, launch::Launcher};
 
 /// Bytes of a tool's answer that the model is given.
@@ -16,6 +16,16 @@ pub(crate) struct Tools {
     /// As OpenAI declares them.
     pub declared: Vec<Value>,
     known: BTreeMap<String, Tool>,
+}
+
+/// What a tool answered.
+pub(crate) struct Said {
+    /// As the model reads it.
+    pub text: String,
+    /// As the log keeps it.
+    pub content: Vec<Content>,
+    /// For programs, where the tool gives that too.
+    pub structured: Option<Value>,
 }
 
 enum Tool {
@@ -52,7 +62,7 @@ impl Tools {
                     tools.add(name, about, schema, Tool::Agent(tool))?;
                 }
                 ToolSource::Mcp(config) => {
-                    let server = Arc::new(Server::new(config.clone(), launcher.clone(), isolation));
+                    let server = Arc::new(Server::new(config.clone(), launcher.clone(), outward.clone(), isolation));
                     for (name, about, schema) in server.tools().await? {
                         if !config.only.is_empty() && !config.only.contains(&name) {
                             continue;
@@ -74,8 +84,14 @@ impl Tools {
         Ok(())
     }
 
-    /// What a tool says to a call; long answers are cut.
-    pub async fn call(&self, call: &CallDelta, chain: &str, traceparent: &str) -> Result<String, Error> {
+    /// What a tool says to a call; long answers are cut, and are in the log as the model gets them.
+    pub async fn call(
+        &self,
+        call: &CallDelta,
+        log: CallLog<'_>,
+        chain: &str,
+        traceparent: &str,
+    ) -> Result<Said, Error> {
         let tool = self.known.get(&call.name).ok_or_else(|| {
             let names: Vec<&str> = self.known.keys().map(String::as_str).collect();
             Error::not_found("tool", format!("{}`; there are `{}", call.name, names.join("`, `")))
@@ -89,14 +105,18 @@ impl Tools {
             &[("gen_ai.tool.name", &call.name), ("gen_ai.tool.call.id", &call.id)],
         );
         let said = match tool {
-            Tool::Agent(tool) => tool.call(arguments, chain, &span.traceparent(traceparent)).await,
+            Tool::Agent(tool) => tool.call(arguments, log, chain, &span.traceparent(traceparent)).await,
             Tool::Mcp(server, name) => server.call(name, arguments).await,
         };
         let mut said = said.inspect_err(|error| span.fail(error))?;
-        if said.len() > SAID_BYTES_MAX {
-            let end = (0..=SAID_BYTES_MAX).rev().find(|at| said.is_char_boundary(*at)).unwrap_or(0);
-            said.truncate(end);
-            said.push_str("\n[cut: the answer was longer]");
+        if said.text.len() > SAID_BYTES_MAX {
+            let text = &mut said.text;
+            let end = (0..=SAID_BYTES_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+            text.truncate(end);
+            text.push_str("\n[cut: the answer was longer]");
+            said.content.retain(|one| matches!(one, Content::File { .. }));
+            said.content.insert(0, Content::Text(text.clone()));
+            said.structured = None;
         }
         Ok(said)
     }

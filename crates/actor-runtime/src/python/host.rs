@@ -353,7 +353,7 @@ impl Host {
                 }
             }
             Body::Item(item) => self.item(item),
-            Body::Remark(told) => self.remark(told),
+            Body::Event(told) => self.event(told),
             Body::Began(began) => self.began(began.call),
             Body::End(end) => self.ended(end),
             Body::State(told) if told.call != 0 => {
@@ -418,12 +418,12 @@ impl Host {
         }
     }
 
-    fn remark(&self, told: v1::HostRemark) {
+    fn event(&self, told: v1::HostEvent) {
         let guard = self.live.lock();
         let Some(running) = guard.as_ref().and_then(|live| live.calls.get(&told.call)) else { return };
-        let size = covey_proto::check_bytes("what an agent says beside its answer", told.remark.len());
-        let read = size.and_then(|()| covey_proto::from_json("a remark", &told.remark));
-        if let Err(error) = read.and_then(|remark| running.sink.remark(remark)) {
+        let size = covey_proto::check_bytes("an event of the turn", told.event.len());
+        let read = size.and_then(|()| covey_proto::from_json("an event of the turn", &told.event));
+        if let Err(error) = read.and_then(|event| running.sink.emit(event)) {
             drop(guard);
             self.give_up(told.call, error);
         }

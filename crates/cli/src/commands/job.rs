@@ -224,7 +224,6 @@ async fn logs(client: &Client, id: &TaskId, follow: bool) -> Result<(), Error> {
                     Outcome::Cancelled { reason, .. } => {
                         Err(Error::new(ErrorKind::Cancelled, format!("stopped: {reason}")))
                     }
-                    Outcome::Interrupted { .. } => Err(Error::internal("a job waits for an answer")),
                 };
             }
             _ => {}

@@ -44,6 +44,9 @@ pub(crate) struct Args {
     /// Print the task's id and leave
     #[arg(long)]
     detach: bool,
+    /// Print all that happens, an entry of the task's log in each line, as JSON, instead of the answer
+    #[arg(long, conflicts_with = "detach")]
+    events: bool,
 }
 
 #[derive(clap::Args)]
@@ -90,7 +93,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
     errln!("task {}", made.task);
     let id = TaskId::from(made.task.as_str());
     tokio::select! {
-        result = show(&client, &id, 0) => result,
+        result = async {
+            if args.events { log(&client, &id).await } else { show(&client, &id, 0).await }
+        } => result,
         never = say_why_it_waits(&client, &id, &args.agent) => match never {},
         _ = tokio::signal::ctrl_c() => {
             client.cancel_task(&id, "interrupted at the terminal").await?;
@@ -133,8 +138,7 @@ async fn follow(client: &Client, id: &TaskId, after: u64, said: Option<&[Content
         answer.push(&event);
         match &event {
             TaskEvent::PartDelta { delta: Delta::Text(text), .. } => {
-                out!("{text}");
-                crate::out::flush();
+                crate::out::answer(text);
             }
             TaskEvent::PartDelta { delta: Delta::Data(value), .. } => outln!("{value}"),
             TaskEvent::StepReset { .. } => errln!("\n(the worker was lost; trying again)"),
@@ -157,14 +161,35 @@ async fn follow(client: &Client, id: &TaskId, after: u64, said: Option<&[Content
             _ => {}
         }
     }
-    match &answer.outcome {
-        Some(Outcome::Completed { .. }) => {
-            if answer.text.is_empty() && answer.data.is_empty() {
-                out!("{}", answer.display());
-            }
-            outln!();
-            Ok(())
+    ended(answer.outcome.as_ref())?;
+    if answer.text.is_empty() && answer.data.is_empty() {
+        crate::out::answer(&answer.display());
+    }
+    outln!();
+    Ok(())
+}
+
+/// Prints the log of a task to its end, an entry in each line. What the task asks is answered elsewhere (`covey answer`).
+async fn log(client: &Client, id: &TaskId) -> Result<(), Error> {
+    let mut events = Box::pin(client.follow(id, 0));
+    let mut outcome = None;
+    while let Some(envelope) = events.next().await {
+        let envelope = envelope?;
+        // Entries were read from JSON, and are written so.
+        let entry = serde_json::to_string(&envelope).unwrap_or_default();
+        out!("{}\n", covey_domain::shown::plain_json(&entry));
+        crate::out::flush();
+        if let TaskEvent::Finished { outcome: how, .. } = &envelope.event {
+            outcome = Some(how.clone());
         }
+    }
+    ended(outcome.as_ref())
+}
+
+/// How a task ended, where that is no error.
+fn ended(outcome: Option<&Outcome>) -> Result<(), Error> {
+    match outcome {
+        Some(Outcome::Completed { .. }) => Ok(()),
         Some(Outcome::Failed { error }) => Err(error.clone()),
         Some(Outcome::Rejected { reason }) => {
             Err(Error::new(ErrorKind::FailedPrecondition, format!("rejected: {reason}")))
@@ -172,7 +197,7 @@ async fn follow(client: &Client, id: &TaskId, after: u64, said: Option<&[Content
         Some(Outcome::Cancelled { reason, .. }) => {
             Err(Error::new(ErrorKind::Cancelled, format!("cancelled: {reason}")))
         }
-        Some(Outcome::Interrupted { .. }) | None => Err(Error::unavailable("the stream ended before the task did")),
+        None => Err(Error::unavailable("the stream ended before the task did")),
     }
 }
 

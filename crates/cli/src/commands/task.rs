@@ -165,7 +165,7 @@ async fn show(client: &Client, args: &Show) -> Result<(), Error> {
         Some(Outcome::Failed { error }) => outln!("failed: {}", error.message),
         Some(Outcome::Rejected { reason }) => outln!("rejected: {reason}"),
         Some(Outcome::Cancelled { reason, .. }) => outln!("cancelled: {reason}"),
-        Some(Outcome::Completed { .. } | Outcome::Interrupted { .. }) | None => {}
+        Some(Outcome::Completed { .. }) | None => {}
     }
     let said = answer.display();
     if !said.is_empty() {

@@ -9,7 +9,7 @@ use axum::{
 };
 use covey_a2a::{
     Fields,
-    card::{EXTENSION_MODEL, EXTENSION_ONCE, canonical},
+    card::{EXTENSION_EVENTS, EXTENSION_MODEL, EXTENSION_ONCE, canonical},
     old, v1,
 };
 use covey_domain::{AgentKind, AgentName, AgentSpec};
@@ -167,6 +167,16 @@ fn card(spec: &AgentSpec, place: &Place) -> v1::AgentCard {
         required: false,
         params: None,
     };
+    let events = v1::AgentExtension {
+        uri: EXTENSION_EVENTS.into(),
+        description:
+            "Who declares it gets what this protocol has no form for (thoughts, tool calls as they grow, state, \
+            delegated work, tokens) in its streams: updates of the status whose metadata has, under this URI, the \
+            entry of the task's log."
+                .into(),
+        required: false,
+        params: None,
+    };
     let modes = |said: &[String]| {
         let usual = || vec!["text/plain".to_owned(), "application/json".to_owned()];
         if said.is_empty() { usual() } else { said.to_vec() }
@@ -184,7 +194,7 @@ fn card(spec: &AgentSpec, place: &Place) -> v1::AgentCard {
             streaming: Some(face.streaming),
             push_notifications: Some(face.push_notifications),
             extended_agent_card: Some(face.extended_card),
-            extensions: extensions.chain(own).chain([once]).collect(),
+            extensions: extensions.chain(own).chain([once, events]).collect(),
         }),
         security_schemes: HashMap::from([("bearer".to_owned(), v1::SecurityScheme { scheme: Some(scheme) })]),
         security_requirements: vec![v1::SecurityRequirement {

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use covey_a2a::{
     Error, Fields, Kind, Timestamp,
-    card::{EXTENSION_MODEL, EXTENSION_ONCE},
+    card::{EXTENSION_EVENTS, EXTENSION_MODEL, EXTENSION_ONCE},
     content, v1,
 };
 use covey_domain::{
@@ -322,7 +322,7 @@ impl Ask {
     pub async fn stream(&self, request: v1::SendMessageRequest, old: bool) -> Result<Events, Error> {
         self.may_stream()?;
         // Before anything is done, so that who is refused may send the same again.
-        let share = self.hub.shares.stream(&self.caller.id, 0)?;
+        let share = self.hub.shares.stream(&self.caller.id, 0).map_err(failed)?;
         let Taken { record, at } = self.take(request, old, Answered::Durable).await?;
         // The reader of a task that took a message gets it as it stands, then what follows; what it has seen, no more.
         let snapshot = if at > 1 && self.seen.is_none_or(|seen| seen.seq < at) { at } else { 0 };
@@ -443,7 +443,7 @@ impl Ask {
         }
         // Without a cursor the reader gets the task as it stands, then what follows.
         let begins_with = if self.seen.is_none() { record.input.weight() } else { 0 };
-        let share = self.hub.shares.stream(&self.caller.id, begins_with)?;
+        let share = self.hub.shares.stream(&self.caller.id, begins_with).map_err(failed)?;
         Ok(share.held_by(match self.seen {
             Some(seen) => self.events(record, seen, 0, None),
             None => self.events(record, Cursor::default(), last.unwrap_or(1), None),
@@ -494,7 +494,7 @@ impl Ask {
     /// The extensions that hold for this request, as the header of the answer has them.
     pub fn active_extensions(&self) -> String {
         let known = |uri: &&String| {
-            [EXTENSION_MODEL, EXTENSION_ONCE].contains(&uri.as_str())
+            [EXTENSION_MODEL, EXTENSION_ONCE, EXTENSION_EVENTS].contains(&uri.as_str())
                 || self.agent.a2a.extensions.iter().any(|e| e.uri == **uri)
         };
         self.extensions.iter().filter(known).cloned().collect::<Vec<_>>().join(", ")
@@ -609,6 +609,9 @@ impl Ask {
         };
         if snapshot == 0 {
             projection.only_tell();
+        }
+        if self.extensions.iter().any(|uri| uri == EXTENSION_EVENTS) {
+            projection.show_all();
         }
         let mut log = self.hub.cluster.events(id.clone(), projection.seq());
         let (links, root, hub) = (self.hub.links.clone(), self.place.root.clone(), self.hub.clone());

@@ -1,15 +1,19 @@
 //! A task's log as A2A sees it: a pure function of the log's prefix, so that every reader, binding and replay gets the same
 //! task and the same events. Types are 1.0's; 0.3 is made of them at the edge.
+//!
+//! What A2A has no form for (thoughts, tool calls as they grow, the state, …) reaches readers that declare [`EXTENSION_EVENTS`], as
+//! updates of the status that carry the entry of the log; `docs/protocols.md` has the table.
 
 use std::{collections::HashSet, sync::Arc};
 
 use covey_a2a::{
-    Timestamp,
+    Fields, Timestamp,
+    card::EXTENSION_EVENTS,
     content::{About, data_part, merge, part, state, text_part},
     v1,
 };
 use covey_domain::{
-    Envelope, InterruptId, PartId, TaskEvent, TaskRecord, TaskState,
+    Envelope, InterruptId, PartId, TaskEvent, TaskRecord, TaskState, ToolCallId,
     event::{Content, Delta, InterruptKind, MESSAGE, Outcome, PartKind, is_message},
 };
 use serde_json::{Value, json};
@@ -25,8 +29,12 @@ pub(super) struct Projection {
     folds: bool,
     /// Whether events are made. Who wants the task alone needs none.
     tells: bool,
+    /// Whether entries that A2A has no form for are told as they are.
+    shows: bool,
     /// Open parts whose text is for the reader.
     texts: Vec<PartId>,
+    /// Tool calls that are not done.
+    calls: Vec<Call>,
     /// Artifacts that have begun, and are begun anew after a step was reset.
     begun: HashSet<String>,
     /// What the task asks, until it is answered.
@@ -38,6 +46,21 @@ pub(super) struct Projection {
     seq: u64,
 }
 
+/// A tool call as far as it is known.
+#[derive(Clone, Debug)]
+struct Call {
+    id: ToolCallId,
+    name: String,
+    arguments: Option<Value>,
+}
+
+impl Call {
+    /// As messages have it.
+    fn shown(&self) -> Value {
+        json!({"toolCall": {"id": self.id, "name": self.name, "arguments": self.arguments}})
+    }
+}
+
 /// What later events of a stream depend on, at some place of a log; without what the task is made of.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Bookmark {
@@ -45,6 +68,7 @@ pub(super) struct Bookmark {
     state: Option<TaskState>,
     shown: Option<TaskState>,
     texts: Vec<PartId>,
+    calls: Vec<Call>,
     begun: HashSet<String>,
     asked: Vec<(InterruptId, v1::Message)>,
 }
@@ -64,8 +88,8 @@ impl Bookmark {
 impl Projection {
     /// Goes on behind a bookmark. It can tell events, and has nothing of the task before.
     pub fn resume(record: Arc<TaskRecord>, bookmark: Bookmark) -> Self {
-        let Bookmark { seq, state, shown, texts, begun, asked } = bookmark;
-        let mut projection = Self { seq, texts, begun, asked, ..Self::new(record) };
+        let Bookmark { seq, state, shown, texts, calls, begun, asked } = bookmark;
+        let mut projection = Self { seq, texts, calls, begun, asked, ..Self::new(record) };
         projection.state = state.unwrap_or(projection.state);
         projection.shown = shown.unwrap_or(projection.shown);
         projection
@@ -78,6 +102,7 @@ impl Projection {
             state: Some(self.state),
             shown: Some(self.shown),
             texts: self.texts.clone(),
+            calls: self.calls.clone(),
             begun: self.begun.clone(),
             asked: self.asked.clone(),
         }
@@ -94,7 +119,9 @@ impl Projection {
             state: TaskState::Submitted,
             folds: true,
             tells: true,
+            shows: false,
             texts: Vec::new(),
+            calls: Vec::new(),
             begun: HashSet::new(),
             asked: Vec::new(),
             shown: TaskState::Submitted,
@@ -169,8 +196,34 @@ impl Projection {
         self.tells = false;
     }
 
+    /// From here on entries that make no event are told as they are: the reader declared [`EXTENSION_EVENTS`].
+    pub fn show_all(&mut self) {
+        self.shows = true;
+    }
+
     /// Takes an entry of the log; gives the events it makes.
     pub fn push(&mut self, envelope: &Envelope) -> Vec<v1::StreamResponse> {
+        let events = self.take(envelope);
+        if !events.is_empty() || !self.shows {
+            return events;
+        }
+        self.told(|task| {
+            let Some(v1::TaskStatus { state, timestamp, .. }) = task.task.status else {
+                unreachable!("it has a status")
+            };
+            let entry = serde_json::to_value(envelope).unwrap_or_default();
+            Payload::StatusUpdate(v1::TaskStatusUpdateEvent {
+                task_id: task.task.id.clone(),
+                context_id: task.task.context_id.clone(),
+                status: Some(v1::TaskStatus { state, message: None, timestamp }),
+                metadata: Some(Fields(serde_json::Map::from_iter([(EXTENSION_EVENTS.to_owned(), entry)]))),
+            })
+        })
+        .into_iter()
+        .collect()
+    }
+
+    fn take(&mut self, envelope: &Envelope) -> Vec<v1::StreamResponse> {
         self.seq = envelope.seq;
         self.state = self.state.after(&envelope.event);
         let at = envelope.ts_ms;
@@ -203,7 +256,10 @@ impl Projection {
                         about.url = Some(url.clone());
                     }
                     (InterruptKind::Custom { value }, _) if !value.is_null() => about.value = Some(value.clone()),
-                    _ => {}
+                    (InterruptKind::Approval { call }, _) => {
+                        about.value = self.calls.iter().find(|known| known.id == *call).map(Call::shown);
+                    }
+                    (InterruptKind::Custom { .. } | InterruptKind::Auth { url: None }, _) => {}
                 }
                 if about != About::default() {
                     parts.push(data_part(&json!(about)));
@@ -244,8 +300,40 @@ impl Projection {
                     self.answer(text_part(text), false).into_iter().collect()
                 }
                 Delta::Data(value) => self.answer(data_part(value), false).into_iter().collect(),
-                Delta::Text(_) | Delta::Bytes(_) => Vec::new(),
+                Delta::Text(_) => Vec::new(),
             },
+            TaskEvent::PartClosed { part, .. } => {
+                self.texts.retain(|open| open != part);
+                Vec::new()
+            }
+            TaskEvent::ToolCallOpened { call, name, .. } => {
+                self.calls.push(Call { id: call.clone(), name: name.clone(), arguments: None });
+                Vec::new()
+            }
+            TaskEvent::ToolCallReady { call, args, args_text } => {
+                let Some(known) = self.calls.iter_mut().find(|known| known.id == *call) else { return Vec::new() };
+                known.arguments = Some(args.clone().unwrap_or_else(|| args_text.as_str().into()));
+                let parts = vec![text_part(&format!("calls `{}`", known.name)), data_part(&known.shown())];
+                self.says(parts, at)
+            }
+            TaskEvent::ToolCallDone { call, .. } => {
+                self.calls.retain(|open| open.id != *call);
+                Vec::new()
+            }
+            TaskEvent::PlanUpdated { entries } => {
+                let line = |entry: &covey_domain::event::PlanEntry| format!("[{}] {}", entry.status, entry.text);
+                let text = entries.iter().map(line).collect::<Vec<_>>().join("\n");
+                self.says(vec![text_part(&text), data_part(&json!({"plan": entries}))], at)
+            }
+            TaskEvent::UiSurface { surface, content } => {
+                let artifact = v1::Artifact {
+                    artifact_id: format!("{}-ui-{surface}", self.task.id),
+                    name: surface.clone(),
+                    parts: vec![data_part(content)],
+                    ..v1::Artifact::default()
+                };
+                self.chunk(artifact, false, false).into_iter().collect()
+            }
             TaskEvent::Media { mime, source, name, .. } => {
                 let content = Content::File { mime: mime.clone(), name: name.clone(), source: source.clone() };
                 self.answer(part(&content), false).into_iter().collect()
@@ -262,12 +350,39 @@ impl Projection {
             TaskEvent::StepReset { .. } => {
                 self.begun.clear();
                 self.asked.clear();
+                self.calls.clear();
+                self.texts.clear();
                 self.task.artifacts.clear();
                 Vec::new()
             }
             TaskEvent::Finished { outcome, .. } => self.finished(outcome, at),
-            _ => Vec::new(),
+            // A2A has no form for these.
+            TaskEvent::StepStarted { .. }
+            | TaskEvent::StepFinished { .. }
+            | TaskEvent::MessageOpened { .. }
+            | TaskEvent::MessageClosed { .. }
+            | TaskEvent::PartOpened { .. }
+            | TaskEvent::ThoughtDelta { .. }
+            | TaskEvent::ToolCallArgsDelta { .. }
+            | TaskEvent::ToolCallProgress { .. }
+            | TaskEvent::StateSnapshot { .. }
+            | TaskEvent::StateDelta { .. }
+            | TaskEvent::SourceCited { .. }
+            | TaskEvent::SubRunStarted { .. }
+            | TaskEvent::SubRunFinished { .. }
+            | TaskEvent::Usage { .. }
+            | TaskEvent::Custom { .. } => Vec::new(),
         }
+    }
+
+    /// What the agent says of its work, while it works.
+    fn says(&mut self, parts: Vec<v1::Part>, at: u64) -> Vec<v1::StreamResponse> {
+        if self.state != TaskState::Working {
+            return Vec::new();
+        }
+        let said = self.said(parts);
+        self.now(at, Some(said));
+        self.status_update().into_iter().collect()
     }
 
     fn finished(&mut self, outcome: &Outcome, at: u64) -> Vec<v1::StreamResponse> {
@@ -288,7 +403,6 @@ impl Projection {
                 None
             }
             Outcome::Completed { .. } => None,
-            Outcome::Interrupted { .. } => self.asked.first().map(|(_, question)| question.clone()),
             Outcome::Cancelled { reason, .. } | Outcome::Rejected { reason } => {
                 Some(self.said(vec![text_part(reason)]))
             }
@@ -537,6 +651,57 @@ mod tests {
             }
             first.push(&log[place]);
         }
+    }
+
+    #[test]
+    fn who_declares_the_extension_gets_each_entry_in_one_form_or_the_other() {
+        use covey_domain::event::{PlanEntry, ToolExec, ToolOutcome};
+        let mut events = begun();
+        let mut writer = Writer::new("t".into(), 1);
+        events.push(TaskEvent::StepStarted { step: 1, name: "attempt 1".into() });
+        events.extend(writer.thought("hm"));
+        events.extend(writer.call("1", "search".into(), None, ToolExec::Server, None));
+        let call = writer.call_id("1");
+        events.push(TaskEvent::ToolCallArgsDelta { call: call.clone(), text: "{}".into() });
+        events.push(TaskEvent::ToolCallReady { call, args_text: "{}".into(), args: Some(json!({})) });
+        events.extend(writer.call_done("1", ToolOutcome::Ok { content: vec![], structured: None }));
+        events.push(TaskEvent::StateSnapshot { value: json!({"n": 1}) });
+        let entry =
+            PlanEntry { id: "1".into(), text: "look".into(), status: "pending".into(), priority: "medium".into() };
+        events.push(TaskEvent::PlanUpdated { entries: vec![entry] });
+        events.push(TaskEvent::UiSurface { surface: "main".into(), content: json!({"uri": "ui://x"}) });
+        events.extend(writer.text("found"));
+        events.extend(writer.finish(Outcome::Completed { finish: "stop".into(), result: None }, Default::default()));
+        let log: Vec<_> = events
+            .into_iter()
+            .zip(1..)
+            .map(|(event, seq)| Envelope {
+                task: "t".into(),
+                seq,
+                ts_ms: 0,
+                sub: None,
+                event,
+                meta: Default::default(),
+            })
+            .collect();
+        let (mut plain, mut all) = (Projection::new(record()), Projection::new(record()));
+        all.show_all();
+        for entry in &log {
+            let (short, long) = (plain.push(entry), all.push(entry));
+            assert!(!long.is_empty(), "{entry:?} is told");
+            if !short.is_empty() {
+                assert_eq!(short, long);
+                continue;
+            }
+            let Some(Payload::StatusUpdate(update)) = &long[0].payload else { panic!("an update") };
+            let told = &update.metadata.as_ref().unwrap().0[EXTENSION_EVENTS];
+            assert_eq!(serde_json::from_value::<Envelope>(told.clone()).unwrap(), *entry);
+        }
+        let task = plain.task();
+        assert_eq!(task, all.task());
+        let of = |id: &str| task.artifacts.iter().find(|a| a.artifact_id == id).unwrap().parts.clone();
+        assert_eq!(of("t-answer"), [text_part("found")], "thoughts are no part of the answer");
+        assert_eq!(of("t-ui-main"), [data_part(&json!({"uri": "ui://x"}))]);
     }
 
     #[test]

@@ -78,11 +78,9 @@ fn events_with() -> impl Strategy<Value = TaskEvent> {
         any::<String>().prop_map(|text| TaskEvent::PartDelta { part: "p".into(), delta: Delta::Text(text) }),
         value().prop_map(|value| TaskEvent::StateSnapshot { value }),
         value().prop_map(|patch| TaskEvent::StateDelta { patch }),
-        value().prop_map(|value| TaskEvent::MessagesSnapshot { messages: vec![value] }),
         value().prop_map(|content| TaskEvent::UiSurface { surface: "s".into(), content }),
         value().prop_map(|content| TaskEvent::SourceCited { source: "s".into(), content }),
         value().prop_map(|value| TaskEvent::Custom { name: "c".into(), value }),
-        value().prop_map(|value| TaskEvent::ConfigChanged { options: BTreeMap::from([("o".into(), value)]) }),
         value().prop_map(|value| TaskEvent::PartClosed { part: "p".into(), len: u64::MAX, citations: vec![value] }),
         value().prop_map(|value| TaskEvent::ToolCallReady {
             call: "c".into(),

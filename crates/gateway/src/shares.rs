@@ -1,4 +1,4 @@
-//! What one caller may have of what all share.
+//! What one caller may have of what all share, whatever protocol it speaks.
 
 use std::{
     collections::HashMap,
@@ -7,14 +7,13 @@ use std::{
     task::{Context, Poll},
 };
 
-use covey_a2a::{Error, Kind};
-use covey_domain::{CallerId, caps};
+use covey_domain::{CallerId, Error, ErrorKind, caps};
 use futures::{Stream, stream::BoxStream};
 use parking_lot::Mutex;
 
 /// Streams that each caller reads.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Shares {
+pub(crate) struct Shares {
     streams: Arc<Mutex<HashMap<CallerId, Open>>>,
 }
 
@@ -27,7 +26,7 @@ struct Open {
 
 /// One stream of a caller, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Share {
+pub(crate) struct Share {
     of: Shares,
     caller: CallerId,
     bytes: usize,
@@ -39,11 +38,11 @@ impl Shares {
         let mut streams = self.streams.lock();
         let open = streams.get(caller).copied().unwrap_or_default();
         if open.streams >= caps::CALLER_STREAMS_MAX {
-            return Err(Error::new(Kind::Exhausted, format!("{} streams of `{caller}` are open", open.streams)));
+            return Err(Error::new(ErrorKind::Overloaded, format!("{} streams of `{caller}` are open", open.streams)));
         }
         if open.bytes > 0 && open.bytes + bytes > caps::CALLER_STREAM_BYTES_MAX {
             let why = format!("streams of `{caller}` that are open show tasks of {} MiB", open.bytes >> 20);
-            return Err(Error::new(Kind::Exhausted, why));
+            return Err(Error::new(ErrorKind::Overloaded, why));
         }
         streams.insert(caller.clone(), Open { streams: open.streams + 1, bytes: open.bytes + bytes });
         Ok(Share { of: self.clone(), caller: caller.clone(), bytes })
@@ -96,7 +95,7 @@ mod tests {
     fn one_caller_reads_so_many_streams_and_others_as_many() {
         let (shares, loud, quiet) = (Shares::default(), CallerId::from("loud"), CallerId::from("quiet"));
         let mut held: Vec<_> = (0..caps::CALLER_STREAMS_MAX).map(|_| shares.stream(&loud, 0).unwrap()).collect();
-        assert_eq!(shares.stream(&loud, 0).unwrap_err().kind, Kind::Exhausted);
+        assert_eq!(shares.stream(&loud, 0).unwrap_err().kind, ErrorKind::Overloaded);
         let other = shares.stream(&quiet, 0).unwrap().held_by(Box::pin(futures::stream::iter([1])));
         held.pop();
         held.push(shares.stream(&loud, 0).unwrap());
@@ -109,10 +108,10 @@ mod tests {
         let (shares, caller) = (Shares::default(), CallerId::from("one"));
         let large = caps::CALLER_STREAM_BYTES_MAX + 1;
         let one = shares.stream(&caller, large).unwrap();
-        assert_eq!(shares.stream(&caller, 1).unwrap_err().kind, Kind::Exhausted);
+        assert_eq!(shares.stream(&caller, 1).unwrap_err().kind, ErrorKind::Overloaded);
         drop(one);
         let half: Vec<_> = (0..2).map(|_| shares.stream(&caller, large / 2).unwrap()).collect();
-        assert_eq!(shares.stream(&caller, large / 2).unwrap_err().kind, Kind::Exhausted);
+        assert_eq!(shares.stream(&caller, large / 2).unwrap_err().kind, ErrorKind::Overloaded);
         drop(half);
         assert!(shares.streams.lock().is_empty());
     }
