@@ -16,6 +16,7 @@ mod damage;
 mod format;
 mod handle;
 mod scan;
+mod slices;
 mod state;
 pub mod sum;
 mod vfs;

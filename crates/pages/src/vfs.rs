@@ -19,7 +19,10 @@ use std::{
 
 use libsqlite3_sys as ffi;
 
-use crate::state::{Database, Disk, Log, Shared};
+use crate::{
+    slices::Slices,
+    state::{Database, Disk, Log, Shared},
+};
 
 const NAME: &CStr = c"covey-pages";
 
@@ -60,7 +63,14 @@ struct File {
     /// First, because this is all that SQLite knows of it.
     head: ffi::sqlite3_file,
     /// From [`Box::into_raw`] in [`open`], taken back by [`close`].
-    state: *mut State,
+    state: *mut Opened,
+}
+
+/// What is known of an open file.
+#[derive(Debug)]
+struct Opened {
+    state: State,
+    slices: Slices,
 }
 
 /// The name of the VFS, for [`sqlx::sqlite::SqliteConnectOptions::vfs`]; registers it the first time.
@@ -152,9 +162,9 @@ unsafe extern "C" fn open(
         if name.is_null() || !(is_database || flags & ffi::SQLITE_OPEN_WAL != 0) {
             return open(below, name, file, flags, flags_out);
         }
+        let path = PathBuf::from(OsStr::from_bytes(CStr::from_ptr(name).to_bytes()));
         let state = if is_database {
-            let path = PathBuf::from(OsStr::from_bytes(CStr::from_ptr(name).to_bytes()));
-            Some(State::Database(Database::new(Shared::new(path))))
+            Some(State::Database(Database::new(Shared::new(path.clone()))))
         } else {
             shared_of(ffi::sqlite3_database_file_object(name)).map(|shared| State::Log(Log::new(shared)))
         };
@@ -169,7 +179,8 @@ unsafe extern "C" fn open(
             }
             return code;
         }
-        (*file.cast::<File>()).state = Box::into_raw(Box::new(state));
+        let opened = Opened { state, slices: Slices::of(&path) };
+        (*file.cast::<File>()).state = Box::into_raw(Box::new(opened));
         (*file).pMethods = &METHODS;
         code
     }
@@ -186,7 +197,7 @@ unsafe fn shared_of(database: *mut ffi::sqlite3_file) -> Option<Arc<Shared>> {
         if database.is_null() || !ptr::eq((*database).pMethods, &METHODS) {
             return None;
         }
-        match &mut *(*database.cast::<File>()).state {
+        match &mut (*(*database.cast::<File>()).state).state {
             State::Database(state) => {
                 state.settle(&Inner(inner(database)));
                 Some(state.shared.clone())
@@ -212,7 +223,7 @@ unsafe extern "C" fn read(file: *mut ffi::sqlite3_file, bytes: *mut c_void, leng
     // SAFETY: the file is open, its connection does one thing at a time, and the buffer is SQLite's and as long as it says.
     let (state, disk, bytes) = unsafe {
         let bytes = slice::from_raw_parts_mut(bytes.cast::<u8>(), length as usize);
-        (&mut *(*file.cast::<File>()).state, Inner(inner(file)), bytes)
+        (&mut (*(*file.cast::<File>()).state).state, Inner(inner(file)), bytes)
     };
     guarded(|| match state {
         State::Database(database) => database.read(&disk, bytes, at),
@@ -222,13 +233,23 @@ unsafe extern "C" fn read(file: *mut ffi::sqlite3_file, bytes: *mut c_void, leng
 
 unsafe extern "C" fn write(file: *mut ffi::sqlite3_file, bytes: *const c_void, length: c_int, at: i64) -> c_int {
     // SAFETY: as for reading; SQLite does not change the buffer during the call.
-    let (state, disk, bytes) = unsafe {
+    let (opened, disk, bytes) = unsafe {
         let bytes = slice::from_raw_parts(bytes.cast::<u8>(), length as usize);
         (&mut *(*file.cast::<File>()).state, Inner(inner(file)), bytes)
     };
-    guarded(|| match state {
-        State::Database(database) => database.write(&disk, bytes, at),
-        State::Log(log) => log.write(&disk, bytes, at),
+    guarded(|| {
+        let code = match &mut opened.state {
+            State::Database(database) => database.write(&disk, bytes, at),
+            State::Log(log) => log.write(&disk, bytes, at),
+        };
+        if code != ffi::SQLITE_OK {
+            return code;
+        }
+        match opened.slices.wrote(bytes.len()) {
+            Ok(()) => code,
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => ffi::SQLITE_FULL,
+            Err(_) => ffi::SQLITE_IOERR_FSYNC,
+        }
     })
 }
 
@@ -239,7 +260,7 @@ unsafe extern "C" fn write(file: *mut ffi::sqlite3_file, bytes: *const c_void, l
 /// `file` is open.
 unsafe fn flushed(file: *mut ffi::sqlite3_file) -> c_int {
     // SAFETY: the file is open and its connection does one thing at a time.
-    let (state, disk) = unsafe { (&mut *(*file.cast::<File>()).state, Inner(inner(file))) };
+    let (state, disk) = unsafe { (&mut (*(*file.cast::<File>()).state).state, Inner(inner(file))) };
     guarded(|| match state {
         State::Database(_) => ffi::SQLITE_OK,
         State::Log(log) => log.flush(&disk),
@@ -261,7 +282,7 @@ unsafe extern "C" fn sync(file: *mut ffi::sqlite3_file, flags: c_int) -> c_int {
 unsafe extern "C" fn shm_lock(file: *mut ffi::sqlite3_file, offset: c_int, count: c_int, flags: c_int) -> c_int {
     // SAFETY: the file is open, and it is a database: only those are asked for locks of a log.
     unsafe {
-        if let State::Database(database) = &*(*file.cast::<File>()).state {
+        if let State::Database(database) = &(*(*file.cast::<File>()).state).state {
             database.shared.turns.fetch_add(1, Ordering::Relaxed);
         }
         let inner = inner(file);

@@ -39,7 +39,7 @@ const ROTATE_AT: u64 = 8 << 20;
 const READY_AT: u64 = ROTATE_AT / 2;
 /// A file of this length is left even if that takes an fsync, for which who writes waits.
 const ROTATE_LATEST: u64 = 2 * ROTATE_AT;
-/// A file that grew above this is cut when its turn comes.
+/// A file that grew above this is cut when its turn comes after a cycle that needed less.
 const KEPT_MAX: u64 = 4 * ROTATE_AT;
 /// How often a full disk is tried again.
 const RETRY_EVERY: Duration = Duration::from_millis(250);
@@ -374,8 +374,10 @@ impl Log {
         let header = Header { store: self.store, cycle: fresh_cycle(), first: 0 };
         let file = &mut self.files[other];
         file.file.write_all_at(&header.bytes(), 0)?;
+        let used = file.end;
         (file.cycle, file.end, file.last) = (header.cycle, AREA as u64, 0);
-        if file.size > KEPT_MAX {
+        // While there is much to write the next cycle would only make it as long again: 45 ms for the cut, and zeros for all of it.
+        if file.size > KEPT_MAX && used <= KEPT_MAX {
             file.file.set_len(AREA as u64 + GROW)?;
             file.size = AREA as u64 + GROW;
         }
