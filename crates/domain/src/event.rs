@@ -402,7 +402,7 @@ pub enum Delta {
 
 impl Delta {
     /// Bytes of text in it; data has none of its own.
-    pub fn len(&self) -> u64 {
+    pub fn text_bytes(&self) -> u64 {
         match self {
             Self::Text(text) => text.len() as u64,
             Self::Data(_) => 0,

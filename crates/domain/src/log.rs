@@ -78,7 +78,7 @@ impl OpenParts {
                 self.require(|o| matches!(o, Open::Message(m) if m == message), message)?;
                 self.open(Open::Part(part.clone(), 0))
             }
-            TaskEvent::PartDelta { part, delta } => self.grow(part, delta.len()),
+            TaskEvent::PartDelta { part, delta } => self.grow(part, delta.text_bytes()),
             TaskEvent::ThoughtDelta { part, text } => self.grow(part, text.len() as u64),
             TaskEvent::PartClosed { part, .. } => self.close(|o| matches!(o, Open::Part(p, _) if p == part), part),
             TaskEvent::ToolCallOpened { call, message, .. } => {
@@ -444,7 +444,7 @@ impl Writer {
     }
 
     fn delta(&mut self, kind: PartKind, delta: Delta) -> Vec<TaskEvent> {
-        let (mut events, part) = self.part(kind, delta.len());
+        let (mut events, part) = self.part(kind, delta.text_bytes());
         events.push(TaskEvent::PartDelta { part, delta });
         events
     }

@@ -27,7 +27,8 @@ mod linux {
 
     /// A descriptor of each file, by device and inode, beside SQLite's own, which nobody is told. It is shared, and closed after SQLite
     /// has closed its last: whoever closes any descriptor of a file gives up all locks that its process has on it.
-    static OPEN: LazyLock<Mutex<HashMap<(u64, u64), Weak<File>>>> = LazyLock::new(Mutex::default);
+    static OPEN: LazyLock<Mutex<Files>> = LazyLock::new(Mutex::default);
+    type Files = HashMap<(u64, u64), Weak<File>>;
 
     /// How much of a file was written since the last slice.
     #[derive(Debug)]
