@@ -41,6 +41,13 @@ class Worker:
         ctx.state.set({"done": 0, "left": ["x"]})
         ctx.state.patch([{"op": "replace", "path": "/done", "value": 1}, {"op": "remove", "path": "/left/0"}])
         assert ctx.state.value == {"done": 1, "left": []}
+        wild = ctx.tool("wild")
+        wild.argument('{"a": NaN}')
+        with pytest.raises(ValueError, match="whole number"):
+            wild.progress(done=-1)
+        wild.done()
+        with pytest.raises(TypeError, match="have names"):
+            ctx.tool("wrong", [1])
         with pytest.raises(ValueError, match="no 'gone' in it"):
             ctx.state.patch([{"op": "remove", "path": "/gone"}])
         ctx.ui({"uri": "ui://board", "text": "<b>hi</b>"})
@@ -82,6 +89,34 @@ class Worker:
             os._exit(3)
         return "done"
 
+    async def deep(self, text: str, ctx: Context) -> str:
+        value: list = []
+        for _ in range(70):
+            value = [value]
+        call = ctx.tool("deep")
+        ctx.conversation.emit({"type": "tool_call_done", "call": call.id, "message": "", "outcome": {"is": "ok", "content": [{"data": value}]}})
+        await asyncio.sleep(20)
+        return "it was taken"
+
+    async def babbles(self, text: str, ctx: Context) -> str:
+        while True:
+            ctx.think("x" * 4_000_000)
+            await asyncio.sleep(0)
+
+    async def counts(self, text: str, ctx: Context) -> str:
+        for number in range(100):
+            ctx.conversation.emit({"type": "usage", "provider": "x", "model": f"m{number}", "usage": {"input": 1}})
+        await asyncio.sleep(20)
+        return "it was taken"
+
+    async def fickle(self, text: str, ctx: Context) -> bool:
+        again = os.path.exists(text)
+        decided = await ctx.approve("delete", {"path": "second" if again else "first"})
+        if not again:
+            open(text, "w").close()
+            os._exit(3)
+        return bool(decided)
+
     async def forges(self, text: str, ctx: Context) -> str:
         ctx.conversation.emit(json.loads(text))
         await asyncio.sleep(20)
@@ -111,10 +146,10 @@ def test_a_turn_tells_of_its_work_and_its_answer_is_apart(cluster):
     log = list(task.events())
     assert [event.number for event in log] == list(range(1, len(log) + 1))
     opened, ready, done = (of(task, f"tool_call_{kind}") for kind in ("opened", "ready", "done"))
-    assert [(call["name"], call.get("title")) for call in opened] == [("search", "Search"), ("divide", None), ("grown", None)]
+    assert [(call["name"], call.get("title")) for call in opened] == [("search", "Search"), ("divide", None), ("grown", None), ("wild", None)]
     ids = [call["call"] for call in opened]
-    assert len(set(ids)) == 3 and all(id.startswith(task.id) for id in ids)
-    assert [(call["call"], call["args"]) for call in ready] == list(zip(ids, [{"q": "cats"}, {"by": 0}, {"a": 1}]))
+    assert len(set(ids)) == 4 and all(id.startswith(task.id) for id in ids)
+    assert [(call["call"], call.get("args")) for call in ready] == list(zip(ids, [{"q": "cats"}, {"by": 0}, {"a": 1}, None]))
     outcomes = [call["outcome"] for call in done]
     assert outcomes[0] == {"is": "ok", "content": [{"data": {"hits": [1, 2]}}], "structured": {"hits": [1, 2]}}
     assert outcomes[1] == {"is": "error", "message": "division by zero"}
@@ -144,7 +179,8 @@ def test_a_plain_call_has_no_log_and_runs_the_same(cluster):
 )
 def test_a_tool_call_is_approved_or_denied(cluster, said, expected):
     task = covey.submit(made(Worker), "guarded", "/x")
-    assert question(task) == "delete /x?"
+    # Whoever decides sees what of.
+    assert question(task) == 'delete /x?\ndelete {"path": "/x"}'
     raised = of_now(task, "interrupt_raised")[0]
     assert raised["kind"] == {"is": "approval", "call": of_now(task, "tool_call_opened")[0]["call"]}
     assert [(option["id"], option["kind"]) for option in raised["options"]] == [("approve", "allow_once"), ("deny", "reject_once")]
@@ -209,6 +245,8 @@ def test_what_a_lost_attempt_leaves_open_is_closed_by_the_head(script_cluster, t
         {"type": "finished", "outcome": {"is": "completed", "finish": "stop"}},
         {"type": "part_delta", "part": "x", "delta": {"text": "y"}},
         {"type": "part_opened", "message": "m", "part": "x", "kind": {"is": "text"}},
+        {"type": "finished", "outcome": {"is": "completed", "finish": "message", "result": 5}},
+        {"type": "usage", "provider": "x", "model": "m" * 5000, "usage": {"input": 1}},
         {"type": "nonsense"},
     ],
 )
@@ -217,6 +255,33 @@ def test_a_turn_does_not_write_what_is_not_its_own(cluster, event):
     with pytest.raises(covey.CoveyError):
         task.result(30)
     assert kinds(task).count("started") == 1 and "steered" not in kinds(task)
+
+
+def test_what_the_log_cannot_keep_ends_the_task_with_the_reason(cluster):
+    task = covey.submit(made(Worker, max_restarts=0), "deep", "x")
+    with pytest.raises(covey.CoveyError, match="64 levels"):
+        task.result(30)
+    assert of(task, "tool_call_done")[0]["outcome"]["is"] == "error", "the call was open still, and is closed"
+
+
+def test_a_turn_that_writes_without_end_is_ended(cluster):
+    task = covey.submit(made(Worker, max_restarts=0), "babbles", "x")
+    with pytest.raises(covey.CoveyError, match="MiB of events"):
+        task.result(120)
+    task = covey.submit(made(Worker, max_restarts=0), "counts", "x")
+    with pytest.raises(covey.CoveyError, match="64 models"):
+        task.result(30)
+
+
+def test_an_approval_is_of_what_was_shown(script_cluster, tmp_path):
+    """A run after a lost one that asks for something else is asked about that."""
+    task = covey.submit(made(Worker), "fickle", str(tmp_path / "flag"))
+    assert "first" in question(task)
+    task.answer("approve")
+    asked = eventually(lambda: (q := task.question) and "second" in q.prompt and q)
+    assert asked.prompt == 'may this be done?\ndelete {"path": "second"}'
+    task.answer("deny")
+    assert task.result(60) is False
 
 
 def lines(response):
@@ -244,7 +309,10 @@ def test_the_log_is_read_over_http_from_any_place(cluster):
         assert list(lines(response)) == known[5:]
     with httpx.stream("GET", f"{url}?after=7", headers=admin) as response:
         assert list(lines(response)) == known[7:]
-    assert httpx.get(f"{url}?after=x", headers=admin).status_code == 400
+    for wrong in ("x", "-1", str(2**63), str(2**64 - 1)):
+        assert httpx.get(f"{url}?after={wrong}", headers=admin).status_code == 400, wrong
+    for behind in (len(known), len(known) + 5):
+        assert httpx.get(f"{url}?after={behind}", headers=admin).status_code == 204
     assert httpx.get(url).status_code == 401
     other = cluster.cli("key", "add", f"other-{uuid.uuid4().hex[:6]}").stdout.strip()
     refused = httpx.get(url, headers={"Authorization": f"Bearer {other}"})
@@ -254,7 +322,10 @@ def test_the_log_is_read_over_http_from_any_place(cluster):
 def test_a_log_is_followed_while_it_grows(cluster):
     task = covey.submit(made(Worker), "guarded", "/x")
     url = f"http://{cluster.keys['address']}/v1/tasks/{task.id}/events"
-    with httpx.stream("GET", url, headers={"Authorization": f"Bearer {cluster.keys['admin_key']}"}, timeout=60) as response:
+    admin = {"Authorization": f"Bearer {cluster.keys['admin_key']}"}
+    question(task)
+    assert httpx.get(f"{url}?after=1000", headers=admin).status_code == 400
+    with httpx.stream("GET", url, headers=admin, timeout=60) as response:
         seen = []
         for _, kind, entry in lines(response):
             seen.append(kind)
@@ -291,7 +362,7 @@ async def test_a2a_shows_what_it_can_and_the_rest_to_who_declares_the_extension(
     updates = {declared: [e.status_update for e in events if e.HasField("status_update")] for declared, events in logs.items()}
     said = [u.status.message.parts[0].text for u in updates[False] if u.status.message.parts]
     assert said[0] == "[pending] look\n[in_progress] answer"
-    assert said[1:] == ["calls `search`", "calls `divide`", "calls `grown`", "nearly"]
+    assert said[1:] == ["calls `search`", "calls `divide`", "calls `grown`", "calls `wild`", "nearly"]
     assert not any(EXTENSION in u.metadata for u in updates[False])
     entries = [u.metadata[EXTENSION]["event"]["type"] for u in updates[True] if EXTENSION in u.metadata]
     assert {"tool_call_opened", "tool_call_done", "tool_call_progress", "state_snapshot", "state_delta", "custom"} <= set(entries)

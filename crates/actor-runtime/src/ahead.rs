@@ -26,6 +26,11 @@ impl Backlog {
         self.bytes.load(Ordering::Acquire) >= caps::TASK_AHEAD_BYTES_MAX
     }
 
+    /// Bytes that the log is ahead.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Acquire)
+    }
+
     /// Returns once the log is not too far ahead.
     pub async fn room(&self) {
         while self.is_full() {

@@ -15,7 +15,7 @@ use std::{
 use covey_domain::{
     ActorId, Error, ErrorKind, Isolation, ModelName, TaskEvent,
     agent::LlmAgent,
-    event::{ToolExec, ToolOutcome},
+    event::{Content, ToolExec, ToolOutcome},
     infer::{CallDelta, Chat, ChatMessage, InferEvent, InferRequest, Terms, ToolChoice, Usage, Work},
     task::text_of,
 };
@@ -136,8 +136,16 @@ impl CallLog<'_> {
             Err(error) => ToolOutcome::Error { message: error.message.clone() },
         };
         // The log mints the id of the result.
-        let (call, message) = (self.id.into(), String::new().into());
-        self.sink.emit(TaskEvent::ToolCallDone { call, outcome, message })
+        let done = |outcome| TaskEvent::ToolCallDone { call: self.id.into(), outcome, message: String::new().into() };
+        let told = self.sink.emit(done(outcome));
+        match (told, said) {
+            // What the tool said besides is more than a log keeps; the model has the text.
+            (Err(error), Ok(said)) if error.kind == ErrorKind::InvalidArgument => {
+                let content = vec![Content::Text(said.text.clone())];
+                self.sink.emit(done(ToolOutcome::Ok { content, structured: None }))
+            }
+            (told, _) => told,
+        }
     }
 }
 

@@ -22,6 +22,7 @@ use covey_proto::{
 };
 use covey_trace::Span;
 use parking_lot::Mutex;
+use serde::Deserialize as _;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -404,8 +405,16 @@ impl Sink {
     /// to what nobody was asked.
     pub fn emit(&self, event: TaskEvent) -> Result<(), Error> {
         let Target::Task(log) = &self.target else { return Ok(()) };
+        // Before anything is noted of it: what is refused has not happened.
+        event.check_names()?;
+        event.check()?;
+        if log.control.backlog.bytes() > caps::TURN_UNSAVED_BYTES_MAX {
+            let most = caps::TURN_UNSAVED_BYTES_MAX >> 20;
+            let text = format!("the turn wrote {most} MiB of events that the head has not on disk yet");
+            return Err(Error::new(ErrorKind::Overloaded, text).hint("write less at once, or yield it: yielding waits"));
+        }
         if let TaskEvent::Usage { model, usage, .. } = &event {
-            self.count(model, *usage);
+            self.count(model, *usage)?;
         }
         let events = log.entries(event)?;
         events.iter().try_for_each(TaskEvent::check)?;
@@ -424,7 +433,7 @@ impl Sink {
     /// Tokens that a model of this cluster read and made for the turn.
     pub fn used(&self, model: &ModelName, usage: Usage) {
         match &self.target {
-            Target::Call { .. } => self.count(model, usage),
+            Target::Call { .. } => drop(self.count(model, usage)),
             // An entry of counts fits every log.
             Target::Task(_) => {
                 drop(self.emit(TaskEvent::Usage { provider: LOCAL.into(), model: model.clone(), usage }))
@@ -432,11 +441,16 @@ impl Sink {
         }
     }
 
-    fn count(&self, model: &ModelName, usage: Usage) {
+    fn count(&self, model: &ModelName, usage: Usage) -> Result<(), Error> {
         let mut all = self.usage.lock();
+        if all.len() >= caps::TURN_MODELS_MAX && !all.contains_key(model) {
+            let text = format!("a turn counts the tokens of {} models", caps::TURN_MODELS_MAX);
+            return Err(Error::new(ErrorKind::TooLarge, text));
+        }
         let sum = all.entry(model.clone()).or_default();
         sum.input = sum.input.saturating_add(usage.input);
         sum.output = sum.output.saturating_add(usage.output);
+        Ok(())
     }
 
     /// The actor is gone, before it answered or before it began. A caller is told so. A task is not over: the head hears
@@ -587,7 +601,11 @@ impl TaskLog {
             }
             TaskEvent::Finished { outcome, .. } => {
                 let is_last_word = match &outcome {
-                    Outcome::Completed { finish, result } => is_message(finish) && result.is_some(),
+                    Outcome::Completed { finish, result: Some(result) } => {
+                        let parts = Vec::<Content>::deserialize(result).is_ok_and(|parts| !parts.is_empty());
+                        is_message(finish) && parts
+                    }
+                    Outcome::Completed { result: None, .. } => false,
                     Outcome::Rejected { .. } => true,
                     Outcome::Cancelled { .. } | Outcome::Failed { .. } => false,
                 };

@@ -600,7 +600,14 @@ impl Head {
     pub(crate) fn append(&mut self, id: &TaskId, events: Vec<TaskEvent>, ts_ms: Millis) {
         let Some(task) = self.tasks.active.get_mut(id) else { return };
         let (mut state, mut changed) = (task.record.state, false);
-        for event in events {
+        let mut events = std::collections::VecDeque::from(events);
+        while let Some(event) = events.pop_front() {
+            // Whatever its writer forgot to close: a task that has ended has its end.
+            if matches!(event, TaskEvent::Finished { .. }) && task.open.is_open() {
+                events.push_front(event);
+                task.open.closers(false).into_iter().rev().for_each(|closer| events.push_front(closer));
+                continue;
+            }
             // A run that asked again just before it heard the answer does not wait for another.
             let late = match &event {
                 TaskEvent::InterruptRaised { id, prompt, .. } => task.turns.answered(id, prompt),

@@ -100,6 +100,13 @@ pub const ERROR_DETAIL_MAX: usize = 64 << 10;
 pub const CALL_ERROR_BYTES_MAX: usize = 1 << 20;
 /// Longest agent name, characters.
 pub const AGENT_NAME_MAX: usize = 64;
+/// Longest name in an event of a task's log: of a tool, a model, a surface, a source, bytes.
+pub const EVENT_NAME_MAX: usize = 4 << 10;
+/// Models whose tokens one turn counts apart.
+pub const TURN_MODELS_MAX: usize = 64;
+/// Bytes of events that a turn may have written beyond what the head has on disk, where it does not wait for that: what a method says
+/// beside its answer. With more it ends.
+pub const TURN_UNSAVED_BYTES_MAX: usize = 64 << 20;
 /// Longest name or label of a worker, a model or an actor, bytes.
 pub const SHOWN_NAME_MAX: usize = 256;
 /// Events read from the store at once.

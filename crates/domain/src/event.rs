@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::{
     AgentName, ArtifactId, ContextId, Digest, Error, InterruptId, MessageId, Millis, ModelName, PartId, SubRunId,
-    TaskId, ToolCallId, depth, infer::Usage, json,
+    TaskId, ToolCallId, caps, depth, infer::Usage, json,
 };
 
 /// One entry of a task's log.
@@ -754,6 +754,30 @@ impl TaskEvent {
         depth::check("an event", self, around)
     }
 
+    /// Refuses names that are longer than [`caps::EVENT_NAME_MAX`].
+    pub fn check_names(&self) -> Result<(), Error> {
+        let names: [Option<&str>; 3] = match self {
+            Self::ToolCallOpened { name, title, provider_call, .. } => {
+                [Some(name), title.as_deref(), provider_call.as_deref()]
+            }
+            Self::SubRunStarted { name, agent, via, .. } => [Some(name), Some(agent.as_str()), Some(via)],
+            Self::SubRunFinished { outcome, .. } => [Some(outcome), None, None],
+            Self::Usage { provider, model, .. } => [Some(provider), Some(model.as_str()), None],
+            Self::UiSurface { surface: name, .. }
+            | Self::SourceCited { source: name, .. }
+            | Self::Custom { name, .. } => [Some(name), None, None],
+            Self::ArtifactChunk { artifact, name, .. } => [Some(artifact.as_str()), name.as_deref(), None],
+            _ => return Ok(()),
+        };
+        match names.into_iter().flatten().map(str::len).max().filter(|len| *len > caps::EVENT_NAME_MAX) {
+            Some(len) => {
+                let (kind, most) = (self.kind(), caps::EVENT_NAME_MAX);
+                Err(Error::invalid(format!("a name in `{kind}` has {len} bytes, the limit is {most}")))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Nothing may follow it.
     pub fn is_terminal(&self) -> bool {
         matches!(self, Self::Finished { .. })
@@ -777,14 +801,29 @@ impl TaskEvent {
             }
             Self::ToolCallDone { outcome: ToolOutcome::Error { message: text }, .. }
             | Self::ToolCallDone { outcome: ToolOutcome::Denied { reason: text }, .. }
-            | Self::Status { message: Some(text), .. }
-            | Self::InterruptRaised { prompt: text, .. } => text.len(),
-            Self::StateSnapshot { value }
-            | Self::StateDelta { patch: value }
-            | Self::UiSurface { content: value, .. }
-            | Self::SourceCited { content: value, .. }
-            | Self::Custom { value, .. } => json::weight(value),
-            Self::PlanUpdated { entries } => entries.iter().map(|entry| own + entry.text.len()).sum(),
+            | Self::Status { message: Some(text), .. } => text.len(),
+            Self::InterruptRaised { prompt, kind, options, response_schema, .. } => {
+                let asked = match kind {
+                    InterruptKind::Form { schema: value } | InterruptKind::Custom { value } => json::weight(value),
+                    InterruptKind::Approval { .. } | InterruptKind::Url { .. } | InterruptKind::Auth { .. } => 0,
+                };
+                let options: usize = options.iter().map(|o| own + o.id.len() + o.label.len() + o.kind.len()).sum();
+                prompt.len() + asked + options + response_schema.as_ref().map_or(0, json::weight)
+            }
+            Self::StateSnapshot { value } | Self::StateDelta { patch: value } => json::weight(value),
+            Self::UiSurface { surface: name, content: value }
+            | Self::SourceCited { source: name, content: value }
+            | Self::Custom { name, value } => name.len() + json::weight(value),
+            Self::PlanUpdated { entries } => {
+                let each = |e: &PlanEntry| own + e.id.len() + e.text.len() + e.status.len() + e.priority.len();
+                entries.iter().map(each).sum()
+            }
+            Self::ToolCallOpened { name, title, provider_call, .. } => {
+                let len = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+                name.len() + len(title) + len(provider_call)
+            }
+            Self::SubRunStarted { name, agent, via, .. } => name.len() + agent.as_str().len() + via.len(),
+            Self::Usage { provider, model, .. } => provider.len() + model.as_str().len(),
             Self::Finished { outcome: Outcome::Completed { result: Some(result), .. }, .. } => json::weight(result),
             // Names, numbers, ids.
             Self::Started { .. }
@@ -796,11 +835,8 @@ impl TaskEvent {
             | Self::MessageClosed { .. }
             | Self::PartOpened { .. }
             | Self::PartClosed { .. }
-            | Self::ToolCallOpened { .. }
             | Self::InterruptResolved { .. }
-            | Self::SubRunStarted { .. }
             | Self::SubRunFinished { .. }
-            | Self::Usage { .. }
             | Self::Finished { .. } => 0,
         }
     }

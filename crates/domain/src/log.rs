@@ -136,6 +136,11 @@ impl OpenParts {
             .collect()
     }
 
+    /// Whether something is open that must be closed before the end.
+    pub fn is_open(&self) -> bool {
+        !self.stack.is_empty()
+    }
+
     /// Whether an attempt is under way.
     pub fn in_step(&self) -> bool {
         self.stack.iter().any(|open| matches!(open, Open::Step(_)))

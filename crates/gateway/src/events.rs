@@ -10,7 +10,10 @@ use axum::{
     routing::get,
 };
 use covey_domain::{Envelope, Error, ErrorKind, TaskId};
-use futures::stream::BoxStream;
+use futures::{
+    StreamExt as _,
+    stream::{self, BoxStream},
+};
 use serde_json::json;
 use tokio::runtime::Handle;
 
@@ -29,7 +32,8 @@ pub(crate) fn router(cluster: Arc<dyn Cluster>, shares: Shares, settings: &Setti
 }
 
 /// The events of a task of this caller to its end, as they are made: `id` is an event's number, `event` its kind, `data` the whole
-/// entry. It begins behind the number in `Last-Event-ID`, else behind that of `?after=`, else at the first.
+/// entry. It begins behind the number in `Last-Event-ID`, else behind that of `?after=`, else at the first. Of a task that has ended and
+/// has nothing behind that number there is no content (204): a browser asks no more.
 async fn events(
     State(port): State<Arc<Port>>,
     Extension(caller): Extension<Caller>,
@@ -38,7 +42,8 @@ async fn events(
     headers: HeaderMap,
 ) -> Response {
     match log(&port, &caller, id.into(), &query, &headers).await {
-        Ok(log) => sse::stream(&port.background, log, put),
+        Ok(Some(log)) => sse::stream(&port.background, log, put),
+        Ok(None) => StatusCode::NO_CONTENT.into_response(),
         Err(error) => refused(&error),
     }
 }
@@ -49,21 +54,33 @@ async fn log(
     id: TaskId,
     query: &HashMap<String, String>,
     headers: &HeaderMap,
-) -> Result<BoxStream<'static, Result<Arc<Envelope>, Error>>, Error> {
+) -> Result<Option<Log>, Error> {
     let after = behind(query, headers)?;
     // Another's is not found.
-    let (task, _) = port.cluster.task(&caller.id, &id).await?;
+    let (task, last) = port.cluster.task(&caller.id, &id).await?;
     if !caller.may_ask(&task.agent) {
         return Err(Error::not_found("task", id));
     }
     let share = port.shares.stream(&caller.id, 0)?;
-    Ok(share.held_by(port.cluster.events(id, after)))
+    let mut log = port.cluster.events(id, after);
+    match last {
+        Some(last) if after > last => Err(Error::invalid(format!("event {after} is not there: the last is {last}"))),
+        Some(_) => Ok(Some(share.held_by(log))),
+        None => {
+            let Some(first) = log.next().await else { return Ok(None) };
+            Ok(Some(share.held_by(stream::once(async { first }).chain(log).boxed())))
+        }
+    }
 }
+
+type Log = BoxStream<'static, Result<Arc<Envelope>, Error>>;
 
 /// The number behind which a reader goes on.
 fn behind(query: &HashMap<String, String>, headers: &HeaderMap) -> Result<u64, Error> {
     let read = |what: &str, text: &str| {
-        text.parse().map_err(|_| Error::invalid(format!("`{what}` is the number of an event, not `{text}`")))
+        // Numbers of the store are signed.
+        let number = text.parse().ok().filter(|number| *number < i64::MAX as u64);
+        number.ok_or_else(|| Error::invalid(format!("`{what}` is the number of an event, not `{text}`")))
     };
     match (headers.get("last-event-id"), query.get("after")) {
         // What a browser sends of itself is newer than the address that it opened first.

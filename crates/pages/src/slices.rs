@@ -33,14 +33,17 @@ mod linux {
     /// How much of a file was written since the last slice.
     #[derive(Debug)]
     pub(crate) struct Slices {
+        /// `None` while it is dropped alone.
         file: Option<Arc<File>>,
         written: usize,
+        /// The file system has such a call.
+        hurries: bool,
     }
 
     impl Slices {
-        /// Of the file at `path`, which is open; where it cannot be opened again nothing is hurried.
-        pub fn of(path: &Path) -> Self {
-            Self { file: shared(path).ok(), written: 0 }
+        /// Of the file at `path`, which is open.
+        pub fn of(path: &Path) -> std::io::Result<Self> {
+            Ok(Self { file: Some(shared(path)?), written: 0, hurries: true })
         }
 
         /// So many bytes more were written. Waits for the disk where they make a slice.
@@ -49,7 +52,7 @@ mod linux {
         /// The disk did not take what was written.
         pub fn wrote(&mut self, bytes: usize) -> std::io::Result<()> {
             self.written += bytes;
-            if self.written < SLICE {
+            if self.written < SLICE || !self.hurries {
                 return Ok(());
             }
             self.written = 0;
@@ -63,12 +66,20 @@ mod linux {
             let error = std::io::Error::last_os_error();
             match error.raw_os_error() {
                 Some(libc::EIO | libc::ENOSPC | libc::EDQUOT) => Err(error),
-                // The file system has no such call: its fsync does it all.
+                // Its fsync does it all. The descriptor stays: SQLite has the file open.
                 _ => {
-                    self.file = None;
+                    self.hurries = false;
                     Ok(())
                 }
             }
+        }
+    }
+
+    impl Drop for Slices {
+        fn drop(&mut self) {
+            // Nobody opens the file anew, and takes locks on it, while the last descriptor is closed.
+            let _open = OPEN.lock();
+            self.file = None;
         }
     }
 
@@ -93,18 +104,21 @@ mod linux {
         fn a_file_has_one_descriptor_however_often_it_is_open() {
             let path = std::env::temp_dir().join(format!("covey-slices-{}", std::process::id()));
             std::fs::write(&path, vec![0; 4 * SLICE]).unwrap();
-            let (mut one, two) = (Slices::of(&path), Slices::of(&path));
+            let (mut one, two) = (Slices::of(&path).unwrap(), Slices::of(&path).unwrap());
+            let about = std::fs::metadata(&path).unwrap();
+            let known = || OPEN.lock().get(&(about.dev(), about.ino())).is_some_and(|file| file.strong_count() > 0);
             let of = |slices: &Slices| slices.file.as_ref().unwrap().as_raw_fd();
             assert_eq!(of(&one), of(&two));
             for _ in 0..5 {
                 one.wrote(SLICE / 2).unwrap();
             }
             assert_eq!(one.written, SLICE / 2);
-            assert!(one.file.is_some(), "the file system takes the call");
-            drop((one, two));
-            assert!(!OPEN.lock().values().any(|file| file.strong_count() > 0));
+            drop(one);
+            assert!(known());
+            drop(two);
+            assert!(!known());
             std::fs::remove_file(path).unwrap();
-            assert!(Slices::of(Path::new("/nowhere")).wrote(SLICE).is_ok());
+            assert!(Slices::of(Path::new("/nowhere")).is_err());
         }
     }
 }
@@ -118,8 +132,8 @@ mod other {
     pub(crate) struct Slices;
 
     impl Slices {
-        pub fn of(_: &Path) -> Self {
-            Self
+        pub fn of(_: &Path) -> std::io::Result<Self> {
+            Ok(Self)
         }
 
         pub fn wrote(&mut self, _: usize) -> std::io::Result<()> {

@@ -179,7 +179,14 @@ unsafe extern "C" fn open(
             }
             return code;
         }
-        let opened = Opened { state, slices: Slices::of(&path) };
+        // Another connection of the process may have it: with one descriptor too few, its locks would go when that one ends.
+        let Ok(slices) = Slices::of(&path) else {
+            if let Some(close) = (*inner).pMethods.as_ref().and_then(|methods| methods.xClose) {
+                close(inner);
+            }
+            return ffi::SQLITE_CANTOPEN;
+        };
+        let opened = Opened { state, slices };
         (*file.cast::<File>()).state = Box::into_raw(Box::new(opened));
         (*file).pMethods = &METHODS;
         code

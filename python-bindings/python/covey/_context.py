@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import itertools
 import json
 import struct
 import threading
@@ -18,7 +19,7 @@ from ._content import Message, Reply
 from ._fits import check_schema
 from ._option_checks import check_values, near, seconds_of
 from ._turns import Answer, Conversation, artifact
-from ._work import CHOICES, Permission, State, ToolCall, misdecided, plan
+from ._work import CHOICES, Permission, State, ToolCall, misdecided, named, plan, words_of
 
 if TYPE_CHECKING:
     from ._options import ChatOptions, Unpack
@@ -83,7 +84,7 @@ class Context:
         self.conversation = Conversation(turn, task_id)
         self.state = State(self.conversation)
         """A value that readers of the task see as it changes."""
-        self._tools = 0
+        self._tools = itertools.count(1)
 
     @property
     def cancelled(self) -> bool:
@@ -114,8 +115,7 @@ class Context:
 
         Without `arguments` they are made piece by piece (`call.argument(…)`). `title` is for people. It runs nothing itself.
         """
-        self._tools += 1
-        return ToolCall(self.conversation, str(self._tools), name, arguments, title)
+        return ToolCall(self.conversation, str(next(self._tools)), name, arguments, title)
 
     def approve(
         self,
@@ -128,16 +128,16 @@ class Context:
     ) -> Permission:
         """Asks whether a tool may be used: `if await ctx.approve("delete", {"path": p}): …`.
 
-        The answer is an `Approval`: true or false, with the `arguments` as they were approved, and the `call`, to be ended as one of
+        `prompt` says what for; the name and the arguments are shown with it. The answer is an `Approval`: true or false, with the `arguments` as they were approved, and the `call`, to be ended as one of
         `ctx.tool`. The task is "input-required" until somebody says "approve" or "deny" (also "deny: the reason"), or sends data:
         `{"approved": true, "arguments": {…}, "reason": "…"}`. After `timeout` it raises `DeadlineExceeded`, and the call is denied.
         """
         self._of_task("approve")
+        seconds, given = seconds_of("timeout", timeout), named(arguments or {})
+        call = self.tool(name, given, title=title)
+        words = words_of(name, given, prompt)
         # An answer may have been given to a run before: then it is found, and nobody is asked again.
-        call = self.tool(name, dict(arguments or {}), title=title)
-        words = prompt or f"may `{name}` be used?"
-        answer = self.conversation.approve(words, call.id, CHOICES, misdecided, seconds_of("timeout", timeout))
-        return Permission(answer, call, dict(arguments or {}))
+        return Permission(self.conversation.approve(words, call.id, CHOICES, misdecided, seconds), call, given)
 
     def plan(self, entries: Iterable[str | Mapping[str, Any]]) -> None:
         """The plan of the turn, whole: texts, or dicts with `text`, `status` (pending, in_progress or completed), `priority` (high, medium

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Generator, Iterable, Mapping
 from types import TracebackType
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 _STATUSES = ("pending", "in_progress", "completed")
 _PRIORITIES = ("high", "medium", "low")
+_SHOWN = 2000
+"""Letters of arguments that a question shows."""
 _YES = ("approve", "approved", "allow", "yes", "y", "ok")
 _NO = ("deny", "denied", "reject", "decline", "no", "n")
 CHOICES = [{"id": "approve", "label": "approve", "kind": "allow_once"}, {"id": "deny", "label": "deny", "kind": "reject_once"}]
@@ -33,10 +36,12 @@ class ToolCall:
         """`id` is unique within the turn."""
         self._text: list[str] = []
         self._ready = self._over = False
+        given = None if arguments is None else named(arguments)
         opened = {"type": "tool_call_opened", "call": id, "name": name, "exec": "server", "message": ""}
         conversation.emit({**opened, "title": title} if title else opened)
-        if arguments is not None:
-            self._arguments_are(arguments)
+        if given is not None:
+            self._ready = True
+            self._emit({"type": "tool_call_ready", "call": id, "args_text": json.dumps(given), "args": given})
 
     def argument(self, text: str) -> None:
         """More of the arguments' JSON text, where they are made piece by piece."""
@@ -52,7 +57,7 @@ class ToolCall:
         if content is not None:
             event["content"] = _plain.load(content)
         if done is not None:
-            event["progress"] = (done, done if total is None else total)
+            event["progress"] = (count("done", done), count("total", done if total is None else total))
         self._emit(event)
 
     def done(self, result: Any = None) -> None:
@@ -70,13 +75,6 @@ class ToolCall:
         """It was not allowed."""
         self._end({"is": "denied", "reason": str(why)})
 
-    def _arguments_are(self, arguments: Any) -> None:
-        value = _plain.load(arguments)
-        if not isinstance(value, dict):
-            raise TypeError(f"arguments of a tool have names: a dict, not {arguments!r}")
-        self._ready = True
-        self._emit({"type": "tool_call_ready", "call": self.id, "args_text": json.dumps(value), "args": value})
-
     def _complete(self) -> None:
         """The arguments are all there."""
         if self._ready:
@@ -85,8 +83,9 @@ class ToolCall:
         self._ready = True
         event: dict[str, Any] = {"type": "tool_call_ready", "call": self.id, "args_text": text or "{}"}
         try:
-            event["args"] = json.loads(text or "{}")
-        except ValueError:
+            # What JSON has no form for (NaN, half a letter) is there as text alone.
+            event["args"] = _plain.load(json.loads(text or "{}"))
+        except (ValueError, TypeError, RecursionError):
             pass
         self._emit(event)
 
@@ -116,6 +115,30 @@ class ToolCall:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.__exit__(kind, error, trace)
+
+
+def named(arguments: Any) -> dict[str, Any]:
+    """Arguments of a tool as the log keeps them."""
+    value = _plain.load(arguments)
+    if not isinstance(value, dict):
+        raise TypeError(f"arguments of a tool have names: a dict, not {arguments!r}")
+    return value
+
+
+def count(name: str, value: Any) -> int:
+    """How many."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 64:
+        raise ValueError(f"{name} is a whole number that is not negative, not {value!r}")
+    return value
+
+
+def words_of(name: str, arguments: dict[str, Any], prompt: str | None) -> str:
+    """The question of an approval. The arguments are part of it: a run after a lost one finds its answer by these words, and what
+    was allowed is what is done."""
+    text = json.dumps(arguments, sort_keys=True, ensure_ascii=False)
+    if len(text) > _SHOWN:
+        text = f"{text[:_SHOWN]}… (sha256 {hashlib.sha256(text.encode()).hexdigest()})"
+    return f"{prompt or 'may this be done?'}\n{name} {text}"
 
 
 class State:

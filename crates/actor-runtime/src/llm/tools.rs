@@ -2,14 +2,17 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use covey_domain::{Error, Isolation, agent::ToolSource, event::Content, infer::CallDelta};
-use serde_json::{Map, Value, json};
+use covey_domain::{Error, Isolation, agent::ToolSource, event::Content, infer::CallDelta, json};
+use serde_json::{Map, Value, json as object};
 
 use super::{CallLog, agents::AgentTool, mcp::Server};
 use crate::{Outward, launch::Launcher};
 
 /// Bytes of a tool's answer that the model is given.
 const SAID_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of a tool's answer that the log keeps.
+const KEPT_BYTES_MAX: usize = 1 << 20;
 
 /// Tools that were found, and how they are declared to the model.
 pub(crate) struct Tools {
@@ -56,7 +59,7 @@ impl Tools {
                     let name = name.clone().unwrap_or_else(|| tool_name(agent.as_str(), &skill.id));
                     let about = if skill.description.is_empty() { &spec.description } else { &skill.description };
                     let tool = AgentTool::new(agent.as_str(), &skill.id, outward.clone());
-                    let message = json!({"type": "object", "properties": {"message": {"type": "string"}},
+                    let message = object!({"type": "object", "properties": {"message": {"type": "string"}},
                         "required": ["message"]});
                     let schema = skill.input_schema.clone().unwrap_or(message);
                     tools.add(name, about, schema, Tool::Agent(tool))?;
@@ -79,8 +82,8 @@ impl Tools {
         if self.known.insert(name.clone(), tool).is_some() {
             return Err(Error::invalid(format!("two tools have the name `{name}`")).hint("give one another `name`"));
         }
-        let function = json!({"name": name, "description": about, "parameters": schema});
-        self.declared.push(json!({"type": "function", "function": function}));
+        let function = object!({"name": name, "description": about, "parameters": schema});
+        self.declared.push(object!({"type": "function", "function": function}));
         Ok(())
     }
 
@@ -118,6 +121,15 @@ impl Tools {
             said.content.insert(0, Content::Text(text.clone()));
             said.structured = None;
         }
+        // The log keeps as much besides: data, and files that are small or in the store.
+        if said.structured.as_ref().is_some_and(|value| json::weight(value) > KEPT_BYTES_MAX) {
+            said.structured = None;
+        }
+        let mut kept = 0;
+        said.content.retain(|one| {
+            kept += one.weight();
+            kept <= KEPT_BYTES_MAX
+        });
         Ok(said)
     }
 }

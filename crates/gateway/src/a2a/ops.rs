@@ -672,9 +672,13 @@ fn message_first(mut events: Events) -> Events {
             // That it was taken and is worked on says nothing yet.
             let quiet = match &told.event.payload {
                 Some(Payload::Task(_)) => true,
-                Some(Payload::StatusUpdate(update)) => update.status.as_ref().is_some_and(|status| {
-                    matches!(status.state(), v1::TaskState::Submitted | v1::TaskState::Working) && status.message.is_none()
-                }),
+                Some(Payload::StatusUpdate(update)) => {
+                    update.metadata.is_none()
+                        && update.status.as_ref().is_some_and(|status| {
+                            matches!(status.state(), v1::TaskState::Submitted | v1::TaskState::Working)
+                                && status.message.is_none()
+                        })
+                }
                 _ => false,
             };
             held.push(told);

@@ -51,13 +51,17 @@ pub(super) struct Projection {
 struct Call {
     id: ToolCallId,
     name: String,
-    arguments: Option<Value>,
+    /// Shared with what resumes here; not of arguments that are large.
+    arguments: Option<Arc<Value>>,
 }
+
+/// Bytes of a tool call's arguments that its messages repeat.
+const ARGUMENTS_BYTES_MAX: usize = 64 << 10;
 
 impl Call {
     /// As messages have it.
     fn shown(&self) -> Value {
-        json!({"toolCall": {"id": self.id, "name": self.name, "arguments": self.arguments}})
+        json!({"toolCall": {"id": self.id, "name": self.name, "arguments": self.arguments.as_deref()}})
     }
 }
 
@@ -189,6 +193,7 @@ impl Projection {
     pub fn forget(&mut self) {
         (self.folds, self.tells) = (false, false);
         (self.task.artifacts, self.task.history) = (Vec::new(), Vec::new());
+        self.calls = Vec::new();
     }
 
     /// From here on the task is put together and no events are told.
@@ -208,14 +213,12 @@ impl Projection {
             return events;
         }
         self.told(|task| {
-            let Some(v1::TaskStatus { state, timestamp, .. }) = task.task.status else {
-                unreachable!("it has a status")
-            };
+            let timestamp = Some(Timestamp::from_ms(envelope.ts_ms));
             let entry = serde_json::to_value(envelope).unwrap_or_default();
             Payload::StatusUpdate(v1::TaskStatusUpdateEvent {
                 task_id: task.task.id.clone(),
                 context_id: task.task.context_id.clone(),
-                status: Some(v1::TaskStatus { state, message: None, timestamp }),
+                status: Some(v1::TaskStatus { state: state(task.shown).into(), message: None, timestamp }),
                 metadata: Some(Fields(serde_json::Map::from_iter([(EXTENSION_EVENTS.to_owned(), entry)]))),
             })
         })
@@ -312,7 +315,9 @@ impl Projection {
             }
             TaskEvent::ToolCallReady { call, args, args_text } => {
                 let Some(known) = self.calls.iter_mut().find(|known| known.id == *call) else { return Vec::new() };
-                known.arguments = Some(args.clone().unwrap_or_else(|| args_text.as_str().into()));
+                if envelope.event.weight() <= ARGUMENTS_BYTES_MAX {
+                    known.arguments = Some(Arc::new(args.clone().unwrap_or_else(|| args_text.as_str().into())));
+                }
                 let parts = vec![text_part(&format!("calls `{}`", known.name)), data_part(&known.shown())];
                 self.says(parts, at)
             }
@@ -327,7 +332,8 @@ impl Projection {
             }
             TaskEvent::UiSurface { surface, content } => {
                 let artifact = v1::Artifact {
-                    artifact_id: format!("{}-ui-{surface}", self.task.id),
+                    // Artifacts of the agent's own have a hyphen there.
+                    artifact_id: format!("{}:ui:{surface}", self.task.id),
                     name: surface.clone(),
                     parts: vec![data_part(content)],
                     ..v1::Artifact::default()
@@ -699,9 +705,25 @@ mod tests {
         }
         let task = plain.task();
         assert_eq!(task, all.task());
+        // Whoever comes back is told the same, from every place.
+        let (mut first, mut told) = (Projection::new(record()), Projection::new(record()));
+        [&mut first, &mut told].into_iter().for_each(|projection| {
+            projection.only_tell();
+            projection.show_all();
+        });
+        let expected: Vec<_> = log.iter().map(|entry| told.push(entry)).collect();
+        for place in 0..log.len() {
+            let mut later = Projection::resume(record(), first.bookmark());
+            later.only_tell();
+            later.show_all();
+            for (entry, expected) in log.iter().zip(&expected).skip(place) {
+                assert_eq!(later.push(entry), *expected, "entry {} behind place {place}", entry.seq);
+            }
+            first.push(&log[place]);
+        }
         let of = |id: &str| task.artifacts.iter().find(|a| a.artifact_id == id).unwrap().parts.clone();
         assert_eq!(of("t-answer"), [text_part("found")], "thoughts are no part of the answer");
-        assert_eq!(of("t-ui-main"), [data_part(&json!({"uri": "ui://x"}))]);
+        assert_eq!(of("t:ui:main"), [data_part(&json!({"uri": "ui://x"}))]);
     }
 
     #[test]
