@@ -5,7 +5,8 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use covey_cluster_core::MOVE_WITHIN_MS;
 use covey_cluster_core::head::{ActorInfo, CreateActor, Owner, Reminder};
 use covey_domain::{
-    ActorId, AgentName, AgentSpec, CallerId, Digest, Epoch, Error, ErrorKind, Isolation, NodeId, SessionId, TaskId,
+    ActorId, AgentName, AgentSpec, CallerId, Digest, Envelope, Epoch, Error, ErrorKind, Isolation, NodeId, SessionId,
+    TaskId,
     agent::{Pass, is_job},
     caps,
     status::ActorFilter,
@@ -16,7 +17,10 @@ use covey_proto::{
     v1::{self, CallBatch, call_frame::Body, covey_server::Covey},
 };
 use covey_store::TaskFilter;
-use futures::{StreamExt as _, stream::BoxStream};
+use futures::{
+    FutureExt as _, StreamExt as _,
+    stream::{self, BoxStream, Fuse},
+};
 use parking_lot::Mutex;
 use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
@@ -37,6 +41,30 @@ use crate::{
 const READ_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Frames or events put into one message.
 const BATCH_MAX: usize = 256;
+/// Bytes of events put into one message, with one event above it: a few large ones would be more than a message may be.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// The next events of a log as a message: those that are there, once there is one. `None`: there are no more.
+async fn batch(
+    events: &mut Fuse<BoxStream<'static, Result<Arc<Envelope>, Error>>>,
+) -> Option<Result<v1::EventBatch, Status>> {
+    let mut next = events.next().await;
+    let (mut envelopes, mut bytes) = (Vec::new(), 0);
+    while let Some(event) = next {
+        match event {
+            Ok(event) => envelopes.push(to_json(&*event)),
+            Err(error) if envelopes.is_empty() => return Some(Err(to_status(&error))),
+            // What was read goes out; its reader comes back for the rest, and hears of the error then.
+            Err(_) => break,
+        }
+        bytes += envelopes.last().map_or(0, bytes::Bytes::len);
+        if envelopes.len() >= BATCH_MAX || bytes >= BATCH_BYTES {
+            break;
+        }
+        next = events.next().now_or_never().flatten();
+    }
+    (!envelopes.is_empty()).then_some(Ok(v1::EventBatch { envelopes, ended: false }))
+}
 
 pub(crate) struct ClientService {
     cluster: Arc<ClusterPort>,
@@ -505,11 +533,9 @@ impl Covey for ClientService {
         let request = request.into_inner();
         let id = TaskId::from(request.task);
         self.cluster.task(&caller, &id).await.map_err(|e| to_status(&e))?;
-        let events = self.cluster.events(id, request.after).ready_chunks(BATCH_MAX).map(|chunk| {
-            let envelopes = chunk.into_iter().map(|e| e.map(|e| to_json(&*e))).collect::<Result<Vec<_>, _>>();
-            envelopes.map(|envelopes| v1::EventBatch { envelopes, ended: false }).map_err(|e| to_status(&e))
-        });
-        Ok(Response::new(Box::pin(events)))
+        let events = self.cluster.events(id, request.after).fuse();
+        let batches = stream::unfold(events, |mut events| async move { Some((batch(&mut events).await?, events)) });
+        Ok(Response::new(Box::pin(batches)))
     }
 
     async fn read_events(&self, request: Request<v1::ReadEventsRequest>) -> Result<Response<v1::EventBatch>, Status> {
@@ -517,15 +543,12 @@ impl Covey for ClientService {
         let v1::ReadEventsRequest { task, after, wait_ms, capability } = request.into_inner();
         let id = TaskId::from(task);
         self.task_of(caller, &id, &capability).await.map_err(|e| to_status(&e))?;
-        let mut events = self.cluster.events(id, after).ready_chunks(BATCH_MAX);
+        let mut events = self.cluster.events(id, after).fuse();
         let wait = Duration::from_millis(u64::from(wait_ms)).min(READ_WAIT_MAX);
-        let batch = match tokio::time::timeout(wait, events.next()).await {
+        let batch = match tokio::time::timeout(wait, batch(&mut events)).await {
             Err(_) => v1::EventBatch::default(),
             Ok(None) => v1::EventBatch { ended: true, ..v1::EventBatch::default() },
-            Ok(Some(chunk)) => {
-                let envelopes = chunk.into_iter().map(|e| e.map(|e| to_json(&*e))).collect::<Result<Vec<_>, _>>();
-                v1::EventBatch { envelopes: envelopes.map_err(|e| to_status(&e))?, ended: false }
-            }
+            Ok(Some(batch)) => batch?,
         };
         Ok(Response::new(batch))
     }

@@ -103,6 +103,12 @@ class Worker:
             ctx.think("x" * 4_000_000)
             await asyncio.sleep(0)
 
+    async def large(self, text: str, ctx: Context) -> str:
+        for _ in range(20):
+            ctx.think("x" * 4_000_000)
+            await asyncio.sleep(0.05)
+        return "said"
+
     async def counts(self, text: str, ctx: Context) -> str:
         for number in range(100):
             ctx.conversation.emit({"type": "usage", "provider": "x", "model": f"m{number}", "usage": {"input": 1}})
@@ -264,10 +270,18 @@ def test_what_the_log_cannot_keep_ends_the_task_with_the_reason(cluster):
     assert of(task, "tool_call_done")[0]["outcome"]["is"] == "error", "the call was open still, and is closed"
 
 
+def test_a_log_of_large_events_is_read_in_any_way(cluster):
+    task = covey.submit(made(Worker), "large", "x")
+    # Together they are more than one message may be.
+    assert task.result(60) == "said" and [len(event["text"]) for event in of(task, "thought_delta")] == [4_000_000] * 20
+    assert task.done() and len(list(task.chunks())) == 0
+
+
 def test_a_turn_that_writes_without_end_is_ended(cluster):
     task = covey.submit(made(Worker, max_restarts=0), "babbles", "x")
+    eventually(task.done, 120)
     with pytest.raises(covey.CoveyError, match="MiB of events"):
-        task.result(120)
+        task.result(60)
     task = covey.submit(made(Worker, max_restarts=0), "counts", "x")
     with pytest.raises(covey.CoveyError, match="64 models"):
         task.result(30)
