@@ -75,12 +75,6 @@ pub(crate) struct CallLog<'a> {
 }
 
 impl Log<'_> {
-    /// Writes an event once the head is near enough behind.
-    async fn write(&self, event: TaskEvent) -> Result<(), Error> {
-        self.sink.room().await;
-        self.sink.emit(event)
-    }
-
     /// More of the tool calls of an answer. `ids` are those of its calls, by their place in it.
     async fn calls(&self, ids: &mut Vec<(u32, String)>, more: &[CallDelta]) -> Result<(), Error> {
         for piece in more {
@@ -89,21 +83,21 @@ impl Log<'_> {
                 None => {
                     let id = (self.calls.fetch_add(1, Ordering::Relaxed) + 1).to_string();
                     ids.push((piece.index, id.clone()));
-                    self.write(TaskEvent::ToolCallOpened {
+                    let opened = TaskEvent::ToolCallOpened {
                         call: id.as_str().into(),
                         name: piece.name.clone(),
                         title: None,
                         exec: ToolExec::Server,
                         message: String::new().into(),
                         provider_call: Some(piece.id.clone()).filter(|id| !id.is_empty()),
-                    })
-                    .await?;
+                    };
+                    self.sink.write(opened).await?;
                     id
                 }
             };
             if !piece.arguments.is_empty() {
                 let text = piece.arguments.clone();
-                self.write(TaskEvent::ToolCallArgsDelta { call: id.into(), text }).await?;
+                self.sink.write(TaskEvent::ToolCallArgsDelta { call: id.into(), text }).await?;
             }
         }
         Ok(())
@@ -113,9 +107,8 @@ impl Log<'_> {
 impl CallLog<'_> {
     /// A piece of what a tool says before it is done.
     async fn progress(self, content: serde_json::Value) -> Result<(), Error> {
-        self.sink.room().await;
         let (call, status) = (self.id.into(), "answering".to_owned());
-        self.sink.emit(TaskEvent::ToolCallProgress { call, status, content: Some(content), progress: None })
+        self.sink.write(TaskEvent::ToolCallProgress { call, status, content: Some(content), progress: None }).await
     }
 
     /// Another agent does the work of the call.
@@ -253,7 +246,7 @@ impl Llm {
                 InferEvent::Delta(delta) => {
                     if !delta.reasoning.is_empty() {
                         let part = String::new().into();
-                        log.write(TaskEvent::ThoughtDelta { part, text: delta.reasoning }).await?;
+                        sink.write(TaskEvent::ThoughtDelta { part, text: delta.reasoning }).await?;
                     }
                     if !delta.text.is_empty() {
                         sink.text(&delta.text).await;
@@ -276,7 +269,7 @@ impl Llm {
         for (call, (_, id)) in answer.calls.iter().zip(&ids) {
             let args = serde_json::from_str(&call.arguments).ok();
             let (call, args_text) = (id.as_str().into(), call.arguments.clone());
-            log.write(TaskEvent::ToolCallReady { call, args_text, args }).await?;
+            sink.write(TaskEvent::ToolCallReady { call, args_text, args }).await?;
         }
         Ok((answer, ids))
     }

@@ -11,7 +11,7 @@ use std::{
 
 use covey_domain::{
     Error, ErrorKind, InterruptId, ModelName, TaskEvent, TaskId, caps,
-    event::{Content, Decision, InterruptKind, Outcome, Phase, is_message},
+    event::{Content, Outcome},
     infer::Usage,
     log::Writer,
     task::Said,
@@ -22,7 +22,6 @@ use covey_proto::{
 };
 use covey_trace::Span;
 use parking_lot::Mutex;
-use serde::Deserialize as _;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +30,10 @@ use crate::{
     behavior::Invocation,
     runtime::Report,
 };
+
+mod task_log;
+
+use task_log::TaskLog;
 
 /// The provider of models that this cluster serves itself, in [`TaskEvent::Usage`].
 const LOCAL: &str = "covey";
@@ -46,19 +49,6 @@ pub struct Sink {
 enum Target {
     Call { out: Out, id: u64, control: Arc<Control>, memo: Option<Arc<Memo>> },
     Task(Box<TaskLog>),
-}
-
-/// The log of a task, from the side of the turn that runs it.
-struct TaskLog {
-    out: mpsc::UnboundedSender<Report>,
-    task: TaskId,
-    attempt: u32,
-    writer: Mutex<Option<Writer>>,
-    control: Arc<Control>,
-    /// How it will end, where the turn has said so.
-    ending: Mutex<Option<Outcome>>,
-    /// Why something it said could not go into the log, which is how it ends then.
-    broken: Mutex<Option<Error>>,
 }
 
 /// Where the frames of a caller's stream go.
@@ -389,11 +379,13 @@ impl Sink {
         }
     }
 
-    /// Waits while the head is [`caps::TASK_AHEAD_BYTES_MAX`] of the task's log behind.
-    pub async fn room(&self) {
+    /// [`Self::emit`], once the head is less than [`caps::TASK_AHEAD_BYTES_MAX`] of the task's log behind: for events that come one
+    /// after the other.
+    pub async fn write(&self, event: TaskEvent) -> Result<(), Error> {
         if let Target::Task(log) = &self.target {
             log.control.backlog.room().await;
         }
+        self.emit(event)
     }
 
     /// Writes an event of the turn into its task's log, in the turn's own names: a tool call, a piece of delegated work and an
@@ -416,9 +408,7 @@ impl Sink {
         if let TaskEvent::Usage { model, usage, .. } = &event {
             self.count(model, *usage)?;
         }
-        let events = log.entries(event)?;
-        events.iter().try_for_each(TaskEvent::check)?;
-        self.events(events);
+        self.events(log.entries(event)?);
         Ok(())
     }
 
@@ -537,114 +527,6 @@ impl Sink {
             let ahead = Ahead::new(&log.control, events.iter().map(TaskEvent::weight).sum());
             let _ = log.out.send(Report::Events { task: log.task.clone(), attempt: log.attempt, events, ahead });
         }
-    }
-}
-
-impl TaskLog {
-    /// The entries that an event of the turn makes, with the ids of the log. Nothing once the turn has ended.
-    fn entries(&self, event: TaskEvent) -> Result<Vec<TaskEvent>, Error> {
-        let mut writer = self.writer.lock();
-        let Some(writer) = writer.as_mut() else { return Ok(Vec::new()) };
-        let inbox = &self.control.inbox;
-        Ok(match event {
-            TaskEvent::Status { message, .. } => {
-                let state = if inbox.0.lock().asked.is_empty() { Phase::Working } else { Phase::Waiting };
-                vec![TaskEvent::Status { state, message }]
-            }
-            TaskEvent::InterruptRaised { id, kind, prompt, options, response_schema, expires_at_ms, refused } => {
-                let kind = match kind {
-                    InterruptKind::Approval { call } => InterruptKind::Approval { call: writer.call_id(call.as_str()) },
-                    other => other,
-                };
-                let asked = id.clone();
-                let raised =
-                    TaskEvent::InterruptRaised { id, kind, prompt, options, response_schema, expires_at_ms, refused };
-                raised.check()?;
-                inbox.0.lock().asked.push(asked);
-                vec![raised, TaskEvent::Status { state: Phase::Waiting, message: None }]
-            }
-            // Nobody answered in time; what was answered is told by the head.
-            TaskEvent::InterruptResolved { id, decision: Decision::Expired, .. } => {
-                let mut heard = inbox.0.lock();
-                heard.asked.retain(|asked| *asked != id);
-                let state = if heard.asked.is_empty() { Phase::Working } else { Phase::Waiting };
-                vec![
-                    TaskEvent::InterruptResolved { id, decision: Decision::Expired, by: "time".into() },
-                    TaskEvent::Status { state, message: None },
-                ]
-            }
-            TaskEvent::ThoughtDelta { text, .. } => writer.thought(&text),
-            TaskEvent::ToolCallOpened { call, name, title, exec, provider_call, .. } => {
-                writer.call(call.as_str(), name, title, exec, provider_call)
-            }
-            TaskEvent::ToolCallArgsDelta { call, text } => {
-                vec![TaskEvent::ToolCallArgsDelta { call: writer.call_id(call.as_str()), text }]
-            }
-            TaskEvent::ToolCallReady { call, args_text, args } => {
-                vec![TaskEvent::ToolCallReady { call: writer.call_id(call.as_str()), args_text, args }]
-            }
-            TaskEvent::ToolCallProgress { call, status, content, progress } => {
-                vec![TaskEvent::ToolCallProgress { call: writer.call_id(call.as_str()), status, content, progress }]
-            }
-            TaskEvent::ToolCallDone { call, outcome, .. } => writer.call_done(call.as_str(), outcome),
-            TaskEvent::SubRunStarted { sub, name, agent, via, .. } => {
-                let via = match via.strip_prefix("tool:") {
-                    Some(call) => format!("tool:{}", writer.call_id(call)),
-                    None => via,
-                };
-                writer.sub(sub.as_str(), name, agent, via)
-            }
-            TaskEvent::SubRunFinished { sub, outcome } => writer.sub_done(sub.as_str(), outcome),
-            TaskEvent::ArtifactChunk { artifact, name, parts, append, last } => {
-                let artifact = format!("{}-{artifact}", self.task).into();
-                vec![TaskEvent::ArtifactChunk { artifact, name, parts, append, last }]
-            }
-            TaskEvent::Finished { outcome, .. } => {
-                let is_last_word = match &outcome {
-                    Outcome::Completed { finish, result: Some(result) } => {
-                        let parts = Vec::<Content>::deserialize(result).is_ok_and(|parts| !parts.is_empty());
-                        is_message(finish) && parts
-                    }
-                    Outcome::Completed { result: None, .. } => false,
-                    Outcome::Rejected { .. } => true,
-                    Outcome::Cancelled { .. } | Outcome::Failed { .. } => false,
-                };
-                if !is_last_word {
-                    return Err(Error::invalid(
-                        "a turn ends with what it returns or raises, a message, or a rejection",
-                    ));
-                }
-                *self.ending.lock() = Some(outcome);
-                Vec::new()
-            }
-            event @ (TaskEvent::StateSnapshot { .. }
-            | TaskEvent::StateDelta { .. }
-            | TaskEvent::UiSurface { .. }
-            | TaskEvent::PlanUpdated { .. }
-            | TaskEvent::SourceCited { .. }
-            | TaskEvent::Usage { .. }
-            | TaskEvent::Custom { .. }) => vec![event],
-            // The answer goes another way, and the rest is the head's to write.
-            event @ (TaskEvent::Started { .. }
-            | TaskEvent::StepStarted { .. }
-            | TaskEvent::StepFinished { .. }
-            | TaskEvent::StepReset { .. }
-            | TaskEvent::MessageOpened { .. }
-            | TaskEvent::MessageClosed { .. }
-            | TaskEvent::PartOpened { .. }
-            | TaskEvent::PartDelta { .. }
-            | TaskEvent::PartClosed { .. }
-            | TaskEvent::Media { .. }
-            | TaskEvent::InterruptResolved { .. }
-            | TaskEvent::Steered { .. }) => {
-                return Err(Error::invalid(format!("`{}` is not an event that a turn may write", event.kind())));
-            }
-        })
-    }
-
-    /// The turn said what the log cannot keep; the first such thing is why the task fails.
-    fn breaks(&self, error: Error) {
-        self.broken.lock().get_or_insert(error);
     }
 }
 

@@ -30,12 +30,20 @@ enum Open {
     Sub(SubRunId),
 }
 
-/// The outcome of a tool call that its turn left open.
-fn abandoned(call: &ToolCallId) -> TaskEvent {
-    TaskEvent::ToolCallDone {
-        call: call.clone(),
-        outcome: ToolOutcome::Error { message: "its turn ended before it did".into() },
-        message: result_of(call),
+impl Open {
+    /// What closes it.
+    fn closer(&self) -> TaskEvent {
+        match self {
+            Self::Step(step) => TaskEvent::StepFinished { step: *step, finish: None, usage: None },
+            Self::Message(message) => TaskEvent::MessageClosed { message: message.clone() },
+            Self::Part(part, len) => TaskEvent::PartClosed { part: part.clone(), len: *len, citations: Vec::new() },
+            Self::Call(call) => TaskEvent::ToolCallDone {
+                call: call.clone(),
+                outcome: ToolOutcome::Error { message: "its turn ended before it did".into() },
+                message: result_of(call),
+            },
+            Self::Sub(sub) => TaskEvent::SubRunFinished { sub: sub.clone(), outcome: "error".into() },
+        }
     }
 }
 
@@ -120,20 +128,8 @@ impl OpenParts {
 
     /// What must be written before the end, innermost first. Steps stay open when `keep_steps`: a reset follows.
     pub fn closers(&self, keep_steps: bool) -> Vec<TaskEvent> {
-        self.stack
-            .iter()
-            .rev()
-            .filter_map(|open| match open {
-                Open::Step(_) if keep_steps => None,
-                Open::Step(step) => Some(TaskEvent::StepFinished { step: *step, finish: None, usage: None }),
-                Open::Message(message) => Some(TaskEvent::MessageClosed { message: message.clone() }),
-                Open::Part(part, len) => {
-                    Some(TaskEvent::PartClosed { part: part.clone(), len: *len, citations: Vec::new() })
-                }
-                Open::Call(call) => Some(abandoned(call)),
-                Open::Sub(sub) => Some(TaskEvent::SubRunFinished { sub: sub.clone(), outcome: "error".into() }),
-            })
-            .collect()
+        let kept = |open: &&Open| !(keep_steps && matches!(open, Open::Step(_)));
+        self.stack.iter().rev().filter(kept).map(Open::closer).collect()
     }
 
     /// Whether something is open that must be closed before the end.
@@ -302,13 +298,7 @@ pub struct Writer {
     part: Option<(PartId, PartKind, u64)>,
     parts: u32,
     /// Tool calls and delegated work that have not ended, in the order they began.
-    open: Vec<Work>,
-}
-
-#[derive(Debug, PartialEq)]
-enum Work {
-    Call(ToolCallId),
-    Sub(SubRunId),
+    open: Vec<Open>,
 }
 
 impl Writer {
@@ -355,7 +345,7 @@ impl Writer {
         let message = self.message(&mut events);
         self.close_part(&mut events);
         let call = self.call_id(id);
-        self.open.push(Work::Call(call.clone()));
+        self.open.push(Open::Call(call.clone()));
         events.push(TaskEvent::ToolCallOpened { call, name, title, exec, message, provider_call });
         events
     }
@@ -364,21 +354,21 @@ impl Writer {
     pub fn call_done(&mut self, id: &str, outcome: ToolOutcome) -> Vec<TaskEvent> {
         let call = self.call_id(id);
         let message = result_of(&call);
-        self.open.retain(|open| *open != Work::Call(call.clone()));
+        self.open.retain(|open| *open != Open::Call(call.clone()));
         vec![TaskEvent::ToolCallDone { call, outcome, message }]
     }
 
     /// Events that begin delegated work, which the turn calls `id`: `via` says how it is reached.
     pub fn sub(&mut self, id: &str, name: String, agent: crate::AgentName, via: String) -> Vec<TaskEvent> {
         let sub = self.sub_id(id);
-        self.open.push(Work::Sub(sub.clone()));
+        self.open.push(Open::Sub(sub.clone()));
         vec![TaskEvent::SubRunStarted { sub, name, agent, via, parent: None }]
     }
 
     /// Events that end delegated work.
     pub fn sub_done(&mut self, id: &str, outcome: String) -> Vec<TaskEvent> {
         let sub = self.sub_id(id);
-        self.open.retain(|open| *open != Work::Sub(sub.clone()));
+        self.open.retain(|open| *open != Open::Sub(sub.clone()));
         vec![TaskEvent::SubRunFinished { sub, outcome }]
     }
 
@@ -439,10 +429,7 @@ impl Writer {
     /// Closes all that is open but the step.
     fn close(&mut self, events: &mut Vec<TaskEvent>) {
         self.close_part(events);
-        events.extend(self.open.drain(..).rev().map(|open| match open {
-            Work::Call(call) => abandoned(&call),
-            Work::Sub(sub) => TaskEvent::SubRunFinished { sub, outcome: "error".into() },
-        }));
+        events.extend(self.open.drain(..).rev().map(|open| open.closer()));
         if let Some(message) = self.message.take() {
             events.push(TaskEvent::MessageClosed { message });
         }

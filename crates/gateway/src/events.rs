@@ -3,13 +3,13 @@
 use std::{collections::HashMap, io::Write as _, sync::Arc};
 
 use axum::{
-    Extension, Json, Router,
+    Extension, Router,
     extract::{Path, Query, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse as _, Response},
     routing::get,
 };
-use covey_domain::{Envelope, Error, ErrorKind, TaskId};
+use covey_domain::{Envelope, Error, TaskId};
 use futures::{
     StreamExt as _,
     stream::{self, BoxStream},
@@ -44,7 +44,7 @@ async fn events(
     match log(&port, &caller, id.into(), &query, &headers).await {
         Ok(Some(log)) => sse::stream(&port.background, log, put),
         Ok(None) => StatusCode::NO_CONTENT.into_response(),
-        Err(error) => refused(&error),
+        Err(error) => crate::refusal(&error, body(&error)),
     }
 }
 
@@ -106,13 +106,4 @@ fn put(entry: Result<Arc<Envelope>, Error>, piece: &mut Vec<u8>) {
 
 fn body(error: &Error) -> serde_json::Value {
     json!({"error": {"kind": error.kind.name(), "message": error.message, "hint": error.hint}})
-}
-
-fn refused(error: &Error) -> Response {
-    let status = StatusCode::from_u16(error.kind.faces().http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = (status, Json(body(error))).into_response();
-    if error.kind == ErrorKind::Overloaded {
-        response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from(1));
-    }
-    response
 }

@@ -18,11 +18,12 @@ pub use sign::Signer;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Json, Router,
     extract::DefaultBodyLimit,
-    http::{HeaderMap, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse as _, Response},
 };
-use covey_domain::{AgentName, CallerId, caps, infer::Terms};
+use covey_domain::{AgentName, CallerId, Error, ErrorKind, caps, infer::Terms};
 
 /// Who asks; put into the request's extensions by the process's authentication layer.
 #[derive(Clone, Debug)]
@@ -82,6 +83,16 @@ pub fn router(cluster: Arc<dyn Cluster>, settings: &Settings) -> Router {
         .merge(admission.over(openai::router(cluster.clone()), openai::overloaded))
         .merge(events::router(cluster, shares, settings))
         .layer(DefaultBodyLimit::max(caps::MESSAGE_BYTES_MAX))
+}
+
+/// A refusal over HTTP, whose body a protocol says; where it is worth to come again, it says when.
+pub(crate) fn refusal(error: &Error, body: serde_json::Value) -> Response {
+    let status = StatusCode::from_u16(error.kind.faces().http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = (status, Json(body)).into_response();
+    if matches!(error.kind, ErrorKind::Overloaded | ErrorKind::Unavailable) {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
 }
 
 /// Whether a request is one of gRPC, which has answers of its own.

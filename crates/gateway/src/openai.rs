@@ -11,7 +11,6 @@ use axum::{
     Extension, Json, Router,
     body::Bytes,
     extract::{Path, Request, State},
-    http::StatusCode,
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
@@ -65,13 +64,7 @@ impl From<Error> for Failed {
 
 impl axum::response::IntoResponse for Failed {
     fn into_response(self) -> Response {
-        let faces = self.0.kind.faces();
-        let status = StatusCode::from_u16(faces.http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = (status, Json(error_body(&self.0))).into_response();
-        if matches!(self.0.kind, ErrorKind::Overloaded | ErrorKind::Unavailable) {
-            response.headers_mut().insert("retry-after", axum::http::HeaderValue::from_static("1"));
-        }
-        response
+        crate::refusal(&self.0, error_body(&self.0))
     }
 }
 
