@@ -11,7 +11,7 @@ export COVEY_BIN := $(VENV)/bin/covey
 # FEATURES=cuda (needs NVIDIA's toolkit) or FEATURES=metal: models on a card
 FEATURES ?=
 
-.PHONY: build demo test lint check-cuda bench bench-ray bench-llama bench-embed bench-a2a chaos chaos-a2a fuzz-a2a bench-agents bench-hostile bench-gpu clean venv minilm a2a-clients
+.PHONY: build demo examples test lint check-cuda bench bench-ray bench-llama bench-embed bench-a2a chaos chaos-a2a fuzz-a2a bench-agents bench-hostile bench-gpu clean venv minilm a2a-clients
 
 build: venv
 	cargo build --release -p covey-cli -p covey-python $(if $(FEATURES),--features covey-cli/$(FEATURES))
@@ -59,7 +59,19 @@ $(CACHE)/a2a-js/.ready:
 	touch $@
 
 demo: build minilm
-	$(PY) examples/demo.py $(if $(DIR),"$(DIR)")
+	$(PY) examples/swarm/demo.py $(if $(DIR),"$(DIR)")
+
+# What people copy from; each starts a cluster of its own and checks what it got. `make demo` is the example `swarm`.
+EXAMPLES := hello_actor/hello.py parallel_map/parallel_map.py streaming/streaming.py durable_task/durable_task.py conversation/conversation.py \
+	prompt_agent/prompt_agent.py rag/rag.py virtual_actors/accounts.py topic/topic.py gang/gang.py job/submit.py ray_program/pi.py \
+	openai_client/chat.py a2a_client_python/client.py a2a_client_js/run.py several_machines/play.py
+
+examples: build minilm $(if $(shell command -v npm),examples/a2a_client_js/node_modules)
+	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && export COVEY_HOME="$$home" PATH="$(VENV)/bin:$$PATH" && \
+		for example in $(EXAMPLES); do echo "== $$example" && $(PY) examples/$$example || exit 1; done
+
+examples/a2a_client_js/node_modules: | $(CACHE)/a2a-js/.ready
+	ln -sfn $(CACHE)/a2a-js/node_modules $@
 
 test: build a2a-clients minilm
 	cargo test --release --workspace --exclude covey-python

@@ -1,4 +1,4 @@
-"""The main job, end to end, on real input: `make demo`, or `python examples/demo.py [FOLDER]`.
+"""The main job, end to end, on real input: `make demo`, or `python examples/swarm/demo.py [FOLDER]`.
 
 Starts a head and two workers as separate processes, reads a folder of documents with a swarm of Python agents whose
 chunks are embedded by a real model on the workers, kills one worker in the middle, and then asks the same cluster
@@ -23,7 +23,7 @@ import time
 import covey
 from covey import Context, agent
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 QUESTIONS = [
     "What happens when a worker dies while it runs a task?",
     "How are events of a task numbered?",
@@ -161,6 +161,7 @@ def swarm(cluster: Cluster, docs: list[tuple[str, str]]) -> list[tuple[str, str]
         assert ends[0]["event"]["outcome"]["is"] == "completed", f"{name}: {ends[0]['event']['outcome']}"
         restarted += any(e["event"]["type"] == "step_reset" for e in events)
         items = task.result()
+        assert isinstance(items, list)
         head, answers = items[0], items[1:]
         assert head["document"] == name and len(answers) == len(QUESTIONS) * bool(head["chunks"])
         chunks, tokens, done = chunks + head["chunks"], tokens + head["tokens"], done + 1
