@@ -11,7 +11,7 @@ export COVEY_BIN := $(VENV)/bin/covey
 # FEATURES=cuda (needs NVIDIA's toolkit) or FEATURES=metal: models on a card
 FEATURES ?=
 
-.PHONY: build demo examples test lint check-cuda bench bench-ray bench-llama bench-embed bench-a2a chaos chaos-a2a fuzz-a2a bench-agents bench-hostile bench-gpu clean venv minilm a2a-clients
+.PHONY: build demo examples test lint types check-cuda bench bench-ray bench-llama bench-embed bench-a2a chaos chaos-a2a fuzz-a2a bench-agents bench-hostile bench-gpu clean venv minilm a2a-clients
 
 build: venv
 	cargo build --release -p covey-cli -p covey-python $(if $(FEATURES),--features covey-cli/$(FEATURES))
@@ -78,9 +78,18 @@ test: build a2a-clients minilm
 	cargo build --release --workspace --exclude covey-python --example s3_server
 	cd python-bindings && $(PY) -m pytest -q --durations=25
 
-lint:
+lint: types
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
+
+# The Python package and the examples under pyright's strict mode. The checker is pinned: another one finds other errors.
+types: $(CACHE)/pyright/.ready | $(VENV)/.ready
+	$(CACHE)/pyright/bin/pyright --project python-bindings --pythonpath $(PY)
+
+$(CACHE)/pyright/.ready:
+	$(PYTHON) -m venv $(CACHE)/pyright
+	$(CACHE)/pyright/bin/python -m pip install --quiet --disable-pip-version-check "pyright[nodejs]==1.1.414"
+	touch $@
 
 # Type-checks what runs on NVIDIA's cards, also where there is none.
 check-cuda:

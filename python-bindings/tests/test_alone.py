@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from covey import _alone
-from covey._host import Actor, Turn
+from covey._host.turn import Actor, Turn
 
 
 class Machine:

@@ -171,7 +171,7 @@ def test_a_bucket_holds_them_as_well_and_gives_them_out_itself(nodes, tmp_path):
 
 
 def test_wrong_uploads_leave_nothing(cluster):
-    from covey._session import bridge_call
+    from covey._current import bridge_call
 
     client, name = covey.current().client, hashlib.sha256(b"announced").hexdigest()
     with pytest.raises(covey.CoveyError, match="digest"):

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from conftest import ROOT, eventually
 from test_clients import client_1_3
+from test_llm_agents import serving
 from test_turns import made, question
 
 import covey
@@ -425,18 +426,8 @@ def test_a_prompt_agent_tells_its_thoughts_tools_and_tokens(script_cluster):
 
 @pytest.fixture(scope="module")
 def scripted_nodes(tmp_path_factory):
-    from conftest import Nodes
-    from test_llm_agents import Script
-
-    script = Script()
-    nodes = Nodes(tmp_path_factory.mktemp("events"))
-    nodes.head()
-    upstreams = nodes.home / "upstreams.toml"
-    upstreams.write_text(f'[[upstream]]\nname = "script"\nurl = "http://127.0.0.1:{script.server_port}/v1"\nmodel = "m"\n')
-    nodes.worker("w1", "--cpus", "4", "--isolation", "none", "--upstreams", str(upstreams))
-    yield nodes, script
-    nodes.stop()
-    script.shutdown()
+    with serving(tmp_path_factory.mktemp("events"), "--isolation", "none") as served:
+        yield served
 
 
 @pytest.fixture

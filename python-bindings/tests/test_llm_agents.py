@@ -1,5 +1,6 @@
 """Agents that are a prompt around a model and call tools: Python functions, other agents, MCP servers."""
 
+import contextlib
 import http.server
 import json
 import pickle
@@ -90,24 +91,31 @@ class Answer(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(scope="module")
-def scripted(tmp_path_factory):
+@contextlib.contextmanager
+def serving(folder, *options, silent=False):
+    """A cluster with a model `script`, whose answers are written down beforehand, and where it is wanted `silent`, which gives up soon."""
     from conftest import Nodes
 
     script = Script()
-    nodes = Nodes(tmp_path_factory.mktemp("scripted"))
+    nodes = Nodes(folder)
     nodes.head()
     upstreams = nodes.home / "upstreams.toml"
     there = f'url = "http://127.0.0.1:{script.server_port}/v1"\nmodel = "m"\n'
-    upstreams.write_text(f'[[upstream]]\nname = "script"\n{there}[[upstream]]\nname = "silent"\nsilence_s = 2\n{there}')
+    upstreams.write_text(f'[[upstream]]\nname = "script"\n{there}' + (f'[[upstream]]\nname = "silent"\nsilence_s = 2\n{there}' if silent else ""))
     nodes.env["COVEY_SECRET_OF_MINE"] = "secret"
-    nodes.worker("w1", "--cpus", "4", "--upstreams", str(upstreams))
-    session = nodes.connect()
-    nodes.live(1)
+    nodes.worker("w1", "--cpus", "4", "--upstreams", str(upstreams), *options)
     yield nodes, script
-    session.close()
     nodes.stop()
     script.shutdown()
+
+
+@pytest.fixture(scope="module")
+def scripted(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("scripted"), silent=True) as (nodes, script):
+        session = nodes.connect()
+        nodes.live(1)
+        yield nodes, script
+        session.close()
 
 
 def free_port():

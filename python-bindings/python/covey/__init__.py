@@ -21,10 +21,11 @@ from ._content import File, Message, Reply
 from ._context import Context, deadline, given
 from ._context import current as current_context
 from ._foreign import connect_a2a
-from ._functions import Executor, Pool, RemoteFunction, task
+from ._functions import Executor, RemoteFunction, task
 from ._future import Future, Stream, as_completed, get, wait
 from ._llm_agent import Mcp, llm_agent
 from ._objects import Ref, put
+from ._pool import Pool
 from ._session import Session, connect, current, init, shutdown
 from ._status import Status, actors, status
 from ._task import Question, Task, TaskEvent, TaskInfo, TaskStream, get_task, submit, tasks

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from ._narrow import is_a
+
 _FORM = re.compile(r"(?P<host>\[[^\]\s]+\]|[^\s:/@#?\[\]]+)(?::(?P<port>[^\s/#]*))?/?(?:#.*)?")
 _PORTS = range(1, 1 << 16)
 
@@ -13,7 +15,7 @@ def checked(address: str, given_as: str) -> str:
 
     `given_as` is where the user wrote it. A fingerprint is looked at where it is used.
     """
-    if not isinstance(address, str):
+    if not is_a(address, str):
         raise TypeError(f"{given_as} takes the address of a head as a text, not {address!r}")
     address = address.strip()
     why = _misfit(address.removeprefix("covey://"))

@@ -10,18 +10,24 @@ import os
 import sys
 import typing
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Generic, ParamSpec, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
-from . import _codec, _session, errors
+from . import _codec, errors
+from ._agent_method import AgentMethod
+from ._current import bridge_call, current_session, present_session
 from ._context import Context
 from ._env import KEYS, Environment
 from ._future import Future, Stream
 from ._hints import hints_of, keep_hints
+from ._mapping import over, results_of
+from ._narrow import JsonObject, is_a, is_mapping
 from ._option_checks import check_values
 from ._options import ActorOptions, AgentOptions, CallOptions, SwarmOptions, TaskOptions, check, listed
+from ._pool import Pool
 from ._retry import How, run_seconds
 from ._schema import of_parameters
+from ._task import Task, TaskStream, call_request, message_request, submit
 from ._units import parse_bytes, parse_seconds
 
 P = ParamSpec("P")
@@ -32,9 +38,9 @@ H = TypeVar("H")
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
-def _options(options: dict[str, Any]) -> dict[str, Any]:
+def spec_fields(options: dict[str, Any]) -> JsonObject:
     """Options in the user's units as fields of the agent's spec."""
-    spec: dict[str, Any] = {}
+    spec: JsonObject = {}
     options = check_values(options)
     amounts = {k: options.pop(k) for k in ("cpus", "gpus", "memory", "resources") if k in options}
     if amounts:
@@ -59,18 +65,18 @@ def _options(options: dict[str, Any]) -> dict[str, Any]:
     for key in ("labels", "model", "concurrency", "max_restarts", "strategy", "pool", "reentrant", "own_process", "isolation", "a2a"):
         if key in options:
             value = options.pop(key)
-            spec[key] = dict(value) if isinstance(value, Mapping) else value
+            spec[key] = dict(value) if is_mapping(value) else value
     if "node" in options:
         spec["labels"] = {**spec.get("labels", {}), "node": options.pop("node")}
     if "near" in options:
-        spec["near"] = options.pop("near")._actor
+        spec["near"] = options.pop("near").__covey_actor__
     if options:
         raise TypeError(f"unknown option {sorted(options)[0]!r}")
     return spec
 
 
-def _skills(cls: type) -> list[dict[str, Any]]:
-    skills = []
+def _skills(cls: type) -> list[JsonObject]:
+    skills: list[JsonObject] = []
     for name, method in inspect.getmembers(cls, inspect.isfunction):
         if not name.startswith("_"):
             streams = inspect.isasyncgenfunction(method) or inspect.isgeneratorfunction(method)
@@ -98,7 +104,7 @@ class Agent(Generic[P, C]):
         self.__covey_class__: Any = cls
         if isinstance(cls, type) and Context in hints_of(cls.__init__).values():
             raise TypeError(f"{cls.__name__}.__init__ takes a Context, which is of one turn: methods take it")
-        functools.update_wrapper(self, cls, updated=())
+        functools.update_wrapper(self, cast(Callable[P, C], cls), updated=())
         self._name = options.pop("name", None) or getattr(cls, "__name__")
         options = check_values(options)
         self._own_process = options.pop("own_process", False)
@@ -107,10 +113,10 @@ class Agent(Generic[P, C]):
             self.__covey_class__.__covey_groups__ = dict(groups)
         environment = {k: options.pop(k) for k in KEYS if k in options}
         self._environment = Environment(**environment) if environment else None
-        self._spec = {"concurrency": 1, **_options(options)}
+        self._spec = {"concurrency": 1, **spec_fields(options)}
         self._actor_options: dict[str, Any] = {}
         self._blob: bytes | None = None
-        self._described: tuple[Any, dict[str, Any], str, bytes] | None = None
+        self._described: tuple[Any, JsonObject, str, bytes] | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C:
         """A plain local object, for tests."""
@@ -126,8 +132,6 @@ class Agent(Generic[P, C]):
         if not inspect.isfunction(getattr(self.__covey_class__, name, None)):
             known = ", ".join(s["id"] for s in _skills(self.__covey_class__))
             raise AttributeError(f"agent {self._name!r} has no method {name!r}; it has: {known}")
-        from ._agent_method import AgentMethod
-
         return AgentMethod(self, name)
 
     def __str__(self) -> str:
@@ -142,10 +146,10 @@ class Agent(Generic[P, C]):
 
     def environment(self) -> Environment | None:
         """What its processes are started with: its own, on top of the driver's."""
-        base = _session.current().environment
+        base = current_session().environment
         return base if self._environment is None else self._environment.over(base)
 
-    def spec(self) -> tuple[dict[str, Any], bytes]:
+    def spec(self) -> tuple[JsonObject, bytes]:
         """The definition as the head keeps it, and the code."""
         if self._blob is None:
             self._blob = _dump_class(self.__covey_class__)
@@ -163,9 +167,9 @@ class Agent(Generic[P, C]):
         spec = {"name": self._name, "description": text, "kind": kind, "skills": _skills(self.__covey_class__), **self._spec}
         return spec, self._blob
 
-    def _description(self) -> tuple[dict[str, Any], str, bytes]:
+    def _description(self) -> tuple[JsonObject, str, bytes]:
         """Definition, its JSON, and the code: worked out once for each environment of a driver."""
-        base = _session.current().environment
+        base = current_session().environment
         if self._described is None or self._described[0] is not base:
             spec, blob = self.spec()
             self._described = (base, spec, json.dumps(spec), blob)
@@ -173,14 +177,14 @@ class Agent(Generic[P, C]):
 
     def register(self) -> str:
         """Makes the agent known to the cluster, with its A2A card, without making an actor; gives its name."""
-        session = _session.current()
+        session = current_session()
         _, text, blob = self._description()
         if session.registered.get(self._name) != text:
             environment = self.environment()
             if environment is not None:
                 environment.upload()
-            for warning in _session.bridge_call(session.client.register, text, blob):
-                warnings.warn(warning, RuntimeWarning, stacklevel=_outside())
+            for warning in bridge_call(session.client.register, text, blob):
+                warnings.warn(warning, RuntimeWarning, stacklevel=level_outside())
             session.registered[self._name] = text
         return self._name
 
@@ -199,7 +203,7 @@ class Agent(Generic[P, C]):
         other.__dict__.update(self.__dict__)
         given = check(options, ActorOptions)
         mine = {k: given.pop(k) for k in ("name", "get_if_exists", "detached") if k in given}
-        mine["overrides"] = {**self._actor_options.get("overrides", {}), **_options(given)}
+        mine["overrides"] = {**self._actor_options.get("overrides", {}), **spec_fields(given)}
         other._actor_options = {**self._actor_options, **mine}
         return other
 
@@ -207,11 +211,11 @@ class Agent(Generic[P, C]):
         """Makes an actor; the cluster places and starts it while the handle is in use already."""
         return self._make(_codec.dump((args, kwargs)))
 
-    def _make(self, init: Any) -> Handle:
+    def _make(self, init: Sent | None) -> Handle:
         self.register()
-        session = _session.current()
+        session = current_session()
         o = self._actor_options
-        made = _session.bridge_call(
+        made = bridge_call(
             session.client.create_actor,
             self._name,
             "" if o.get("detached") else session.owner,
@@ -220,27 +224,36 @@ class Agent(Generic[P, C]):
             init,
             json.dumps(o.get("overrides", {})),
         )
-        return Handle(made[0], json.loads(made[3]))
+        return handle_of(made)
 
     @listed(TaskOptions, retries=0)
     def submit(self, *args: Any, method: str = "", **options: Unpack[TaskOptions]) -> Task[object]:
         """Makes a durable task of a method (default: the agent's first), run by any of its actors; see `covey.submit`, which also takes
         keyword arguments for the method."""
-        from ._task import submit
-
         hint = "; covey.submit(agent, method, …) takes keyword arguments of the method"
         return submit(self, method, *args, **check(options, TaskOptions, hint))
 
     @listed(TaskOptions, retries=0)
     def stream(self, *args: Any, method: str = "", **options: Unpack[TaskOptions]) -> TaskStream[object]:
         """A durable task, read while it is made: `for item in agent.stream("hi")`, or `async for`. The options are those of `submit`."""
-        from ._task import TaskStream
-
         return TaskStream(self.submit(*args, method=method, **options))
 
     def bind(self, *args: P.args, **kwargs: P.kwargs) -> Bound[Handle]:
         """An actor to be, for `covey.gang`: the constructor's arguments are taken now, the actor is made with its gang."""
         return Bound(self, _codec.dump((args, kwargs)))
+
+    def __covey_request__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, JsonObject]:
+        """For `_task`: the agent's name, and the input of a task that calls one of its methods."""
+        return self.register(), call_request(args, kwargs)
+
+    def __covey_member__(self, init: Sent | None) -> GangMember:
+        """For `gang`: an actor to be with these constructor's arguments."""
+        o = self._actor_options
+        return self.register(), o.get("name", ""), init, json.dumps(o.get("overrides", {})), bool(o.get("detached"))
+
+    def __covey_pool__(self) -> tuple[JsonObject, JsonObject]:
+        """For `_pool`: the definition, and the fields of it that this one's options change."""
+        return self._description()[0], self._actor_options.get("overrides", {})
 
     def at(self, key: str) -> Handle:
         """The virtual actor of this key: it exists when it is spoken to, one of it in the cluster.
@@ -248,7 +261,7 @@ class Agent(Generic[P, C]):
         It is made by `__init__(key)` (or without arguments), falls asleep after `idle` without calls, and wakes with what
         `__snapshot__` gave, wherever there is room. Making the handle costs nothing.
         """
-        if not isinstance(key, str):
+        if not is_a(key, str):
             raise TypeError(f"a virtual actor's key is a text, not {key!r}")
         if not key:
             raise ValueError("a virtual actor's key has at least one character")
@@ -269,7 +282,7 @@ class Agent(Generic[P, C]):
         `return_exceptions`, `retries` (after a lost actor, default 2; with `retry_on` also after these exceptions),
         `run_timeout` or `timeout` of each turn from its start, `deadline` of each call from when it is made.
         """
-        return _unordered(self._map(inputs, ordered=False, **check(options, SwarmOptions)), with_input)
+        return results_of(self._map(inputs, ordered=False, **check(options, SwarmOptions)), with_input)
 
     def _map(
         self,
@@ -289,9 +302,7 @@ class Agent(Generic[P, C]):
         name = method or ("run" if "run" in skills else next(iter(skills)))
         if skills.get(name, {}).get("streaming"):
             raise TypeError(f"map needs a method that returns; {name!r} yields")
-        from ._functions import over
-
-        with self.pool(actors) as pool:  # type: ignore[call-arg]
+        with Pool(self, actors) as pool:
             bound = getattr(pool, name).options(
                 timeout=timeout, run_timeout=run_timeout, deadline=deadline, retries=retries, retry_on=retry_on, backoff=backoff
             )
@@ -299,8 +310,6 @@ class Agent(Generic[P, C]):
 
     def pool(self, actors: int, *args: P.args, **kwargs: P.kwargs) -> Pool:
         """So many actors behind one name; the rest are constructor arguments. See `covey.Pool`."""
-        from ._functions import Pool
-
         return Pool(self, actors, args, kwargs)
 
 
@@ -322,7 +331,7 @@ class NamedAgent(Agent[..., Any]):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        session = _session.current()
+        session = current_session()
         if self._own is None or self._own[0] is not session:
             self._own = (session, self.remote())
         return getattr(self._own[1], name)
@@ -330,11 +339,10 @@ class NamedAgent(Agent[..., Any]):
     def __reduce__(self) -> Any:
         return NamedAgent, (self._name,)
 
-    @property
-    def _agent_name(self) -> str:
-        return self._name
+    def __covey_request__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, JsonObject]:
+        return message_request(self._name, args, kwargs)
 
-    def spec(self) -> tuple[dict[str, Any], bytes]:
+    def spec(self) -> tuple[JsonObject, bytes]:
         """The definition as the head has it; the code, if there is some, is not here."""
         for spec in agents():
             if spec["name"] == self._name:
@@ -345,13 +353,13 @@ class NamedAgent(Agent[..., Any]):
         """Nothing of this driver's."""
         return None
 
-    def _description(self) -> tuple[dict[str, Any], str, bytes]:
+    def _description(self) -> tuple[JsonObject, str, bytes]:
         spec, code = self.spec()
         return spec, json.dumps(spec), code
 
     def register(self) -> str:
         """Its name: the cluster knows it already."""
-        _session.current().heard.add(self._name)
+        current_session().heard.add(self._name)
         return self._name
 
     def remote(self, *args: Any, **kwargs: Any) -> Handle:
@@ -370,10 +378,11 @@ class NamedAgent(Agent[..., Any]):
         raise TypeError(f"agent {self._name!r} is no class here: .submit(…) each input")
 
 
-def _outside() -> int:
+def level_outside() -> int:
     """How far above its caller is the code of whoever uses this package, as `warnings.warn` counts."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+    level, here = 1, inspect.currentframe()
+    frame = None if here is None else here.f_back
+    while frame is not None and frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
         level, frame = level + 1, frame.f_back
     return level
 
@@ -382,24 +391,15 @@ def _restore(cls: Any, name: str, isolation: str | None = None) -> Any:
     return Agent(cls, {"name": name, "isolation": isolation})
 
 
-def _bar(total: int | None, name: str) -> Any:
-    if not sys.stderr.isatty() and "ipykernel" not in sys.modules:
-        return None
-    from tqdm.auto import tqdm
-
-    return tqdm(total=total, desc=name, unit="item")
-
-
-def _unordered(pairs: Iterator[tuple[Any, Any]], with_input: bool) -> Iterator[Any]:
-    for item, result in pairs:
-        yield (item, result) if with_input else result
-
-
 class Bound(Generic[H]):
     """An actor to be: an agent with its options and the constructor's arguments."""
 
-    def __init__(self, agent: Agent[Any, Any], init: Any):
+    def __init__(self, agent: Agent[Any, Any], init: Sent | None):
         self._agent, self._init = agent, init
+
+    def __covey_member__(self) -> GangMember:
+        """As `_bridge.Client.create_gang` takes it."""
+        return self._agent.__covey_member__(self._init)
 
     def __repr__(self) -> str:
         return f"<actor to be of {self._agent.name}>"
@@ -415,14 +415,12 @@ def gang(actors: Iterable[Bound[H]], *, strategy: Literal["pack", "spread", "str
     """
     members = list(actors)
     for member in members:
-        if not isinstance(member, Bound):
+        if not is_a(member, Bound):
             raise TypeError(f"gang takes actors to be, as Agent.bind(…) gives them, not {member!r}")
-    session, asks = _session.current(), []
-    for bound in members:
-        o = bound._agent._actor_options
-        asks.append((bound._agent.register(), o.get("name", ""), bound._init, json.dumps(o.get("overrides", {})), bool(o.get("detached"))))
-    made = _session.bridge_call(session.client.create_gang, session.owner, asks, strategy)
-    handles: list[Any] = [Handle(m[0], json.loads(m[3])) for m in made]
+    session = current_session()
+    asks = [member.__covey_member__() for member in members]
+    made = bridge_call(session.client.create_gang, session.owner, asks, strategy)
+    handles: list[Any] = [handle_of(one) for one in made]
     return handles
 
 
@@ -430,10 +428,10 @@ class Handle:
     """A way to one actor. Every public method of its agent is here as `handle.method.remote(...)`."""
 
     _actor: str
-    _spec: dict[str, Any]
-    _methods: dict[str, Any]
+    _spec: JsonObject
+    _methods: JsonObject
 
-    def __init__(self, actor: str, spec: dict[str, Any]):
+    def __init__(self, actor: str, spec: JsonObject):
         self.__dict__.update(_actor=actor, _spec=spec, _methods={s["id"]: s for s in spec["skills"]})
         for verb in _VERBS:
             if verb in self._methods:
@@ -457,9 +455,18 @@ class Handle:
         raise AttributeError(f"a handle has no attributes of its own: the actor is elsewhere, and only a method of it can set its {name!r}")
 
     @property
-    def _agent_name(self) -> str:
-        """The name of its agent."""
-        return self._spec["name"]
+    def __covey_actor__(self) -> str:
+        """The id of its actor. No name that an agent may have for a method."""
+        return self._actor
+
+    @property
+    def __covey_spec__(self) -> JsonObject:
+        """The definition of its agent."""
+        return self._spec
+
+    def __covey_request__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, JsonObject]:
+        """For `_task`: any actor of the agent may run the task."""
+        return message_request(self._spec["name"], args, kwargs)
 
     def __repr__(self) -> str:
         return f"<actor {self._actor} of {self._spec['name']}>"
@@ -469,19 +476,24 @@ class Handle:
 
     def stop(self, drain: bool = False) -> None:
         """Ends the actor; with `drain`, after what is in its mailbox."""
-        session = _session.current()
-        _session.bridge_call(session.client.stop_actor, self._actor, drain)
+        session = current_session()
+        bridge_call(session.client.stop_actor, self._actor, drain)
 
     def link(self, other: Handle | Actor) -> None:
         """From now on each of the two ends when the other does: killed, crashed for good, or with its driver.
 
         A restart is no end, and neither is `stop(drain=True)`. The error of later calls names the one that ended first.
         """
-        _session.bridge_call(_session.current().client.link_actors, self._actor, other._actor)  # type: ignore[union-attr]
+        bridge_call(current_session().client.link_actors, self._actor, cast(Handle, other).__covey_actor__)
 
     def kill(self) -> None:
         """Ends the actor now."""
         self.stop(drain=False)
+
+
+def handle_of(made: Made) -> Handle:
+    """The handle of an actor, as the bridge tells of it."""
+    return Handle(made[0], json.loads(made[3]))
 
 
 class Method:
@@ -517,11 +529,11 @@ class Method:
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Calls it: a `Future`, or a `Stream` when the method yields."""
-        session = _session.current()
+        session = current_session()
         if not self._python:
             payload = _codec.dump_json({"args": args, "kwargs": kwargs})
         else:
-            payload = _session.dump_args(session, "actor", self._actor, (args, kwargs))
+            payload = session.dump_args("actor", self._actor, (args, kwargs))
         return session.call("actor", self._actor, self._name, payload, None, self._streaming, self._how)
 
 
@@ -550,11 +562,9 @@ if typing.TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from ._agent_method import AgentMethod
-    from ._functions import Pool
     from ._options import Unpack
-    from ._task import Task, TaskStream
     from ._typed import Actor, CallSkill, Mark, StreamSkill
+    from ._wire import GangMember, Made, Sent
 
     A = TypeVar("A", bound=Actor)
     T = TypeVar("T")
@@ -563,13 +573,15 @@ if typing.TYPE_CHECKING:
         """What `@agent(…)` does to a class."""
 
         @typing.overload
-        def __call__(self, cls: type[A], /) -> type[A]: ...
+        def __call__(self, cls: type[A], /) -> type[A]: ...  # pyright: ignore[reportOverlappingOverload]  # the first that fits is meant
         @typing.overload
         def __call__(self, cls: Callable[P, C], /) -> Agent[P, C]: ...
 
 
 @typing.overload
-def method(function: Callable[Concatenate[Any, P], AsyncIterator[T]], /) -> StreamSkill[P, T, AsyncIterator[T]]: ...
+def method(  # pyright: ignore[reportOverlappingOverload]  # the first that fits is meant
+    function: Callable[Concatenate[Any, P], AsyncIterator[T]], /
+) -> StreamSkill[P, T, AsyncIterator[T]]: ...
 @typing.overload
 def method(function: Callable[Concatenate[Any, P], Iterator[T]], /) -> StreamSkill[P, T, Iterator[T]]: ...
 @typing.overload
@@ -587,14 +599,14 @@ def method(function: Any = None, *, group: str | None = None) -> Any:
 
     def mark(function: F) -> F:
         if group is not None:
-            function.__covey_group__ = group  # type: ignore[attr-defined]
+            setattr(function, "__covey_group__", group)
         return function
 
     return mark if function is None else mark(function)
 
 
 @typing.overload
-def agent(cls: type[A], /) -> type[A]: ...
+def agent(cls: type[A], /) -> type[A]: ...  # pyright: ignore[reportOverlappingOverload]  # the first that fits is meant
 @typing.overload
 def agent(cls: Callable[P, C], /) -> Agent[P, C]: ...
 @typing.overload
@@ -622,9 +634,11 @@ def agent(cls: Any = None, **options: Any) -> Any:
     and `streaming`, `push_notifications`, `extended_card`, which are on).
     """
     options = check(options, AgentOptions)
-    if cls is not None:
-        return Agent(cls, options)
-    return lambda real: Agent(real, options)
+
+    def decorate(real: Callable[P, C]) -> Agent[P, C]:
+        return Agent(real, options)
+
+    return decorate if cls is None else decorate(cls)
 
 
 @typing.overload
@@ -638,10 +652,9 @@ def get_actor(name: str, agent: Any = None) -> Any:
 
     With its `agent`, type checkers know its methods: `covey.get_actor("one", Crawler)`. `TypeError` where it is of another one.
     """
-    found = _session.bridge_call(_session.present().client.actor_named, name)
-    handle = Handle(found[0], json.loads(found[3]))
-    if agent is not None and handle._agent_name != agent.name:
-        raise TypeError(f"actor {name!r} is of agent {handle._agent_name!r}, not of {agent.name!r}")
+    handle = handle_of(bridge_call(present_session().client.actor_named, name))
+    if agent is not None and agent_name_of(handle) != agent.name:
+        raise TypeError(f"actor {name!r} is of agent {agent_name_of(handle)!r}, not of {agent.name!r}")
     return handle
 
 
@@ -653,12 +666,17 @@ def actor_id(handle: Handle | Actor) -> str:
     """
     if not isinstance(handle, Handle):
         raise TypeError(f"actor_id takes the handle of an actor, not {handle!r}")
-    return handle._actor
+    return handle.__covey_actor__
 
 
-def agents() -> list[dict[str, Any]]:
+def agent_name_of(handle: Handle) -> str:
+    """The name of the agent that a handle's actor is of."""
+    return handle.__covey_spec__["name"]
+
+
+def agents() -> list[JsonObject]:
     """All agents of the cluster, as the head knows them."""
-    return [json.loads(spec) for spec in _session.bridge_call(_session.present().client.agents)]
+    return [json.loads(spec) for spec in bridge_call(present_session().client.agents)]
 
 
 def remote_agent(name: str | NamedAgent, *args: Any, **kwargs: Any) -> Handle:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, ov
 
 from ._option_checks import check, listed
 from ._options import MethodMapOptions, TaskOptions
+from ._task import Task, TaskStream, submit_call
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from ._agent import Agent
     from ._content import Message, Reply
     from ._options import ActorsOptions, Unpack
-    from ._task import Task, TaskStream
 
     Kept = (
         None | bool | int | float | str | list[str] | list[int] | list[float] | list[bool]
@@ -67,8 +67,6 @@ class AgentMethod(Generic[P, T]):
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Task[object]: ...
     def submit(self, *args: Any, **kwargs: Any) -> Task[Any]:
         """Makes a durable task of it; all keyword arguments are the method's. See `covey.submit`."""
-        from ._task import submit_call
-
         return submit_call(self._agent, self._name, args, kwargs, **self._options)
 
     @overload
@@ -77,8 +75,6 @@ class AgentMethod(Generic[P, T]):
     def stream(self, *args: P.args, **kwargs: P.kwargs) -> TaskStream[object]: ...
     def stream(self, *args: Any, **kwargs: Any) -> TaskStream[Any]:
         """A durable task of it, read while it is made."""
-        from ._task import TaskStream
-
         return TaskStream(self.submit(*args, **kwargs))
 
     @overload

@@ -11,13 +11,14 @@ before those that came later.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from ._host import Process, Turn
+    from ._host.turn import Turn
 
 WAIT = 30.0
 """Seconds that a call waits for those that run, and that others wait for it."""
@@ -33,7 +34,25 @@ def _links(turn: Turn) -> set[str]:
     return {link.rsplit(".", 1)[0] for link in turn.chain.split("\n")} if turn.chain else set()
 
 
+class Process(Protocol):
+    """What must be known of the process: `_host.scheduler.Scheduler`."""
+
+    turns: dict[int, Turn]
+    loop: asyncio.AbstractEventLoop
+
+    @property
+    def retired(self) -> bool:
+        """The process is replaced: nothing begins here any more."""
+        ...
+
+    def hand(self, turn: Turn) -> None:
+        """A turn with a place begins, or goes on."""
+        ...
+
+
 class Alone:
+    """Which turns may begin, while calls that run alone are in the process."""
+
     def __init__(self, process: Process):
         self.process = process
         self.on = False
@@ -108,7 +127,7 @@ class Alone:
             return True
 
     @contextlib.contextmanager
-    def _handing(self) -> Iterator[None]:
+    def _handing(self) -> Generator[None, None, None]:
         """Under the lock; who may begin by what is done there begins after it."""
         with self._lock:
             yield

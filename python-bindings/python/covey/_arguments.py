@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import inspect
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _bridge, _codec
 from ._content import File, file_of
 from ._context import Context
 from ._hints import Files, hints_of
+from ._narrow import JsonObject, is_object
+
+if TYPE_CHECKING:
+    from ._wire import Sent
+
+Arguments = tuple[tuple[Any, ...], JsonObject]
+"""Positional and named ones."""
 
 
-def with_key(cls: Any, key: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def with_key(cls: Any, key: str) -> Arguments:
     """Constructor arguments of a virtual actor: its key for the parameter `key`, else for the first that must be given, else among
     those of `*args` or `**kwargs`.
     """
@@ -36,13 +43,13 @@ class Places:
 
     def __init__(self, parameters: list[inspect.Parameter], hints: dict[str, Any]):
         positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY)]
-        self.takes = {
+        self.takes: dict[str, int | None] = {
             p.name: positional.index(p.name) if p.name in positional else None
             for p in parameters
             if p.name == "ctx" or hints.get(p.name) is Context
         }
 
-    def fill(self, args: Any, kwargs: dict[str, Any], context: Any) -> tuple[Any, dict[str, Any]]:
+    def fill(self, args: tuple[Any, ...], kwargs: dict[str, Any], context: Context) -> Arguments:
         """The arguments with the context among them."""
         for name, at in self.takes.items():
             if at is not None and len(args) > at:
@@ -65,7 +72,7 @@ class FunctionPlaces(Places):
         super().__init__(list(self._signature.parameters.values()), hints)
         self._by_name = {name for name in self.takes if hints.get(name) is not Context}
 
-    def fill(self, args: Any, kwargs: dict[str, Any], context: Any) -> tuple[Any, dict[str, Any]]:
+    def fill(self, args: tuple[Any, ...], kwargs: dict[str, Any], context: Context) -> Arguments:
         if not self._by_name:
             return super().fill(args, kwargs, context)
         try:
@@ -75,17 +82,17 @@ class FunctionPlaces(Places):
         return args, kwargs | {name: context for name in self.takes if name not in given}
 
 
-def from_payload(payload: Any) -> tuple[Any, dict[str, Any]]:
+def from_payload(payload: Sent | None) -> Arguments:
     """Positional and named arguments, as a caller sent them."""
     if payload is None:
         return (), {}
     value = _codec.load(payload)
     if payload[0] == _bridge.JSON:
-        return list(value.get("args", [])), dict(value.get("kwargs", {}))
+        return tuple(value.get("args", ())), dict(value.get("kwargs", {}))
     return value
 
 
-def from_content(content: list[dict[str, Any]], wanted: list[inspect.Parameter], hints: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+def from_content(content: list[JsonObject], wanted: list[inspect.Parameter], hints: dict[str, Any]) -> Arguments:
     """A message's parts as arguments: an object whose keys are parameters, else its text as the first.
 
     `hints` is of `hints_of`.
@@ -96,23 +103,23 @@ def from_content(content: list[dict[str, Any]], wanted: list[inspect.Parameter],
         wanted = [p for p in wanted if p.name not in takers]
         args, kwargs = from_content(content, wanted, hints)
         given = _given([file_of(part) for part in content if "source" in part], takers, hints)
-        return [], {**{p.name: arg for p, arg in zip(wanted, args)}, **kwargs, **given}
+        return (), {**{p.name: arg for p, arg in zip(wanted, args)}, **kwargs, **given}
     names = {p.name for p in wanted}
     data = [part["data"] for part in content if "data" in part]
-    if len(data) == 1 and isinstance(data[0], dict) and data[0] and set(data[0]) <= names:
-        return [], dict(data[0])
+    if len(data) == 1 and is_object(data[0]) and data[0] and set(data[0]) <= names:
+        return (), dict(data[0])
     if not wanted:
-        return [], {}
+        return (), {}
     text = "\n".join(part["text"] if "text" in part else json.dumps(part["data"]) for part in content if "text" in part or "data" in part)
     hint = hints.get(wanted[0].name)
     if hint in (int, float):
-        return [hint(text.strip())], {}
+        return (hint(text.strip()),), {}
     if hint in (list, dict):
-        return [json.loads(text)], {}
-    return [text], {}
+        return (json.loads(text),), {}
+    return (text,), {}
 
 
-def _given(files: list[File], takers: dict[str, inspect.Parameter], hints: dict[str, Any]) -> dict[str, Any]:
+def _given(files: list[File], takers: dict[str, inspect.Parameter], hints: dict[str, Any]) -> JsonObject:
     """The files of a message by parameter: one each for those that take one, in their order, and all for those that take more."""
     given: dict[str, Any] = {}
     left = iter(files)

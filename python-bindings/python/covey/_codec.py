@@ -12,16 +12,20 @@ import threading
 import traceback
 from collections import ChainMap
 from collections.abc import Callable
-from types import CodeType
-from typing import Any
+from types import CodeType, ModuleType
+from typing import Any, TypeGuard
 
 from . import _bridge, _plain, errors
+from ._cloudpickle import load_cloudpickle
+from ._narrow import is_dict, is_sequence
+from ._wire import Failure, Payload, Sent
 
-Payload = tuple[int, bytes, list[bytes]]
 PICKLE = _bridge.PICKLE
 _dumps, _loads = pickle.dumps, pickle.loads
 is_plain = _bridge.is_plain
 NO_BUFFERS: list[bytes] = []
+NO_NAMES: dict[str, Any] = {}
+"""Named arguments of a call that has none."""
 _STACK_GLOBAL = pickle.STACK_GLOBAL
 # Two threads that import parts of one package in another order end with Python's `_DeadlockError`, and the package is broken then.
 _importing = threading.RLock()
@@ -29,7 +33,7 @@ _IMPORT_WAIT = 1.0
 """Seconds after which a thread goes on all the same: whoever has the lock may wait for it."""
 
 
-def dump(value: Any, lend: Callable[[bytes, list[pickle.PickleBuffer]], Payload | None] | None = None) -> Payload:
+def dump(value: object, lend: Callable[[bytes, list[pickle.PickleBuffer]], Payload | None] | None = None) -> Payload:
     """Pickles `value`; big buffers travel beside it. Code of the user's own modules travels with it, as cloudpickle does.
 
     `lend` may find another way for what has buffers.
@@ -48,12 +52,14 @@ def dump(value: Any, lend: Callable[[bytes, list[pickle.PickleBuffer]], Payload 
 
 
 def _pickle_with_code(value: Any, buffer_callback: Any) -> bytes:
-    import cloudpickle
+    cloudpickle = load_cloudpickle()
 
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    base = cloudpickle.Pickler
+
+    class Pickler(base):
         """What is defined in the user's own files is not importable on a worker, so it travels by value."""
 
-        dispatch_table = ChainMap({CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
+        dispatch_table = ChainMap[type, Callable[[Any], tuple[Any, ...]]]({CodeType: _reduce_code}, base.dispatch_table)
 
         def reducer_override(self, obj: Any) -> Any:
             module = getattr(obj, "__module__", None)
@@ -64,7 +70,7 @@ def _pickle_with_code(value: Any, buffer_callback: Any) -> bytes:
                     registered.add(loaded)
             return super().reducer_override(obj)
 
-    registered: set[Any] = set()
+    registered: set[ModuleType] = set()
     stream = io.BytesIO()
     try:
         Pickler(stream, protocol=5, buffer_callback=buffer_callback).dump(value)
@@ -74,9 +80,9 @@ def _pickle_with_code(value: Any, buffer_callback: Any) -> bytes:
     return stream.getvalue()
 
 
-def _reduce_code(code: CodeType) -> Any:
+def _reduce_code(code: CodeType) -> tuple[Any, ...]:
     """Code with the name of its file: tracebacks show it. From 3.1.3 on cloudpickle writes `<dynamic-code>` in its place."""
-    import cloudpickle
+    cloudpickle = load_cloudpickle()
 
     make, parts, *rest = cloudpickle.Pickler.dispatch_table[CodeType](code)
     named = tuple(code.co_filename if isinstance(part, str) and part == "<dynamic-code>" else part for part in parts)
@@ -125,7 +131,7 @@ def loads(body: Any, **more: Any) -> Any:
             _importing.release()
 
 
-def load(payload: Payload) -> Any:
+def load(payload: Sent) -> Any:
     codec, body, buffers = payload
     if codec == PICKLE:
         if _STACK_GLOBAL in body:
@@ -142,7 +148,7 @@ def class_name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__name__}"
 
 
-def _travels(error: Any) -> bool:
+def _travels(error: object) -> TypeGuard[Exception]:
     """Whether an exception may be raised on the other side as itself: not those that end programs, threads or loops."""
     return isinstance(error, Exception) and not isinstance(error, (StopIteration, StopAsyncIteration))
 
@@ -175,7 +181,7 @@ def message_of(error: BaseException) -> str:
 
 def dump_error(error: BaseException, trace: str) -> str:
     """An exception for the other side; as text when it cannot be pickled, or would end more there than a call."""
-    import cloudpickle
+    cloudpickle = load_cloudpickle()
 
     if len(trace) > _TRACE_MAX:
         trace = f"{trace[: _TRACE_MAX // 2]}\n… (cut; {len(trace)} characters in all) …\n{trace[-_TRACE_MAX // 2 :]}"
@@ -222,7 +228,8 @@ def _remade(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, An
     return error
 
 
-def to_exception(failure: tuple[str, str, str | None, bool | None, str | None]) -> BaseException:
+def to_exception(failure: Failure) -> BaseException:
+    """A failure as the bridge tells of it, as an exception of the package or what was raised elsewhere."""
     kind, message, hint, executed, detail = failure
     if kind == "application" and detail:
         raised = _raised(message, detail)
@@ -244,23 +251,22 @@ _PICKLED = "gA"
 def _raised(message: str, detail: str) -> BaseException:
     """The exception that `dump_error` made a text of."""
     try:
-        error, trace = pickle.loads(base64.b64decode(detail))
+        found, trace = pickle.loads(base64.b64decode(detail))
     except Exception as why:
-        error, trace = None, f"(the exception's class is not importable here: {why})"
-    if not _travels(error):
-        error = errors.RemoteError(message)
+        found, trace = None, f"(the exception's class is not importable here: {why})"
+    error = found if _travels(found) else errors.RemoteError(message)
     error.__cause__ = errors.RemoteTraceback(trace)
     return error
 
 
-def find_unpicklable(value: Any, path: str = "the value", depth: int = 4) -> str:
+def find_unpicklable(value: object, path: str = "the value", depth: int = 4) -> str:
     """The attribute path of the innermost thing in `value` that cannot be pickled."""
-    import cloudpickle
+    cloudpickle = load_cloudpickle()
 
     inside: list[tuple[str, Any]] = []
-    if isinstance(value, dict):
+    if is_dict(value):
         inside = [(f"{path}[{k!r}]", v) for k, v in value.items()]
-    elif isinstance(value, (list, tuple)):
+    elif is_sequence(value):
         inside = [(f"{path}[{i}]", v) for i, v in enumerate(value)]
     elif hasattr(value, "__dict__"):
         inside = [(f"{path}.{k}", v) for k, v in vars(value).items()]

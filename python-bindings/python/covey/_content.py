@@ -11,12 +11,14 @@ import mimetypes
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, BinaryIO
 
-from . import _bridge, _plain, _session, errors
+from . import _bridge, _plain, errors
+from ._narrow import JsonObject, is_dict, is_sequence
+from ._current import bridge_call, current_session
 
-Content = dict[str, Any]
+Content = JsonObject
 
 INLINE_MAX = 256 << 10
 """Bytes of a file that travel with its message; those of a larger one go to the artifact store."""
@@ -33,6 +35,9 @@ class File:
     who gets it fetches its bytes when they are looked at, and A2A clients get a link.
     """
 
+    __covey_not_plain__ = "a file stands alone or in a list of parts, not inside other data; return it so, or yield it"
+    """What is said where one is in data, see `_plain`."""
+
     _stored: tuple[str, int] | None = None
     """Digest and size in the artifact store."""
     _path: str | None = None
@@ -46,8 +51,9 @@ class File:
         url: str | None = None,
         name: str | None = None,
         mime: str | None = None,
+        _stored: tuple[str, int] | None = None,
     ):
-        if sum(given is not None for given in (data, path, url)) != 1:
+        if sum(given is not None for given in (data, path, url, _stored)) != 1:
             raise TypeError("File takes one of data, path and url")
         if path is not None:
             with open(path, "rb") as file:
@@ -56,6 +62,8 @@ class File:
                 else:
                     data = file.read()
             name = name or os.path.basename(os.fspath(path))
+        if _stored is not None:
+            self._stored = _stored
         self._data: bytes | None = data.encode() if isinstance(data, str) else data
         self.url = url
         """Where it is; `None` when its bytes are here."""
@@ -87,9 +95,9 @@ class File:
         """Its bytes piece by piece, for files that are not to be in memory whole; of a link, `ValueError`."""
         if self._data is None and self._stored is not None:
             digest, size = self._stored
-            client, known = _session.current().client, hashlib.sha256()
+            client, known = current_session().client, hashlib.sha256()
             for offset in range(0, size, PIECE):
-                piece = _session.bridge_call(client.get_artifact, digest, offset, PIECE)
+                piece = bridge_call(client.get_artifact, digest, offset, PIECE)
                 known.update(piece)
                 # The last piece is given only where all are right.
                 if offset + PIECE >= size and known.hexdigest() != digest:
@@ -126,7 +134,7 @@ class File:
             return open(self._path, "rb")
         return io.BytesIO(self.read())
 
-    def _source(self) -> dict[str, Any]:
+    def __covey_source__(self) -> JsonObject:
         """Where its bytes are, for a message that takes it along."""
         if self.url is not None:
             return {"url": self.url}
@@ -143,12 +151,12 @@ class File:
             while piece := file.read(PIECE):
                 digest.update(piece)
         name, sent, upload = digest.hexdigest(), 0, ""
-        client = _session.current().client
+        client = current_session().client
         with self._open() as file:
             while sent < size:
                 piece = file.read(PIECE)
                 sent += len(piece)
-                upload = _session.bridge_call(client.put_artifact, upload, name, piece, sent >= size or not piece)
+                upload = bridge_call(client.put_artifact, upload, name, piece, sent >= size or not piece)
                 if not piece:
                     break
         return name, size
@@ -172,8 +180,6 @@ class File:
             return False
         return self.data == other.data
 
-    __hash__ = None  # type: ignore[assignment]
-
     def __reduce__(self) -> Any:
         if self._stored is not None:
             return _of_store, (self._stored, self.name, self.mime)
@@ -186,9 +192,7 @@ def _of_parts(data: bytes | None, url: str | None, name: str | None, mime: str) 
 
 
 def _of_store(stored: tuple[str, int], name: str | None, mime: str) -> File:
-    file = File(b"", name=name, mime=mime)
-    file._data, file._stored = None, stored
-    return file
+    return File(name=name, mime=mime, _stored=stored)
 
 
 class Message(str):
@@ -223,7 +227,7 @@ class Reply:
             raise TypeError("Reply takes at least one part: a text, a file or data")
         self.parts, self.whole = parts, whole
 
-    def event(self) -> dict[str, Any]:
+    def event(self) -> JsonObject:
         """The event of a task that ends with it."""
         result = [content_of(part) for part in self.parts]
         return {"type": "finished", "outcome": {"is": "completed", "finish": "message" if self.whole else "reply", "result": result}}
@@ -232,10 +236,10 @@ class Reply:
 def file_of(part: Content) -> File:
     """A file from content."""
     ((where, value),) = part["source"].items()
-    about = {"name": part.get("name"), "mime": part["mime"]}
+    name, mime = part.get("name"), part["mime"]
     if where == "stored":
-        return _of_store((value["digest"], value["bytes"]), **about)
-    return File(base64.b64decode(value), **about) if where == "inline" else File(url=value, **about)
+        return _of_store((value["digest"], value["bytes"]), name, mime)
+    return File(base64.b64decode(value), name=name, mime=mime) if where == "inline" else File(url=value, name=name, mime=mime)
 
 
 def content_of(value: Any) -> Content:
@@ -243,7 +247,7 @@ def content_of(value: Any) -> Content:
     if isinstance(value, str):
         return {"text": str(value)}
     if isinstance(value, File):
-        return {"mime": value.mime, "source": value._source(), **({"name": value.name} if value.name else {})}
+        return {"mime": value.mime, "source": value.__covey_source__(), **({"name": value.name} if value.name else {})}
     return {"data": _plain.load(value)}
 
 
@@ -251,13 +255,13 @@ def contents_of(values: Iterable[Any]) -> list[Content]:
     """Parts of a message; files in a list, or in a dict by their names, are a part each."""
     content: list[Content] = []
     for value in values:
-        inside = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+        inside: Collection[Any] = value.values() if is_dict(value) else value if is_sequence(value) else ()
         if not inside or not all(isinstance(one, File) for one in inside):
             content.append(content_of(value))
-        elif isinstance(value, dict):
+        elif is_dict(value):
             content += ({**content_of(one), "name": str(name)} for name, one in value.items())
         else:
-            content += map(content_of, value)
+            content += map(content_of, inside)
     return content
 
 
@@ -266,8 +270,9 @@ def large_files_in(value: Any, depth: int = 8) -> Iterator[File]:
     if isinstance(value, File):
         if (value.size or 0) > INLINE_MAX:
             yield value
-    elif depth and isinstance(value, (list, tuple, dict)):
-        for part in value.values() if isinstance(value, dict) else value:
+    elif depth and (is_sequence(value) or is_dict(value)):
+        parts: Collection[Any] = value.values() if is_dict(value) else value
+        for part in parts:
             yield from large_files_in(part, depth - 1)
 
 
@@ -275,6 +280,6 @@ def dump_answer(value: Any) -> tuple[int, bytes, list[bytes]]:
     """An item or a result of a task: JSON, or content where there are files in it."""
     if isinstance(value, File):
         value = [value]
-    if isinstance(value, (list, tuple)) and any(isinstance(part, File) for part in value):
+    if is_sequence(value) and any(isinstance(part, File) for part in value):
         return _bridge.CONTENT, json.dumps([content_of(part) for part in value]).encode(), []
     return _bridge.JSON, _plain.dump(value), []

@@ -4,47 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import itertools
 import json
 import struct
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from . import _plain
+from . import _codec, _plain, errors
 from ._content import Message, Reply
+from ._current import bridge_call, current_session, turn_current, turn_deadline
 from ._fits import check_schema
+from ._narrow import JsonObject, is_a, is_object
 from ._option_checks import check_values, near, seconds_of
 from ._turns import Answer, Conversation, artifact
+from ._units import parse_seconds
 from ._work import CHOICES, Permission, State, ToolCall, misdecided, named, plan, words_of
 
 if TYPE_CHECKING:
+    from ._host.turn import Turn
     from ._options import ChatOptions, Unpack
 
-turn_owner: contextvars.ContextVar[str] = contextvars.ContextVar("covey_owner")
-"""While an actor is made: whom it lives for, and so whatever it makes. A turn knows it by its actor."""
-turn_deadline: contextvars.ContextVar[float | None] = contextvars.ContextVar("covey_deadline", default=None)
-"""When the work under way must be over, by the monotonic clock."""
-turn_current: contextvars.ContextVar[Any] = contextvars.ContextVar("covey_turn", default=None)
-"""The turn that runs."""
-begins_to_wait: Any = None
-"""Inside an actor's process: told of each turn that waits for a call of its own."""
-gives_place: Any = None
-takes_place: Any = None
-"""Inside an actor's process: told when a turn has nothing to do but to wait, and when it goes on."""
-
-
-def _seconds(time: float | str | None) -> float | None:
-    from ._retry import parse_seconds
-
-    return parse_seconds(time)
-
-
 @contextlib.contextmanager
-def deadline(within: float | str | None) -> Iterator[None]:
+def deadline(within: float | str | None) -> Generator[None, None, None]:
     """What is called inside must be over within this time (seconds, or "2m"), also what the called ones call in their turn.
     Where it has passed, 0 and less from the start, calls raise `DeadlineExceeded` and are not sent. `None` sets no bound; one
     that is set around it holds on."""
@@ -71,16 +55,15 @@ class Context:
     what belongs to an actor (`remind`, `timer`).
     """
 
-    def __init__(self, turn: Any, task_id: str, context_id: str, model: str):
-        self._turn, self._model = turn, model
+    def __init__(self, turn: Turn, task_id: str, context_id: str, model: str):
+        self._turn = turn
         self.task_id: str | None = task_id or None
         """The durable task this turn belongs to, if any."""
         self.context_id: str | None = context_id or None
         """The conversation, if any."""
-        self._over = threading.Event()
         self.tokens = {"input": 0, "output": 0}
         """Tokens that models read and made for this turn so far."""
-        self.llm = ContextLlm(self)
+        self.llm = ContextLlm(turn, model, self._ask)
         self.conversation = Conversation(turn, task_id)
         self.state = State(self.conversation)
         """A value that readers of the task see as it changes."""
@@ -89,7 +72,7 @@ class Context:
     @property
     def cancelled(self) -> bool:
         """Nobody wants the answer any more; a method that is not async looks at this now and then, and returns."""
-        return self._over.is_set()
+        return self._turn.over
 
     @property
     def message(self) -> Message:
@@ -178,7 +161,7 @@ class Context:
         if schema is not None:
             check_schema(schema)
         # A text has items too, its letters.
-        if options is not None and (isinstance(options, str) or not all(isinstance(option, str) for option in options)):
+        if options is not None and (is_a(options, str) or not all(is_a(option, str) for option in options)):
             raise TypeError(f"options is a list of texts, not {options!r}")
         if options is not None and not options:
             raise ValueError("options has none to choose from")
@@ -196,11 +179,9 @@ class Context:
 
     async def receive(self, timeout: float | str | None = None) -> Message:
         """The next message to the task that answers no question. Raises `DeadlineExceeded` when none comes in time."""
-        from . import errors
-
         self._of_task("receive")
         try:
-            return await asyncio.wait_for(self.conversation.wait(), _seconds(timeout))
+            return await asyncio.wait_for(self.conversation.wait(), parse_seconds(timeout))
         except asyncio.TimeoutError:
             raise errors.DeadlineExceeded(f"no message came within {timeout}") from None
 
@@ -228,32 +209,26 @@ class Context:
         It outlives the actor's sleep, its worker and the head. One of the same name is replaced. A call that was not
         answered is made again.
         """
-        from . import _codec, _session
-
         self._of_actor("remind")
         first, again = seconds_of("after", after), seconds_of("every", every)
         after_ms, every_ms = round((first or 0) * 1000), 0 if again is None else max(1, round(again * 1000))
-        client = _session.current().client
-        _session.bridge_call(client.set_reminder, self.actor_id, name, after_ms or every_ms, every_ms, method, _codec.dump((args, {})))
+        client = current_session().client
+        bridge_call(client.set_reminder, self.actor_id, name, after_ms or every_ms, every_ms, method, _codec.dump((args, _codec.NO_NAMES)))
 
     def forget_reminder(self, name: str) -> None:
         """Takes a reminder back; `NotFound` when there is none of this name."""
-        from . import _session
-
         self._of_actor("forget_reminder")
-        _session.bridge_call(_session.current().client.forget_reminder, self.actor_id, name)
+        bridge_call(current_session().client.forget_reminder, self.actor_id, name)
 
     def timer(self, seconds: float | str, method: str, *args: Any) -> Any:
         """Calls `method(*args)` of this actor after a time, as a turn like any other, while the actor lives and is awake.
 
         Gives an object with `cancel()`. What must survive is a reminder.
         """
-        from . import _codec, _session
-
         self._of_actor("timer")
         after = seconds_of("after", seconds) or 0
-        session, actor = _session.current(), self.actor_id
-        payload = _codec.dump((args, {}))
+        session, actor = current_session(), self.actor_id
+        payload = _codec.dump((args, _codec.NO_NAMES))
         due = lambda: session.client.start(0, actor, method, *payload, 0, "", 0, "", "", 0, None)  # noqa: E731
         timer = threading.Timer(after, due)
         timer.daemon = True
@@ -262,23 +237,17 @@ class Context:
 
     def _of_task(self, what: str) -> None:
         if self.task_id is None:
-            from . import errors
-
             text = f"ctx.{what} belongs to a task, and this is a plain call: submit it as a task (covey.submit, or over A2A)"
             raise errors.FailedPrecondition(text)
 
     def _of_actor(self, what: str) -> None:
         if self._turn.actor.lends:
-            from . import errors
-
             text = f"ctx.{what} calls methods of an actor, and a function has none: make it a method of a class with @covey.agent"
             raise errors.FailedPrecondition(text)
 
-    async def _ask(self, request: dict[str, Any]) -> AsyncIterator[Any]:
-        from . import _codec, _session
-
-        async for event in _session.current().call("model", request["model"], "infer", _codec.dump_json(request), None, True):
-            if isinstance(event, dict) and event["is"] == "done":
+    async def _ask(self, request: JsonObject) -> AsyncIterator[Any]:
+        async for event in current_session().call("model", request["model"], "infer", _codec.dump_json(request), None, True):
+            if is_object(event) and event["is"] == "done":
                 for key in self.tokens:
                     self.tokens[key] += event["usage"][key]
                 usage = {key: event["usage"][key] for key in self.tokens}
@@ -299,7 +268,7 @@ class Context:
         return vectors
 
 
-given: Context = None  # type: ignore[assignment]
+given = cast(Context, None)
 """The default of a parameter that is filled in, where type checkers look: `def ask(self, q: str, ctx: Context = covey.given)`."""
 
 
@@ -310,11 +279,11 @@ class ModelMessage:
     text: str = ""
     reasoning: str = ""
     """What it thought before it answered, where the model tells."""
-    calls: list[dict[str, Any]] = field(default_factory=list)
+    calls: list[JsonObject] = field(default_factory=list[JsonObject])
     """Tools it calls: id, name, and arguments as JSON text."""
     finish: str = ""
     """`stop`, `length` or `tool_calls`."""
-    usage: dict[str, int] = field(default_factory=dict)
+    usage: dict[str, int] = field(default_factory=dict[str, int])
     """Tokens in and out."""
 
     def take(self, event: Any) -> None:
@@ -333,31 +302,31 @@ class ModelMessage:
 class ContextLlm:
     """The model of the agent, or another by name."""
 
-    def __init__(self, context: Context):
-        self._context = context
+    def __init__(self, turn: Turn, model: str, ask: Callable[[JsonObject], AsyncIterator[Any]]):
+        self._turn, self._model, self._ask = turn, model, ask
 
-    def _request(self, prompt: str | list[dict[str, Any]], model: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    def _request(self, prompt: str | list[JsonObject], model: str | None, options: dict[str, Any]) -> JsonObject:
         """A request as the method has it; what its task asked for holds where the method says nothing."""
-        request = chat_request(prompt, model or self._context._model or "tiny", options)
-        asked = self._context._turn.sampling
+        request = chat_request(prompt, model or self._model or "tiny", options)
+        asked = self._turn.sampling
         if asked:
             request["sampling"] = {**json.loads(asked), **request["sampling"]}
         return request
 
-    async def stream(self, prompt: str | list[dict[str, Any]], *, model: str | None = None, **sampling: Unpack[ChatOptions]) -> AsyncIterator[str]:
+    async def stream(self, prompt: str | list[JsonObject], *, model: str | None = None, **sampling: Unpack[ChatOptions]) -> AsyncIterator[str]:
         """Text while it is made. `prompt` is a user's text or a list of chat messages."""
-        async for event in self._context._ask(self._request(prompt, model, dict(sampling))):
-            if isinstance(event, dict) and event["is"] == "delta" and event["text"]:
+        async for event in self._ask(self._request(prompt, model, dict(sampling))):
+            if is_object(event) and event["is"] == "delta" and event["text"]:
                 yield event["text"]
 
-    async def chat(self, prompt: str | list[dict[str, Any]], *, model: str | None = None, **options: Unpack[ChatOptions]) -> ModelMessage:
+    async def chat(self, prompt: str | list[JsonObject], *, model: str | None = None, **options: Unpack[ChatOptions]) -> ModelMessage:
         """The whole answer with what was thought and which tools it calls. `tools` are declared as OpenAI does."""
         message = ModelMessage()
-        async for event in self._context._ask(self._request(prompt, model, dict(options))):
+        async for event in self._ask(self._request(prompt, model, dict(options))):
             message.take(event)
         return message
 
-    async def complete(self, prompt: str | list[dict[str, Any]], *, model: str | None = None, **sampling: Unpack[ChatOptions]) -> str:
+    async def complete(self, prompt: str | list[JsonObject], *, model: str | None = None, **sampling: Unpack[ChatOptions]) -> str:
         """The whole answer."""
         return "".join([text async for text in self.stream(prompt, model=model, **sampling)])
 
@@ -369,7 +338,7 @@ SAMPLING = (
 CONSTRAINTS = {"json_schema": "json_schema", "regex": "regex", "choice": "choice", "grammar": "lark"}
 
 
-def sampling_of(options: dict[str, Any]) -> dict[str, Any]:
+def sampling_of(options: dict[str, Any]) -> JsonObject:
     """Options of a request, checked and as the model takes them. Of `json_schema` (a dict or a pydantic model), `regex`, `choice`, `grammar` one at most."""
     unknown = set(options) - set(SAMPLING) - set(CONSTRAINTS)
     if unknown:
@@ -390,9 +359,9 @@ def sampling_of(options: dict[str, Any]) -> dict[str, Any]:
     return sampling
 
 
-def chat_request(prompt: str | list[dict[str, Any]], model: str, options: dict[str, Any]) -> dict[str, Any]:
+def chat_request(prompt: str | list[JsonObject], model: str, options: dict[str, Any]) -> JsonObject:
     """A request to a model: a user's text or messages; `tools`, `tool_choice`, `think` beside the sampling options."""
-    chat: dict[str, Any] = {}
+    chat: JsonObject = {}
     check_values({name: options[name] for name in ("tools", "tool_choice", "think") if name in options})
     if tools := options.pop("tools", None):
         chat["tools"] = list(tools)
@@ -402,10 +371,8 @@ def chat_request(prompt: str | list[dict[str, Any]], model: str, options: dict[s
     if (think := options.pop("think", None)) is not None:
         chat["template"] = {"enable_thinking": think}
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-    from . import _session
-
     # Turns at a model are fair between drivers. It comes last: workers are chosen by how requests begin.
-    terms = {"caller": _session.current().owner}
+    terms = {"caller": current_session().owner}
     return {"model": model, "work": "chat", "messages": messages, **chat, "sampling": sampling_of(options), "terms": terms}
 
 

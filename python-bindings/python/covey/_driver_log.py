@@ -53,7 +53,8 @@ class DriverLog:
                     return
 
     def _show(self, node: str, left_out: int, lines: list[tuple[str, str, int, bool, bool, str]]) -> None:
-        out, err = [], []
+        out: list[str] = []
+        err: list[str] = []
         if left_out:
             err.append(f"covey: {left_out} lines that actors printed on {node} are left out; `covey logs ACTOR` has them\n")
         for label, agent, pid, stderr, own, text in lines:

@@ -8,9 +8,10 @@ import json
 import os
 import pathlib
 import zipfile
-from typing import Any
 
-from . import _session, errors
+from . import errors
+from ._current import bridge_call, current_session
+from ._narrow import JsonObject
 
 SKIPPED = {".git", ".hg", ".svn", ".venv", "venv", "__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", "node_modules", ".ipynb_checkpoints"}
 INHERITED = "COVEY_ENVIRONMENT"
@@ -38,7 +39,7 @@ class Environment:
         both.dir, both._zip = (self.dir, self._zip) if self.dir else (base.dir, base._zip)
         return both
 
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> JsonObject:
         """As the agent's definition says it; what its code starts in turn is told too, by a variable."""
         said = {k: v for k, v in {"vars": self.vars, "dir": self.dir, "pip": self.pip}.items() if v}
         return {**said, "vars": {**self.vars, INHERITED: json.dumps(said, sort_keys=True)}} if said else {}
@@ -57,13 +58,13 @@ class Environment:
         """The zip of the working folder goes to the head, unless it is there."""
         if self.dir is None:
             return
-        session = _session.current()
+        session = current_session()
         if self.dir in session.uploaded:
             return
         try:
-            _session.bridge_call(session.client.put_blob, self.dir, b"")
+            bridge_call(session.client.put_blob, self.dir, b"")
         except errors.FailedPrecondition:
-            _session.bridge_call(session.client.put_blob, self.dir, self._zip)
+            bridge_call(session.client.put_blob, self.dir, self._zip)
         session.uploaded.add(self.dir)
 
 

@@ -13,7 +13,10 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._bridge import FileDigest
 
 AHEAD_FROM = 256 << 10
 """Pages are made ahead of files from this size on, bytes."""
@@ -39,7 +42,7 @@ class Drafts:
         self._thread: threading.Thread | None = None
         self._folders: set[str] = set()
 
-    def write(self, folder: str, parts: Sequence[Any], size: int, digest: Any = None) -> tuple[str, int]:
+    def write(self, folder: str, parts: Sequence[Any], size: int, digest: FileDigest | None = None) -> tuple[str, int]:
         """A file of `parts` (buffers, `size` bytes together) below `folder`: its path and its descriptor, open for reading and writing.
 
         `digest` is told which bytes are there.
@@ -142,7 +145,8 @@ class Drafts:
 
 def _groups(parts: Sequence[Any]) -> Iterator[list[memoryview]]:
     """Parts for one system call each."""
-    group, size = [], 0
+    group: list[memoryview] = []
+    size = 0
     for part in parts:
         view = memoryview(part).cast("B")
         while len(view):

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from ._narrow import JsonObject, is_array, is_object, is_sequence
+
 _DEPTH = 64
 """Schemas that point to themselves end here."""
 
@@ -48,18 +50,18 @@ _BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str, str]] = {
 _UNSUPPORTED = ("dependentSchemas", "unevaluatedItems", "unevaluatedProperties", "$dynamicRef")
 
 
-def _same(one: Any, other: Any) -> bool:
+def same(one: Any, other: Any) -> bool:
     """JSON's equality: a boolean is no number."""
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_same, one, other))
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
+    if is_array(one) and is_array(other):
+        return len(one) == len(other) and all(map(same, one, other))
+    if is_object(one) and is_object(other):
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
     return bool(one == other)
 
 
-def _object_misfit(value: dict[str, Any], schema: dict[str, Any], fits: Callable[[Any, Any], bool], name: str) -> str | None:
+def _object_misfit(value: JsonObject, schema: JsonObject, fits: Callable[[Any, Any], bool], name: str) -> str | None:
     """What is wrong with an object beside its members."""
     missing = [key for key in schema.get("required", ()) if key not in value]
     for key, needed in schema.get("dependentRequired", {}).items():
@@ -70,9 +72,9 @@ def _object_misfit(value: dict[str, Any], schema: dict[str, Any], fits: Callable
     return f"{name} must not have a member called {wrong[0]!r}" if wrong else None
 
 
-def _array_misfit(value: list[Any], schema: dict[str, Any], fits: Callable[[Any, Any], bool], name: str) -> str | None:
+def _array_misfit(value: list[Any], schema: JsonObject, fits: Callable[[Any, Any], bool], name: str) -> str | None:
     """What is wrong with an array beside its items."""
-    if schema.get("uniqueItems") and any(_same(one, other) for at, one in enumerate(value) for other in value[:at]):
+    if schema.get("uniqueItems") and any(same(one, other) for at, one in enumerate(value) for other in value[:at]):
         return f"{name} must not have the same item twice"
     if "contains" in schema:
         found, least = sum(fits(item, schema["contains"]) for item in value), schema.get("minContains", 1)
@@ -81,10 +83,10 @@ def _array_misfit(value: list[Any], schema: dict[str, Any], fits: Callable[[Any,
     return None
 
 
-def _members(value: dict[str, Any], schema: dict[str, Any]) -> list[tuple[Any, Any, str]]:
+def _members(value: JsonObject, schema: JsonObject) -> list[tuple[Any, Any, str]]:
     """Members of an object with the schemas that each has to fit."""
     known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
-    parts = []
+    parts: list[tuple[Any, Any, str]] = []
     for key, member in value.items():
         own = [one for pattern, one in patterns.items() if re.search(pattern, key)]
         own += [known[key]] if key in known else []
@@ -95,15 +97,15 @@ def _members(value: dict[str, Any], schema: dict[str, Any]) -> list[tuple[Any, A
 def misfit(value: Any, schema: Any, root: Any = None, name: str = "it", depth: int = _DEPTH) -> str | None:
     """Why a value does not fit; `None` where it does."""
     root = schema if root is None else root
-    if not isinstance(schema, dict) or depth == 0:
+    if not is_object(schema) or depth == 0:
         return f"{name} must not be there" if schema is False else None
     kinds = schema.get("type")
     kinds = [kinds] if isinstance(kinds, str) else kinds
     if kinds and not any(_is(value, kind) for kind in kinds):
         return f"{name} must be of type {' or '.join(kinds)}, not {value!r}"
-    if "enum" in schema and not any(_same(value, one) for one in schema["enum"]):
+    if "enum" in schema and not any(same(value, one) for one in schema["enum"]):
         return f"{name} must be one of {', '.join(map(str, schema['enum']))}, not {value!r}"
-    if "const" in schema and not _same(value, schema["const"]):
+    if "const" in schema and not same(value, schema["const"]):
         return f"{name} must be {schema['const']!r}, not {value!r}"
     for word, (holds, kind, text) in _BOUNDS.items():
         if word in schema and _is(value, kind) and not holds(value, schema[word]):
@@ -118,12 +120,12 @@ def misfit(value: Any, schema: Any, root: Any = None, name: str = "it", depth: i
     if "if" in schema:
         parts.append((value, schema.get("then" if fits(value, schema["if"]) else "else", True), name))
     why = None
-    if isinstance(value, dict):
+    if is_object(value):
         why = _object_misfit(value, schema, fits, name)
         parts += _members(value, schema)
-    elif isinstance(value, list):
+    elif is_array(value):
         why = _array_misfit(value, schema, fits, name)
-        first = schema.get("prefixItems", ())
+        first: list[Any] = schema.get("prefixItems", [])
         all_of = [*first, *[schema.get("items", True)] * (len(value) - len(first))]
         parts += [(item, one, f"item {i + 1}") for i, (item, one) in enumerate(zip(value, all_of, strict=False))]
     if why is not None:
@@ -145,13 +147,13 @@ def check_schema(schema: Any, path: str = "the schema", depth: int = _DEPTH) -> 
     """A `TypeError` or `ValueError` that names the place where it is no JSON schema, so that who asks hears of it and not who answers."""
     if isinstance(schema, bool) or depth == 0:
         return
-    if not isinstance(schema, dict):
+    if not is_object(schema):
         raise TypeError(f"{path} is a JSON schema (a dict) or a pydantic model, not {schema!r}")
     for word in _UNSUPPORTED:
         if word in schema:
             raise ValueError(f"`{word}` of {path} is not looked at: say it in other words")
     kinds = schema.get("type", [])
-    for kind in [kinds] if not isinstance(kinds, (list, tuple)) else kinds:
+    for kind in kinds if is_sequence(kinds) else [kinds]:
         if kind not in _KINDS:
             raise ValueError(f"`type` of {path} is one of {', '.join(_KINDS)}, not {kind!r}")
     for word in _BOUNDS:
@@ -163,7 +165,7 @@ def check_schema(schema: Any, path: str = "the schema", depth: int = _DEPTH) -> 
             raise ValueError(f"`{word}` of {path} is a number{' above 0' if word == 'multipleOf' else ''}, not {bound!r}")
     for word in ("properties", "patternProperties", "$defs", "definitions"):
         inner = schema.get(word, {})
-        if not isinstance(inner, dict):
+        if not is_object(inner):
             raise TypeError(f"`{word}` of {path} is a dict of schemas, not {inner!r}")
         for name, one in inner.items():
             check_schema(one, f"{path}.{name}", depth - 1)
@@ -171,7 +173,7 @@ def check_schema(schema: Any, path: str = "the schema", depth: int = _DEPTH) -> 
                 _check_pattern(name, path)
     for word in ("allOf", "anyOf", "oneOf", "prefixItems", "enum", "required"):
         inner = schema.get(word, [])
-        if not isinstance(inner, (list, tuple)):
+        if not is_sequence(inner):
             raise TypeError(f"`{word}` of {path} is a list, not {inner!r}")
         if word.endswith("Of") or word == "prefixItems":
             for number, one in enumerate(inner):
@@ -191,5 +193,5 @@ def _check_pattern(pattern: Any, path: str) -> None:
 def _pointed_to(root: Any, reference: Any) -> Any:
     found = root
     for part in str(reference).removeprefix("#/").split("/"):
-        found = found.get(part, True) if isinstance(found, dict) else True
+        found = found.get(part, True) if is_object(found) else True
     return found

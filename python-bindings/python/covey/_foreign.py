@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from . import _session
+from ._current import bridge_call, current_session
 from ._agent import NamedAgent
+from ._narrow import JsonObject
 
 
 def connect_a2a(
@@ -33,13 +34,13 @@ def connect_a2a(
     Raises `CoveyError` with what is wrong: the card is not found or wrong, nothing there is spoken here, the signature is
     not by one of the keys.
     """
-    foreign: dict[str, Any] = {"type": "a2a", "url": url, "allow": list(allow)}
+    foreign: JsonObject = {"type": "a2a", "url": url, "allow": list(allow)}
     if keys is not None:
         foreign["keys"] = keys if isinstance(keys, str) else json.dumps(dict(keys))
     spec = {"name": name, "kind": foreign, "concurrency": 256, "pool": 1}
-    access: dict[str, Any] = {"headers": dict(headers or {})}
+    access: JsonObject = {"headers": dict(headers or {})}
     if token is not None:
         access["token"] = token
-    session = _session.current()
-    known = _session.bridge_call(session.client.connect_agent, json.dumps(spec), json.dumps(access))
+    session = current_session()
+    known = bridge_call(session.client.connect_agent, json.dumps(spec), json.dumps(access))
     return NamedAgent(json.loads(known)["name"])

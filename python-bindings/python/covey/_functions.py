@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import collections
 import concurrent.futures
 import functools
 import hashlib
@@ -14,16 +12,19 @@ import threading
 import uuid
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
-from . import _agent, _bridge, _codec, _env, _session
+from . import _codec, _env
+from ._agent import Agent, spec_fields
 from ._arguments import FunctionPlaces
-from ._context import turn_current
-from ._future import Future, Stream, _refuse_loop
+from ._current import bridge_call, current_session, is_forked, refuse_fork, turn_current
+from ._future import Future, Stream
 from ._hints import keep_hints_of
+from ._mapping import over, results_of
 from ._objects import has_refs, resolve
-from ._option_checks import check_needed, check_value
-from ._options import FunctionOptions, MapOptions, RunOptions, check, listed
+from ._option_checks import check_value
+from ._options import FunctionOptions, MapOptions, check, listed
+from ._pool import pool_spec
 from ._retry import How
 
 P = ParamSpec("P")
@@ -31,10 +32,6 @@ R = TypeVar("R")
 I = TypeVar("I")  # noqa: E741
 X = TypeVar("X")
 X_contra = TypeVar("X_contra", contravariant=True)
-
-IN_FLIGHT_MAX = 8192
-"""Inputs of one `map` that are under way at once; the rest is read when there is room."""
-
 
 class Functions:
     """The agent that runs functions: they travel with their arguments and are kept by those who run them."""
@@ -84,7 +81,7 @@ class Functions:
         return [self._called(code, resolve(args, {})[0], {}) for args in inputs]
 
 
-_functions: _agent.Agent[Any, Any] = _agent.Agent(Functions, {"name": "covey.function", "cpus": 1})
+_functions: Agent[Any, Any] = Agent(Functions, {"name": "covey.function", "cpus": 1})
 
 
 _NAME_MAX = 32
@@ -124,7 +121,7 @@ class RemoteFunction(Generic[P, R]):
             digest = hashlib.sha256(repr(sorted(environment.items())).encode()).hexdigest()[:12]
             # Of that name for people, and one for each environment.
             name = ".".join(part for part in ("covey.function", _ascii(_name_of(function)), digest) if part)
-            self._agent = _agent.Agent(Functions, {"name": name, "cpus": 1, **environment})
+            self._agent = Agent(Functions, {"name": name, "cpus": 1, **environment})
         self._options = {**environment, **options}
         self._ahead = options.pop("ahead", None)
         self._retries = int(options.pop("retries", 3))
@@ -133,7 +130,7 @@ class RemoteFunction(Generic[P, R]):
             retry_on = Exception
         names = ("deadline", "run_timeout", "timeout", "backoff")
         self._how = How.of(retries=self._retries, retry_on=retry_on, **{name: options.pop(name, None) for name in names})
-        self._overrides = json.dumps(_agent._options({"cpus": 1, **options}))
+        self._overrides = json.dumps(spec_fields({"cpus": 1, **options}))
         self._code: bytes | None = None
         if inspect.isasyncgenfunction(function):
             self._method = "items_async"
@@ -169,7 +166,7 @@ class RemoteFunction(Generic[P, R]):
                 raise TypeError(f"cannot ship {name}: {error}; make what cannot be pickled inside it") from error
         return self._code
 
-    def _pool(self, session: Any) -> str:
+    def _pool(self, session: Connection) -> str:
         owner = session.owner
         spec = self._specs.get(owner)
         if spec is None:
@@ -181,11 +178,12 @@ class RemoteFunction(Generic[P, R]):
 
     def remote(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Runs it on the cluster: a `Future`, or a `Stream` when it yields."""
-        session = _session.current()
+        session = current_session()
         pool = self._pool(session)
-        payload = _session.dump_args(session, "pool", pool, ((self._code or self.code(), args, kwargs), {}))
-        started: Future[R] = session.call("pool", pool, self._method, payload, None, self._method.startswith("items"), self._how)
-        return started
+        payload = session.dump_args("pool", pool, ((self._code or self.code(), args, kwargs), _codec.NO_NAMES))
+        started = session.call("pool", pool, self._method, payload, None, self._method.startswith("items"), self._how)
+        # Of a function that yields it is a stream, as `RemoteGenerator` says.
+        return cast("Future[R]", started)
 
     @overload
     def map(
@@ -225,33 +223,41 @@ class RemoteFunction(Generic[P, R]):
     @listed(MapOptions, False)
     def map_unordered(self: Any, inputs: Iterable[Any], *, with_input: bool = False, **options: Any) -> Iterator[Any]:
         """Results as they come, or pairs of input and result."""
-        return _agent._unordered(self._map(inputs, ordered=False, **check(options, MapOptions)), with_input)
+        return results_of(self._map(inputs, ordered=False, **check(options, MapOptions)), with_input)
 
     def _map(self, inputs: Iterable[Any], **options: Any) -> Iterator[tuple[Any, Any]]:
-        return over(lambda item: self.remote(item), inputs, name=self.__name__, **options)  # type: ignore[call-arg,attr-defined]
+        start = cast("Callable[[Any], Future[R]]", self.remote)  # one input is enough for it, as `TakesOne` says
+        return over(start, inputs, name=getattr(self, "__name__", ""), **options)
 
 
 if TYPE_CHECKING:
     from typing import Literal
 
+    from ._connection import Connection
     from ._options import Unpack
 
     class RemoteCoroutine(RemoteFunction[P, R]):
         """A function that is async: for type checkers."""
 
-        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...  # type: ignore[override]
+        # The decorator alone makes such a function, and nobody takes it for a plain one.
+        def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+            self, *args: P.args, **kwargs: P.kwargs
+        ) -> Coroutine[Any, Any, R]: ...
 
         def options(self, **options: Unpack[FunctionOptions]) -> RemoteCoroutine[P, R]: ...
 
     class RemoteGenerator(RemoteFunction[P, list[R]], Generic[P, R, I]):
         """A function that yields `R`, and that gives `I` when it is called here: for type checkers."""
 
-        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> I: ...  # type: ignore[override]
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> I: ...  # pyright: ignore[reportIncompatibleMethodOverride]  # as there
 
         def options(self, **options: Unpack[FunctionOptions]) -> RemoteGenerator[P, R, I]: ...
 
-        def remote(self, *args: P.args, **kwargs: P.kwargs) -> Stream[R]:  # type: ignore[override]
+        def remote(  # pyright: ignore[reportIncompatibleMethodOverride]  # as there
+            self, *args: P.args, **kwargs: P.kwargs
+        ) -> Stream[R]:
             """Runs it on the cluster."""
+            ...
 
     class _Decorator(Protocol):
         """What `@covey.task(…)` does to a function."""
@@ -292,157 +298,11 @@ def task(function: Any = None, **options: Any) -> Any:
     A parameter annotated `covey.Context` is filled in, as of methods: `ctx.cancelled`, `ctx.llm`, ….
     """
     options = check(options, FunctionOptions)
-    if function is not None:
-        return RemoteFunction(function, options)
-    return lambda real: RemoteFunction(real, options)
 
+    def decorate(real: Callable[P, R]) -> RemoteFunction[P, R]:
+        return RemoteFunction(real, options)
 
-def pool_spec(**fields: Any) -> str:
-    """The JSON by which the client knows a pool."""
-    return json.dumps(fields, sort_keys=True)
-
-
-def over(
-    start: Callable[[Any], Any],
-    inputs: Iterable[Any],
-    *,
-    ordered: bool = True,
-    return_exceptions: bool = False,
-    progress: bool = False,
-    name: str = "",
-) -> Iterator[tuple[Any, Any]]:
-    """Starts one call for each input, at most `IN_FLIGHT_MAX` at once, and gives inputs with results."""
-    _refuse_loop("mapping")
-    total = len(inputs) if hasattr(inputs, "__len__") else None  # type: ignore[arg-type]
-    bar = _agent._bar(total, name) if progress else None
-    pending: collections.deque[tuple[Any, Any]] = collections.deque()
-    waiting: dict[int, tuple[Any, Any]] = {}
-    port, token, source, more = _bridge.Port(), 0, iter(inputs), True
-
-    def outcome(future: Any) -> Any:
-        if bar is not None:
-            bar.update(1)
-        try:
-            return future.result()
-        except Exception as error:
-            if return_exceptions:
-                return error
-            raise
-
-    try:
-        while more or pending or waiting:
-            while more and len(pending) + len(waiting) < IN_FLIGHT_MAX:
-                try:
-                    item = next(source)
-                except StopIteration:
-                    more = False
-                    break
-                future = start(item)
-                token += 1
-                if ordered:
-                    pending.append((item, future))
-                elif future._call.notify(port, token):
-                    yield item, outcome(future)
-                else:
-                    waiting[token] = (item, future)
-            if pending:
-                item, future = pending[0]
-                result = outcome(future)
-                pending.popleft()
-                yield item, result
-            elif waiting:
-                for ready in port.wait():
-                    item, future = waiting.pop(ready)
-                    yield item, outcome(future)
-    finally:
-        if bar is not None:
-            bar.close()
-        for _, future in (*pending, *waiting.values()):
-            future.cancel()
-
-
-class Pool:
-    """Several actors of one agent behind one name: `pool.method.remote(x)` goes to the one with the least to do.
-
-    A context manager; leaving it stops the actors.
-    """
-
-    def __init__(self, agent: _agent.Agent[Any, Any], actors: int, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None):
-        actors = check_needed("actors", actors)
-        agent.register()
-        self._session = _session.current()
-        spec, _, _ = agent._description()
-        init = base64.b64encode(_bridge.encode_payload(*_codec.dump((args, kwargs or {})))).decode()
-        self._methods = {s["id"]: s for s in spec["skills"]}
-        self._name = spec["name"]
-        self._spec = pool_spec(
-            agent=self._name,
-            session=self._session.owner,
-            overrides=json.dumps(agent._actor_options.get("overrides", {})),
-            init=init,
-            actors=actors,
-            concurrency=int(spec.get("concurrency") or 1),
-            id=uuid.uuid4().hex,
-        )
-
-    def __getattr__(self, name: str) -> PoolMethod:
-        if name.startswith("_") or name not in self._methods:
-            raise AttributeError(f"agent {self._name!r} has no method {name!r}; it has: {', '.join(self._methods)}")
-        return PoolMethod(self, name, bool(self._methods[name].get("streaming")))
-
-    def __repr__(self) -> str:
-        return f"<pool of {json.loads(self._spec)['actors']} actors of {self._name}>"
-
-    def close(self) -> None:
-        """Cancels what is under way and stops the actors."""
-        _session.bridge_call(self._session.client.close_pool, self._spec)
-
-    def __enter__(self) -> Pool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            self.close()
-        except Exception:
-            if _session._current is self._session:
-                raise
-
-
-class PoolMethod:
-    """One method of the actors of a pool."""
-
-    def __init__(self, pool: Pool, name: str, streaming: bool, how: How = How(retries=2)):
-        self._pool, self._name, self._streaming, self._how = pool, name, streaming, how
-
-    def __repr__(self) -> str:
-        return f"<method {self._name} of {self._pool!r}>"
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused: the actors are elsewhere."""
-        raise TypeError(f"{self._name}() runs on another process: call it with .{self._name}.remote(…), or .{self._name}.map(…) for many inputs")
-
-    @listed(RunOptions, retries=2)
-    def options(self, **options: Unpack[RunOptions]) -> PoolMethod:
-        """The same with bounds on each call, and how often a call may be run again after its actor died, or it raised one of
-        `retry_on`. `run_timeout` (or `timeout`) counts from the start of its turn, `deadline` from the call."""
-        return PoolMethod(self._pool, self._name, self._streaming, How.of(**{"retries": 2, **check(options, RunOptions)}))
-
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls it on some actor of the pool."""
-        session = self._pool._session
-        payload = _session.dump_args(session, "pool", self._pool._spec, (args, kwargs))
-        return session.call("pool", self._pool._spec, self._name, payload, None, self._streaming, self._how)
-
-    @listed(MapOptions, False)
-    def map(self, inputs: Iterable[Any], **options: Unpack[MapOptions]) -> list[Any]:
-        """Results for all inputs, in order. Options: `progress`, `return_exceptions`."""
-        return [result for _, result in over(self.remote, inputs, name=self._name, ordered=True, **check(options, MapOptions))]
-
-    @listed(MapOptions, False)
-    def map_unordered(self, inputs: Iterable[Any], *, with_input: bool = False, **options: Unpack[MapOptions]) -> Iterator[Any]:
-        """Results as they come, or pairs of input and result."""
-        pairs = over(self.remote, inputs, name=self._name, ordered=False, **check(options, MapOptions))
-        return _agent._unordered(pairs, with_input)
+    return decorate if function is None else decorate(function)
 
 
 class _ExecutorFuture(concurrent.futures.Future[Any]):
@@ -459,23 +319,34 @@ class _ExecutorFuture(concurrent.futures.Future[Any]):
         return super().exception(timeout)
 
     def _refuse_fork(self) -> None:
-        if _session.is_forked() and not self.done():
-            _session._refuse_fork()
+        if is_forked() and not self.done():
+            refuse_fork()
 
     def cancel(self) -> bool:
         if self.done():
             return self.cancelled()
         if self.covey is not None:
             self.covey.cancel()
-        with self._condition:  # type: ignore[attr-defined]
+        with self._condition:
             # The standard refuses to cancel what runs; here the work is told to stop.
-            if self._state == "RUNNING":  # type: ignore[attr-defined]
-                self._state = "PENDING"  # type: ignore[attr-defined]
+            if self._state == "RUNNING":
+                self._state = "PENDING"
         cancelled = super().cancel()
         if cancelled:
             # Nobody else will tell those who wait for it.
             self.set_running_or_notify_cancel()
         return cancelled
+
+
+class _PoolSize:
+    """Functions at once of one executor, and the pools that it has for them."""
+
+    def __init__(self, max_workers: int | None):
+        self.max_workers = max_workers
+        """`None`: as many as the cluster has CPUs; the functions' own pools are used."""
+        self.id = uuid.uuid4().hex
+        self.pools: set[str] = set()
+        """Pools of a size that the user fixed; they end with the executor, whatever became of the functions."""
 
 
 class Executor(concurrent.futures.Executor):
@@ -487,23 +358,20 @@ class Executor(concurrent.futures.Executor):
     )  # fmt: skip
     def __init__(self, max_workers: int | None = None, **options: Unpack[FunctionOptions]):
         """`max_workers`: functions at once (default: as many as the cluster has CPUs); options as of `covey.task`."""
-        self._max_workers = check_value("max_workers", max_workers)
         self._options: dict[str, Any] = {"retries": 3, **check(options, FunctionOptions)}
-        self._functions: weakref.WeakKeyDictionary[Any, RemoteFunction[Any, Any]] = weakref.WeakKeyDictionary()
+        self._functions: weakref.WeakKeyDictionary[Any, _Sized] = weakref.WeakKeyDictionary()
         self._open: set[_ExecutorFuture] = set()
         self._guard = threading.Lock()
         self._closed = False
-        self._id = uuid.uuid4().hex
-        self._pools: set[str] = set()
-        """Pools of a size that the user fixed; they end with the executor, whatever became of the functions."""
+        self._size = _PoolSize(check_value("max_workers", max_workers))
 
-    def _remote(self, function: Any) -> RemoteFunction[Any, Any]:
+    def _remote(self, function: Any) -> _Sized:
         try:
             known = self._functions.get(function)
             if known is None:
-                known = self._functions[function] = _Sized(function, self._options, self)
+                known = self._functions[function] = _Sized(function, self._options, self._size)
         except TypeError:  # not hashable, or no weak references to it
-            known = _Sized(function, self._options, self)
+            known = _Sized(function, self._options, self._size)
         return known
 
     def _start(self, call: Future[Any]) -> _ExecutorFuture:
@@ -519,10 +387,11 @@ class Executor(concurrent.futures.Executor):
         with self._guard:
             self._open.discard(future)
         try:
-            if call._error is not None:
-                future.set_exception(call._error)
+            value, error = call.__covey_outcome__()
+            if error is not None:
+                future.set_exception(error)
             else:
-                future.set_result(call._value)
+                future.set_result(value)
         except concurrent.futures.InvalidStateError:
             pass  # cancelled meanwhile
 
@@ -544,11 +413,7 @@ class Executor(concurrent.futures.Executor):
             raise RuntimeError("cannot schedule new futures after shutdown")
         remote, inputs = self._remote(fn), list(zip(*iterables, strict=False))
         chunks = [inputs[i : i + chunksize] for i in range(0, len(inputs), chunksize)]
-        session = _session.current()
-        pool, code = remote._pool(session), remote.code()
-        futures = [
-            self._start(session.call("pool", pool, _named("run_many", fn), _session.dump_args(session, "pool", pool, ((code, chunk), {})), None, False, remote._how)) for chunk in chunks
-        ]
+        futures = [self._start(remote.run_many(chunk)) for chunk in chunks]
 
         def results() -> Iterator[Any]:
             try:
@@ -563,7 +428,7 @@ class Executor(concurrent.futures.Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """No more work is taken. With `wait`, returns when all is done."""
         self._closed = True
-        if _session.is_forked():
+        if is_forked():
             # The work is the other process's.
             return
         with self._guard:
@@ -573,20 +438,27 @@ class Executor(concurrent.futures.Executor):
                 future.cancel()
         if wait:
             concurrent.futures.wait(left)
-            session = _session.current()
-            for spec in self._pools:
-                _session.bridge_call(session.client.close_pool, spec)
+            session = current_session()
+            for spec in self._size.pools:
+                bridge_call(session.client.close_pool, spec)
 
 
 class _Sized(RemoteFunction[Any, Any]):
     """A function of an executor: its pool is the executor's, of a size that the user may have fixed."""
 
-    def __init__(self, function: Any, options: dict[str, Any], executor: Executor):
-        self._executor = executor
+    def __init__(self, function: Any, options: dict[str, Any], size: _PoolSize):
+        self._size = size
         super().__init__(function, options)
 
-    def _pool(self, session: Any) -> str:
-        if self._executor._max_workers is None:
+    def run_many(self, inputs: list[tuple[Any, ...]]) -> Future[list[Any]]:
+        """Runs it once for each input, all of them in one call."""
+        session = current_session()
+        pool = self._pool(session)
+        payload = session.dump_args("pool", pool, ((self.code(), inputs), _codec.NO_NAMES))
+        return session.call("pool", pool, _named("run_many", self.__covey_function__), payload, None, False, self._how)
+
+    def _pool(self, session: Connection) -> str:
+        if self._size.max_workers is None:
             return super()._pool(session)
         owner = session.owner
         spec = self._specs.get(owner)
@@ -600,8 +472,8 @@ class _Sized(RemoteFunction[Any, Any]):
                 session=owner,
                 overrides=json.dumps(overrides),
                 retries=self._retries,
-                actors=self._executor._max_workers,
-                id=self._executor._id,
+                actors=self._size.max_workers,
+                id=self._size.id,
             )
-            self._executor._pools.add(spec)
+            self._size.pools.add(spec)
         return spec

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import concurrent.futures
 import contextvars
+import functools
 import itertools
 import logging
 import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast, overload
 
-from . import _bridge, _codec, _context, errors
+from . import _bridge, _codec, errors
+from ._current import here
+from ._narrow import is_a, is_iterable, is_sequence
 from ._retry import parse_seconds
 from ._watch import Watch
+
+if TYPE_CHECKING:
+    from ._host.turn import Turn
+    from ._wire import Failure, Payload
+
+    Waiter = tuple[Turn, int]
+    """The turn that made a call, and the call's token there."""
 
 _log = logging.getLogger("covey")
 T = TypeVar("T", covariant=True)
@@ -23,7 +34,7 @@ W = TypeVar("W", bound="Result[object]")
 _WINDOW = 128  # items between two credits; a stream runs at most 256 ahead of its reader
 
 
-def _refuse_loop(what: str) -> None:
+def refuse_loop(what: str) -> None:
     if asyncio._get_running_loop() is not None:
         raise RuntimeError(f"{what} blocks the event loop; use `await` (or `async for`) here")
 
@@ -31,13 +42,21 @@ def _refuse_loop(what: str) -> None:
 class _LoopPort:
     """Wakes the coroutines of one event loop, many with one wake-up."""
 
-    _of: weakref.WeakKeyDictionary[Any, _LoopPort] = weakref.WeakKeyDictionary()
+    _of: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopPort] = weakref.WeakKeyDictionary()
 
     def __init__(self, loop: asyncio.AbstractEventLoop):
         self.port = _bridge.Port()
         self.waiters: dict[int, asyncio.Future[None]] = {}
         self.tokens = itertools.count(1)
         loop.add_reader(self.port.fileno(), self._wake)
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> _LoopPort:
+        """The one of this loop."""
+        port = cls._of.get(loop)
+        if port is None:
+            port = cls._of[loop] = cls(loop)
+        return port
 
     def _wake(self) -> None:
         waiters = self.waiters
@@ -47,40 +66,34 @@ class _LoopPort:
                 waiter.set_result(None)
 
 
-def _loop_port(loop: asyncio.AbstractEventLoop) -> _LoopPort:
-    port = _LoopPort._of.get(loop)
-    if port is None:
-        port = _LoopPort._of[loop] = _LoopPort(loop)
-    return port
+def _waits(waiter: Waiter | None) -> None:
+    """The turn that made a call waits for it now, so what comes back to the actor must not wait for the turn."""
+    if waiter is not None and here.host is not None:
+        here.host.waits(*waiter)
 
 
-def _waits(result: Any) -> None:
-    """Inside an actor: the turn that made this call waits for it now, so what comes back to the actor must not wait for the turn."""
-    if result._token is not None and _context.begins_to_wait is not None:
-        _context.begins_to_wait(*result._token)
-
-
-def _waited(result: Any) -> None:
+def _waited(waiter: Waiter | None) -> None:
     """It does not wait any more: what still comes back out of that call may wait for the turn."""
-    if result._token is not None:
-        turn, token = result._token
+    if waiter is not None:
+        turn, token = waiter
         turn.waits -= {token}
 
 
-def _gives_place(result: Any) -> bool:
+def _gives_place(waiter: Waiter | None) -> bool:
     """The turn that waits has nothing else to do: where it is a function's, another has its place meanwhile."""
-    return result._token is not None and _context.gives_place is not None and _context.gives_place(result._token[0])
+    return waiter is not None and here.host is not None and here.host.give_place(waiter[0])
 
 
-def _takes_place(result: Any) -> Any:
-    """It goes on, once the future that this gives is done; `None` = at once."""
-    return _context.takes_place(result._token[0])
+def _takes_place(waiter: Waiter | None) -> concurrent.futures.Future[None] | None:
+    """It goes on, once the future that this gives is done; `None`: at once."""
+    assert waiter is not None and here.host is not None, "it gave its place away"
+    return here.host.take_place(waiter[0])
 
 
-def _wait_for(call: Any) -> Generator[Any, None, None]:
+def _wait_for(call: _bridge.Call) -> Generator[Any, None, None]:
     """Suspends the running coroutine until `call` has something."""
     loop = asyncio.get_running_loop()
-    port = _loop_port(loop)
+    port = _LoopPort.of(loop)
     token = next(port.tokens)
     waiter = port.waiters[token] = loop.create_future()
     if call.notify(port.port, token):
@@ -92,60 +105,74 @@ def _wait_for(call: Any) -> Generator[Any, None, None]:
         port.waiters.pop(token, None)
 
 
-class Large:
-    """Stands for the class of that name in `_objects`, until that is there."""
+class Elsewhere:
+    """Base of what travels in place of a value that is too large for a message: `_objects.Large`."""
+
+    __slots__ = ()
+
+    def take(self, keep: bool) -> Any:
+        """The value. Unless others may ask for the answer again (`keep`), its file goes."""
+        raise NotImplementedError
 
 
-def _load(payload: Any) -> Any:
-    if type(payload) is not tuple:
-        # The bridge has read it.
-        return payload
-    value = _codec.load(payload)
-    return value.take(False) if type(value) is Large else value
+def _payload_of(value: object) -> Payload | None:
+    """A value of the bridge that is still to be read; `None` where the bridge has read it."""
+    return cast("Payload", value) if type(value) is tuple else None
 
 
-def _is_large(payload: Any) -> bool:
+def _load(value: object, keep: bool = False) -> Any:
+    payload = _payload_of(value)
+    if payload is None:
+        return value
+    loaded = _codec.load(payload)
+    # Not `isinstance`, which asks the value itself.
+    return cast(Elsewhere, loaded).take(keep) if issubclass(type(loaded), Elsewhere) else loaded
+
+
+def _is_large(value: object) -> bool:
     """It may be a mere reference: reading what that is for may take a while."""
-    return type(payload) is tuple and len(payload[1]) < 1024 and b"covey._objects" in payload[1]
+    payload = _payload_of(value)
+    return payload is not None and len(payload[1]) < 1024 and b"covey._objects" in payload[1]
 
 
-class _Callbacks:
+class Callbacks:
     """One thread that finishes what waits for the end of a call: futures with callbacks, files that were lent."""
 
     _lock = threading.Lock()
-    _made: _Callbacks | None = None
+    _made: Callbacks | None = None
 
     def __init__(self) -> None:
         self.port = _bridge.Port()
         self.tokens = itertools.count(1)
-        self.futures: dict[int, Any] = {}
+        self._finish: dict[int, Callable[[], None]] = {}
+        """What is done at the end of each call, by token."""
         threading.Thread(target=self._run, name="covey-callbacks", daemon=True).start()
 
     @classmethod
-    def get(cls) -> _Callbacks:
+    def get(cls) -> Callbacks:
         with cls._lock:
             if cls._made is None:
                 cls._made = cls()
             return cls._made
 
-    def watch(self, future: Any) -> None:
-        """Calls `future._finish()` once the call `future._call` is over."""
+    def watch(self, call: _bridge.Call, finish: Callable[[], None]) -> None:
+        """Calls `finish()` once the call is over: on this class's thread, or at once."""
         token = next(self.tokens)
-        self.futures[token] = future
-        if future._call.notify_end(self.port, token):
-            del self.futures[token]
-            future._finish()
+        self._finish[token] = finish
+        if call.notify_end(self.port, token):
+            del self._finish[token]
+            finish()
 
     def _run(self) -> None:
         while True:
             for token in self.port.wait():
-                future = self.futures.pop(token, None)
-                if future is not None:
+                finish = self._finish.pop(token, None)
+                if finish is not None:
                     try:
-                        future._finish()
+                        finish()
                     except BaseException:
                         # This thread is everybody's.
-                        _log.exception("a callback of %r raised", future)
+                        _log.exception("%r raised", finish)
 
 
 if TYPE_CHECKING:
@@ -168,12 +195,17 @@ class Future(Result[T]):
     _error: BaseException | None = None
     _known = False
     _callbacks: list[Callable[[Future[T]], None]] | None = None
-    _token: Any = None
+    __covey_waiter__: Waiter | None = None
+    """The turn that made the call, and the call's token there; `None` in a driver."""
     _keyed = False
     """The same answer may be given again, to another call of its key."""
 
-    def __init__(self, call: Any):
+    def __init__(self, call: _bridge.Call, waiter: Waiter | None = None, *, keyed: bool = False):
         self._call = call
+        if waiter is not None:
+            self.__covey_waiter__ = waiter
+        if keyed:
+            self._keyed = True
 
     def done(self) -> bool:
         return self._known or self._call.done()
@@ -189,14 +221,14 @@ class Future(Result[T]):
                 timeout = parse_seconds(timeout)
             end = self._call.poll()
             if end is None:
-                _refuse_loop("Future.result()")
-                _waits(self)
-                gave = _gives_place(self)
+                refuse_loop("Future.result()")
+                _waits(self.__covey_waiter__)
+                gave = _gives_place(self.__covey_waiter__)
                 try:
                     done = self._call.wait(timeout)
                 finally:
-                    _waited(self)
-                    place = _takes_place(self) if gave else None
+                    _waited(self.__covey_waiter__)
+                    place = _takes_place(self.__covey_waiter__) if gave else None
                     if place is not None:
                         place.result()
                 if not done:
@@ -235,21 +267,17 @@ class Future(Result[T]):
         if known:
             callback(self)
         elif first:
-            _Callbacks.get().watch(self)
+            Callbacks.get().watch(self._call, self._finish)
 
-    def _finish(self, end: Any = None) -> None:
+    def _finish(self, end: tuple[object, Failure | None] | None = None) -> None:
         """Takes the answer apart, once."""
         value, error = None, None
         payload, failure = end or self._call.end()
         try:
             if failure is not None:
                 error = _codec.to_exception(failure)
-            elif type(payload) is not tuple:
-                value = payload
             else:
-                value = _codec.load(payload)
-                if type(value) is Large:
-                    value = value.take(self._keyed)
+                value = _load(payload, self._keyed)
         except BaseException as why:
             error = why
         with Future._lock:
@@ -264,6 +292,14 @@ class Future(Result[T]):
                 # It is nobody's who waits; others are called all the same.
                 _log.exception("a callback of %r raised", self)
 
+    def __covey_notify__(self, port: _bridge.Port, token: int) -> bool:
+        """Pushes `token` into `port` once it is done; `True`, and nothing is pushed, where it is."""
+        return self._call.notify(port, token)
+
+    def __covey_outcome__(self) -> tuple[T | None, BaseException | None]:
+        """Value and error once it is done and was read, as its callbacks find it."""
+        return self._value, self._error
+
     def __repr__(self) -> str:
         if self._error is not None:
             return f"<future that raised {type(self._error).__name__}>"
@@ -275,21 +311,22 @@ class Future(Result[T]):
             if end is None:
                 gave = False
                 try:
-                    _waits(self)
-                    gave = _gives_place(self)
+                    _waits(self.__covey_waiter__)
+                    gave = _gives_place(self.__covey_waiter__)
                     while (end := self._call.poll()) is None:
                         yield from _wait_for(self._call)
                 except asyncio.CancelledError:
                     self.cancel()
                     raise
                 finally:
-                    _waited(self)
-                    place = _takes_place(self) if gave else None
+                    _waited(self.__covey_waiter__)
+                    place = _takes_place(self.__covey_waiter__) if gave else None
                     if place is not None:
                         yield from asyncio.wrap_future(place)
             if _is_large(end[0]):
                 # Fetching takes time, and the loop is for everyone.
-                yield from asyncio.get_running_loop().run_in_executor(None, contextvars.copy_context().run, self._finish, end)
+                finish = functools.partial(contextvars.copy_context().run, self._finish, end)
+                yield from asyncio.get_running_loop().run_in_executor(None, finish)
             else:
                 self._finish(end)
         if self._error is not None:
@@ -300,10 +337,13 @@ class Future(Result[T]):
 class Stream(Generic[T]):
     """Items while they are made. Iterate it (`for` or `async for`) once; leaving the loop early cancels the work."""
 
-    _token: Any = None
+    __covey_waiter__: Waiter | None = None
+    """As of `Future`."""
 
-    def __init__(self, call: Any):
+    def __init__(self, call: _bridge.Call, waiter: Waiter | None = None):
         self._call = call
+        if waiter is not None:
+            self.__covey_waiter__ = waiter
         self._items: collections.deque[Any] = collections.deque()
         self._last = False
         self._taken = 0
@@ -322,11 +362,11 @@ class Stream(Generic[T]):
         After `timeout` (seconds, or "2m") it raises `DeadlineExceeded`, and the work goes on, as after Ctrl-C: what has come is
         kept for the next `result()`.
         """
-        _refuse_loop("Stream.result()")
+        refuse_loop("Stream.result()")
         timeout = parse_seconds(timeout)
         end = None if timeout is None else time.monotonic() + timeout
         port = None if end is None else _bridge.Port()
-        _waits(self)
+        _waits(self.__covey_waiter__)
         try:
             while not self._over:
                 while self._items:
@@ -341,8 +381,27 @@ class Stream(Generic[T]):
                 else:
                     raise errors.DeadlineExceeded(f"no end within {_rounded(timeout)} s; the work goes on")
         finally:
-            _waited(self)
+            _waited(self.__covey_waiter__)
         return list(self._kept)
+
+    def __covey_notify__(self, port: _bridge.Port, token: int) -> bool:
+        """Pushes `token` into `port` once it has something; `True`, and nothing is pushed, where it has."""
+        return self._call.notify(port, token)
+
+    @property
+    def __covey_call__(self) -> _bridge.Call:
+        """The call itself."""
+        return self._call
+
+    def __covey_has__(self) -> bool:
+        """An item is there, or there will be none; does not wait."""
+        if not self._items and not self._last:
+            self._fill(False)
+        return bool(self._items) or self._last
+
+    def __covey_ended__(self) -> bool:
+        """Its producer has ended, and all items that were fetched are read."""
+        return self._call.done() and not self._items
 
     def text(self) -> str:
         """All items that no iteration has taken, as one text; reads to the end."""
@@ -354,11 +413,11 @@ class Stream(Generic[T]):
     def _fill(self, block: bool) -> None:
         items, self._last = self._call.items(False)
         if block and not items and not self._last:
-            gave = _gives_place(self)
+            gave = _gives_place(self.__covey_waiter__)
             try:
                 items, self._last = self._call.items(True)
             finally:
-                place = _takes_place(self) if gave else None
+                place = _takes_place(self.__covey_waiter__) if gave else None
                 if place is not None:
                     place.result()
         self._items.extend(items)
@@ -368,9 +427,7 @@ class Stream(Generic[T]):
         if self._taken == _WINDOW:
             self._call.credit(_WINDOW)
             self._taken = 0
-        item = self._items.popleft()
-        # What is no payload is itself, and most are that.
-        return _load(item) if type(item) is tuple else item
+        return _load(self._items.popleft())
 
     def _end(self) -> Iterator[Any]:
         """What the end itself says: an error, or the one value of a method that does not stream."""
@@ -381,8 +438,8 @@ class Stream(Generic[T]):
             yield _load(payload)
 
     def __iter__(self) -> Iterator[T]:
-        _refuse_loop("iterating a stream")
-        _waits(self)
+        refuse_loop("iterating a stream")
+        _waits(self.__covey_waiter__)
         try:
             while True:
                 while self._items:
@@ -391,12 +448,12 @@ class Stream(Generic[T]):
                     break
                 self._fill(True)
         finally:
-            _waited(self)
+            _waited(self.__covey_waiter__)
             self.cancel()
         yield from self._end()
 
     async def __aiter__(self) -> AsyncIterator[T]:
-        _waits(self)
+        _waits(self.__covey_waiter__)
         try:
             while True:
                 while self._items:
@@ -405,21 +462,21 @@ class Stream(Generic[T]):
                     break
                 self._fill(False)
                 if not self._items and not self._last:
-                    gave = _gives_place(self)
+                    gave = _gives_place(self.__covey_waiter__)
                     try:
-                        await _Suspend(self._call)
+                        await Suspend(self._call)
                     finally:
-                        place = _takes_place(self) if gave else None
+                        place = _takes_place(self.__covey_waiter__) if gave else None
                         if place is not None:
                             await asyncio.wrap_future(place)
         finally:
-            _waited(self)
+            _waited(self.__covey_waiter__)
             self.cancel()
         for item in self._end():
             yield item
 
 
-class _Suspend:
+class Suspend:
     __slots__ = ("call",)
 
     def __init__(self, call: Any):
@@ -440,7 +497,7 @@ def get(futures: Iterable[Result[T]], timeout: float | str | None = None) -> lis
 def get(futures: Any, timeout: float | str | None = None) -> Any:
     """The result of one future, or a list of the results of many, in order; also of durable tasks and refs of `covey.put`."""
     timeout = parse_seconds(timeout)
-    if isinstance(futures, (list, tuple)) or not (hasattr(futures, "result") or isinstance(futures, _NO_LIST)) and isinstance(futures, Iterable):
+    if is_sequence(futures) or not (hasattr(futures, "result") or is_a(futures, _NO_LIST)) and is_iterable(futures):
         return _get_all(list(futures), timeout)
     _check_waitable(futures)
     return futures.result(timeout)
@@ -456,7 +513,7 @@ def _get_all(futures: list[Any], timeout: float | None) -> list[Any]:
         _check_waitable(future)
     if timeout is None:
         return [f.result() for f in futures]
-    end, results = time.monotonic() + timeout, []
+    end, results = time.monotonic() + timeout, list[Any]()
     for n, future in enumerate(futures, 1):
         try:
             results.append(future.result(max(0.0, end - time.monotonic())))
@@ -472,17 +529,20 @@ def _rounded(seconds: float | None) -> str:
     return f"{round(seconds or 0.0, 3):g}"
 
 
-def _begin_wait(future: Any, port: Any, token: int, watch: Watch) -> bool:
+def _begin_wait(future: Any, port: _bridge.Port, token: int, watch: Watch) -> bool:
     """Has `token` come to the port once the future is done; `True` where it is."""
-    call = getattr(future, "_call", None)
-    if call is not None:
-        return bool(call.notify(port, token))
-    if hasattr(future, "_wait_end"):  # a durable task
-        watch.add(token, future._wait_end())
+    if hasattr(future, "__covey_notify__"):
+        return bool(future.__covey_notify__(port, token))
+    if hasattr(future, "__covey_wait_end__"):  # a durable task
+        watch.add(token, future.__covey_wait_end__())
         return False
     _check_waitable(future)
     if hasattr(future, "add_done_callback"):  # one of `concurrent.futures`
-        future.add_done_callback(lambda _: port.push(token))
+
+        def done(_: object) -> None:
+            port.push(token)
+
+        future.add_done_callback(done)
         return False
     return bool(future.done())
 
@@ -497,13 +557,14 @@ class _Race:
         self._port = _bridge.Port()
         self._watch = Watch(self._port)
         self._waiting: dict[int, Any] = {}
-        self._ours = [future for future in futures if getattr(future, "_token", None) is not None]
+        waiters: Iterator[Waiter | None] = (getattr(future, "__covey_waiter__", None) for future in futures)
+        self._waiters = [waiter for waiter in waiters if waiter is not None]
 
     def _begin(self) -> list[Any]:
         """Those that are done already."""
-        for future in self._ours:
-            _waits(future)
-        done = []
+        for waiter in self._waiters:
+            _waits(waiter)
+        done: list[Any] = []
         for token, future in enumerate(self._futures):
             if _begin_wait(future, self._port, token, self._watch):
                 done.append(future)
@@ -527,19 +588,19 @@ class _Race:
 
     def _leave(self) -> None:
         self._watch.stop()
-        for future in self._ours:
-            _waited(future)
+        for waiter in self._waiters:
+            _waited(waiter)
 
     def __iter__(self) -> Iterator[Any]:
-        _refuse_loop("waiting for futures")
+        refuse_loop("waiting for futures")
         try:
             yield from self._begin()
             while self._waiting:
-                gave = bool(self._ours) and _gives_place(self._ours[0])
+                gave = bool(self._waiters) and _gives_place(self._waiters[0])
                 try:
                     tokens = self._port.wait(self._left())
                 finally:
-                    place = _takes_place(self._ours[0]) if gave else None
+                    place = _takes_place(self._waiters[0]) if gave else None
                     if place is not None:
                         place.result()
                 yield from self._take(tokens)
@@ -554,12 +615,12 @@ class _Race:
             while self._waiting:
                 some = loop.create_future()
                 loop.add_reader(port.fileno(), lambda some=some: some.done() or some.set_result(None))
-                gave = bool(self._ours) and _gives_place(self._ours[0])
+                gave = bool(self._waiters) and _gives_place(self._waiters[0])
                 try:
                     await asyncio.wait({some}, timeout=self._left())
                 finally:
                     loop.remove_reader(port.fileno())
-                    place = _takes_place(self._ours[0]) if gave else None
+                    place = _takes_place(self._waiters[0]) if gave else None
                     if place is not None:
                         await asyncio.wrap_future(place)
                 for future in self._take(port.drain()):
@@ -575,7 +636,7 @@ def wait(futures: Iterable[W], num_returns: int = 1, timeout: float | str | None
     the session was closed or the head does not come back, it raises why.
     """
     pending: list[Any] = list(futures)
-    if not isinstance(num_returns, int):
+    if not is_a(num_returns, int):
         raise TypeError(f"num_returns is a whole number, not {num_returns!r}")
     if num_returns < 0 or num_returns > len(pending):
         raise ValueError(f"num_returns={num_returns} of {len(pending)} futures")
@@ -588,7 +649,7 @@ def wait(futures: Iterable[W], num_returns: int = 1, timeout: float | str | None
     except errors.DeadlineExceeded:
         pass
     # A durable task would have to be asked for, at a head that may be away.
-    done = [f for f in pending if id(f) in found or (not hasattr(f, "_wait_end") and f.done())]
+    done = [f for f in pending if id(f) in found or (not hasattr(f, "__covey_wait_end__") and f.done())]
     taken = {id(f) for f in done}
     return done, [f for f in pending if id(f) not in taken]
 
@@ -608,7 +669,7 @@ class Once(Generic[I]):
         return self
 
     def __next__(self) -> I:
-        _refuse_loop(self._what)
+        refuse_loop(self._what)
         if self._items is None:
             self._items = self._read()
         return next(self._items)

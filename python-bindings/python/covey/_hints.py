@@ -65,7 +65,7 @@ def keep_hints(cls: type) -> None:
 def keep_hints_of(function: Any) -> None:
     """The same for one function."""
     if inspect.isfunction(function) and any(isinstance(said, str) for said in function.__annotations__.values()):
-        function.__covey_hints__ = hints_of(function)  # type: ignore[attr-defined]
+        setattr(function, "__covey_hints__", hints_of(function))
 
 
 def hint_of(said: Any) -> Any:

@@ -8,8 +8,9 @@ import json
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
-from . import _session
-from ._agent import Agent, Handle, NamedAgent
+from ._current import bridge_call, current_session
+from ._agent import Agent, Handle, NamedAgent, agent_name_of
+from ._narrow import JsonObject
 from ._retry import parse_seconds
 from ._context import sampling_of
 from ._option_checks import check_values, seconds_of
@@ -39,7 +40,7 @@ class Mcp:
         seconds = parse_seconds(timeout)
         if seconds is not None and seconds <= 0:
             raise ValueError(f"a call of an MCP server needs some time, not timeout={timeout!r}")
-        self._spec = {
+        self.spec: JsonObject = {
             "command": list(command), "url": url, "env": env or {}, "headers": headers or {}, "only": list(only),
             "timeout_ms": None if seconds is None else max(round(seconds * 1000), 1),
         }  # fmt: skip
@@ -74,24 +75,24 @@ def llm_agent(
     if (seconds := seconds_of("time", time)) is not None:
         budget["ms"] = max(1, round(seconds * 1000))
     spoken = sampling_of(dict(sampling))
-    session = _session.current()
+    session = current_session()
     tools = list(tools)
     functions = [t for t in tools if inspect.isfunction(t)]
-    sources: list[dict[str, Any]] = []
+    sources: list[JsonObject] = []
     if functions:
         made = _agent_of(f"{name}-tools", functions, options.get("isolation"))
         made.register()
         sources += [{"agent": {"agent": f"{name}-tools", "skill": f.__name__, "name": f.__name__}} for f in functions]
     for tool in tools:
         if isinstance(tool, Mcp):
-            sources.append({"mcp": tool._spec})
+            sources.append({"mcp": tool.spec})
         elif isinstance(tool, NamedAgent):
             sources.append({"agent": {"agent": tool.name}})
         elif isinstance(tool, Agent):
             agent = tool.register()
             sources += [{"agent": {"agent": agent, "skill": s["id"]}} for s in tool.spec()[0]["skills"]]
         elif isinstance(tool, Handle):
-            sources.append({"agent": {"agent": tool._agent_name}})
+            sources.append({"agent": {"agent": agent_name_of(tool)}})
         elif isinstance(tool, str):
             agent, _, skill = tool.partition(".")
             sources.append({"agent": {"agent": agent, **({"skill": skill} if skill else {})}})
@@ -106,7 +107,7 @@ def llm_agent(
     }
     if "isolation" in options:
         spec["isolation"] = options["isolation"]
-    _session.bridge_call(session.client.register, json.dumps(spec), b"")
+    bridge_call(session.client.register, json.dumps(spec), b"")
     return NamedAgent(name)
 
 
@@ -122,17 +123,15 @@ def _agent_of(name: str, functions: list[Callable[..., Any]], isolation: str | N
 
 
 def _as_method(function: Callable[..., Any]) -> Callable[..., Any]:
-    if inspect.iscoroutinefunction(function):
+    async def method_async(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return await function(*args, **kwargs)
 
-        async def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-            return await function(*args, **kwargs)
-    else:
+    def method_sync(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
 
-        def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-            return function(*args, **kwargs)
-
+    method: Any = method_async if inspect.iscoroutinefunction(function) else method_sync
     functools.update_wrapper(method, function)
     signature = inspect.signature(function)
     own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    method.__signature__ = signature.replace(parameters=[own, *signature.parameters.values()])  # type: ignore[attr-defined]
+    method.__signature__ = signature.replace(parameters=[own, *signature.parameters.values()])
     return method

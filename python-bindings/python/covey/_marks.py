@@ -14,7 +14,7 @@ import sys
 import threading
 from typing import Any
 
-from ._context import turn_current
+from ._current import turn_current
 
 LINE_MAX = 1 << 20
 """Characters of a line that is not finished; with more it is one."""

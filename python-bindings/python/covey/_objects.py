@@ -10,6 +10,7 @@ in each process, and the pickle is read from a copy that was compared. Arrays ar
 
 from __future__ import annotations
 
+import functools
 import mmap
 import os
 import pickle
@@ -19,9 +20,15 @@ import threading
 import time
 import weakref
 from collections import OrderedDict, deque
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
-from . import _bridge, _codec, _files, _future, _session, errors
+from . import _bridge, _codec, _files, errors
+from ._current import bridge_call, current_session
+from ._future import Callbacks, Elsewhere, Result
+
+if TYPE_CHECKING:
+    from ._connection import Connection
+    from ._wire import Payload, Sent
 
 T = TypeVar("T", covariant=True)
 V = TypeVar("V")
@@ -47,16 +54,30 @@ HEADS = 256
 """So many of them, those that were used last."""
 
 
-class Ref(_future.Result[T]):
+class Ref(Result[T]):
     """A value in the cluster. As an argument of a call it arrives as the value; `get()` reads it anywhere."""
+
+    __covey_not_plain__ = (
+        "a reference lives as long as its owner, and what a task says stays; give what is large as a file, covey.File(path=…), or"
+        " to ctx.artifact"
+    )
+    """What is said where one is in data of a task, see `_plain`."""
 
     __slots__ = ("size", "node", "session", "_digest", "_kept", "_view", "_head", "__weakref__")
 
-    def __init__(self, digest: str | None, size: int, node: str, session: str, kept: _Kept | None = None):
+    def __init__(
+        self,
+        digest: str | None,
+        size: int,
+        node: str,
+        session: str,
+        kept: _Kept | None = None,
+        _view: memoryview | None = None,
+        _head: bytes | None = None,
+    ):
         self.size, self.node, self.session = size, node, session
         self._digest, self._kept = digest, kept
-        self._view: memoryview | None = None
-        self._head: bytes | None = None
+        self._view, self._head = _view, _head
 
     @property
     def digest(self) -> str:
@@ -92,7 +113,7 @@ class Ref(_future.Result[T]):
 
 def put(value: V) -> Ref[V]:
     """Keeps a value in the cluster, for calls that share it: a prompt, an array, a table."""
-    session = _session.current()
+    session = current_session()
     node, folder = _own_store(session)
     buffers: list[pickle.PickleBuffer] = []
     body = _codec.dump_into(value, buffers.append)
@@ -105,12 +126,10 @@ def put(value: V) -> Ref[V]:
     finally:
         os.close(descriptor)
     kept = _Kept(draft, digest, session)
-    ref: Ref[V] = Ref(None, size, node, session.store_session, kept)
-    ref._view = view
-    if len(body) <= HEAD_BYTES:
-        ref._head = _head([len(body), *(b.raw().nbytes for b in buffers)]) + body
+    head = _head([len(body), *(b.raw().nbytes for b in buffers)]) + body if len(body) <= HEAD_BYTES else None
+    ref: Ref[V] = Ref(None, size, node, session.store_session, kept, view, head)
     if session.store_is_remote:
-        _session.bridge_call(session.client.put_object, node, ref.session, ref.digest, kept.path)
+        bridge_call(session.client.put_object, node, ref.session, ref.digest, kept.path)
     weakref.finalize(ref, kept.drop)
     return ref
 
@@ -123,7 +142,7 @@ class _Kept:
     # Taken by whatever thread the collector runs on when it drops a reference, in the midst of anything.
     _all = threading.RLock()
 
-    def __init__(self, draft: str, digest: Any, session: Any):
+    def __init__(self, draft: str, digest: _bridge.FileDigest, session: Connection):
         self.path, self._digest, self._counts = draft, digest, session.store_counts
         self.sent = False
         self._name: str | None = None
@@ -150,7 +169,8 @@ class _Kept:
     def name(self) -> str:
         """The digest, hex."""
         with self._naming:
-            if self._name is None:
+            name = self._name
+            if name is None:
                 try:
                     name = self._digest.end()
                     path = os.path.join(os.path.dirname(self.path), name)
@@ -160,7 +180,7 @@ class _Kept:
                         self.path, self._name = path, name
                 except OSError as error:
                     raise errors.InternalError(f"the object could not be kept: {error}") from error
-            return self._name
+            return name
 
     def drop(self) -> None:
         """The reference is gone. If it never travelled, nobody else can have one."""
@@ -172,7 +192,7 @@ class _Kept:
                 _files.unlink(self.path)
 
 
-def _write(folder: str, body: bytes, views: list[memoryview], digest: Any = None) -> tuple[str, int, int]:
+def _write(folder: str, body: bytes, views: list[memoryview], digest: _bridge.FileDigest | None = None) -> tuple[str, int, int]:
     """A draft of an object: path, descriptor, size."""
     lengths = [len(body), *(v.nbytes for v in views)]
     parts: list[Any] = [_MAGIC + struct.pack(f"<I{len(lengths)}Q", len(lengths), *lengths)]
@@ -183,7 +203,7 @@ def _write(folder: str, body: bytes, views: list[memoryview], digest: Any = None
     return *_files.drafts.write(folder, parts, at, digest), at
 
 
-def _own_store(session: Any) -> tuple[str, str]:
+def _own_store(session: Connection) -> tuple[str, str]:
     """Node and folder where this process puts objects: its worker's, one on this machine, or a private one that is sent on."""
     if session.store is not None:
         return session.store
@@ -191,7 +211,7 @@ def _own_store(session: Any) -> tuple[str, str]:
     session.store_is_remote = False
     if not (node and folder and session.inside):
         end = time.monotonic() + WORKER_SECONDS
-        while not (stores := _session.bridge_call(session.client.stores)):
+        while not (stores := bridge_call(session.client.stores)):
             if time.monotonic() > end:
                 raise errors.FailedPrecondition(f"no worker came within {WORKER_SECONDS} s to keep objects")
             time.sleep(0.01)
@@ -207,17 +227,17 @@ def _own_store(session: Any) -> tuple[str, str]:
 
 def _find(ref: Ref[Any]) -> str:
     """Path of the object's file on this machine; it is fetched when it is not here."""
-    session = _session.current()
+    session = current_session()
     if session.inside:
         path = os.path.join(os.environ["COVEY_OBJECTS"], ref.session, ref.digest)
         if os.path.exists(path):
             return path
-        return os.fspath(_session.bridge_call(session.client.fetch_object, ref.node, ref.session, ref.digest, path))
+        return os.fspath(bridge_call(session.client.fetch_object, ref.node, ref.session, ref.digest, path))
     known = session.store_paths.get(ref.digest)
     if known and os.path.exists(known):
         return known
     _, folder = _own_store(session)
-    for candidate in [folder, *(f for _, here, f in _session.bridge_call(session.client.stores) if here)]:
+    for candidate in [folder, *(f for _, here, f in bridge_call(session.client.stores) if here)]:
         path = os.path.join(candidate, ref.session, ref.digest)
         if os.access(path, os.R_OK):
             session.store_paths[ref.digest] = path
@@ -225,7 +245,7 @@ def _find(ref: Ref[Any]) -> str:
     path = os.path.join(session.private_folder(), ref.digest)
     if not os.path.exists(path):
         draft = f"{path}.{os.urandom(4).hex()}"
-        _session.bridge_call(session.client.fetch_object, ref.node, ref.session, ref.digest, draft)
+        bridge_call(session.client.fetch_object, ref.node, ref.session, ref.digest, draft)
         os.rename(draft, path)
     session.store_paths[ref.digest] = path
     return path
@@ -278,7 +298,7 @@ def _parts(view: memoryview, head: bytes | memoryview | None = None) -> list[mem
     head = view if head is None else head
     (count,) = struct.unpack_from("<I", head, 8)
     lengths = struct.unpack_from(f"<{count}Q", head, 12)
-    at, parts = 12 + 8 * count, []
+    at, parts = 12 + 8 * count, list[memoryview]()
     for length in lengths:
         at += -at % _ALIGN
         parts.append(view[at : at + length])
@@ -292,7 +312,7 @@ def _parts(view: memoryview, head: bytes | memoryview | None = None) -> list[mem
 # and mapped there by the actor's process, copy on write, so that it is the actor's own. Its file goes with the call.
 
 
-def lend(session: Any, kind: str, target: str, body: bytes, buffers: list[pickle.PickleBuffer]) -> _codec.Payload | None:
+def lend(session: Connection, kind: str, target: str, body: bytes, buffers: list[pickle.PickleBuffer]) -> Payload | None:
     """Arguments as a file that the actor's process can map; `None` when they are small, or the actor is elsewhere."""
     views = [b.raw() for b in buffers]
     if sum(v.nbytes for v in views) < LEND_FROM or not _is_near(session, kind, target):
@@ -307,10 +327,10 @@ def lend(session: Any, kind: str, target: str, body: bytes, buffers: list[pickle
     return _bridge.LENT, pickle.dumps((node, session.store_session, name, path, body)), _codec.NO_BUFFERS
 
 
-def _is_near(session: Any, kind: str, target: str) -> bool:
+def _is_near(session: Connection, kind: str, target: str) -> bool:
     """Whether the actor's worker is on this machine, as far as is known; so for a pool when all workers are."""
     if time.monotonic() - session.near_asked > NEAR_SECONDS:
-        stores = _session.bridge_call(session.client.stores)
+        stores = bridge_call(session.client.stores)
         session.near_nodes = {node for node, here, folder in stores if here and os.access(folder, os.W_OK)}
         session.all_near, session.near_asked = len(session.near_nodes) == len(stores) > 0, time.monotonic()
     if session.store_is_remote or not session.near_nodes:
@@ -318,26 +338,16 @@ def _is_near(session: Any, kind: str, target: str) -> bool:
     return bool(session.all_near or (kind == "actor" and session.client.node_of(target) in session.near_nodes))
 
 
-class _Lent:
-    """Takes a file away when the call that it was lent to is over."""
-
-    def __init__(self, call: Any, path: str):
-        self._call, self.path = call, path
-
-    def _finish(self) -> None:
-        _files.unlink(self.path)
-
-
-def take_back(call: Any, payload: _codec.Payload) -> None:
+def take_back(call: _bridge.Call | None, payload: Sent) -> None:
     """When `call` is over, what was lent to it goes; at once when there is none."""
     path = pickle.loads(payload[1])[3]
     if call is None:
         _files.unlink(path)
     else:
-        _future._Callbacks.get().watch(_Lent(call, path))
+        Callbacks.get().watch(call, functools.partial(_files.unlink, path))
 
 
-def borrow(payload: _codec.Payload, fetch: bool = True) -> _codec.Payload | None:
+def borrow(payload: Sent, fetch: bool = True) -> Sent | None:
     """What was lent, mapped; `None` when it would have to be fetched and shall not be."""
     node, session, name, path, body = pickle.loads(payload[1])
     own = os.path.join(os.environ.get("COVEY_OBJECTS", ""), session, name)
@@ -348,7 +358,7 @@ def borrow(payload: _codec.Payload, fetch: bool = True) -> _codec.Payload | None
             pass  # of another machine, or on disk by now
     if not fetch:
         return None
-    fetched = os.fspath(_session.bridge_call(_session.current().client.fetch_object, node, session, name, own))
+    fetched = os.fspath(bridge_call(current_session().client.fetch_object, node, session, name, own))
     try:
         return _mapped(fetched, body)
     finally:
@@ -356,11 +366,11 @@ def borrow(payload: _codec.Payload, fetch: bool = True) -> _codec.Payload | None
             _files.unlink(fetched)  # a copy, for this call
 
 
-def _mapped(path: str, body: bytes) -> _codec.Payload:
+def _mapped(path: str, body: bytes) -> Sent:
     with open(path, "rb") as file:
         view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
     _, *buffers = _parts(view)
-    return _codec.PICKLE, body, buffers  # type: ignore[return-value]
+    return _codec.PICKLE, body, buffers
 
 
 # ---- answers by value, through a store -----------------------------------------------------------------------------------
@@ -369,7 +379,7 @@ def _mapped(path: str, body: bytes) -> _codec.Payload:
 # Its reader takes it from there, and its file away. One that nobody reads goes with the driver that its actor lives for.
 
 
-class Large:
+class Large(Elsewhere):
     """What travels instead of an answer that is too large for a message."""
 
     __slots__ = ("_ref",)
@@ -391,16 +401,13 @@ class Large:
             view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
         if not keep:
             _files.unlink(path)
-            _session.current().store_paths.pop(self._ref.digest, None)
+            current_session().store_paths.pop(self._ref.digest, None)
         return _read(head, view)
 
 
-_future.Large = Large
-
-
-def dump_answer(value: Any) -> _codec.Payload:
+def dump_answer(value: Any) -> Payload:
     """What a method gives, pickled; in a store, where that is too much for a message."""
-    payload: _codec.Payload
+    payload: Payload
     if _codec.is_plain(value) == 1:
         # The usual answer, with one call less.
         payload = _codec.PICKLE, pickle.dumps(value, 5), _codec.NO_BUFFERS
@@ -409,12 +416,12 @@ def dump_answer(value: Any) -> _codec.Payload:
     return payload if len(payload[1]) <= LARGE_FROM else _keep_large(payload[1], []) or payload
 
 
-def _keep_large(body: bytes, buffers: list[pickle.PickleBuffer]) -> _codec.Payload | None:
+def _keep_large(body: bytes, buffers: list[pickle.PickleBuffer]) -> Payload | None:
     """Where it is now; `None` when a message holds it, or the store does not."""
     views = [b.raw() for b in buffers]
     if len(body) + sum(view.nbytes for view in views) <= LARGE_FROM:
         return None
-    session = _session.current()
+    session = current_session()
     owned = session.store_session
     try:
         node, folder = _own_store(session)
@@ -450,12 +457,16 @@ def resolve(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, .
     if not has_refs(args, kwargs):
         return args, kwargs
     return (
-        tuple(a.get() if type(a) is Ref else a for a in args),
-        {k: v.get() if type(v) is Ref else v for k, v in kwargs.items()},
+        tuple(a.get() if _is_ref(a) else a for a in args),
+        {k: v.get() if _is_ref(v) else v for k, v in kwargs.items()},
     )
 
 
-def has_refs(args: Any, kwargs: dict[str, Any]) -> bool:
+def _is_ref(value: object) -> TypeGuard[Ref[Any]]:
+    return type(value) is Ref
+
+
+def has_refs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     for value in args:
         if type(value) is Ref:
             return True

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
+from ._card import Card
+from ._narrow import is_mapping, is_tuple
 from ._units import parse_bytes, parse_seconds, plain_number
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -67,6 +69,23 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _are_texts(value: Any) -> bool:
+    return all(map(_is_text, value))
+
+
+def _is_not_negative(value: Any) -> bool:
+    return bool(value >= 0)
+
+
+def _one_of(*words: str) -> Callable[[Any], bool]:
+    """One of these words."""
+
+    def fits(value: Any) -> bool:
+        return value in words
+
+    return fits
+
+
 def _maps(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
     """A mapping of names to values that do."""
     return lambda value: all(isinstance(k, str) and fits(v) for k, v in value.items())
@@ -81,14 +100,14 @@ def _is_exception(value: Any) -> bool:
 
 
 def _are_exceptions(value: Any) -> bool:
-    return all(map(_is_exception, value)) if isinstance(value, tuple) else _is_exception(value)
+    return all(map(_is_exception, value)) if is_tuple(value) else _is_exception(value)
 
 
 class _Handle(type):
     """Of a handle's kind is what has an actor: its class is above this module."""
 
     def __instancecheck__(cls, value: Any) -> bool:
-        return isinstance(getattr(value, "_actor", None), str)
+        return isinstance(getattr(value, "__covey_actor__", None), str)
 
 
 class _AnyHandle(metaclass=_Handle):
@@ -96,7 +115,7 @@ class _AnyHandle(metaclass=_Handle):
 
 
 _AMOUNT = Takes((int, float), "a number that is not negative", _is_amount)
-_COUNT = Takes(int, "a whole number that is not negative", lambda value: value >= 0)
+_COUNT = Takes(int, "a whole number that is not negative", _is_not_negative)
 _LIMIT = Takes(int, "a whole number from 1 on", _is_limit)
 _FLAG = Takes(bool, "True or False")
 _TEXT = Takes(str, "a text")
@@ -105,7 +124,7 @@ _BOUND = _PAUSE._replace(wanted="a time above 0: seconds, or a text like '500ms'
 _MOMENT = _PAUSE._replace(wanted="a time: seconds, or a text like '500ms', '30s' and '2m'", fits=_is_moment)
 _NUMBER = Takes((int, float), "a number", math.isfinite)
 _WHOLE = Takes(int, "a whole number")
-_TEXTS = Takes((list, tuple), "a list of texts", lambda value: all(map(_is_text, value)))
+_TEXTS = Takes((list, tuple), "a list of texts", _are_texts)
 
 
 def _is_variable(value: Any) -> bool:
@@ -120,10 +139,7 @@ def _is_schema(value: Any) -> bool:
     return isinstance(value, Mapping) or hasattr(value, "model_json_schema")
 
 
-CARD = (
-    "version", "tags", "provider", "documentation_url", "icon_url", "input_modes", "output_modes", "any_input", "extensions", "messages",
-    "streaming", "push_notifications", "extended_card",
-)  # fmt: skip
+CARD = tuple(Card.__annotations__)
 """What an agent says of its card."""
 
 
@@ -148,7 +164,7 @@ OPTIONS: dict[str, Takes] = {
     "labels": Takes(Mapping, "names with texts, like {'zone': 'a'}", _maps(_is_text)),
     "node": Takes(str, "the name of a worker"),
     "near": Takes(_AnyHandle, "the handle of an actor"),
-    "strategy": Takes(str, "'spread' or 'pack'", lambda value: value in ("spread", "pack")),
+    "strategy": Takes(str, "'spread' or 'pack'", _one_of("spread", "pack")),
     # times and tries
     "deadline": _MOMENT,
     "run_timeout": _BOUND,
@@ -170,7 +186,7 @@ OPTIONS: dict[str, Takes] = {
     "working_dir": Takes((str, os.PathLike), "the path of a folder"),
     "pip": _TEXTS._replace(wanted="a list of packages, like ['requests>=2']"),
     "own_process": _FLAG,
-    "isolation": Takes(str, "'none', 'default' or 'strict'", lambda value: value in ("none", "default", "strict")),
+    "isolation": Takes(str, "'none', 'default' or 'strict'", _one_of("none", "default", "strict")),
     # agents and actors
     "name": _TEXT,
     "groups": Takes(Mapping, "names with how many turns each may have at once, like {'io': 4}", _maps(_is_limit)),
@@ -203,7 +219,7 @@ OPTIONS: dict[str, Takes] = {
     "repetition_penalty": _NUMBER,
     "logit_bias": Takes(Mapping, "tokens with how much likelier each is, like {42: -1.0}", _are_numbers),
     "seed": _WHOLE,
-    "stop": Takes((str, list, tuple), "a text or a list of texts", lambda value: all(map(_is_text, value))),
+    "stop": Takes((str, list, tuple), "a text or a list of texts", _are_texts),
     "ignore_eos": _FLAG,
     "json_schema": Takes(object, "a dict or a pydantic model", _is_schema),
     "regex": _TEXT,
@@ -225,7 +241,7 @@ def check_value(name: str, value: Any) -> Any:
     if takes is None or value is None:
         return value
     kinds = takes.kind if isinstance(takes.kind, tuple) else (takes.kind,)
-    if Mapping in kinds and isinstance(value, Mapping):
+    if Mapping in kinds and is_mapping(value):
         value = {plain_number(k): plain_number(v) for k, v in value.items()}
     elif int in kinds:
         value = plain_number(value, whole=float not in kinds)
@@ -265,11 +281,11 @@ def check(options: Mapping[str, Any], kind: Any, hint: str = "") -> dict[str, An
     return check_values(options) if options else {}
 
 
-def near(name: str, known: Any) -> str:
+def near(name: str, known: Iterable[str]) -> str:
     """The one that was meant, perhaps."""
     import difflib
 
-    found = difflib.get_close_matches(name, known, 1)
+    found = difflib.get_close_matches(name, list(known), 1)
     return f"; perhaps {found[0]!r} is meant" if found else ""
 
 
@@ -288,7 +304,7 @@ def listed(kind: Any, unsaid: Any = None, **defaults: Any) -> Callable[[F], F]:
             text = getattr(hint, "__forward_arg__", hint)
             default = defaults.get(name, unsaid)
             own.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=text))
-        function.__signature__ = written.replace(parameters=own)  # type: ignore[attr-defined]
+        setattr(function, "__signature__", written.replace(parameters=own))
         return function
 
     return lists

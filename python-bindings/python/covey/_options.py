@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack as Unpack
 
     from ._agent import Handle
+    from ._card import Card
     from ._typed import Actor
 
 
@@ -27,7 +28,9 @@ class PlaceOptions(TypedDict, total=False):
     """What something needs of its node, and which one."""
 
     cpus: float | None
+    """CPUs, also fractions of one."""
     gpus: float | None
+    """Cards, also fractions of one."""
     memory: float | str | None
     """Kept free for it, and its bound: it gets a process of its own, which ends when it uses more."""
     resources: Mapping[str, float] | None
@@ -81,6 +84,7 @@ class ProcessOptions(TypedDict, total=False):
     """What a process is started with."""
 
     env_vars: Mapping[str, str] | None
+    """Variables of its environment, beside those that the worker gives."""
     working_dir: str | os.PathLike[str] | None
     """A folder that is shipped, importable and current."""
     pip: list[str] | None
@@ -95,8 +99,11 @@ class FunctionOptions(PlaceOptions, RunOptions, ProcessOptions, total=False):
     retry_exceptions: bool | None
     """All exceptions are worth another try."""
     schedule_timeout: float | str | None
+    """So long calls wait while no worker there could run them (default "5m")."""
     max_restarts: int | None
+    """Of the actors that run it, after which they are given up."""
     own_process: bool | None
+    """It shares its process with no other function."""
     isolation: Literal["none", "default", "strict"] | None
     """What its process is kept from, see `covey.agent`."""
 
@@ -105,6 +112,7 @@ class SpecOptions(PlaceOptions, total=False):
     """Of an agent, and of single actors."""
 
     model: str | None
+    """The model that it asks where it names none."""
     concurrency: int | None
     """Turns at once (default 1)."""
     max_restarts: int | None
@@ -118,6 +126,7 @@ class SpecOptions(PlaceOptions, total=False):
     pool: int | None
     """Actors that tasks may use at once."""
     own_process: bool | None
+    """Each actor has a process of its own."""
     isolation: Literal["none", "default", "strict"] | None
     """What its processes are kept from, beyond what their worker says: files of others (`default`), the network too (`strict`)."""
     reentrant: bool | None
@@ -126,14 +135,15 @@ class SpecOptions(PlaceOptions, total=False):
     """When `__snapshot__` becomes durable: `idle` before sleep and moves, `turn` before each answer, or a time."""
     idle: float | str | None
     """A virtual actor sleeps after this time without calls (default "60s")."""
-    a2a: Mapping[str, Any] | None
-    """How it shows itself to A2A, see `covey.agent`."""
+    a2a: Card | Mapping[str, object] | None
+    """How it shows itself to A2A. A name that `Card` has not is refused where the agent is made."""
 
 
 class AgentOptions(SpecOptions, ProcessOptions, total=False):
     """Of `covey.agent`."""
 
     name: str | None
+    """Its name in the cluster (default: that of the class)."""
     groups: Mapping[str, int] | None
     """Methods that are counted apart, by group, see `covey.method`."""
 
@@ -185,22 +195,34 @@ class SamplingOptions(TypedDict, total=False):
     """How a model answers."""
 
     max_tokens: int | None
+    """Tokens of the answer at most."""
     temperature: float | None
+    """0: always the likeliest token."""
     top_p: float | None
+    """The likeliest tokens that have this share together."""
     top_k: int | None
+    """So many of the likeliest tokens."""
     min_p: float | None
+    """Tokens that are at least this likely, as a share of the likeliest."""
     presence_penalty: float | None
     frequency_penalty: float | None
     repetition_penalty: float | None
     logit_bias: Mapping[int, float] | None
+    """How much likelier tokens are made, by their numbers."""
     seed: int | None
+    """The same one gives the same answer."""
     stop: str | list[str] | None
+    """The answer ends before one of these texts."""
     ignore_eos: bool | None
+    """The answer goes on to `max_tokens`."""
     json_schema: Any
     """A dict or a pydantic model. Of this and the next three one at most."""
     regex: str | None
+    """The answer matches this regular expression."""
     choice: list[str] | None
+    """The answer is one of these."""
     grammar: str | None
+    """The answer is of this grammar, in Lark's notation."""
 
 
 class ChatOptions(SamplingOptions, total=False):
@@ -211,3 +233,4 @@ class ChatOptions(SamplingOptions, total=False):
     tool_choice: str | None
     """`auto`, `none`, `required`, or a tool's name."""
     think: bool
+    """Whether the model thinks before it answers, where it can do both."""

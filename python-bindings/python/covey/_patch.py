@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from ._fits import same
+from ._narrow import JsonObject, is_a, is_array, is_object
 
-def apply(value: Any, patch: list[dict[str, Any]]) -> Any:
+
+def apply(value: Any, patch: list[JsonObject]) -> Any:
     """A copy of `value` with the operations done, one after the other; `ValueError` where one cannot be."""
-    if not isinstance(patch, list):
+    if not is_a(patch, list):
         raise TypeError(f"a patch is a list of operations, not {patch!r}")
     value = copy.deepcopy(value)
     for operation in patch:
@@ -17,7 +20,7 @@ def apply(value: Any, patch: list[dict[str, Any]]) -> Any:
 
 
 def _one(value: Any, operation: Any) -> Any:
-    if not isinstance(operation, dict) or not isinstance(operation.get("path"), str):
+    if not is_object(operation) or not isinstance(operation.get("path"), str):
         raise ValueError(f"{operation!r} is no operation: it has no `op` and `path`")
     op, path = operation.get("op"), _pointer(operation["path"])
     if op in ("add", "replace", "test") and "value" not in operation:
@@ -32,7 +35,7 @@ def _one(value: Any, operation: Any) -> Any:
         _get(value, path)
         return copy.deepcopy(operation["value"]) if not path else _add(_remove(value, path), path, copy.deepcopy(operation["value"]))
     if op == "test":
-        if not _same(_get(value, path), operation["value"]):
+        if not same(_get(value, path), operation["value"]):
             raise ValueError(f"{operation['path']!r} is not {operation['value']!r}")
         return value
     if op == "copy":
@@ -61,9 +64,9 @@ def _index(place: list[Any], step: str, most: int) -> int:
 
 def _get(value: Any, path: list[str]) -> Any:
     for step in path:
-        if isinstance(value, list):
+        if is_array(value):
             value = value[_index(value, step, len(value) - 1)]
-        elif isinstance(value, dict) and step in value:
+        elif is_object(value) and step in value:
             value = value[step]
         else:
             raise ValueError(f"there is no {step!r} in it")
@@ -74,9 +77,9 @@ def _add(value: Any, path: list[str], new: Any) -> Any:
     if not path:
         return new
     place, step = _get(value, path[:-1]), path[-1]
-    if isinstance(place, list):
+    if is_array(place):
         place.insert(len(place) if step == "-" else _index(place, step, len(place)), new)
-    elif isinstance(place, dict):
+    elif is_object(place):
         place[step] = new
     else:
         raise ValueError(f"{step!r} cannot be added to {place!r}")
@@ -86,18 +89,7 @@ def _add(value: Any, path: list[str], new: Any) -> Any:
 def _remove(value: Any, path: list[str]) -> Any:
     if not path:
         return None
-    _get(value, path)
     place, step = _get(value, path[:-1]), path[-1]
+    _get(place, [step])
     del place[int(step) if isinstance(place, list) else step]
     return value
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Equal as JSON: `True` is not 1."""
-    if isinstance(one, bool) or isinstance(other, bool):
-        return one is other
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_same, one, other))
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
-    return bool(one == other)

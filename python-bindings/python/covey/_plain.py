@@ -12,8 +12,10 @@ import pathlib
 import re
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
+
+from ._narrow import is_a, is_dataclass_object, is_dict, is_sequence, is_set
 
 DEPTH_MAX = 64
 """Levels that the log takes."""
@@ -45,19 +47,23 @@ def load(value: Any) -> Any:
 
 def _loses_keys(value: Any) -> bool:
     """Two keys of one dict in it have the same text, so that a reader finds one of their values only."""
-    left, seen = [value], set[int]()
+    left: list[Any] = [value]
+    seen = set[int]()
     while left:
         part = left.pop()
         if id(part) in seen:  # it may hold itself, which the encoder refuses later
             continue
         seen.add(id(part))
-        if isinstance(part, dict):
+        inside: Collection[Any]
+        if is_dict(part):
             if any(type(key) is not str for key in part) and len({_key_text(key) for key in part}) < len(part):
                 return True
-            part = part.values()
-        elif not isinstance(part, (list, tuple)):
+            inside = part.values()
+        elif is_sequence(part):
+            inside = part
+        else:
             continue
-        left += (inner for inner in part if isinstance(inner, (dict, list, tuple)))
+        left += (inner for inner in inside if isinstance(inner, (dict, list, tuple)))
     return False
 
 
@@ -73,11 +79,13 @@ def refuse_lost_keys(value: Any, name: str) -> None:
 
 
 def _refuse_keys(value: Any, path: str) -> None:
-    if isinstance(value, (dict, list, tuple)):
-        if isinstance(value, dict):
-            _keys_of(value, path)
-        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+    if is_dict(value):
+        _keys_of(value, path)
+        for key, part in value.items():
             _refuse_keys(part, f"{path}[{key!r}]")
+    elif is_sequence(value):
+        for at, part in enumerate(value):
+            _refuse_keys(part, f"{path}[{at!r}]")
 
 
 def _keys_of(value: dict[Any, Any], path: str) -> None:
@@ -101,21 +109,21 @@ def _form(value: Any) -> Any:
     """What JSON does not know, as something closer to what it does."""
     if isinstance(value, enum.Enum):
         return value.value
-    if hasattr(value, "model_dump") and not isinstance(value, type):  # a pydantic model
+    if hasattr(value, "model_dump") and not is_a(value, type):  # a pydantic model
         return value.model_dump(mode="json")
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if is_dataclass_object(value):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if isinstance(value, (set, frozenset)):
+    if is_set(value):
         return list(value)
     if isinstance(value, _ISO):
         return value.isoformat()
     if isinstance(value, _TEXT):
         return str(value)
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and isinstance(value, (numpy.ndarray, numpy.generic)) and not isinstance(value, bytes):
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is not None and is_a(value, (numpy.ndarray, numpy.generic)) and not is_a(value, bytes):
         if value.dtype.kind == "M":  # some of these have numbers for items
             return value.astype(str).tolist()
-        return float(value) if isinstance(value, numpy.longdouble) else value.tolist()
+        return float(value) if is_a(value, numpy.longdouble) else value.tolist()
     raise TypeError("not plain data")
 
 
@@ -146,14 +154,14 @@ def _refuse(value: Any, path: str, around: tuple[int, ...]) -> None:
 
 def _parts(value: Any, path: str) -> Iterator[tuple[Any, str]]:
     """What a value is made of, with the place of each."""
-    if isinstance(value, dict):
+    if is_dict(value):
         for key, part in value.items():
             if not (key is None or isinstance(key, (str, int, float))):
                 raise _refusal(f"the key {key!r} of {path}", _name(key), "keys are text (numbers, booleans and None become text)")
             _refuse(str(key), f"the key {key!r} of {path}", ())
             yield part, f"{path}[{key!r}]"
         _keys_of(value, path)
-    elif isinstance(value, (list, tuple)):
+    elif is_sequence(value):
         for index, part in enumerate(value):
             yield part, f"{path}[{index}]"
     else:
@@ -167,23 +175,18 @@ def _parts(value: Any, path: str) -> Iterator[tuple[Any, str]]:
             yield form, path
 
 
-def _hint(value: Any) -> str:
-    from ._content import File
-    from ._objects import Ref
-
-    if isinstance(value, (bytes, bytearray, memoryview)):
+def _hint(value: object) -> str:
+    if is_a(value, (bytes, bytearray, memoryview)):
         return "give bytes as a file: covey.File(data)"
-    if isinstance(value, Ref):
-        why = "a reference lives as long as its owner, and what a task says stays"
-        return f"{why}; give what is large as a file, covey.File(path=…), or to ctx.artifact"
-    if isinstance(value, File):
-        return "a file stands alone or in a list of parts, not inside other data; return it so, or yield it"
-    if hasattr(value, "tolist") and not isinstance(value, type):
+    hint: str | None = getattr(type(value), "__covey_not_plain__", None)
+    if hint is not None:  # a class of ours says itself what to do
+        return hint
+    if hasattr(value, "tolist") and not is_a(value, type):
         return "give plain data: its tolist() is that"
     return "give plain data: text, numbers, lists, dicts, dataclasses"
 
 
-def _name(value: Any) -> str:
+def _name(value: object) -> str:
     cls = type(value)
     module = cls.__module__
     plain = module in ("builtins", "__main__") or module.split(".")[0] == "covey"

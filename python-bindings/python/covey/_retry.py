@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from . import _codec, errors
+from ._narrow import is_tuple
 from ._option_checks import check_value, seconds_of
 from ._units import parse_seconds as parse_seconds
 
@@ -40,7 +42,7 @@ class Retry:
         """`retry_on` is a class or a tuple of classes, as `except` takes them. `None` when there is none."""
         check_value("retry_on", retry_on)
         retries = check_value("retries", retries)
-        classes = retry_on if isinstance(retry_on, tuple) else () if retry_on is None else (retry_on,)
+        classes: Sequence[type] = retry_on if is_tuple(retry_on) else () if retry_on is None else (retry_on,)
         if not classes:
             if backoff is not None:
                 raise TypeError("backoff is the pause before a retry: say after which exceptions, with retry_on")
@@ -64,6 +66,11 @@ class How:
     retries: int = 0
     retry: tuple[list[str], int, int] | None = None
     key: str = ""
+
+    @classmethod
+    def said(cls, options: dict[str, Any]) -> How:
+        """Of options that were checked, by their names."""
+        return cls.of(**options)
 
     @classmethod
     def of(

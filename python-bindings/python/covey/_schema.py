@@ -10,14 +10,16 @@ from typing import Any
 
 from ._context import Context
 from ._hints import Files, annotations_of, hint_of
+from ._narrow import JsonObject
 
 _NAMES = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object", type(None): "null"}
 
 
-def of_parameters(function: Any, skip: int = 0) -> dict[str, Any]:
+def of_parameters(function: Any, skip: int = 0) -> JsonObject:
     """An object with a property for each parameter behind the first `skip`; a context and files, which travel beside the arguments, are left out."""
     hints = annotations_of(function)
-    properties, required = {}, []
+    properties: JsonObject = {}
+    required: list[str] = []
     for p in list(inspect.signature(function).parameters.values())[skip:]:
         hint = hint_of(hints.get(p.name))
         if p.name == "ctx" or hint is Context or isinstance(hint, Files) or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
@@ -28,7 +30,7 @@ def of_parameters(function: Any, skip: int = 0) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": required}
 
 
-def of_hint(hint: Any) -> dict[str, Any]:
+def of_hint(hint: Any) -> JsonObject:
     """The schema of an annotation; of one that JSON does not know, anything."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:

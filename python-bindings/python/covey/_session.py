@@ -3,49 +3,23 @@
 from __future__ import annotations
 
 import atexit
-import itertools
 import json
-import math
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
-import threading
 import time
 import uuid
 import warnings
-from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
-from . import _address, _bridge, _codec, _driver_log, _files, errors
+from . import _address, _bridge, _driver_log, errors
 from ._claimed import Claimed, is_held
-from ._context import turn_current, turn_deadline
-from ._future import Future, Stream
+from ._connection import Connection
+from ._current import bridge_call, current_session, here, refuse_fork
+from ._env import Environment
 from ._option_checks import check_values
-from ._retry import PLAIN, How, check_left
-
-_lock = threading.Lock()
-_opening = threading.RLock()
-"""Held while a session is begun: of threads that ask at once, one begins it."""
-_current: Any = None
-_ended = False
-"""The session in use was shut down, and none has taken its place."""
-
-
-after_call: Callable[[], None] | None = None
-"""Inside an actor's process: what came while a verb waited is looked at."""
-
-
-def bridge_call(function: Any, *args: Any) -> Any:
-    """Calls the bridge; its errors become the package's."""
-    try:
-        return function(*args)
-    except _bridge.BridgeError as error:
-        raise _codec.to_exception(error.args) from None
-    finally:
-        if after_call is not None:
-            after_call()
 
 
 def _tell_pending(what: str, why: str, waiting: int) -> None:
@@ -53,107 +27,11 @@ def _tell_pending(what: str, why: str, waiting: int) -> None:
     print(f"covey: {calls} for {what}: {why}", file=sys.stderr, flush=True)
 
 
-_tokens = itertools.count(1)
-_KINDS = {"actor": 0, "model": 1, "pool": 2, "topic": 3}
-
-
-def _span() -> str:
-    """The span that the caller's own OpenTelemetry has open, as a `traceparent`; empty without one."""
-    module = sys.modules.get("opentelemetry.trace")
-    if module is None:
-        return ""
-    at = module.get_current_span().get_span_context()
-    return f"00-{at.trace_id:032x}-{at.span_id:016x}-{at.trace_flags:02x}" if at.is_valid else ""
-
-
-def dump_args(self: Any, kind: str, target: str, value: Any) -> _codec.Payload:
-    """Arguments of a call on an `actor` or a `pool`: in the call itself, or lent when they are large and it is near."""
-    return _codec.dump(value, lambda body, buffers: _objects.lend(self, kind, target, body, buffers))
-
-
-def call(
-    self: Any, kind: str, target: str, method: str, args: _codec.Payload, timeout: float | None, stream: bool, how: How | None = None
-) -> Any:
-    """Opens a call on an `actor`, a `model`, a `pool` or a `topic`; a deadline that is set around it holds for it too."""
-    how = how or PLAIN
-    if timeout is None:
-        timeout = how.deadline
-    end = turn_deadline.get()
-    if end is not None:
-        left = end - time.monotonic()
-        timeout = left if timeout is None else min(timeout, left)
-    timeout_ms = 0 if timeout is None else max(1, int(timeout * 1000))
-    try:
-        check_left(timeout)
-        turn, token, chain, trace = turn_current.get(), 0, "", ""
-        if turn is not None:
-            trace = turn.traceparent
-            token = next(_tokens)
-            # Which turn of which actor, and which call of it.
-            link = f"{turn.actor.id}#{turn.call}.{token}"
-            chain = f"{turn.chain}\n{link}" if turn.chain else link
-        started = self.client.start(
-            _KINDS[kind], target, method, *args, timeout_ms, how.key, how.retries, chain, _span() or trace, how.run_timeout_ms, how.retry
-        )
-    except BaseException as error:
-        if args[0] == _bridge.LENT:
-            _objects.take_back(None, args)
-        if isinstance(error, _bridge.BridgeError):
-            raise _codec.to_exception(error.args) from None
-        raise
-    if args[0] == _bridge.LENT:
-        _objects.take_back(started, args)
-    result = Stream(started) if stream else Future(started)
-    if how.key and not stream:
-        result._keyed = True
-    if turn is not None:
-        result._token = (turn, token)
-    return result
-
-
 _START_S = 30
 """Seconds that a private cluster has to come up."""
 
 
-class Stores:
-    """What a session knows of objects (`covey.put`)."""
-
-    inside = False
-    """Inside an actor's process."""
-
-    client: Any
-
-    def __init__(self) -> None:
-        self.store: tuple[str, str] | None = None
-        self.store_is_remote = False
-        self.near_nodes: set[str] = set()
-        self.all_near, self.near_asked = False, -math.inf
-        self.store_paths: dict[str, str] = {}
-        self.store_counts: dict[str, int] = {}
-        self._private: Claimed | None = None
-        self.environment: Any = None
-        """What all agents of this driver are started with, unless they say otherwise."""
-        self.uploaded: set[str] = set()
-        self.heard: set[str] = set()
-        """Agents of others that it uses: what they print is shown too, where no driver owns the actor."""
-
-    def status(self) -> Any:
-        """What the cluster says of itself."""
-        return json.loads(bridge_call(self.client.status))
-
-    def private_folder(self) -> str:
-        """A folder in memory for objects of this process alone."""
-        if self._private is None:
-            self._private = Claimed("covey-objects-", "/dev/shm" if os.path.isdir("/dev/shm") else None)
-        return self._private.path
-
-    def drop_objects(self) -> None:
-        _files.drafts.close()
-        if self._private is not None:
-            self._private.drop()
-
-
-class Session(Stores):
+class Session(Connection):
     """One driver of a cluster. A context manager; leaving it stops what it started."""
 
     def __init__(
@@ -164,9 +42,8 @@ class Session(Stores):
         home: Claimed | None = None,
         log_to_driver: bool | None = None,
     ):
-        super().__init__()
         self.id = uuid.uuid4().hex
-        self.client = bridge_call(_bridge.Client, address, token, self.id, _tell_pending)
+        super().__init__(bridge_call(_bridge.Client, address, token, self.id, _tell_pending))
         self.token = token
         self._pid = os.getpid()
         self._registered: dict[str, str] = {}
@@ -200,8 +77,6 @@ class Session(Stores):
         """`host:port` of the head."""
         return self.client.address
 
-    call = call
-
     def tell_where(self) -> None:
         """Says how the command line finds the cluster that this driver has for itself, and leaves a note for it."""
         assert self._home is not None
@@ -228,13 +103,10 @@ class Session(Stores):
 
     def close(self) -> None:
         """Ends the connection; the cluster stops this driver's actors, and a private cluster stops whole."""
-        global _current, _ended
         if self._pid != os.getpid():
             # All of it is the process's that this one was forked from.
             return
-        with _lock:
-            if _current is self:
-                _current, _ended = None, True
+        here.leave(self)
         if self._log is not None:
             self._log.close()
         self.client.close()
@@ -307,10 +179,10 @@ def init(
     `working_dir` and `pip` hold for all agents and functions of this driver that do not say otherwise. What its actors, functions
     and tasks print is shown here, too, unless `log_to_driver` (or `COVEY_LOG_TO_DRIVER=0`) says otherwise.
     """
-    _refuse_fork()
+    refuse_fork()
     environment = _given(env_vars, working_dir, pip)
     offers = check_values({"cpus": cpus, "gpus": gpus, "resources": resources, "labels": labels})
-    with _opening:
+    with here.opening:
         _refuse_second("init", reinit)
         if address or os.environ.get("COVEY_ADDRESS"):
             _not_offered(address, {"models": models, **offers})
@@ -339,8 +211,9 @@ def _private(models: str | None, offers: dict[str, Any], log_to_driver: bool | N
     for flag, value in (("--models", models), ("--cpus", offers.get("cpus")), ("--gpus", offers.get("gpus"))):
         if value is not None:
             command += [flag, str(value)]
-    for flag, pairs in (("--resource", offers.get("resources")), ("--label", offers.get("labels"))):
-        for name, value in (pairs or {}).items():
+    for flag, what in (("--resource", "resources"), ("--label", "labels")):
+        pairs: dict[str, Any] = offers.get(what) or {}
+        for name, value in pairs.items():
             command += [flag, f"{name}={value}"]
     home = Claimed("covey-")
     env = {**os.environ, "COVEY_HOME": home.path, "COVEY_PYTHON": sys.executable}
@@ -373,27 +246,21 @@ def _pinned(credentials: dict[str, Any]) -> str:
     return f"{credentials['address']}#{pin}" if pin else str(credentials["address"])
 
 
-def _refuse_fork() -> None:
-    if is_forked():
-        raise _forked_error()
-
-
 def _refuse_second(verb: str, reinit: bool) -> None:
-    if _current is not None and not reinit:
+    if here.session is not None and not reinit:
         text = "a session is open already; covey.current() gives it"
         raise errors.FailedPrecondition(f"{text}, covey.{verb}(reinit=True) closes it and begins another")
 
 
 def _with(session: Session, environment: dict[str, Any]) -> Session:
     if environment:
-        from ._env import Environment
-
         try:
             session.environment = Environment(**environment)
         except BaseException:
             session.close()
             raise
-    return install(session)
+    here.install(session)
+    return session
 
 
 def connect(
@@ -412,8 +279,8 @@ def connect(
     may stand before both. Another form is a `ValueError`. While a session is open it raises `FailedPrecondition`; with `reinit`
     the new session takes the place of that one, once it is connected. The other options are those of `init`.
     """
-    _refuse_fork()
-    with _opening:
+    refuse_fork()
+    with here.opening:
         _refuse_second("connect", reinit)
         return _with(_connected(address, token, log_to_driver), _given(env_vars, working_dir, pip))
 
@@ -430,7 +297,7 @@ def _connected(address: str | None, token: str | None, log_to_driver: bool | Non
             found = json.loads((home / "credentials.json").read_text())
         except OSError:
             raise errors.Unauthenticated(_half(address, token, home)) from None
-        address, token = address or _pinned(found), token or found["admin_key"]
+        return Session(address or _pinned(found), token or found["admin_key"], log_to_driver=log_to_driver)
     return Session(address, token, log_to_driver=log_to_driver)
 
 
@@ -443,80 +310,17 @@ def _half(address: str | None, token: str | None, home: pathlib.Path) -> str:
     return f"no credentials in {home}; start a cluster with `covey up`, or give address and token"
 
 
-def install(session: Any) -> Any:
-    """Makes `session` the one in use; an earlier one is closed."""
-    global _current, _ended
-    with _lock:
-        previous, _current, _ended = _current, session, False
-    if previous is not None:
-        previous.close()
-    return session
-
-
 def current() -> Session:
     """The session in use; `init()` is called when there was none yet. `FailedPrecondition` after `shutdown()`."""
-    session: Session | None = _current
-    if session is not None:
-        return session
-    if _ended:
-        raise errors.FailedPrecondition("the session was shut down; covey.init() or covey.connect() begins another")
-    with _opening:
-        # Another thread may have begun it meanwhile.
-        return init() if _current is None else _current
-
-
-def present() -> Session:
-    """The session in use, for what only reads of a cluster: a new private one would have nothing to read, so none is begun."""
-    if _current is None and not _ended and not os.environ.get("COVEY_ADDRESS"):
-        raise errors.FailedPrecondition("there is no session: covey.init() starts a cluster, covey.connect() takes a running one")
-    return current()
+    return cast(Session, current_session())
 
 
 def shutdown() -> None:
     """Closes the session in use."""
-    with _lock:
-        session = _current
+    session = here.take()
     if session is not None:
         session.close()
 
 
+here.begins_with(init)
 atexit.register(shutdown)
-
-
-class Forked:
-    """The session of a process that was forked from one that has a session: it says what to do."""
-
-    def __init__(self, lost: Any):
-        self._lost = lost
-        """Kept for ever: its threads are not here, and its end would wait for them."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise _forked_error()
-
-    def close(self) -> None:
-        """Nothing: the connection is the other process's."""
-
-
-def _forked_error() -> errors.FailedPrecondition:
-    return errors.FailedPrecondition(
-        "this process was forked from one that is connected, and neither the connection nor its threads outlast a fork: start a program of its"
-        " own for it (multiprocessing: the start method 'spawn')"
-    )
-
-
-def _forked() -> None:
-    global _current, _lock, _opening
-    _lock, _opening = threading.Lock(), threading.RLock()
-    if _current is not None:
-        _current = Forked(_current)
-
-
-os.register_at_fork(after_in_child=_forked)
-
-
-def is_forked() -> bool:
-    """What was begun before the fork cannot be waited for here."""
-    return isinstance(_current, Forked)
-
-
-from . import _objects  # noqa: E402  it needs this module

@@ -13,12 +13,14 @@ import asyncio
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import _bridge
 
 if TYPE_CHECKING:
-    from ._host import Process, Turn
+    from ._host.process import Process
+    from ._host.turn import Turn
+    from ._wire import Frame
 
 _LOOK = 0.02
 """Seconds between two looks at the socket. A thread that waits for a verb may read it too, and keeps the frames."""
@@ -33,7 +35,7 @@ def begin(process: Process) -> None:
 
 
 def _run(process: Process) -> None:
-    process.host.wait_replaced()
+    process.link.host.wait_replaced()
     try:
         _retire(process)
         while True:
@@ -46,59 +48,59 @@ def _run(process: Process) -> None:
 
 
 def _retire(process: Process) -> None:
-    with process.reading:
-        process.retired = True
+    with process.link.reading:
+        process.link.retired = True
     # The loop would look at it again and again.
-    process.loop.call_soon_threadsafe(process.loop.remove_reader, process.host.fileno())
+    process.link.loop.call_soon_threadsafe(process.link.loop.remove_reader, process.link.host.fileno())
     # A turn that begins now says so first and sees then that it must not; one that has said so is not refused here.
-    for turn in process.turns.copy().values():
+    for turn in process.scheduler.turns.copy().values():
         if not turn.begun:
             _refuse(process, turn)
-    process.host.flush()
+    process.link.host.flush()
     # Calls that were given up and actors that were stopped, of which the loop has not heard.
-    unread: set[Any] = set()
+    unread: set[int | str] = set()
     while (read := _read(process))[0]:
-        unread.update(frame[1] for frame in read[0] if frame[0] in ("cancel", "stop"))
+        unread.update(frame[1] for frame in read[0] if frame[0] == "cancel" or frame[0] == "stop")
     if _is_blocked(process, unread):
-        for turn in process.turns.copy().values():
+        for turn in process.scheduler.turns.copy().values():
             if turn.begun and turn.task is not None and not _given_up(turn, unread):
                 _end(process, turn)
-    process.host.retired()
+    process.link.host.retired()
 
 
-def _given_up(turn: Turn, unread: set[Any]) -> bool:
+def _given_up(turn: Turn, unread: set[int | str]) -> bool:
     return turn.over or turn.call in unread or turn.actor.id in unread
 
 
-def _is_blocked(process: Process, unread: set[Any]) -> bool:
+def _is_blocked(process: Process, unread: set[int | str]) -> bool:
     """What was given up keeps the loop from all others."""
     answers = threading.Event()
-    process.loop.call_soon_threadsafe(answers.set)
+    process.link.loop.call_soon_threadsafe(answers.set)
     if answers.wait(_TURNS):
         return False
-    task = asyncio.current_task(process.loop)
+    task = asyncio.current_task(process.link.loop)
     # A turn that has the loop, or one that could not even be told; a loop that is merely busy goes on later.
     return any(
         turn.begun and turn.task is not None and (turn.call in unread or (turn.task is task and _given_up(turn, unread)))
-        for turn in process.turns.copy().values()
+        for turn in process.scheduler.turns.copy().values()
     )
 
 
 def _end(process: Process, turn: Turn) -> None:
     """It waits for a loop that does not come back to it."""
-    process.turns.pop(turn.call, None)
+    process.scheduler.turns.pop(turn.call, None)
     text = f"its Python process is replaced: another async method blocks the event loop, so that {turn.name!r} cannot go on"
-    process.host.lost(turn.call, text)
+    process.link.host.lost(turn.call, text)
     if turn.task is not None:
-        process.loop.call_soon_threadsafe(turn.task.cancel)
+        process.link.loop.call_soon_threadsafe(turn.task.cancel)
 
 
-def _read(process: Process) -> tuple[list[Any], bool]:
-    frames, more = process.receive()
+def _read(process: Process) -> tuple[list[Frame], bool]:
+    frames, more = process.link.receive()
     for frame in frames:
         _take(process, frame)
     if frames:
-        process.host.flush()
+        process.link.host.flush()
     return frames, more
 
 
@@ -106,17 +108,16 @@ def _refuse(process: Process, turn: Turn) -> None:
     with turn.actor.lock:
         if turn in turn.group.queue:
             turn.group.queue.remove(turn)
-    process.turns.pop(turn.call, None)
-    process.host.refused(turn.call)
+    process.scheduler.turns.pop(turn.call, None)
+    process.link.host.refused(turn.call)
 
 
-def _take(process: Process, frame: Any) -> None:
-    kind = frame[0]
-    if kind == "call":
-        process.host.refused(frame[1])
-    elif kind == "start":
-        process.host.started(frame[1], ("unavailable", "its Python process is replaced", None))
-    elif kind == "snapshot":
-        process.asked_for_state(frame)
+def _take(process: Process, frame: Frame) -> None:
+    if frame[0] == "call":
+        process.link.host.refused(frame[1])
+    elif frame[0] == "start":
+        process.link.host.started(frame[1], ("unavailable", "its Python process is replaced", None))
+    elif frame[0] == "snapshot":
+        process.actors.asked_for_state(frame)
     else:
-        process.loop.call_soon_threadsafe(process.take, frame)
+        process.link.loop.call_soon_threadsafe(process.take, frame)

@@ -6,10 +6,12 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypedDict, cast
 
-from . import _session
+from ._current import bridge_call, present_session
 
 if TYPE_CHECKING:
     from typing_extensions import NotRequired
+
+    from ._bridge import Client
 
 
 class Resources(TypedDict):
@@ -92,18 +94,18 @@ class Status(TypedDict):
 
 def status() -> Status:
     """Nodes, actors (a thousand; `actors()` has all), tasks, and why something waits: what `covey status --json` prints."""
-    return cast(Status, _session.present().status())
+    return cast(Status, present_session().status())
 
 
 def actors(agent: str = "", state: str = "", node: str = "") -> Iterator[ActorStatus]:
     """All actors in the order of their ids, or those of an agent, in a state, on a node (by id); fetched page by page."""
-    return _pages(_session.present().client, agent, state, node)
+    return _pages(present_session().client, agent, state, node)
 
 
-def _pages(client: Any, agent: str, state: str, node: str) -> Iterator[ActorStatus]:
+def _pages(client: Client, agent: str, state: str, node: str) -> Iterator[ActorStatus]:
     after = ""
     while True:
-        page, after = _session.bridge_call(client.actors, agent, state, node, after)
+        page, after = bridge_call(client.actors, agent, state, node, after)
         yield from map(json.loads, page)
         if not after:
             return

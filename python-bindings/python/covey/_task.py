@@ -12,14 +12,15 @@ import typing
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
-from . import _bridge, _codec, _session, errors
-from ._agent import Agent, Handle, NamedAgent
+from . import _bridge, _codec, errors
+from ._current import bridge_call, current_session, present_session
+from ._narrow import JsonObject
 from ._option_checks import seconds_of
 from ._options import TaskOptions, check
 from ._typed import Actor
 from ._retry import RETRIES, Retry, check_left, parse_seconds, run_seconds
 from ._content import Message, content_of, contents_of, file_of, large_files_in
-from ._future import Once, _refuse_loop, _Suspend
+from ._future import Once, Suspend, refuse_loop
 
 _PAGE = 100
 """Tasks that a listing asks for at once."""
@@ -33,6 +34,8 @@ _LATE = 0.1
 
 if typing.TYPE_CHECKING:
     from typing_extensions import TypeVar
+
+    from ._agent import Agent, Handle
 
     R = TypeVar("R", default=object, covariant=True)
 else:
@@ -49,9 +52,9 @@ class TaskEvent:
     """When it was made, seconds since 1970."""
     type: str
     """What happened: `started`, `status`, `part_delta`, `interrupt_raised`, `finished`, …"""
-    data: dict[str, Any]
+    data: JsonObject
     """The rest of it, as its type has it."""
-    record: dict[str, Any] = dataclasses.field(repr=False, compare=False)
+    record: JsonObject = dataclasses.field(repr=False, compare=False)
     """The whole entry as the cluster keeps it; `event["seq"]` reads from it."""
 
     @classmethod
@@ -77,7 +80,7 @@ class Question:
     prompt: str
     options: list[str]
     """Choices, where the answer must be one of them."""
-    schema: dict[str, Any] | None
+    schema: JsonObject | None
     """JSON schema of a good answer, where there is one."""
     refused: str | None = None
     """Why the answer before did not fit, where it is asked again; `prompt` says it too."""
@@ -145,21 +148,21 @@ class Task(typing.Generic[R]):
     @classmethod
     def from_id(cls, id: str) -> Task[object]:
         """The task of this id; `NotFound` when there is none of yours."""
-        record, capability = _session.bridge_call(_session.present().client.task, id, "")
+        record, capability = bridge_call(present_session().client.task, id, "")
         info = TaskInfo.of(record)
         return cls(info.id, info.context_id, capability)
 
     def __reduce__(self) -> Any:
         if not self._capability:
             try:
-                _, self._capability = _session.bridge_call(_session.present().client.task, self.id, "")
+                _, self._capability = bridge_call(present_session().client.task, self.id, "")
             except errors.CoveyError:
                 pass  # whoever may use the task without it can do so still
         return Task, (self.id, self.context_id, self._capability)
 
     def info(self) -> TaskInfo:
         """What is known of it now: its agent, state, times and attempts."""
-        record, _ = _session.bridge_call(_session.current().client.task, self.id, self._capability)
+        record, _ = bridge_call(current_session().client.task, self.id, self._capability)
         return TaskInfo.of(record)
 
     def state(self) -> str:
@@ -170,7 +173,7 @@ class Task(typing.Generic[R]):
         """It has ended, however that went."""
         return self.state() in _ENDS
 
-    def _wait_end(self) -> Callable[[float], bool]:
+    def __covey_wait_end__(self) -> Callable[[float], bool]:
         """A function that waits some seconds for the end and says whether it has come; it reads on where it stopped."""
         cursor, pause, known = 0, 0.05, False
 
@@ -199,7 +202,7 @@ class Task(typing.Generic[R]):
         """A call that ends with events above `after`, at least one unless `wait` seconds pass without any; for `_said`. `stands`: this
         thread is about to wait for it, and does nothing else."""
         milliseconds = math.ceil(1000 * min(wait, _WAIT))
-        return _session.bridge_call(_session.current().client.read_events, self.id, after, milliseconds, self._capability, stands)
+        return bridge_call(current_session().client.read_events, self.id, after, milliseconds, self._capability, stands)
 
     def _read(self, after: int, wait: float, end: float | None = None) -> tuple[list[TaskEvent], bool]:
         """Events above `after`, and whether there will be no more. `DeadlineExceeded` where the head says nothing until `end`."""
@@ -232,18 +235,18 @@ class Task(typing.Generic[R]):
         nothing."""
         if after < 0:
             raise ValueError(f"events are numbered from 1 on: after={after}")
-        return Once("reading a task's events", lambda: self._events(after), lambda: self._events_async(after))
+        return Once("reading a task's events", lambda: self.__covey_events__(after), lambda: self.__covey_events_async__(after))
 
-    def _events(self, after: int) -> Iterator[TaskEvent]:
-        if _session.current().inside:
+    def __covey_events__(self, after: int) -> Iterator[TaskEvent]:
+        if current_session().inside:
             # An actor reads through its worker.
             yield from self._until(after, None)
             return
         cursor, pause = after, 0.05
         while True:
             try:
-                subscription = _session.bridge_call(_session.current().client.subscribe, self.id, cursor)
-                while (batch := _session.bridge_call(subscription.next)) is not None:
+                subscription = bridge_call(current_session().client.subscribe, self.id, cursor)
+                while (batch := bridge_call(subscription.next)) is not None:
                     pause = 0.05
                     for body in batch:
                         event = TaskEvent.of(body)
@@ -260,13 +263,13 @@ class Task(typing.Generic[R]):
             time.sleep(min(pause, 2.0))
             pause *= 1.5
 
-    async def _events_async(self, after: int) -> AsyncIterator[TaskEvent]:
+    async def __covey_events_async__(self, after: int) -> AsyncIterator[TaskEvent]:
         cursor, ended, pause = after, False, 0.05
         while not ended:
             try:
                 asked = self._asked(cursor, _WAIT, False)
                 while not asked.done():
-                    await _Suspend(asked)
+                    await Suspend(asked)
                 events, ended = _said(asked)
             except (errors.ConnectionLost, errors.Cancelled):
                 if pause > 20:
@@ -285,20 +288,20 @@ class Task(typing.Generic[R]):
 
         A retry after a lost worker begins them anew. In a coroutine: `async for item in task`.
         """
-        _refuse_loop("Task.chunks()")
+        refuse_loop("Task.chunks()")
         answer = _Answer(self.id)
-        for event in self._events(0):
+        for event in self.__covey_events__(0):
             answer.take(event)
             yield from _items(event)
         answer.value()  # what went wrong is raised
 
     def __iter__(self) -> Iterator[object]:
-        _refuse_loop("iterating a task")
+        refuse_loop("iterating a task")
         return self.chunks()
 
     async def __aiter__(self) -> AsyncIterator[object]:
         answer = _Answer(self.id)
-        async for event in self._events_async(0):
+        async for event in self.__covey_events_async__(0):
             answer.take(event)
             for item in _items(event):
                 yield item
@@ -314,10 +317,10 @@ class Task(typing.Generic[R]):
         After `timeout` (seconds, or "2m") it raises `DeadlineExceeded`, and the task goes on: `cancel` ends it. A task that asks
         something waits for `answer` meanwhile; `question` tells what it asks.
         """
-        _refuse_loop("Task.result()")
+        refuse_loop("Task.result()")
         seconds = parse_seconds(timeout)
         answer = _Answer(self.id)
-        events = self._events(0) if seconds is None else self._until(0, time.monotonic() + seconds)
+        events = self.__covey_events__(0) if seconds is None else self._until(0, time.monotonic() + seconds)
         for event in events:
             answer.take(event)
         return answer.value()
@@ -327,7 +330,7 @@ class Task(typing.Generic[R]):
 
     async def _result(self) -> R:
         answer = _Answer(self.id)
-        async for event in self._events_async(0):
+        async for event in self.__covey_events_async__(0):
             answer.take(event)
         return answer.value()
 
@@ -342,8 +345,8 @@ class Task(typing.Generic[R]):
                 cursor, data = event.number, event.data
                 if event.type == "interrupt_raised":
                     options = [option.get("label") or option["id"] for option in data.get("options", ())]
-                    refused = (data.get("refused") or {}).get("why")
-                    asked[data["id"]] = Question(data["id"], data["prompt"], options, data.get("response_schema"), refused)
+                    refused: dict[str, str] = data.get("refused") or {}
+                    asked[data["id"]] = Question(data["id"], data["prompt"], options, data.get("response_schema"), refused.get("why"))
                 elif event.type == "interrupt_resolved":
                     asked.pop(data["id"], None)
                 elif event.type == "step_reset":
@@ -367,11 +370,11 @@ class Task(typing.Generic[R]):
         ended.
         """
         content = json.dumps(contents_of((part, *parts)))
-        _session.bridge_call(_session.current().client.say_task, self.id, content, message_id, self._capability)
+        bridge_call(current_session().client.say_task, self.id, content, message_id, self._capability)
 
     def cancel(self, reason: str = "cancelled by its owner") -> None:
         """Ends the task; `FailedPrecondition` when it has ended."""
-        _session.bridge_call(_session.current().client.cancel_task, self.id, reason, self._capability)
+        bridge_call(current_session().client.cancel_task, self.id, reason, self._capability)
 
     def __repr__(self) -> str:
         return f"<task {self.id}>"
@@ -382,7 +385,7 @@ def _said(asked: Any) -> tuple[list[TaskEvent], bool]:
     payload, failure = asked.end()
     if failure is not None:
         raise _codec.to_exception(failure)
-    bodies, ended = _session.bridge_call(_bridge.events_of, payload[1])
+    bodies, ended = bridge_call(_bridge.events_of, payload[1])
     return [TaskEvent.of(body) for body in bodies], ended
 
 
@@ -395,15 +398,15 @@ class TaskStream(typing.Generic[R]):
         """The task itself."""
 
     def __iter__(self) -> Iterator[R]:
-        _refuse_loop("iterating a task's stream")
+        refuse_loop("iterating a task's stream")
         reading = _Reading(self.task.id)
-        for event in self.task._events(0):
+        for event in self.task.__covey_events__(0):
             yield from reading.take(event)
         yield from reading.last()
 
     async def __aiter__(self) -> AsyncIterator[R]:
         reading = _Reading(self.task.id)
-        async for event in self.task._events_async(0):
+        async for event in self.task.__covey_events_async__(0):
             for item in reading.take(event):
                 yield item
         for item in reading.last():
@@ -417,8 +420,8 @@ class TaskStream(typing.Generic[R]):
         """As `Task.done`."""
         return self.task.done()
 
-    def _wait_end(self) -> Callable[[float], bool]:
-        return self.task._wait_end()
+    def __covey_wait_end__(self) -> Callable[[float], bool]:
+        return self.task.__covey_wait_end__()
 
     def cancel(self) -> None:
         """Ends the task."""
@@ -463,7 +466,7 @@ class _Answer:
         self.id = id
         # In their order; texts that follow each other are one.
         self.parts = list[_Text | Any]()
-        self.outcome: dict[str, Any] | None = None
+        self.outcome: JsonObject | None = None
 
     def take(self, event: TaskEvent) -> None:
         body = event.data
@@ -500,6 +503,32 @@ class _Answer:
             raise errors.Cancelled(f"task {self.id} was cancelled: {outcome['reason']}")
         error = outcome["error"]
         raise _codec.to_exception((error["kind"], error["message"], error.get("hint"), error.get("executed"), error.get("detail")))
+
+
+@typing.runtime_checkable
+class TaskTarget(typing.Protocol):
+    """What tasks can be made for: an agent, or a handle."""
+
+    def __covey_request__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, JsonObject]:
+        """The name of the agent, and the input of the task."""
+        ...
+
+
+def call_request(args: tuple[Any, ...], kwargs: dict[str, Any]) -> JsonObject:
+    """The input of a task that calls a method with Python values."""
+    # Those that are too large to travel inside are put into the store; the task names them, so that they stay while it does.
+    stored = [content_of(file) for file in large_files_in((args, kwargs))]
+    payload = _bridge.encode_payload(*_codec.dump((args, kwargs)))
+    return {"call": base64.b64encode(payload).decode(), **({"content": stored} if stored else {})}
+
+
+def message_request(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, JsonObject]:
+    """The name of the agent, and the input of a task that is made of a message's parts."""
+    if kwargs:
+        text = f"a task of agent {name!r} is made of a message, which has no keyword arguments ({', '.join(kwargs)})"
+        raise TypeError(f"{text}: give its parts (texts, files, a dict of parameters), or the class instead of its name")
+    current_session().heard.add(name)
+    return name, {"content": contents_of(args)}
 
 
 def submit(
@@ -558,20 +587,11 @@ def submit_call(
     """As `submit`, with the options apart from the arguments of the method."""
     seconds = seconds_of("deadline", deadline)
     check_left(seconds)
-    session = _session.current()
-    if isinstance(agent, Agent) and not isinstance(agent, NamedAgent):
-        name = agent.register()
-        # Those that are too large to travel inside are put into the store; the task names them, so that they stay while it does.
-        stored = [content_of(file) for file in large_files_in((args, kwargs))]
-        payload = _bridge.encode_payload(*_codec.dump((args, kwargs)))
-        request: dict[str, Any] = {"call": base64.b64encode(payload).decode(), **({"content": stored} if stored else {})}
+    session = current_session()
+    if isinstance(agent, TaskTarget):
+        name, request = agent.__covey_request__(args, kwargs)
     else:
-        name = agent._agent_name if isinstance(agent, (Handle, NamedAgent)) else agent
-        if kwargs:
-            text = f"a task of agent {name!r} is made of a message, which has no keyword arguments ({', '.join(kwargs)})"
-            raise TypeError(f"{text}: give its parts (texts, files, a dict of parameters), or the class instead of its name")
-        session.heard.add(name)
-        request = {"content": contents_of(args)}
+        name, request = message_request(agent, args, kwargs)
     limit = run_seconds(run_timeout, timeout)
     if limit is not None:
         request["run_timeout_ms"] = max(1, int(limit * 1000))
@@ -579,7 +599,7 @@ def submit_call(
     if retry is not None:
         request["retry"] = {"max": retries or RETRIES, "on": list(retry.on), "backoff_ms": retry.backoff_ms, "backoff_max_ms": 0}
     timeout_ms = 0 if seconds is None else max(1, int(seconds * 1000))
-    made = _session.bridge_call(
+    made = bridge_call(
         session.client.submit, name, method, json.dumps(request), context_id, message_id, timeout_ms, model
     )
     return Task(*made)
@@ -594,14 +614,14 @@ def tasks(agent: str = "", state: str = "", limit: int | None = None) -> Iterato
     """Your tasks, newest first: all, or those of an agent, in a state (see `Task.state`), at most `limit`; fetched page by page."""
     if state and state not in _STATES:
         raise ValueError(f"there is no state {state!r}; there are: {', '.join(_STATES)}")
-    return _pages(_session.present().client, agent, state, math.inf if limit is None else limit)
+    return _pages(present_session().client, agent, state, math.inf if limit is None else limit)
 
 
 def _pages(client: Any, agent: str, state: str, left: float) -> Iterator[TaskInfo]:
     before = ""
     while left > 0:
         asked = int(min(left, _PAGE))
-        page, before = _session.bridge_call(client.tasks, agent, state, before, asked)
+        page, before = bridge_call(client.tasks, agent, state, before, asked)
         yield from map(TaskInfo.of, page)
         if not before:
             return

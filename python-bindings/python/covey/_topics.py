@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from . import _codec, _context, _session
+from . import _codec
+from ._agent import Handle, actor_id, handle_of
+from ._current import bridge_call, current_session, is_forked, present_session, turn_current
 from ._future import Future
 from ._option_checks import check_value, seconds_of
 from ._retry import How
-
-if TYPE_CHECKING:
-    from ._agent import Handle
 
 _SURE = 1
 """Stands for "at least once" where calls have their number of retries."""
@@ -37,10 +35,10 @@ class Topic:
         with `sure`, of those that have heard it (at least once each), once all have. Messages of one publisher reach each
         listener in order, but one that is sent again for `sure` may come after later ones.
         """
-        payload = _codec.dump(((value,), {}))
+        payload = _codec.dump(((value,), _codec.NO_NAMES))
         timeout = seconds_of("timeout", timeout)
         how = How(retries=_SURE) if sure else None
-        told: Future[int] = _session.current().call("topic", self.name, "", payload, timeout, False, how)
+        told: Future[int] = current_session().call("topic", self.name, "", payload, timeout, False, how)
         return told
 
     def add(self, actor: Handle, method: str) -> None:
@@ -48,11 +46,11 @@ class Topic:
 
         A virtual actor is woken for it, and listens on while it sleeps and through restarts of the head, as detached ones do.
         """
-        self._set(actor._actor, method)
+        self._set(actor_id(actor), method)
 
     def remove(self, actor: Handle) -> None:
         """Messages do not reach the actor any more. Raises `NotFound` when they did not."""
-        self._set(actor._actor, "")
+        self._set(actor_id(actor), "")
 
     def join(self, method: str) -> None:
         """Inside an actor: has the own `method` called for each message."""
@@ -70,25 +68,23 @@ class Topic:
         return Listener(self, check_value("depth", depth))
 
     def _own(self) -> str:
-        turn = _context.turn_current.get()
+        turn = turn_current.get()
         if turn is None:
             raise RuntimeError("join and leave are for actors; use add, remove or listen")
         return str(turn.actor.id)
 
     def _set(self, actor: str, method: str) -> None:
-        _session.bridge_call(_session.current().client.set_listener, self.name, actor, method)
+        bridge_call(current_session().client.set_listener, self.name, actor, method)
 
 
 class Listener:
     """Messages of a topic, in the order they came. A context manager; leaving it, or closing it, ends listening."""
 
     def __init__(self, topic: Topic, depth: int | None):
-        session = _session.current()
+        session = current_session()
         init = _codec.dump_json({"args": [depth], "kwargs": {}})
-        made = _session.bridge_call(session.client.create_actor, "inbox", session.owner, "", False, init, "{}")
-        from ._agent import Handle
-
-        self._inbox: Any = Handle(made[0], json.loads(made[3]))
+        made = bridge_call(session.client.create_actor, "inbox", session.owner, "", False, init, "{}")
+        self._inbox: Any = handle_of(made)
         try:
             topic.add(self._inbox, "put")
         except BaseException:
@@ -106,7 +102,7 @@ class Listener:
 
     def close(self) -> None:
         """Ends listening; the iterator ends with `ActorDied` where it is still read."""
-        if _session.is_forked():
+        if is_forked():
             # It is the other process that listens.
             return
         self._messages.cancel()
@@ -126,7 +122,7 @@ def topic(name: str) -> Topic:
 
 def topics() -> dict[str, list[tuple[str, str]]]:
     """Topics that somebody listens to, with the actor and method of each listener."""
-    return dict(_session.bridge_call(_session.present().client.topics))
+    return dict(bridge_call(present_session().client.topics))
 
 
 __all__ = ["Listener", "Topic", "topic", "topics"]

@@ -10,38 +10,39 @@ import json
 import threading
 import time
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import errors
 from ._content import Content, Message, content_of
+from ._current import turn_host
 from ._fits import misfit
+from ._narrow import JsonObject, is_object
 
-host: Any = None
-"""Inside an actor's process: what gives the places of turns."""
-
+if TYPE_CHECKING:
+    from ._host.turn import Turn
 
 class Conversation:
     """What one turn of a task asks and hears. Any thread may use it."""
 
-    def __init__(self, turn: Any, task_id: str):
-        self._turn, self._task = turn, task_id
+    def __init__(self, turn: Turn, task_id: str):
+        self.turn, self._task = turn, task_id
         self._lock = threading.Lock()
         self._asked = 0
         self._waiting: dict[str, concurrent.futures.Future[Any]] = {}
-        self._answers: dict[str, dict[str, Any]] = {}
+        self._answers: dict[str, JsonObject] = {}
         """Answers that earlier runs of this task got, and this one has not asked for yet."""
         self._said: collections.deque[Message] = collections.deque()
-        self._news: concurrent.futures.Future[None] | None = None
+        self._news: concurrent.futures.Future[Any] | None = None
 
-    def emit(self, event: dict[str, Any]) -> None:
+    def emit(self, event: JsonObject) -> None:
         """Writes an event into the task's log, with ids of the turn's own; a plain call has none."""
         if self._task:
-            host.emit(self._turn, json.dumps(event).encode())
+            turn_host().emit(self.turn, json.dumps(event).encode())
 
-    def hear(self, said: dict[str, Any]) -> None:
+    def hear(self, said: JsonObject) -> None:
         """A message has come."""
         with self._lock:
-            question = said.get("answers")
+            question: str | None = said.get("answers")
             waiting = self._waiting.pop(question, None) if question else None
             if question is None:
                 self._said.append(Message.of(said["parts"], said.get("message_id")))
@@ -51,7 +52,7 @@ class Conversation:
         if waiting is not None and waiting.set_running_or_notify_cancel():
             waiting.set_result(said)
 
-    def ask(self, prompt: str, kind: dict[str, Any], options: list[str] | None, schema: Any, timeout: float | None) -> Answer:
+    def ask(self, prompt: str, kind: JsonObject, options: list[str] | None, schema: Any, timeout: float | None) -> Answer:
         """Asks; the answer to come asks again as long as what is said does not fit."""
         choices = [{"id": option, "label": option, "kind": "option"} for option in options or ()]
         asked = functools.partial(self._ask, kind=kind, choices=choices, schema=schema, timeout=timeout)
@@ -68,7 +69,7 @@ class Conversation:
     def _ask(
         self,
         prompt: str,
-        kind: dict[str, Any],
+        kind: JsonObject,
         choices: list[dict[str, str]],
         schema: Any,
         timeout: float | None,
@@ -87,7 +88,7 @@ class Conversation:
                 answered.set_result(known)
                 return question, answered
             self._waiting[question] = answered
-        ask: dict[str, Any] = {"type": "interrupt_raised", "id": question, "kind": kind, "prompt": prompt}
+        ask: JsonObject = {"type": "interrupt_raised", "id": question, "kind": kind, "prompt": prompt}
         if choices:
             ask["options"] = choices
         if schema is not None:
@@ -150,7 +151,7 @@ class Answer:
     async def _wait(self) -> Message:
         while True:
             if not self._answered.done():
-                turn = self._talk._turn
+                turn, host = self._talk.turn, turn_host()
                 host.rest(turn)
                 try:
                     await asyncio.wait_for(asyncio.wrap_future(self._answered), self._timeout)
@@ -173,9 +174,9 @@ class Answer:
         """Waits on this thread; `DeadlineExceeded` when nobody answers within the question's timeout."""
         while True:
             if not self._answered.done():
+                turn, host = self._talk.turn, turn_host()
                 if threading.get_ident() == host.thread:
                     raise errors.FailedPrecondition("result() would block all turns here; await the answer instead")
-                turn = self._talk._turn
                 host.rest(turn)
                 try:
                     self._answered.result(self._timeout)
@@ -211,7 +212,7 @@ class Answer:
             if why is not None and is_text and misfit(str(message), self._schema) is None:
                 # A text that reads like a number: a telephone number.
                 message.data, why = str(message), None
-            wants = self._schema.get("type") if isinstance(self._schema, dict) else None
+            wants = self._schema.get("type") if is_object(self._schema) else None
             if why is None and wants == "integer":
                 # JSON has one kind of numbers: 3.0 is an integer there.
                 message.data = int(message.data)
@@ -228,7 +229,7 @@ class Answer:
         return None
 
 
-def artifact(id: str, name: str | None, parts: tuple[Any, ...], append: bool, last: bool) -> dict[str, Any]:
+def artifact(id: str, name: str | None, parts: tuple[Any, ...], append: bool, last: bool) -> JsonObject:
     """The event of a piece of an artifact."""
     content: list[Content] = [content_of(part) for part in parts]
     return {"type": "artifact_chunk", "artifact": id, "name": name, "parts": content, "append": append, "last": last}

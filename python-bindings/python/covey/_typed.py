@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
     from ._agent import Bound, Handle
     from ._agent_method import AgentMethod, J
-    from ._functions import Pool, TakesOne
+    from ._functions import TakesOne
     from ._future import Future, Stream
+    from ._pool import Pool
     from ._options import ActorOptions, CallOptions, SwarmOptions, TaskOptions, Unpack
     from ._task import Task, TaskStream
 
@@ -95,6 +96,7 @@ class CallSkill(Generic[P, T, C]):
     def __get__(self, instance: None, owner: type) -> AgentMethod[P, T]: ...
     @overload
     def __get__(self, instance: object, owner: type | None = None) -> Calls[P, T, C]: ...
+    def __get__(self, instance: object, owner: type | None = None) -> object: ...
 
 
 class StreamSkill(Generic[P, T, C]):
@@ -104,13 +106,16 @@ class StreamSkill(Generic[P, T, C]):
     def __get__(self, instance: None, owner: type) -> AgentStream[P, T]: ...
     @overload
     def __get__(self, instance: object, owner: type | None = None) -> Streams[P, T, C]: ...
+    def __get__(self, instance: object, owner: type | None = None) -> object: ...
 
 
 class Mark(Protocol):
     """What `@covey.method` does to a method."""
 
     @overload
-    def __call__(self, function: Callable[Concatenate[Any, P], AsyncIterator[T]], /) -> StreamSkill[P, T, AsyncIterator[T]]: ...
+    def __call__(  # pyright: ignore[reportOverlappingOverload]  # the first that fits is meant
+        self, function: Callable[Concatenate[Any, P], AsyncIterator[T]], /
+    ) -> StreamSkill[P, T, AsyncIterator[T]]: ...
     @overload
     def __call__(self, function: Callable[Concatenate[Any, P], Iterator[T]], /) -> StreamSkill[P, T, Iterator[T]]: ...
     @overload
@@ -133,16 +138,18 @@ if TYPE_CHECKING:
         def submit(self: AgentStream[P, str], *args: P.args, **kwargs: P.kwargs) -> Task[str]: ...
         @overload
         def submit(self, *args: P.args, **kwargs: P.kwargs) -> Task[object]: ...
+        def submit(self, *args: Any, **kwargs: Any) -> Task[Any]: ...
 
         @overload
         def stream(self: AgentStream[P, J], *args: P.args, **kwargs: P.kwargs) -> TaskStream[J]: ...
         @overload
         def stream(self, *args: P.args, **kwargs: P.kwargs) -> TaskStream[object]: ...
+        def stream(self, *args: Any, **kwargs: Any) -> TaskStream[Any]: ...
 
     class ActorPool(Pool, Generic[C]):
         """A pool of actors whose methods are known inside of its `with`."""
 
-        def __enter__(self) -> C: ...  # type: ignore[override]
+        def __enter__(self) -> C: ...  # pyright: ignore[reportIncompatibleMethodOverride]  # a pool, seen as its agent
 
     class AgentClass(ABCMeta):
         """What an agent has and its handles have not: of a metaclass, so that the agent's methods may have the same names."""
@@ -150,38 +157,49 @@ if TYPE_CHECKING:
         @property
         def name(cls) -> str:
             """Its name in the cluster."""
+            ...
 
         def remote(cls: Callable[P, C], *args: P.args, **kwargs: P.kwargs) -> C:
             """Makes an actor and gives its handle."""
+            ...
 
         def at(cls: type[C], key: str) -> C:
             """The virtual actor of this key."""
+            ...
 
         def bind(cls: Callable[P, C], *args: P.args, **kwargs: P.kwargs) -> Bound[C]:
             """An actor to be, for `covey.gang`."""
+            ...
 
         def options(cls: K, **options: Unpack[ActorOptions]) -> K:
             """The same agent with other options for its next actors."""
+            ...
 
-        def register(cls) -> str:  # type: ignore[override]
+        def register(cls) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]  # `ABCMeta` has another of this name
             """Makes the agent known to the cluster; gives its name."""
+            ...
 
         def submit(cls, *args: Any, method: str = "", **options: Unpack[TaskOptions]) -> Task[object]:
             """Makes a durable task of a method, by its name; `Reader.read.submit(…)` is checked."""
+            ...
 
         def stream(cls, *args: Any, method: str = "", **options: Unpack[TaskOptions]) -> TaskStream[object]:
             """A durable task, read while it is made."""
+            ...
 
         def map(cls, inputs: Iterable[Any], **options: Unpack[SwarmOptions]) -> list[object]:
             """Results of one method over many inputs; of `Reader.read.map(…)` they have their type."""
+            ...
 
         def map_unordered(
             cls, inputs: Iterable[Any], *, with_input: bool = False, **options: Unpack[SwarmOptions]
         ) -> Iterator[object]:
             """Results as they come."""
+            ...
 
         def pool(cls: Callable[P, C], actors: int, *args: P.args, **kwargs: P.kwargs) -> ActorPool[C]:
             """So many actors behind one name."""
+            ...
 
     class Actor(metaclass=AgentClass):
         """Base class of agents whose handles are checked by mypy and pyright; see `covey.method`."""

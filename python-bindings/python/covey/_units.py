@@ -11,12 +11,16 @@ _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
+_READ: tuple[type, ...] = (int, float, str, bytes, bytearray, memoryview)
+"""What Python reads a number from itself: `float` reads bytes, too."""
+
+
 def plain_number(value: Any, whole: bool = False) -> Any:
     """A number of another library (numpy's `int64` has `__index__`, its `float32` `__float__`) as Python's; all else as it is.
 
     With `whole` only integers are taken: a fraction is not rounded in silence. A truth value is no number.
     """
-    if isinstance(value, (int, float, str, bytes, bytearray, memoryview)):  # `float` reads bytes, too
+    if isinstance(value, _READ):
         return value
     if getattr(getattr(value, "dtype", None), "kind", "") == "b":  # numpy's bool has `__float__`
         return value

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _patch, _plain, errors
 from ._content import Message, contents_of
+from ._narrow import JsonObject, is_object
 from ._turns import Answer, Conversation
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class ToolCall:
     def progress(self, status: str = "", *, content: Any = None, done: int | None = None, total: int | None = None) -> None:
         """News while it runs: in words, with what is there so far, and how many of how many are done."""
         self._complete()
-        event: dict[str, Any] = {"type": "tool_call_progress", "call": self.id, "status": status}
+        event: JsonObject = {"type": "tool_call_progress", "call": self.id, "status": status}
         if content is not None:
             event["content"] = _plain.load(content)
         if done is not None:
@@ -62,7 +63,7 @@ class ToolCall:
 
     def done(self, result: Any = None) -> None:
         """It answered: a text, data, or files."""
-        outcome: dict[str, Any] = {"is": "ok", "content": [] if result is None else contents_of((result,))}
+        outcome: JsonObject = {"is": "ok", "content": [] if result is None else contents_of((result,))}
         if result is not None and not isinstance(result, str) and all("data" in part for part in outcome["content"]):
             outcome["structured"] = outcome["content"][0]["data"]
         self._end(outcome)
@@ -81,7 +82,7 @@ class ToolCall:
             return
         text = "".join(self._text)
         self._ready = True
-        event: dict[str, Any] = {"type": "tool_call_ready", "call": self.id, "args_text": text or "{}"}
+        event: JsonObject = {"type": "tool_call_ready", "call": self.id, "args_text": text or "{}"}
         try:
             # What JSON has no form for (NaN, half a letter) is there as text alone.
             event["args"] = _plain.load(json.loads(text or "{}"))
@@ -89,12 +90,12 @@ class ToolCall:
             pass
         self._emit(event)
 
-    def _emit(self, event: dict[str, Any]) -> None:
+    def _emit(self, event: JsonObject) -> None:
         if self._over:
             raise errors.FailedPrecondition(f"the call of {self.name} is over")
         self._conversation.emit(event)
 
-    def _end(self, outcome: dict[str, Any]) -> None:
+    def _end(self, outcome: JsonObject) -> None:
         self._complete()
         self._emit({"type": "tool_call_done", "call": self.id, "outcome": outcome, "message": ""})
         self._over = True
@@ -117,10 +118,10 @@ class ToolCall:
         self.__exit__(kind, error, trace)
 
 
-def named(arguments: Any) -> dict[str, Any]:
+def named(arguments: Any) -> JsonObject:
     """Arguments of a tool as the log keeps them."""
     value = _plain.load(arguments)
-    if not isinstance(value, dict):
+    if not is_object(value):
         raise TypeError(f"arguments of a tool have names: a dict, not {arguments!r}")
     return value
 
@@ -132,7 +133,7 @@ def count(name: str, value: Any) -> int:
     return value
 
 
-def words_of(name: str, arguments: dict[str, Any], prompt: str | None) -> str:
+def words_of(name: str, arguments: JsonObject, prompt: str | None) -> str:
     """The question of an approval. The arguments are part of it: a run after a lost one finds its answer by these words, and what
     was allowed is what is done."""
     text = json.dumps(arguments, sort_keys=True, ensure_ascii=False)
@@ -154,7 +155,7 @@ class State:
         self.value = _plain.load(value)
         self._conversation.emit({"type": "state_snapshot", "value": self.value})
 
-    def patch(self, operations: list[dict[str, Any]]) -> None:
+    def patch(self, operations: list[JsonObject]) -> None:
         """Changes it by JSON Patch (RFC 6902): `[{"op": "replace", "path": "/done", "value": 1}]`. `ValueError` where an operation
         cannot be done; nothing is changed then."""
         operations = _plain.load(operations)
@@ -165,7 +166,7 @@ class State:
 class Approval:
     """What was decided of a tool call: true where it may run."""
 
-    def __init__(self, call: ToolCall, approved: bool, reason: str, arguments: dict[str, Any]):
+    def __init__(self, call: ToolCall, approved: bool, reason: str, arguments: JsonObject):
         self.call = call
         """The call, to be ended: `with approval.call: …`. One that was denied has ended."""
         self.approved, self.reason = approved, reason
@@ -182,7 +183,7 @@ class Approval:
 class Permission:
     """A decision to come: `await` it, or `.result()` from a method that is not async."""
 
-    def __init__(self, answer: Answer, call: ToolCall, arguments: dict[str, Any]):
+    def __init__(self, answer: Answer, call: ToolCall, arguments: JsonObject):
         self._answer, self._call, self._arguments = answer, call, arguments
 
     def __await__(self) -> Generator[Any, None, Approval]:
@@ -210,12 +211,12 @@ class Permission:
         return Approval(self._call, approved, reason, self._arguments if arguments is None else arguments)
 
 
-def decision(message: Message) -> tuple[bool, str, dict[str, Any] | None]:
+def decision(message: Message) -> tuple[bool, str, JsonObject | None]:
     """Whether it is allowed, why not, and with which arguments; `ValueError` where a message does not say."""
     data = message.data
-    if isinstance(data, dict) and isinstance(data.get("approved"), bool):
+    if is_object(data) and isinstance(data.get("approved"), bool):
         arguments = data.get("arguments")
-        if arguments is not None and not isinstance(arguments, dict):
+        if arguments is not None and not is_object(arguments):
             raise ValueError("`arguments` is no object")
         return data["approved"], str(data.get("reason") or ""), arguments
     word, _, reason = str(message).partition(":")
@@ -234,11 +235,11 @@ def misdecided(message: Message) -> str | None:
     return None
 
 
-def plan(entries: Iterable[str | Mapping[str, Any]]) -> dict[str, Any]:
+def plan(entries: Iterable[str | Mapping[str, Any]]) -> JsonObject:
     """The event of a plan."""
     if isinstance(entries, (str, Mapping)):
         raise TypeError(f"a plan is a list of entries, not {entries!r}")
-    made = []
+    made: list[JsonObject] = []
     for number, entry in enumerate(entries, 1):
         said: Mapping[str, Any] = {"text": entry} if isinstance(entry, str) else entry
         extra = set(said) - {"id", "text", "status", "priority"}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
-from . import _codec, _session
+from . import _codec
+from ._current import current_session
 from ._context import ModelMessage, chat_request, unpack_vectors
 from ._future import Stream
 
@@ -43,7 +44,7 @@ class TextStream:
 
 def _ask(request: dict[str, Any]) -> Stream[Any]:
     """What a model answers, event by event."""
-    return _session.current().call("model", request["model"], "infer", _codec.dump_json(request), None, True)
+    return current_session().call("model", request["model"], "infer", _codec.dump_json(request), None, True)
 
 
 def stream(prompt: str | list[dict[str, Any]], *, model: str = "tiny", **sampling: Unpack[ChatOptions]) -> TextStream:

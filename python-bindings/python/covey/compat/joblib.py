@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
-import joblib
-from joblib._parallel_backends import AutoBatchingMixin
-from joblib.parallel import ParallelBackendBase
+from .._current import current_session
+from .._functions import Executor
 
-from .. import _functions, _session
+
+if TYPE_CHECKING:
+
+    class _Backend:
+        """What is used of joblib's backends: joblib has no types."""
+
+        def __init__(self, nesting_level: int | None = None, inner_max_num_threads: int | None = None, **backend_kwargs: Any): ...
+
+else:
+    from joblib._parallel_backends import AutoBatchingMixin
+    from joblib.parallel import ParallelBackendBase
+
+    class _Backend(AutoBatchingMixin, ParallelBackendBase):
+        """A backend that sends calls in batches."""
 
 
 def _run(batch: Any) -> Any:
     return batch()
 
 
-class CoveyBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
+class CoveyBackend(_Backend):
     """Batches of joblib's calls run as functions of the cluster. Options are those of `covey.Executor`."""
 
     supports_retrieve_callback = True
@@ -25,7 +38,7 @@ class CoveyBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
     def __init__(self, nesting_level: int | None = None, inner_max_num_threads: int | None = None, **options: Any):
         super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
         self._options = options
-        self._executor: _functions.Executor | None = None
+        self._executor: Executor | None = None
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """Functions at once: `n_jobs`, or with -1 as many as the live workers have CPUs; -2 is one less, as joblib counts."""
@@ -35,7 +48,7 @@ class CoveyBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
             n_jobs = -1
         if n_jobs > 0:
             return n_jobs
-        nodes = _session.current().status()["nodes"]
+        nodes = current_session().status()["nodes"]
         live = [node for node in nodes if node["state"] == "live"]
         return max(1, sum(node["total"]["cpu_milli"] for node in live) // 1000 + 1 + n_jobs)
 
@@ -43,7 +56,7 @@ class CoveyBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
         """Begins to take work."""
         n_jobs = self.effective_n_jobs(n_jobs)
         self.parallel = parallel
-        self._executor = _functions.Executor(max_workers=n_jobs, **self._options)
+        self._executor = Executor(max_workers=n_jobs, **self._options)
         return n_jobs
 
     def submit(self, func: Any, callback: Any = None) -> Any:
@@ -76,6 +89,7 @@ class CoveyBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
 
 def register(default: bool = False) -> None:
     """Makes "covey" a name that joblib knows; with `default`, the one it uses where nothing else is said."""
+    joblib: Any = importlib.import_module("joblib")
     joblib.register_parallel_backend("covey", CoveyBackend, make_default=default)
 
 

@@ -13,13 +13,12 @@ from ._calls import ActorClass, ActorHandle, RemoteFunction, get_actor, kill, me
 from ._cluster import (
     available_resources,
     cluster_resources,
-    get_gpu_ids,
-    get_runtime_context,
     init,
     is_initialized,
     nodes,
     shutdown,
 )
+from ._runtime import get_gpu_ids, get_runtime_context
 from ._refs import DynamicObjectRefGenerator, ObjectRef, ObjectRefGenerator, cancel, get, put, wait
 
 __version__ = "2.60.0+covey"

@@ -8,11 +8,19 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from ... import _agent, _functions, _session, errors
+from ... import errors
+from ..._agent import Agent, Handle, Method
+from ..._agent import get_actor as covey_actor
+from ..._agent import method as covey_method
+from ..._current import current_session
+from ..._functions import RemoteFunction as CoveyFunction
+from ..._narrow import is_a
 from ..._schema import of_parameters
-from . import _cluster, _placement, _refs, exceptions
+from . import _placement, exceptions
+from ._cluster import Id, full_name
 from ._env import environment
 from ._exits import ending
+from ._refs import call, plain
 from ._signature import Fits, told
 
 _RENAMED = {"num_cpus": "cpus", "num_gpus": "gpus", "memory": "memory", "resources": "resources", "max_restarts": "max_restarts"}
@@ -72,7 +80,7 @@ class RemoteFunction:
         retries = _tries(options.get("max_retries", 3))
         # As in Ray a task never waits behind one that runs where a CPU is free. `sys.exit` is an end of its process to Ray.
         more = {"retries": retries, "retry_on": (*retry_on, SystemExit) if retries else (), "ahead": 0}
-        self._remote = _functions.RemoteFunction(function, {**covey, **more})
+        self._remote = CoveyFunction(function, {**covey, **more})
         self._place = _placement.place_of(options)
         self._remote.__covey_function__ = _placement.Inside(function, _placement.assigned(options, cpus=1), self._place)
         self._captured: dict[tuple[str, int], RemoteFunction] = {}
@@ -103,7 +111,7 @@ class RemoteFunction:
         group = strategy.placement_group
         assert group is not None, "what captures has a group"
         asked = {"cpus": 1, **_translated(self._options)}
-        key = (group.id, strategy._index(group, asked))
+        key = (group.id, strategy.index_in(group, asked))
         if key not in self._captured:
             strategy.placement_group_bundle_index = key[1]
             self._captured[key] = self.options(scheduling_strategy=strategy)
@@ -111,9 +119,9 @@ class RemoteFunction:
 
     def _start(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         start, place = self._remote.remote, self._place
-        if place is not None and place.group._removed:
+        if place is not None and place.group.removed:
             start = _refuse_removed
-        return _refs.call(start, args, kwargs, self._options.get("num_returns"), "task")
+        return call(start, args, kwargs, self._options.get("num_returns"), "task")
 
 
 def _refuse_removed(*_: Any, **__: Any) -> Any:
@@ -123,14 +131,15 @@ def _refuse_removed(*_: Any, **__: Any) -> Any:
 
 def _methods_of(cls: type) -> dict[str, Any]:
     """Its public methods as the actor has them: they may end it, and tell how they are called."""
-    made = {}
+    made: dict[str, Any] = {}
     for name, function in inspect.getmembers(cls, inspect.isfunction):
         if name.startswith("_") or isinstance(inspect.getattr_static(cls, name), staticmethod):
             continue
-        made[name] = method = ending(function, name)
+        method: Any = ending(function, name)
+        made[name] = method
         marks = getattr(function, "__covey_schema__", {})
         schema = {**of_parameters(function, 1), **marks, SIGNATURE: told(function, 1)}
-        method.__covey_schema__ = schema  # type: ignore[attr-defined]
+        method.__covey_schema__ = schema
     return made
 
 
@@ -160,7 +169,7 @@ class ActorClass:
         if given or place is not None:
             has |= {"__ray_assigned__": given, "__ray_place__": place, "__init__": _placement.constructor_in(cls, given, place)}
         shipped = type(cls.__name__, (cls,), has)
-        self._agent: _agent.Agent[Any, Any] = _agent.Agent(shipped, {"name": cls.__name__, **covey})
+        self._agent: Agent[Any, Any] = Agent(shipped, {"name": cls.__name__, **covey})
         self.__name__, self.__doc__, self.__module__ = cls.__name__, cls.__doc__, cls.__module__
 
     def __call__(self, *_: Any, **__: Any) -> Any:
@@ -183,7 +192,7 @@ class ActorClass:
         if captured is not None:
             return self.options(scheduling_strategy=captured).remote(*args, **kwargs)
         if o.get("name"):
-            mine["name"] = _cluster.full_name(o["name"], o.get("namespace"))
+            mine["name"] = full_name(o["name"], o.get("namespace"))
         if o.get("get_if_exists"):
             if not o.get("name"):
                 raise ValueError("The actor name must be specified to use `get_if_exists`.")
@@ -192,7 +201,7 @@ class ActorClass:
             mine["detached"] = True
         elif o.get("lifetime") not in (None, "non_detached"):
             raise ValueError("actor `lifetime` argument must be one of 'detached', 'non_detached' and None")
-        args, kwargs = tuple(map(_refs.plain, args)), {k: _refs.plain(v) for k, v in kwargs.items()}
+        args, kwargs = tuple(map(plain, args)), {k: plain(v) for k, v in kwargs.items()}
         agent = self._agent.options(**mine) if mine else self._agent
         try:
             handle = ActorHandle(agent.remote(*args, **kwargs), o.get("max_task_retries", 0), _retry_on(o.get("retry_exceptions")))
@@ -200,66 +209,72 @@ class ActorClass:
             raise ValueError(f"The name {o['name']} is already taken. Please use a different name or get the existing actor. ({error})") from None
         place = _placement.place_of(o)
         if place is not None:
-            place.group._inside.append(weakref.ref(handle))
+            place.group.inside.append(weakref.ref(handle))
         return handle
+
+
+def skills_of(handle: Handle) -> dict[str, dict[str, Any]]:
+    """Methods of an actor, as its agent's definition tells of them."""
+    return {skill["id"]: skill for skill in handle.__covey_spec__["skills"]}
 
 
 class ActorHandle:
     """A way to one actor."""
 
-    def __init__(self, handle: _agent.Handle, retries: int = 0, retry_on: tuple[type[BaseException], ...] = ()):
-        self._handle, self._retries, self._retry_on = handle, retries, retry_on
+    def __init__(self, handle: Handle, retries: int = 0, retry_on: tuple[type[BaseException], ...] = ()):
+        self.__covey_handle__, self._retries, self._retry_on = handle, retries, retry_on
 
     def __getattr__(self, name: str) -> ActorMethod:
         if name == "__ray_ready__":
             name = READY
-        if name.startswith("__") or "_handle" not in self.__dict__:
+        if name.startswith("__") or "__covey_handle__" not in self.__dict__:
             raise AttributeError(name)
-        skill, kind = self._handle._methods.get(name), self._handle._spec["name"]
+        methods = skills_of(self.__covey_handle__)
+        skill, kind = methods.get(name), self.__covey_handle__.__covey_spec__["name"]
         if skill is None and name.startswith("_"):
             raise AttributeError(f"{name!r} of an actor of {kind!r} cannot be called from elsewhere: its name begins with _")
         if skill is None:
-            has = ", ".join(m for m in self._handle._methods if m != READY)
+            has = ", ".join(m for m in methods if m != READY)
             raise AttributeError(f"an actor of {kind!r} has no method {name!r}; it has: {has}")
-        covey = _agent.Method(self._handle._actor, name, bool(skill.get("streaming")), True)
-        method = ActorMethod(covey, name, self._handle, self._retries, self._retry_on)
+        covey = Method(self.__covey_handle__.__covey_actor__, name, bool(skill.get("streaming")), True)
+        method = ActorMethod(covey, name, self.__covey_handle__, self._retries, self._retry_on)
         self.__dict__[name] = method
         return method
 
     def __reduce__(self) -> Any:
-        return ActorHandle, (self._handle, self._retries, self._retry_on)
+        return ActorHandle, (self.__covey_handle__, self._retries, self._retry_on)
 
     def __hash__(self) -> int:
-        return hash(self._handle._actor)
+        return hash(self.__covey_handle__.__covey_actor__)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ActorHandle) and other._handle._actor == self._handle._actor
+        return isinstance(other, ActorHandle) and other.__covey_handle__.__covey_actor__ == self.__covey_handle__.__covey_actor__
 
     @property
     def _actor_id(self) -> str:
-        return self._handle._actor
+        return self.__covey_handle__.__covey_actor__
 
     @property
-    def _ray_actor_id(self) -> _cluster.Id:
-        return _cluster.Id(self._handle._actor)
+    def _ray_actor_id(self) -> Id:
+        return Id(self.__covey_handle__.__covey_actor__)
 
     def __repr__(self) -> str:
-        return f"Actor({self._handle._spec['name']}, {self._handle._actor})"
+        return f"Actor({self.__covey_handle__.__covey_spec__['name']}, {self.__covey_handle__.__covey_actor__})"
 
 
 class ActorMethod:
     """One method of one actor."""
 
     def __init__(
-        self, method: _agent.Method, name: str, handle: _agent.Handle, retries: Any, retry_on: tuple[type[BaseException], ...], num_returns: Any = None
+        self, method: Method, name: str, handle: Handle, retries: Any, retry_on: tuple[type[BaseException], ...], num_returns: Any = None
     ):
         self._covey, self._name, self._handle = method, name, handle
         self._retries, self._retry_on = retries, retry_on
         tries = _tries(retries)
-        again_on = (*retry_on, exceptions._Crash)
+        again_on = (*retry_on, exceptions.Crash)
         self._method = method.options(retries=tries, retry_on=again_on) if tries else method
-        said = handle._methods[name].get("input_schema") or {}
-        self._num_returns = num_returns if num_returns is not None else said.get("x-num-returns")
+        said: dict[str, Any] = skills_of(handle)[name].get("input_schema") or {}
+        self._num_returns: Any = num_returns if num_returns is not None else said.get("x-num-returns")
         self._fits = Fits(said.get(SIGNATURE))
 
     def __call__(self, *_: Any, **__: Any) -> Any:
@@ -274,7 +289,7 @@ class ActorMethod:
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Calls it: an `ObjectRef`, several, or a generator of them."""
         self._fits.check(self._name, args, kwargs)
-        return _refs.call(self._method.remote, args, kwargs, self._num_returns, "actor", self._handle._actor)
+        return call(self._method.remote, args, kwargs, self._num_returns, "actor", self._handle.__covey_actor__)
 
 
 def remote(*args: Any, **options: Any) -> Any:
@@ -302,24 +317,25 @@ def method(*args: Any, num_returns: Any = None, concurrency_group: str | None = 
     def mark(function: Any) -> Any:
         if num_returns is not None:
             function.__covey_schema__ = {"x-num-returns": num_returns}
-        return _agent.method(group=concurrency_group)(function) if concurrency_group else function
+        grouped: Any = covey_method(group=concurrency_group)
+        return grouped(function) if concurrency_group else function
 
     return mark
 
 
 def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
     """Ends an actor now."""
-    if not isinstance(actor, ActorHandle):
+    if not is_a(actor, ActorHandle):
         raise ValueError(f"ray.kill() only supported for actors. For tasks, try ray.cancel(). Got: {type(actor).__name__}")
-    actor._handle.kill()
+    actor.__covey_handle__.kill()
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     """The handle of a named actor."""
     if not name:
         raise ValueError("Please supply a non-empty value to get_actor")
-    _session.current()  # as in Ray, there is a cluster now
+    current_session()  # as in Ray, there is a cluster now
     try:
-        return ActorHandle(_agent.get_actor(_cluster.full_name(name, namespace)))
+        return ActorHandle(covey_actor(full_name(name, namespace)))
     except errors.NotFound:
         raise ValueError(f"Failed to look up actor with name '{name}'") from None

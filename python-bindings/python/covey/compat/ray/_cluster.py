@@ -6,7 +6,11 @@ import os
 import time
 from typing import Any
 
-from ... import _context, _session
+from ..._current import current_session, here
+from ..._narrow import is_a
+from ..._session import connect
+from ..._session import init as covey_init
+from ..._session import shutdown as covey_shutdown
 from ._env import environment
 
 _namespace = ""
@@ -16,11 +20,11 @@ START_SECONDS = 30
 
 def full_name(name: str, namespace: str | None) -> str:
     """A name within its namespace: the one that is said, or the driver's."""
-    if not isinstance(name, str):
+    if not is_a(name, str):
         raise TypeError(f"name must be None or a string, got: '{type(name)}'.")
     if name == "":
         raise ValueError("Actor name cannot be an empty string.")
-    within = namespace if namespace is not None else _namespace or os.environ.get("COVEY_RAY_NAMESPACE", "")
+    within = namespace if namespace is not None else namespace_here()
     return f"{within}/{name}" if within else name
 
 
@@ -82,11 +86,11 @@ def init(
         more["env_vars"] = {**more.get("env_vars", {}), "COVEY_RAY_NAMESPACE": namespace}
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address in ("auto", "ray://") or (address is None and os.environ.get("COVEY_ADDRESS")):
-        _session.connect(**more)
+        connect(**more)
     elif address and address != "local":
-        _session.connect(address.removeprefix("ray://"), **more)
+        connect(address.removeprefix("ray://"), **more)
     else:
-        _session.init(cpus=num_cpus, gpus=num_gpus, resources=resources, labels=labels, **more)
+        covey_init(cpus=num_cpus, gpus=num_gpus, resources=resources, labels=labels, **more)
         end = time.monotonic() + START_SECONDS
         while not any(node["Alive"] for node in nodes()) and time.monotonic() < end:
             time.sleep(0.01)
@@ -94,25 +98,30 @@ def init(
     return _context_of()
 
 
+def namespace_here() -> str:
+    """The namespace of this program."""
+    return _namespace or os.environ.get("COVEY_RAY_NAMESPACE", "")
+
+
 def _context_of() -> Context:
-    session = _session.current()
+    session = current_session()
     return Context(address=getattr(session, "address", ""), node_id="", session_id=session.owner, namespace=_namespace)
 
 
 def is_initialized() -> bool:
-    return _session._current is not None
+    return here.session is not None
 
 
 def shutdown(*_: Any) -> None:
     global _namespace
-    if _session._current is not None and not _session._current.inside:
-        _session.shutdown()
+    if here.session is not None and not here.session.inside:
+        covey_shutdown()
         _namespace = ""
 
 
 def nodes() -> list[dict[str, Any]]:
     """Workers, in the shape of Ray's list."""
-    status = _session.current().status()
+    status = current_session().status()
     return [
         {
             "NodeID": n["id"], "Alive": n["state"] == "live", "NodeName": n["name"], "NodeManagerAddress": "127.0.0.1", "NodeManagerHostname": n["name"],
@@ -141,92 +150,8 @@ def available_resources() -> dict[str, float]:
 
 def _sum(which: str) -> dict[str, float]:
     total: dict[str, float] = {}
-    for node in _session.current().status()["nodes"]:
+    for node in current_session().status()["nodes"]:
         if node["state"] == "live":
             for key, value in _amounts(node[which]).items():
                 total[key] = total.get(key, 0) + value
     return total
-
-
-class RuntimeContext:
-    """Where this code runs."""
-
-    @property
-    def _actor(self) -> Any:
-        """The actor of this turn; `None` in a driver, and in functions."""
-        turn = _context.turn_current.get()
-        return None if turn is None or turn.actor.lends else turn.actor
-
-    def get_node_id(self) -> str:
-        """The node that this runs on; of a driver, which is on none, one that lives."""
-        own = os.environ.get("COVEY_NODE", "")
-        return own or next((str(node["NodeID"]) for node in nodes() if node["Alive"]), "")
-
-    def get_job_id(self) -> str:
-        return str(_session.current().owner)
-
-    def get_worker_id(self) -> str:
-        return f"{os.getpid():x}"
-
-    def get_task_id(self) -> str | None:
-        turn = _context.turn_current.get()
-        return None if turn is None else f"{turn.actor.id}#{turn.call}"
-
-    def get_actor_id(self) -> str | None:
-        return None if self._actor is None else Id(self._actor.id)
-
-    def get_actor_name(self) -> str | None:
-        mine = self._listed()
-        return "" if mine is None else (mine.get("name") or "").rsplit("/", 1)[-1]
-
-    def _listed(self) -> dict[str, Any] | None:
-        from ... import actors
-
-        if self._actor is None:
-            return None
-        return next((a for a in actors(node=self.get_node_id()) if a["id"] == self._actor.id), None)
-
-    @property
-    def namespace(self) -> str:
-        return _namespace or os.environ.get("COVEY_RAY_NAMESPACE", "")
-
-    @property
-    def current_actor(self) -> Any:
-        from ... import _agent
-        from ._calls import ActorHandle
-
-        mine = self._actor
-        if mine is None:
-            raise RuntimeError("This method is only available in an actor.")
-        spec = next(a for a in _agent.agents() if a["name"] == type(mine.instance).__name__)
-        return ActorHandle(_agent.Handle(mine.id, spec))
-
-    @property
-    def was_current_actor_reconstructed(self) -> bool:
-        mine = self._listed()
-        return mine is not None and mine["restarts"] > 0
-
-    def get_assigned_resources(self) -> dict[str, float]:
-        """What this task or actor was given: `{"CPU": 1.0}` of a task that says nothing, nothing of such an actor."""
-        from . import _placement
-
-        return _placement.assigned_here()
-
-    def is_canceled(self) -> bool:
-        ctx = _context.current()
-        return ctx is not None and ctx.cancelled
-
-    node_id = property(get_node_id)
-    job_id = property(get_job_id)
-    task_id = property(get_task_id)
-    actor_id = property(get_actor_id)
-
-
-def get_runtime_context() -> RuntimeContext:
-    return RuntimeContext()
-
-
-def get_gpu_ids() -> list[int]:
-    """The cards that this process may use, by number."""
-    said = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return [int(n) for n in said.split(",") if n.strip().isdigit()]

@@ -11,6 +11,7 @@ import types
 from typing import Any
 
 from ..._env import SKIPPED
+from ..._narrow import is_object
 
 _KNOWN = {"env_vars", "working_dir", "py_modules", "pip", "uv", "excludes", "config"}
 _folders: dict[tuple[Any, ...], str] = {}
@@ -47,8 +48,8 @@ def _module(module: Any) -> str:
     return _local(module, "py_modules")
 
 
-def _local(path: Any, key: str) -> str:
-    path = os.fspath(path)
+def _local(said: str | os.PathLike[str], key: str) -> str:
+    path = os.fspath(said)
     if "://" in path:
         raise ValueError(f"runtime_env[{key!r}] takes a folder of this machine, not {path!r}")
     if not os.path.exists(path):
@@ -58,7 +59,7 @@ def _local(path: Any, key: str) -> str:
 
 def _packages(said: Any) -> list[str]:
     """A list, a file of requirements, or a dict with `packages`."""
-    if isinstance(said, dict):
+    if is_object(said):
         said = said.get("packages")
     if isinstance(said, str):
         lines = (line.split("#")[0].strip() for line in pathlib.Path(said).read_text().splitlines())

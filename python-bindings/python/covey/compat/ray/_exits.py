@@ -13,39 +13,39 @@ import os
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from ... import _context, _marks, _session, _turns
-from .exceptions import _Crash, _Exit
+from ... import _marks
+from ..._current import bridge_call, current_session, turn_current, turn_host
+from .exceptions import Crash, Exit
 
 STATUS = 1
 
 
 def exit_actor() -> NoReturn:
     """Ends the actor whose method calls this, for good; the caller of the method, and calls that wait, are told that it died."""
-    turn = _context.turn_current.get()
+    turn = turn_current.get()
     if turn is None or turn.actor.lends:
         raise TypeError("exit_actor called in a non-actor worker.")
     _stop(turn.actor.id)
-    raise _Exit("exit_actor() was called")
+    raise Exit("exit_actor() was called")
 
 
 def _stop(actor: str) -> None:
-    _session.bridge_call(_session.current().client.stop_actor, actor, False)
+    bridge_call(current_session().client.stop_actor, actor, False)
 
 
 def _left(method: str, error: SystemExit) -> NoReturn:
     """A method of an actor raised `SystemExit`."""
-    turn = _context.turn_current.get()
+    turn = turn_current.get()
     if turn is None or turn.name != method:
         raise error  # it called itself: the method of the turn may catch it
     # As in Ray, 0 is an end that was meant, and no crash after which it would start again.
     if error.code != 0 and getattr(turn.actor.instance, "__ray_restarts__", False):
         # It is answered before: a call under which processes die is not tried for ever.
-        _turns.host._failed(turn, _Crash(f"a method raised SystemExit({error.code})"))
-        _turns.host.host.flush()
+        turn_host().fail(turn, Crash(f"a method raised SystemExit({error.code})"))
         _marks.finish()
         os._exit(STATUS)
     _stop(turn.actor.id)
-    raise _Exit(f"a method raised SystemExit({error.code})") from None
+    raise Exit(f"a method raised SystemExit({error.code})") from None
 
 
 def ending(function: Callable[..., Any], method: str) -> Callable[..., Any]:

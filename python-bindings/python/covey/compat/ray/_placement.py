@@ -8,14 +8,19 @@ import json
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ... import _agent, _context, _future, _session, errors
-from ..._future import Future
+from ... import errors
+from ..._agent import Handle, handle_of, spec_fields
+from ..._current import bridge_call, current_session, turn_current
+from ..._future import Future, refuse_loop
+from ..._narrow import is_a
 from ..._units import parse_bytes
-from . import _refs
-from ._refs import Failed
+from ._refs import Failed, ObjectRef, place_given, wait
 from .exceptions import TaskPlacementGroupRemoved
+
+if TYPE_CHECKING:
+    from ..._wire import GangMember
 
 ASK_AGAIN_SECONDS = 0.5
 """Between two looks at a group that no present node could hold."""
@@ -46,7 +51,7 @@ class _Held:
     def _ask(self) -> None:
         """Asks the holders of all bundles: they answer once they have their places."""
         try:
-            asked = [holder.get.remote() for holder in self._group._holders]
+            asked = [holder.get.remote() for holder in self._group.holders]
         except Exception as error:  # the session is over
             return self._finish(error)
         left, lock = [len(asked)], threading.Lock()
@@ -65,13 +70,13 @@ class _Held:
         failures = [error for future in asked if (error := future.exception()) is not None]
         if not failures:
             return self._finish(None)
-        if self._group._removed or any(isinstance(error, errors.ActorDied) for error in failures):
+        if self._group.removed or any(isinstance(error, errors.ActorDied) for error in failures):
             return self._finish(TaskPlacementGroupRemoved())
         if not isinstance(failures[0], errors.Unschedulable):
             return self._finish(failures[0])
         if not self._told:
             self._told = True
-            name = self._group._name or self._group.id
+            name = self._group.name or self._group.id
             print(f"covey: placement group {name} waits: {failures[0]}", file=sys.stderr, flush=True)
         again = threading.Timer(ASK_AGAIN_SECONDS, self._ask)
         again.daemon = True
@@ -97,8 +102,8 @@ class _Held:
 
     def result(self, timeout: float | None = None) -> PlacementGroup:
         if not self._over.is_set():
-            _future._refuse_loop("ray.get()")
-            with _refs.place_given():
+            refuse_loop("ray.get()")
+            with place_given():
                 if not self._over.wait(timeout):
                     raise errors.DeadlineExceeded(f"the placement group has no place within {timeout} s")
         if self.error is not None:
@@ -112,11 +117,11 @@ class _Held:
 class PlacementGroup:
     """Room that is held: each bundle by an actor that does nothing, all of them placed at once or not at all."""
 
-    def __init__(self, bundles: list[dict[str, float]], holders: list[_agent.Handle], strategy: str = "PACK", name: str = ""):
-        self.bundle_specs, self._holders, self._turn = bundles, holders, itertools.cycle(range(len(bundles)))
-        self._strategy, self._name, self._removed = strategy, name, False
+    def __init__(self, bundles: list[dict[str, float]], holders: list[Handle], strategy: str = "PACK", name: str = ""):
+        self.bundle_specs, self.holders, self.turn = bundles, holders, itertools.cycle(range(len(bundles)))
+        self.strategy, self.name, self.removed = strategy, name, False
         self._held: _Held | None = None
-        self._inside: list[Any] = []
+        self.inside: list[Any] = []
         """Weak references to the handles of actors that this process put into it."""
 
     @property
@@ -125,27 +130,27 @@ class PlacementGroup:
 
     @property
     def id(self) -> str:
-        return self._holders[0]._actor
+        return self.holders[0].__covey_actor__
 
     @property
     def is_empty(self) -> bool:
         return not self.bundle_specs
 
-    def _state(self) -> _Held:
+    def held(self) -> _Held:
         if self._held is None:
             self._held = _Held(self)
         return self._held
 
-    def ready(self) -> _refs.ObjectRef:
+    def ready(self) -> ObjectRef:
         """A reference that is there once all bundles are; where no present node could hold them it waits for others."""
-        return _refs.ObjectRef(Failed(TaskPlacementGroupRemoved()) if self._removed else self._state())
+        return ObjectRef(Failed(TaskPlacementGroupRemoved()) if self.removed else self.held())
 
     def wait(self, timeout_seconds: float = 30) -> bool:
         """Whether all bundles are there within this time."""
-        if self._removed:
+        if self.removed:
             return False
-        done, _ = _refs.wait([self.ready()], timeout=timeout_seconds)
-        return bool(done) and self._state().error is None
+        done, _ = wait([self.ready()], timeout=timeout_seconds)
+        return bool(done) and self.held().error is None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PlacementGroup) and other.id == self.id
@@ -154,7 +159,7 @@ class PlacementGroup:
         return hash(self.id)
 
     def __reduce__(self) -> Any:
-        return PlacementGroup, (self.bundle_specs, self._holders, self._strategy, self._name)
+        return PlacementGroup, (self.bundle_specs, self.holders, self.strategy, self.name)
 
 
 _groups: dict[str, PlacementGroup] = {}
@@ -165,19 +170,19 @@ def placement_group(
     bundles: list[dict[str, float]], strategy: str = "PACK", name: str = "", lifetime: str | None = None, **_: Any
 ) -> PlacementGroup:
     """Holds room for all of these bundles at once. Strategies: PACK, SPREAD, STRICT_PACK, STRICT_SPREAD."""
-    if not isinstance(bundles, list):
+    if not is_a(bundles, list):
         raise ValueError("The type of bundles must be list")
     if not bundles or not all(bundles) or any(not any(bundle.values()) for bundle in bundles):
         raise ValueError("a placement group needs bundles, and each of them something to hold")
     if strategy not in ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"):
         raise ValueError(f"Invalid strategy type {strategy}")
-    session = _session.current()
-    asks = []
+    session = current_session()
+    asks: list[GangMember] = []
     for index, bundle in enumerate(bundles):
-        overrides = json.dumps(_agent._options(_needs(bundle)))
+        overrides = json.dumps(spec_fields(_needs(bundle)))
         asks.append(("counter", f"{name}#{index}" if name else "", None, overrides, lifetime == "detached"))
-    made = _session.bridge_call(session.client.create_gang, session.owner, asks, strategy.lower())
-    group = PlacementGroup(bundles, [_agent.Handle(m[0], json.loads(m[3])) for m in made], strategy, name)
+    made = bridge_call(session.client.create_gang, session.owner, asks, strategy.lower())
+    group = PlacementGroup(bundles, [handle_of(one) for one in made], strategy, name)
     _groups[group.id] = group
     return group
 
@@ -185,19 +190,19 @@ def placement_group(
 def get_placement_group(name: str) -> PlacementGroup:
     """The group of this name, of those that this process made."""
     for group in _groups.values():
-        if group._name == name and not group._removed:
+        if group.name == name and not group.removed:
             return group
     raise ValueError(f"Failed to look up placement group with name: {name}")
 
 
 def remove_placement_group(group: PlacementGroup) -> None:
     """Gives the room back, and ends the actors that this process put into it."""
-    group._removed = True
-    for inside in group._inside:
+    group.removed = True
+    for inside in group.inside:
         handle = inside()
         if handle is not None:
-            handle._handle.kill()
-    for holder in group._holders:
+            handle.__covey_handle__.kill()
+    for holder in group.holders:
         holder.kill()
 
 
@@ -206,13 +211,13 @@ def placement_group_table(group: PlacementGroup | None = None) -> dict[str, Any]
     if group is None:
         return {id: placement_group_table(known) for id, known in _groups.items()}
     state = "CREATED" if group.wait(1) else "PENDING"
-    if group._removed or isinstance(group._state().error, TaskPlacementGroupRemoved):
+    if group.removed or isinstance(group.held().error, TaskPlacementGroupRemoved):
         state = "REMOVED"
     return {
         "placement_group_id": group.id,
-        "name": group._name,
+        "name": group.name,
         "bundles": dict(enumerate(group.bundle_specs)),
-        "strategy": group._strategy,
+        "strategy": group.strategy,
         "state": state,
     }
 
@@ -224,6 +229,13 @@ class Place(NamedTuple):
     capture: bool
 
 
+class Given(NamedTuple):
+    """What a task was given. A turn keeps it (`_host.turn.Turn.given`)."""
+
+    assigned: dict[str, float]
+    place: Place | None
+
+
 _here: contextvars.ContextVar[Place | None] = contextvars.ContextVar("covey_ray_place", default=None)
 """Of a constructor. A task knows it by its turn, a method by its actor."""
 _assigned_here: contextvars.ContextVar[dict[str, float]] = contextvars.ContextVar("covey_ray_assigned")
@@ -231,10 +243,11 @@ _assigned_here: contextvars.ContextVar[dict[str, float]] = contextvars.ContextVa
 
 
 def _place_here() -> Place | None:
-    turn = _context.turn_current.get()
+    turn = turn_current.get()
     if turn is None:
         return _here.get()
-    return getattr(turn, "ray_place", None) or getattr(turn.actor.instance, "__ray_place__", None)
+    given = turn.given if isinstance(turn.given, Given) else None
+    return (given and given.place) or getattr(turn.actor.instance, "__ray_place__", None)
 
 
 def get_current_placement_group() -> PlacementGroup | None:
@@ -259,9 +272,9 @@ class Inside:
         self.__name__ = getattr(function, "__name__", "")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        turn = _context.turn_current.get()
+        turn = turn_current.get()
         if turn is not None:
-            turn.ray_assigned, turn.ray_place = self._assigned, self._place
+            turn.given = Given(self._assigned, self._place)
         return self._function(*args, **kwargs)
 
 
@@ -276,7 +289,7 @@ def constructor_in(cls: type, assigned: dict[str, float], place: Place | None) -
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         _enter(assigned, place)
-        cls.__init__(self, *args, **kwargs)  # type: ignore[misc]
+        cls.__init__(self, *args, **kwargs)
 
     return __init__
 
@@ -291,10 +304,11 @@ def assigned(options: dict[str, Any], cpus: float) -> dict[str, float]:
 
 def assigned_here() -> dict[str, float]:
     """What this task or actor was given; nothing in a driver."""
-    turn = _context.turn_current.get()
+    turn = turn_current.get()
     if turn is None:
         return dict(_assigned_here.get({}))
-    return dict(getattr(turn, "ray_assigned", None) or getattr(turn.actor.instance, "__ray_assigned__", {}))
+    given = turn.given if isinstance(turn.given, Given) else None
+    return dict((given and given.assigned) or getattr(turn.actor.instance, "__ray_assigned__", {}))
 
 
 class PlacementGroupSchedulingStrategy:
@@ -313,10 +327,10 @@ class PlacementGroupSchedulingStrategy:
         self.placement_group, self.placement_group_bundle_index = placement_group, placement_group_bundle_index
         self.placement_group_capture_child_tasks = placement_group_capture_child_tasks
 
-    def _index(self, group: PlacementGroup, asked: dict[str, Any]) -> int:
+    def index_in(self, group: PlacementGroup, asked: dict[str, Any]) -> int:
         """The bundle that has what is asked for."""
         count, index = group.bundle_count, self.placement_group_bundle_index
-        first = next(group._turn) if index < 0 else index
+        first = next(group.turn) if index < 0 else index
         tried = [(first + i) % count for i in range(count)] if index < 0 else [index]
         why = ""
         for at in tried:
@@ -327,12 +341,12 @@ class PlacementGroupSchedulingStrategy:
             why = why or f"asks for {lacks[0]}={asked[lacks[0]]}, its bundle holds {held.get(lacks[0], 0)}"
         raise ValueError(why)
 
-    def _place(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def place(self, asked: dict[str, Any]) -> dict[str, Any]:
         group = self.placement_group
         if group is None:
             return {}
         # The bundle has what it needs.
-        return {"near": group._holders[self._index(group, asked)], "cpus": 0, "gpus": 0, "resources": {}}
+        return {"near": group.holders[self.index_in(group, asked)], "cpus": 0, "gpus": 0, "resources": {}}
 
 
 class NodeAffinitySchedulingStrategy:
@@ -348,8 +362,8 @@ class NodeLabelSchedulingStrategy:
     def __init__(self, hard: dict[str, Any], *, soft: dict[str, Any] | None = None):
         self.hard = hard
 
-    def _labels(self) -> dict[str, str]:
-        labels = {}
+    def labels(self) -> dict[str, str]:
+        labels: dict[str, str] = {}
         for key, wanted in self.hard.items():
             values = getattr(wanted, "values", None)
             if not isinstance(wanted, In) or len(values or ()) != 1:
@@ -389,9 +403,9 @@ def place(options: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
     if strategy == "SPREAD":
         return {"strategy": "spread"}
     if isinstance(strategy, PlacementGroupSchedulingStrategy):
-        return strategy._place(asked)
+        return strategy.place(asked)
     if isinstance(strategy, NodeAffinitySchedulingStrategy):
         return {} if strategy.soft else {"labels": {"node_id": strategy.node_id}}
     if isinstance(strategy, NodeLabelSchedulingStrategy):
-        return {"labels": strategy._labels()}
+        return {"labels": strategy.labels()}
     raise ValueError(f"scheduling_strategy {strategy!r} is not one of Ray's that Covey knows")

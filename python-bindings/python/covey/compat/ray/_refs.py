@@ -10,56 +10,80 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any, TypeGuard, cast
 
-from ... import _agent, _bridge, _context, _future, _objects, _session, errors
-from ..._future import Future, Stream
+from ... import _bridge, errors
+from ..._agent import level_outside
+from ..._current import here, turn_current
+from ..._future import Callbacks, Future, Stream, refuse_loop
+from ..._narrow import is_iterable, is_sequence
+from ..._objects import Ref
+from ..._objects import put as covey_put
 from .exceptions import as_ray
 
 NESTED_MAX = 8
 """How deep lists, tuples and dicts are looked through for references."""
 
 
+def is_ref(value: object) -> TypeGuard[Ref[Any]]:
+    """A value that was put."""
+    return isinstance(value, Ref)
+
+
+def is_stream(value: object) -> TypeGuard[Stream[Any]]:
+    """What a method that yields gives."""
+    return isinstance(value, Stream)
+
+
 class ObjectRef:
     """The result of a call, or a value that was put. `ray.get` takes it, other calls take it as an argument."""
 
-    def __init__(self, source: Any, index: int | None = None, kind: str = "task", of: int | None = None):
-        self._source, self._index, self._kind, self._of = source, index, kind, of
-        self._name: str | None = None
+    def __init__(self, source: Any, index: int | None = None, kind: str = "task", of: int | None = None, _name: str | None = None):
+        self.source: Any = source
+        self.index, self.kind, self._count = index, kind, of
+        self._name = _name
         self._listeners: dict[tuple[Callable[[ObjectRef], Any], object], bool] = {}
 
-    @property
-    def _call(self) -> Any:
-        """What a port can be told of, where the end of the call is the value."""
-        return self._source._call if isinstance(self._source, Future) else None
+    def notify(self, port: _bridge.Port, token: int) -> None:
+        """Pushes `token` into `port` once it is done."""
+        source: Any = self.source
+        if isinstance(source, Future):
+            if source.__covey_notify__(port, token):
+                port.push(token)
+        else:
+            self.when_done(lambda: port.push(token))
 
     def _part(self, value: Any) -> Any:
-        if self._index is None:
+        if self.index is None:
             return value
-        values = tuple(value) if isinstance(value, (tuple, list)) else None
-        if values is None or len(values) != self._of:
+        values = tuple(value) if is_sequence(value) else None
+        if values is None or len(values) != self._count:
             count = "one value" if values is None else f"{len(values)} values"
-            raise ValueError(f"the task gave {count}, but num_returns={self._of}")
-        return values[self._index]
+            raise ValueError(f"the task gave {count}, but num_returns={self._count}")
+        return values[self.index]
 
-    def _value(self, timeout: float | None = None) -> Any:
+    def value(self, timeout: float | None = None) -> Any:
         try:
-            value = self._source.result(timeout)
+            value = self.source.result(timeout)
         except Exception as error:
-            raise as_ray(error, self._kind) from error.__cause__
+            raise as_ray(error, self.kind) from error.__cause__
         return self._part(value)
 
     def done(self) -> bool:
-        return bool(self._source.done())
+        return bool(self.source.done())
 
-    def _when_done(self, callback: Callable[[], None]) -> None:
+    def when_done(self, callback: Callable[[], None]) -> None:
         """Calls back once it is done, maybe on another thread, maybe at once."""
-        add = getattr(self._source, "add_done_callback", None)
+        add = getattr(self.source, "add_done_callback", None)
         if add is None:
             callback()
         else:
-            add(lambda _: callback())
+
+            def done(_: object) -> None:
+                callback()
+
+            add(done)
 
     def future(self) -> concurrent.futures.Future[Any]:
         """A `concurrent.futures.Future` of the value."""
@@ -67,13 +91,13 @@ class ObjectRef:
 
         def over() -> None:
             try:
-                made.set_result(self._value())
+                made.set_result(self.value())
             except concurrent.futures.InvalidStateError:
                 pass  # cancelled meanwhile
             except BaseException as error:
                 made.set_exception(error)
 
-        self._when_done(over)
+        self.when_done(over)
         return made
 
     # What `asyncio.wait` asks of a future; it looks at these on the loop.
@@ -93,7 +117,7 @@ class ObjectRef:
 
         key = (callback, object())
         self._listeners[key] = True
-        self._when_done(over)
+        self.when_done(over)
 
     def remove_done_callback(self, callback: Callable[[ObjectRef], Any]) -> int:
         """Forgets it; gives how often it was there."""
@@ -111,22 +135,24 @@ class ObjectRef:
 
     def _failure(self) -> BaseException | None:
         try:
-            self._value()
+            self.value()
         except Exception as error:
             return error
         return None
 
-    def __await__(self) -> Any:
+    def __await__(self) -> Generator[Any, Any, Any]:
+        value: Any
         try:
-            if hasattr(self._source, "__await__"):
-                value = yield from self._source.__await__()
-            elif self._source.done():
-                value = self._source.result()
+            steps: Callable[[], Generator[Any, Any, Any]] | None = getattr(self.source, "__await__", None)
+            if steps is not None:
+                value = yield from steps()
+            elif self.source.done():
+                value = self.source.result()
             else:
                 # `future()` gives the part already, under Ray's names.
                 return (yield from asyncio.wrap_future(self.future()).__await__())
         except Exception as error:
-            raise as_ray(error, self._kind) from error.__cause__
+            raise as_ray(error, self.kind) from error.__cause__
         return self._part(value)
 
     def hex(self) -> str:
@@ -149,19 +175,17 @@ class ObjectRef:
 
     def __reduce__(self) -> Any:
         # Inside other values a reference travels as one to a value in the store; calls wait for it before they start.
-        if isinstance(self._source, _objects.Ref) and self._index is None:
-            return _restored, (self._source, self.hex())
+        if is_ref(self.source) and self.index is None:
+            return _restored, (self.source, self.hex())
         try:
-            value = self._value()
+            value = self.value()
         except Exception as error:
             return _failed, (error, self.hex())
-        return _restored, (_objects.put(value), self.hex())
+        return _restored, (covey_put(value), self.hex())
 
 
 def _restored(source: Any, name: str) -> ObjectRef:
-    ref = ObjectRef(source)
-    ref._name = name
-    return ref
+    return ObjectRef(source, _name=name)
 
 
 def _failed(error: BaseException, name: str) -> ObjectRef:
@@ -192,14 +216,15 @@ class ObjectRefGenerator:
     """What a method that yields gives: references to its items, while they are made."""
 
     def __init__(self, stream: Stream[Any], kind: str = "task"):
-        self._stream, self._kind = stream, kind
+        self.stream, self.kind = stream, kind
         self._items: Iterator[Any] | None = None
         self._async_items: AsyncIterator[Any] | None = None
         self._failed = False
 
-    @property
-    def _call(self) -> Any:
-        return self._stream._call
+    def notify(self, port: _bridge.Port, token: int) -> None:
+        """Pushes `token` into `port` once an item is there, or there will be none."""
+        if self.stream.__covey_notify__(port, token):
+            port.push(token)
 
     def __iter__(self) -> ObjectRefGenerator:
         return self
@@ -210,7 +235,7 @@ class ObjectRefGenerator:
         with blocking("next()", "`async for ref in items`"):
             try:
                 if self._items is None:
-                    self._items = iter(self._stream)
+                    self._items = iter(self.stream)
                 return ObjectRef(Ready(next(self._items)))
             except StopIteration:
                 raise
@@ -220,7 +245,7 @@ class ObjectRefGenerator:
     def _failure(self, error: Exception) -> ObjectRef:
         """As in Ray, the last reference is the one that raises."""
         self._failed = True
-        named = as_ray(error, self._kind)
+        named = as_ray(error, self.kind)
         named.__cause__ = error.__cause__
         return ObjectRef(Failed(named))
 
@@ -231,7 +256,7 @@ class ObjectRefGenerator:
         if self._failed:
             raise StopAsyncIteration
         if self._async_items is None:
-            self._async_items = self._stream.__aiter__()
+            self._async_items = self.stream.__aiter__()
         try:
             return ObjectRef(Ready(await self._async_items.__anext__()))
         except StopAsyncIteration:
@@ -241,19 +266,14 @@ class ObjectRefGenerator:
 
     def completed(self) -> ObjectRef:
         """A reference that is there when the generator has ended."""
-        return ObjectRef(Ended(self._stream), kind=self._kind)
+        return ObjectRef(Ended(self.stream), kind=self.kind)
 
     def is_finished(self) -> bool:
-        return bool(self._stream._call.done()) and not self._stream._items
+        return self.stream.__covey_ended__()
 
     def done(self) -> bool:
         """An item is there, or there will be none."""
-        if not self._stream._items and not self._stream._last:
-            self._stream._fill(False)
-        return bool(self._stream._items) or self._stream._last
-
-    def _when_done(self, callback: Callable[[], None]) -> None:
-        raise NotImplementedError
+        return self.stream.__covey_has__()
 
 
 class DynamicObjectRefGenerator:
@@ -269,14 +289,14 @@ class DynamicObjectRefGenerator:
         return len(self._refs)
 
     def __reduce__(self) -> Any:
-        return DynamicObjectRefGenerator, ([ref._value() for ref in self._refs],)
+        return DynamicObjectRefGenerator, ([ref.value() for ref in self._refs],)
 
 
 class _Streamed:
     """A stream as one result, once it has ended."""
 
     def __init__(self, stream: Stream[Any]):
-        self._stream, self._call = stream, stream._call
+        self._stream, self._call = stream, stream.__covey_call__
         self._lock = threading.Lock()
         self._made: Ready | None = None
         self._callbacks: list[Callable[[Any], None]] = []
@@ -304,7 +324,7 @@ class _Streamed:
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         self._callbacks.append(callback)
         if len(self._callbacks) == 1:
-            _future._Callbacks.get().watch(self)
+            Callbacks.get().watch(self._call, self._finish)
 
     def _finish(self) -> None:
         for callback in self._callbacks:
@@ -334,14 +354,16 @@ class Ended(_Streamed):
 
 
 @contextlib.contextmanager
-def place_given() -> Iterator[None]:
+def place_given() -> Generator[None, None, None]:
     """The turn that waits gives its place, and its CPU, to others meanwhile."""
-    turn = _context.turn_current.get()
-    gave = turn is not None and _context.gives_place is not None and _context.gives_place(turn)
+    turn, host = turn_current.get(), here.host
+    if turn is None or host is None or not host.give_place(turn):
+        yield
+        return
     try:
         yield
     finally:
-        place = _context.takes_place(turn) if gave else None
+        place = host.take_place(turn)
         if place is not None:
             place.result()
 
@@ -356,13 +378,14 @@ class blocking:
 
     def __enter__(self) -> None:
         loop = asyncio._get_running_loop()
-        if loop is None or _session._current is None:
+        session = here.session
+        if loop is None or session is None:
             return
-        if _session._current.inside:
+        if session.inside:
             text = f"{self._what} in an async method would block the event loop, which brings the values that it waits for"
             raise RuntimeError(f"{text}: write {self._instead}")
         text = f"{self._what} blocks the event loop here; write {self._instead} instead"
-        warnings.warn(text, RuntimeWarning, stacklevel=_agent._outside())
+        warnings.warn(text, RuntimeWarning, stacklevel=level_outside())
         self._loop = loop
         asyncio._set_running_loop(None)
 
@@ -376,17 +399,17 @@ def refs_in(values: Iterable[Any], depth: int = NESTED_MAX) -> Iterator[ObjectRe
     for value in values:
         if isinstance(value, ObjectRef):
             yield value
-        elif depth and type(value) in (list, tuple, set, frozenset):
+        elif depth and type(value) in (list, tuple, set, frozenset) and is_iterable(value):
             yield from refs_in(value, depth - 1)
         elif depth and type(value) is dict:
-            yield from refs_in(value.values(), depth - 1)
+            yield from refs_in(cast(dict[Any, Any], value).values(), depth - 1)
 
 
 def plain(value: Any) -> Any:
     """An argument as it travels: the value behind a reference, or the reference where the value stays in the store."""
     if not isinstance(value, ObjectRef):
         return value
-    return value._source if isinstance(value._source, _objects.Ref) and value._index is None else value._value()
+    return value.source if is_ref(value.source) and value.index is None else value.value()
 
 
 class Later:
@@ -406,7 +429,7 @@ class Later:
         if after is not None and after._follow(self._one):
             self._left += 1
         for ref in waiting:
-            ref._when_done(self._one)
+            ref.when_done(self._one)
         self._one()
 
     def _follow(self, callback: Callable[[], None]) -> bool:
@@ -426,7 +449,7 @@ class Later:
     def _go(self) -> None:
         try:
             self._real = self._context.run(self._start)
-            self._real.add_done_callback(lambda _: self._finished())
+            self._real.add_done_callback(self._finished)
         except BaseException as error:
             self._error = error
             self._finished()
@@ -439,7 +462,7 @@ class Later:
         for follower in followers:
             follower()
 
-    def _finished(self) -> None:
+    def _finished(self, _: object = None) -> None:
         with self._lock:
             self._over.set()
             callbacks, self._callbacks = self._callbacks, []
@@ -458,7 +481,7 @@ class Later:
 
     def result(self, timeout: float | None = None) -> Any:
         if not self._over.is_set():
-            _future._refuse_loop("ray.get()")
+            refuse_loop("ray.get()")
             with place_given():
                 if not self._over.wait(timeout):
                     raise errors.DeadlineExceeded(f"no result within {timeout} s")
@@ -507,7 +530,7 @@ def call(start: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any
 
 def given(source: Any, num_returns: Any, kind: str) -> Any:
     """What a call gives: a reference, as many as were asked for, or a generator of them."""
-    if isinstance(source, Stream):
+    if is_stream(source):
         if num_returns in (None, "streaming"):
             return ObjectRefGenerator(source, kind)
         source = Dynamic(source) if num_returns == "dynamic" else Collected(source)
@@ -526,7 +549,7 @@ def put(value: Any, **_: Any) -> ObjectRef:
     """Keeps a value for calls that share it."""
     if isinstance(value, ObjectRef):
         raise TypeError("calling 'put' on an ObjectRef is not allowed; call 'put' on its value, ray.get(ref)")
-    return ObjectRef(_objects.put(value))
+    return ObjectRef(covey_put(value))
 
 
 def get(refs: Any, *, timeout: float | None = None) -> Any:
@@ -539,22 +562,22 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
 
 def _all_done(refs: Any) -> bool:
     """Getting these does not wait."""
-    found = refs if isinstance(refs, (list, tuple)) else [refs]
+    found: Sequence[Any] = refs if is_sequence(refs) else [refs]
     return all(isinstance(ref, ObjectRef) and ref.done() for ref in found)
 
 
 def _get(refs: Any, timeout: float | None) -> Any:
     if isinstance(refs, ObjectRef):
-        return refs._value(timeout)
+        return refs.value(timeout)
     if isinstance(refs, ObjectRefGenerator):
-        return [ref._value() for ref in refs]
-    if not isinstance(refs, (list, tuple)):
+        return [ref.value() for ref in refs]
+    if not is_sequence(refs):
         raise ValueError(f"'get' takes an ObjectRef or a list of them, not {type(refs).__name__}")
     for ref in refs:
         if not isinstance(ref, ObjectRef):
             raise ValueError(f"'get' takes ObjectRefs, not {type(ref).__name__}")
     end = None if timeout is None else time.monotonic() + timeout
-    return [ref._value(None if end is None else max(0.0, end - time.monotonic())) for ref in refs]
+    return [ref.value(None if end is None else max(0.0, end - time.monotonic())) for ref in refs]
 
 
 def wait(refs: Any, *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True) -> tuple[list[Any], list[Any]]:
@@ -591,11 +614,7 @@ def _wait(refs: list[Any], num_returns: int, timeout: float | None) -> tuple[lis
         for token, ref in enumerate(refs):
             if id(ref) in ready:
                 continue
-            if ref._call is not None:
-                if ref._call.notify(port, token):
-                    port.push(token)
-            else:
-                ref._when_done(lambda token=token: port.push(token))
+            ref.notify(port, token)
         end = None if timeout is None else time.monotonic() + timeout
         while more():
             left = None if end is None else end - time.monotonic()
@@ -610,8 +629,8 @@ def cancel(ref: Any, *, force: bool = False, recursive: bool = True) -> None:
     """Stops the work behind a reference; getting it then raises `TaskCancelledError`."""
     if not isinstance(ref, (ObjectRef, ObjectRefGenerator)):
         raise TypeError(f"ray.cancel() takes an ObjectRef or a generator of them, not {type(ref).__name__}")
-    if force and ref._kind == "actor":
+    if force and ref.kind == "actor":
         raise ValueError("force=True is not for calls of actors; ray.kill(actor) ends the actor")
-    source = ref._stream if isinstance(ref, ObjectRefGenerator) else ref._source
+    source = ref.stream if isinstance(ref, ObjectRefGenerator) else ref.source
     if hasattr(source, "cancel"):
         source.cancel()

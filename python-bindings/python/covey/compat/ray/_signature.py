@@ -6,6 +6,11 @@ import inspect
 from typing import Any
 
 _Told = list[tuple[str, int, bool]]
+_KINDS = (
+    inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.VAR_POSITIONAL,
+    inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD,
+)  # fmt: skip
+"""By their numbers."""
 
 
 def told(function: Any, skip: int = 0) -> _Told | None:
@@ -26,7 +31,7 @@ class Fits:
         if parameters is None:
             return
         empty = inspect.Parameter.empty
-        made = [inspect.Parameter(n, inspect._ParameterKind(kind), default=None if d else empty) for n, kind, d in parameters]
+        made = [inspect.Parameter(n, _KINDS[kind], default=None if d else empty) for n, kind, d in parameters]
         self._signature = inspect.Signature(made)
         plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         if all(p.kind in plain for p in made):

@@ -147,11 +147,11 @@ class RayChannelTimeoutError(RayChannelError, TimeoutError): ...
 class RayCgraphCapacityExceeded(RaySystemError): ...
 
 
-class _Exit(Exception):
+class Exit(Exception):
     """An actor ended itself."""
 
 
-class _Crash(_Exit):
+class Crash(Exit):
     """And may start again."""
 
 
@@ -209,7 +209,7 @@ def as_ray(error: BaseException, kind: str) -> BaseException:
     if isinstance(error, RayError):
         return error
     if isinstance(error.__cause__, errors.RemoteTraceback):
-        if isinstance(error, _Exit):
+        if isinstance(error, Exit):
             return ActorDiedError(f"the actor ended itself: {error}")
         if kind == "task" and isinstance(error, errors.RemoteError) and str(error).startswith("SystemExit"):
             return WorkerCrashedError(f"the task ended its process: {error}")

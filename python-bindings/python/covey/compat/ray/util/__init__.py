@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from .. import _cluster, _refs
+from ...._current import current_session
+from ...._status import actors
+from .._cluster import namespace_here
+from .._refs import ObjectRef, get, wait
 from .._placement import (
     get_current_placement_group,
     get_placement_group,
@@ -18,22 +21,22 @@ from .actor_pool import ActorPool
 from .check_serialize import inspect_serializability
 
 
-def as_completed(refs: list[_refs.ObjectRef], *, chunk_size: int = 10, yield_obj_refs: bool = False, **_: Any) -> Iterator[Any]:
+def as_completed(refs: list[ObjectRef], *, chunk_size: int = 10, yield_obj_refs: bool = False, **_: Any) -> Iterator[Any]:
     """Values as they come, or the references."""
     left = list(refs)
     while left:
-        ready, left = _refs.wait(left, num_returns=1)
-        yield from ready if yield_obj_refs else map(_refs.get, ready)
+        ready, left = wait(left, num_returns=1)
+        yield from ready if yield_obj_refs else map(get, ready)
 
 
 def map_unordered(fn: Any, items: Iterable[Any], *, backpressure_size: int | None = 100, **_: Any) -> Iterator[Any]:
     """Results of a remote function or method over items, as they come; so many at once."""
-    running: list[_refs.ObjectRef] = []
+    running: list[ObjectRef] = []
     for item in items:
         running.append(fn.remote(item))
         if backpressure_size is not None and len(running) >= backpressure_size:
-            ready, running = _refs.wait(running, num_returns=1)
-            yield from map(_refs.get, ready)
+            ready, running = wait(running, num_returns=1)
+            yield from map(get, ready)
     yield from as_completed(running)
 
 
@@ -43,14 +46,13 @@ def get_node_ip_address() -> str:
 
 def list_named_actors(all_namespaces: bool = False) -> list[Any]:
     """Names of the actors that live: of this namespace, or of all with their namespaces."""
-    from .... import _session, actors
-
-    _session.current()  # as in Ray, there is a cluster now
-    own = _cluster.get_runtime_context().namespace
-    found = []
+    current_session()  # as in Ray, there is a cluster now
+    own = namespace_here()
+    found: list[Any] = []
     for one in actors():
-        if one.get("name") and one["state"] != "dead":
-            namespace, _, name = one["name"].rpartition("/")
+        full = one.get("name")
+        if full and one["state"] != "dead":
+            namespace, _, name = full.rpartition("/")
             if all_namespaces:
                 found.append({"name": name, "namespace": namespace})
             elif namespace == own:

@@ -6,7 +6,8 @@ import inspect
 import sys
 from typing import Any, NamedTuple, TextIO
 
-import cloudpickle
+from ...._cloudpickle import load_cloudpickle
+from ...._narrow import is_a, is_dict, is_iterable
 
 
 class FailureTuple(NamedTuple):
@@ -28,7 +29,7 @@ def inspect_serializability(
 ) -> tuple[bool, set[FailureTuple]]:
     """Whether it can be pickled, and the innermost things in it that cannot; tells of them in `print_file` (standard output)."""
     found: set[FailureTuple] = set()
-    name = name or getattr(base_obj, "__name__", None) or str(base_obj)
+    name = str(name or getattr(base_obj, "__name__", None) or base_obj)
     _look(base_obj, name, None, depth, found, set())
     out = print_file or sys.stdout
     print(f"{name}: {'cannot be pickled' if found else 'can be pickled'}", file=out)
@@ -40,7 +41,7 @@ def inspect_serializability(
 def _look(obj: Any, name: str, parent: Any, depth: int, found: set[FailureTuple], seen: set[int]) -> bool:
     """Adds what fails in `obj`; `False`: it can be pickled."""
     try:
-        cloudpickle.dumps(obj)
+        load_cloudpickle().dumps(obj)
         return False
     except Exception:
         pass
@@ -59,9 +60,9 @@ def _members(obj: Any) -> list[tuple[str, Any]]:
     if inspect.isfunction(obj):
         variables = inspect.getclosurevars(obj)
         return [*variables.nonlocals.items(), *variables.globals.items()]
-    if isinstance(obj, dict):
+    if is_dict(obj):
         return [(str(key), value) for key, value in obj.items()]
-    if isinstance(obj, (list, tuple, set, frozenset)):
+    if is_a(obj, (list, tuple, set, frozenset)) and is_iterable(obj):
         return [(f"[{i}]", value) for i, value in enumerate(obj)]
     if inspect.isclass(obj):
         return [(key, value) for key, value in vars(obj).items() if not key.startswith("__")]

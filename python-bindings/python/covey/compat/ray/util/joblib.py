@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 
 def register_ray() -> None:
     """Makes "ray" a name that joblib knows: Covey's backend, see `covey.compat.joblib`."""
-    import joblib
-
     from ...joblib import CoveyBackend
 
+    joblib: Any = importlib.import_module("joblib")
     joblib.register_parallel_backend("ray", CoveyBackend)
 
 

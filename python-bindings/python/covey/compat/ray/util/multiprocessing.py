@@ -8,8 +8,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from .. import _cluster, _refs
 from .._calls import ActorHandle, kill, remote
+from .._cluster import cluster_resources, init, is_initialized
+from .._refs import get, wait
 
 TimeoutError = multiprocessing.TimeoutError
 
@@ -43,13 +44,13 @@ class AsyncResult:
 
     def wait(self, timeout: float | None = None) -> None:
         if self._refs:
-            _refs.wait(self._refs, num_returns=len(self._refs), timeout=timeout)
+            wait(self._refs, num_returns=len(self._refs), timeout=timeout)
 
     def get(self, timeout: float | None = None) -> Any:
         self.wait(timeout)
         if not self.ready():
             raise TimeoutError
-        values = list(itertools.chain.from_iterable(_refs.get(self._refs)))
+        values = list(itertools.chain.from_iterable(get(self._refs)))
         return values[0] if self._single else values
 
     def ready(self) -> bool:
@@ -59,7 +60,7 @@ class AsyncResult:
         if not self.ready():
             raise ValueError(f"{self!r} not ready")
         try:
-            _refs.get(self._refs)
+            get(self._refs)
         except Exception:
             return False
         return True
@@ -78,11 +79,11 @@ class Pool:
         ray_address: str | None = None,
         ray_remote_args: dict[str, Any] | None = None,
     ):
-        if not _cluster.is_initialized():
-            _cluster.init(ray_address)
+        if not is_initialized():
+            init(ray_address)
         if processes is not None and processes <= 0:
             raise ValueError("Processes in the pool must be >0.")
-        count = processes or max(1, int(_cluster.cluster_resources().get("CPU", 1)))
+        count = processes or max(1, int(cluster_resources().get("CPU", 1)))
         worker = remote(**{"num_cpus": 1 if processes is None else 0, **(ray_remote_args or {})})(_Worker)
         self._actors: list[ActorHandle] = [worker.remote(initializer, tuple(initargs)) for _ in range(count)]
         self._turn, self._open = itertools.cycle(self._actors), True
@@ -126,14 +127,14 @@ class Pool:
     def imap(self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int | None = 1) -> Iterator[Any]:
         """Results in order, as they come."""
         refs = self._chunks(func, ((item,) for item in iterable), chunksize)
-        return itertools.chain.from_iterable(map(_refs.get, refs))
+        return itertools.chain.from_iterable(map(get, refs))
 
     def imap_unordered(self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int | None = 1) -> Iterator[Any]:
         """Results as they come."""
         left = self._chunks(func, ((item,) for item in iterable), chunksize)
         while left:
-            ready, left = _refs.wait(left, num_returns=1)
-            yield from _refs.get(ready[0])
+            ready, left = wait(left, num_returns=1)
+            yield from get(ready[0])
 
     def close(self) -> None:
         """Nothing more is taken."""
@@ -150,7 +151,7 @@ class Pool:
         if self._open:
             raise ValueError("Pool is still running")
         if self._running:
-            _refs.wait(self._running, num_returns=len(self._running))
+            wait(self._running, num_returns=len(self._running))
         for actor in self._actors:
             kill(actor)
 

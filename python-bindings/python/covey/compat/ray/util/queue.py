@@ -7,6 +7,7 @@ import queue
 from collections.abc import Iterable
 from typing import Any
 
+from ...._narrow import is_a
 from .._calls import ActorHandle, kill, remote
 from .._refs import get
 
@@ -119,7 +120,7 @@ class Queue:
 
     def put_nowait_batch(self, items: Iterable[Any]) -> None:
         """Adds all of them, or none and raises `Full`."""
-        if not isinstance(items, Iterable):
+        if not is_a(items, Iterable):
             raise TypeError("Argument 'items' must be an Iterable")
         if not get(self._of().put_now.remote(list(items))):
             raise Full
@@ -129,7 +130,7 @@ class Queue:
 
     def get_nowait_batch(self, num_items: int) -> list[Any]:
         """Takes so many, or raises `Empty`."""
-        if not isinstance(num_items, int):
+        if not is_a(num_items, int):
             raise TypeError("Argument 'num_items' must be an int")
         if num_items < 0:
             raise ValueError("'num_items' must be nonnegative")
@@ -144,7 +145,7 @@ class Queue:
             if force:
                 kill(self.actor)
             else:
-                self.actor._handle.stop(drain=True)
+                self.actor.__covey_handle__.stop(drain=True)
         self.actor = None
 
 
