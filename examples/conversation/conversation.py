@@ -1,6 +1,6 @@
 """A task that asks back: it waits for its answers on disk, not in a process, so a person may take days to answer."""
 
-from typing import Literal, TypedDict
+from typing import TypedDict
 
 import covey
 from covey import Actor, Context, agent

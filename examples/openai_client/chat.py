@@ -1,6 +1,7 @@
 """The official `openai` package talks to a cluster: its models are behind `/v1`."""
 
 from openai import OpenAI
+from openai.types.shared_params import ResponseFormatJSONSchema
 
 import covey
 
@@ -19,16 +20,17 @@ def main(session: covey.Session) -> None:
     print("models:", ", ".join(model.id for model in client.models.list()))
 
     # An answer of a given form: the engine allows no other tokens.
-    schema = {
+    schema: dict[str, object] = {
         "type": "object",
         "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
         "required": ["name", "age"],
         "additionalProperties": False,
     }
+    form: ResponseFormatJSONSchema = {"type": "json_schema", "json_schema": {"name": "person", "schema": schema, "strict": True}}
     person = client.chat.completions.create(
         model="tiny",
         messages=[{"role": "user", "content": "Name: Ada. Age: 36. Give JSON."}],
-        response_format={"type": "json_schema", "json_schema": {"name": "person", "schema": schema, "strict": True}},
+        response_format=form,
     )
     print(person.choices[0].message.content)
     assert person.choices[0].message.content == '{"name": "Ada", "age": 36}'

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import TypedDict, cast
 
 import covey
 from covey import Context, agent
@@ -35,11 +36,28 @@ SUFFIXES = {".md", ".rs", ".py", ".toml", ".proto", ".txt", ".rst", ".html", ".j
 DOCUMENTS_MAX, CHUNKS_MAX, WORDS = 48, 12, 90
 
 
+class Summary(TypedDict):
+    """What `Reader` says of a document."""
+
+    document: str
+    chunks: int
+    tokens: int
+
+
+class Passage(TypedDict):
+    """The best passage of a document for a question."""
+
+    question: int
+    document: str
+    score: float
+    passage: str
+
+
 @agent(concurrency=2, pool=6)
 class Reader:
     """Reads one document: splits it, has its chunks embedded, and finds the best passage for each question."""
 
-    async def read(self, name: str, text: str, questions: list, ctx: Context):
+    async def read(self, name: str, text: str, questions: list[list[float]], ctx: Context):
         words = text.split()
         chunks = [" ".join(words[i : i + WORDS]) for i in range(0, len(words), WORDS)][:CHUNKS_MAX]
         vectors = await ctx.embed(chunks) if chunks else []
@@ -121,7 +139,7 @@ class Cluster:
 
 
 def documents(folder: pathlib.Path) -> list[tuple[str, str]]:
-    found = []
+    found: list[tuple[str, str]] = []
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
         skip = any(p.startswith(".") or p in ("target", "goldens", "generated", "node_modules") for p in parts)
@@ -151,7 +169,8 @@ def swarm(cluster: Cluster, docs: list[tuple[str, str]]) -> list[tuple[str, str]
     again = covey.submit(Reader, "read", *docs[0], questions, message_id=f"read-{docs[0][0]}")
     assert again.id == tasks[docs[0][0]].id, "the same message id must make the same task"
     killed = None
-    done, chunks, tokens, restarted, rows = 0, 0, 0, 0, []
+    done, chunks, tokens, restarted = 0, 0, 0, 0
+    rows: list[Passage] = []
     for name, task in tasks.items():
         events = list(task.events())
         numbers = [e["seq"] for e in events]
@@ -160,9 +179,8 @@ def swarm(cluster: Cluster, docs: list[tuple[str, str]]) -> list[tuple[str, str]
         assert len(ends) == 1 and events[-1] is ends[0], f"{name}: {len(ends)} terminal events"
         assert ends[0]["event"]["outcome"]["is"] == "completed", f"{name}: {ends[0]['event']['outcome']}"
         restarted += any(e["event"]["type"] == "step_reset" for e in events)
-        items = task.result()
-        assert isinstance(items, list)
-        head, answers = items[0], items[1:]
+        items = cast("list[object]", task.result())
+        head, answers = cast(Summary, items[0]), cast("list[Passage]", items[1:])
         assert head["document"] == name and len(answers) == len(QUESTIONS) * bool(head["chunks"])
         chunks, tokens, done = chunks + head["chunks"], tokens + head["tokens"], done + 1
         rows += answers
@@ -174,7 +192,7 @@ def swarm(cluster: Cluster, docs: list[tuple[str, str]]) -> list[tuple[str, str]
     wall = time.monotonic() - begin
     say(f"  all {done} tasks finished, each with exactly one terminal event; nothing missing, nothing twice")
     say(f"  {restarted} tasks were running on the killed worker and were run again by the other\n")
-    best = []
+    best: list[Passage] = []
     for number, question in enumerate(QUESTIONS):
         say(f"  {question}")
         for row in sorted((r for r in rows if r["question"] == number), key=lambda r: -r["score"])[:2]:

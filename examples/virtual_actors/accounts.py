@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 import covey
-from covey import Actor, Context, agent
+from covey import Actor, agent
 
 
 # snapshot="turn": what an answer says is on disk before the answer is sent. idle: it sleeps after that long without calls.

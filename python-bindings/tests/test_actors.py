@@ -14,6 +14,7 @@ from conftest import eventually
 
 import covey
 from covey import Context, _objects, _session, agent
+from covey._schema import of_hint
 
 
 @agent
@@ -753,3 +754,35 @@ def test_functions_end_when_their_packages_cannot_be_had(cluster):
 
     with pytest.raises(covey.ActorDied, match="failed to install no-such-package-of-covey-anywhere"):
         never.remote().result(300)
+
+
+@agent(name="actors-chain")
+class Chain(covey.Actor):
+    """Its methods take handles of its own kind, and say so."""
+
+    @covey.method
+    def length(self, rest: "Chain | None" = None) -> int:
+        return 1 + (rest.length.remote().result(30) if rest is not None else 0)
+
+    @covey.method
+    def total(self, others: "list[Chain]", named: "dict[str, Chain]") -> int:
+        return sum(other.length.remote().result(30) for other in [*others, *named.values()])
+
+
+def test_a_method_takes_handles_of_its_own_agent(cluster):
+    first, second = Chain.remote(), Chain.remote()
+    assert first.length.remote(second).result(30) == 2
+    assert first.total.remote([second], {"again": second}).result(30) == 2
+    with pytest.raises(AttributeError, match="has no method 'lenght'; it has: length, total"):
+        Chain.lenght  # noqa: B018
+
+
+def test_an_annotation_that_is_an_agent_makes_no_actor():
+    class Unasked(covey.Agent):
+        def __init__(self):
+            pass
+
+        def __getattr__(self, name):
+            raise AssertionError(f"asked for {name}")
+
+    assert of_hint(Unasked()) == of_hint(list[Unasked()]).get("items") == {}

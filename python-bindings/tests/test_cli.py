@@ -89,6 +89,17 @@ def test_names_are_listened_on_and_wrong_addresses_are_told(nodes, tmp_path):
         fails(64, why, "worker", "--join", join, "--listen", wrong)
 
 
+def test_a_token_is_not_printed_for_the_head_of_another_address(nodes):
+    """Workers would join the cluster of COVEY_HOME, and drivers of the same shell another one."""
+    other = {**nodes.env, "COVEY_ADDRESS": "127.0.0.1:1", "COVEY_TOKEN": "cva_x"}
+    for asked in ([], ["--admin"], ["--address"]):
+        out = subprocess.run([BIN, "token", *asked], env=other, capture_output=True, text=True, timeout=60)
+        assert out.returncode == 65 and "COVEY_ADDRESS names the head at `127.0.0.1:1`" in out.stderr and not out.stdout, out
+    same = {**other, "COVEY_ADDRESS": nodes.address.replace("127.0.0.1", "localhost")}
+    out = subprocess.run([BIN, "token"], env=same, capture_output=True, text=True, timeout=60)
+    assert out.returncode == 0 and nodes.keys["join_secret"] in out.stdout, out
+
+
 def test_half_of_address_and_token_is_told(nodes, tmp_path, monkeypatch):
     empty = {name: value for name, value in nodes.env.items() if not name.startswith("COVEY_")} | {"COVEY_HOME": str(tmp_path / "empty")}
     for given, value, lacks in (("COVEY_ADDRESS", "127.0.0.1:7420", "COVEY_TOKEN"), ("COVEY_TOKEN", "cva_x", "COVEY_ADDRESS")):

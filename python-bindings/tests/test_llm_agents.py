@@ -262,7 +262,7 @@ def test_agents_call_agents_and_budgets_end_them(scripted):
     with pytest.raises(ValueError, match="by a command or by a url"):
         covey.Mcp()
     covey.llm_agent("lost", model="script", tools=[covey.Mcp("no-such-program-here")])
-    with pytest.raises(covey.CoveyError, match="no-such-program-here"):
+    with pytest.raises(covey.CoveyError, match="`no-such-program-here` could not be started: it is no file"):
         run("lost")
 
 

@@ -135,3 +135,29 @@ def test_a_listener_holds_a_number_of_messages(cluster):
         with news.listen(depth=depth) as messages:
             assert news.publish("heard").result(30) == 1
             assert next(iter(messages)) == "heard"
+
+
+@agent
+class Newborn:
+    """Listens from its constructor on."""
+
+    def __init__(self, *_):
+        self.heard = []
+        covey.topic("births").join("hear")
+
+    def hear(self, value):
+        self.heard.append(value)
+
+    def all(self):
+        return self.heard
+
+
+def test_an_actor_joins_a_topic_in_its_constructor(cluster):
+    ears = [Newborn.remote(), Newborn.at("first")]
+    assert heard_by(*ears) == [[], []]  # they are made
+    births = covey.topic("births")
+    eventually(lambda: births.publish("cry", sure=True).result(30) == 2)
+    assert all(heard[-1] == "cry" for heard in heard_by(*ears))
+    for wrong in (lambda: births.join("hear"), births.leave):
+        with pytest.raises(RuntimeError, match="are for actors, in their methods and `__init__`; use add, remove or listen"):
+            wrong()

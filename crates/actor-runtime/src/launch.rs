@@ -205,8 +205,8 @@ impl Launcher {
     }
 }
 
-/// The file of a program, by its path or by its name.
-fn found(program: &Path) -> Option<PathBuf> {
+/// The file of a program, by its path or by its name; `None` where there is none.
+pub(crate) fn found(program: &Path) -> Option<PathBuf> {
     if program.components().count() > 1 {
         return program.canonicalize().ok();
     }

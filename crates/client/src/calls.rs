@@ -1,37 +1,32 @@
 //! Calls: straight to the worker that has the actor, through the head where no worker can be reached.
 //!
-//! One stream leads to the head: it says where actors are ([`Placement`]), carries calls to models, and carries what
-//! no other stream can. It is opened again whenever it breaks, and the session goes on by it ([`head`]); meanwhile calls
-//! on lanes go on, and what needs the head waits for it. Each worker that has an actor of ours gets one stream of its own, a *lane*, opened when first
-//! needed. Many calls share a frame, answers come back in the order they were made.
+//! One stream leads to the head: it says where actors are ([`Placement`](covey_proto::v1::Placement)), carries calls to models,
+//! and carries what no other stream can. It is opened again whenever it breaks, and the session goes on by it ([`head`]);
+//! meanwhile calls on lanes go on, and what needs the head waits for it. Each worker that has an actor of ours gets one stream
+//! of its own, a *lane*, opened when first needed. Many calls share a frame, answers come back in the order they were made.
 //!
-//! What is promised, and how:
-//! - Calls of one [`Calls`] to one actor arrive in the order they were started. While an actor has no place they wait
-//!   here; when it moves, a fence on the old lane brings back what that worker refused before new calls go out.
-//! - What a worker refused without running it (`executed = false`) is placed again; it is never run twice by this.
-//! - What was under way when a lane broke fails with `executed = None`, unless the call carries a key: then it is sent
-//!   again, and the activation that has run it answers from memory, or one that began with its state. Any other does not run
-//!   it, unless `retries` allow that.
+//! What is decided, and so what is promised of order, of what runs again and of ends, is [`Caller`]'s. Here are its streams, its clock, and
+//! those who are told.
 
+mod handlers;
 mod head;
 mod lane;
-mod losses;
-pub(crate) mod open;
-mod place;
-mod topics;
+mod wire;
 
 use std::{
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use covey_call_core::{Caller, Config, LaneId, Now, Output, Request};
 use covey_domain::{ActorId, Error, ErrorKind, NodeId, Retry, agent::known_as, caps};
-use covey_proto::v1::{
-    CallBatch, CallCancel, CallFrame, CallOpen, DeadLetter, Empty, Payload, Placement, call_frame::Body, call_open,
-    covey_client::CoveyClient, placement,
+use covey_proto::{
+    payload_json,
+    v1::{self, CallBatch, CallFrame, DeadLetter, Empty, Payload, call_frame::Body, covey_client::CoveyClient},
 };
 use covey_trace::{Kind, Span};
 use futures::{Stream, StreamExt as _};
@@ -43,36 +38,20 @@ use tokio::{
 use tonic::{service::interceptor::InterceptedService, transport::Channel};
 
 use crate::{Bearer, Roads};
-use open::{Open, OpenCalls};
-use place::{Place, State};
+use handlers::{Handlers, Told};
+use wire::{Address, Args};
 
 pub(crate) use head::Session;
 pub use lane::Loopback;
 
-/// Callers are told why an actor still has no place after this time.
-const PENDING_NOTICE: Duration = Duration::from_secs(2);
-/// A fence that does not come back within this time was not heard.
-const FENCE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often it is looked whether a call is answered, by those who stop an actor gently.
 const SETTLED_LOOK: Duration = Duration::from_millis(2);
-/// Pause before the head is asked again where an actor is that was not where it said.
-const STALE_PAUSE: Duration = Duration::from_millis(5);
-/// A worker that has a call whose deadline is over has so long to say so.
-const DEADLINE_ANSWER: Duration = Duration::from_millis(500);
 /// How long a driver that leaves waits for the head to know it.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Frames of a message that are taken before others may start calls.
+const TAKEN_AT_ONCE: usize = 128;
 
-/// Who is called.
-#[derive(Clone, Debug)]
-pub enum Target {
-    /// An actor, by id.
-    Actor(ActorId),
-    /// A model, by name; the payload is an `InferRequest`.
-    Model(String),
-    /// Whoever listens to this topic; the method is that of each listener. With `retries` the message arrives at least
-    /// once, and the call ends with how many listeners it reached; without, it ends at once with how many there are.
-    Topic(String),
-}
+pub use covey_call_core::Target;
 
 /// One call.
 #[derive(Clone, Debug)]
@@ -159,10 +138,8 @@ pub struct Calls {
 }
 
 struct Inner {
-    next: AtomicU64,
-    count: AtomicUsize,
-    open: OpenCalls,
-    state: Mutex<State>,
+    core: Mutex<Core>,
+    handlers: Handlers,
     notice: Mutex<Option<Notice>>,
     loopback: Mutex<Option<(NodeId, Loopback)>>,
     roads: Roads,
@@ -175,6 +152,34 @@ struct Inner {
     losses: AtomicU64,
     /// The head knows that the driver has left.
     gone: Notify,
+    /// The machine's clock begins here.
+    began: Instant,
+    /// When the clock looks at the machine next, milliseconds; it is told when that is too late.
+    armed: AtomicU64,
+    rearm: Arc<Notify>,
+}
+
+/// What is decided, and the queues where that is put. One lock, so that frames go in the order in which they were decided.
+struct Core {
+    machine: Caller<Args, Address>,
+    head: lane::Sender,
+    lanes: HashMap<LaneId, lane::Sender>,
+    /// Called once an actor has a place, or never will.
+    hooks: HashMap<ActorId, Vec<Hook>>,
+    /// Frames of a lane that could not be opened.
+    returned: Vec<CallFrame>,
+    /// The driver goes for good.
+    left: bool,
+}
+
+type Hook = Box<dyn FnOnce(Result<(), Error>) + Send>;
+
+/// What is told once nothing is locked.
+#[derive(Default)]
+struct News {
+    told: Vec<Told>,
+    placed: Vec<(Hook, Result<(), Error>)>,
+    waits: Vec<Waits>,
 }
 
 impl Calls {
@@ -197,11 +202,17 @@ impl Calls {
         if let Some(grace) = opened.grace {
             patience.store(grace.as_millis() as u64, Ordering::Relaxed);
         }
+        let core = Core {
+            machine: Caller::new(Config::default(), rand::random()),
+            head,
+            lanes: HashMap::new(),
+            hooks: HashMap::new(),
+            returned: Vec::new(),
+            left: false,
+        };
         let inner = Arc::new(Inner {
-            next: AtomicU64::new(1),
-            count: AtomicUsize::new(0),
-            open: OpenCalls::default(),
-            state: Mutex::new(State::new(head)),
+            core: Mutex::new(core),
+            handlers: Handlers::default(),
             notice: Mutex::new(None),
             loopback: Mutex::new(None),
             roads,
@@ -210,20 +221,23 @@ impl Calls {
             patience,
             losses: AtomicU64::new(0),
             gone: Notify::new(),
+            began: Instant::now(),
+            armed: AtomicU64::new(u64::MAX),
+            rearm: Arc::default(),
         });
         tokio::spawn(head::run(Arc::downgrade(&inner), link, opened.answers));
+        tokio::spawn(clock(Arc::downgrade(&inner)));
         Ok(Self { inner })
     }
 
     /// Leaves for good: what is open ends, and the head ends what lives for the session. Returns once the head knows that, or
     /// after a second.
     pub async fn leave(&self) {
-        let away = {
-            let mut state = self.inner.state.lock();
-            state.left = true;
-            let _ = state.head.send(CallFrame { id: 0, body: Some(Body::Leave(Empty {})) });
-            state.away.is_some()
-        };
+        let away = self.inner.act(|core, _| {
+            core.left = true;
+            core.machine.leave();
+            core.machine.is_away()
+        });
         self.inner.close(&Error::unavailable("the session was closed"));
         if !away {
             let _ = tokio::time::timeout(LEAVE_TIMEOUT, self.inner.gone.notified()).await;
@@ -232,8 +246,7 @@ impl Calls {
 
     /// The head cannot be reached at this moment.
     pub fn is_away(&self) -> bool {
-        let state = self.inner.state.lock();
-        state.away.is_some() || state.closed.is_some()
+        self.inner.core.lock().machine.is_away()
     }
 
     /// Times the session was lost because the head could not be reached for longer than its grace time: what lived for it is
@@ -262,68 +275,61 @@ impl Calls {
 
     /// Why an actor has had no place for two seconds.
     pub(crate) fn why_waiting(&self, actor: &ActorId) -> Option<String> {
-        self.inner.state.lock().why_waiting(actor, PENDING_NOTICE)
+        self.inner.core.lock().machine.why_waiting(self.inner.now(), actor)
     }
 
     /// Says whether the session goes on, and does not hold it.
     pub(crate) fn goes_on(&self) -> impl Fn() -> bool + Send + use<> {
         let inner = Arc::downgrade(&self.inner);
-        move || inner.upgrade().is_some_and(|inner| inner.state.lock().closed.is_none())
+        move || inner.upgrade().is_some_and(|inner| inner.core.lock().machine.closed().is_none())
     }
 
     /// The driver has left, or the head refuses it; nothing can be called any more.
     pub fn is_closed(&self) -> bool {
-        self.inner.state.lock().closed.is_some()
+        self.inner.core.lock().machine.closed().is_some()
     }
 
     /// Opens a call; `handler` gets its id and its events, on a connection's own task: it must not block, and must not
     /// call back into `self`.
     pub fn start(&self, call: NewCall, handler: impl FnMut(u64, CallEvent) + Send + 'static) -> u64 {
-        let id = self.inner.next.fetch_add(1, Ordering::Relaxed);
-        self.inner.start(id, call, Box::new(handler));
+        let (id, news) = self.inner.begin(call, Box::new(handler));
+        self.inner.tell(news);
         id
     }
 
     /// Like [`Self::start`], but what goes wrong at once is told on another task, so that the caller may hold locks
     /// that `handler` takes.
     pub(crate) fn start_deferred(&self, call: NewCall, handler: impl FnMut(u64, CallEvent) + Send + 'static) -> u64 {
-        let id = self.inner.next.fetch_add(1, Ordering::Relaxed);
-        if let Some(error) = self.inner.begin(id, call, Box::new(handler)) {
-            let inner = self.inner.clone();
-            self.inner.runtime.spawn(async move { inner.end(id, Err(error.executed(Some(false)))) });
-        }
+        let (id, news) = self.inner.begin(call, Box::new(handler));
+        self.inner.tell_later(news);
         id
     }
 
     /// Calls `hook` once the actor has a place, or when it will never have one.
     pub fn when_placed(&self, actor: &ActorId, hook: impl FnOnce(Result<(), Error>) + Send + 'static) {
-        let mut state = self.inner.state.lock();
-        if !state.places.contains_key(actor) {
-            self.inner.locate(&mut state, actor);
-        }
-        let now = match state.places.get(actor) {
-            Some(Place::At { .. }) => Ok(()),
-            Some(Place::Gone(error)) => Err(error.clone()),
-            Some(Place::Waiting { .. } | Place::Moving { .. }) | None => {
-                return state.hooks.entry(actor.clone()).or_default().push(Box::new(hook));
+        let hook: Hook = Box::new(hook);
+        let now = self.inner.act(|core, now| match core.machine.watch(now, actor) {
+            Some(result) => Some((hook, result)),
+            None => {
+                core.hooks.entry(actor.clone()).or_default().push(hook);
+                None
             }
-        };
-        drop(state);
-        hook(now);
+        });
+        if let Some((hook, result)) = now {
+            hook(result);
+        }
     }
 
     /// Where an actor is, when that is known here.
     pub fn node_of(&self, actor: &ActorId) -> Option<NodeId> {
-        match self.inner.state.lock().places.get(actor) {
-            Some(Place::At { at, .. }) => Some(NodeId::from(at.node.as_str())),
-            _ => None,
-        }
+        self.inner.core.lock().machine.node_of(actor)
     }
 
     /// Waits until every call that was started on the actor here is answered.
     pub async fn settled(&self, actor: &ActorId) {
-        for id in self.inner.open.on_actor(actor) {
-            while self.inner.open.contains(id) {
+        let calls = self.inner.core.lock().machine.calls_on(actor);
+        for id in calls {
+            while self.inner.handlers.contains(id) {
                 tokio::time::sleep(SETTLED_LOOK).await;
             }
         }
@@ -332,15 +338,12 @@ impl Calls {
     /// What is known of this actor's place is dropped, and asked for again by the next call. After a stop, that call
     /// then hears of it even when it would reach the worker sooner than the stop.
     pub fn forget(&self, actor: &ActorId) {
-        let mut state = self.inner.state.lock();
-        if let Some(Place::At { .. } | Place::Gone(_)) = state.places.get(actor) {
-            state.places.remove(actor);
-        }
+        self.inner.core.lock().machine.forget(actor);
     }
 
     /// The next message asks anew who listens: after an actor joined or left by another way than this connection.
     pub fn forget_topic(&self, topic: &str) {
-        self.inner.forget_topic(topic);
+        self.inner.core.lock().machine.forget_topic(topic);
     }
 
     pub(crate) fn runtime(&self) -> Handle {
@@ -349,27 +352,18 @@ impl Calls {
 
     /// Cancels a call; its end arrives as `Cancelled`.
     pub fn cancel(&self, id: u64) {
-        self.inner.cancel(id, ErrorKind::Cancelled, "cancelled");
+        self.inner.act(|core, now| core.machine.cancel(now, id, ErrorKind::Cancelled, "cancelled"));
     }
 
     /// Tells the worker of a call to stop it. Its end says whether its turn goes on all the same.
     pub(crate) fn cancel_there(&self, id: u64) {
-        let queued = self.inner.open.actor(id).is_some_and(|actor| self.inner.state.lock().unqueue(&actor, id));
-        match self.inner.open.lane(id).filter(|_| !queued) {
-            Some(_) => {
-                self.inner.to_lane(id, || Body::Cancel(CallCancel { reason: "cancelled".to_owned(), gone: false }))
-            }
-            None => {
-                let error = Error::new(ErrorKind::Cancelled, "cancelled").executed(queued.then_some(false));
-                let inner = self.inner.clone();
-                self.inner.runtime.spawn(async move { inner.end(id, Err(error)) });
-            }
-        }
+        let ((), news) = self.inner.decide(|core, now| core.machine.cancel_there(now, id));
+        self.inner.tell_later(news);
     }
 
     /// The reader has room for more items.
     pub fn credit(&self, id: u64, items: u32) {
-        self.inner.to_lane(id, || Body::Credit(items));
+        self.inner.act(|core, _| core.machine.credit(id, items));
     }
 
     /// A call that returns one value.
@@ -450,362 +444,274 @@ impl Drop for Leave<'_> {
 }
 
 impl Inner {
-    fn start(self: &Arc<Self>, id: u64, call: NewCall, handler: Handler) {
-        if let Some(error) = self.begin(id, call, handler) {
-            self.end(id, Err(error.executed(Some(false))));
-        }
+    fn now(&self) -> Now {
+        self.began.elapsed().as_millis() as u64
     }
 
-    /// Opens a call; gives why it cannot be, with its handler kept for that news.
-    fn begin(self: &Arc<Self>, id: u64, call: NewCall, handler: Handler) -> Option<Error> {
-        let refused = covey_proto::check_size("the call's argument", &call.args).err().or_else(|| {
-            let many = self.count.load(Ordering::Relaxed) >= caps::CALLS_OPEN_MAX;
-            many.then(|| Error::new(ErrorKind::Overloaded, format!("{} calls are open", caps::CALLS_OPEN_MAX)))
-        });
-        self.count.fetch_add(1, Ordering::Relaxed);
-        if refused.is_some() {
-            self.open.insert(id, Open::new(handler));
-            return refused;
-        }
-        let mut call = call;
-        if let Target::Topic(topic) = &call.target {
-            let topic = topic.clone();
-            self.open.insert(id, Open::new(handler));
-            let failed = self.publish(id, &topic, &mut call);
-            if failed.is_none() {
-                self.limit(id, call.timeout_ms);
-            }
-            return failed;
-        }
+    /// Opens a call; gives its number and what is to be told at once.
+    fn begin(self: &Arc<Self>, call: NewCall, handler: Handler) -> (u64, News) {
+        let refused = covey_proto::check_size("the call's argument", &call.args).err();
         let NewCall { target, method, args, timeout_ms, key, retries, .. } = call;
-        let NewCall { chain, traceparent, run_timeout_ms, retry, alone, .. } = call;
-        let (actor, target) = match target {
-            Target::Actor(actor) => (Some(actor.clone()), call_open::Target::Actor(actor.to_string())),
-            Target::Model(model) => (None, call_open::Target::Model(model)),
-            Target::Topic(topic) => (None, call_open::Target::Topic(topic)),
-        };
+        let NewCall { chain, mut traceparent, run_timeout_ms, retry, alone, .. } = call;
         let about = match &target {
-            call_open::Target::Actor(actor) => [("covey.actor", actor.as_str())],
-            call_open::Target::Model(model) => [("covey.model", model.as_str())],
-            call_open::Target::Pool(pool) | call_open::Target::Topic(pool) => [("covey.target", pool.as_str())],
+            Target::Actor(actor) => Some([("covey.actor", actor.as_str())]),
+            Target::Model(model) => Some([("covey.model", model.as_str())]),
+            Target::Topic(_) => None,
         };
-        let span = Span::begin(Kind::Call, known_as(&method), &traceparent, &about);
-        let frame = CallOpen {
-            method,
-            args: Some(args),
-            timeout_ms,
-            traceparent: span.traceparent(&traceparent),
-            target: Some(target),
-            epoch: 0,
-            key,
-            tried: 0,
-            retries: 0,
-            chain,
-            also: Vec::new(),
-            run_timeout_ms,
-            retry: retry_message(&retry),
-            alone,
-        };
-        let again = actor.as_ref().map(|_| frame.clone());
-        self.open.insert(id, Open { actor: actor.clone(), again, retries, retry, span, ..Open::new(handler) });
-        let failed = {
-            let mut state = self.state.lock();
-            match actor {
-                Some(actor) => self.route(&mut state, id, &actor, frame),
-                None => state.to_head(self, id, frame),
+        let mut span = Span::default();
+        if let Some(about) = about.filter(|_| refused.is_none()) {
+            span = Span::begin(Kind::Call, known_as(&method), &traceparent, &about);
+            traceparent = span.traceparent(&traceparent);
+        }
+        let args = Args(args);
+        let request = Request { method, args, key, chain, traceparent, timeout_ms, run_timeout_ms, retry, alone };
+        self.decide(|core, now| {
+            let id = core.machine.next_id();
+            self.handlers.insert(id, handler, span);
+            match refused {
+                Some(error) => core.machine.refuse_start(id, error),
+                None => core.machine.start(now, id, target, request, retries),
             }
-        };
-        if let Err(error) = failed {
-            return Some(error);
-        }
-        self.limit(id, timeout_ms);
-        None
+            id
+        })
     }
 
-    /// Ends a call that is not over in time.
-    fn limit(self: &Arc<Self>, id: u64, timeout_ms: u64) {
-        if timeout_ms > 0 {
-            let weak = Arc::downgrade(self);
-            self.runtime.spawn(async move {
-                tokio::time::sleep(Duration::from_millis(timeout_ms)).await;
-                // A worker that has the call ends it itself, and knows whether its turn goes on.
-                if weak.upgrade().is_some_and(|inner| inner.open.lane(id).is_some()) {
-                    tokio::time::sleep(DEADLINE_ANSWER).await;
+    /// Decides something, and puts what follows from it on its way; gives what is to be told.
+    fn decide<T>(self: &Arc<Self>, decision: impl FnOnce(&mut Core, Now) -> T) -> (T, News) {
+        let mut news = News::default();
+        let mut core = self.core.lock();
+        let decided = decision(&mut core, self.now());
+        self.carry_out(&mut core, &mut news);
+        self.arm(&core);
+        (decided, news)
+    }
+
+    /// The same, and tells it.
+    fn act<T>(self: &Arc<Self>, decision: impl FnOnce(&mut Core, Now) -> T) -> T {
+        let (decided, news) = self.decide(decision);
+        self.tell(news);
+        decided
+    }
+
+    /// Does what the machine wants, in its order.
+    fn carry_out(self: &Arc<Self>, core: &mut Core, news: &mut News) {
+        while let Some(output) = core.machine.poll() {
+            match output {
+                Output::Send(LaneId::HEAD, frame) => drop(core.head.send(wire::frame(frame))),
+                Output::Send(lane, frame) => {
+                    if let Some(lane) = core.lanes.get(&lane) {
+                        let _ = lane.send(wire::frame(frame));
+                    }
                 }
-                if let Some(inner) = weak.upgrade() {
-                    inner.cancel(id, ErrorKind::DeadlineExceeded, "the time for this call ran out");
+                Output::Dial(id, at) => {
+                    let loopback =
+                        self.loopback.lock().as_ref().filter(|(own, _)| *own == at.node).map(|(_, l)| l.clone());
+                    let lane = match loopback {
+                        Some(loopback) => lane::local(self, loopback),
+                        None => lane::open(self, id, at),
+                    };
+                    core.lanes.insert(id, lane);
                 }
-            });
+                Output::ToHead(lane) => {
+                    core.lanes.remove(&lane);
+                    for frame in std::mem::take(&mut core.returned) {
+                        let _ = core.head.send(frame);
+                    }
+                }
+                Output::Close(lane) => drop(core.lanes.remove(&lane)),
+                Output::DropWaiting => {
+                    let stays = |frame: &CallFrame| matches!(frame.body, Some(Body::DeadLetter(_) | Body::Leave(_)));
+                    let mut outgoing = self.outgoing.lock();
+                    let unsent = outgoing.unsent();
+                    outgoing.put_back(unsent.into_iter().filter(stays));
+                }
+                Output::Ended(id, end) => {
+                    news.told.push(Told::End(id, end.map(|reached| Some(payload_json(&reached)))));
+                }
+                Output::Placed(actor, result) => {
+                    let hooks = core.hooks.remove(&actor).into_iter().flatten();
+                    news.placed.extend(hooks.map(|hook| (hook, result.clone())));
+                }
+                Output::Overdue(overdue) => {
+                    let what = format!("actor {}", overdue.actor);
+                    news.waits.push(Waits { what, why: overdue.why, calls: overdue.calls });
+                }
+            }
         }
     }
 
-    /// Sends a call to where its actor is, or keeps it until that is known.
-    fn route(self: &Arc<Self>, state: &mut State, id: u64, actor: &ActorId, frame: CallOpen) -> Result<(), Error> {
-        if let Some(error) = &state.closed {
-            return Err(error.clone());
+    fn tell(&self, news: News) {
+        let News { told, placed, waits } = news;
+        self.handlers.tell(told);
+        placed.into_iter().for_each(|(hook, result)| hook(result));
+        if let (false, Some(notice)) = (waits.is_empty(), &*self.notice.lock()) {
+            waits.iter().for_each(notice);
         }
-        // Nothing waits for a head that was given up.
-        if matches!(state.places.get(actor), None | Some(Place::Waiting { .. }))
-            && let Some(error) = state.no_head()
+    }
+
+    /// Tells it on another task: whoever decided it may hold locks that handlers take.
+    fn tell_later(self: &Arc<Self>, news: News) {
+        if !(news.told.is_empty() && news.placed.is_empty() && news.waits.is_empty()) {
+            let inner = self.clone();
+            self.runtime.spawn(async move { inner.tell(news) });
+        }
+    }
+
+    /// Has the clock look at the machine when something is due.
+    fn arm(&self, core: &Core) {
+        if let Some(due) = core.machine.next_timeout()
+            && due < self.armed.load(Ordering::Acquire)
         {
-            return Err(error);
-        }
-        if !state.places.contains_key(actor) {
-            self.locate(state, actor);
-        }
-        match state.places.get_mut(actor) {
-            Some(Place::At { at, lane }) => {
-                let (at, mut lane) = (at.clone(), lane.clone());
-                if lane.is_closed() && state.may_return(&lane) {
-                    // What the lane had comes back at this moment, and goes first.
-                    self.fence(state, actor, &lane, at);
-                    return self.route(state, id, actor, frame);
-                }
-                if lane.is_closed() {
-                    lane = self.lane(state, &at);
-                    state.places.insert(actor.clone(), Place::At { at: at.clone(), lane: lane.clone() });
-                }
-                self.send_open(&lane, at.epoch, id, frame);
-                Ok(())
-            }
-            Some(Place::Waiting { queue, .. } | Place::Moving { queue, .. }) => {
-                let is_first = queue.is_empty();
-                queue.push(id, frame)?;
-                self.open.queued(id);
-                if is_first {
-                    self.notice_later(actor.clone());
-                }
-                Ok(())
-            }
-            Some(Place::Gone(error)) => Err(error.clone()),
-            None => Err(Error::internal("an actor without a place")),
+            self.armed.store(due, Ordering::Release);
+            self.rearm.notify_one();
         }
     }
 
-    /// Asks the head where an actor is; calls wait meanwhile.
-    fn locate(self: &Arc<Self>, state: &mut State, actor: &ActorId) {
-        state.wait(actor, "asking the head where it is");
-        state.ask(actor);
-    }
-
-    /// Whoever calls is told after a while why the actor still has no place: begun by the first call that waits, and by each
-    /// new reason while one waits.
-    fn notice_later(self: &Arc<Self>, actor: ActorId) {
-        let weak = Arc::downgrade(self);
-        self.runtime.spawn(async move {
-            tokio::time::sleep(PENDING_NOTICE).await;
-            let Some(inner) = weak.upgrade() else { return };
-            let told = inner.state.lock().overdue(&actor, PENDING_NOTICE);
-            if let (Some((why, calls)), Some(notice)) = (told, &*inner.notice.lock()) {
-                notice(&Waits { what: format!("actor {actor}"), why, calls });
-            }
-        });
-    }
-
+    /// Takes what came over a stream.
     fn take(self: &Arc<Self>, batch: CallBatch) {
         let mut frames = batch.frames.into_iter();
-        while let Some(frame) = frames.next() {
-            match frame.body {
-                Some(Body::Item(item)) => {
-                    let end = self.open.items(frame.id, item, &mut frames);
-                    self.tell_end(frame.id, end);
+        while frames.len() > 0 {
+            let mut news = News::default();
+            {
+                let mut core = self.core.lock();
+                let now = self.now();
+                for frame in frames.by_ref().take(TAKEN_AT_ONCE) {
+                    take_frame(&mut core, now, frame, &mut news.told);
+                    self.carry_out(&mut core, &mut news);
                 }
-                Some(Body::End(end)) => match covey_proto::call_result(end) {
-                    Err(error) if error.retry => self.raised(frame.id, error),
-                    Err(error) if refused(&error) => self.again(frame.id, error),
-                    Err(error) if lost(&error) => self.lost(frame.id, error),
-                    end => self.end(frame.id, end),
-                },
-                Some(Body::Placement(placement)) => self.placed(placement),
-                Some(Body::Fence(_)) => self.fenced(frame.id),
-                Some(Body::Topic(members)) => self.topic_told(members),
-                Some(Body::Open(_) | Body::Cancel(_) | Body::Credit(_) | Body::Locate(_))
-                | Some(Body::DeadLetter(_) | Body::WatchTopic(_) | Body::Piece(_) | Body::Leave(_))
-                | None => {}
+                self.arm(&core);
             }
+            self.tell(news);
         }
-    }
-
-    fn placed(self: &Arc<Self>, placement: Placement) {
-        let actor = ActorId::from(placement.actor.as_str());
-        let (mut failed, mut never) = (Vec::new(), None);
-        let mut state = self.state.lock();
-        if let Some(placement::State::At(at)) = &placement.state
-            && state.is_stale(&actor, at.epoch)
-        {
-            // The head has not heard yet what the worker knows already: ask again in a moment.
-            drop(state);
-            let weak = Arc::downgrade(self);
-            self.runtime.spawn(async move {
-                tokio::time::sleep(STALE_PAUSE).await;
-                if let Some(inner) = weak.upgrade() {
-                    inner.state.lock().ask(&actor);
-                }
-            });
-            return;
-        }
-        match placement.state {
-            Some(placement::State::At(at)) => match state.places.get(&actor) {
-                Some(Place::At { at: known, .. }) if known.epoch >= at.epoch && known.port == at.port => {}
-                Some(Place::At { lane: old, .. } | Place::Waiting { left: Some(old), .. }) if state.may_return(old) => {
-                    let old = old.clone();
-                    self.fence(&mut state, &actor, &old, at);
-                }
-                Some(Place::Moving { .. }) => state.moving_to(&actor, at),
-                Some(Place::At { .. } | Place::Waiting { .. } | Place::Gone(_)) | None => {
-                    self.settle(&mut state, &actor, at);
-                }
-            },
-            Some(placement::State::Waiting(waiting)) if waiting.never => {
-                let error = Error::new(ErrorKind::Unschedulable, waiting.why).executed(Some(false));
-                failed = state.refuse(&actor, &error, false);
-                never = Some(error);
-            }
-            Some(placement::State::Waiting(waiting)) if waiting.recovering && state.holds_still(&actor) => {}
-            Some(placement::State::Waiting(waiting)) => {
-                let is_new = state.wait(&actor, &waiting.why);
-                if is_new && state.has_calls(&actor) {
-                    self.notice_later(actor.clone());
-                }
-            }
-            Some(placement::State::Gone(gone)) => {
-                let error = Error::from(gone);
-                let error = Error { executed: Some(false), ..error };
-                failed = state.refuse(&actor, &error, true);
-            }
-            None => {}
-        }
-        let news = state.news(&actor, never);
-        drop(state);
-        for (id, error) in failed {
-            self.end(id, Err(error));
-        }
-        if let Some((hooks, result)) = news {
-            hooks.into_iter().for_each(|hook| hook(result.clone()));
-        }
-    }
-
-    /// An actor has a place: what waited for it goes there, in order.
-    fn settle(self: &Arc<Self>, state: &mut State, actor: &ActorId, at: covey_proto::v1::At) {
-        let lane = self.lane(state, &at);
-        let epoch = at.epoch;
-        for (id, frame) in state.settle(actor, at, lane.clone()) {
-            self.send_open(&lane, epoch, id, frame);
-        }
-    }
-
-    /// What the old worker refused must be back here before anything new goes to the next one.
-    fn fence(self: &Arc<Self>, state: &mut State, actor: &ActorId, old: &lane::Sender, to: covey_proto::v1::At) {
-        let fence = self.next.fetch_add(1, Ordering::Relaxed);
-        state.fence(actor, fence, to, old.clone());
-        // A lane that breaks gives back its fences when it has given back its calls.
-        if old.send(CallFrame { id: fence, body: Some(Body::Fence(Default::default())) }).is_ok() {
-            let weak = Arc::downgrade(self);
-            self.runtime.spawn(async move {
-                tokio::time::sleep(FENCE_TIMEOUT).await;
-                if let Some(inner) = weak.upgrade() {
-                    inner.fenced(fence);
-                }
-            });
-        }
-    }
-
-    fn send_open(&self, lane: &lane::Sender, epoch: u64, id: u64, frame: CallOpen) {
-        self.open.sent(id, lane.clone(), epoch);
-        let _ = lane.send(CallFrame { id, body: Some(Body::Open(CallOpen { epoch, ..frame })) });
-    }
-
-    fn fenced(self: &Arc<Self>, fence: u64) {
-        let mut state = self.state.lock();
-        if let Some((actor, at)) = state.take_fence(fence) {
-            self.settle(&mut state, &actor, at);
-        }
-    }
-
-    fn lane(self: &Arc<Self>, state: &mut State, at: &covey_proto::v1::At) -> lane::Sender {
-        let node = NodeId::from(at.node.as_str());
-        if let Some((port, lane)) = state.lanes.get(&node)
-            && *port == at.port
-            && !lane.is_closed()
-        {
-            return lane.clone();
-        }
-        let loopback = self.loopback.lock().as_ref().filter(|(own, _)| *own == node).map(|(_, l)| l.clone());
-        let lane = match loopback {
-            Some(loopback) => lane::local(self, loopback),
-            None => lane::open(self, at.clone()),
-        };
-        state.lanes.insert(node, (at.port.clone(), lane.clone()));
-        lane
     }
 
     fn has_left(&self) -> bool {
-        self.state.lock().left
+        self.core.lock().left
     }
 
     fn left(&self) {
         self.gone.notify_one();
     }
 
-    /// Says something of a call where it is.
-    fn to_lane(&self, id: u64, body: impl Fn() -> Body) {
-        let send = || self.open.lane(id).is_none_or(|lane| lane.send(CallFrame { id, body: Some(body()) }).is_ok());
-        if !send() {
-            // Its lane was given up at this moment; it is on another now, or it is over.
-            send();
+    fn close(self: &Arc<Self>, error: &Error) {
+        self.act(|core, now| core.machine.close(now, error));
+    }
+
+    /// Tells the head of a call that is not tried again.
+    fn dead_letter(&self, letter: DeadLetter) {
+        let _ = self.core.lock().head.send(CallFrame { id: 0, body: Some(Body::DeadLetter(letter)) });
+    }
+
+    /// A lane broke. `close` gives what it did not take.
+    fn lane_lost(self: &Arc<Self>, lane: LaneId, close: impl FnOnce() -> Vec<CallFrame>, why: &str) {
+        self.act(|core, now| {
+            // Whoever starts a call waits for this, so that a call is either in what is left or was sent.
+            let unsent: HashSet<u64> = close().iter().flat_map(wire::opens).collect();
+            core.machine.lane_lost(now, lane, &unsent, why);
+            core.lanes.remove(&lane);
+        });
+    }
+
+    /// A worker cannot be dialled: what was sent to it goes through the head.
+    fn lane_to_head(self: &Arc<Self>, lane: LaneId, close: impl FnOnce() -> Vec<CallFrame>) {
+        self.act(|core, _| {
+            core.returned = close();
+            core.machine.lane_unreachable(lane);
+        });
+    }
+
+    /// The stream to the head broke. What it had not taken waits for the next.
+    fn head_lost(self: &Arc<Self>, why: &Error) {
+        self.act(|core, now| {
+            let unsent: HashSet<u64> = {
+                let mut outgoing = self.outgoing.lock();
+                let unsent = outgoing.cut();
+                let calls = unsent.iter().flat_map(wire::opens).collect();
+                outgoing.put_back(unsent.into_iter().filter(wire::outlives_head));
+                calls
+            };
+            core.machine.set_patience(self.patience.load(Ordering::Relaxed));
+            core.machine.head_lost(now, &unsent, &why.message);
+        });
+    }
+
+    /// There is a stream to the head again; `resumed`: by the same session.
+    fn head_back(self: &Arc<Self>, resumed: bool) {
+        if !resumed {
+            self.losses.fetch_add(1, Ordering::Relaxed);
         }
+        self.act(|core, _| core.machine.head_back());
     }
+}
 
-    fn cancel(&self, id: u64, kind: ErrorKind, why: &str) {
-        let queued = self.open.actor(id).is_some_and(|actor| self.state.lock().unqueue(&actor, id));
-        if !queued {
-            self.to_lane(id, || Body::Cancel(CallCancel { reason: why.to_owned(), gone: false }));
+fn take_frame(core: &mut Core, now: Now, frame: CallFrame, told: &mut Vec<Told>) {
+    let id = frame.id;
+    match frame.body {
+        Some(Body::Item(item)) => {
+            if core.machine.item(id) {
+                told.push(Told::Item(id, item));
+            }
         }
-        self.end(id, Err(Error::new(kind, why).executed(if queued { Some(false) } else { None })));
-    }
-
-    fn end(&self, id: u64, end: open::End) {
-        self.tell_end(id, self.open.end(id, end));
-    }
-
-    fn tell_end(&self, id: u64, over: Option<(Open, open::End)>) {
-        let Some((Open { handler: Some(mut handler), mut span, .. }, end)) = over else { return };
-        self.count.fetch_sub(1, Ordering::Relaxed);
-        if let Err(error) = &end {
-            span.fail(error);
+        Some(Body::End(end)) => match covey_proto::call_result(end) {
+            Ok(value) => {
+                if core.machine.succeeded(id) {
+                    told.push(Told::End(id, Ok(value)));
+                }
+            }
+            Err(error) => core.machine.failed(now, id, error),
+        },
+        Some(Body::Placement(placement)) => {
+            if let Some((actor, placement)) = wire::placement(placement) {
+                core.machine.placed(now, &actor, placement);
+            }
         }
-        drop(span);
-        handler(id, CallEvent::End(end));
+        Some(Body::Fence(_)) => core.machine.fence_back(now, id),
+        Some(Body::Topic(v1::TopicMembers { topic, members })) => {
+            let members = members.into_iter().map(|one| (ActorId::from(one.actor), one.method)).collect();
+            core.machine.topic_told(now, &topic, members);
+        }
+        Some(Body::Open(_) | Body::Cancel(_) | Body::Credit(_) | Body::Locate(_))
+        | Some(Body::DeadLetter(_) | Body::WatchTopic(_) | Body::Piece(_) | Body::Leave(_))
+        | None => {}
     }
+}
 
-    fn close(&self, error: &Error) {
-        self.state.lock().close(error);
-        for id in self.open.all() {
-            self.end(id, Err(error.clone().executed(None)));
+/// Lets the machine do what is due, when it is.
+async fn clock(weak: WeakInner) {
+    loop {
+        let Some(inner) = weak.upgrade() else { return };
+        let due = {
+            let core = inner.core.lock();
+            let due = core.machine.next_timeout();
+            inner.armed.store(due.unwrap_or(u64::MAX), Ordering::Release);
+            due
+        };
+        if due.is_some_and(|due| due <= inner.now()) {
+            inner.act(|core, now| core.machine.handle_timeout(now));
+            continue;
+        }
+        let until = due.map(|due| inner.began + Duration::from_millis(due));
+        let rearm = inner.rearm.clone();
+        drop(inner);
+        match until {
+            Some(until) => drop(tokio::time::timeout_at(until.into(), rearm.notified()).await),
+            None => rearm.notified().await,
         }
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let state = self.state.get_mut();
-        if !state.left {
-            let _ = state.head.send(CallFrame { id: 0, body: Some(Body::Leave(Empty {})) });
+        let core = self.core.get_mut();
+        if !core.left {
+            let _ = core.head.send(CallFrame { id: 0, body: Some(Body::Leave(Empty {})) });
         }
-        for id in self.open.all() {
-            self.end(id, Err(Error::unavailable("the connection was closed").executed(None)));
+        // The clock ends.
+        self.rearm.notify_one();
+        for id in self.handlers.all() {
+            self.handlers.end(id, Err(Error::unavailable("the connection was closed").executed(None)));
         }
     }
-}
-
-/// The worker did not run it, and another place may.
-fn refused(error: &Error) -> bool {
-    error.executed == Some(false) && matches!(error.kind, ErrorKind::ActorDied | ErrorKind::Unavailable)
-}
-
-/// It may have run; its actor is gone.
-fn lost(error: &Error) -> bool {
-    error.executed.is_none() && matches!(error.kind, ErrorKind::ActorDied | ErrorKind::Unavailable)
 }
 
 type WeakInner = Weak<Inner>;

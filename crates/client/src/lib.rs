@@ -175,7 +175,7 @@ impl Client {
             ErrorKind::Unavailable => {
                 let text = format!("failed to reach a head at `{}`: {}", at.address, e.message);
                 Error::unavailable(text).hint(match at.pin {
-                    Some(_) => "is it running? `covey token --address` on its machine prints its address and fingerprint",
+                    Some(_) => "is it running, and of that cluster? `covey token --address` on its machine prints its address and fingerprint",
                     None => "is it running? `covey up` starts one; a head on another machine wants an address with a fingerprint",
                 })
             }

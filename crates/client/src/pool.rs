@@ -31,7 +31,10 @@ use serde::{Deserialize, Serialize};
 
 use waiting::Waiting;
 
-use crate::{CallEvent, Calls, Client, NewActor, NewCall, Target, Waits, calls::open, retry::Backoff};
+use crate::{
+    CallEvent, Calls, Client, NewActor, NewCall, Target, Waits,
+    retry::{Backoff, pause},
+};
 
 /// Work that is sent ahead to one actor.
 const AHEAD: Duration = Duration::from_millis(4);
@@ -445,7 +448,7 @@ impl Pool {
             let finished = if again {
                 if !unrun {
                     job.retries -= 1;
-                    job.call.alone = open::alone(job.killed, job.retries);
+                    job.call.alone = covey_call_core::alone(job.killed, job.retries);
                 }
                 if raised {
                     self.pause(&mut state, job);
@@ -490,7 +493,7 @@ impl Pool {
 
     /// A job that raised what is worth another try waits a while for it.
     fn pause(self: &Arc<Self>, state: &mut State, mut job: Job) {
-        let pause = job.call.retry.as_ref().map_or(Duration::ZERO, |retry| open::pause(retry, job.tried));
+        let pause = job.call.retry.as_ref().map_or(Duration::ZERO, |retry| pause(retry, job.tried));
         job.tried += 1;
         let (id, weak) = (job.id, Arc::downgrade(self));
         state.paused.insert(id, job);

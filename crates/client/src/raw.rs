@@ -18,7 +18,7 @@ use tonic::{
 
 use crate::{
     Client,
-    retry::{Backoff, Repeat, head_away},
+    retry::{Backoff, Repeat},
 };
 
 /// A head that has not answered a verb after this time will not.
@@ -58,7 +58,7 @@ impl Client {
             if !again || began.elapsed() >= patience {
                 // A first try that did not reach the head says what one may not know: an address, a missing fingerprint.
                 let error = match failed.away && again && !patience.is_zero() {
-                    true => head_away(began.elapsed(), Some(&failed.error.message)),
+                    true => covey_call_core::head_away(began.elapsed().as_millis() as u64, Some(&failed.error.message)),
                     false => failed.error,
                 };
                 let known = failed.unsent && !maybe_done;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use covey_domain::Error;
+use covey_domain::Retry;
 
 /// First and longest pause between two tries.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
@@ -30,11 +30,9 @@ impl Backoff {
     }
 }
 
-/// The head has been away for so long that nobody waits for it.
-pub(crate) fn head_away(since: Duration, why: Option<&str>) -> Error {
-    let why = why.map(|why| format!(": {why}")).unwrap_or_default();
-    let error = Error::unavailable(format!("the head cannot be reached, since {} s{why}", since.as_secs()));
-    error.hint("is it running? calls go on by themselves once it is back; how long they wait is its --session-grace")
+/// A pause of `retry`, drawn at random.
+pub(crate) fn pause(retry: &Retry, tried: u32) -> Duration {
+    Duration::from_millis(retry.pause_ms(tried, rand::random()))
 }
 
 /// Whether a request may be sent again although it may have been carried out.

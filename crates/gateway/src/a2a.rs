@@ -4,9 +4,8 @@
 //! each. gRPC names the agent by the request's tenant. Every binding calls `ops`, and every stream is a projection of
 //! the task's log (`project`): its SSE ids are places in the log, so `Last-Event-ID` resumes without loss.
 
-mod answers;
-mod bookmarks;
 mod card;
+mod errors;
 mod grpc;
 mod ops;
 mod project;
@@ -15,13 +14,13 @@ mod rest;
 mod rpc;
 mod weight;
 
-use std::{collections::HashMap, io::Write as _, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use axum::{
     Extension, Json, Router,
     body::Bytes,
-    extract::{Path, Query, Request, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    extract::{Path, Query, State},
+    http::{HeaderMap, HeaderValue, Method, header},
     middleware::{from_fn, map_response},
     response::{IntoResponse as _, Response},
     routing::{any, any_service, get, post},
@@ -35,8 +34,20 @@ use covey_domain::{AgentSpec, HookState, TaskId, caps};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
-use crate::{Caller, Cluster, Settings, Signer, artifacts::Links, shares::Shares, sse};
-use ops::{Ask, Events, Told};
+use crate::{
+    Caller, Cluster, Settings, Signer,
+    answers::{self, Answers},
+    artifacts::Links,
+    bookmarks::Bookmarks,
+    cursor, follow,
+    shares::Shares,
+    sse,
+    tasks::{self, agents},
+};
+pub(crate) use errors::overloaded;
+use errors::{failed, no_agent, refused};
+use ops::{Ask, Events};
+use project::{Bookmark, Frame};
 
 /// What all bindings share.
 struct Hub {
@@ -47,22 +58,25 @@ struct Hub {
     /// Where this gateway is known to be.
     origins: Vec<String>,
     known: card::Known,
-    bookmarks: bookmarks::Bookmarks,
+    bookmarks: Bookmarks<Bookmark>,
     shares: Shares,
-    answers: answers::Answers,
+    answers: Answers,
     /// Where readers that are behind are served.
     background: Handle,
 }
 
 type Port = State<Arc<Hub>>;
 
+/// An event of a stream.
+type StreamItem = follow::StreamItem<Frame>;
+
 /// Routes of all agents and of the default one.
-pub(crate) fn router(cluster: Arc<dyn Cluster>, shares: Shares, settings: &Settings) -> Router {
+pub(crate) fn router(cluster: Arc<dyn Cluster>, shares: Shares, answers: Answers, settings: &Settings) -> Router {
     let pusher = push::Pusher::start(&cluster, settings);
     let links = Links::new(settings);
     let origins = settings.origins.iter().chain([&settings.root]).cloned().collect();
     let (signer, known) = (settings.signer.clone(), card::Known::default());
-    let (bookmarks, answers) = Default::default();
+    let bookmarks = Bookmarks::default();
     let background = settings.background.clone();
     let hub = Arc::new(Hub { links, cluster, pusher, signer, origins, known, bookmarks, shares, answers, background });
     let service = grpc::Grpc { hub: hub.clone() };
@@ -100,7 +114,7 @@ pub(crate) fn router(cluster: Arc<dyn Cluster>, shares: Shares, settings: &Setti
 }
 
 async fn default_card(State(hub): Port, Extension(caller): Extension<Caller>, headers: HeaderMap) -> Response {
-    match find(&*hub.cluster, &caller, None).await {
+    match tasks::agent(&*hub.cluster, &caller, None).await.map_err(no_agent) {
         Ok(agent) => card::response(&hub, &agent, &place(&headers, None), &headers),
         Err(error) => refused(&error),
     }
@@ -112,7 +126,7 @@ async fn agent_card(
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
 ) -> Response {
-    match find(&*hub.cluster, &caller, Some(&agent)).await {
+    match tasks::agent(&*hub.cluster, &caller, Some(&agent)).await.map_err(no_agent) {
         Ok(spec) => card::response(&hub, &spec, &place(&headers, Some(&agent)), &headers),
         Err(error) => refused(&error),
     }
@@ -182,8 +196,9 @@ async fn agent_rest(
 
 /// What every binding begins with: who asks which agent, and what its reader has seen.
 async fn ask(hub: Arc<Hub>, agent: Option<&str>, caller: Caller, headers: &HeaderMap) -> Result<Ask, Error> {
-    let spec = find(&*hub.cluster, &caller, agent).await?;
-    let seen = headers.get("last-event-id").and_then(|v| v.to_str().ok()?.parse().ok());
+    let spec = tasks::agent(&*hub.cluster, &caller, agent).await.map_err(no_agent)?;
+    // A2A names no header: what is no cursor of ours is not meant for us.
+    let seen = cursor::requested(headers, None).and_then(|asked| asked.cursor());
     let place = place(headers, agent);
     let extensions = extensions(headers);
     let traceparent = headers.get("traceparent").and_then(|v| v.to_str().ok()).map(str::to_owned);
@@ -205,19 +220,6 @@ fn activated(mut response: Response, active: &str) -> Response {
     response
 }
 
-/// An agent by name, or the default one; for this caller, which is all that stands between it and the others.
-async fn find(cluster: &dyn Cluster, caller: &Caller, name: Option<&str>) -> Result<Arc<AgentSpec>, Error> {
-    let found = match name {
-        Some(name) => cluster.agent(&name.into()).await,
-        None => cluster.default_agent().await,
-    };
-    let found = found.filter(|agent| caller.may_ask(&agent.name));
-    found.ok_or_else(|| {
-        let why = name.map_or_else(|| "there is no agent here for you".to_owned(), |name| format!("no agent `{name}`"));
-        Error::new(Kind::NotFound, why)
-    })
-}
-
 /// All agents: what `describe` makes of each, its address and that of its card.
 async fn each_agent(
     cluster: &dyn Cluster,
@@ -230,7 +232,7 @@ async fn each_agent(
         let card = format!("{url}/.well-known/agent-card.json");
         describe(agent, url, card)
     };
-    cluster.agents().await.iter().filter(|agent| caller.may_ask(&agent.name)).map(one).collect()
+    agents(cluster, caller).await.iter().map(one).collect()
 }
 
 /// All agents: what they are, and where their cards are.
@@ -271,7 +273,7 @@ async fn hooks(
             hooks.retain(|hook| hook.caller == caller);
             Json(json!({"hooks": hooks.iter().map(push::shown).collect::<Vec<_>>()})).into_response()
         }
-        Err(error) => refused(&ops::failed(error)),
+        Err(error) => refused(&failed(error)),
     }
 }
 
@@ -307,26 +309,6 @@ fn check_version(headers: &HeaderMap) -> Result<(), Error> {
     }
 }
 
-/// What is said where a caller asks too much at once.
-pub(crate) fn overloaded(request: &Request, error: covey_domain::Error) -> Response {
-    let error = ops::failed(error);
-    if crate::is_grpc(request.headers()) { tonic::Status::from(error).into_http() } else { refused(&error) }
-}
-
-fn refused(error: &Error) -> Response {
-    let status = StatusCode::from_u16(error.kind.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = (status, Json(error.http_body())).into_response();
-    come_again(&mut response, error);
-    response
-}
-
-/// Says when it is worth to come again, where that is known.
-fn come_again(response: &mut Response, error: &Error) {
-    if let Some(after) = error.kind.retry_after() {
-        response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from(after.as_secs()));
-    }
-}
-
 /// The address the client used, so that cards work through tunnels and other names of this machine.
 fn place(headers: &HeaderMap, agent: Option<&str>) -> card::Place {
     let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or("127.0.0.1");
@@ -348,7 +330,7 @@ fn whole(value: &impl serde::Serialize) -> Result<Answer, Error> {
 }
 
 /// The same with its size, for who gives it room.
-fn sized(value: &impl serde::Serialize) -> answers::Written<Answer> {
+fn sized(value: &impl serde::Serialize) -> answers::Written<Answer, Error> {
     whole(value).map(Answer::sized)
 }
 
@@ -388,29 +370,23 @@ fn wrong<T>(read: Result<T, covey_a2a::old::Wrong>) -> Result<T, Error> {
     read.map_err(|why| Error::new(Kind::InvalidParams, why))
 }
 
-/// A stream of events as `write` has them, as JSON in one line, each with its place in the log, so that `Last-Event-ID` goes
-/// on behind it. One that breaks off ends with what `fail` makes of it.
+/// A stream of events as `write` has them, as JSON in one line, each with its cursor. One that breaks off ends with what `fail` makes
+/// of it.
 fn stream(
     background: &Handle,
     events: Events,
-    write: impl Fn(Told, &mut Vec<u8>) + Send + Sync + 'static,
+    write: impl Fn(StreamItem, &mut Vec<u8>) + Send + Sync + 'static,
     fail: impl Fn(&Error, &mut Vec<u8>) + Send + Sync + 'static,
 ) -> Response {
-    let put = move |told: Result<Told, Error>, piece: &mut Vec<u8>| {
-        match told {
-            Ok(told) => {
-                // A vector takes all that is written to it.
-                let _ = write!(piece, "id: {}\ndata: ", told.cursor);
-                write(told, piece);
-            }
-            Err(error) => {
-                if error.kind != Kind::Unavailable {
-                    tracing::warn!(error = error.message, "a stream ended early");
-                }
-                fail(&error, piece);
-            }
-        }
-        piece.extend(b"\n\n");
+    let write = move |told, piece: &mut Vec<u8>| {
+        piece.extend(b"data: ");
+        write(told, piece);
     };
-    sse::stream(background, events, put)
+    let fail = move |error: &Error, piece: &mut Vec<u8>| {
+        if error.kind != Kind::Unavailable {
+            tracing::warn!(error = error.message, "a stream ended early");
+        }
+        fail(error, piece);
+    };
+    sse::followed(background, events, write, fail)
 }

@@ -5,12 +5,12 @@
 use std::{collections::HashMap, panic::resume_unwind, sync::Arc, time::Duration};
 
 use axum::{
-    Json, Router,
+    Router,
     body::{Body, Bytes, HttpBody as _},
     extract::Request,
-    http::{StatusCode, header},
+    http::{HeaderValue, header},
     middleware::{Next, from_fn},
-    response::{IntoResponse as _, Response},
+    response::Response,
 };
 use covey_domain::{CallerId, Error, ErrorKind, caps};
 use futures::{StreamExt as _, stream};
@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::Caller;
+use crate::{Caller, errors::refusal};
 
 /// A body up to this size is small, bytes.
 const SMALL: usize = 32 << 10;
@@ -138,7 +138,9 @@ fn too_large(error: &Error) -> Response {
     let body = serde_json::json!({"error": {
         "message": error.message, "type": faces.openai, "code": error.kind.name(), "hint": "send it in pieces, or as a file",
     }});
-    (StatusCode::PAYLOAD_TOO_LARGE, [(header::CONNECTION, "close")], Json(body)).into_response()
+    let mut response = refusal(error, &body);
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// A request and the size of its body. One that does not say it is read until it is known not to be small; then it counts as
@@ -169,7 +171,7 @@ async fn sized(request: Request) -> (Request, usize) {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use axum::{extract::State, routing::post};
+    use axum::{extract::State, http::StatusCode, response::IntoResponse as _, routing::post};
     use futures::future::join_all;
     use tower::ServiceExt as _;
 

@@ -1,4 +1,5 @@
-//! The log itself: all events of a task as the cluster keeps them, for programs that want what no protocol can say.
+//! The log itself: all events of a task as the cluster keeps them, for programs that want what no protocol can say. The simplest
+//! projection there is.
 
 use std::{collections::HashMap, io::Write as _, sync::Arc};
 
@@ -9,7 +10,7 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::get,
 };
-use covey_domain::{Envelope, Error, TaskId};
+use covey_domain::{Envelope, Error, TaskId, TaskState};
 use futures::{
     StreamExt as _,
     stream::{self, BoxStream},
@@ -17,7 +18,15 @@ use futures::{
 use serde_json::json;
 use tokio::runtime::Handle;
 
-use crate::{Caller, Cluster, Settings, shares::Shares, sse};
+use crate::{
+    Caller, Cluster, Settings,
+    cursor::{self, Cursor},
+    errors::refusal,
+    follow::{Broken, Projection, StreamItem, View, follow},
+    shares::Shares,
+    sse,
+    tasks::Tasks,
+};
 
 struct Port {
     cluster: Arc<dyn Cluster>,
@@ -42,9 +51,9 @@ async fn events(
     headers: HeaderMap,
 ) -> Response {
     match log(&port, &caller, id.into(), &query, &headers).await {
-        Ok(Some(log)) => sse::stream(&port.background, log, put),
+        Ok(Some(log)) => sse::followed(&port.background, log, write, fail),
         Ok(None) => StatusCode::NO_CONTENT.into_response(),
-        Err(error) => crate::refusal(&error, body(&error)),
+        Err(error) => refusal(&error, &body(&error)),
     }
 }
 
@@ -55,14 +64,12 @@ async fn log(
     query: &HashMap<String, String>,
     headers: &HeaderMap,
 ) -> Result<Option<Log>, Error> {
-    let after = behind(query, headers)?;
-    // Another's is not found.
-    let (task, last) = port.cluster.task(&caller.id, &id).await?;
-    if !caller.may_ask(&task.agent) {
-        return Err(Error::not_found("task", id));
-    }
+    let asked = cursor::requested(headers, query.get("after").map(String::as_str));
+    let after = asked.map_or(Ok(0), |asked| asked.seq())?;
+    let (_, last) = Tasks { cluster: &*port.cluster, caller, agent: None }.find(&id).await?;
     let share = port.shares.stream(&caller.id, 0)?;
-    let mut log = port.cluster.events(id, after);
+    let view = View { seen: Cursor { seq: after, more: 0 }, ..View::default() };
+    let mut log = follow(&*port.cluster, id, Entries::behind(after), view, None).boxed();
     match last {
         Some(last) if after > last => Err(Error::invalid(format!("event {after} is not there: the last is {last}"))),
         Some(_) => Ok(Some(share.held_by(log))),
@@ -73,37 +80,79 @@ async fn log(
     }
 }
 
-type Log = BoxStream<'static, Result<Arc<Envelope>, Error>>;
+type Log = BoxStream<'static, Result<StreamItem<Arc<Envelope>>, Broken>>;
 
-/// The number behind which a reader goes on.
-fn behind(query: &HashMap<String, String>, headers: &HeaderMap) -> Result<u64, Error> {
-    let read = |what: &str, text: &str| {
-        // Numbers of the store are signed.
-        let number = text.parse().ok().filter(|number| *number < i64::MAX as u64);
-        number.ok_or_else(|| Error::invalid(format!("`{what}` is the number of an event, not `{text}`")))
-    };
-    match (headers.get("last-event-id"), query.get("after")) {
-        // What a browser sends of itself is newer than the address that it opened first.
-        (Some(id), _) => read("Last-Event-ID", id.to_str().unwrap_or("?")),
-        (None, Some(after)) => read("after", after),
-        (None, None) => Ok(0),
+/// The log as it is: each entry is a frame, so a reader may begin at any.
+struct Entries {
+    seq: u64,
+    state: TaskState,
+}
+
+impl Entries {
+    /// The state is known from the first entry on that says one.
+    fn behind(seq: u64) -> Self {
+        Self { seq, state: TaskState::Submitted }
     }
 }
 
-fn put(entry: Result<Arc<Envelope>, Error>, piece: &mut Vec<u8>) {
-    // A vector takes all that is written to it, and our own types have string keys.
-    match entry {
-        Ok(entry) => {
-            let _ = write!(piece, "id: {}\nevent: {}\ndata: ", entry.seq, entry.event.kind());
-            let _ = serde_json::to_writer(&mut *piece, &*entry);
-        }
-        Err(error) => {
-            let _ = write!(piece, "event: error\ndata: {}", body(&error));
-        }
+impl Projection for Entries {
+    type Frame = Arc<Envelope>;
+    type Bookmark = ();
+
+    fn seq(&self) -> u64 {
+        self.seq
     }
-    piece.extend(b"\n\n");
+
+    fn shown(&self) -> TaskState {
+        self.state
+    }
+
+    fn push(&mut self, entry: &Arc<Envelope>) -> Vec<Arc<Envelope>> {
+        self.seq = entry.seq;
+        self.state = self.state.after(&entry.event);
+        vec![entry.clone()]
+    }
+
+    fn snapshot(&mut self) -> Option<Arc<Envelope>> {
+        None
+    }
+
+    fn bookmark(&self) {}
+}
+
+fn write(told: StreamItem<Arc<Envelope>>, piece: &mut Vec<u8>) {
+    // A vector takes all that is written to it, and our own types have string keys.
+    let _ = write!(piece, "event: {}\ndata: ", told.frame.event.kind());
+    let _ = serde_json::to_writer(piece, &*told.frame);
+}
+
+fn fail(broken: &Broken, piece: &mut Vec<u8>) {
+    let _ = write!(piece, "event: error\ndata: {}", body(&broken.error));
 }
 
 fn body(error: &Error) -> serde_json::Value {
     json!({"error": {"kind": error.kind.name(), "message": error.message, "hint": error.hint}})
+}
+
+#[cfg(test)]
+mod tests {
+    use covey_domain::TaskEvent;
+
+    use super::*;
+    use crate::{
+        fake::{Fake, asks, begun, record},
+        follow::tests::check_every_place,
+    };
+
+    #[tokio::test]
+    async fn a_reader_begins_at_any_entry() {
+        let events: Vec<TaskEvent> = begun().into_iter().chain(asks("q")).collect();
+        check_every_place(events.clone(), |_| Entries::behind(0)).await;
+        let cluster = Fake::new([]);
+        cluster.keep(record("t"), events);
+        let view = View { seen: Cursor { seq: 2, more: 0 }, ..View::default() };
+        let log = follow(&cluster, "t".into(), Entries::behind(2), view, None);
+        let numbers: Vec<_> = log.map(|told| told.map_or(0, |told| told.frame.seq)).collect().await;
+        assert_eq!(numbers, [3, 4]);
+    }
 }

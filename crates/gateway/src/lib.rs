@@ -1,15 +1,39 @@
 //! Every client protocol. A protocol is `decode` (wire → command) and `encode` (log → frames) around
 //! [`covey_domain::TaskEvent`]; what the gateway needs of the cluster is the port [`Cluster`].
+//!
+//! What each protocol needs stands once, outside their folders:
+//!
+//! | module | holds |
+//! |---|---|
+//! | `tasks` | agents and tasks that are there for a caller: find, make, send a message (the answer to a question), cancel |
+//! | `cursor`, `follow`, `bookmarks` | frames of a log behind a cursor, to the end of the task or the turn, with a snapshot or without |
+//! | `fold`, `answers` | an answer folded out of the log, within what a caller may have in memory |
+//! | `sse`, `errors` | server-sent events with cursors and keep-alive; refusals with their status and `Retry-After` |
+//! | `shares`, `admission` | how many streams a caller reads; how many of its large requests are under way |
+//!
+//! A protocol brings `decode` (requests to `SubmitTask`, or a task's id and `Content`), a `follow::Projection` (entries to frames), its
+//! words for the kinds of errors, and routes. `events` is the smallest one.
 
 pub mod a2a;
 mod admission;
+mod answers;
 mod artifacts;
+mod bookmarks;
+mod cursor;
+mod errors;
 mod events;
+#[cfg(test)]
+mod fake;
+mod fold;
+mod follow;
 pub mod openai;
 mod port;
 mod shares;
 mod sign;
 mod sse;
+mod tasks;
+#[cfg(test)]
+mod tests;
 
 pub use ipnet::IpNet;
 pub use port::{Answered, ArtifactBody, Cluster, FoundTask, ListedTasks, SayTask, SubmitTask, TaskQuery};
@@ -18,12 +42,11 @@ pub use sign::Signer;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use axum::{
-    Json, Router,
+    Router,
     extract::DefaultBodyLimit,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
-    response::{IntoResponse as _, Response},
+    http::{HeaderMap, header},
 };
-use covey_domain::{AgentName, CallerId, Error, ErrorKind, caps, infer::Terms};
+use covey_domain::{AgentName, CallerId, caps, infer::Terms};
 
 /// Who asks; put into the request's extensions by the process's authentication layer.
 #[derive(Clone, Debug)]
@@ -77,22 +100,13 @@ pub struct Settings {
 /// All routes of all protocols. Goes on with the webhooks of earlier days, so it must run on a tokio runtime.
 pub fn router(cluster: Arc<dyn Cluster>, settings: &Settings) -> Router {
     let admission = admission::Admission::new(settings.background.clone());
-    let shares = shares::Shares::default();
+    // What one caller may have, whatever protocols it speaks.
+    let (shares, answers) = (shares::Shares::default(), answers::Answers::default());
     Router::new()
-        .merge(admission.over(a2a::router(cluster.clone(), shares.clone(), settings), a2a::overloaded))
+        .merge(admission.over(a2a::router(cluster.clone(), shares.clone(), answers, settings), a2a::overloaded))
         .merge(admission.over(openai::router(cluster.clone()), openai::overloaded))
         .merge(events::router(cluster, shares, settings))
         .layer(DefaultBodyLimit::max(caps::MESSAGE_BYTES_MAX))
-}
-
-/// A refusal over HTTP, whose body a protocol says; where it is worth to come again, it says when.
-pub(crate) fn refusal(error: &Error, body: serde_json::Value) -> Response {
-    let status = StatusCode::from_u16(error.kind.faces().http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = (status, Json(body)).into_response();
-    if matches!(error.kind, ErrorKind::Overloaded | ErrorKind::Unavailable) {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    }
-    response
 }
 
 /// Whether a request is one of gRPC, which has answers of its own.

@@ -21,7 +21,10 @@ use covey_domain::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{Caller, Cluster};
+use crate::{
+    Caller, Cluster,
+    errors::{refusal, words},
+};
 
 mod answer;
 mod audio;
@@ -64,7 +67,7 @@ impl From<Error> for Failed {
 
 impl axum::response::IntoResponse for Failed {
     fn into_response(self) -> Response {
-        crate::refusal(&self.0, error_body(&self.0))
+        refusal(&self.0, &error_body(&self.0))
     }
 }
 
@@ -74,10 +77,7 @@ pub(crate) fn overloaded(_: &Request, error: Error) -> Response {
 }
 
 fn error_body(error: &Error) -> Value {
-    let message = match &error.hint {
-        Some(hint) => format!("{} ({hint})", error.message),
-        None => error.message.clone(),
-    };
+    let message = words(error);
     // Clients look for this code of OpenAI's.
     let no_model = error.kind == ErrorKind::NotFound && error.message.starts_with("no model");
     let code = if no_model { "model_not_found" } else { error.kind.name() };

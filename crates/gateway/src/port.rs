@@ -124,7 +124,7 @@ pub trait Cluster: Send + Sync + 'static {
         id: &'a TaskId,
         reason: &'a str,
     ) -> BoxFuture<'a, Result<Arc<TaskRecord>, Error>>;
-    /// Events above `after`, up to the end of the task.
+    /// Events above `after`, up to the end of the task. Nothing follows an error.
     fn events(&self, task: TaskId, after: u64) -> BoxStream<'static, Result<Arc<Envelope>, Error>>;
     /// How many bytes a file of the artifact store has.
     fn artifact<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<u64, Error>>;

@@ -1,6 +1,6 @@
 //! Server-sent events: one way to write a stream, whatever protocol says what is in it.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, io::Write as _, sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
@@ -13,6 +13,8 @@ use futures::{
 };
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
+
+use crate::follow::StreamItem;
 
 /// Items that are there already go in one piece up to about this size, bytes: a reader that is behind costs fewer writes.
 const PIECE: usize = 16 << 10;
@@ -84,6 +86,29 @@ pub(crate) fn stream<T: Send + 'static>(
         (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];
     (headers, Body::from_stream(pieces)).into_response()
+}
+
+/// A response of what [`follow`](crate::follow::follow) gives: each frame with its cursor as `id`, so that `Last-Event-ID` goes on
+/// behind it. `write` and `fail` write the other lines of a frame, and of an error, with which a stream that breaks off ends; neither
+/// writes the end of its last line.
+pub(crate) fn followed<F: Send + 'static, E: Send + 'static>(
+    background: &Handle,
+    frames: BoxStream<'static, Result<StreamItem<F>, E>>,
+    write: impl Fn(StreamItem<F>, &mut Vec<u8>) + Send + Sync + 'static,
+    fail: impl Fn(&E, &mut Vec<u8>) + Send + Sync + 'static,
+) -> Response {
+    let put = move |told: Result<StreamItem<F>, E>, piece: &mut Vec<u8>| {
+        match told {
+            Ok(told) => {
+                // A vector takes all that is written to it.
+                let _ = writeln!(piece, "id: {}", told.cursor);
+                write(told, piece);
+            }
+            Err(error) => fail(&error, piece),
+        }
+        piece.extend(b"\n\n");
+    };
+    stream(background, frames, put)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ fn root() -> PathBuf {
 const MAY_USE: &[(&str, &str, &[&str])] = &[
     ("domain", "crates/domain", &[]),
     ("cluster-core", "crates/cluster-core", &["domain"]),
+    ("call-core", "crates/call-core", &["domain"]),
     ("proto", "proto", &["domain"]),
     ("pages", "crates/pages", &[]),
     ("store", "crates/store", &["domain", "pages"]),
@@ -27,7 +28,7 @@ const MAY_USE: &[(&str, &str, &[&str])] = &[
         "crates/actor-runtime",
         &["a2a", "a2a-client", "domain", "inference", "proto", "sandbox", "trace"],
     ),
-    ("client", "crates/client", &["domain", "proto", "mesh", "node", "trace"]),
+    ("client", "crates/client", &["domain", "call-core", "proto", "mesh", "node", "trace"]),
     ("artifacts", "crates/artifacts", &["domain"]),
     (
         "head-node",

@@ -34,6 +34,7 @@ P = ParamSpec("P")
 C = TypeVar("C")
 F = TypeVar("F", bound=Callable[..., Any])
 H = TypeVar("H")
+X = TypeVar("X")
 
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
@@ -75,16 +76,21 @@ def spec_fields(options: dict[str, Any]) -> JsonObject:
     return spec
 
 
+def _skill_names(cls: type) -> list[str]:
+    """Its public methods in the order of the source, so that the first is the default skill."""
+    order = {name: i for i, name in enumerate(vars(cls))}
+    names = [name for name, _ in inspect.getmembers(cls, inspect.isfunction) if not name.startswith("_")]
+    return sorted(names, key=lambda name: order.get(name, len(order)))
+
+
 def _skills(cls: type) -> list[JsonObject]:
     skills: list[JsonObject] = []
-    for name, method in inspect.getmembers(cls, inspect.isfunction):
-        if not name.startswith("_"):
-            streams = inspect.isasyncgenfunction(method) or inspect.isgeneratorfunction(method)
-            text = inspect.getdoc(method) or ""
-            skills.append({"id": name, "name": name, "description": text, "input_schema": of_parameters(method, 1) | getattr(method, "__covey_schema__", {}), "streaming": streams})
-    # The order of the source, so that the first method is the default skill.
-    order = {name: i for i, name in enumerate(vars(cls))}
-    return sorted(skills, key=lambda s: order.get(s["id"], len(order)))
+    for name in _skill_names(cls):
+        method = getattr(cls, name)
+        streams = inspect.isasyncgenfunction(method) or inspect.isgeneratorfunction(method)
+        schema = of_parameters(method, 1) | getattr(method, "__covey_schema__", {})
+        skills.append({"id": name, "name": name, "description": inspect.getdoc(method) or "", "input_schema": schema, "streaming": streams})
+    return skills
 
 
 def _dump_class(cls: type) -> bytes:
@@ -130,7 +136,7 @@ class Agent(Generic[P, C]):
         if name.startswith("_"):
             raise AttributeError(name)
         if not inspect.isfunction(getattr(self.__covey_class__, name, None)):
-            known = ", ".join(s["id"] for s in _skills(self.__covey_class__))
+            known = ", ".join(_skill_names(self.__covey_class__))
             raise AttributeError(f"agent {self._name!r} has no method {name!r}; it has: {known}")
         return AgentMethod(self, name)
 
@@ -272,6 +278,16 @@ class Agent(Generic[P, C]):
         """Results of one method over many inputs, on a swarm of actors. See `map_unordered` for the options."""
         return [result for _, result in self._map(inputs, ordered=True, **check(options, SwarmOptions))]
 
+    @typing.overload
+    def map_unordered(
+        self, inputs: Iterable[Any], *, with_input: Literal[False] = False, **options: Unpack[SwarmOptions]
+    ) -> Iterator[object]: ...
+    @typing.overload
+    def map_unordered(
+        self, inputs: Iterable[X], *, with_input: Literal[True], **options: Unpack[SwarmOptions]
+    ) -> Iterator[tuple[X, object]]: ...
+    @typing.overload
+    def map_unordered(self, inputs: Iterable[Any], *, with_input: bool, **options: Unpack[SwarmOptions]) -> Iterator[object]: ...
     @listed(SwarmOptions, actors=4, retries=2, progress=False, return_exceptions=False)
     def map_unordered(
         self, inputs: Iterable[Any], *, with_input: bool = False, **options: Unpack[SwarmOptions]

@@ -117,8 +117,26 @@ class AgentMethod(Generic[P, T]):
         self: TakesOne[X],
         inputs: Iterable[X],
         *,
-        with_input: bool = False,
+        with_input: Literal[False] = False,
         return_exceptions: bool,
+        **options: Unpack[ActorsOptions],
+    ) -> Iterator[T | Exception]: ...
+    @overload
+    def map_unordered(
+        self: TakesOne[X],
+        inputs: Iterable[X],
+        *,
+        with_input: Literal[True],
+        return_exceptions: bool,
+        **options: Unpack[ActorsOptions],
+    ) -> Iterator[tuple[X, T | Exception]]: ...
+    @overload
+    def map_unordered(
+        self: TakesOne[X],
+        inputs: Iterable[X],
+        *,
+        with_input: bool,
+        return_exceptions: bool | None = None,
         **options: Unpack[ActorsOptions],
     ) -> Iterator[object]: ...
     @listed(MethodMapOptions, actors=4, retries=2, progress=False, return_exceptions=False)

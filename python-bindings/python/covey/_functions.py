@@ -12,7 +12,7 @@ import threading
 import uuid
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from . import _codec, _env
 from ._agent import Agent, spec_fields
@@ -21,13 +21,16 @@ from ._current import bridge_call, current_session, is_forked, refuse_fork, turn
 from ._future import Future, Stream
 from ._hints import keep_hints_of
 from ._mapping import over, results_of
-from ._objects import has_refs, resolve
+from ._objects import Ref, has_refs, resolve
 from ._option_checks import check_value
 from ._options import FunctionOptions, MapOptions, check, listed
 from ._pool import pool_spec
 from ._retry import How
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
+A = TypeVar("A")
+B = TypeVar("B")
 R = TypeVar("R")
 I = TypeVar("I")  # noqa: E741
 X = TypeVar("X")
@@ -105,7 +108,7 @@ def _named(method: str, function: Any) -> str:
 class TakesOne(Protocol[X_contra]):
     """A function that one input is enough for."""
 
-    def remote(self, item: X_contra, /) -> object: ...
+    def __call__(self, item: X_contra, /) -> object: ...
 
 
 class RemoteFunction(Generic[P, R]):
@@ -176,7 +179,22 @@ class RemoteFunction(Generic[P, R]):
             )
         return spec
 
-    def remote(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+    # References of `covey.put` stand for values as the first two arguments. The plain form is last: messages of checkers tell of it.
+    @overload
+    def remote(
+        self: RemoteFunction[Concatenate[A, Q], R], a: Ref[A], /, *args: Q.args, **kwargs: Q.kwargs
+    ) -> Future[R]: ...
+    @overload
+    def remote(
+        self: RemoteFunction[Concatenate[A, B, Q], R], a: Ref[A], b: Ref[B], /, *args: Q.args, **kwargs: Q.kwargs
+    ) -> Future[R]: ...
+    @overload
+    def remote(
+        self: RemoteFunction[Concatenate[A, B, Q], R], a: A, b: Ref[B], /, *args: Q.args, **kwargs: Q.kwargs
+    ) -> Future[R]: ...
+    @overload
+    def remote(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
+    def remote(self, *args: Any, **kwargs: Any) -> Future[Any]:
         """Runs it on the cluster: a `Future`, or a `Stream` when it yields."""
         session = current_session()
         pool = self._pool(session)
@@ -218,7 +236,20 @@ class RemoteFunction(Generic[P, R]):
     ) -> Iterator[tuple[X, R]]: ...
     @overload
     def map_unordered(
-        self: TakesOne[X], inputs: Iterable[X], *, with_input: bool = False, progress: bool = False, return_exceptions: bool
+        self: TakesOne[X],
+        inputs: Iterable[X],
+        *,
+        with_input: Literal[False] = False,
+        progress: bool = False,
+        return_exceptions: bool,
+    ) -> Iterator[R | Exception]: ...
+    @overload
+    def map_unordered(
+        self: TakesOne[X], inputs: Iterable[X], *, with_input: Literal[True], progress: bool = False, return_exceptions: bool
+    ) -> Iterator[tuple[X, R | Exception]]: ...
+    @overload
+    def map_unordered(
+        self: TakesOne[X], inputs: Iterable[X], *, with_input: bool, progress: bool = False, return_exceptions: bool = False
     ) -> Iterator[object]: ...
     @listed(MapOptions, False)
     def map_unordered(self: Any, inputs: Iterable[Any], *, with_input: bool = False, **options: Any) -> Iterator[Any]:
@@ -253,9 +284,21 @@ if TYPE_CHECKING:
 
         def options(self, **options: Unpack[FunctionOptions]) -> RemoteGenerator[P, R, I]: ...
 
-        def remote(  # pyright: ignore[reportIncompatibleMethodOverride]  # as there
-            self, *args: P.args, **kwargs: P.kwargs
-        ) -> Stream[R]:
+        @overload
+        def remote(
+            self: RemoteGenerator[Concatenate[A, Q], R, Any], a: Ref[A], /, *args: Q.args, **kwargs: Q.kwargs
+        ) -> Stream[R]: ...
+        @overload
+        def remote(
+            self: RemoteGenerator[Concatenate[A, B, Q], R, Any], a: Ref[A], b: Ref[B], /, *args: Q.args, **kwargs: Q.kwargs
+        ) -> Stream[R]: ...
+        @overload
+        def remote(
+            self: RemoteGenerator[Concatenate[A, B, Q], R, Any], a: A, b: Ref[B], /, *args: Q.args, **kwargs: Q.kwargs
+        ) -> Stream[R]: ...
+        @overload
+        def remote(self, *args: P.args, **kwargs: P.kwargs) -> Stream[R]: ...
+        def remote(self, *args: Any, **kwargs: Any) -> Stream[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]  # as there
             """Runs it on the cluster."""
             ...
 

@@ -36,6 +36,12 @@ def _mark() -> str:
     return f"{actor.id}\x1f{turn.label}" if turn.label else str(actor.mark)
 
 
+def actor_current() -> str:
+    """The id of the actor whose code runs: of its turn, or of the one that is being made. Empty where there is none."""
+    turn = turn_current.get()
+    return str(turn.actor.id) if turn is not None else maker.get().partition("\x1f")[0]
+
+
 class Marked(io.TextIOWrapper):
     """A stream that writes whole lines, those of each actor with its mark."""
 

@@ -6,7 +6,7 @@ import inspect
 import types
 import typing
 from collections.abc import Mapping, Sequence, Set
-from typing import Any
+from typing import Any, cast
 
 from ._context import Context
 from ._hints import Files, annotations_of, hint_of
@@ -41,8 +41,9 @@ def of_hint(hint: Any) -> JsonObject:
     if origin in (typing.Union, types.UnionType):
         return {"anyOf": [of_hint(a) for a in args]}
     kind = origin or hint
-    if hasattr(kind, "model_json_schema"):  # a pydantic model
-        return kind.model_json_schema()
+    # A pydantic model. An agent is no type here: asked for an attribute that it lacks, it would want its schemas, or an actor to be made.
+    if isinstance(kind, type) and (model_schema := getattr(cast(Any, kind), "model_json_schema", None)) is not None:
+        return model_schema()
     if kind in _NAMES:
         name = _NAMES[kind]
     elif isinstance(kind, type) and issubclass(kind, Mapping):

@@ -358,9 +358,11 @@ class Task(typing.Generic[R]):
                 return next(iter(asked.values()), None)
 
     def answer(self, part: Any, *parts: Any, message_id: str = "") -> None:
-        """Answers the task's oldest question. `FailedPrecondition` where it asks nothing."""
+        """Answers the task's oldest question. `FailedPrecondition` where it asks nothing, or has ended."""
         if self.question is None:
-            raise errors.FailedPrecondition(f"task {self.id} asks nothing; `send` says something to it all the same")
+            if self.done():
+                raise errors.FailedPrecondition(f"task `{self.id}` has ended: nothing can be said to it any more")
+            raise errors.FailedPrecondition(f"task `{self.id}` asks nothing; `send` says something to it all the same")
         self.send(part, *parts, message_id=message_id)
 
     def send(self, part: Any, *parts: Any, message_id: str = "") -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _codec
 from ._agent import Handle, actor_id, handle_of
-from ._current import bridge_call, current_session, is_forked, present_session, turn_current
+from ._current import bridge_call, current_session, is_forked, present_session
 from ._future import Future
+from ._marks import actor_current
 from ._option_checks import check_value, seconds_of
 from ._retry import How
+
+if TYPE_CHECKING:
+    from ._typed import Actor
 
 _SURE = 1
 """Stands for "at least once" where calls have their number of retries."""
@@ -41,19 +45,19 @@ class Topic:
         told: Future[int] = current_session().call("topic", self.name, "", payload, timeout, False, how)
         return told
 
-    def add(self, actor: Handle, method: str) -> None:
+    def add(self, actor: Handle | Actor, method: str) -> None:
         """Has `actor.method(value)` called for each message, until the actor ends or is removed.
 
         A virtual actor is woken for it, and listens on while it sleeps and through restarts of the head, as detached ones do.
         """
         self._set(actor_id(actor), method)
 
-    def remove(self, actor: Handle) -> None:
+    def remove(self, actor: Handle | Actor) -> None:
         """Messages do not reach the actor any more. Raises `NotFound` when they did not."""
         self._set(actor_id(actor), "")
 
     def join(self, method: str) -> None:
-        """Inside an actor: has the own `method` called for each message."""
+        """Inside an actor, also in its `__init__`: has the own `method` called for each message."""
         self._set(self._own(), method)
 
     def leave(self) -> None:
@@ -68,10 +72,10 @@ class Topic:
         return Listener(self, check_value("depth", depth))
 
     def _own(self) -> str:
-        turn = turn_current.get()
-        if turn is None:
-            raise RuntimeError("join and leave are for actors; use add, remove or listen")
-        return str(turn.actor.id)
+        actor = actor_current()
+        if not actor:
+            raise RuntimeError("join and leave are for actors, in their methods and `__init__`; use add, remove or listen")
+        return actor
 
     def _set(self, actor: str, method: str) -> None:
         bridge_call(current_session().client.set_listener, self.name, actor, method)

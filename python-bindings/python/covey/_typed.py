@@ -21,11 +21,15 @@ if TYPE_CHECKING:
     from ._agent_method import AgentMethod, J
     from ._functions import TakesOne
     from ._future import Future, Stream
+    from ._objects import Ref
     from ._pool import Pool
     from ._options import ActorOptions, CallOptions, SwarmOptions, TaskOptions, Unpack
     from ._task import Task, TaskStream
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
+A = TypeVar("A")
+B = TypeVar("B")
 T = TypeVar("T")
 X = TypeVar("X")
 C = TypeVar("C")
@@ -42,6 +46,20 @@ class Remote(Protocol[P, T_co, R_co]):
 class Calls(Remote[P, T, R_co], Protocol[P, T, R_co]):
     """A method that gives one value."""
 
+    # References of `covey.put` stand for values as the first two arguments. The plain form is last: messages of checkers tell of it.
+    @overload
+    def remote(
+        self: Calls[Concatenate[A, Q], T, Any], a: Ref[A], /, *args: Q.args, **kwargs: Q.kwargs
+    ) -> Future[T]: ...
+    @overload
+    def remote(
+        self: Calls[Concatenate[A, B, Q], T, Any], a: Ref[A], b: Ref[B], /, *args: Q.args, **kwargs: Q.kwargs
+    ) -> Future[T]: ...
+    @overload
+    def remote(
+        self: Calls[Concatenate[A, B, Q], T, Any], a: A, b: Ref[B], /, *args: Q.args, **kwargs: Q.kwargs
+    ) -> Future[T]: ...
+    @overload
     def remote(self, *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
 
     def options(self, **options: Unpack[CallOptions]) -> Calls[P, T, R_co]: ...
@@ -77,13 +95,39 @@ class Calls(Remote[P, T, R_co], Protocol[P, T, R_co]):
     ) -> Iterator[tuple[X, T]]: ...
     @overload
     def map_unordered(
-        self: TakesOne[X], inputs: Iterable[X], *, with_input: bool = False, progress: bool = False, return_exceptions: bool
+        self: TakesOne[X],
+        inputs: Iterable[X],
+        *,
+        with_input: Literal[False] = False,
+        progress: bool = False,
+        return_exceptions: bool,
+    ) -> Iterator[T | Exception]: ...
+    @overload
+    def map_unordered(
+        self: TakesOne[X], inputs: Iterable[X], *, with_input: Literal[True], progress: bool = False, return_exceptions: bool
+    ) -> Iterator[tuple[X, T | Exception]]: ...
+    @overload
+    def map_unordered(
+        self: TakesOne[X], inputs: Iterable[X], *, with_input: bool, progress: bool = False, return_exceptions: bool = False
     ) -> Iterator[object]: ...
 
 
 class Streams(Remote[P, T_co, R_co], Protocol[P, T_co, R_co]):
     """A method that yields."""
 
+    @overload
+    def remote(
+        self: Streams[Concatenate[A, Q], T, Any], a: Ref[A], /, *args: Q.args, **kwargs: Q.kwargs
+    ) -> Stream[T]: ...
+    @overload
+    def remote(
+        self: Streams[Concatenate[A, B, Q], T, Any], a: Ref[A], b: Ref[B], /, *args: Q.args, **kwargs: Q.kwargs
+    ) -> Stream[T]: ...
+    @overload
+    def remote(
+        self: Streams[Concatenate[A, B, Q], T, Any], a: A, b: Ref[B], /, *args: Q.args, **kwargs: Q.kwargs
+    ) -> Stream[T]: ...
+    @overload
     def remote(self, *args: P.args, **kwargs: P.kwargs) -> Stream[T_co]: ...
 
     def options(self, **options: Unpack[CallOptions]) -> Streams[P, T_co, R_co]: ...
@@ -191,6 +235,18 @@ if TYPE_CHECKING:
             """Results of one method over many inputs; of `Reader.read.map(…)` they have their type."""
             ...
 
+        @overload
+        def map_unordered(
+            cls, inputs: Iterable[Any], *, with_input: Literal[False] = False, **options: Unpack[SwarmOptions]
+        ) -> Iterator[object]: ...
+        @overload
+        def map_unordered(
+            cls, inputs: Iterable[X], *, with_input: Literal[True], **options: Unpack[SwarmOptions]
+        ) -> Iterator[tuple[X, object]]: ...
+        @overload
+        def map_unordered(
+            cls, inputs: Iterable[Any], *, with_input: bool, **options: Unpack[SwarmOptions]
+        ) -> Iterator[object]: ...
         def map_unordered(
             cls, inputs: Iterable[Any], *, with_input: bool = False, **options: Unpack[SwarmOptions]
         ) -> Iterator[object]:

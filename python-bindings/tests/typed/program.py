@@ -70,8 +70,17 @@ def everywhere() -> None:
         print(pool.name.remote("pool ").result(60), Reader.name, Reader.submit("one two", method="count").result(60))
     shared = covey.put("one two three")
     counts: list[int] = covey.get([first.count.remote("x"), second.count.remote("x y")])
+    prefix, upper = covey.put("ref "), covey.put(True)
+    shown: list[str] = covey.get([first.name.remote(prefix, upper=True), first.name.remote("and ", upper), first.name.remote(prefix, upper)])
+    print(shown, first.count.remote(shared).result(60), square.remote(covey.put(3)).result(60), list(numbers.remote(covey.put(2))))
     print(covey.get(shared), counts, list(Reader.stream("a b", method="words")))
     print(sorted(square.map_unordered([1, 2], with_input=True)), list(Reader.map_unordered(["a"], method="count")))
+    news = covey.topic("typed-news")
+    news.add(first, "count")
+    heard: int = news.publish("extra", sure=True).result(60)
+    news.remove(first)
+    outcomes = {n: root for n, root in square.map_unordered([3], with_input=True, return_exceptions=True)}
+    print(heard, outcomes)
     status = covey.status()
     free: int = status["nodes"][0]["free"]["cpu_milli"]
     print(free >= 0, covey.current().address == covey.current().address, type(first.link).__name__)

@@ -20,6 +20,9 @@ reveal_type(covey.get(program.square.remote(1)))  # float
 reveal_type(covey.get([program.shout.remote("a")]))  # list[str]
 reveal_type(program.square.map_unordered([1]))  # Iterator[float]
 reveal_type(program.square.map_unordered([1], with_input=True))  # Iterator[tuple[int, float]]
+reveal_type(program.square.map_unordered([1], return_exceptions=True))  # Iterator[float | Exception]
+reveal_type(program.square.map_unordered([1], with_input=True, return_exceptions=True))  # Iterator[tuple[int, float | Exception]]
+reveal_type(program.square.map_unordered([1], with_input=bool(reader)))  # Iterator[object]
 reveal_type(program.square.map([1], return_exceptions=True))  # list[float | Exception]
 reveal_type(program.numbers.map([1]))  # list[list[int]]
 reveal_type(program.numbers.options(cpus=1).remote(1))  # Stream[int]
@@ -30,6 +33,15 @@ reveal_type(covey.get(covey.put(3)))  # int
 reveal_type(covey.get(reader.words.remote("x")))  # list[str]
 reveal_type(covey.get(program.Reader.count.submit("x")))  # int
 reveal_type(covey.put(3).get())  # int
+text, number = covey.put("x"), covey.put(1)
+reveal_type(reader.count.remote(text))  # Future[int]
+reveal_type(reader.name.remote(text, upper=True))  # Future[str]
+reveal_type(reader.name.options(retries=1).remote("x", covey.put(True)))  # Future[str]
+reveal_type(reader.words.remote(text))  # Stream[str]
+reveal_type(program.square.remote(number))  # Future[float]
+reveal_type(program.square.options(cpus=1).remote(number))  # Future[float]
+reveal_type(program.shout.remote(text))  # Future[str]
+reveal_type(program.numbers.remote(number))  # Stream[int]
 reveal_type(covey.Executor().submit(len, "abc"))  # Future[int]
 reveal_type(program.Reader.count.submit("x"))  # Task[int]
 reveal_type(program.Reader.count.submit("x").result())  # int
@@ -44,8 +56,11 @@ reveal_type(program.Reader.pairs.map([1]))  # list[tuple[int, str]]
 reveal_type(program.Reader.count.map(["x"], return_exceptions=True))  # list[int | Exception]
 reveal_type(program.Reader.count.map_unordered(["x"], actors=2))  # Iterator[int]
 reveal_type(program.Reader.count.map_unordered(["x"], with_input=True))  # Iterator[tuple[str, int]]
+reveal_type(program.Reader.count.map_unordered(["x"], return_exceptions=True))  # Iterator[int | Exception]
+reveal_type(program.Reader.count.map_unordered(["x"], with_input=True, return_exceptions=True))  # Iterator[tuple[str, int | Exception]]
 reveal_type(program.Reader.map(["x"]))  # list[object]
 reveal_type(program.Reader.map_unordered(["x"]))  # Iterator[object]
+reveal_type(program.Reader.map_unordered(["x"], with_input=True))  # Iterator[tuple[str, object]]
 reveal_type(program.Reader.submit("x"))  # Task[object]
 reveal_type(program.Reader.stream("x"))  # TaskStream[object]
 reveal_type(program.Reader.at("x"))  # Reader
@@ -71,6 +86,7 @@ reveal_type(program.plain.submit(1))  # Task[object]
 reveal_type(program.plain.remote())  # Handle
 reveal_type(program.plain.at("x"))  # Handle
 reveal_type(program.plain.map([1]))  # list[object]
+reveal_type(program.plain.map_unordered([1], with_input=True))  # Iterator[tuple[int, object]]
 reveal_type(program.plain.options(cpus=1).stream(1))  # TaskStream[object]
 reveal_type(covey.llm_agent("x", temperature=0.5).submit("hi"))  # Task[object]
 reveal_type(covey.llm_agent("x").remote())  # Handle
@@ -92,8 +108,10 @@ async def waits() -> None:
 with program.Reader.pool(2, "long") as pool:
     reveal_type(pool.count.remote("x"))  # Future[int]
     reveal_type(pool.words.remote("x"))  # Stream[str]
+    reveal_type(pool.count.remote(text))  # Future[int]
     reveal_type(pool.count.map(["x"]))  # list[int]
     reveal_type(pool.count.map(["x"], return_exceptions=True))  # list[int | Exception]
     reveal_type(pool.count.options(retries=3).map(["x"]))  # list[int]
     reveal_type(pool.count.map_unordered(["x"]))  # Iterator[int]
     reveal_type(pool.count.map_unordered(["x"], with_input=True))  # Iterator[tuple[str, int]]
+    reveal_type(pool.count.map_unordered(["x"], with_input=True, return_exceptions=True))  # Iterator[tuple[str, int | Exception]]

@@ -39,6 +39,9 @@ covey.get([3])  # wrong
 covey.wait([3])  # wrong
 covey.wait(reader.count.remote("x"))  # wrong
 covey.put()  # wrong
+reader.name.remote(covey.put("x"), upper="yes")  # wrong
+reader.name.remote(covey.put("x"), 3, 4)  # wrong
+program.square(covey.put(2))  # wrong
 program.square.map(["two"])  # wrong
 program.square.map_unordered(["two"])  # wrong
 program.square.map([1], ordered=True)  # wrong
@@ -82,6 +85,9 @@ covey.actor_id("x")  # wrong
 covey.actor_id(program.Reader)  # wrong
 covey.connect(reinit="no")  # wrong
 covey.topic("x").listen(depth="many")  # wrong
+covey.topic("x").add(program.Reader, "count")  # wrong
+for _, root in program.square.map_unordered([1], with_input=True, return_exceptions=True):
+    root + 1  # wrong
 covey.status()["task"]  # wrong
 covey.current().adress  # wrong
 covey.agent(memory=[1])  # wrong

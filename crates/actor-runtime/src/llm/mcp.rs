@@ -29,7 +29,7 @@ use crate::{
     Outward,
     envs::home_of,
     files,
-    launch::{Launch, Launcher},
+    launch::{Launch, Launcher, found},
 };
 
 /// A server that has not said hello, or what its tools are, after this time will not.
@@ -76,6 +76,11 @@ impl Server {
                 };
                 // It reads what it is made of: the virtual environment or the folder that its program is in.
                 let program = Path::new(program);
+                if found(program).is_none() {
+                    // What starts it would be started, and end without a word.
+                    let missing = "it is no file, and in no folder of the worker's PATH";
+                    return Err(self.failed("could not be started", missing));
+                }
                 let own =
                     program.is_absolute().then(|| home_of(program).or_else(|| program.parent().map(Path::to_owned)));
                 let read: Vec<PathBuf> = own.flatten().into_iter().collect();

@@ -40,6 +40,7 @@ pub(crate) async fn run(args: &Args) -> Result<(), Error> {
     let body = std::fs::read(&path).map_err(missing)?;
     let keys: Credentials = serde_json::from_slice(&body)
         .map_err(|e| Error::invalid(format!("failed to read `{}`: {e}", path.display())))?;
+    of_that_head(&keys, &path)?;
     match args {
         Args { admin: true, .. } => outln!("{}", keys.admin_key),
         Args { address: true, .. } => outln!("{}", keys.pinned_address()),
@@ -49,6 +50,30 @@ pub(crate) async fn run(args: &Args) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Refuses to print what belongs to another head than COVEY_ADDRESS names: a worker would join the wrong cluster. A head has many
+/// addresses, so only those are told apart that cannot be of one head.
+fn of_that_head(keys: &Credentials, path: &std::path::Path) -> Result<(), Error> {
+    let asked = std::env::var("COVEY_ADDRESS").unwrap_or_default();
+    let Ok(asked) = asked.parse::<PinnedAddress>() else { return Ok(()) };
+    let own = keys.pinned_address();
+    let is_other = match (asked.pin, own.pin) {
+        (Some(asked), Some(own)) => asked != own,
+        (None, None) => asked.is_loopback() && own.is_loopback() && port(&asked) != port(&own),
+        (Some(_), None) | (None, Some(_)) => false,
+    };
+    if !is_other {
+        return Ok(());
+    }
+    let (asked, own, path) = (asked.address, own.address, path.display());
+    let text = format!("COVEY_ADDRESS names the head at `{asked}`, and `{path}` has the keys of the head at `{own}`");
+    Err(Error::new(ErrorKind::FailedPrecondition, text)
+        .hint("unset COVEY_ADDRESS, or set COVEY_HOME; `covey token --once` asks the head that COVEY_ADDRESS names"))
+}
+
+fn port(at: &PinnedAddress) -> Option<&str> {
+    at.address.rsplit_once(':').map(|(_, port)| port)
 }
 
 /// On another machine a loopback address is that machine itself. A head with TLS is meant for others, so that is told always; of

@@ -8,7 +8,7 @@ use std::{collections::VecDeque, sync::Arc, task::Poll, time::Duration};
 use covey_domain::{Error, ErrorKind};
 use covey_proto::{
     from_status,
-    v1::{CallBatch, CallFrame, call_frame::Body, covey_client::CoveyClient},
+    v1::{CallBatch, CallFrame, covey_client::CoveyClient},
 };
 use futures::{Stream, StreamExt as _};
 use parking_lot::Mutex;
@@ -164,7 +164,7 @@ pub(super) async fn run(weak: WeakInner, mut link: Link, mut answers: Streaming<
         if inner.has_left() {
             return inner.left();
         }
-        inner.head_lost(&link.outgoing, &why);
+        inner.head_lost(&why);
         drop(inner);
         match redial(&weak, &mut link).await {
             Some(fresh) => answers = fresh,
@@ -202,9 +202,4 @@ async fn redial(weak: &WeakInner, link: &mut Link) -> Option<Streaming<CallBatch
 /// Dialling again is no use.
 fn is_final(error: &Error) -> bool {
     matches!(error.kind, ErrorKind::Unauthenticated | ErrorKind::PermissionDenied | ErrorKind::InvalidArgument)
-}
-
-/// Whether the frame is still of use on the next stream. Questions are asked anew, fences are given up by a clock.
-pub(super) fn outlives(frame: &CallFrame) -> bool {
-    !matches!(frame.body, Some(Body::Locate(_) | Body::WatchTopic(_) | Body::Fence(_)) | None)
 }

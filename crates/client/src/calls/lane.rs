@@ -2,17 +2,18 @@
 
 use std::{sync::Arc, task::Poll, time::Duration};
 
+use covey_call_core::{At, LaneId};
 use covey_domain::caps;
 use covey_proto::{
     Joiner, Weaver,
-    v1::{At, CallBatch, CallFrame, worker_client::WorkerClient},
+    v1::{CallBatch, CallFrame, worker_client::WorkerClient},
 };
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, metadata::MetadataValue};
 
-use super::{Inner, WeakInner};
+use super::{Inner, WeakInner, wire::Address};
 
 /// Frames put into one message.
 pub(super) const BATCH_MAX: usize = 1_024;
@@ -58,28 +59,28 @@ fn woven(outgoing: Arc<Mutex<Outgoing>>) -> impl Stream<Item = CallBatch> {
 }
 
 /// Opens a lane. Frames may be sent at once; they wait for the dial.
-pub(super) fn open(inner: &Arc<Inner>, at: At) -> Sender {
+pub(super) fn open(inner: &Arc<Inner>, lane: LaneId, at: At<Address>) -> Sender {
     #[expect(clippy::disallowed_methods, reason = "calls that this client has open, which have a bound")]
     let (tx, rx) = mpsc::unbounded_channel();
-    let (weak, own) = (Arc::downgrade(inner), tx.downgrade());
+    let weak = Arc::downgrade(inner);
     inner.runtime.spawn(async move {
         let outgoing = Arc::new(Mutex::new(Outgoing { rx, weaver: Weaver::default() }));
         let end = carry(&weak, &at, &outgoing).await;
-        let (Some(inner), Some(own)) = (weak.upgrade(), own.upgrade()) else { return };
+        let Some(inner) = weak.upgrade() else { return };
         match end {
-            Ok(why) => inner.lane_lost(&own, || outgoing.lock().close(), &why),
+            Ok(why) => inner.lane_lost(lane, || outgoing.lock().close(), &why),
             // Same frames, same order, one more hop; answers come back on the head's stream.
-            Err(_) => inner.lane_to_head(&own, || outgoing.lock().close()),
+            Err(_) => inner.lane_to_head(lane, || outgoing.lock().close()),
         }
     });
     tx
 }
 
 /// Dials and carries frames until the lane breaks (`Ok(why)`); `Err` when it could not be opened, with nothing taken.
-async fn carry(weak: &WeakInner, at: &At, outgoing: &Arc<Mutex<Outgoing>>) -> Result<String, String> {
-    let port = at.port.as_ref().ok_or("it has no port of its own")?;
+async fn carry(weak: &WeakInner, at: &At<Address>, outgoing: &Arc<Mutex<Outgoing>>) -> Result<String, String> {
+    let port = at.address.as_ref().ok_or("it has no port of its own")?;
     let roads = weak.upgrade().map(|inner| inner.roads.clone()).unwrap_or_default();
-    let channel = roads.dial(&at.node, port, |endpoint| {
+    let channel = roads.dial(at.node.as_str(), port, |endpoint| {
         endpoint
             .connect_timeout(DIAL_TIMEOUT)
             .http2_keep_alive_interval(Duration::from_secs(5))

@@ -14,13 +14,14 @@ use futures::{StreamExt as _, stream::BoxStream};
 use tonic::{Request, Response, Status};
 
 use super::{
-    Hub,
-    answers::{Held, Written},
-    named,
+    Hub, named,
     ops::{Ask, Events},
     weight, wrong,
 };
-use crate::Caller;
+use crate::{
+    Caller,
+    answers::{Held, Written},
+};
 
 /// A request in gRPC's frame: whether it is compressed, how long it is.
 const FRAME: usize = 5;
@@ -38,7 +39,7 @@ pub(super) async fn weigh(request: HttpRequest, next: Next) -> HttpResponse {
         return Status::out_of_range(format!("the request has more than {most} MiB, or broke off")).into_http();
     };
     if let Err(error) = check(whole.get(FRAME..).unwrap_or_default()) {
-        return Status::from(super::ops::failed(error)).into_http();
+        return Status::from(super::errors::failed(error)).into_http();
     }
     next.run(HttpRequest::from_parts(head, whole.into())).await
 }
@@ -69,18 +70,18 @@ impl Grpc {
 }
 
 /// A task as it is written, see [`Written`].
-fn task(task: v1::Task) -> Written<v1::Task> {
+fn task(task: v1::Task) -> Written<v1::Task, Error> {
     let bytes = weight::of_task(&task);
     Ok((task, bytes))
 }
 
 /// The same of 0.3.
-fn old_task(task: v1::Task) -> Written<v03::Task> {
+fn old_task(task: v1::Task) -> Written<v03::Task, Error> {
     let bytes = weight::of_task(&task);
     Ok((old_proto::task(task), bytes))
 }
 
-/// An answer with the room that it has, see [`super::answers`].
+/// An answer with the room that it has, see [`crate::answers`].
 fn answer<T>(ask: &Ask, message: T) -> Response<T> {
     let mut response = Response::new(message);
     Held::put(&ask.held, response.extensions_mut());
@@ -90,7 +91,7 @@ fn answer<T>(ask: &Ask, message: T) -> Response<T> {
 type OldStream = BoxStream<'static, Result<v03::StreamResponse, Status>>;
 
 fn old_stream(events: Events) -> Response<OldStream> {
-    let events = events.map(|told| told.map(|t| old_proto::event(*t.event, t.last)).map_err(Status::from));
+    let events = events.map(|told| told.map(|t| old_proto::event(*t.frame.event, t.last)).map_err(Status::from));
     Response::new(events.boxed())
 }
 
@@ -196,7 +197,7 @@ impl OldService for Grpc {
 type Stream = BoxStream<'static, Result<v1::StreamResponse, Status>>;
 
 fn stream(events: Events) -> Response<Stream> {
-    Response::new(events.map(|told| told.map(|told| *told.event).map_err(Status::from)).boxed())
+    Response::new(events.map(|told| told.map(|told| *told.frame.event).map_err(Status::from)).boxed())
 }
 
 #[tonic::async_trait]

@@ -19,6 +19,8 @@ use covey_domain::{
 use serde_json::{Value, json};
 use v1::stream_response::Payload;
 
+use crate::{fold, follow};
+
 /// Folds a log into a task and tells what each entry adds to it.
 #[derive(Clone, Debug)]
 pub(super) struct Projection {
@@ -77,15 +79,60 @@ pub(super) struct Bookmark {
     asked: Vec<(InterruptId, v1::Message)>,
 }
 
-impl Bookmark {
-    /// Number of the entry that it is behind.
-    pub fn seq(&self) -> u64 {
+/// What a reader of a stream is sent.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Frame {
+    /// Boxed, like the reply: it goes through several streams, and each would copy it.
+    pub event: Box<v1::StreamResponse>,
+    /// At the end of a task: the message that is the whole answer, where there is one.
+    pub reply: Option<Box<v1::Message>>,
+}
+
+impl follow::Projection for Projection {
+    type Frame = Frame;
+    type Bookmark = Bookmark;
+
+    fn seq(&self) -> u64 {
         self.seq
     }
 
-    #[cfg(test)]
-    pub fn at(seq: u64) -> Self {
-        Self { seq, ..Self::default() }
+    fn shown(&self) -> TaskState {
+        self.shown
+    }
+
+    fn push(&mut self, entry: &Arc<Envelope>) -> Vec<Frame> {
+        let events = self.take(entry);
+        let frame = |event| Frame { event: Box::new(event), reply: self.reply.clone().map(Box::new) };
+        events.into_iter().map(frame).collect()
+    }
+
+    fn snapshot(&mut self) -> Option<Frame> {
+        let event = v1::StreamResponse { payload: Some(Payload::Task(self.give())) };
+        Some(Frame { event: Box::new(event), reply: None })
+    }
+
+    fn bookmark(&self) -> Bookmark {
+        Bookmark {
+            seq: self.seq,
+            state: Some(self.state),
+            shown: Some(self.shown),
+            texts: self.texts.clone(),
+            calls: self.calls.clone(),
+            begun: self.begun.clone(),
+            asked: self.asked.clone(),
+        }
+    }
+}
+
+impl fold::Fold for Projection {
+    fn fold(record: Arc<TaskRecord>) -> Self {
+        Self { tells: false, ..Self::new(record) }
+    }
+
+    fn forget(&mut self) {
+        (self.folds, self.tells) = (false, false);
+        (self.task.artifacts, self.task.history) = (Vec::new(), Vec::new());
+        self.calls = Vec::new();
     }
 }
 
@@ -97,19 +144,6 @@ impl Projection {
         projection.state = state.unwrap_or(projection.state);
         projection.shown = shown.unwrap_or(projection.shown);
         projection
-    }
-
-    /// This place.
-    pub fn bookmark(&self) -> Bookmark {
-        Bookmark {
-            seq: self.seq,
-            state: Some(self.state),
-            shown: Some(self.shown),
-            texts: self.texts.clone(),
-            calls: self.calls.clone(),
-            begun: self.begun.clone(),
-            asked: self.asked.clone(),
-        }
     }
 
     pub fn new(record: Arc<TaskRecord>) -> Self {
@@ -147,16 +181,6 @@ impl Projection {
         projection
     }
 
-    /// Number of the last event taken.
-    pub fn seq(&self) -> u64 {
-        self.seq
-    }
-
-    /// Where the task stands, as it was told.
-    pub fn shown(&self) -> TaskState {
-        self.shown
-    }
-
     /// The message that is the whole answer, once the task has ended with one.
     pub fn reply(&self) -> Option<&v1::Message> {
         self.reply.as_ref()
@@ -189,26 +213,14 @@ impl Projection {
         self.task.artifacts = Vec::new();
     }
 
-    /// From here on neither is made: what is left is where the task stands.
-    pub fn forget(&mut self) {
-        (self.folds, self.tells) = (false, false);
-        (self.task.artifacts, self.task.history) = (Vec::new(), Vec::new());
-        self.calls = Vec::new();
-    }
-
-    /// From here on the task is put together and no events are told.
-    pub fn only_fold(&mut self) {
-        self.tells = false;
-    }
-
     /// From here on entries that make no event are told as they are: the reader declared [`EXTENSION_EVENTS`].
     pub fn show_all(&mut self) {
         self.shows = true;
     }
 
     /// Takes an entry of the log; gives the events it makes.
-    pub fn push(&mut self, envelope: &Envelope) -> Vec<v1::StreamResponse> {
-        let events = self.take(envelope);
+    pub fn take(&mut self, envelope: &Envelope) -> Vec<v1::StreamResponse> {
+        let events = self.events_of(envelope);
         if !events.is_empty() || !self.shows {
             return events;
         }
@@ -226,7 +238,7 @@ impl Projection {
         .collect()
     }
 
-    fn take(&mut self, envelope: &Envelope) -> Vec<v1::StreamResponse> {
+    fn events_of(&mut self, envelope: &Envelope) -> Vec<v1::StreamResponse> {
         self.seq = envelope.seq;
         self.state = self.state.after(&envelope.event);
         let at = envelope.ts_ms;

@@ -30,11 +30,8 @@ use tokio::{
 };
 use v1::stream_response::Payload;
 
-use super::{
-    ops::{Cursor, failed},
-    project::Projection,
-};
-use crate::{Cluster, Settings, Signer, artifacts::Links};
+use super::{errors::failed, project::Projection};
+use crate::{Cluster, Settings, Signer, artifacts::Links, cursor::Cursor};
 
 /// One attempt may take so long.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -515,7 +512,7 @@ fn on_way(hook: &Hook) -> Option<Cursor> {
 
 /// What an entry of the log makes for a hook. Text of neighbouring chunks that waits becomes one.
 fn take(queue: &mut VecDeque<News>, projection: &mut Projection, entry: &Envelope, hook: &Hook, old: bool) {
-    let events = projection.push(entry);
+    let events = projection.take(entry);
     let count = events.len();
     let seen = Cursor { seq: hook.seq, more: hook.more };
     for (i, body) in events.into_iter().enumerate() {

@@ -4,17 +4,13 @@ use std::{collections::HashMap, io::Write as _};
 
 use axum::{
     body::Bytes,
-    http::{HeaderMap, Method, StatusCode, header},
+    http::{HeaderMap, Method, header},
     response::{IntoResponse as _, Response},
 };
 use covey_a2a::{Error, Kind, Timestamp, old_proto, v1, v03};
 use serde::de::DeserializeOwned;
 
-use super::{
-    Answer, configs, listed,
-    ops::{Ask, Told},
-    sized, stream, whole, wrong,
-};
+use super::{Answer, StreamItem, configs, errors::refused_as, listed, ops::Ask, sized, stream, whole, wrong};
 
 /// A request below an agent's address.
 pub(super) struct Call<'a> {
@@ -45,11 +41,11 @@ impl Call<'_> {
         let response = match answer {
             Ok(Answer::Whole(body)) => ([(header::CONTENT_TYPE, kind)], body).into_response(),
             Ok(Answer::Stream(events)) => {
-                let write = move |told: Told, piece: &mut Vec<u8>| {
+                let write = move |told: StreamItem, piece: &mut Vec<u8>| {
                     // Our own types have string keys, and a vector takes all.
                     let _ = match old {
-                        true => serde_json::to_writer(piece, &old_proto::event(*told.event, told.last)),
-                        false => serde_json::to_writer(piece, &told.event),
+                        true => serde_json::to_writer(piece, &old_proto::event(*told.frame.event, told.last)),
+                        false => serde_json::to_writer(piece, &told.frame.event),
                     };
                 };
                 let fail = |error: &Error, piece: &mut Vec<u8>| {
@@ -57,16 +53,10 @@ impl Call<'_> {
                 };
                 stream(&background, events, write, fail)
             }
-            Err(error) => {
-                let status = StatusCode::from_u16(error.kind.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-                let mut response =
-                    (status, [(header::CONTENT_TYPE, kind)], error.http_body().to_string()).into_response();
-                super::come_again(&mut response, &error);
-                response
-            }
+            Err(error) => refused_as(&error, kind),
         };
         let mut response = super::activated(response, &active);
-        super::answers::Held::put(&self.ask.held, response.extensions_mut());
+        crate::answers::Held::put(&self.ask.held, response.extensions_mut());
         response
     }
 
@@ -190,7 +180,7 @@ impl Call<'_> {
         if self.body.is_empty() {
             return Ok(T::default());
         }
-        covey_domain::json::check("the request", self.body).map_err(super::ops::failed)?;
+        covey_domain::json::check("the request", self.body).map_err(super::errors::failed)?;
         serde_json::from_slice(self.body).map_err(|why| {
             let kind = if why.is_data() { Kind::InvalidParams } else { Kind::Parse };
             Error::new(kind, format!("failed to read the request: {why}"))

@@ -3,7 +3,6 @@
 use std::{borrow::Cow, io::Write as _};
 
 use axum::{
-    Json,
     body::Bytes,
     http::{HeaderMap, header},
     response::{IntoResponse as _, Response},
@@ -12,11 +11,8 @@ use covey_a2a::{Error, Kind, old, v1};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json, value::RawValue};
 
-use super::{
-    Answer, configs, listed, named,
-    ops::{Ask, Told},
-    sized, stream, whole, wrong,
-};
+use super::{Answer, StreamItem, configs, listed, named, ops::Ask, sized, stream, whole, wrong};
+use crate::errors::Refusal;
 
 /// A protocol version that is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +41,7 @@ pub(super) async fn serve(ask: Ask, headers: &HeaderMap, body: &Bytes) -> Respon
         return refused(&Value::Null, Version::V1, &error);
     }
     if let Err(error) = covey_domain::json::check("the request", body) {
-        return refused(&Value::Null, Version::V1, &super::ops::failed(error));
+        return refused(&Value::Null, Version::V1, &super::errors::failed(error));
     }
     let Request { jsonrpc, id, method, params } = match serde_json::from_slice(body) {
         Ok(request) => request,
@@ -73,12 +69,12 @@ pub(super) async fn serve(ask: Ask, headers: &HeaderMap, body: &Bytes) -> Respon
         }
         Ok(Answer::Stream(events)) => {
             let head = head(&id);
-            let write = move |told: Told, piece: &mut Vec<u8>| {
+            let write = move |told: StreamItem, piece: &mut Vec<u8>| {
                 piece.extend(head.as_bytes());
                 // Our own types have string keys, and a vector takes all.
                 let _ = match version {
-                    Version::V1 => serde_json::to_writer(&mut *piece, &told.event),
-                    Version::V03 => serde_json::to_writer(&mut *piece, &old::event(&told.event, told.last)),
+                    Version::V1 => serde_json::to_writer(&mut *piece, &told.frame.event),
+                    Version::V03 => serde_json::to_writer(&mut *piece, &old::event(&told.frame.event, told.last)),
                 };
                 piece.push(b'}');
             };
@@ -90,7 +86,7 @@ pub(super) async fn serve(ask: Ask, headers: &HeaderMap, body: &Bytes) -> Respon
         Err(error) => refused(&id, version, &error),
     };
     let mut response = super::activated(response, &active);
-    super::answers::Held::put(&held, response.extensions_mut());
+    crate::answers::Held::put(&held, response.extensions_mut());
     response
 }
 
@@ -211,8 +207,8 @@ fn body_of(id: &Value, version: Version, error: &Error) -> Value {
     json!({"jsonrpc": "2.0", "id": id, "error": error})
 }
 
+/// An error is an answer like any other, HTTP's status too.
 fn refused(id: &Value, version: Version, error: &Error) -> Response {
-    let mut response = Json(body_of(id, version, error)).into_response();
-    super::come_again(&mut response, error);
-    response
+    let body = body_of(id, version, error).to_string();
+    Refusal { status: 200, again: error.kind.retry_after(), mime: "application/json", body }.response()
 }

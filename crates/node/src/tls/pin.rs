@@ -151,7 +151,9 @@ impl ServerCertVerifier for Pinned {
             Some(inner) => inner,
             None => {
                 let authority = intermediates.iter().find(|c| Pin::of(c) == self.pin).ok_or_else(|| {
-                    rustls::Error::General("it does not belong to the cluster whose fingerprint the token has".into())
+                    rustls::Error::General(
+                        "it does not belong to the cluster whose fingerprint was given with the address".into(),
+                    )
                 })?;
                 let mut roots = RootCertStore::empty();
                 roots.add(authority.clone().into_owned())?;

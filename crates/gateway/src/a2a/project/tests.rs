@@ -8,7 +8,10 @@ use covey_domain::{
     task::TaskInput,
 };
 
+use proptest::prelude::*;
+
 use super::*;
+use crate::follow::tests::{check_every_place, logs};
 
 fn record() -> Arc<TaskRecord> {
     Arc::new(TaskRecord {
@@ -55,26 +58,21 @@ fn log_of(events: Vec<TaskEvent>) -> Vec<Envelope> {
 fn told_of(events: Vec<TaskEvent>) -> (Vec<v1::StreamResponse>, Projection) {
     let mut projection = Projection::new(record());
     let mut all = Vec::new();
-    log_of(events).iter().for_each(|entry| all.extend(projection.push(entry)));
+    log_of(events).iter().for_each(|entry| all.extend(projection.take(entry)));
     (all, projection)
 }
 
-/// Whoever comes back behind any entry of a log is told what one is who never left; `reads` makes a reader of a projection.
-fn told_the_same_from_every_place(log: &[Envelope], reads: impl Fn(&mut Projection)) {
-    let begin = |mut projection: Projection| {
+/// See [`check_every_place`]; `reads` makes a reader of a projection.
+async fn told_the_same_from_every_place(events: Vec<TaskEvent>, reads: impl Fn(&mut Projection)) {
+    let begin = |place| {
+        let mut projection = match place {
+            Some(bookmark) => Projection::resume(record(), bookmark),
+            None => Projection::new(record()),
+        };
         reads(&mut projection);
         projection
     };
-    let (mut whole, mut first) = (begin(Projection::new(record())), begin(Projection::new(record())));
-    let told: Vec<_> = log.iter().map(|entry| whole.push(entry)).collect();
-    for place in 0..log.len() {
-        let mut later = begin(Projection::resume(record(), first.bookmark()));
-        assert_eq!(later.seq(), place as u64);
-        for (entry, expected) in log.iter().zip(&told).skip(place) {
-            assert_eq!(later.push(entry), *expected, "entry {} behind place {place}", entry.seq);
-        }
-        first.push(&log[place]);
-    }
+    check_every_place(events, begin).await;
 }
 
 /// What a client makes of a stream.
@@ -122,8 +120,8 @@ fn chunks_of_a_stream_add_up_to_the_task_also_when_a_step_was_lost() {
     }
 }
 
-#[test]
-fn a_reader_who_comes_back_is_told_the_same_from_every_place() {
+#[tokio::test]
+async fn a_reader_who_comes_back_is_told_the_same_from_every_place() {
     let mut events = begun();
     events.extend(Writer::new("t".into(), 1).text("half an ans"));
     events.push(TaskEvent::StepReset { step: 1 });
@@ -145,12 +143,23 @@ fn a_reader_who_comes_back_is_told_the_same_from_every_place() {
     events.push(TaskEvent::Status { state: Phase::Working, message: None });
     events.extend(writer.text("world"));
     events.extend(writer.finish(Outcome::Completed { finish: "stop".into(), result: None }, Default::default()));
-    let log = log_of(events);
-    told_the_same_from_every_place(&log, Projection::only_tell);
+    told_the_same_from_every_place(events.clone(), |_| {}).await;
+    told_the_same_from_every_place(events, Projection::only_tell).await;
 }
 
-#[test]
-fn who_declares_the_extension_gets_each_entry_in_one_form_or_the_other() {
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn readers_of_any_log_are_told_the_same_from_every_place(events in logs()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(told_the_same_from_every_place(events.clone(), Projection::only_tell));
+        runtime.block_on(told_the_same_from_every_place(events, Projection::show_all));
+    }
+}
+
+#[tokio::test]
+async fn who_declares_the_extension_gets_each_entry_in_one_form_or_the_other() {
     use covey_domain::event::{PlanEntry, ToolExec, ToolOutcome};
     let mut events = begun();
     let mut writer = Writer::new("t".into(), 1);
@@ -167,11 +176,11 @@ fn who_declares_the_extension_gets_each_entry_in_one_form_or_the_other() {
     events.push(TaskEvent::UiSurface { surface: "main".into(), content: json!({"uri": "ui://x"}) });
     events.extend(writer.text("found"));
     events.extend(writer.finish(Outcome::Completed { finish: "stop".into(), result: None }, Default::default()));
-    let log = log_of(events);
+    let log = log_of(events.clone());
     let (mut plain, mut all) = (Projection::new(record()), Projection::new(record()));
     all.show_all();
     for entry in &log {
-        let (short, long) = (plain.push(entry), all.push(entry));
+        let (short, long) = (plain.take(entry), all.take(entry));
         assert!(!long.is_empty(), "{entry:?} is told");
         if !short.is_empty() {
             assert_eq!(short, long);
@@ -183,10 +192,11 @@ fn who_declares_the_extension_gets_each_entry_in_one_form_or_the_other() {
     }
     let task = plain.task();
     assert_eq!(task, all.task());
-    told_the_same_from_every_place(&log, |projection| {
+    told_the_same_from_every_place(events, |projection| {
         projection.only_tell();
         projection.show_all();
-    });
+    })
+    .await;
     let of = |id: &str| task.artifacts.iter().find(|a| a.artifact_id == id).unwrap().parts.clone();
     assert_eq!(of("t-answer"), [text_part("found")], "thoughts are no part of the answer");
     assert_eq!(of("t:ui:main"), [data_part(&json!({"uri": "ui://x"}))]);
@@ -232,7 +242,7 @@ fn questions_are_asked_in_the_status_and_stay_in_the_history() {
         TaskEvent::Steered { parts, by: "me".into(), message_id: Some("m2".into()), answers: Some("i".into()) },
     ];
     for (event, seq) in answer.into_iter().zip(5..) {
-        projection.push(&Envelope { task: "t".into(), seq, ts_ms: 0, sub: None, event, meta: Default::default() });
+        projection.take(&Envelope { task: "t".into(), seq, ts_ms: 0, sub: None, event, meta: Default::default() });
     }
     let task = projection.task();
     assert_eq!(task.status.unwrap().state(), v1::TaskState::Working);

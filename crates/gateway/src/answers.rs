@@ -17,8 +17,7 @@ use axum::{
     http::Extensions,
     response::Response,
 };
-use covey_a2a::{Error, Kind};
-use covey_domain::{CallerId, caps};
+use covey_domain::{CallerId, Error, ErrorKind, caps};
 use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::{
@@ -37,12 +36,29 @@ const LARGE: usize = 256 << 10;
 /// From so many callers on, those that have nothing are forgotten.
 const CALLERS_MANY: usize = 64;
 
-/// An answer as a binding writes it, and how many bytes it holds until it is read.
-pub(super) type Written<T> = Result<(T, usize), Error>;
+/// An answer as a protocol writes it, and how many bytes it holds until it is read.
+pub(crate) type Written<T, E> = Result<(T, usize), E>;
+
+/// A caller has no room for one more answer: others wait to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Full;
+
+impl Full {
+    /// What is said of it.
+    pub fn message(self) -> String {
+        format!("answers of {} MiB wait to be read", caps::CALLER_ANSWER_BYTES_MAX >> 20)
+    }
+}
+
+impl From<Full> for Error {
+    fn from(full: Full) -> Self {
+        Self::new(ErrorKind::Overloaded, full.message())
+    }
+}
 
 /// Answers by caller.
 #[derive(Clone, Debug)]
-pub(super) struct Answers {
+pub(crate) struct Answers {
     callers: Arc<Mutex<HashMap<CallerId, Arc<Room>>>>,
     patience: Duration,
     patience_done: Duration,
@@ -64,7 +80,7 @@ struct Room {
 
 /// The turn of an answer that is being made.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(crate) struct Turn {
     room: Arc<Room>,
     until: Instant,
     large: Option<OwnedSemaphorePermit>,
@@ -78,7 +94,7 @@ impl Turn {
     }
 
     /// What it is made from has so many bytes by now; what is large waits for others that are.
-    pub async fn weighs(&mut self, bytes: usize) -> Result<(), Error> {
+    pub async fn weighs(&mut self, bytes: usize) -> Result<(), Full> {
         if !self.holds(bytes) {
             self.large = Some(self.room.acquire(&self.room.large, 1, self.until).await?);
         }
@@ -88,7 +104,7 @@ impl Turn {
 
 /// Room of one answer, until all of it is written. Clones share it.
 #[derive(Clone, Debug)]
-pub(super) struct Held(Arc<(OwnedSemaphorePermit, Arc<Room>)>);
+pub(crate) struct Held(Arc<(OwnedSemaphorePermit, Arc<Room>)>);
 
 impl Answers {
     fn room(&self, caller: &CallerId) -> Arc<Room> {
@@ -110,30 +126,33 @@ impl Answers {
     }
 
     /// The answer to what only reads: refused where its caller does not read others for a while.
-    pub async fn read<T, F>(&self, caller: &CallerId, make: impl FnMut(Turn) -> F) -> Result<(T, Held), Error>
+    pub async fn read<T, E, F>(&self, caller: &CallerId, make: impl FnMut(Turn) -> F) -> Result<(T, Held), E>
     where
-        F: Future<Output = Written<T>>,
+        E: From<Full>,
+        F: Future<Output = Written<T, E>>,
     {
         self.made(caller, self.patience, make).await
     }
 
     /// The answer to what has been done, which waits longer.
-    pub async fn done<T, F>(&self, caller: &CallerId, make: impl FnMut(Turn) -> F) -> Result<(T, Held), Error>
+    pub async fn done<T, E, F>(&self, caller: &CallerId, make: impl FnMut(Turn) -> F) -> Result<(T, Held), E>
     where
-        F: Future<Output = Written<T>>,
+        E: From<Full>,
+        F: Future<Output = Written<T, E>>,
     {
         self.made(caller, self.patience_done, make).await
     }
 
     /// Makes an answer when it is its turn, and as often as it needs to have room once it is made.
-    async fn made<T, F>(
+    async fn made<T, E, F>(
         &self,
         caller: &CallerId,
         patience: Duration,
         mut make: impl FnMut(Turn) -> F,
-    ) -> Result<(T, Held), Error>
+    ) -> Result<(T, Held), E>
     where
-        F: Future<Output = Written<T>>,
+        E: From<Full>,
+        F: Future<Output = Written<T, E>>,
     {
         let (room, until) = (self.room(caller), Instant::now() + patience);
         let mut held: Option<Held> = None;
@@ -150,10 +169,10 @@ impl Answers {
 }
 
 impl Room {
-    async fn acquire(&self, of: &Arc<Semaphore>, count: u32, until: Instant) -> Result<OwnedSemaphorePermit, Error> {
+    async fn acquire(&self, of: &Arc<Semaphore>, count: u32, until: Instant) -> Result<OwnedSemaphorePermit, Full> {
         let permit = timeout_at(until, of.clone().acquire_many_owned(count)).await;
         // None of them is ever closed.
-        permit.ok().and_then(Result::ok).ok_or_else(none_left)
+        permit.ok().and_then(Result::ok).ok_or(Full)
     }
 
     fn at_once(self: &Arc<Self>, bytes: usize) -> Option<Held> {
@@ -165,11 +184,6 @@ impl Room {
 /// What an answer of so many bytes has; one that is larger than all the room has all of it.
 fn units(bytes: usize) -> u32 {
     (bytes / UNIT).min(caps::CALLER_ANSWER_BYTES_MAX / UNIT) as u32
-}
-
-fn none_left() -> Error {
-    let why = format!("answers of {} MiB wait to be read", caps::CALLER_ANSWER_BYTES_MAX >> 20);
-    Error::new(Kind::Exhausted, why)
 }
 
 impl Held {
@@ -187,7 +201,7 @@ impl Held {
 }
 
 /// Has the body of a response keep the room that its extensions name until its last byte is written.
-pub(super) fn hold(mut response: Response) -> Response {
+pub(crate) fn hold(mut response: Response) -> Response {
     match response.extensions_mut().remove::<Held>() {
         Some(held) => response.map(|body| Body::new(Holding { body, held })),
         None => response,
@@ -246,7 +260,7 @@ mod tests {
     }
 
     /// Room for an answer of so many bytes.
-    async fn sized(answers: &Answers, caller: &CallerId, bytes: usize) -> Result<Held, Error> {
+    async fn sized(answers: &Answers, caller: &CallerId, bytes: usize) -> Result<Held, Full> {
         answers.read(caller, async |_| Ok(((), bytes))).await.map(|((), held)| held)
     }
 
@@ -257,7 +271,7 @@ mod tests {
         response.extensions_mut().insert(sized(&answers, &loud, MOST / 2).await.unwrap());
         let mut body = hold(response).into_body();
         let more = sized(&answers, &loud, MOST / 2).await.unwrap();
-        assert_eq!(sized(&answers, &loud, MOST).await.unwrap_err().kind, Kind::Exhausted);
+        assert_eq!(sized(&answers, &loud, MOST).await.unwrap_err(), Full);
         sized(&answers, &quiet, 2 * MOST).await.unwrap();
         // The body is read, and its piece is still to be written.
         let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.unwrap().unwrap();
@@ -278,7 +292,7 @@ mod tests {
                 tokio::spawn(async move {
                     let make = async |_| {
                         made.fetch_add(1, Ordering::Relaxed);
-                        Ok((there.clone(), MOST / 100))
+                        Ok::<_, Full>((there.clone(), MOST / 100))
                     };
                     answers.done(&caller, make).await.map(|(answer, held)| drop((answer, held)))
                 })
@@ -307,15 +321,15 @@ mod tests {
                     let make = async |_| {
                         making.add_permits(1);
                         go.acquire().await.unwrap().forget();
-                        Ok(((), 1))
+                        Ok::<_, Full>(((), 1))
                     };
-                    answers.read(&caller, make).await.map(drop).map_err(|error| error.kind)
+                    answers.read(&caller, make).await.map(drop)
                 })
             })
             .collect();
         making.acquire_many(caps::CALLER_ANSWERS_MADE_MAX as u32).await.unwrap().forget();
         let (ended, _, others) = futures::future::select_all(all).await;
-        assert_eq!(ended.unwrap().unwrap_err(), Kind::Exhausted);
+        assert_eq!(ended.unwrap().unwrap_err(), Full);
         go.add_permits(others.len());
         for one in others {
             one.await.unwrap().unwrap();
@@ -330,9 +344,9 @@ mod tests {
             turn.weighs(LARGE + 1).await?;
             let other =
                 answers.read(&caller, async |mut turn: Turn| turn.weighs(2 * LARGE).await.map(|()| ((), 1))).await;
-            assert_eq!(other.unwrap_err().kind, Kind::Exhausted);
+            assert_eq!(other.unwrap_err(), Full);
             answers.read(&caller, async |mut turn: Turn| turn.weighs(LARGE).await.map(|()| ((), 1))).await?;
-            Ok(((), 1))
+            Ok::<_, Full>(((), 1))
         };
         // The one whose turn it is keeps its place, however often it is weighed.
         answers.done(&caller, make).await.unwrap();
