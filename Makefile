@@ -11,7 +11,7 @@ export COVEY_BIN := $(VENV)/bin/covey
 # FEATURES=cuda (needs NVIDIA's toolkit) or FEATURES=metal: models on a card
 FEATURES ?=
 
-.PHONY: build demo examples test lint types check-cuda bench bench-ray bench-llama bench-embed bench-a2a chaos chaos-a2a fuzz-a2a bench-agents bench-hostile bench-gpu clean venv minilm a2a-clients
+.PHONY: build demo examples test lint types check-cuda bench bench-ray bench-llama bench-embed bench-a2a chaos chaos-a2a mutations fuzz-a2a bench-agents bench-hostile bench-gpu clean venv minilm a2a-clients
 
 build: venv
 	cargo build --release -p covey-cli -p covey-python $(if $(FEATURES),--features covey-cli/$(FEATURES))
@@ -149,6 +149,10 @@ chaos-a2a: build
 chaos: build
 	cargo build --release --workspace --exclude covey-python --example flips
 	COVEY_FLIPS=$(TARGET)/release/examples/flips $(PY) benches/chaos/run.py $(if $(SHORT),--short)
+
+# Defects that are planted in the caller's machine, and found by its tests.
+mutations:
+	$(PYTHON) crates/call-core/mutations.py
 
 # What hostile clients cost a head and those who ask it meanwhile, on loopback: a quarter of an hour.
 bench-hostile: build

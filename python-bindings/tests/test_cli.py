@@ -89,15 +89,15 @@ def test_names_are_listened_on_and_wrong_addresses_are_told(nodes, tmp_path):
         fails(64, why, "worker", "--join", join, "--listen", wrong)
 
 
-def test_a_token_is_not_printed_for_the_head_of_another_address(nodes):
+def test_a_token_is_not_printed_for_the_head_of_another_address(cluster):
     """Workers would join the cluster of COVEY_HOME, and drivers of the same shell another one."""
-    other = {**nodes.env, "COVEY_ADDRESS": "127.0.0.1:1", "COVEY_TOKEN": "cva_x"}
+    other = {**cluster.env, "COVEY_ADDRESS": "127.0.0.1:1", "COVEY_TOKEN": "cva_x"}
     for asked in ([], ["--admin"], ["--address"]):
         out = subprocess.run([BIN, "token", *asked], env=other, capture_output=True, text=True, timeout=60)
         assert out.returncode == 65 and "COVEY_ADDRESS names the head at `127.0.0.1:1`" in out.stderr and not out.stdout, out
-    same = {**other, "COVEY_ADDRESS": nodes.address.replace("127.0.0.1", "localhost")}
+    same = {**other, "COVEY_ADDRESS": cluster.address.replace("127.0.0.1", "localhost")}
     out = subprocess.run([BIN, "token"], env=same, capture_output=True, text=True, timeout=60)
-    assert out.returncode == 0 and nodes.keys["join_secret"] in out.stdout, out
+    assert out.returncode == 0 and cluster.keys["join_secret"] in out.stdout, out
 
 
 def test_half_of_address_and_token_is_told(nodes, tmp_path, monkeypatch):

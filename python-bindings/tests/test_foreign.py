@@ -75,7 +75,7 @@ def test_an_agent_on_the_official_sdk_is_an_agent_like_any_other(cluster, sdk):
     answer = far.run.remote(TEXT)
     assert (answer.text() if sdk.streams else answer.result(30)) == TEXT
     assert covey.submit(far, "", TEXT).result(30) == TEXT
-    spec = next(a for a in covey.agents() if a["name"] == far._agent_name)
+    spec = next(a for a in covey.agents() if a["name"] == str(far))
     assert spec["description"] == "Paints." and [s["id"] for s in spec["skills"]] == ["run", "paint"]
 
 
@@ -119,9 +119,9 @@ def test_who_leaves_stops_the_work_there(cluster, sdk_1_3):
 
 
 def test_its_name_is_its_cards(cluster, sdk_1_3):
-    assert covey.connect_a2a(sdk_1_3.url)._agent_name == "Painter-of-1.3"
+    assert str(covey.connect_a2a(sdk_1_3.url)) == "Painter-of-1.3"
     # The same again is the same; another of that name must be named.
-    assert covey.connect_a2a(sdk_1_3.url)._agent_name == "Painter-of-1.3"
+    assert str(covey.connect_a2a(sdk_1_3.url)) == "Painter-of-1.3"
     other = Server("sdk_1_3.py", "JSONRPC", "streams")
     with pytest.raises(covey.CoveyError, match="another agent is named"):
         covey.connect_a2a(other.url)

@@ -236,7 +236,7 @@ impl<B: Body, A: Clone + PartialEq> Caller<B, A> {
         match started {
             Err(error) => self.end(now, id, Err(error.executed(Some(false)))),
             Ok(()) if timeout_ms > 0 => {
-                let key = self.timers.set(now + timeout_ms, Timer::Deadline(id));
+                let key = self.timers.set(now.saturating_add(timeout_ms), Timer::Deadline(id));
                 match self.calls.get_mut(&id) {
                     Some(call) => call.deadline = Some(key),
                     None => self.timers.unset(key),
@@ -350,6 +350,7 @@ impl<B: Body, A: Clone + PartialEq> Caller<B, A> {
         self.topics.clear();
         self.gathers.clear();
         self.again.clear();
+        self.stale.clear();
         self.watched.clear();
         self.timers.clear();
         let mut lanes: Vec<_> = self.lanes.drain().collect();

@@ -118,7 +118,7 @@ pub struct Open<B> {
     pub tried: u64,
     /// It runs with nothing beside it.
     pub alone: bool,
-    /// Further actors on the same node that get the same request, and their epochs; their calls have the numbers behind this one.
+    /// Further actors behind the same lane that get the same request, and their epochs; their calls have the numbers behind this one.
     pub also: Vec<(ActorId, u64)>,
     /// What is asked.
     pub request: Arc<Request<B>>,
@@ -211,7 +211,7 @@ pub enum Output<B, A> {
     Dial(LaneId, At<A>),
     /// All frames that wait on this lane go behind all others of the head's, in their order.
     ToHead(LaneId),
-    /// Nothing is sent on this lane any more, and nothing is awaited from it.
+    /// Nothing is sent on this lane any more, and nothing is awaited from it; frames that wait for it are dropped.
     Close(LaneId),
     /// What waits on the head's lane is dropped, but [`Frame::DeadLetter`] and [`Frame::Leave`].
     DropWaiting,

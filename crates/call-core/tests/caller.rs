@@ -340,6 +340,32 @@ fn what_needs_the_head_waits_for_it_as_long_as_it_keeps_sessions() {
 }
 
 #[test]
+fn a_worker_that_cannot_be_dialled_is_not_waited_for_behind_a_head_that_was_given_up() {
+    let mut desk = Desk::new();
+    let id = desk.start("a", request(), 0);
+    desk.placed("a", at("n", 1, 0));
+    let lane = desk.opened().pop().unwrap().0;
+    desk.caller.head_lost(desk.now, &HashSet::new(), "it broke");
+    desk.wait(30_000);
+    desk.caller.lane_unreachable(desk.now, lane);
+    let done = desk.done();
+    let [.., Output::Close(closed), Output::Ended(ended, Err(error))] = done.as_slice() else { panic!("{done:?}") };
+    assert_eq!((*closed, *ended, error.kind, error.executed), (lane, id, ErrorKind::Unavailable, Some(false)));
+}
+
+#[test]
+fn a_listener_is_not_tried_again_for_a_message_that_was_cancelled() {
+    let (mut desk, _) = Desk::with_actor();
+    let message = desk.begin(Target::Topic("news".into()), request(), 1);
+    desk.caller.topic_told(desk.now, "news", vec![("a".into(), "hear".into())]);
+    let listener = desk.opened().pop().unwrap().1.call;
+    desk.caller.cancel(desk.now, message, ErrorKind::Cancelled, "cancelled");
+    desk.failed(listener, Error::new(ErrorKind::Overloaded, "its mailbox is full"));
+    desk.wait(5_000);
+    assert!(desk.opened().is_empty() && desk.caller.all_calls().is_empty());
+}
+
+#[test]
 fn closing_ends_all_that_is_open_and_all_lanes() {
     let (mut desk, lane) = Desk::with_actor();
     let (sent, waiting) = (desk.start("a", request(), 3), desk.start("b", request(), 3));

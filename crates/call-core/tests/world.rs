@@ -155,6 +155,8 @@ struct World {
     /// Where the head says that actors are; `None` while they move.
     places: Vec<(Option<usize>, u64)>,
     watched: BTreeSet<usize>,
+    /// Where each worker listens; it changes at times.
+    addresses: [Address; WORKERS],
     fences: HashMap<u64, usize>,
     stories: BTreeMap<CallId, Story>,
     retired: u32,
@@ -192,6 +194,7 @@ impl World {
             workers: (0..WORKERS).map(|_| HashMap::new()).collect(),
             places: Vec::new(),
             watched: BTreeSet::new(),
+            addresses: [0; WORKERS],
             fences: HashMap::new(),
             stories: BTreeMap::new(),
             retired: 0,
@@ -323,6 +326,9 @@ impl World {
                 self.in_order((3, worker as u64, 0), Event::Begun { worker, actor, epoch });
             }
             Event::Begun { worker, actor, epoch } => {
+                if self.dice.percent(20) {
+                    self.addresses[worker] += 1;
+                }
                 self.places[actor] = (Some(worker), epoch);
                 self.tell_place(actor);
             }
@@ -405,7 +411,7 @@ impl World {
                     self.soon(3, Event::Flush(LaneId::HEAD));
                 }
                 Output::Close(lane) => {
-                    assert!(self.lanes.remove(&lane).unwrap().waiting.is_empty());
+                    self.lanes.remove(&lane);
                     self.retired += 1;
                 }
                 Output::DropWaiting => {
@@ -434,7 +440,7 @@ impl World {
             return;
         }
         if self.unreachable && self.dice.percent(50) {
-            return self.caller.lane_unreachable(lane);
+            return self.caller.lane_unreachable(self.now, lane);
         }
         self.lanes.get_mut(&lane).unwrap().up = true;
         self.soon(2, Event::Flush(lane));
@@ -498,7 +504,7 @@ impl World {
 
     fn place_of(&self, number: usize) -> Placement<Address> {
         match self.places[number] {
-            (Some(worker), epoch) => Placement::At(At { node: NodeId::from(format!("w{worker}")), epoch, address: 0 }),
+            (Some(worker), epoch) => Placement::At(At { node: NodeId::from(format!("w{worker}")), epoch, address: self.addresses[worker] }),
             (None, _) => Placement::Waiting { why: "it moves".into(), never: false, recovering: false },
         }
     }

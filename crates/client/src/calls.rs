@@ -118,7 +118,7 @@ pub enum CallEvent {
 }
 
 type Handler = Box<dyn FnMut(u64, CallEvent) + Send>;
-type Notice = Box<dyn Fn(&Waits) + Send + Sync>;
+type Notice = Arc<dyn Fn(&Waits) + Send + Sync>;
 
 /// Calls that have waited for a place for two seconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -199,6 +199,7 @@ impl Calls {
         let outgoing = Arc::new(Mutex::new(head::Outgoing::new(rx)));
         let mut link = head::Link { rpc, session, outgoing: outgoing.clone() };
         let opened = link.open().await?;
+        let _ = opened.gate.send(());
         if let Some(grace) = opened.grace {
             patience.store(grace.as_millis() as u64, Ordering::Relaxed);
         }
@@ -263,12 +264,14 @@ impl Calls {
     /// `notice` is told when an actor with waiting calls, or all actors of a pool with waiting jobs, have had no place for
     /// two seconds; of each reason once.
     pub fn on_pending(&self, notice: impl Fn(&Waits) + Send + Sync + 'static) {
-        *self.inner.notice.lock() = Some(Box::new(notice));
+        *self.inner.notice.lock() = Some(Arc::new(notice));
     }
 
     /// Tells whoever listens to [`Self::on_pending`].
     pub(crate) fn tell_waits(&self, waits: &Waits) {
-        if let Some(notice) = &*self.inner.notice.lock() {
+        // It may call back, or wait for a lock that is held by one who calls: nothing is locked here meanwhile.
+        let notice = self.inner.notice.lock().clone();
+        if let Some(notice) = notice {
             notice(waits);
         }
     }
@@ -329,7 +332,8 @@ impl Calls {
     pub async fn settled(&self, actor: &ActorId) {
         let calls = self.inner.core.lock().machine.calls_on(actor);
         for id in calls {
-            while self.inner.handlers.contains(id) {
+            // Listeners of a topic have no handler.
+            while self.inner.core.lock().machine.is_open(id) || self.inner.handlers.contains(id) {
                 tokio::time::sleep(SETTLED_LOOK).await;
             }
         }
@@ -507,7 +511,7 @@ impl Inner {
                     let loopback =
                         self.loopback.lock().as_ref().filter(|(own, _)| *own == at.node).map(|(_, l)| l.clone());
                     let lane = match loopback {
-                        Some(loopback) => lane::local(self, loopback),
+                        Some(loopback) => lane::local(self, id, loopback),
                         None => lane::open(self, id, at),
                     };
                     core.lanes.insert(id, lane);
@@ -518,7 +522,10 @@ impl Inner {
                         let _ = core.head.send(frame);
                     }
                 }
-                Output::Close(lane) => drop(core.lanes.remove(&lane)),
+                Output::Close(lane) => {
+                    core.lanes.remove(&lane);
+                    core.returned.clear();
+                }
                 Output::DropWaiting => {
                     let stays = |frame: &CallFrame| matches!(frame.body, Some(Body::DeadLetter(_) | Body::Leave(_)));
                     let mut outgoing = self.outgoing.lock();
@@ -544,8 +551,12 @@ impl Inner {
         let News { told, placed, waits } = news;
         self.handlers.tell(told);
         placed.into_iter().for_each(|(hook, result)| hook(result));
-        if let (false, Some(notice)) = (waits.is_empty(), &*self.notice.lock()) {
-            waits.iter().for_each(notice);
+        if waits.is_empty() {
+            return;
+        }
+        // It may take its time, and streams do not wait for it.
+        if let Some(notice) = self.notice.lock().clone() {
+            self.runtime.spawn(async move { waits.iter().for_each(|waits| notice(waits)) });
         }
     }
 
@@ -594,7 +605,10 @@ impl Inner {
     }
 
     fn close(self: &Arc<Self>, error: &Error) {
-        self.act(|core, now| core.machine.close(now, error));
+        self.act(|core, now| {
+            core.machine.close(now, error);
+            core.hooks.clear();
+        });
     }
 
     /// Tells the head of a call that is not tried again.
@@ -614,9 +628,9 @@ impl Inner {
 
     /// A worker cannot be dialled: what was sent to it goes through the head.
     fn lane_to_head(self: &Arc<Self>, lane: LaneId, close: impl FnOnce() -> Vec<CallFrame>) {
-        self.act(|core, _| {
+        self.act(|core, now| {
             core.returned = close();
-            core.machine.lane_unreachable(lane);
+            core.machine.lane_unreachable(now, lane);
         });
     }
 
@@ -687,7 +701,9 @@ async fn clock(weak: WeakInner) {
             due
         };
         if due.is_some_and(|due| due <= inner.now()) {
-            inner.act(|core, now| core.machine.handle_timeout(now));
+            // The clock goes on whatever a handler does.
+            let ((), news) = inner.decide(|core, now| core.machine.handle_timeout(now));
+            inner.tell_later(news);
             continue;
         }
         let until = due.map(|due| inner.began + Duration::from_millis(due));

@@ -5,10 +5,19 @@ use crate::DeadCall;
 use covey_domain::{agent::known_as, error::RUNNING};
 
 impl<B: Body, A: Clone + PartialEq> Caller<B, A> {
-    /// A worker cannot be dialled: what was sent to it goes through the head.
-    pub fn lane_unreachable(&mut self, lane: LaneId) {
-        if self.lanes.contains(&lane) {
-            self.move_to_head(lane);
+    /// A worker cannot be dialled: what was sent to it goes through the head, unless nobody waits for that any more.
+    pub fn lane_unreachable(&mut self, now: Now, lane: LaneId) {
+        if !self.lanes.remove(&lane) {
+            return;
+        }
+        let waiting = self.select(|call| call.lane == Some(lane));
+        self.move_to_head(lane);
+        match self.no_head(now) {
+            None => self.outputs.push_back(Output::ToHead(lane)),
+            Some(error) => {
+                self.outputs.push_back(Output::Close(lane));
+                waiting.into_iter().for_each(|id| self.end(now, id, Err(error.clone())));
+            }
         }
     }
 
@@ -53,7 +62,7 @@ impl<B: Body, A: Clone + PartialEq> Caller<B, A> {
             }
         }
         self.fences_back(now, LaneId::HEAD);
-        self.timers.set(now + self.config.patience_ms, Timer::GiveUp(now));
+        self.timers.set(now.saturating_add(self.config.patience_ms), Timer::GiveUp(now));
     }
 
     /// There is a stream to the head again.
@@ -96,7 +105,7 @@ impl<B: Body, A: Clone + PartialEq> Caller<B, A> {
             call.retry().map(|retry| retry.pause_ms(call.raised - 1, dice))
         });
         match pause {
-            Some(pause) => drop(self.timers.set(now + pause, Timer::Retry(id))),
+            Some(pause) => drop(self.timers.set(now.saturating_add(pause), Timer::Retry(id))),
             None => self.end(now, id, Err(error)),
         }
     }

@@ -86,6 +86,7 @@ impl<B: Body, A: Clone + PartialEq> Caller<B, A> {
                 let error = Error::new(ErrorKind::Unschedulable, why).executed(Some(false));
                 // A node that could hold it may join later: the next call asks again.
                 let old = self.places.remove(actor);
+                self.stale.remove(actor);
                 self.refuse(now, old, &error);
                 never = Some(error);
             }
@@ -98,6 +99,8 @@ impl<B: Body, A: Clone + PartialEq> Caller<B, A> {
             }
             Placement::Gone(error) => {
                 let error = error.executed(Some(false));
+                self.make_room();
+                self.stale.remove(actor);
                 let old = self.places.insert(actor.clone(), Place::Gone(error.clone()));
                 self.refuse(now, old, &error);
             }
@@ -124,9 +127,13 @@ impl<B: Body, A: Clone + PartialEq> Caller<B, A> {
     /// A fence came back, or is not waited for any more.
     pub fn fence_back(&mut self, now: Now, fence: u64) {
         let Some((actor, _)) = self.fences.remove(&fence) else { return };
-        if let Some(Place::Moving { to, .. }) = self.places.get(&actor) {
-            let to = to.clone();
-            self.settle(now, &actor, to);
+        match self.places.get(&actor) {
+            // Not that of an earlier move, which came to nothing.
+            Some(Place::Moving { fence: own, to, .. }) if *own == fence => {
+                let to = to.clone();
+                self.settle(now, &actor, to);
+            }
+            Some(_) | None => {}
         }
     }
 
@@ -149,12 +156,13 @@ impl<B: Body, A: Clone + PartialEq> Caller<B, A> {
         let Some(request) = call.again.clone() else { return Ok(()) };
         match self.places.get_mut(actor) {
             Some(Place::At { at, lane }) => {
-                let (at, mut over) = (at.clone(), *lane);
-                if !self.is_up(over) {
+                let (epoch, mut over) = (at.epoch, *lane);
+                if over != LaneId::HEAD && !self.lanes.contains(&over) {
+                    let at = at.clone();
                     over = self.lane(now, &at);
-                    self.places.insert(actor.clone(), Place::At { at: at.clone(), lane: over });
+                    self.places.insert(actor.clone(), Place::At { at, lane: over });
                 }
-                self.send(id, over, To::Actor(actor.clone()), at.epoch, request);
+                self.send(id, over, To::Actor(actor.clone()), epoch, request);
                 Ok(())
             }
             Some(Place::Waiting { queue, .. } | Place::Moving { queue, .. }) => {
@@ -205,10 +213,7 @@ impl<B: Body, A: Clone + PartialEq> Caller<B, A> {
     /// The actor is somewhere: what waited for it goes there, oldest first.
     fn settle(&mut self, now: Now, actor: &ActorId, at: At<A>) {
         self.stale.remove(actor);
-        if self.places.len() > self.config.places_max {
-            // The same lane leads to the same worker when the place is asked for again, so order is kept.
-            self.places.retain(|_, place| matches!(place, Place::Waiting { .. } | Place::Moving { .. }));
-        }
+        self.make_room();
         let (lane, epoch) = (self.lane(now, &at), at.epoch);
         let waiting = match self.places.insert(actor.clone(), Place::At { at, lane }) {
             Some(Place::Waiting { queue, .. } | Place::Moving { queue, .. }) => queue,
@@ -221,6 +226,14 @@ impl<B: Body, A: Clone + PartialEq> Caller<B, A> {
             }
         }
         self.tell_watcher(actor, None);
+    }
+
+    /// Forgets places that nothing waits for, where there are many. The same lane leads to the same worker when a place is asked
+    /// for again, so order is kept.
+    fn make_room(&mut self) {
+        if self.places.len() > self.config.places_max {
+            self.places.retain(|_, place| matches!(place, Place::Waiting { .. } | Place::Moving { .. }));
+        }
     }
 
     /// What the old worker refused must be back here before anything new goes to the next one.
@@ -337,29 +350,29 @@ impl<B: Body, A: Clone + PartialEq> Caller<B, A> {
         lane
     }
 
-    /// Closes a lane that no new call takes, once nothing uses it.
+    /// Closes a lane that no new call takes, once nothing comes back over it. Places that are reached by it are asked for again.
     pub(super) fn retire(&mut self, now: Now, lane: LaneId) {
         if !self.lanes.contains(&lane) {
             return;
         }
-        let has_place = |place: &Place<A>| match place {
-            Place::At { lane: at, .. } | Place::Waiting { left: Some(at), .. } => *at == lane,
-            Place::Waiting { left: None, .. } | Place::Moving { .. } | Place::Gone(_) => false,
-        };
         let is_used = self.calls.values().any(|call| call.lane == Some(lane))
-            || self.fences.values().any(|(_, over)| *over == lane)
-            || self.places.values().any(has_place);
+            || self.fences.values().any(|(_, over)| *over == lane);
         if is_used {
             self.timers.set(now + RETIRE_MS, Timer::Retire(lane));
-        } else {
-            self.lanes.remove(&lane);
-            self.outputs.push_back(Output::Close(lane));
+            return;
         }
+        for place in self.places.values_mut() {
+            if let Place::Waiting { left, .. } = place {
+                *left = left.filter(|left| *left != lane);
+            }
+        }
+        self.places.retain(|_, place| !matches!(place, Place::At { lane: at, .. } if *at == lane));
+        self.lanes.remove(&lane);
+        self.outputs.push_back(Output::Close(lane));
     }
 
     /// Calls on a lane go over the head from now on.
     pub(super) fn move_to_head(&mut self, from: LaneId) {
-        self.lanes.remove(&from);
         let lanes = self.to_node.values_mut().map(|(_, lane)| lane);
         let places = self.places.values_mut().filter_map(|place| match place {
             Place::At { lane, .. } | Place::Waiting { left: Some(lane), .. } => Some(lane),
@@ -370,7 +383,6 @@ impl<B: Body, A: Clone + PartialEq> Caller<B, A> {
         for lane in lanes.chain(places).chain(fences).chain(calls).filter(|lane| **lane == from) {
             *lane = LaneId::HEAD;
         }
-        self.outputs.push_back(Output::ToHead(from));
     }
 
     // The head.

@@ -81,6 +81,10 @@ impl<B: Body, A: Clone + PartialEq> Caller<B, A> {
     /// The head says who listens, and by which method.
     pub fn topic_told(&mut self, now: Now, topic: &str, members: Vec<(ActorId, String)>) {
         let members = Arc::new(members);
+        if self.topics.len() > self.config.places_max {
+            // Those that are published to again are asked for again.
+            self.topics.retain(|_, topic| matches!(topic, Topic::Asked(_)));
+        }
         if let Some(Topic::Asked(waiting)) = self.topics.insert(topic.to_owned(), Topic::Known(members.clone())) {
             for publish in waiting {
                 self.send_out(now, &members, publish);
@@ -172,7 +176,7 @@ impl<B: Body, A: Clone + PartialEq> Caller<B, A> {
         let Purpose::Listener { message, pause } = call.purpose else { return };
         match (end, call.actor, call.again) {
             (Err(error), Some(actor), Some(request))
-                if error.kind == ErrorKind::Overloaded && self.closed.is_none() =>
+                if error.kind == ErrorKind::Overloaded && self.gathers.contains_key(&message) =>
             {
                 self.again.insert(id, Listening { actor, request, message, pause });
                 self.timers.set(now + pause, Timer::Listener(id));

@@ -109,6 +109,8 @@ pub(super) struct Link {
 
 /// A stream that the head has taken.
 pub(super) struct Opened {
+    /// Frames go out once this is sent; dropped, the stream ends.
+    pub gate: oneshot::Sender<()>,
     pub answers: Streaming<CallBatch>,
     /// The head knew the session, or there is none.
     pub resumed: bool,
@@ -119,7 +121,7 @@ pub(super) struct Opened {
 impl Link {
     /// Opens a stream. Nothing is taken of what is to be sent unless the head takes the stream.
     pub async fn open(&mut self) -> Result<Opened, Error> {
-        let (opened, gate) = oneshot::channel::<()>();
+        let (open, gate) = oneshot::channel::<()>();
         let frames = batches(self.outgoing.clone());
         // A gate that is dropped ends the stream: it was not taken.
         let frames = async_stream::stream! {
@@ -142,8 +144,7 @@ impl Link {
         let told = |key: &str, metadata: &MetadataMap| Some(metadata.get(key)?.to_str().ok()?.to_owned());
         let resumed = told("covey-session-state", response.metadata()).is_none_or(|state| state == "resumed");
         let grace = told("covey-session-grace-ms", response.metadata()).and_then(|ms| ms.parse().ok());
-        let _ = opened.send(());
-        Ok(Opened { answers: response.into_inner(), resumed, grace: grace.map(Duration::from_millis) })
+        Ok(Opened { gate: open, answers: response.into_inner(), resumed, grace: grace.map(Duration::from_millis) })
     }
 }
 
@@ -183,7 +184,9 @@ async fn redial(weak: &WeakInner, link: &mut Link) -> Option<Streaming<CallBatch
         }
         match link.open().await {
             Ok(opened) => {
+                // First, so that whoever gives the head up sees that nothing of what waits was taken.
                 weak.upgrade()?.head_back(opened.resumed);
+                let _ = opened.gate.send(());
                 return Some(opened.answers);
             }
             Err(error) if is_final(&error) => {

@@ -65,6 +65,8 @@ pub(super) fn open(inner: &Arc<Inner>, lane: LaneId, at: At<Address>) -> Sender 
     let weak = Arc::downgrade(inner);
     inner.runtime.spawn(async move {
         let outgoing = Arc::new(Mutex::new(Outgoing { rx, weaver: Weaver::default() }));
+        // Also where a handler panics on this task: calls on a lane that nobody carries would wait for ever.
+        let lost = Lost { inner: weak.clone(), lane, outgoing: Some(outgoing.clone()) };
         let end = carry(&weak, &at, &outgoing).await;
         let Some(inner) = weak.upgrade() else { return };
         match end {
@@ -72,8 +74,25 @@ pub(super) fn open(inner: &Arc<Inner>, lane: LaneId, at: At<Address>) -> Sender 
             // Same frames, same order, one more hop; answers come back on the head's stream.
             Err(_) => inner.lane_to_head(lane, || outgoing.lock().close()),
         }
+        drop(lost);
     });
     tx
+}
+
+/// Says that a lane is lost when its task is over. Of one that was said of already the machine knows nothing any more.
+struct Lost {
+    inner: WeakInner,
+    lane: LaneId,
+    outgoing: Option<Arc<Mutex<Outgoing>>>,
+}
+
+impl Drop for Lost {
+    fn drop(&mut self) {
+        if let Some(inner) = self.inner.upgrade() {
+            let unsent = || self.outgoing.as_ref().map_or_else(Vec::new, |outgoing| outgoing.lock().close());
+            inner.lane_lost(self.lane, unsent, "it was given up");
+        }
+    }
 }
 
 /// Dials and carries frames until the lane breaks (`Ok(why)`); `Err` when it could not be opened, with nothing taken.
@@ -120,12 +139,13 @@ async fn carry(weak: &WeakInner, at: &At<Address>, outgoing: &Arc<Mutex<Outgoing
 }
 
 /// A lane within this process.
-pub(super) fn local(inner: &Arc<Inner>, loopback: Loopback) -> Sender {
+pub(super) fn local(inner: &Arc<Inner>, lane: LaneId, loopback: Loopback) -> Sender {
     #[expect(clippy::disallowed_methods, reason = "answers of calls that this client has open, a window each")]
     let (answers, mut rx) = mpsc::unbounded_channel();
     let tx = loopback(answers);
     let weak = Arc::downgrade(inner);
     inner.runtime.spawn(async move {
+        let _lost = Lost { inner: weak.clone(), lane, outgoing: None };
         let mut frames = Vec::new();
         while rx.recv_many(&mut frames, BATCH_MAX).await > 0 {
             let Some(inner) = weak.upgrade() else { return };
