@@ -24,7 +24,7 @@ use std::{
 use covey_domain::{ActorId, Error, ErrorKind, Millis, NodeId, Retry, caps};
 
 use crate::{
-    At, Body, CallId, Frame, LaneId, Now, Open, Output, Overdue, Request, Target, To,
+    At, Body, CallId, Frame, IdMap, LaneId, Now, Open, Output, Overdue, Request, Target, To,
     timers::{Key, Timer, Timers},
 };
 use places::{Place, Stale};
@@ -109,7 +109,7 @@ pub struct Caller<B, A> {
     config: Config,
     next: u64,
     dice: u64,
-    calls: HashMap<CallId, Call<B>>,
+    calls: IdMap<Call<B>>,
     places: HashMap<ActorId, Place<A>>,
     /// Lanes that stand, [`LaneId::HEAD`] aside.
     lanes: HashSet<LaneId>,
@@ -140,7 +140,7 @@ impl<B: Body, A: Clone + PartialEq> Caller<B, A> {
             config,
             next: 1,
             dice,
-            calls: HashMap::new(),
+            calls: IdMap::default(),
             places: HashMap::new(),
             lanes: HashSet::new(),
             to_node: HashMap::new(),
@@ -310,7 +310,7 @@ impl<B: Body, A: Clone + PartialEq> Caller<B, A> {
         }
         let queued = self.unqueue(id);
         if !queued {
-            self.to_lane(id, |call| Frame::Cancel { call, reason: why.to_owned() });
+            self.tell_worker(id, |call| Frame::Cancel { call, reason: why.to_owned() });
         }
         self.end(now, id, Err(Error::new(kind, why).executed(queued.then_some(false))));
     }
@@ -321,7 +321,7 @@ impl<B: Body, A: Clone + PartialEq> Caller<B, A> {
         let sent = call.lane.is_some();
         let queued = self.unqueue(id);
         if sent && !queued {
-            self.to_lane(id, |call| Frame::Cancel { call, reason: "cancelled".to_owned() });
+            self.tell_worker(id, |call| Frame::Cancel { call, reason: "cancelled".to_owned() });
         } else {
             let error = Error::new(ErrorKind::Cancelled, "cancelled").executed(queued.then_some(false));
             self.end(now, id, Err(error));
@@ -330,7 +330,7 @@ impl<B: Body, A: Clone + PartialEq> Caller<B, A> {
 
     /// The reader of a call has room for more items.
     pub fn credit(&mut self, id: CallId, items: u32) {
-        self.to_lane(id, |call| Frame::Credit { call, items });
+        self.tell_worker(id, |call| Frame::Credit { call, items });
     }
 
     /// The driver goes for good.
@@ -421,7 +421,7 @@ impl<B: Body, A: Clone + PartialEq> Caller<B, A> {
     }
 
     /// Says something of a call where it is.
-    fn to_lane(&mut self, id: CallId, frame: impl FnOnce(CallId) -> Frame<B>) {
+    fn tell_worker(&mut self, id: CallId, frame: impl FnOnce(CallId) -> Frame<B>) {
         if let Some(lane) = self.calls.get(&id).and_then(|call| call.lane) {
             self.outputs.push_back(Output::Send(lane, frame(id)));
         }

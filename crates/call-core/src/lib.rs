@@ -5,6 +5,7 @@
 //! Payloads and addresses are the shell's own types, so that the simulated world of the tests runs this very code.
 
 mod caller;
+mod ids;
 mod queue;
 mod timers;
 
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use covey_domain::{ActorId, Error, Millis, NodeId, Retry};
 
 pub use caller::{Caller, Config, alone};
+pub use ids::{IdHasher, IdMap};
 
 /// The number of a call, drawn from [`Caller::next_id`]. Later calls have higher numbers.
 pub type CallId = u64;

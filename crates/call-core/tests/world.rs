@@ -504,7 +504,9 @@ impl World {
 
     fn place_of(&self, number: usize) -> Placement<Address> {
         match self.places[number] {
-            (Some(worker), epoch) => Placement::At(At { node: NodeId::from(format!("w{worker}")), epoch, address: self.addresses[worker] }),
+            (Some(worker), epoch) => {
+                Placement::At(At { node: NodeId::from(format!("w{worker}")), epoch, address: self.addresses[worker] })
+            }
             (None, _) => Placement::Waiting { why: "it moves".into(), never: false, recovering: false },
         }
     }

@@ -48,8 +48,10 @@ pub use lane::Loopback;
 const SETTLED_LOOK: Duration = Duration::from_millis(2);
 /// How long a driver that leaves waits for the head to know it.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Frames of a message that are taken before others may start calls.
-const TAKEN_AT_ONCE: usize = 128;
+/// Frames of a message that are taken before others may start calls: who waits for the lock spins for as long, and does not sleep.
+const TAKEN_AT_ONCE: usize = 16 * ITEMS_AS_ONE;
+/// So many items of streams are taken in the time of another frame.
+const ITEMS_AS_ONE: usize = 16;
 
 pub use covey_call_core::Target;
 
@@ -585,8 +587,13 @@ impl Inner {
             let mut news = News::default();
             {
                 let mut core = self.core.lock();
-                let now = self.now();
-                for frame in frames.by_ref().take(TAKEN_AT_ONCE) {
+                let (now, mut room) = (self.now(), TAKEN_AT_ONCE);
+                while room > 0
+                    && let Some(frame) = frames.next()
+                {
+                    // Items decide nothing, and a run of them is told at once.
+                    let cost = if matches!(frame.body, Some(Body::Item(_))) { 1 } else { ITEMS_AS_ONE };
+                    room = room.saturating_sub(cost);
                     take_frame(&mut core, now, frame, &mut news.told);
                     self.carry_out(&mut core, &mut news);
                 }

@@ -1,7 +1,6 @@
 //! Who is told what becomes of each call.
 
-use std::collections::HashMap;
-
+use covey_call_core::IdMap;
 use covey_domain::Error;
 use covey_proto::v1::Payload;
 use covey_trace::Span;
@@ -33,11 +32,11 @@ struct Entry {
 /// Handlers by the number of their call.
 #[derive(Default)]
 pub(super) struct Handlers {
-    shards: [Mutex<HashMap<u64, Entry>>; SHARDS],
+    shards: [Mutex<IdMap<Entry>>; SHARDS],
 }
 
 impl Handlers {
-    fn shard(&self, id: u64) -> &Mutex<HashMap<u64, Entry>> {
+    fn shard(&self, id: u64) -> &Mutex<IdMap<Entry>> {
         &self.shards[id as usize % SHARDS]
     }
 
