@@ -49,9 +49,7 @@ const SETTLED_LOOK: Duration = Duration::from_millis(2);
 /// How long a driver that leaves waits for the head to know it.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Frames of a message that are taken before others may start calls: who waits for the lock spins for as long, and does not sleep.
-const TAKEN_AT_ONCE: usize = 16 * ITEMS_AS_ONE;
-/// So many items of streams are taken in the time of another frame.
-const ITEMS_AS_ONE: usize = 16;
+const TAKEN_AT_ONCE: usize = 16;
 
 pub use covey_call_core::Target;
 
@@ -591,10 +589,11 @@ impl Inner {
                 while room > 0
                     && let Some(frame) = frames.next()
                 {
-                    // Items decide nothing, and a run of them is told at once.
-                    let cost = if matches!(frame.body, Some(Body::Item(_))) { 1 } else { ITEMS_AS_ONE };
-                    room = room.saturating_sub(cost);
-                    take_frame(&mut core, now, frame, &mut news.told);
+                    room -= 1;
+                    match frame.body {
+                        Some(Body::Item(first)) => take_items(&mut core, frame.id, first, &mut frames, &mut news.told),
+                        _ => take_frame(&mut core, now, frame, &mut news.told),
+                    }
                     self.carry_out(&mut core, &mut news);
                 }
                 self.arm(&core);
@@ -665,14 +664,28 @@ impl Inner {
     }
 }
 
+/// Takes an item and those of the same call that follow it: they decide nothing, and are told at once.
+fn take_items(
+    core: &mut Core,
+    id: u64,
+    first: Payload,
+    frames: &mut std::vec::IntoIter<CallFrame>,
+    told: &mut Vec<Told>,
+) {
+    let mut items = vec![first];
+    while matches!(frames.as_slice(), [CallFrame { id: of, body: Some(Body::Item(_)) }, ..] if *of == id)
+        && let Some(CallFrame { body: Some(Body::Item(item)), .. }) = frames.next()
+    {
+        items.push(item);
+    }
+    if core.machine.item(id) {
+        told.push(Told::Items(id, items));
+    }
+}
+
 fn take_frame(core: &mut Core, now: Now, frame: CallFrame, told: &mut Vec<Told>) {
     let id = frame.id;
     match frame.body {
-        Some(Body::Item(item)) => {
-            if core.machine.item(id) {
-                told.push(Told::Item(id, item));
-            }
-        }
         Some(Body::End(end)) => match covey_proto::call_result(end) {
             Ok(value) => {
                 if core.machine.succeeded(id) {
@@ -691,7 +704,8 @@ fn take_frame(core: &mut Core, now: Now, frame: CallFrame, told: &mut Vec<Told>)
             let members = members.into_iter().map(|one| (ActorId::from(one.actor), one.method)).collect();
             core.machine.topic_told(now, &topic, members);
         }
-        Some(Body::Open(_) | Body::Cancel(_) | Body::Credit(_) | Body::Locate(_))
+        // Items are taken in runs.
+        Some(Body::Item(_) | Body::Open(_) | Body::Cancel(_) | Body::Credit(_) | Body::Locate(_))
         | Some(Body::DeadLetter(_) | Body::WatchTopic(_) | Body::Piece(_) | Body::Leave(_))
         | None => {}
     }

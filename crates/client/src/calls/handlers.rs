@@ -16,7 +16,7 @@ pub(super) type End = Result<Option<Payload>, Error>;
 
 /// What whoever calls is to be told.
 pub(super) enum Told {
-    Item(u64, Payload),
+    Items(u64, Vec<Payload>),
     End(u64, End),
 }
 
@@ -46,18 +46,9 @@ impl Handlers {
 
     /// Tells each in its order. Nothing may be locked that a handler takes.
     pub fn tell(&self, told: Vec<Told>) {
-        let mut told = told.into_iter().peekable();
-        while let Some(one) = told.next() {
+        for one in told {
             match one {
-                Told::Item(id, first) => {
-                    let more = std::iter::from_fn(|| {
-                        match told.next_if(|next| matches!(next, Told::Item(of, _) if *of == id))? {
-                            Told::Item(_, item) => Some(item),
-                            Told::End(..) => None,
-                        }
-                    });
-                    self.items(id, first, more);
-                }
+                Told::Items(id, items) => self.items(id, items),
                 Told::End(id, end) => self.end(id, end),
             }
         }
@@ -81,14 +72,10 @@ impl Handlers {
     }
 
     /// Tells items of one call, and its end where that came meanwhile.
-    fn items(&self, id: u64, first: Payload, more: impl Iterator<Item = Payload>) {
+    fn items(&self, id: u64, items: Vec<Payload>) {
         let taken = self.shard(id).lock().get_mut(&id).and_then(|entry| entry.handler.take());
-        let Some(mut handler) = taken else {
-            more.for_each(drop);
-            return;
-        };
-        handler(id, CallEvent::Item(first));
-        more.for_each(|item| handler(id, CallEvent::Item(item)));
+        let Some(mut handler) = taken else { return };
+        items.into_iter().for_each(|item| handler(id, CallEvent::Item(item)));
         let over = {
             let mut shard = self.shard(id).lock();
             let Some(entry) = shard.get_mut(&id) else { return };
@@ -133,7 +120,7 @@ mod tests {
     use super::*;
 
     fn item(id: u64) -> Told {
-        Told::Item(id, Payload::default())
+        Told::Items(id, vec![Payload::default()])
     }
 
     #[test]
